@@ -1,0 +1,82 @@
+"""Every error this package raises on purpose. Each message says what was asked, what came back, what to do.
+
+PropelError
+├── SettingsError            a setting is missing or has an impossible value
+├── ApiError                 PropelAuth answered something we cannot use
+│   ├── PermanentApiError    asking again cannot help: 400, 401, 403, 404, an answer of the wrong shape
+│   │   └── FeatureOff       the tenant does not have the feature: the table is skipped, not failed
+│   └── TransientApiError    asking again later may help: 429, 5xx, resets, time-outs, truncated answers
+├── UnprovedScan             every pass over a list left room for a missing row: nothing is replaced
+├── LossRefused              a complete answer has lost more rows than is believed without being told to
+└── WarehouseError           the destination cannot be used
+    └── WarehouseBusy        another process holds the database
+"""
+
+from collections.abc import Iterator
+
+
+class PropelError(Exception):
+    """Base of all: its text is a sentence for the person who started the run."""
+
+    retry_may_help = False
+
+
+class SettingsError(PropelError):
+    """A setting is missing or has an impossible value; no request was made."""
+
+
+class ApiError(PropelError):
+    """PropelAuth answered something we cannot use."""
+
+
+class PermanentApiError(ApiError):
+    """Asking again cannot help. ``status`` is the HTTP status, 0 when the body was at fault."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        """Keep the HTTP ``status`` beside the sentence."""
+        super().__init__(message)
+        self.status = status
+
+
+class FeatureOff(PermanentApiError):
+    """The tenant does not have this feature, or the key may not read it."""
+
+
+class TransientApiError(ApiError):
+    """All retries are spent; a later run may succeed."""
+
+    retry_may_help = True
+
+
+class UnprovedScan(PropelError):
+    """Every pass over a list left room for a missing row."""
+
+    retry_may_help = True
+
+
+class LossRefused(PropelError):
+    """A complete answer has lost more rows than is believed without being told to."""
+
+
+class WarehouseError(PropelError):
+    """The destination cannot be used."""
+
+
+class WarehouseBusy(WarehouseError):
+    """Another process holds the database and did not let go in time."""
+
+    retry_may_help = True
+
+
+def find_cause(error: BaseException) -> PropelError | None:
+    """Return the first error of ours below ``error``: dlt and Dagster wrap what we raise."""
+    return next((cause for cause in _causes(error) if isinstance(cause, PropelError)), None)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__

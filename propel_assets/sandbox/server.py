@@ -1,0 +1,178 @@
+"""The app: routes, keys, and statuses. Read-only, but for its own switches.
+
+Nothing but ``POST /sandbox/faults`` changes anything: creating, editing and deleting do not exist
+here, and neither do the endpoints that send e-mail, consume grants or count usage.
+
+The direct way in (the auth URL) and the clients' way in (another host and the header
+``X-Propelauth-url``) are the same here: the header is not looked at.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from propel_assets.sandbox.documents import PUBLIC_KEY_PEM, jwks, openid_configuration
+from propel_assets.sandbox.endpoints import Call, Endpoints
+from propel_assets.sandbox.faults import Faults, Struck
+from propel_assets.sandbox.interference import BACKEND, CONTROL_PATH, Interference
+from propel_assets.sandbox.parameters import Refusal, refuse
+from propel_assets.sandbox.store import Store
+
+API_KEY = "sandbox-api-key"
+USER_TOKEN = "sandbox-user-token"  # noqa: S105 - opens nothing but this sandbox
+
+Handler = Callable[[Call], Any]
+
+
+def build_app(
+    store: Store, faults: Faults, arrived: Callable[[Request, Struck], None]
+) -> Interference:
+    """Return the ASGI app of one environment.
+
+    Args:
+        store: the state to answer from.
+        faults: the switches, which may change while the app answers.
+        arrived: told of each request to the API before it is answered.
+    """
+    endpoints = Endpoints(store)
+    control = [
+        Route(CONTROL_PATH, _status(store, faults)),
+        Route(f"{CONTROL_PATH}/faults", _switches(faults), methods=["GET", "POST"]),
+    ]
+    public = [
+        _route(store, "/.well-known/jwks.json", lambda _: jwks(), token=None),
+        _route(
+            store,
+            "/.well-known/openid-configuration",
+            lambda call: openid_configuration(call.base_url),
+            token=None,
+        ),
+        _route(store, "/propelauth/oauth/userinfo", endpoints.userinfo, token=USER_TOKEN),
+        _route(
+            store,
+            "/api/v1/token_verification_metadata",
+            lambda _: {"verifier_key_pem": PUBLIC_KEY_PEM},
+        ),
+    ]
+    backend = [
+        _route(store, f"{BACKEND}/{path}", handler, methods=methods)
+        for path, handler, *methods in _backend_routes(endpoints)
+    ]
+    app = Starlette(routes=[*control, *public, *backend])
+    return Interference(app, faults, arrived)
+
+
+def _backend_routes(endpoints: Endpoints) -> list[tuple[Any, ...]]:
+    """Return (path, handler, methods if not GET). The first path that fits is taken."""
+    return [
+        ("user/query", endpoints.user_query),
+        ("user/email", endpoints.user_by_email),
+        ("user/username", endpoints.user_by_username),
+        ("user/user_ids", endpoints.users_by_ids, "POST"),
+        ("user/emails", endpoints.users_by_emails, "POST"),
+        ("user/usernames", endpoints.users_by_usernames, "POST"),
+        ("user/org/{org_id}", endpoints.users_in_org),
+        ("user/{user_id}", endpoints.user_by_id),
+        ("user/{user_id}/signup_query_parameters", endpoints.signup_query_parameters),
+        ("user/{user_id}/mfa", endpoints.mfa),
+        ("user/{user_id}/oauth_token", endpoints.oauth_tokens),
+        ("user/{user_id}/{provider}/fresh_token", endpoints.fresh_token),
+        ("org/query", endpoints.org_query, "GET", "POST"),
+        ("org/{org_id}", endpoints.org_by_id),
+        ("custom_role_mappings", endpoints.custom_role_mappings),
+        ("pending_org_invites", endpoints.pending_org_invites),
+        ("saml_sp_metadata/{org_id}", endpoints.saml_sp_metadata),
+        ("end_user_api_keys", endpoints.api_keys),
+        ("end_user_api_keys/archived", endpoints.archived_api_keys),
+        ("end_user_api_keys/usage", endpoints.api_key_usage),
+        ("end_user_api_keys/{api_key_id}", endpoints.api_key),
+        ("employee/{employee_id}", endpoints.employee),
+        ("scim/{org_id}/groups", endpoints.scim_groups),
+        ("scim/{org_id}/groups/{group_id}", endpoints.scim_group),
+        ("user_report/{report_type}", endpoints.user_report),
+        ("org_report/{report_type}", endpoints.org_report),
+        ("chart_metrics/{metric}", endpoints.chart_metrics),
+        ("token_verification_metadata", lambda _: {"public_key_pem": PUBLIC_KEY_PEM}),
+    ]
+
+
+def _route(
+    store: Store,
+    path: str,
+    handler: Handler,
+    *,
+    token: str | None = API_KEY,
+    methods: list[str] | None = None,
+) -> Route:
+    """Return a route that checks the bearer token, calls ``handler`` and answers in JSON."""
+
+    async def endpoint(request: Request) -> Response:
+        if token and request.headers.get("authorization") != f"Bearer {token}":
+            return PlainTextResponse("Unauthorized", 401)
+        try:
+            call = await _read_call(request)
+            with store.lock:
+                return JSONResponse(handler(call))
+        except Refusal as refusal:
+            if refusal.body is None:
+                return Response(status_code=refusal.status)
+            return JSONResponse(refusal.body, refusal.status)
+
+    return Route(path, endpoint, methods=methods or ["GET"])
+
+
+async def _read_call(request: Request) -> Call:
+    """Return the request as the endpoints see it. Of a body's keys, each is a parameter, too."""
+    body: Any = {}
+    if request.method == "POST":
+        try:
+            body = await request.json()
+        except ValueError:
+            raise refuse("body", "must be JSON") from None
+        if not isinstance(body, dict):
+            raise refuse("body", "must be a JSON object")
+    return Call(
+        path=request.path_params,
+        query={**request.query_params, **body},
+        body=body,
+        base_url=str(request.base_url).rstrip("/"),
+        struck=request.scope["struck"],
+    )
+
+
+def _status(store: Store, faults: Faults) -> Callable[[Request], Response]:
+    """Return the endpoint that tells what this sandbox holds. Not part of PropelAuth."""
+
+    def endpoint(request: Request) -> Response:
+        with store.lock:
+            return JSONResponse(
+                {
+                    "seed": store.seed,
+                    "now": store.now,
+                    "users": len(store.users),
+                    "orgs": len(store.orgs),
+                    "api_key": API_KEY,
+                    "user_token": USER_TOKEN,
+                    "faults": faults.describe(),
+                }
+            )
+
+    return endpoint
+
+
+def _switches(faults: Faults) -> Callable[[Request], Any]:
+    """Return the endpoint that shows the switches, and sets them. Not part of PropelAuth."""
+
+    async def endpoint(request: Request) -> Response:
+        if request.method == "POST":
+            try:
+                faults.update(await request.json())
+            except (ValueError, TypeError, AttributeError) as error:
+                return JSONResponse({"error": str(error)}, 400)
+        return JSONResponse(faults.describe())
+
+    return endpoint

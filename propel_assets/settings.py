@@ -1,0 +1,176 @@
+"""Every setting, and the only reader of the environment.
+
+A setting comes from the first place that has it: an argument, the environment, then, for the auth URL and the keys,
+dlt's own config and secrets (`[sources.propel_auth_source]` in `.dlt/*.toml`). Nothing is read at import.
+"""
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+from urllib.parse import urlsplit
+
+from propel_assets.errors import SettingsError
+
+SOURCE_SECTION = "sources.propel_auth_source"
+PIPELINE = "propel_auth_pipeline"
+DATASET = "propel_auth_data"
+HOW_TO_TRY = "To try without a tenant: make demo."
+
+
+def _setting(variable: str, default: Any, description: str, *, secret: bool = False) -> Any:
+    return field(default=default, repr=not secret, metadata={"variable": variable, "description": description})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a run is told. Secrets are left out of `repr`."""
+
+    auth_url: str = _setting(
+        "PROPELAUTH_AUTH_URL", "", "Auth URL of the environment, for example https://auth.example.com. Required."
+    )
+    api_key: str = _setting(
+        "PROPELAUTH_API_KEY",
+        "",
+        "Backend integration key of that environment; 'Read and Validate' is enough. Required.",
+        secret=True,
+    )
+    oauth_token: str = _setting(
+        "PROPELAUTH_OAUTH_TOKEN",
+        "",
+        "An end user's OAuth access token, for the table oauth_userinfo only.",
+        secret=True,
+    )
+    destination: str = _setting(
+        "PROPELAUTH_DESTINATION", "duckdb", "A dlt destination, or one named in .dlt/config.toml."
+    )
+    page_size: int = _setting("PROPELAUTH_PAGE_SIZE", 100, "Rows asked for per request; the server may give fewer.")
+    max_concurrency: int = _setting("PROPELAUTH_MAX_CONCURRENCY", 8, "Requests in flight at most.")
+    max_rps: float = _setting("PROPELAUTH_MAX_RPS", 0.0, "Requests per second at most; 0: as the server allows.")
+    retry_seconds: float = _setting(
+        "PROPELAUTH_RETRY_SECONDS", 300.0, "How long one request is retried, and a rate limit waited for, in all."
+    )
+    max_loss: float = _setting(
+        "PROPELAUTH_MAX_LOSS",
+        0.2,
+        "Share of the last load's rows that users, orgs and memberships may lose (and at least 50 rows) before a load "
+        "stops and asks.",
+    )
+    allow_loss: bool = _setting(
+        "PROPELAUTH_ALLOW_LOSS", False, "Set to true for one run: the loss is real, replace the rows."
+    )
+    lock_seconds: float = _setting(
+        "PROPELAUTH_LOCK_SECONDS", 600.0, "How long to wait for another process to let go of the DuckDB file."
+    )
+    change_minutes: float = _setting(
+        "PROPELAUTH_CHANGE_MINUTES",
+        15.0,
+        "New activity asks for refresh_recent at most this often, in minutes.",
+    )
+    executor: str = _setting(
+        "PROPEL_EXECUTOR", "in_process", "Dagster executor of the jobs: in_process or multiprocess."
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, naming the variable."""
+        for name, least in {"page_size": 1, "max_concurrency": 1, "max_rps": 0, "retry_seconds": 0}.items():
+            if getattr(self, name) < least:
+                raise SettingsError(f"{variable_of(name)} is {getattr(self, name)}; it must be at least {least}.")
+        if not 0 <= self.max_loss <= 1:
+            raise SettingsError(f"{variable_of('max_loss')} is {self.max_loss}; it is a share, from 0 to 1.")
+
+
+def variable_of(name: str) -> str:
+    """Return the environment variable of a field of `Settings`."""
+    return next(f.metadata["variable"] for f in fields(Settings) if f.name == name)
+
+
+def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Return the settings of the environment, under ``overrides`` that are not empty.
+
+    Raises:
+        SettingsError: a value is not of its type, or impossible.
+    """
+    values: dict[str, Any] = {}
+    for setting in fields(Settings):
+        text = os.environ.get(setting.metadata["variable"], "").strip()
+        if text:
+            values[setting.name] = _parse(setting.metadata["variable"], text, type(setting.default))
+    values.update({name: value for name, value in (overrides or {}).items() if value not in (None, "")})
+    return Settings(**values)
+
+
+def _parse(variable: str, text: str, kind: type) -> Any:
+    if kind is bool:
+        if text.lower() in {"1", "true", "yes"}:
+            return True
+        if text.lower() in {"0", "false", "no"}:
+            return False
+        raise SettingsError(f"{variable} must be true or false.")
+    try:
+        return kind(text)
+    except ValueError:
+        raise SettingsError(f"{variable} must be {'a whole' if kind is int else 'a'} number.") from None
+
+
+def connected(settings: Settings) -> Settings:
+    """Return ``settings`` with the auth URL and the keys resolved and checked; dlt's files are asked last.
+
+    Raises:
+        SettingsError: one is missing, or the URL is not of the form `https://auth.example.com`.
+    """
+    found = {name: getattr(settings, name) or _from_dlt(name) for name in ("auth_url", "api_key", "oauth_token")}
+    for name in ("auth_url", "api_key"):
+        if not found[name]:
+            raise SettingsError(_missing(name))
+    found["auth_url"] = checked_auth_url(found["auth_url"])
+    return Settings(**{f.name: found.get(f.name, getattr(settings, f.name)) for f in fields(Settings)})
+
+
+def _from_dlt(name: str) -> str:
+    import dlt
+
+    provider = dlt.config if name == "auth_url" else dlt.secrets
+    return str(provider.get(f"{SOURCE_SECTION}.{name}") or "")
+
+
+def _missing(name: str) -> str:
+    what = {"auth_url": "auth URL", "api_key": "API key"}[name]
+    file = {"auth_url": "config.toml", "api_key": "secrets.toml"}[name]
+    return (
+        f"No PropelAuth {what}. Set {variable_of(name)}, or {name} under [{SOURCE_SECTION}] in .dlt/{file}, "
+        f"or the field {name} of the Dagster resource propel_auth. {HOW_TO_TRY}"
+    )
+
+
+def checked_auth_url(url: str) -> str:
+    """Return ``url`` without a trailing slash, or refuse it: no request must go to a wrong host."""
+    expected = f"{variable_of('auth_url')} must look like https://auth.example.com"
+    parts = urlsplit(url.strip())
+    try:
+        host, _port = parts.hostname, parts.port
+    except ValueError:
+        raise SettingsError(f"{expected}; its port is not a number.") from None
+    if parts.scheme not in {"http", "https"} or not host:
+        raise SettingsError(f"{expected}; it has no http(s) scheme or no host.")
+    if parts.path.strip("/") or parts.query or parts.fragment or parts.username or parts.password:
+        raise SettingsError(f"{expected}, without a path, query or user name.")
+    if parts.scheme == "http" and not _is_loopback(host):
+        raise SettingsError(f"{expected}; plain http is only for a server on this machine.")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def set_default_environment(values: Mapping[str, str]) -> None:
+    """Set environment variables that are not set: what dlt and Dagster read only there."""
+    for name, value in values.items():
+        os.environ.setdefault(name, value)

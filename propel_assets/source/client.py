@@ -1,0 +1,321 @@
+"""HTTP to one PropelAuth environment: the key, retries, politeness, typed errors. Only reads.
+
+Nothing here knows a table. A request is given up on by its kind: 408, 429, 5xx, resets, time-outs, truncated answers
+and bodies that are not JSON are asked again within `Settings.retry_seconds`; everything else at once is final.
+"""
+
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TypeVar
+from urllib.parse import quote
+
+import msgspec
+import urllib3
+
+from propel_assets import __version__
+from propel_assets.errors import PermanentApiError, TransientApiError
+from propel_assets.settings import Settings
+
+T = TypeVar("T")
+Params = Mapping[str, str | int]
+
+USER_AGENT = f"propel-assets/{__version__} (+https://pypi.org/project/propel-assets)"
+MAX_TRIES = 8
+RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
+TIMEOUT = urllib3.Timeout(connect=10, read=60)
+NO_AUTH, BACKEND_KEY = "", "backend key"
+
+
+@dataclass
+class Traffic:
+    """What was sent and waited for, in all. ``waited_seconds`` sums over workers."""
+
+    requests: int = 0
+    retries: int = 0
+    rate_limited: int = 0
+    waited_seconds: float = 0.0
+    concurrency: int = 0
+
+
+class Throttle:
+    """Decides when the next request may leave: one pause, one rate and one width for all workers.
+
+    On 429 the width is halved and the rate set to what the server has let through; both grow back slowly. Unused
+    allowance of up to a second is kept, so that a pause costs nothing in the long run.
+    """
+
+    WINDOW_SECONDS = 2.0
+    BACK_OFF = 0.95
+    GROWTH_PER_SECOND = 1.01
+
+    def __init__(self, max_concurrency: int, max_rps: float) -> None:
+        """Start as wide as allowed, at ``max_rps`` requests per second (0: unlimited)."""
+        self._condition = threading.Condition()
+        self._max_width = max_concurrency
+        self._width = float(max_concurrency)
+        self._ceiling = max_rps or float("inf")
+        self._rate = self._ceiling
+        self._allowance = 1.0
+        self._updated = time.monotonic()
+        self._pause_until = 0.0
+        self._narrowed_at = 0.0
+        self._in_flight = 0
+        self._successes: deque[float] = deque(maxlen=10_000)
+        self.last_success = time.monotonic()
+        self.peak = 0
+        self.stopped = False
+
+    def enter(self) -> float:
+        """Wait for a place; return the seconds waited."""
+        started = time.monotonic()
+        with self._condition:
+            while (delay := self._delay(time.monotonic())) > 0 and not self.stopped:
+                self._condition.wait(delay)
+            self._allowance -= 1
+            self._in_flight += 1
+            self.peak = max(self.peak, self._in_flight)
+        return time.monotonic() - started
+
+    def _delay(self, now: float) -> float:
+        if now < self._pause_until:
+            return self._pause_until - now
+        if self._in_flight >= int(self._width):
+            return 1.0
+        if self._rate == float("inf"):
+            self._allowance = 1.0
+            return 0.0
+        elapsed, self._updated = now - self._updated, now
+        self._rate = min(self._ceiling, self._rate * self.GROWTH_PER_SECOND**elapsed)
+        self._allowance = min(max(1.0, self._rate), self._allowance + elapsed * self._rate)
+        return 0.0 if self._allowance >= 1 else (1 - self._allowance) / self._rate
+
+    def wait(self, seconds: float) -> None:
+        """Let one worker wait; `stop` ends it."""
+        until = time.monotonic() + seconds
+        with self._condition:
+            while (left := until - time.monotonic()) > 0 and not self.stopped:
+                self._condition.wait(left)
+
+    def stop(self, stopped: bool) -> None:
+        """End every wait: somebody has failed for good."""
+        with self._condition:
+            self.stopped = stopped
+            self._condition.notify_all()
+
+    def leave(self, *, success: bool) -> None:
+        """Give the place back; a success widens slowly."""
+        with self._condition:
+            self._in_flight -= 1
+            if success:
+                self.last_success = time.monotonic()
+                self._successes.append(self.last_success)
+                self._width = min(self._max_width, self._width + 0.05)
+            self._condition.notify()
+
+    def slow_down(self, sent_at: float, pause_seconds: float, *, limited: bool) -> None:
+        """Pause everybody; when ``limited`` also narrow, once for all requests that were in flight together."""
+        with self._condition:
+            now = time.monotonic()
+            self._pause_until = max(self._pause_until, now + pause_seconds)
+            if limited and sent_at > self._narrowed_at:
+                self._narrowed_at = now
+                self._width = max(1.0, self._width / 2)
+                recent = [at for at in self._successes if at > now - self.WINDOW_SECONDS]
+                span = max(1.0, min(self.WINDOW_SECONDS, now - recent[0])) if recent else 1.0
+                self._rate = min(self._rate, self._ceiling, max(0.5, self.BACK_OFF * len(recent) / span))
+                self._allowance, self._updated = min(self._allowance, 0.0), now
+
+
+class Client:
+    """Reads from one PropelAuth environment. Safe to share between threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Prepare connections; nothing is sent. ``settings`` must be `connected`."""
+        self.settings = settings
+        self.traffic = Traffic()
+        self._throttle = Throttle(settings.max_concurrency, settings.max_rps)
+        self._counting = threading.Lock()
+        self._pool = urllib3.PoolManager(
+            maxsize=settings.max_concurrency,
+            block=False,
+            retries=False,
+            timeout=TIMEOUT,
+            headers={"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "gzip"},
+        )
+
+    def get(
+        self, path: str, decode: Callable[[bytes], T], params: Params | None = None, auth: str = BACKEND_KEY
+    ) -> T:
+        """Return ``decode`` of the body of GET ``path``.
+
+        ``auth`` is `BACKEND_KEY`, `NO_AUTH` or an end user's token. ``decode`` raises msgspec.DecodeError on a body
+        that is not JSON (asked again) and ValidationError on JSON of the wrong shape (final).
+
+        Raises:
+            PermanentApiError: asking again cannot help.
+            TransientApiError: retries are spent.
+        """
+        headers = dict(self._pool.headers)
+        if auth != NO_AUTH:
+            headers["Authorization"] = f"Bearer {self.settings.api_key if auth == BACKEND_KEY else auth}"
+        started, tries = time.monotonic(), 0
+        while True:
+            outcome = self._ask(path, params, headers, decode, auth)
+            if not isinstance(outcome, _Retry):
+                return outcome
+            tries += 1
+            self._back_off(path, outcome, tries=tries, started=started)
+
+    @contextmanager
+    def stopping(self) -> Iterator[None]:
+        """Stop waiting and retrying while the workers of a failed reading come home."""
+        self._throttle.stop(True)
+        try:
+            yield
+        finally:
+            self._throttle.stop(False)
+
+    def _ask(
+        self, path: str, params: Params | None, headers: Mapping[str, str], decode: Callable[[bytes], T], auth: str
+    ) -> "T | _Retry":
+        """Send one request and decode its body, or say why to send it again."""
+        waited = self._throttle.enter()
+        sent_at = time.monotonic()
+        success = False
+        try:
+            url = self.settings.auth_url + quote(path)
+            response = self._pool.request("GET", url, fields=params, headers=headers, redirect=False)
+            if response.status in RETRIED:
+                pause = _retry_after(response.headers.get("Retry-After"))
+                return _Retry(str(response.status), sent_at, response.status, pause)
+            if response.status != OK:
+                raise _refusal(path, response, auth)
+            value = decode(response.data)
+            success = True
+            return value
+        except msgspec.ValidationError as error:
+            raise PermanentApiError(f"GET {path} answered JSON of another shape than documented: {error}.") from None
+        except msgspec.DecodeError:
+            return _Retry(f"{response.status} with {_kind(response)} that is not JSON", sent_at)
+        except urllib3.exceptions.HTTPError as error:
+            return _Retry(_network_failure(error), sent_at)
+        finally:
+            self._throttle.leave(success=success)
+            with self._counting:
+                self.traffic.requests += 1
+                self.traffic.waited_seconds += waited
+                self.traffic.concurrency = self._throttle.peak
+
+    def _back_off(self, path: str, retry: "_Retry", *, tries: int, started: float) -> None:
+        """Pause before the next try, or give up."""
+        limited = retry.status == TOO_MANY_REQUESTS
+        budget = self.settings.retry_seconds
+        # A rate limit is not a failure while somebody still gets through.
+        spent = time.monotonic() - (max(started, self._throttle.last_success) if limited else started)
+        pause = retry.pause if retry.pause is not None else _backoff_seconds(min(tries, 3) if limited else tries)
+        asked = f"GET {path} answered {retry.came_back}"
+        if pause > budget:
+            raise TransientApiError(
+                f"{asked} and asked to wait {pause:.0f} s, longer than PROPELAUTH_RETRY_SECONDS ({budget:.0f}). "
+                "Run again later, or allow more."
+            )
+        if self._throttle.stopped or spent + pause > budget or (tries >= MAX_TRIES and not limited):
+            raise TransientApiError(
+                f"{asked}, {tries} times in {time.monotonic() - started:.0f} s. Nothing was replaced; run again later."
+            )
+        with self._counting:
+            self.traffic.retries += 1
+            self.traffic.rate_limited += limited
+        if limited or retry.pause is not None:
+            self._throttle.slow_down(retry.sent_at, pause, limited=limited)
+        else:
+            self._throttle.wait(pause)
+
+
+@dataclass(frozen=True)
+class _Retry:
+    """A request to send again: what came back, when it was sent, and how long the server asked to wait."""
+
+    came_back: str
+    sent_at: float
+    status: int = 0
+    pause: float | None = None
+
+
+OK, TOO_MANY_REQUESTS = 200, 429
+
+
+def _backoff_seconds(tries: int) -> float:
+    return min(30.0, 0.25 * 2 ** (tries - 1)) * random.uniform(0.5, 1.0)  # noqa: S311 - spread, not secrecy
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Return the seconds of a Retry-After header: a number, or a date."""
+    if not value:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        at = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, (at - datetime.now(UTC)).total_seconds())
+
+
+def _kind(response: urllib3.BaseHTTPResponse) -> str:
+    return response.headers.get("Content-Type", "a body without a type").split(";")[0]
+
+
+def _network_failure(error: urllib3.exceptions.HTTPError) -> str:
+    if isinstance(error, urllib3.exceptions.SSLError):
+        return "with a TLS certificate that could not be verified"
+    if isinstance(error, urllib3.exceptions.ConnectTimeoutError | urllib3.exceptions.ReadTimeoutError):
+        return "nothing in time"
+    if isinstance(error, urllib3.exceptions.NewConnectionError):
+        return "nothing: no server accepts connections there"
+    if isinstance(error, urllib3.exceptions.IncompleteRead) or "IncompleteRead" in str(error):
+        return "half a body"
+    return "a broken connection"
+
+
+def _refusal(path: str, response: urllib3.BaseHTTPResponse, auth: str) -> PermanentApiError:
+    """Say what a status that will not change means. A body is never quoted: it may repeat what was asked."""
+    asked = f"GET {path} answered {response.status}"
+    if response.is_redirect or response.get_redirect_location():
+        hint = "a redirect. PROPELAUTH_AUTH_URL must name the host that answers itself; the key goes nowhere else."
+        return PermanentApiError(f"{asked}, {hint}", response.status)
+    if response.status == 401 and auth != BACKEND_KEY:
+        return PermanentApiError(
+            f"{asked}: PROPELAUTH_OAUTH_TOKEN is not a valid access token of an end user. Log in again for a new one.",
+            response.status,
+        )
+    if response.status == 401:
+        return PermanentApiError(
+            f"{asked}: PROPELAUTH_API_KEY is not a key of this environment. Copy one from the Backend Integration page "
+            "of the PropelAuth dashboard; test, staging and prod have their own.",
+            response.status,
+        )
+    hints = {
+        400: f": it does not accept {_refused_fields(response.data)}.",
+        403: ": the key may not read this. Give it the permission on the Backend Integration page.",
+        404: ": no such thing, or PROPELAUTH_AUTH_URL is not the auth URL of this environment.",
+        426: ": orgs (B2B) are not switched on for this project.",
+    }
+    return PermanentApiError(asked + hints.get(response.status, "."), response.status)
+
+
+def _refused_fields(body: bytes) -> str:
+    try:
+        fields = sorted(msgspec.json.decode(body, type=dict[str, msgspec.Raw]))
+    except msgspec.DecodeError:
+        return "the request"
+    return ", ".join(fields) or "the request"

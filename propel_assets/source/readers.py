@@ -1,0 +1,710 @@
+"""One reader per scan: which requests it takes, and which rows of which tables come out.
+
+Readers yield Arrow tables as they read and leave a `ScanReport` per table. A feature the tenant does not have ends in
+a report with the verdict `skipped` and no rows at all, never in an empty table.
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, MutableMapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from operator import attrgetter
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+import msgspec
+import pyarrow as pa
+
+from propel_assets.errors import LossRefused, PermanentApiError, UnprovedScan
+from propel_assets.source.client import BACKEND_KEY, NO_AUTH, Client
+from propel_assets.source.decode import PageDecoder, RowType, to_arrow
+from propel_assets.source.scan import Order, Page, Request, Scan
+from propel_assets.source.tables import BY_NAME, Table, tables_of
+
+T = TypeVar("T")
+U = TypeVar("U")
+Rows = tuple[str, pa.Table]
+
+BATCH_ROWS = 10_000
+MAX_PASSES = 3
+MIN_LOSS_ROWS = 50
+CHART_DAYS_AGAIN = 35
+USAGE_DAYS_AT_FIRST = 30
+ALL_KEYS = "all"
+BAD_REQUEST, NOT_FOUND = 400, 404
+MIN_PAGE_SIZE = 10
+
+FEATURE_OFF: dict[str, frozenset[int]] = {
+    "orgs": frozenset({426}),
+    "insights": frozenset({402, 403, 404, 426}),
+    "api_keys": frozenset({402, 403, 404}),
+    "scim": frozenset({402, 403, 404, 426}),
+}
+USER_REPORTS = {
+    "reengagement": ("Weekly", "Monthly"),
+    "churn": ("7", "14", "30"),
+    "top_inviter": ("30", "60", "90"),
+    "champion": ("30", "60", "90"),
+}
+ORG_REPORTS = {
+    "reengagement": ("Weekly", "Monthly"),
+    "churn": ("7", "14", "30"),
+    "growth": ("30", "60", "90"),
+    "attrition": ("30", "60", "90"),
+}
+METRICS = ("signups", "orgs_created", "active_users", "active_orgs")
+CADENCES = ("Daily", "Weekly", "Monthly")
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What a run asks for beyond the lists: look-ups, and API key usage per key."""
+
+    user_ids: Sequence[str] = ()
+    emails: Sequence[str] = field(default=(), repr=False)
+    usernames: Sequence[str] = field(default=(), repr=False)
+    usage_per_key: bool = False
+
+
+@dataclass
+class ScanReport:
+    """How one table was read. Fields as the columns of `propel_scans`."""
+
+    table_name: str
+    verdict: str = "unproved"
+    reason: str = ""
+    rows_read: int = 0
+    total_min: int | None = None
+    total_max: int | None = None
+    passes: int = 1
+    pages: int = 0
+    requests: int = 0
+    retries: int = 0
+    rate_limited: int = 0
+    waited_seconds: float = 0.0
+    concurrency: int = 0
+    unknown_fields: dict[str, str] = field(default_factory=dict)
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    finished_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the table was left as it is, for the reason given."""
+        return self.verdict == "skipped"
+
+    @property
+    def rows_expected(self) -> int | None:
+        """Rows the table must hold after the load; None where that does not follow from this reading."""
+        return None if self.skipped or BY_NAME[self.table_name].load == "merge" else self.rows_read
+
+
+Progress = Callable[[str, int, int | None], None]
+
+
+class Reader:
+    """Reads the tables of one scan. ``state`` is kept from load to load at the destination."""
+
+    def __init__(
+        self,
+        client: Client,
+        state: MutableMapping[str, Any],
+        options: ReadOptions | None = None,
+        progress: Progress = lambda *_: None,
+    ) -> None:
+        """Read through ``client``; call ``progress`` with table, rows so far and rows expected."""
+        self._client = client
+        self._settings = client.settings
+        self._state = state
+        self._options = options or ReadOptions()
+        self._progress = progress
+        self.reports: dict[str, ScanReport] = {}
+
+    def read(self, scan: str) -> Iterator[Rows]:
+        """Yield the tables of ``scan``, in batches; afterwards `reports` has one report per table.
+
+        Raises:
+            ApiError: PropelAuth cannot be read.
+            UnprovedScan: no pass over a list could be proved complete.
+            LossRefused: a complete answer has lost more rows than is believed.
+        """
+        self.reports = {table.name: ScanReport(table.name) for table in tables_of(scan)}
+        yield from getattr(self, f"_read_{scan}")()
+        traffic = self._client.traffic
+        for report in self.reports.values():
+            report.requests, report.retries = traffic.requests, traffic.retries
+            report.rate_limited, report.waited_seconds = traffic.rate_limited, round(traffic.waited_seconds, 3)
+            report.concurrency, report.finished_at = traffic.concurrency, datetime.now(UTC)
+            self._guard(report)
+
+    def _guard(self, report: ScanReport) -> None:
+        """Refuse a sudden loss, and remember how many rows there were."""
+        before = self._state.setdefault("rows", {}).get(report.table_name)
+        if report.skipped:
+            return
+        allowed = max(MIN_LOSS_ROWS, self._settings.max_loss * (before or 0))
+        lost = (before or 0) - report.rows_read
+        emptied = before and not report.rows_read
+        if BY_NAME[report.table_name].guarded and not self._settings.allow_loss and (emptied or lost > allowed):
+            raise LossRefused(
+                f"{report.table_name} had {before} rows at the last load and a complete reading now gives "
+                f"{report.rows_read}. Nothing was replaced. If so many really left, run once with "
+                "PROPELAUTH_ALLOW_LOSS=true; if not, check that PROPELAUTH_AUTH_URL and the key are of the right "
+                "environment."
+            )
+        self._state["rows"][report.table_name] = report.rows_read
+
+    # --- people and orgs: numbered lists in a known order ---
+
+    def _read_users(self) -> Iterator[Rows]:
+        member = RowType(BY_NAME["org_membership"], given=("user_id",))
+        user = RowType(BY_NAME["user_query"], maps={"org_id_to_org_info": member})
+        users, members = self.reports["user_query"], self.reports["org_membership"]
+        has_orgs, why_not = self._orgs_of_users(user)
+        params = {"include_orgs": "true" if has_orgs else "false", "order_by": "CREATED_AT_ASC"}
+        table = BY_NAME["user_query"]
+        order = Order(key=attrgetter("f_user_id"), value=attrgetter("f_created_at"))
+        for rows in self._read_list(users, table.path, table.items, "total_users", user, order, params):
+            yield "user_query", user.to_arrow(rows)
+            if has_orgs:
+                infos = [(row.f_user_id, row.f_org_id_to_org_info) for row in rows if row.f_org_id_to_org_info]
+                flat = [(user_id, info) for user_id, by_org in infos for info in by_org.values()]
+                members.rows_read += len(flat)
+                given = {"user_id": [user_id for user_id, _ in flat]}
+                yield "org_membership", member.to_arrow([info for _, info in flat], given)
+        users.unknown_fields, members.unknown_fields = user.surprises, member.surprises
+        members.verdict, members.reason = (users.verdict, users.reason) if has_orgs else ("skipped", why_not)
+        members.pages, members.passes = users.pages, users.passes
+        if has_orgs and not members.rows_read:
+            yield "org_membership", member.to_arrow([])
+
+    def _orgs_of_users(self, user: RowType) -> tuple[bool, str]:
+        """Find out whether users come with their orgs, before anything is read that would replace them."""
+        decode = PageDecoder(user, BY_NAME["user_query"].items)
+        try:
+            params = {"include_orgs": "true", "page_size": 1, "page_number": 0, "order_by": "CREATED_AT_ASC"}
+            answer = self._client.get(BY_NAME["user_query"].path, decode, params)
+        except PermanentApiError as error:
+            if error.status not in FEATURE_OFF["orgs"]:
+                raise
+            return False, str(error)
+        if answer.items and answer.items[0].f_org_id_to_org_info is None:
+            return False, "Users come without org_id_to_org_info: orgs are not switched on for this project."
+        return True, ""
+
+    def _read_orgs(self) -> Iterator[Rows]:
+        yield from self._read_plain_list("org_query", "total_orgs", order_by="CREATED_AT_ASC")
+
+    def _read_invites(self) -> Iterator[Rows]:
+        key = attrgetter("f_org_id", "f_invitee_email")
+        yield from self._read_plain_list("pending_org_invites", "total_invites", key=key)
+
+    def _read_end_user_api_keys(self) -> Iterator[Rows]:
+        yield from self._read_plain_list("end_user_api_keys", "total_api_keys")
+
+    def _read_end_user_api_keys_archived(self) -> Iterator[Rows]:
+        yield from self._read_plain_list("end_user_api_keys_archived", "total_api_keys")
+
+    def _read_plain_list(
+        self, name: str, total: str, *, key: Callable[[Any], Hashable] | None = None, order_by: str = ""
+    ) -> Iterator[Rows]:
+        """Read a list that is a table of its own."""
+        table, report = BY_NAME[name], self.reports[name]
+        row_type = RowType(table)
+        order = Order(key or attrgetter(f"f_{table.key[0]}"), attrgetter("f_created_at") if order_by else None)
+        params = {"order_by": order_by} if order_by else {}
+        with self._skipping(table):
+            for rows in self._read_list(report, table.path, table.items, total, row_type, order, params):
+                yield name, row_type.to_arrow(rows)
+            report.unknown_fields = row_type.surprises
+            if not report.rows_read:
+                yield name, row_type.to_arrow([])
+
+    @contextmanager
+    def _skipping(self, *tables: Table) -> Iterator[None]:
+        """Turn the statuses that mean a feature is off into a skipped report."""
+        try:
+            yield
+        except PermanentApiError as error:
+            statuses = FEATURE_OFF[tables[0].feature] if tables[0].feature else frozenset()
+            if error.status not in statuses or any(self.reports[t.name].rows_read for t in tables):
+                raise
+            self._skip(str(error), *tables)
+
+    def _skip(self, reason: str, *tables: Table) -> None:
+        for table in tables:
+            self.reports[table.name].verdict, self.reports[table.name].reason = "skipped", reason
+
+    def _read_list(
+        self,
+        report: ScanReport,
+        path: str,
+        items: str,
+        total: str,
+        row_type: RowType,
+        order: Order,
+        params: dict[str, Any],
+        also: Callable[[Any], None] | None = None,
+    ) -> Iterator[list[Any]]:
+        """Yield the rows of a numbered list, each once, in batches; pass after pass until one is proved."""
+        others: list[tuple[str, Any]] = [(total, int), ("has_more_results", bool), ("report_time", int | None)]
+        others += [(name, int | None) for name in ("current_page", "page_size")]
+        decode = PageDecoder(row_type, items, others)
+
+        def fetch(request: Request) -> Page:
+            paging = {"page_size": request.size, "page_number": request.number}
+            answer = self._client.get(path, decode, {**params, **paging})
+            if also:
+                also(answer)
+            return Page(
+                answer.items, answer.current_page, answer.page_size, getattr(answer, total), answer.has_more_results
+            )
+
+        earlier: set[Hashable] = set()
+        size = self._settings.page_size
+        buffer: list[Any] = []
+        reasons: list[str] = []
+        passes = 0
+        while passes < MAX_PASSES:
+            scan = Scan(order, size, self._settings.max_concurrency)
+            try:
+                for rows in self._drive(scan, fetch):
+                    new = [row for row in rows if order.key(row) not in earlier] if earlier else rows
+                    report.rows_read += len(new)
+                    buffer += new
+                    if len(buffer) >= BATCH_ROWS:
+                        self._progress(report.table_name, report.rows_read, scan.total_max)
+                        yield buffer
+                        buffer = []
+            except PermanentApiError as error:
+                if error.status != BAD_REQUEST or scan.pages or size <= MIN_PAGE_SIZE:
+                    raise
+                size = max(MIN_PAGE_SIZE, size // 2)  # the server may not give that many rows at once
+                continue
+            passes += 1
+            report.passes, report.pages = passes, report.pages + scan.pages
+            report.total_min, report.total_max = scan.total_min, scan.total_max
+            report.verdict, report.reason = scan.verdict, "; ".join(scan.reasons[:3])
+            if scan.verdict != "unproved":
+                break
+            reasons += [reason for reason in scan.reasons if reason not in reasons]
+            earlier |= scan.seen
+        else:
+            raise UnprovedScan(
+                f"{report.table_name}: {MAX_PASSES} readings of {path} each left room for a missing row, so nothing was "
+                f"replaced. What came back: {'; '.join(reasons[:3])}. Run again at a quieter time; if it stays, the "
+                "answers of this server cannot be trusted to be complete."
+            )
+        self._progress(report.table_name, report.rows_read, scan.total_max)
+        if buffer:
+            yield buffer
+
+    def _drive(self, scan: Scan, fetch: Callable[[Request], Page]) -> Iterator[list[Any]]:
+        """Send what ``scan`` wants, as many at once as it allows, and yield the new rows of each answer."""
+        answers: SimpleQueue[tuple[Request, Future[Page]]] = SimpleQueue()
+        with self._workers() as pool:
+            while not scan.done:
+                for request in scan.wanted():
+                    future = pool.submit(fetch, request)
+                    future.add_done_callback(lambda done, asked=request: answers.put((asked, done)))
+                request, future = answers.get()
+                if rows := scan.receive(request, future.result()):
+                    yield rows
+
+    @contextmanager
+    def _workers(self) -> Iterator[ThreadPoolExecutor]:
+        pool = ThreadPoolExecutor(self._settings.max_concurrency, thread_name_prefix="propelauth")
+        try:
+            yield pool
+        except BaseException:
+            with self._client.stopping():
+                pool.shutdown(cancel_futures=True)
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _each(self, ask: Callable[[T], U], of: Iterable[T], name: str) -> Iterator[U]:
+        """Yield ``ask`` of each, several at once, in order."""
+        listed = list(of)
+        with self._workers() as pool:
+            for done, answer in enumerate(pool.map(ask, listed), 1):
+                if done % 100 == 0:
+                    self._progress(name, done, len(listed))
+                yield answer
+
+    # --- one request per org ---
+
+    def _ids(self, name: str, total: str) -> tuple[list[str], ScanReport]:
+        """Return the ids of all users or orgs, and how they were read."""
+        table, report = BY_NAME[name], ScanReport(name)
+        row_type = RowType(table, maps={"org_id_to_org_info": RowType(BY_NAME["org_membership"], given=("user_id",))})
+        id_of = attrgetter(f"f_{table.key[0]}")
+        order = Order(key=id_of, value=attrgetter("f_created_at"))
+        params = {"order_by": "CREATED_AT_ASC"}
+        batches = self._read_list(report, table.path, table.items, total, row_type, order, params)
+        return [id_of(row) for rows in batches for row in rows], report
+
+    def _org_ids(self) -> tuple[list[str], ScanReport]:
+        return self._ids("org_query", "total_orgs")
+
+    def _user_ids(self) -> tuple[list[str], ScanReport]:
+        return self._ids("user_query", "total_users")
+
+    def _as_parent(self, report: ScanReport, parent: ScanReport) -> None:
+        """What is known of a list of parents is known of their details."""
+        report.verdict, report.reason = parent.verdict, parent.reason
+        report.pages, report.passes = parent.pages, parent.passes
+        report.total_min, report.total_max = parent.total_min, parent.total_max
+
+    def _read_org_details(self) -> Iterator[Rows]:
+        yield from self._read_one_each("org_by_id", self._org_ids, "org_id", given=())
+
+    def _read_saml(self) -> Iterator[Rows]:
+        yield from self._read_one_each("saml_sp_metadata", self._org_ids, "org_id")
+
+    def _read_signup_query_parameters(self) -> Iterator[Rows]:
+        yield from self._read_one_each("user_signup_query_parameters", self._user_ids, "user_id")
+
+    def _read_mfa(self) -> Iterator[Rows]:
+        yield from self._read_one_each("user_mfa", self._user_ids, "user_id")
+
+    def _read_one_each(
+        self,
+        name: str,
+        parents: Callable[[], tuple[list[str], ScanReport]],
+        parameter: str,
+        given: tuple[str, ...] | None = None,
+    ) -> Iterator[Rows]:
+        """Read one row per parent; a parent that is gone meanwhile (404) has none."""
+        table, report = BY_NAME[name], self.reports[name]
+        given = (parameter,) if given is None else given
+        row_type = RowType(table, given=given)
+        decode = PageDecoder(row_type)
+
+        def ask(id_: str) -> Any:
+            return self._unless_missing(table.path.replace(f"{{{parameter}}}", id_), decode)
+
+        with self._skipping(table):
+            ids, parent = parents()
+            answers = [(id_, row) for id_, row in zip(ids, self._each(ask, ids, name), strict=True) if row is not None]
+            self._as_parent(report, parent)
+            report.rows_read, report.unknown_fields = len(answers), row_type.surprises
+            values = {parameter: [id_ for id_, _ in answers]} if given else None
+            yield name, row_type.to_arrow([row for _, row in answers], values)
+
+    def _unless_missing(self, path: str, decode: Callable[[bytes], T], params: Any = None) -> T | None:
+        try:
+            return self._client.get(path, decode, params)
+        except PermanentApiError as error:
+            if error.status == NOT_FOUND:
+                return None
+            raise
+
+    def _read_employees(self) -> Iterator[Rows]:
+        """Look up who is named as an impersonator: PropelAuth has no list of employees."""
+        table, report = BY_NAME["employee"], self.reports["employee"]
+        users = BY_NAME["user_query"]
+        row_type = RowType(users, maps={"org_id_to_org_info": RowType(BY_NAME["org_membership"], given=("user_id",))})
+        order = Order(key=attrgetter("f_user_id"), value=attrgetter("f_created_at"))
+        parent = ScanReport("user_query")
+        batches = self._read_list(
+            parent, users.path, users.items, "total_users", row_type, order, {"order_by": "CREATED_AT_ASC"}
+        )
+        ids = sorted({row.f_impersonator_user_id for rows in batches for row in rows if row.f_impersonator_user_id})
+        decode = PageDecoder(RowType(table, given=("employee_id", "found")))
+
+        def ask(id_: str) -> Any:
+            return self._unless_missing(table.path.replace("{employee_id}", id_), decode)
+
+        found = list(self._each(ask, ids, table.name))
+        self._as_parent(report, parent)
+        report.rows_read = len(ids)
+        yield table.name, to_arrow(
+            table,
+            (
+                {"employee_id": id_, "found": row is not None, "email": row.f_email if row else None}
+                for id_, row in zip(ids, found, strict=True)
+            ),
+        )
+
+    # --- lists without pages, documents ---
+
+    def _read_role_mappings(self) -> Iterator[Rows]:
+        yield from self._read_document("custom_role_mappings")
+
+    def _read_openid_configuration(self) -> Iterator[Rows]:
+        yield from self._read_document("openid_configuration", auth=NO_AUTH)
+
+    def _read_jwks(self) -> Iterator[Rows]:
+        yield from self._read_document("jwks", auth=NO_AUTH)
+
+    def _read_oauth_userinfo(self) -> Iterator[Rows]:
+        if token := self._settings.oauth_token:
+            yield from self._read_document("oauth_userinfo", auth=token)
+        else:
+            self._skip("No end user's access token: set PROPELAUTH_OAUTH_TOKEN.", BY_NAME["oauth_userinfo"])
+
+    def _read_document(self, name: str, auth: str = BACKEND_KEY) -> Iterator[Rows]:
+        """Read what one answer holds: all its rows, or itself as the only one."""
+        table, report = BY_NAME[name], self.reports[name]
+        row_type = RowType(table)
+        with self._skipping(table):
+            answer = self._client.get(table.path, PageDecoder(row_type, table.items), auth=auth)
+            rows = answer.items if table.items else [answer]
+            report.verdict, report.pages, report.rows_read = "proved", 1, len(rows)
+            report.unknown_fields = row_type.surprises
+            yield name, row_type.to_arrow(rows)
+
+    # --- look-ups ---
+
+    def _read_user_by_id(self) -> Iterator[Rows]:
+        yield from self._look_up("user_by_id", self._options.user_ids, "{user_id}")
+
+    def _read_user_by_email(self) -> Iterator[Rows]:
+        yield from self._look_up("user_by_email", self._options.emails, "email")
+
+    def _read_user_by_username(self) -> Iterator[Rows]:
+        yield from self._look_up("user_by_username", self._options.usernames, "username")
+
+    def _look_up(self, name: str, values: Sequence[str], parameter: str) -> Iterator[Rows]:
+        """Ask for one user each; a value nobody has gives a row that says so."""
+        table, report = BY_NAME[name], self.reports[name]
+        wanted = list(dict.fromkeys(values))
+        if not wanted:
+            self._skip(f"Nothing to look up: list values under {name} in the run's config.", table)
+            return
+        row_type = RowType(table, given=("looked_up", "found"))
+        decode = PageDecoder(row_type)
+        in_path = parameter.startswith("{")
+
+        def ask(value: str) -> Any:
+            path = table.path.replace(parameter, value) if in_path else table.path
+            return self._unless_missing(path, decode, None if in_path else {parameter: value})
+
+        answers = list(self._each(ask, wanted, name))
+        nobody = msgspec.json.decode(b"{}", type=row_type.struct)
+        report.verdict, report.pages, report.rows_read = "proved", len(wanted), len(wanted)
+        report.unknown_fields = row_type.surprises
+        given = {"looked_up": wanted, "found": [row is not None for row in answers]}
+        yield name, row_type.to_arrow([row or nobody for row in answers], given)
+
+    # --- end users' API keys: usage per day ---
+
+    def _read_api_key_usage(self) -> Iterator[Rows]:
+        """Ask for the days not finished at the last load: finished days do not change."""
+        table, report = BY_NAME["end_user_api_key_usage"], self.reports["end_user_api_key_usage"]
+        keys = [ALL_KEYS]
+        today = datetime.now(UTC).date()
+        with self._skipping(table):
+            if self._options.usage_per_key:
+                keys += self._api_key_ids()
+            memory = self._state.setdefault("usage_since", {})
+            at_first = today - timedelta(days=USAGE_DAYS_AT_FIRST)
+            asked = [
+                (day, key)
+                for key in keys
+                for day in _days(date.fromisoformat(memory[key]) if key in memory else at_first, today)
+            ]
+            decode = msgspec.json.Decoder(_Count).decode
+
+            def ask(day_and_key: tuple[date, str]) -> int:
+                day, key = day_and_key
+                params = {"date": day.isoformat()} | ({} if key == ALL_KEYS else {"api_key_id": key})
+                answer = self._unless_missing(table.path, decode, params) if key != ALL_KEYS else None
+                if key == ALL_KEYS:
+                    answer = self._client.get(table.path, decode, params)
+                return answer.count if answer else 0
+
+            counts = list(self._each(ask, asked, table.name))
+            report.verdict, report.pages, report.rows_read = "proved", len(asked), len(asked)
+            # Which time zone a day ends in is not documented: yesterday may still change.
+            memory.update(dict.fromkeys(keys, (today - timedelta(days=1)).isoformat()))
+            yield table.name, to_arrow(
+                table,
+                (
+                    {"date": day.isoformat(), "api_key_id": key, "count": count}
+                    for (day, key), count in zip(asked, counts, strict=True)
+                ),
+            )
+
+    def _api_key_ids(self) -> list[str]:
+        table = BY_NAME["end_user_api_keys"]
+        order = Order(attrgetter("f_api_key_id"))
+        report = ScanReport(table.name)
+        batches = self._read_list(report, table.path, table.items, "total_api_keys", RowType(table), order, {})
+        return [row.f_api_key_id for rows in batches for row in rows]
+
+    # --- insights ---
+
+    def _read_user_reports(self) -> Iterator[Rows]:
+        yield from self._read_reports("user_report", USER_REPORTS)
+
+    def _read_org_reports(self) -> Iterator[Rows]:
+        yield from self._read_reports("org_report", ORG_REPORTS)
+
+    def _read_reports(self, name: str, kinds: dict[str, tuple[str, ...]]) -> Iterator[Rows]:
+        """Read every type and interval; one that the tenant does not have is named, all missing is a skip."""
+        table, total = BY_NAME[name], self.reports[name]
+        off: list[str] = []
+        asked = [(kind, interval) for kind, intervals in kinds.items() for interval in intervals]
+        verdicts = []
+        for kind, interval in asked:
+            part = ScanReport(name)
+            try:
+                yield from self._read_report(part, table, kind, interval)
+            except PermanentApiError as error:
+                if error.status not in FEATURE_OFF["insights"]:
+                    raise
+                off.append(f"{kind} {interval}: {error}")
+                continue
+            verdicts.append(part.verdict)
+            total.rows_read += part.rows_read
+            total.pages += part.pages
+            total.passes = max(total.passes, part.passes)
+            total.total_min = (total.total_min or 0) + (part.total_min or 0)
+            total.total_max = (total.total_max or 0) + (part.total_max or 0)
+            total.unknown_fields |= part.unknown_fields
+        if not verdicts:
+            self._skip(off[0], table)
+            return
+        total.verdict = "proved" if set(verdicts) == {"proved"} else "counted"
+        total.reason = f"Not available: {'; '.join(off)}" if off else ""
+        if not total.rows_read:
+            yield name, to_arrow(table, ())
+
+    def _read_report(self, report: ScanReport, table: Table, kind: str, interval: str) -> Iterator[Rows]:
+        row_type = RowType(table, given=("type", "interval", "report_time"))
+        path = table.path.replace("{type}", kind)
+        params = {"report_interval": interval}
+        times: list[int] = []
+        order = Order(attrgetter("f_report_id", "f_id"))
+        batches = self._read_list(
+            report, path, table.items, "total_count", row_type, order, params, also=lambda a: times.append(a.report_time)
+        )
+        for rows in batches:
+            given = {"type": kind, "interval": interval, "report_time": max(times)}
+            yield table.name, row_type.to_arrow(rows, given)
+        report.unknown_fields = row_type.surprises
+
+    def _read_chart_metrics(self) -> Iterator[Rows]:
+        """Read every metric from the oldest user's day on; later what may have changed since the last load."""
+        table, report = BY_NAME["chart_metrics"], self.reports["chart_metrics"]
+        today = datetime.now(UTC).date()
+        row_type = RowType(table, given=("metric", "cadence", "chart_type"))
+        decode = PageDecoder(row_type, table.items, [("chart_type", str | None)])
+        with self._skipping(table):
+            since = self._charts_since(today)
+            unfinished = [today]
+            for metric in METRICS:
+                for cadence in CADENCES:
+                    start = _period_start(since, cadence).isoformat()
+                    params = {"cadence": cadence, "start_date": start, "end_date": today.isoformat()}
+                    answer = self._client.get(table.path.replace("{metric}", metric), decode, params)
+                    rows = answer.items
+                    unfinished += [date.fromisoformat(row.f_date) for row in rows if not row.f_cadence_completed]
+                    report.rows_read += len(rows)
+                    report.pages += 1
+                    given = {"metric": metric, "cadence": cadence, "chart_type": answer.chart_type}
+                    yield table.name, row_type.to_arrow(rows, given)
+            report.verdict, report.unknown_fields = "proved", row_type.surprises
+            self._state["charts_since"] = min(unfinished).isoformat()
+
+    def _charts_since(self, today: date) -> date:
+        if known := self._state.get("charts_since"):
+            return min(date.fromisoformat(known), today - timedelta(days=CHART_DAYS_AGAIN))
+        users = BY_NAME["user_query"]
+        row_type = RowType(users)
+        params = {"page_size": 1, "page_number": 0, "order_by": "CREATED_AT_ASC"}
+        answer = self._client.get(users.path, PageDecoder(row_type, users.items), params)
+        oldest = answer.items[0].f_created_at if answer.items else None
+        return datetime.fromtimestamp(oldest, UTC).date() if oldest is not None else today
+
+    # --- SCIM: lists that do not say whether there is more ---
+
+    def _read_scim(self) -> Iterator[Rows]:
+        """Ask each org for its groups and each group for its members; an org without SCIM has none."""
+        groups, members = BY_NAME["scim_groups"], BY_NAME["scim_group_members"]
+        with self._skipping(groups, members):
+            try:
+                org_ids, parent = self._org_ids()
+            except PermanentApiError as error:
+                if error.status not in FEATURE_OFF["orgs"]:
+                    raise
+                self._skip(str(error), groups, members)
+                return
+            refusals: list[PermanentApiError] = []
+            group_type = RowType(groups, given=("org_id",))
+            found: list[tuple[str, Any]] = []
+            for org_id, rows in zip(
+                org_ids, self._each(lambda id_: self._scim_groups(id_, group_type, refusals), org_ids, groups.name), strict=True
+            ):
+                found += [(org_id, row) for row in rows]
+            if org_ids and len(refusals) == len(org_ids):
+                self._skip(f"No org has SCIM: {refusals[0]}", groups, members)
+                return
+            of_groups = [(org_id, row.f_group_id) for org_id, row in found]
+            people = list(self._each(lambda pair: self._scim_members(*pair), of_groups, members.name))
+            flat = [
+                {"org_id": org_id, "group_id": group_id, "user_id": user_id}
+                for (org_id, group_id), user_ids in zip(of_groups, people, strict=True)
+                for user_id in user_ids
+            ]
+            for table, rows_read in ((groups, len(found)), (members, len(flat))):
+                self._as_parent(self.reports[table.name], parent)
+                self.reports[table.name].verdict, self.reports[table.name].rows_read = "counted", rows_read
+                self.reports[table.name].total_min = self.reports[table.name].total_max = None
+            self.reports[groups.name].unknown_fields = group_type.surprises
+            yield groups.name, group_type.to_arrow([row for _, row in found], {"org_id": [org_id for org_id, _ in found]})
+            yield members.name, to_arrow(members, flat)
+
+    def _scim_groups(self, org_id: str, row_type: RowType, refusals: list[PermanentApiError]) -> list[Any]:
+        decode = PageDecoder(row_type, "groups", [("page_size", int | None)])
+        path = BY_NAME["scim_groups"].path.replace("{org_id}", org_id)
+        try:
+            return self._until_short(path, decode, "page_size", "page_number", attrgetter("f_group_id"))
+        except PermanentApiError as error:
+            if error.status not in FEATURE_OFF["scim"]:
+                raise
+            refusals.append(error)
+            return []
+
+    def _scim_members(self, org_id: str, group_id: str) -> list[str]:
+        path = BY_NAME["scim_group_members"].path.replace("{org_id}", org_id).replace("{group_id}", group_id)
+        decode = PageDecoder(RowType(BY_NAME["scim_group_members"], given=("org_id", "group_id")), "members")
+        try:
+            rows = self._until_short(path, decode, "members_page_size", "members_page_number", attrgetter("f_user_id"))
+        except PermanentApiError as error:
+            if error.status == NOT_FOUND:
+                return []  # the group has gone meanwhile
+            raise
+        return [row.f_user_id for row in rows]
+
+    def _until_short(
+        self, path: str, decode: PageDecoder, size: str, number: str, key: Callable[[Any], Hashable]
+    ) -> list[Any]:
+        """Read pages until one holds nothing new: the answer does not say whether there is more."""
+        rows: dict[Hashable, Any] = {}
+        page = 0
+        while True:
+            answer = self._client.get(path, decode, {size: self._settings.page_size, number: page})
+            before = len(rows)
+            rows |= {key(row): row for row in answer.items}
+            if len(rows) == before or (page == 0 and len(answer.items) < MIN_PAGE_SIZE):
+                return list(rows.values())
+            page += 1
+
+
+class _Count(msgspec.Struct):
+    """The answer of the usage endpoint."""
+
+    count: int
+
+
+def _days(start: date, stop: date) -> list[date]:
+    return [start + timedelta(days=n) for n in range((stop - start).days + 1)]
+
+
+def _period_start(day: date, cadence: str) -> date:
+    if cadence == "Weekly":
+        return day - timedelta(days=day.weekday())
+    return day.replace(day=1) if cadence == "Monthly" else day

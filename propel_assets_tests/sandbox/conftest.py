@@ -1,0 +1,62 @@
+"""Fixtures: a sandbox over real HTTP, and a client that knows nothing but paths."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from propel_assets.sandbox.running import Sandbox
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """A running sandbox of 300 users and 24 orgs: three pages of 100, ties across two of them."""
+    with Sandbox(users=300, orgs=24, seed=7) as running:
+        yield running
+
+
+@pytest.fixture
+def http(sandbox: Sandbox) -> Iterator[httpx.Client]:
+    """A client of the sandbox that sends the API key."""
+    headers = {"Authorization": f"Bearer {sandbox.api_key}"}
+    with httpx.Client(base_url=sandbox.url, headers=headers) as client:
+        yield client
+
+
+@pytest.fixture
+def ask(http: httpx.Client) -> Callable[..., Any]:
+    """Return the JSON of ``ask("user/query", page_size=3)``; fail unless the status is 200."""
+
+    def request(path: str, **query: Any) -> Any:
+        response = http.get(f"/api/backend/v1/{path}", params=query)
+        assert response.status_code == 200, (path, response.status_code, response.text)
+        return response.json()
+
+    return request
+
+
+@pytest.fixture
+def status_of(http: httpx.Client) -> Callable[..., int]:
+    """Return the status of ``status_of("user/query", page_size=0)``."""
+
+    def request(path: str, **query: Any) -> int:
+        return http.get(f"/api/backend/v1/{path}", params=query).status_code
+
+    return request
+
+
+@pytest.fixture
+def read_all(ask: Callable[..., Any]) -> Callable[..., list[Any]]:
+    """Return the rows of every page of ``read_all("user/query", "users")``."""
+
+    def read(path: str, name: str, *, page_size: int = 100, **query: Any) -> list[Any]:
+        rows, number, more = [], 0, True
+        while more:
+            page = ask(path, page_size=page_size, page_number=number, **query)
+            rows += page[name]
+            number += 1
+            more = page["has_more_results"]
+        return rows
+
+    return read
