@@ -7,6 +7,7 @@ strike a request is decided once, when it comes in. What a strike does is in ``i
 """
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -121,7 +122,7 @@ class Faults:
         Raises:
             ValueError: no switch has this name, or a limit is none of the three.
         """
-        first, *limits = option.split(",")
+        first, *limits = re.split(r",(?=[a-z]+=)", option)
         name, _, value = first.partition("=")
         known = {"requests": int, "path": str, "share": float}
         limited = {}

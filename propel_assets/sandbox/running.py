@@ -136,6 +136,8 @@ class Sandbox:
             connection.shutdown()
         if state.tasks:
             await asyncio.wait(state.tasks, timeout=STOP_SECONDS)
+        for connection in list(state.connections):
+            connection.transport.abort()
 
     def _arrived(self, request: Request, struck: Struck) -> None:
         """Log a request; let people come and go at it when the faults say so."""

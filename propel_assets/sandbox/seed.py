@@ -22,9 +22,12 @@ LATE_PROPERTY_DAYS = 90  # the property `theme` was switched on this long ago
 # (share of all users, when in the history, over how many seconds): created_at ties
 IMPORTS = ((0.06, 0.35, 1), (0.015, 0.6, 3), (0.02, 0.95, 2))
 # how many orgs a user joins: 0, 1, 2, 3, 5
-ORGS_PER_USER = (0.14, 0.46, 0.25, 0.1, 0.05)
+ORGS_PER_USER = (0.12, 0.44, 0.26, 0.12, 0.06)
 # each step halves the share of days on which a user is active
 HABITS = (0, 1, 1, 2, 2, 2, 3, 3, 5, 6)
+# who came back was not seen from the first to the second of these days ago
+ABSENCE_DAYS = (62, 6)
+QUIET_ORGS = 12  # one org in so many, a small one, had no member who was seen meanwhile
 
 Kind = Literal[
     "org_created", "org_deleted", "signed_up", "deleted", "joined_org", "left_org", "role_changed"
@@ -159,10 +162,10 @@ def _live(rng: Random, script: Script, user: User, end: int | None) -> None:
     if rng.random() < 0.4:  # lost interest
         last = min(last, first + int(rng.expovariate(1 / 90)))
     activity = 1 << first | _draw_days(rng, last - first) << first + 1
-    if end is None and rng.random() < 0.04:  # came back after six quiet weeks
-        today = HISTORY_DAYS
-        activity &= (1 << max(first + 1, today - 48)) - 1
-        activity |= 1 << max(first, today - int(rng.random() * 6))
+    if end is None and rng.random() < 0.04:  # came back
+        gone, back = ABSENCE_DAYS
+        activity &= (1 << max(first + 1, HISTORY_DAYS - gone)) - 1
+        activity |= 1 << max(first, HISTORY_DAYS - int(rng.random() * back))
     user.activity = activity
     user.wire["last_active_at"] = last_seen(user, first_day=script.first_day, now=script.now)
 
@@ -208,14 +211,20 @@ def _draw_spells(
     def last_moment(user_id: str, org_id: str) -> int:
         return min(user_ends.get(user_id, script.now), org_ends.get(org_id, script.now))
 
-    for org, creator in _draw_creators(script, open_orgs, user_ends):
-        taken.add((creator, org.org_id))
-        yield _Spell(org.created_at, last_moment(creator, org.org_id), creator, org)
-    weights = list(accumulate((rank + 1) ** -0.9 for rank in range(len(open_orgs))))
     rng.shuffle(open_orgs)  # size has nothing to do with age
+    quiet = {org.org_id for org in open_orgs[len(open_orgs) // 2 :: QUIET_ORGS // 2]}
+    gone, back = ABSENCE_DAYS
+    absence = (1 << HISTORY_DAYS - back) - (1 << HISTORY_DAYS - gone + 1)
+    for org, creator in _draw_creators(script, open_orgs, user_ends):
+        if org.org_id not in quiet:
+            taken.add((creator, org.org_id))
+            yield _Spell(org.created_at, last_moment(creator, org.org_id), creator, org)
+    weights = list(accumulate((rank + 1) ** -0.9 for rank in range(len(open_orgs))))
     for user_id, user in script.users.items() if open_orgs else ():
         wanted = rng.choices((0, 1, 2, 3, 5), ORGS_PER_USER)[0]
         for org in rng.choices(open_orgs, cum_weights=weights, k=wanted):
+            if org.org_id in quiet and user.activity & absence:
+                continue
             start = max(user.wire["created_at"], org.created_at)
             start += int(rng.expovariate(1 / (3 * DAY))) if rng.random() < 0.5 else 60
             end = last_moment(user_id, org.org_id)

@@ -1,0 +1,1 @@
+"""Rows to tables, and what is promised of them. dlt and SQL; no Dagster."""

@@ -1,0 +1,214 @@
+"""What is promised of every table after a load, one function per promise. Asset checks and the command line call these.
+
+Evidence is counts and ids. A value that tells who somebody is, is shown hashed. A promise that cannot be examined
+raises: a broken check is not bad data.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from propel_assets.source.tables import BOOKS, Reference, Table
+from propel_assets.warehouse.query import LastLoad, Warehouse
+
+Severity = Literal["ERROR", "WARN"]
+FIRST = 5
+VARIANT = "__v_text"
+SAME_TYPE = {"json": {"json", "text"}, "date": {"date", "timestamp"}, "bool": {"bool", "bigint"}, "double": {"double", "decimal"}}
+CHECK_LOG = BOOKS[1]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Whether a promise holds for a table, and how one can tell. A failed WARN does not stop what is downstream."""
+
+    table: str
+    check: str
+    passed: bool
+    severity: Severity
+    summary: str
+    evidence: dict[str, Any] = field(default_factory=dict)
+    query: str = ""
+
+
+def row_count(warehouse: Warehouse, table: Table) -> Finding:
+    """The table has exactly the rows the load accepted; PropelAuth's own total is shown beside it."""
+    load = warehouse.last_load(table)
+    if load is None or not warehouse.columns_of(table.name):
+        return _finding(table, "row_count", "Not loaded yet.")
+    rows = warehouse.count(table.name)
+    expected = load.rows_expected
+    evidence: dict[str, Any] = {"rows": rows, "expected": expected, "verdict": load.verdict}
+    if load.total_max is not None:
+        evidence |= {"api_total_min": load.total_min, "api_total_max": load.total_max}
+    query = f"SELECT count(*) FROM {warehouse.table(table.name)}"  # noqa: S608 - shown, not run
+    if expected is not None and rows != expected:
+        text = f"{rows} rows, {expected} expected. Load the table again."
+        return _finding(table, "row_count", text, failed="ERROR", evidence=evidence, query=query)
+    if rows < load.rows_read:
+        text = f"{rows} rows, fewer than the {load.rows_read} the last load read. Load the table again."
+        return _finding(table, "row_count", text, failed="ERROR", evidence=evidence, query=query)
+    if _outside(rows, load) and expected is not None:
+        text = f"{rows} rows; PropelAuth counted {load.total_min} to {load.total_max} while they were read."
+        return _finding(table, "row_count", text, failed="WARN", evidence=evidence, query=query)
+    return _finding(table, "row_count", f"{rows} rows, as read.", evidence=evidence, query=query)
+
+
+def _outside(rows: int, load: LastLoad) -> bool:
+    if load.total_min is None or load.total_max is None:
+        return False
+    return not load.total_min <= rows <= load.total_max
+
+
+def schema(warehouse: Warehouse, table: Table) -> Finding:
+    """Every declared column is there with its type and, where required, filled; anything else is named."""
+    columns = warehouse.columns_of(table.name)
+    if not columns:
+        return _finding(table, "schema", "Not loaded yet.")
+    declared = {column.name: column for column in table.columns}
+    missing = [name for name in declared if name not in columns]
+    retyped = [
+        f"{name}: {columns[name]}, declared {column.type}"
+        for name, column in declared.items()
+        if name in columns and columns[name] not in SAME_TYPE.get(column.type, {column.type})
+    ]
+    filled, query = _filled(warehouse, table, columns)
+    rows = filled.pop("*")
+    empty = [c.name for c in table.columns if c.required and rows and filled.get(c.name) == 0]
+    strange = [name for name in columns if name.endswith(VARIANT) and filled[name]]
+    unknown = [
+        name for name in columns if name not in declared and not name.startswith("_dlt") and name not in strange and filled[name]
+    ]
+    evidence = {"missing": missing, "other_type": retyped + strange, "required_but_empty": empty, "unknown": unknown}
+    if missing or retyped or strange or empty:
+        wrong = ", ".join([*missing, *retyped, *strange, *empty])
+        text = f"PropelAuth sends this table otherwise than declared: {wrong}."
+        return _finding(table, "schema", text, failed="ERROR", evidence=evidence, query=query)
+    if unknown:
+        text = f"Fields the catalogue does not know were loaded too: {', '.join(unknown)}."
+        return _finding(table, "schema", text, failed="WARN", evidence=evidence, query=query)
+    return _finding(table, "schema", f"{len(declared)} columns as declared.", evidence=evidence, query=query)
+
+
+def _filled(warehouse: Warehouse, table: Table, columns: Sequence[str] | dict[str, str]) -> tuple[dict[str, int], str]:
+    """Return how many values each column has, and under `*` how many rows there are."""
+    names = list(columns)
+    counts = ", ".join(f"count({warehouse.column(name)})" for name in names)
+    query = f"SELECT count(*), {counts} FROM {warehouse.table(table.name)}"  # noqa: S608 - quoted names
+    return dict(zip(["*", *names], map(int, warehouse.rows(query)[0]), strict=True)), query
+
+
+def primary_key_is_unique(warehouse: Warehouse, table: Table) -> Finding:
+    """No key stands twice and none is null."""
+    if not warehouse.columns_of(table.name):
+        return _finding(table, "primary_key_is_unique", "Not loaded yet.")
+    keys = ", ".join(map(warehouse.column, table.key))
+    name = warehouse.table(table.name)
+    nulls = " OR ".join(f"{warehouse.column(key)} IS NULL" for key in table.key)
+    query = f"SELECT {keys}, count(*) FROM {name} GROUP BY {keys} HAVING count(*) > 1"  # noqa: S608 - quoted names
+    twice = warehouse.rows(query, limit=FIRST)
+    missing = warehouse.number(f"SELECT count(*) FROM {name} WHERE {nulls}")  # noqa: S608 - quoted names
+    evidence = {"null_keys": missing, "first": [_shown(table, table.key, row[:-1]) for row in twice]}
+    if twice or missing:
+        how_many = warehouse.number(f"SELECT count(*) FROM ({query}) d")  # noqa: S608
+        text = f"{how_many} keys stand twice or more, {missing} are null. Load the table again."
+        return _finding(table, "primary_key_is_unique", text, failed="ERROR", evidence=evidence, query=query)
+    return _finding(table, "primary_key_is_unique", "Every key stands once.", evidence=evidence, query=query)
+
+
+def references_exist(warehouse: Warehouse, table: Table) -> Finding:
+    """What a row points at is there: always within one scan, nearly always across scans."""
+    if not warehouse.columns_of(table.name):
+        return _finding(table, "references_exist", "Not loaded yet.")
+    evidence: dict[str, Any] = {}
+    queries, dangling, severity = [], [], "WARN"
+    for reference in table.references:
+        if not warehouse.columns_of(reference.table):
+            evidence[reference.table] = "not loaded, not examined"
+            continue
+        query = _dangling(warehouse, table, reference)
+        count = warehouse.number(f"SELECT count(*) FROM ({query}) d")  # noqa: S608
+        evidence[reference.table] = count
+        queries.append(query)
+        if count:
+            first = [_shown(table, reference.columns, row) for row in warehouse.rows(query, limit=FIRST)]
+            evidence[f"first_not_in_{reference.table}"] = first
+            dangling.append(f"{count} not in {reference.table}")
+            severity = "ERROR" if reference.blocking else severity
+    query = ";\n".join(queries)
+    if dangling:
+        text = f"Rows that point at nothing: {', '.join(dangling)}."
+        if severity == "WARN":
+            text += " The tables were read one after the other; the next load should settle it."
+        return _finding(table, "references_exist", text, failed=severity, evidence=evidence, query=query)
+    return _finding(table, "references_exist", "Every reference is met.", evidence=evidence, query=query)
+
+
+def _dangling(warehouse: Warehouse, table: Table, reference: Reference) -> str:
+    columns = [warehouse.column(name) for name in reference.columns]
+    same = " AND ".join(f"p.{name} = c.{name}" for name in columns)
+    some = " AND ".join(f"c.{name} IS NOT NULL" for name in columns)
+    return (
+        f"SELECT DISTINCT {', '.join(f'c.{name}' for name in columns)} FROM {warehouse.table(table.name)} c "  # noqa: S608
+        f"WHERE {some} AND NOT EXISTS (SELECT 1 FROM {warehouse.table(reference.table)} p WHERE {same})"
+    )
+
+
+CHECKS: dict[str, Callable[[Warehouse, Table], Finding]] = {
+    "row_count": row_count,
+    "schema": schema,
+    "primary_key_is_unique": primary_key_is_unique,
+    "references_exist": references_exist,
+}
+
+
+def checks_of(table: Table) -> tuple[str, ...]:
+    """Return the promises made of ``table``."""
+    return tuple(name for name in CHECKS if name != "references_exist" or table.references)
+
+
+def examine(warehouse: Warehouse, table: Table, names: Sequence[str] | None = None) -> list[Finding]:
+    """Examine ``table`` and remember what was found in `propel_checks`."""
+    findings = [CHECKS[name](warehouse, table) for name in names or checks_of(table)]
+    load = warehouse.last_load(table, skipped=True)
+    if load is not None:
+        now = datetime.now(UTC)
+        warehouse.insert(
+            CHECK_LOG,
+            [
+                {
+                    "load_id": load.load_id,
+                    "table_name": finding.table,
+                    "check_name": finding.check,
+                    "passed": finding.passed,
+                    "severity": finding.severity,
+                    "summary": finding.summary,
+                    "checked_at": now,
+                }
+                for finding in findings
+            ],
+        )
+    return findings
+
+
+def _finding(
+    table: Table,
+    check: str,
+    summary: str,
+    *,
+    failed: Severity | None = None,
+    evidence: dict[str, Any] | None = None,
+    query: str = "",
+) -> Finding:
+    return Finding(table.name, check, failed is None, failed or "ERROR", summary, evidence or {}, query)
+
+
+def _shown(table: Table, columns: Sequence[str], values: Sequence[Any]) -> str:
+    """Return a key fit to be seen by everybody who sees the checks."""
+    shown = [
+        f"hashed:{hashlib.sha256(str(value).encode()).hexdigest()[:12]}" if table.column(name).personal else str(value)
+        for name, value in zip(columns, values, strict=True)
+    ]
+    return ", ".join(shown)

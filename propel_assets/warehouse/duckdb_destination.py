@@ -1,0 +1,232 @@
+"""dlt's DuckDB destination with two changes: a replace is one transaction, and a busy file is waited for.
+
+dlt empties a table in one transaction and fills it in others: killed in between, everybody is gone. Here the files of
+a table stay where they are until all of them are there; then one transaction deletes the old rows and inserts the new
+ones. That is also faster than loading through a staging dataset (docs/decisions/0003).
+"""
+
+import contextlib
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import duckdb as engine
+import psutil
+from dlt.common.destination import DestinationCapabilitiesContext
+from dlt.common.destination.client import FollowupJobRequest, HasFollowupJobs, LoadJob, RunnableLoadJob
+from dlt.common.destination.typing import PreparedTableSchema
+from dlt.common.schema import Schema
+from dlt.common.storages.load_package import LoadJobInfo
+from dlt.common.storages.load_storage import ParsedLoadJobFileName
+from dlt.destinations.exceptions import DestinationConnectionError
+from dlt.destinations.impl.duckdb.configuration import DuckDbClientConfiguration
+from dlt.destinations.impl.duckdb.duck import DuckDbClient
+from dlt.destinations.impl.duckdb.factory import duckdb as duckdb_factory
+from dlt.destinations.impl.duckdb.sql_client import DuckDbSqlClient
+from dlt.destinations.job_impl import FollowupJobRequestImpl
+from filelock import FileLock, Timeout
+
+from propel_assets.errors import WarehouseBusy
+
+WAIT_SECONDS = 0.25
+SAY_EVERY_SECONDS = 10.0
+
+
+class ReplaceInOneTransaction(FollowupJobRequestImpl):
+    """Statements that delete a table's rows and insert those of its files; dlt runs them in one transaction."""
+
+    def __init__(self, client: DuckDbClient, table: PreparedTableSchema, files: Sequence[str]) -> None:
+        """Write the statements to a job file of ``table``."""
+        job = ParsedLoadJobFileName(table["name"], ParsedLoadJobFileName.new_file_id(), 0, "sql")
+        super().__init__(job.file_name())
+        name = client.sql_client.make_qualified_table_name(table["name"])
+        listed = ", ".join(f"'{path.replace(chr(39), 2 * chr(39))}'" for path in files)
+        self._save_text_file(
+            f"DELETE FROM {name};\n"
+            f"INSERT INTO {name} BY NAME SELECT * FROM read_parquet([{listed}], union_by_name = true);"
+        )
+
+
+class KeptFile(RunnableLoadJob, HasFollowupJobs):
+    """A file that waits for the others of its table."""
+
+    def run(self) -> None:
+        """Do nothing: `ReplaceInOneTransaction` reads the file."""
+
+
+class AtomicDuckDbClient(DuckDbClient):
+    """Loads replaced tables from Parquet in one transaction; everything else as dlt does."""
+
+    def __init__(
+        self, schema: Schema, config: DuckDbClientConfiguration, capabilities: DestinationCapabilitiesContext
+    ) -> None:
+        """Connect by `PatientSqlClient`."""
+        super().__init__(schema, config, capabilities)
+        plain = self.sql_client
+        self.sql_client = PatientSqlClient(
+            plain.dataset_name, plain.staging_dataset_name, config.credentials, capabilities
+        )
+
+    def should_truncate_table_before_load(self, table_name: str) -> bool:
+        """Never: the transaction that inserts also deletes."""
+        return super().should_truncate_table_before_load(table_name) and not self._is_atomic(
+            self.prepare_load_table(table_name)
+        )
+
+    def create_load_job(
+        self, table: PreparedTableSchema, file_path: str, load_id: str, restore: bool = False
+    ) -> LoadJob:
+        """Keep the Parquet files of a replaced table for the end."""
+        if self._is_atomic(table) and file_path.endswith(".parquet"):
+            return KeptFile(file_path)
+        return super().create_load_job(table, file_path, load_id, restore)
+
+    def create_table_chain_completed_followup_jobs(
+        self,
+        table_chain: Sequence[PreparedTableSchema],
+        completed_table_chain_jobs: Sequence[LoadJobInfo] | None = None,
+    ) -> list[FollowupJobRequest]:
+        """Once all files of a replaced table are there, replace its rows."""
+        files = [
+            job.file_path for job in completed_table_chain_jobs or () if job.job_file_info.file_format == "parquet"
+        ]
+        if self._is_atomic(table_chain[0]) and files:
+            return [ReplaceInOneTransaction(self, table_chain[0], files)]
+        return super().create_table_chain_completed_followup_jobs(table_chain, completed_table_chain_jobs)
+
+    def _is_atomic(self, table: PreparedTableSchema) -> bool:
+        return table["write_disposition"] == "replace" and table.get("x-replace-strategy") == "truncate-and-insert"
+
+
+class PatientSqlClient(DuckDbSqlClient):
+    """Connects once the file is free: DuckDB lets one process write, and none read meanwhile."""
+
+    patience: "Patience"
+
+    def open_connection(self) -> engine.DuckDBPyConnection:
+        """Connect, waiting for another program that has the file open."""
+        waiting = self.patience.begin()
+        while True:
+            try:
+                return super().open_connection()
+            except DestinationConnectionError as error:
+                cause = error.__cause__ or error.__context__
+                if not isinstance(cause, engine.IOException) or "lock on file" not in str(cause):
+                    raise
+                waiting.go_on(f"{_who_holds(str(cause))} has {Path(str(self.credentials._conn_str())).name} open")
+
+
+class atomic_duckdb(duckdb_factory):  # noqa: N801 - dlt names destinations in lower case
+    """DuckDB, as dlt's destination of that name in every other respect."""
+
+    patience: "Patience"
+
+    @classmethod
+    def named(cls, name: str, patience: "Patience") -> "atomic_duckdb":
+        """Return the destination called ``name``; its clients wait as ``patience`` says."""
+        made = cls(destination_name=name)
+        made.patience = patience
+        return made
+
+    @property
+    def destination_type(self) -> str:
+        """What the state says the destination is: plain DuckDB, which reads these files as they are."""
+        return "dlt.destinations.duckdb"
+
+    @property
+    def client_class(self) -> type[DuckDbClient]:
+        """The client that replaces in one transaction."""
+        return AtomicDuckDbClient
+
+    def client(self, schema: Schema, initial_config: Any = None) -> DuckDbClient:
+        """Return a client that waits."""
+        client = super().client(schema, initial_config)
+        cast(PatientSqlClient, client.sql_client).patience = self.patience
+        return client
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for somebody else, and whom to tell."""
+
+    seconds: float
+    say: Callable[[str], None]
+
+    def begin(self) -> "_Waiting":
+        """Start one wait."""
+        return _Waiting(self, time.monotonic() + self.seconds)
+
+
+@dataclass
+class _Waiting:
+    patience: Patience
+    until: float
+    say_at: float = 0.0
+
+    def go_on(self, who_does_what: str) -> None:
+        """Wait a moment; now and then say for whom.
+
+        Raises:
+            WarehouseBusy: it has been long enough.
+        """
+        now = time.monotonic()
+        if now >= self.until:
+            raise WarehouseBusy(
+                f"{who_does_what}, and did not let go in {self.patience.seconds:.0f} s (PROPELAUTH_LOCK_SECONDS). "
+                "Nothing was replaced. Close it, or run again later."
+            )
+        if now >= self.say_at:
+            self.patience.say(f"Waiting: {who_does_what}.")
+            self.say_at = now + SAY_EVERY_SECONDS
+        time.sleep(WAIT_SECONDS)  # DuckDB has no call that waits for its lock
+
+
+@contextlib.contextmanager
+def exclusive(database: Path, patience: Patience) -> Iterator[None]:
+    """Hold the right to load into ``database``: one load at a time, whichever process it is in.
+
+    The right ends with the process, so a kill leaves nothing behind.
+
+    Raises:
+        WarehouseBusy: somebody else has held it for too long.
+    """
+    lock = FileLock(f"{database}.lock")
+    holder = Path(f"{database}.lock.holder")
+    waiting = patience.begin()
+    while True:
+        try:
+            lock.acquire(timeout=0)
+            break
+        except Timeout:
+            waiting.go_on(f"{_read(holder) or 'another process'} is loading into {database.name}")
+    try:
+        holder.write_text(_name_of(psutil.Process()), encoding="utf-8")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _who_holds(message: str) -> str:
+    """Name the process in DuckDB's message about a lock."""
+    found = re.search(r"PID (\d+)", message)
+    if not found:
+        return "Another program"
+    try:
+        return _name_of(psutil.Process(int(found.group(1))))
+    except psutil.Error:
+        return f"process {found.group(1)}"
+
+
+def _name_of(process: psutil.Process) -> str:
+    return f"process {process.pid} ({process.name()})"
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError:
+        return ""

@@ -1,0 +1,79 @@
+"""One scan, from PropelAuth into its tables."""
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import dlt
+from dlt.common.exceptions import DltException
+from dlt.pipeline.exceptions import PipelineStepFailed
+
+from propel_assets.errors import PropelError, WarehouseError, find_cause
+from propel_assets.settings import Settings, connected
+from propel_assets.source import propel_auth_source
+from propel_assets.source.readers import Progress, ReadOptions, ScanReport
+from propel_assets.source.tables import BY_NAME
+from propel_assets.warehouse.pipeline import build_pipeline, leave_a_map, loader_file_format, loading, working_folder
+
+EMAIL = re.compile(r"[^\s@'\"<>(),;:]+@[^\s@'\"<>(),;:]+")
+MAX_ERROR = 500
+
+
+@dataclass(frozen=True)
+class ScanLoad:
+    """What one load did. ``seconds`` is wall time, reading included."""
+
+    load_id: str
+    reports: Sequence[ScanReport]
+    seconds: float
+
+
+def load_scan(
+    scan: str,
+    settings: Settings,
+    *,
+    options: ReadOptions | None = None,
+    progress: Progress = lambda *_: None,
+    say: Callable[[str], None] = lambda _: None,
+) -> ScanLoad:
+    """Read the tables of ``scan`` and replace them, all or none. ``say`` is told what is waited for.
+
+    Raises:
+        PropelError: nothing was replaced; the text says why and what to do.
+    """
+    settings = connected(settings)
+    started = time.monotonic()
+    reports: list[ScanReport] = []
+    names = [table.name for table in BY_NAME.values() if table.scan == scan]
+    with working_folder() as folder:
+        pipeline = build_pipeline(settings, folder, say)
+        source = propel_auth_source(
+            tables=names, settings=settings, options=options, on_report=reports.append, progress=progress
+        )
+        try:
+            with loading(settings, pipeline, say):
+                info = pipeline.run(source, loader_file_format=loader_file_format(pipeline))
+                info.raise_on_failed_jobs()
+                leave_a_map(settings)
+        except (DltException, OSError) as error:
+            raise _ours(error, scan, settings) from None
+    return ScanLoad(info.loads_ids[0] if info.loads_ids else "", reports, time.monotonic() - started)
+
+
+def _ours(error: Exception, scan: str, settings: Settings) -> PropelError:
+    """Return the error of ours inside ``error``, or one that says what dlt could not do, without anybody's data."""
+    cause = find_cause(error)
+    if cause is not None:
+        return cause
+    step = error.step if isinstance(error, PipelineStepFailed) else "opening the destination"
+    inner = error.exception if isinstance(error, PipelineStepFailed) and error.exception else error
+    text = EMAIL.sub("<e-mail>", " ".join(str(inner).split()))
+    for secret in (settings.api_key, settings.oauth_token):
+        text = text.replace(secret, "<secret>") if secret else text
+    return WarehouseError(
+        f"Loading {scan} into {settings.destination} failed ({step}): {type(inner).__name__}: {text[:MAX_ERROR]}. "
+        "The last good rows are still there. Put right what it names and run again."
+    )
+
+

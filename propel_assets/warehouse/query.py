@@ -1,0 +1,111 @@
+"""Questions to the warehouse, whatever it is, through dlt's own client for it."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import dlt
+from dlt.destinations.exceptions import DatabaseUndefinedRelation
+from dlt.destinations.job_client_impl import SqlJobClientBase
+
+from propel_assets.errors import WarehouseError
+from propel_assets.settings import Settings
+from propel_assets.source import complete_schema
+from propel_assets.source.tables import Table
+from propel_assets.warehouse.pipeline import build_pipeline, database_file, working_folder
+
+
+@dataclass(frozen=True)
+class LastLoad:
+    """The last complete load that wrote a table, and the last that tried: rows as in `propel_scans`."""
+
+    load_id: str
+    verdict: str
+    reason: str
+    rows_expected: int | None
+    rows_read: int
+    total_min: int | None
+    total_max: int | None
+    finished_at: datetime
+
+
+class Warehouse:
+    """An open connection. Use `opened`."""
+
+    def __init__(self, client: SqlJobClientBase) -> None:
+        """Ask through ``client``."""
+        self._client = client
+
+    def rows(self, sql: str, *params: Any, limit: int | None = None) -> list[tuple[Any, ...]]:
+        """Return the rows of ``sql``, at most ``limit``. Parameters are written `%s`."""
+        with self._client.sql_client.execute_query(sql, *params) as cursor:
+            found = cursor.fetchall() if limit is None else cursor.fetchmany(limit)
+        return [tuple(row) for row in found]
+
+    def number(self, sql: str) -> int:
+        """Return the one number ``sql`` asks for."""
+        return int(self.rows(sql)[0][0])
+
+    def table(self, name: str) -> str:
+        """Return the quoted, qualified name of a table."""
+        return self._client.sql_client.make_qualified_table_name(name)
+
+    def column(self, name: str) -> str:
+        """Return the quoted name of a column."""
+        return self._client.sql_client.escape_column_name(name)
+
+    def columns_of(self, name: str) -> dict[str, str]:
+        """Return the columns of a table as they are there, with dlt's name of their type; empty: no such table."""
+        _, columns = self._client.get_storage_table(name)
+        return {column: str(kind.get("data_type")) for column, kind in columns.items()}
+
+    def count(self, name: str) -> int:
+        """Return how many rows a table has."""
+        return self.number(f"SELECT count(*) FROM {self.table(name)}")  # noqa: S608 - a quoted name
+
+    def last_load(self, table: Table, *, skipped: bool = False) -> LastLoad | None:
+        """Return the last complete load of ``table``; with ``skipped`` also one that left it as it was."""
+        wanted = "" if skipped else "AND s.verdict <> 'skipped'"
+        fields = "load_id, verdict, reason, rows_expected, rows_read, total_min, total_max, finished_at"
+        names = ", ".join(f"s.{field}" for field in fields.split(", "))
+        sql = (
+            f"SELECT {names} FROM {self.table('propel_scans')} s "  # noqa: S608 - names are ours
+            f"JOIN {self.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
+            f"WHERE s.table_name = %s {wanted} ORDER BY l.inserted_at DESC, s.load_id DESC"
+        )
+        with contextlib.suppress(DatabaseUndefinedRelation):
+            if found := self.rows(sql, table.name, limit=1):
+                return LastLoad(*found[0])
+        return None
+
+    def insert(self, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+        """Add rows to one of the books."""
+        names = [column.name for column in table.columns]
+        values = ", ".join(["%s"] * len(names))
+        sql = f"INSERT INTO {self.table(table.name)} ({', '.join(map(self.column, names))}) VALUES ({values})"  # noqa: S608
+        for row in rows:
+            self._client.sql_client.execute_sql(sql, *(row[name] for name in names))
+
+
+@contextlib.contextmanager
+def opened(settings: Settings) -> Iterator[Warehouse]:
+    """Connect to the warehouse of ``settings``.
+
+    Raises:
+        WarehouseError: there is none yet, or it cannot be asked in SQL.
+    """
+    with working_folder() as folder:
+        pipeline = build_pipeline(settings, folder)
+        file = database_file(pipeline)
+        if file is not None and not file.exists():
+            raise WarehouseError(f"There is no {file} yet. Run propel-assets load first, or make demo to try.")
+        with _client(pipeline) as client:
+            if not isinstance(client, SqlJobClientBase):
+                raise WarehouseError(f"The destination {settings.destination} cannot be asked in SQL.")
+            yield Warehouse(client)
+
+
+def _client(pipeline: dlt.Pipeline) -> Any:
+    return pipeline._get_destination_clients(complete_schema())[0]  # noqa: SLF001 - destination_client() wants a load

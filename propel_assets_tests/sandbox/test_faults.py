@@ -1,0 +1,374 @@
+"""Every switch, seen over a real socket; and that it is off again afterwards."""
+
+import json
+from email.utils import parsedate_to_datetime
+from threading import Thread
+
+import httpx
+import pytest
+
+from propel_assets.sandbox.faults import SWITCHES, Faults
+from propel_assets.sandbox.running import Sandbox
+
+USERS = "/api/backend/v1/user/query"
+ORGS = "/api/backend/v1/org/query"
+SCAN = {"page_size": 100, "order_by": "CREATED_AT_ASC", "include_orgs": "true"}
+
+
+def ids(page: httpx.Response) -> list[str]:
+    return [user["user_id"] for user in page.json()["users"]]
+
+
+def scan(http: httpx.Client, *, page_size: int = 10, pages: int = 30) -> list[str]:
+    """Read that many pages forward, as a client that trusts them would."""
+    query = {"page_size": page_size}
+    return [i for n in range(pages) for i in ids(http.get(USERS, params={**query, "page_number": n}))]
+
+
+# How they are set
+
+
+def test_a_fault_strikes_the_next_requests_and_is_off_again(sandbox, http) -> None:
+    sandbox.faults.set("server_error", 503, requests=2)
+    assert [http.get(USERS).status_code for _ in range(4)] == [503, 503, 200, 200]
+    assert sandbox.faults.describe() == {}
+
+
+def test_a_fault_strikes_only_its_paths(sandbox, http) -> None:
+    sandbox.faults.set("server_error", 500, path="/api/backend/v1/org")
+    assert (http.get(ORGS).status_code, http.get(USERS).status_code) == (500, 200)
+    sandbox.faults.clear("server_error")
+    assert http.get(ORGS).status_code == 200
+
+
+def test_a_share_of_the_requests_is_drawn_from_the_seed() -> None:
+    def statuses() -> list[int]:
+        with Sandbox(users=3, orgs=1, seed=5, faults=["server_error=502,share=0.3"]) as sandbox:
+            headers = {"Authorization": f"Bearer {sandbox.api_key}"}
+            with httpx.Client(base_url=sandbox.url, headers=headers) as http:
+                return [http.get(USERS).status_code for _ in range(100)]
+
+    first = statuses()
+    assert 15 < first.count(502) < 45
+    assert statuses() == first
+
+
+def test_faults_are_shown_and_set_over_http(sandbox, http) -> None:
+    switches = {"latency_ms": 1, "server_error": {"value": 503, "requests": 1, "path": ORGS}}
+    shown = http.post("/sandbox/faults", json=switches).json()
+    assert shown == http.get("/sandbox/faults").json()
+    assert shown["server_error"] == {"value": 503, "requests": 1, "path": ORGS, "share": 1.0}
+    assert http.get(ORGS).status_code == 503
+    assert set(http.get("/sandbox").json()["faults"]) == {"latency_ms"}
+    http.post("/sandbox/faults", json={"latency_ms": None})
+    assert http.get("/sandbox/faults").json() == {}
+
+
+@pytest.mark.parametrize("body", ['{"no_such": 1}', '{"reset": {"for": 2}}', "[]", "nonsense", "1"])
+def test_a_switch_that_does_not_exist_is_refused(body, http) -> None:
+    answer = http.post("/sandbox/faults", content=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]
+
+
+def test_command_line_options_are_read() -> None:
+    faults = Faults(1)
+    for option in (
+        "latency_ms=20",
+        "truncated",
+        "retry_after=date,path=/api/backend/v1/user,requests=3,share=0.5",
+        'missing_field=["users.email","orgs.name"]',
+    ):
+        faults.parse(option)
+    plain = {"requests": None, "path": "", "share": 1.0}
+    assert faults.describe() == {
+        "latency_ms": {"value": 20, **plain},
+        "truncated": {"value": True, **plain},
+        "retry_after": {
+            "value": "date",
+            "path": "/api/backend/v1/user",
+            "requests": 3,
+            "share": 0.5,
+        },
+        "missing_field": {"value": ["users.email", "orgs.name"], **plain},
+    }
+    for option in ("nothing=1", "latency_ms=1,for=3"):
+        with pytest.raises(ValueError, match="fault"):
+            faults.parse(option)
+
+
+# The answer as a whole
+
+
+def test_latency_delays_but_does_not_change_the_answer(sandbox, http) -> None:
+    before = http.get(USERS).json()
+    sandbox.faults.set("latency_ms", 300)
+    with pytest.raises(httpx.ReadTimeout):
+        http.get(USERS, timeout=0.05)
+    assert http.get(USERS).json() == before
+
+
+@pytest.mark.parametrize("kind", ["none", "seconds", "date"])
+def test_too_many_requests_are_told_when_to_come_back_if_at_all(kind, sandbox, http) -> None:
+    sandbox.faults.set("retry_after", kind)
+    sandbox.faults.set("rate_limit", 0.001)
+    first, second = http.get(USERS), http.get(USERS)
+    assert (first.status_code, second.status_code) == (200, 429)
+    assert second.headers["content-type"].startswith("text/plain")
+    given = second.headers.get("retry-after")
+    if kind == "none":
+        assert given is None
+    elif kind == "seconds":
+        assert 990 <= int(given) <= 1000
+    else:
+        assert parsedate_to_datetime(given).tzinfo is not None
+    sandbox.faults.clear("rate_limit")
+    assert http.get(USERS).status_code == 200
+
+
+def test_the_bucket_holds_a_second_of_requests(sandbox, http) -> None:
+    sandbox.faults.set("rate_limit", 5)
+    statuses = [http.get("/.well-known/jwks.json").status_code for _ in range(12)]
+    assert statuses[:5] == [200] * 5
+    assert 429 in statuses
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_server_errors_carry_no_json(status, sandbox, http) -> None:
+    sandbox.faults.set("server_error", status)
+    answer = http.get(USERS)
+    assert answer.status_code == status
+    with pytest.raises(json.JSONDecodeError):
+        answer.json()
+
+
+def test_503_says_when_to_come_back_if_told_to(sandbox, http) -> None:
+    sandbox.faults.update({"server_error": 503, "retry_after": "seconds"})
+    assert http.get(USERS).headers["retry-after"] == "1"
+
+
+def test_a_reset_is_a_tcp_reset(sandbox, http) -> None:
+    sandbox.faults.set("reset", requests=1)
+    with pytest.raises(httpx.ReadError, match="reset by peer"):
+        http.get(USERS)
+    assert http.get(USERS).status_code == 200
+
+
+def test_a_truncated_body_is_shorter_than_announced(sandbox, http) -> None:
+    sandbox.faults.set("truncated", requests=1)
+    with pytest.raises(httpx.RemoteProtocolError, match="incomplete|without sending complete"):
+        http.get(USERS)
+    assert http.get(USERS).json()["total_users"] == 300
+
+
+def test_a_slow_body_arrives_whole(sandbox, http) -> None:
+    before = http.get(USERS).json()
+    sandbox.faults.set("slow_body_ms", 40, requests=1)
+    with http.stream("GET", USERS) as answer:
+        chunks = list(answer.iter_raw())
+    assert len(chunks) > 2
+    assert json.loads(b"".join(chunks)) == before
+
+
+@pytest.mark.parametrize("status", [200, 502])
+def test_a_web_page_comes_instead_of_json(status, sandbox, http) -> None:
+    sandbox.faults.set("html", status)
+    answer = http.get(USERS)
+    assert (answer.status_code, answer.headers["content-type"]) == (
+        status,
+        "text/html; charset=utf-8",
+    )
+    assert answer.text.startswith("<html>")
+
+
+@pytest.mark.parametrize("value", [[], "text", 7, {"detail": "no users here"}])
+def test_json_of_another_shape_comes(value, sandbox, http) -> None:
+    sandbox.faults.set("wrong_json", value)
+    answer = http.get(USERS)
+    assert (answer.status_code, answer.json()) == (200, value)
+
+
+def test_a_redirect_leads_to_another_host(sandbox, http) -> None:
+    sandbox.faults.set("redirect")
+    answer = http.get(USERS)
+    assert answer.status_code == 302
+    assert answer.headers["location"] == f"http://elsewhere.example{USERS}"
+
+
+def test_a_revoked_key_opens_nothing_but_public_documents(sandbox, http) -> None:
+    sandbox.faults.set("key_revoked")
+    assert http.get(USERS).status_code == 401
+    assert http.get("/.well-known/jwks.json").status_code == 200
+
+
+# Features that are off
+
+
+@pytest.mark.parametrize("status", [402, 403, 404])
+@pytest.mark.parametrize(
+    ("switch", "paths"),
+    [
+        ("insights_off", ["user_report/churn", "org_report/churn", "chart_metrics/signups"]),
+        (
+            "api_keys_off",
+            [
+                "end_user_api_keys",
+                "end_user_api_keys/archived",
+                "end_user_api_keys/usage?date=2026-11-01",
+            ],
+        ),
+        ("scim_off", ["scim/{org}/groups"]),
+    ],
+)
+def test_a_feature_is_off(switch, paths, status, sandbox, http) -> None:
+    urls = [f"/api/backend/v1/{path.format(org=next(iter(sandbox.store.orgs)))}" for path in paths]
+    assert {http.get(url).status_code for url in urls} == {200}
+    sandbox.faults.set(switch, status)
+    assert {http.get(url).status_code for url in urls} == {status}
+    assert http.get(USERS).status_code == 200
+
+
+def test_without_orgs_users_have_no_map_of_them(sandbox, http) -> None:
+    org_id = next(iter(sandbox.store.orgs))
+    sandbox.faults.set("orgs_off")
+    for path in (
+        "org/query", f"org/{org_id}", f"user/org/{org_id}", "custom_role_mappings",
+        "pending_org_invites", "org_report/churn",
+    ):  # fmt: skip
+        assert http.get(f"/api/backend/v1/{path}").status_code == 426, path
+    for path in (f"scim/{org_id}/groups", f"saml_sp_metadata/{org_id}"):
+        assert http.get(f"/api/backend/v1/{path}").status_code == 404, path
+    users = http.get(USERS, params=SCAN).json()["users"]
+    assert len(users) == 100
+    assert not any("org_id_to_org_info" in user for user in users)
+    sandbox.faults.set("include_orgs_off")
+    assert http.get(USERS, params=SCAN).status_code == 426
+    assert http.get(USERS).status_code == 200
+
+
+# Pages
+
+
+def test_a_page_size_is_clamped_or_refused(sandbox, http) -> None:
+    sandbox.faults.set("page_size_cap", 25)
+    page = http.get(USERS, params=SCAN).json()
+    assert (page["page_size"], len(page["users"]), page["has_more_results"]) == (25, 25, True)
+    sandbox.faults.set("page_size_refused")
+    refused = http.get(USERS, params=SCAN)
+    assert (refused.status_code, list(refused.json())) == (400, ["page_size"])
+    assert http.get(USERS, params={**SCAN, "page_size": 25}).status_code == 200
+
+
+def test_a_repeated_page_hides_another(sandbox, http) -> None:
+    whole = scan(http)
+    sandbox.faults.set("repeated_page", 4)
+    page = http.get(USERS, params={"page_number": 4})
+    assert page.json()["current_page"] == 4
+    assert ids(page) == ids(http.get(USERS, params={"page_number": 5}))
+    assert set(whole) - set(scan(http)) == set(whole[40:50])
+
+
+def test_ties_change_places_and_nothing_else_does(sandbox, http) -> None:
+    query = {**SCAN, "page_size": 100}
+    before = http.get(USERS, params=query).json()["users"]
+    assert http.get(USERS, params=query).json()["users"] == before
+    sandbox.store.add_org(name="Tie")
+    sandbox.faults.set("shuffled_ties")
+    moments = {}
+    orders = set()
+    for _ in range(5):
+        users = [u for n in range(3) for u in _page(http, n)]
+        orders.add(tuple(user["user_id"] for user in users))
+        moments.setdefault(tuple(user["created_at"] for user in users))
+        assert [u["created_at"] for u in users] == sorted(u["created_at"] for u in users)
+    assert len(orders) == 5
+    assert len(moments) == 1
+    assert http.get(ORGS).status_code == 200
+
+
+def _page(http: httpx.Client, number: int) -> list[dict[str, object]]:
+    return http.get(USERS, params={**SCAN, "page_number": number}).json()["users"]
+
+
+# People come and go
+
+
+def test_users_are_deleted_in_the_middle_of_a_scan(sandbox, http) -> None:
+    before = set(sandbox.store.users)
+    sandbox.faults.set("delete_every", 3)
+    seen = scan(http)
+    after = set(sandbox.store.users)
+    assert len(before - after) == 10
+    assert after - set(seen), "a forward scan misses people who were there throughout"
+    assert [event.kind for event in sandbox.store.history[-10:]] == ["deleted"] * 10
+
+
+def test_users_sign_up_in_the_middle_of_a_scan(sandbox, http) -> None:
+    sandbox.faults.set("signup_every", 2)
+    for _ in range(10):
+        last = http.get(USERS, params={"order_by": "CREATED_AT_DESC"}).json()
+    assert last["total_users"] == 305
+    assert last["users"][0]["user_id"] == list(sandbox.store.users)[-1]
+
+
+# Fields
+
+
+def test_an_unknown_field_appears_as_scalar_and_object(sandbox, http) -> None:
+    sandbox.faults.set("unknown_field")
+    user = next(u for u in http.get(USERS, params=SCAN).json()["users"] if u["org_id_to_org_info"])
+    org = http.get(ORGS).json()["orgs"][0]
+    membership = next(iter(user["org_id_to_org_info"].values()))
+    by_id = http.get(f"/api/backend/v1/org/{org['org_id']}").json()
+    for row in (user, membership, org, by_id):
+        assert isinstance(row["new_scalar"], str)
+        assert isinstance(row["new_object"], dict)
+    sandbox.faults.set("unknown_field", "orgs")
+    assert "new_scalar" not in http.get(USERS).json()["users"][0]
+    assert "new_scalar" in http.get(ORGS).json()["orgs"][0]
+
+
+def test_a_declared_field_is_gone(sandbox, http) -> None:
+    sandbox.faults.set("missing_field", ["users.email_confirmed", "memberships.user_role"])
+    users = http.get(USERS, params=SCAN).json()["users"]
+    assert not any("email_confirmed" in user for user in users)
+    assert not any("user_role" in m for u in users for m in u["org_id_to_org_info"].values())
+    assert all("email_confirmed" in user.wire for user in sandbox.store.users.values())
+
+
+def test_a_declared_field_has_another_type(sandbox, http) -> None:
+    before = http.get(USERS).json()["users"][0]
+    sandbox.faults.set("retyped_field", ["users.created_at", "users.email", "orgs.created_at"])
+    after = http.get(USERS).json()["users"][0]
+    assert after["created_at"] == str(before["created_at"])
+    assert after["email"] == {"value": before["email"]}
+    assert isinstance(http.get(ORGS).json()["orgs"][0]["created_at"], str)
+    sandbox.faults.clear()
+    assert http.get(USERS).json()["users"][0] == before
+
+
+# All of them
+
+
+def test_every_switch_is_seen_in_this_file() -> None:
+    with open(__file__, encoding="utf-8") as file:
+        text = file.read()
+    assert [name for name in SWITCHES if f'"{name}' not in text] == []
+
+
+def test_it_stops_while_it_is_answering() -> None:
+    with Sandbox(users=3, orgs=1, faults=["latency_ms=60000"]) as sandbox:
+        outcome = []
+
+        def ask() -> None:
+            try:
+                httpx.get(f"{sandbox.url}{USERS}", timeout=120)
+            except httpx.TransportError as error:
+                outcome.append(error)
+
+        asking = Thread(target=ask)
+        asking.start()
+        while not sandbox.requests:
+            pass
+    asking.join(timeout=30)
+    assert len(outcome) == 1
