@@ -63,9 +63,7 @@ class WarehouseError(PropelError):
 
 
 class WarehouseBusy(WarehouseError):
-    """Another process holds the database and did not let go in time."""
-
-    retry_may_help = True
+    """Another process holds the database and did not let go in time: it has been waited for already."""
 
 
 def find_cause(error: BaseException) -> PropelError | None:

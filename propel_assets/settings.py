@@ -16,6 +16,7 @@ from propel_assets.errors import SettingsError
 SOURCE_SECTION = "sources.propel_auth_source"
 PIPELINE = "propel_auth_pipeline"
 DATASET = "propel_auth_data"
+EXECUTORS = ("in_process", "multiprocess")
 HOW_TO_TRY = "To try without a tenant: make demo."
 
 
@@ -174,3 +175,20 @@ def set_default_environment(values: Mapping[str, str]) -> None:
     """Set environment variables that are not set: what dlt and Dagster read only there."""
     for name, value in values.items():
         os.environ.setdefault(name, value)
+
+
+def destination_name() -> str:
+    """Return the destination named by the environment, for labels: unlike `load_settings` it refuses nothing."""
+    return os.environ.get(variable_of("destination"), "").strip() or "duckdb"
+
+
+def executor_name() -> str:
+    """Return the Dagster executor named by the environment.
+
+    Raises:
+        SettingsError: there is no such executor.
+    """
+    name = os.environ.get(variable_of("executor"), "").strip() or "in_process"
+    if name not in EXECUTORS:
+        raise SettingsError(f"{variable_of('executor')} is {name!r}; choose one of {', '.join(EXECUTORS)}.")
+    return name

@@ -74,6 +74,26 @@ class Fault:
     share: float = 1.0
 
 
+class TokenBucket:
+    """A rate limit: holds a second's worth of tokens, at least one; full at first."""
+
+    def __init__(self, rate: float) -> None:
+        """Refill at ``rate`` tokens a second."""
+        self._rate = rate
+        self._tokens = self._full = max(1.0, rate)
+        self._refilled_at = time.monotonic()
+
+    def take(self) -> float:
+        """Take a token and return 0.0, or return the seconds until there is one."""
+        now = time.monotonic()
+        self._tokens = min(self._full, self._tokens + (now - self._refilled_at) * self._rate)
+        self._refilled_at = now
+        if self._tokens < 1:
+            return (1 - self._tokens) / self._rate
+        self._tokens -= 1
+        return 0.0
+
+
 class Faults:
     """The switches of one sandbox. Safe to use from any thread while it answers."""
 
@@ -83,7 +103,7 @@ class Faults:
         self._rng = Random(f"{seed} faults")  # noqa: S311 - reproducible, no secrets
         self._on: dict[str, Fault] = {}
         self._counts: dict[str, int] = {}
-        self._tokens, self._refilled_at = 0.0, 0.0
+        self._bucket = TokenBucket(1)
 
     def set(
         self,
@@ -106,7 +126,7 @@ class Faults:
             self._on[name] = Fault(value, requests, path, share)
             self._counts[name] = 0
             if name == "rate_limit":
-                self._tokens, self._refilled_at = max(1.0, float(value)), time.monotonic()
+                self._bucket = TokenBucket(value)
 
     def clear(self, *names: str) -> None:
         """Switch these off; all of them when none is named."""
@@ -172,20 +192,10 @@ class Faults:
                         del self._on[name]
         return struck
 
-    def wait_for_token(self, rate: float) -> float:
-        """Take a token of the bucket that refills at ``rate`` a second; return 0.0.
-
-        Without a token in it: return the seconds until there is one.
-        """
+    def take_token(self) -> float:
+        """Take a token of the rate limit's bucket; return as ``TokenBucket.take`` does."""
         with self._lock:
-            now = time.monotonic()
-            full = max(1.0, rate)
-            self._tokens = min(full, self._tokens + (now - self._refilled_at) * rate)
-            self._refilled_at = now
-            if self._tokens < 1:
-                return (1 - self._tokens) / rate
-            self._tokens -= 1
-            return 0.0
+            return self._bucket.take()
 
 
 def _limits(given: dict[str, Any]) -> dict[str, Any]:

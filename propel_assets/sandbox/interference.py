@@ -102,7 +102,7 @@ class Interference:
     def _answer_instead(self, request: Request, struck: Struck) -> Response | None:
         """Return what is answered instead of what was asked for, if anything."""
         if "rate_limit" in struck:
-            wait = self._faults.wait_for_token(struck["rate_limit"])
+            wait = self._faults.take_token()
             if wait:
                 return _slow_down("Rate limit exceeded", 429, wait, struck)
         if "server_error" in struck:

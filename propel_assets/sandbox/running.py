@@ -27,6 +27,21 @@ LOG_LENGTH = 100_000
 STOP_SECONDS = 1
 
 
+def listen(port: int) -> socket.socket:
+    """Bind and listen at once: connections made before a loop runs wait in the queue."""
+    # With the protocol named, asyncio sends small answers at once (TCP_NODELAY).
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((HOST, port))
+    listener.listen(1024)
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Return the base URL, without a trailing slash."""
+    return f"http://{HOST}:{listener.getsockname()[1]}"
+
+
 class LoggedRequest(NamedTuple):
     """One request to the API, answered or not. Those to the sandbox's own paths are left out."""
 
@@ -80,7 +95,8 @@ class Sandbox:
 
     def __enter__(self) -> Self:
         """Listen, and answer in another thread."""
-        listener = self._listen()
+        listener = listen(self._port)
+        self.url = url_of(listener)
         runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         stop, loop = asyncio.Event(), runner.get_loop()
 
@@ -100,22 +116,13 @@ class Sandbox:
 
     async def run(self, listening: Callable[[str], None]) -> None:
         """Listen and answer until SIGTERM or Ctrl-C. Calls ``listening(url)`` once it listens."""
-        listener = self._listen()
+        listener = listen(self._port)
+        self.url = url_of(listener)
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         listening(self.url)
         await self._answer(listener, stop)
-
-    def _listen(self) -> socket.socket:
-        """Bind and listen at once: connections made before the loop runs wait in the queue."""
-        # With the protocol named, asyncio sends small answers at once (TCP_NODELAY).
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((HOST, self._port))
-        listener.listen(1024)
-        self.url = f"http://{HOST}:{listener.getsockname()[1]}"
-        return listener
 
     async def _answer(self, listener: socket.socket, stop: asyncio.Event) -> None:
         """Answer until ``stop`` is set.

@@ -56,13 +56,15 @@ def propel_auth_source(
     if not logging.getLogger("dlt").filters:
         logging.getLogger("dlt").addFilter(_ExpectedDifference())
     chosen = [t for t in TABLES if (t.default if tables is None else t.name in tables)]
-    given = settings or load_settings({"auth_url": auth_url, "api_key": api_key})
+
+    def resolved() -> Settings:
+        return connected(settings or load_settings({"auth_url": auth_url, "api_key": api_key}))
 
     @dlt.source(schema=complete_schema(), max_table_nesting=0)
     def source() -> Iterator[DltResource]:
         for scan in SCANS:
             if wanted := [table for table in chosen if table.scan == scan]:
-                yield from _resources(scan, wanted, given, options, on_report, progress)
+                yield from _resources(scan, wanted, resolved, options, on_report, progress)
 
     return source()
 
@@ -70,7 +72,7 @@ def propel_auth_source(
 def _resources(
     scan: str,
     tables: Sequence[Table],
-    settings: Settings,
+    settings: Callable[[], Settings],
     options: ReadOptions | None,
     on_report: Callable[[ScanReport], None],
     progress: Progress,
@@ -79,7 +81,7 @@ def _resources(
 
     @dlt.resource(name=f"{scan}_scan", selected=False)
     def reading() -> Iterator[dict[str, pa.Table]]:
-        reader = Reader(Client(connected(settings)), dlt.current.source_state(), options, progress)
+        reader = Reader(Client(settings()), dlt.current.source_state(), options, progress)
         for name, rows in reader.read(scan):
             yield {name: rows}
         reports = [reader.reports[table.name] for table in tables]

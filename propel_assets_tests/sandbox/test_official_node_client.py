@@ -143,9 +143,7 @@ def _report_cases() -> list[tuple[str, Case]]:
     return [
         (
             kind,
-            Case(
-                [interval, {"pageSize": 4}], path, {"report_interval": interval, "page_size": 4}
-            ),
+            Case([interval, {"pageSize": 4}], path, {"report_interval": interval, "page_size": 4}),
         )
         for kind, (path, interval) in kinds.items()
     ]

@@ -115,7 +115,9 @@ def cases(sandbox) -> dict[str, Case]:
         ),
         "fetch_employee_by_id": Case({"employee_id": employee_id}, f"employee/{employee_id}"),
         "fetch_org_scim_groups": Case(
-            {"org_id": group.org_id, "page_size": 2}, f"scim/{group.org_id}/groups", {"page_size": 2}
+            {"org_id": group.org_id, "page_size": 2},
+            f"scim/{group.org_id}/groups",
+            {"page_size": 2},
         ),
         "fetch_scim_group": Case(
             {
@@ -273,9 +275,10 @@ def test_the_client_sees_what_is_not_there(auth) -> None:
 )
 def test_the_client_understands_refusals(fault, error, auth, sandbox) -> None:
     sandbox.faults.parse(fault)
+    if fault.startswith("rate_limit"):
+        auth.fetch_org_by_query()
     with pytest.raises(error):
-        for _ in range(2):
-            auth.fetch_org_by_query()
+        auth.fetch_org_by_query()
 
 
 def test_the_client_is_refused_a_wrong_key(client_url) -> None:

@@ -556,7 +556,9 @@ def test_serve_stops_cleanly_when_told_to(number) -> None:
         "serve(port=0, users=3, orgs=1, seed=1, now=date(2026, 11, 24),"
         " listening=lambda url: print(url, flush=True))"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+    ) as server:
         assert server.stdout is not None
         url = server.stdout.readline().strip()
         status = httpx.get(f"{url}/sandbox").json()

@@ -1,0 +1,209 @@
+"""The raw tables as assets: one op per scan, made from the catalogue by `@dlt_assets`.
+
+The op runs our own loader, the one the command line uses, not `DagsterDltResource.run`: see docs/decisions/0002.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import dagster as dg
+from dagster_dlt import DagsterDltTranslator, dlt_assets
+from dagster_dlt.translator import DltResourceTranslatorData
+from pydantic import Field
+
+from propel_assets.defs.resources import PropelAuthApiKey, Warehouse, settings_of
+from propel_assets.errors import PropelError
+from propel_assets.settings import DATASET, Settings, destination_name
+from propel_assets.source import propel_auth_source
+from propel_assets.source.readers import ReadOptions, ScanReport
+from propel_assets.source.tables import BY_NAME, SCANS, Table, tables_of
+from propel_assets.warehouse.load import ScanLoad, load_scan
+from propel_assets.warehouse.query import opened
+
+API_KEY = dg.AssetKey("propel_auth_api")
+PREFIX = "propel_auth"
+OWNERS = ["team:data"]
+PROGRESS_ROWS = 50_000
+
+
+def asset_key(table: Table) -> dg.AssetKey:
+    """Return the asset of ``table``."""
+    return dg.AssetKey([PREFIX, table.name])
+
+
+class RawTables(DagsterDltTranslator):
+    """Gives each dlt resource the asset its catalogue entry describes."""
+
+    def get_asset_spec(self, data: DltResourceTranslatorData) -> dg.AssetSpec:
+        """Return the spec of one table."""
+        return asset_spec(BY_NAME[data.resource.name])
+
+
+def asset_spec(table: Table) -> dg.AssetSpec:
+    """Return what the UI shows of ``table`` before it has been loaded."""
+    columns = [
+        dg.TableColumn(
+            c.name,
+            c.type,
+            description=c.description,
+            constraints=dg.TableColumnConstraints(nullable=not c.required, unique=table.key == (c.name,)),
+            tags={"personal_data": ""} if c.personal else {},
+        )
+        for c in table.columns
+    ]
+    upstream = {
+        c.name: [dg.TableColumnDep(API_KEY, f"{table.path} {table.items or 'answer'}.{c.api_field or c.name}")]
+        for c in table.columns
+    }
+    return dg.AssetSpec(
+        asset_key(table),
+        deps=[API_KEY],
+        description=f"{table.description}\n\nRead from `GET {table.path}`. [PropelAuth's reference]({table.doc})",
+        group_name=table.group,
+        kinds={"propelauth", "dlt", destination_name()},
+        owners=OWNERS,
+        automation_condition=on_changed_totals() if table.default else None,
+        metadata={
+            "dagster/column_schema": dg.TableSchema(columns=columns),
+            "dagster/column_lineage": dg.TableColumnLineage(deps_by_column=upstream),
+            "dagster/table_name": f"{DATASET}.{table.name}",
+            "primary_key": ", ".join(table.key),
+            "load": table.load,
+            "reference": dg.MetadataValue.url(table.doc),
+        },
+    )
+
+
+def on_changed_totals() -> dg.AutomationCondition[Any]:
+    """Return the condition under which a table is loaded by itself: the API's totals have changed."""
+    return (
+        dg.AutomationCondition.any_deps_updated().since_last_handled() & ~dg.AutomationCondition.in_progress()
+    ).with_label("propel_auth_api_changed")
+
+
+class LookUp(dg.Config):
+    """Whom to look up."""
+
+    values: list[str] = Field(default_factory=list, description="Ids, e-mail addresses or usernames to look up.")
+
+
+class Usage(dg.Config):
+    """How finely to count API key usage."""
+
+    per_key: bool = Field(default=False, description="Also count each key: one request per key and day.")
+
+
+LOOK_UPS = {"user_by_id": "user_ids", "user_by_email": "emails", "user_by_username": "usernames"}
+
+
+def build_raw_assets() -> list[dg.AssetsDefinition]:
+    """Return one op per scan."""
+    return [_build_scan_assets(scan) for scan in SCANS]
+
+
+def _build_scan_assets(scan: str) -> dg.AssetsDefinition:
+    names = [table.name for table in tables_of(scan)]
+    decorate = dlt_assets(
+        name=f"load_{scan}",
+        dlt_source=propel_auth_source(tables=names).with_resources(*names),  # for names and keys; never extracted
+        dlt_pipeline=None,  # type: ignore[arg-type]  # a pipeline made here would write to disk at import
+        dagster_dlt_translator=RawTables(),
+        pool="propel_auth_api",
+    )
+    if scan in LOOK_UPS:
+
+        @decorate
+        def load_look_ups(
+            context: dg.AssetExecutionContext, config: LookUp, propel_auth: PropelAuthApiKey, warehouse: Warehouse
+        ) -> Iterator[dg.MaterializeResult[Any]]:
+            options = ReadOptions(**{LOOK_UPS[scan]: config.values})
+            yield from _load(context, scan, settings_of(warehouse, propel_auth), options)
+
+        return load_look_ups
+    if scan == "api_key_usage":
+
+        @decorate
+        def load_usage(
+            context: dg.AssetExecutionContext, config: Usage, propel_auth: PropelAuthApiKey, warehouse: Warehouse
+        ) -> Iterator[dg.MaterializeResult[Any]]:
+            options = ReadOptions(usage_per_key=config.per_key)
+            yield from _load(context, scan, settings_of(warehouse, propel_auth), options)
+
+        return load_usage
+
+    @decorate
+    def load_tables(
+        context: dg.AssetExecutionContext, propel_auth: PropelAuthApiKey, warehouse: Warehouse
+    ) -> Iterator[dg.MaterializeResult[Any]]:
+        yield from _load(context, scan, settings_of(warehouse, propel_auth), ReadOptions())
+
+    return load_tables
+
+
+def _load(
+    context: dg.AssetExecutionContext, scan: str, settings: Settings, options: ReadOptions
+) -> Iterator[dg.MaterializeResult[Any]]:
+    """Load the scan, whole even where only one of its tables was asked for: they must agree with each other."""
+    said = 0
+
+    def progress(table: str, rows: int, total: int | None) -> None:
+        nonlocal said
+        if rows >= said + PROGRESS_ROWS:
+            said = rows
+            context.log.info(f"{table}: {rows:,} of {total or '?'} rows read")
+
+    try:
+        load = load_scan(scan, settings, options=options, progress=progress, say=context.log.info)
+        yield from _results(load, settings, context.selected_asset_keys)
+    except PropelError as error:
+        raise as_failure(error) from None
+
+
+def as_failure(error: PropelError) -> dg.Failure:
+    """Return ``error`` as Dagster shows it, retried only where a retry can help."""
+    return dg.Failure(
+        description=str(error), metadata={"error": type(error).__name__}, allow_retries=error.retry_may_help
+    )
+
+
+def _results(
+    load: ScanLoad, settings: Settings, selected: "Sequence[dg.AssetKey] | set[dg.AssetKey]"
+) -> Iterator[dg.MaterializeResult[Any]]:
+    """Yield one materialization per table asked for, also for a table that was skipped and keeps its rows."""
+    with opened(settings) as warehouse:
+        for report in load.reports:
+            table = BY_NAME[report.table_name]
+            if asset_key(table) not in selected:
+                continue
+            last = warehouse.last_load(table)
+            rows = warehouse.count(table.name) if last else 0
+            yield dg.MaterializeResult(
+                asset_key=asset_key(table),
+                metadata=_metadata(report, load, settings) | {"dagster/row_count": rows},
+                data_version=dg.DataVersion(last.load_id if last else "none"),
+            )
+
+
+def _metadata(report: ScanReport, load: ScanLoad, settings: Settings) -> dict[str, Any]:
+    """Return what a materialization tells; numbers plot over time."""
+    told: dict[str, Any] = {
+        "verdict": report.verdict,
+        "requests": report.requests,
+        "retries": report.retries,
+        "rate_limited": report.rate_limited,
+        "waited_seconds": report.waited_seconds,
+        "concurrency_reached": report.concurrency,
+        "load_seconds": round(load.seconds, 2),
+        "load_id": load.load_id,
+        "destination": settings.destination,
+    }
+    if report.skipped:
+        return told | {"skipped": report.reason}
+    told |= {"rows_read": report.rows_read, "pages": report.pages, "passes": report.passes}
+    if report.total_max is not None:
+        told |= {"api_total": report.total_max, "api_total_min": report.total_min}
+    if report.reason:
+        told["reason"] = report.reason
+    if report.unknown_fields:
+        told["unknown_fields"] = report.unknown_fields
+    return told

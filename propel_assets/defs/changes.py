@@ -1,0 +1,64 @@
+"""PropelAuth itself as an asset, upstream of every table: observed in five requests, and watched by a sensor."""
+
+import json
+import time
+
+import dagster as dg
+
+from propel_assets.defs.assets import API_KEY, as_failure
+from propel_assets.defs.automation import refresh
+from propel_assets.defs.resources import PropelAuthApiKey, Warehouse, settings_of
+from propel_assets.errors import PropelError
+from propel_assets.settings import Settings, connected
+from propel_assets.source.changes import Changes, look_for_changes
+from propel_assets.source.client import Client
+
+OBSERVED_EVERY = "*/15 * * * *"
+SENSOR_SECONDS = 300
+
+
+def _look(settings: Settings) -> Changes:
+    try:
+        return look_for_changes(Client(connected(settings)))
+    except PropelError as error:
+        raise as_failure(error) from None
+
+
+@dg.observable_source_asset(
+    key=API_KEY,
+    description="PropelAuth's backend API. Observing it counts users, orgs, invites and API keys in five requests; "
+    "its version changes when one of these totals does.\n\n[PropelAuth's reference](https://docs.propelauth.com/reference)",
+    group_name="propel_auth_api",
+    automation_condition=dg.AutomationCondition.on_cron(OBSERVED_EVERY),
+    tags={"dagster/kind/propelauth": "", "dagster/kind/api": ""},
+)
+def propel_auth_api(propel_auth: PropelAuthApiKey, warehouse: Warehouse) -> dg.ObserveResult:
+    """Count what can be counted."""
+    changes = _look(settings_of(warehouse, propel_auth))
+    return dg.ObserveResult(
+        data_version=dg.DataVersion(changes.version),
+        metadata={
+            **{f"total_{name}": total for name, total in changes.totals.items()},
+            **{f"newest_{name}": dg.MetadataValue.timestamp(float(at)) for name, at in changes.newest.items()},
+        },
+    )
+
+
+@dg.sensor(
+    name="propel_auth_changes",
+    jobs=[refresh],
+    minimum_interval_seconds=SENSOR_SECONDS,
+    default_status=dg.DefaultSensorStatus.STOPPED,
+    description="Counts users, orgs, invites and API keys every five minutes, and refreshes when a total changed. "
+    "For those who prefer a sensor to the automation conditions of the assets.",
+)
+def propel_auth_changes(
+    context: dg.SensorEvaluationContext, propel_auth: PropelAuthApiKey, warehouse: Warehouse
+) -> dg.SensorResult | dg.SkipReason:
+    changes = _look(settings_of(warehouse, propel_auth))
+    known = json.loads(context.cursor) if context.cursor else {}
+    if known.get("version") == changes.version:
+        return dg.SkipReason(f"Nothing has changed: {changes.version}.")
+    # The time makes the key unique: a total may come back to a value it had before.
+    request = dg.RunRequest(job_name=refresh.name, run_key=f"{changes.version} at {time.time():.0f}")
+    return dg.SensorResult(run_requests=[request], cursor=json.dumps({"version": changes.version}))

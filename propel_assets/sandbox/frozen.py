@@ -1,0 +1,241 @@
+"""Frozen mode: ``user/query`` from disk, as fast as one core can send, for benchmarks.
+
+``freeze`` writes every user once, as the JSON of a page has it; ``serve_frozen`` cuts pages of any
+size out of that. Nothing changes, nothing else is answered. A folder holds
+
+- ``users.json``: the users in order of creation, ``org_id_to_org_info`` last, commas between;
+- ``index.bin``: for each user where it starts and where its ``org_id_to_org_info`` does, then the
+  end of the file (unsigned 64 bit);
+- ``active.bin``: the users by last activity, latest first (unsigned 32 bit);
+- ``about.json``: what ``freeze`` was told.
+"""
+
+import asyncio
+import json
+import math
+import os
+import signal
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from http import HTTPStatus
+from itertools import accumulate
+from pathlib import Path
+from random import Random
+from typing import Any, cast
+from urllib.parse import parse_qsl
+
+from propel_assets.sandbox.faults import TokenBucket
+from propel_assets.sandbox.interference import BACKEND
+from propel_assets.sandbox.pages import Paging
+from propel_assets.sandbox.parameters import Refusal, choice, flag, refuse
+from propel_assets.sandbox.people import DAY, Org, draw_org, draw_user
+from propel_assets.sandbox.roles import MAPPINGS, Membership, member_info
+from propel_assets.sandbox.running import listen, url_of
+from propel_assets.sandbox.seed import draw_moments, noon
+from propel_assets.sandbox.server import API_KEY
+
+USERS_PER_ORG = 20
+# how many orgs a user is in: 0, 1, 2, 3, 5; on average 1.5
+ORGS_PER_USER = (0.15, 0.45, 0.25, 0.1, 0.05)
+ROLE_WEIGHTS = (1, 5, 20, 40)  # of the four lowest roles, the lowest last
+USER_QUERY = f"{BACKEND}/user/query"
+AUTHORIZATION = f"authorization: bearer {API_KEY}".encode()
+ORG_MAP = '"org_id_to_org_info":'
+QUERY = {"page_size", "page_number", "order_by", "include_orgs"}
+ORDERS = ("CREATED_AT_ASC", "CREATED_AT_DESC", "LAST_ACTIVE_AT_DESC")
+
+
+def freeze(folder: Path, *, users: int, seed: int = 1, now: date = date(2026, 11, 24)) -> None:
+    """Write ``users`` users into ``folder``: 1.2 KB each, 1.5 memberships each.
+
+    Streams: what grows with the number of users are their moments and the index, 60 bytes each.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    index, active = array("Q"), array("q")
+    position = 0
+    with (folder / "users.json").open("wb") as file:
+        for own, memberships, last_active_at in _draw_users(seed=seed, now=noon(now), count=users):
+            index.extend((position, position + len(own)))
+            position += file.write(own + memberships)
+            active.append(last_active_at)
+    index.append(position)
+    (folder / "index.bin").write_bytes(index.tobytes())
+    latest_first = sorted(range(users), key=active.__getitem__, reverse=True)
+    (folder / "active.bin").write_bytes(array("I", latest_first).tobytes())
+    about = {"users": users, "seed": seed, "now": now.isoformat()}
+    (folder / "about.json").write_text(json.dumps(about))
+
+
+def _draw_users(*, seed: int, now: int, count: int) -> Iterator[tuple[bytes, bytes, int]]:
+    """Yield each user's own fields, memberships with a comma behind, and last activity."""
+    rng = Random(seed)  # noqa: S311 - reproducible people, no secrets
+    moments = draw_moments(rng, count, now)
+    orgs = [draw_org(rng, i, now - 700 * DAY) for i in range(1 + count // USERS_PER_ORG)]
+    weights = list(accumulate((rank + 1) ** -0.7 for rank in range(len(orgs))))
+    known: dict[tuple[str, str], str] = {}
+    for serial, at in enumerate(moments):
+        user = draw_user(rng, serial, at, domain=None, late=at > now - 90 * DAY)
+        user.wire["last_active_at"] = at + int((now - at) * rng.random())
+        wanted = rng.choices((0, 1, 2, 3, 5), ORGS_PER_USER)[0]
+        members = {}
+        for org in rng.choices(orgs, cum_weights=weights, k=wanted):
+            roles = MAPPINGS[org.role_mapping].roles
+            role = rng.choices(roles, ROLE_WEIGHTS[-len(roles) :])[0]
+            if (org.org_id, role) not in known:
+                known[org.org_id, role] = _member(org, role)
+            members[org.org_id] = known[org.org_id, role]
+        own = _compact(user.wire)[:-1] + ","
+        memberships = ORG_MAP + "{" + ",".join(members.values()) + "}},"
+        yield own.encode(), memberships.encode(), user.wire["last_active_at"]
+
+
+def _member(org: Org, role: str) -> str:
+    """Return ``"org_id": {...}`` for anyone who has this role in the org."""
+    info = member_info(Membership("", org.org_id, role, (), 0), org)
+    return f'"{org.org_id}":{_compact(info)}'
+
+
+def _compact(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+class FrozenUsers:
+    """The pages of a folder that ``freeze`` wrote."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the folder. Only the index is read into memory: 20 bytes for each user."""
+        self._index, self._active = array("Q"), array("I")
+        self._index.frombytes((folder / "index.bin").read_bytes())
+        self._active.frombytes((folder / "active.bin").read_bytes())
+        self._file = os.open(folder / "users.json", os.O_RDONLY)
+        self.total = len(self._active)
+
+    def page(self, query: dict[str, str]) -> bytes:
+        """Return the JSON of a page.
+
+        Raises:
+            Refusal: the query asks for something that was not frozen, or for nonsense.
+        """
+        for name in query.keys() - QUERY:
+            raise refuse(name, "was not frozen")
+        paging = Paging.read(query, {})
+        order_by, include_orgs = choice(query, "order_by", ORDERS), flag(query, "include_orgs")
+        wanted = paging.cut(range(self.total))
+        if order_by == "CREATED_AT_ASC" and include_orgs:
+            rows = self._read(2 * wanted[0], 2 * wanted[-1] + 2)[:-1] if wanted else b""
+        else:
+            rows = b",".join(self._user(i, include_orgs) for i in self._ordered(wanted, order_by))
+        envelope = _compact(paging.envelope("total_users", self.total))
+        return b'{"users":[' + rows + b"]," + envelope[1:].encode()
+
+    def _ordered(self, wanted: Sequence[int], order_by: str) -> Sequence[int]:
+        if order_by == "LAST_ACTIVE_AT_DESC":
+            return [self._active[i] for i in wanted]
+        if order_by == "CREATED_AT_DESC":
+            return [self.total - 1 - i for i in wanted]
+        return wanted
+
+    def _user(self, number: int, include_orgs: bool) -> bytes:
+        if include_orgs:
+            return self._read(2 * number, 2 * number + 2)[:-1]
+        return self._read(2 * number, 2 * number + 1)[:-1] + b"}"
+
+    def _read(self, first: int, last: int) -> bytes:
+        """Return the bytes between two entries of the index."""
+        start, end = self._index[first], self._index[last]
+        return os.pread(self._file, end - start, start)
+
+
+def serve_frozen(
+    folder: Path,
+    *,
+    port: int,
+    latency_ms: float = 0,
+    rate_limit: float | None = None,
+    retry_after: bool = False,
+    listening: Callable[[str], None],
+) -> None:
+    """Serve a frozen folder on 127.0.0.1 until SIGTERM or Ctrl-C.
+
+    Args:
+        folder: written by ``freeze``.
+        port: 0 for a free one.
+        latency_ms: each answer waits so long; answers do not wait for each other.
+        rate_limit: requests a second (token bucket), else 429.
+        retry_after: whether a 429 says when to come back, in seconds.
+        listening: called with the URL once connections are accepted.
+    """
+    gate = Gate(latency_ms, TokenBucket(rate_limit) if rate_limit else None, retry_after)
+    asyncio.run(_serve(FrozenUsers(folder), gate, port, listening))
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What every request has to pass."""
+
+    latency_ms: float
+    bucket: TokenBucket | None
+    retry_after: bool
+
+
+async def _serve(
+    users: FrozenUsers, gate: Gate, port: int, listening: Callable[[str], None]
+) -> None:
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    listener = listen(port)
+    server = await loop.create_server(lambda: _Connection(users, gate), sock=listener)
+    listening(url_of(listener))
+    await stop.wait()
+    server.close()
+
+
+class _Connection(asyncio.Protocol):
+    """One client that sends GET requests and keeps its connection."""
+
+    def __init__(self, users: FrozenUsers, gate: Gate) -> None:
+        self._users, self._gate = users, gate
+        self._received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember where to write."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Answer each request that is complete."""
+        *requests, self._received = (self._received + data).split(b"\r\n\r\n")
+        for request in requests:
+            answer = self._answer(request)
+            if self._gate.latency_ms:
+                loop = asyncio.get_running_loop()
+                loop.call_later(self._gate.latency_ms / 1000, self._transport.write, answer)
+            else:
+                self._transport.write(answer)
+
+    def _answer(self, request: bytes) -> bytes:
+        line, _, headers = request.partition(b"\r\n")
+        method, _, target = line.decode("latin-1").removesuffix(" HTTP/1.1").partition(" ")
+        path, _, query = target.partition("?")
+        wait = self._gate.bucket.take() if self._gate.bucket else 0.0
+        if wait:
+            hint = f"retry-after: {math.ceil(wait)}\r\n" if self._gate.retry_after else ""
+            return _response(429, b"Rate limit exceeded", hint)
+        if AUTHORIZATION not in headers.lower():
+            return _response(401, b"Unauthorized")
+        if method != "GET" or path != USER_QUERY:
+            return _response(404, b"Not Found")
+        try:
+            return _response(200, self._users.page(dict(parse_qsl(query))))
+        except Refusal as refusal:
+            return _response(400, json.dumps(refusal.body).encode())
+
+
+def _response(status: int, body: bytes, headers: str = "") -> bytes:
+    head = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n{headers}\r\n"
+    )
+    return head.encode() + body

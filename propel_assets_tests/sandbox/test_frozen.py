@@ -1,0 +1,137 @@
+"""Frozen mode: the same answers as the live server, from files that stay the same."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from propel_assets.sandbox.frozen import freeze
+
+USERS = "/api/backend/v1/user/query"
+COUNT = 250
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("frozen")
+    freeze(folder, users=COUNT, seed=3, now=date(2026, 11, 24))
+    return folder
+
+
+@contextmanager
+def served(folder: Path, **settings: Any) -> Iterator[httpx.Client]:
+    """Serve ``folder`` in a process of its own; yield a client that sends the key."""
+    code = (
+        "from pathlib import Path; from propel_assets.sandbox.frozen import serve_frozen;"
+        f"serve_frozen(Path({str(folder)!r}), port=0, **{settings!r},"
+        " listening=lambda url: print(url, flush=True))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None
+        url = server.stdout.readline().strip()
+        headers = {"Authorization": "Bearer sandbox-api-key"}
+        with httpx.Client(base_url=url, headers=headers) as client:
+            yield client
+        server.terminate()
+        assert server.wait(timeout=30) == 0
+
+
+@pytest.fixture(scope="module")
+def frozen(folder) -> Iterator[httpx.Client]:
+    with served(folder) as client:
+        yield client
+
+
+@pytest.fixture
+def page(frozen) -> Callable[..., dict[str, Any]]:
+    def ask(**query: Any) -> dict[str, Any]:
+        return frozen.get(USERS, params=query).raise_for_status().json()
+
+    return ask
+
+
+@pytest.fixture
+def everyone(page) -> list[dict[str, Any]]:
+    pages = [page(page_size=100, page_number=n, include_orgs="true") for n in range(3)]
+    assert [p["has_more_results"] for p in pages] == [True, True, False]
+    assert [p["current_page"] for p in pages] == [0, 1, 2]
+    assert {p["total_users"] for p in pages} == {COUNT}
+    return [user for p in pages for user in p["users"]]
+
+
+def test_every_user_is_on_one_page(everyone, page) -> None:
+    assert len({user["user_id"] for user in everyone}) == COUNT
+    created = [user["created_at"] for user in everyone]
+    assert created == sorted(created)
+    small = [user for n in range(25) for user in page(page_number=n, include_orgs="true")["users"]]
+    assert small == everyone
+
+
+def test_users_look_as_those_of_the_live_server(everyone, read_all) -> None:
+    live = read_all("user/query", "users", include_orgs="true")
+    shapes = [{name for user in users for name in user} for users in (everyone, live)]
+    assert shapes[1] - shapes[0] <= {"legacy_user_id", "impersonator_user_id"}
+    assert shapes[0] <= shapes[1]
+    members = [m for user in everyone for m in user["org_id_to_org_info"].values()]
+    live_members = [m for user in live for m in user["org_id_to_org_info"].values()]
+    assert {frozenset(m) - {"legacy_org_id"} for m in members} == {
+        frozenset(m) - {"legacy_org_id"} for m in live_members
+    }
+    assert 1.2 < len(members) / COUNT < 1.6
+    assert all(user["created_at"] <= user["last_active_at"] for user in everyone)
+
+
+def test_other_orders_and_plain_users(everyone, page) -> None:
+    newest = page(order_by="CREATED_AT_DESC", page_size=100, page_number=2, include_orgs="true")
+    assert newest["users"] == everyone[:50][::-1]
+    active = page(order_by="LAST_ACTIVE_AT_DESC", page_size=100, include_orgs="true")["users"]
+    moments = sorted((user["last_active_at"] for user in everyone), reverse=True)
+    assert [user["last_active_at"] for user in active] == moments[:100]
+    plain = page(page_number=1)["users"]
+    without = [{k: v for k, v in u.items() if k != "org_id_to_org_info"} for u in everyone[10:20]]
+    assert plain == without
+
+
+def test_a_page_is_clamped_and_there_is_nothing_behind_the_last(page) -> None:
+    assert page(page_size=1000)["page_size"] == 100
+    behind = page(page_number=99, include_orgs="true")
+    assert (behind["users"], behind["has_more_results"]) == ([], False)
+
+
+def test_it_refuses_as_the_live_server_does(frozen) -> None:
+    assert frozen.get(USERS, params={"page_size": "x"}).status_code == 400
+    assert frozen.get(USERS, params={"include_orgs": "yes"}).status_code == 400
+    assert frozen.get(USERS, params={"legacy_user_id": "1"}).json() == {
+        "legacy_user_id": ["was not frozen"]
+    }
+    assert frozen.get(USERS, headers={"Authorization": "Bearer wrong"}).status_code == 401
+    assert frozen.get("/api/backend/v1/org/query").status_code == 404
+    assert frozen.post(USERS).status_code == 404
+
+
+def test_the_files_are_the_same_again(folder, tmp_path) -> None:
+    freeze(tmp_path, users=COUNT, seed=3, now=date(2026, 11, 24))
+    for file in folder.iterdir():
+        assert file.read_bytes() == (tmp_path / file.name).read_bytes()
+
+
+def test_nobody_can_be_frozen(tmp_path) -> None:
+    freeze(tmp_path, users=0)
+    with served(tmp_path) as client:
+        answer = client.get(USERS, params={"include_orgs": "true"}).json()
+    assert (answer["users"], answer["total_users"]) == ([], 0)
+
+
+def test_latency_and_rate_limit(folder) -> None:
+    with served(folder, latency_ms=1, rate_limit=0.001, retry_after=True) as client:
+        answers = [client.get(USERS) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 429]
+    assert 990 <= int(answers[1].headers["retry-after"]) <= 1000
