@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 from propel_assets.sandbox.people import DAY, Org, User, draw_uuid
-from propel_assets.sandbox.roles import MAPPINGS, Membership
+from propel_assets.sandbox.roles import MAPPINGS, MULTI_ROLE, Membership
 
 INVITE_DAYS = 5
 GROUP_NAMES = ("Everyone", "Admins", "Contractors", "日本チーム", "R&D / Labs")
@@ -98,6 +98,7 @@ def _draw_invites(
     rng: Random, org: Org, emails: dict[str, str], now: int
 ) -> Iterator[dict[str, Any]]:
     """Yield an org's pending invites. No inviter: invited through the API."""
+    mapping = MAPPINGS[org.role_mapping]
     for serial in range(int(rng.random() ** 2 * 5) if emails else 0):
         inviter = rng.choice(list(emails)) if rng.random() < 0.8 else None
         created_at = now - int(rng.random() * INVITE_DAYS * DAY)
@@ -105,8 +106,8 @@ def _draw_invites(
             "invitee_email": f"guest.{serial}@{org.wire.get('domain', 'mail.example')}",
             "org_id": org.org_id,
             "org_name": org.wire["name"],
-            "role_in_org": MAPPINGS[org.role_mapping].roles[-1],
-            "additional_roles_in_org": [],
+            "role_in_org": mapping.roles[-1],
+            "additional_roles_in_org": [mapping.roles[1]] * (mapping.structure == MULTI_ROLE),
             "created_at": created_at,
             "expires_at": created_at + INVITE_DAYS * DAY,
             "inviter_email": emails[inviter] if inviter else None,

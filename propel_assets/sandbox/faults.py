@@ -3,7 +3,7 @@
 A switch has a name, a value, and three limits: ``requests`` (only the next so many), ``path`` (only
 paths that begin so), ``share`` (only this share of requests, drawn from the seed). Which switches
 strike a request is decided once, when it comes in. What a strike does is in ``interference.py``
-(the answer as a whole), ``pages.py`` (paging) and ``server.py`` (fields).
+(the answer as a whole, features), ``running.py`` (people), ``pages.py`` and ``calls.py`` (fields).
 """
 
 import json
@@ -58,6 +58,19 @@ DEFAULTS: dict[str, Any] = {
     "api_keys_off": 403,
     "scim_off": 403,
     "unknown_field": ["users", "orgs", "memberships"],
+}
+# switches whose value is a number, and the smallest one that makes sense
+NUMBERS = {
+    "latency_ms": 0,
+    "rate_limit": 1e-9,
+    "slow_body_ms": 0,
+    "page_size_cap": 1,
+    "repeated_page": 0,
+    "delete_every": 1,
+    "signup_every": 1,
+    **dict.fromkeys(("server_error", "html"), 200),
+    **dict.fromkeys(("orgs_off", "include_orgs_off"), 400),
+    **dict.fromkeys(("insights_off", "api_keys_off", "scim_off"), 400),
 }
 
 Struck = Mapping[str, Any]
@@ -117,11 +130,13 @@ class Faults:
         """Switch ``name`` on. True stands for its default value.
 
         Raises:
-            ValueError: no switch has this name.
+            ValueError: no switch has this name, or its value has to be a number and is not.
         """
         if name not in SWITCHES:
             raise ValueError(f"no fault is named {name!r}; there are: {', '.join(SWITCHES)}")
         value = DEFAULTS.get(name, value) if value is True else value
+        if name in NUMBERS and (type(value) not in (int, float) or value < NUMBERS[name]):
+            raise ValueError(f"fault {name} needs a number from {NUMBERS[name]}, not {value!r}")
         with self._lock:
             self._on[name] = Fault(value, requests, path, share)
             self._counts[name] = 0

@@ -50,7 +50,8 @@ ORDERS = ("CREATED_AT_ASC", "CREATED_AT_DESC", "LAST_ACTIVE_AT_DESC")
 def freeze(folder: Path, *, users: int, seed: int = 1, now: date = date(2026, 11, 24)) -> None:
     """Write ``users`` users into ``folder``: 1.2 KB each, 1.5 memberships each.
 
-    Streams: what grows with the number of users are their moments and the index, 60 bytes each.
+    Streams: in memory are the orgs (one for 20 users), the moments and the index, some 300 bytes
+    for each user.
     """
     folder.mkdir(parents=True, exist_ok=True)
     index, active = array("Q"), array("q")
@@ -155,7 +156,7 @@ def serve_frozen(
     latency_ms: float = 0,
     rate_limit: float | None = None,
     retry_after: bool = False,
-    listening: Callable[[str], None],
+    on_ready: Callable[[str], None],
 ) -> None:
     """Serve a frozen folder on 127.0.0.1 until SIGTERM or Ctrl-C.
 
@@ -165,10 +166,10 @@ def serve_frozen(
         latency_ms: each answer waits so long; answers do not wait for each other.
         rate_limit: requests a second (token bucket), else 429.
         retry_after: whether a 429 says when to come back, in seconds.
-        listening: called with the URL once connections are accepted.
+        on_ready: called with the URL once connections are accepted.
     """
     gate = Gate(latency_ms, TokenBucket(rate_limit) if rate_limit else None, retry_after)
-    asyncio.run(_serve(FrozenUsers(folder), gate, port, listening))
+    asyncio.run(_serve(FrozenUsers(folder), gate, port, on_ready))
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,14 +182,14 @@ class Gate:
 
 
 async def _serve(
-    users: FrozenUsers, gate: Gate, port: int, listening: Callable[[str], None]
+    users: FrozenUsers, gate: Gate, port: int, on_ready: Callable[[str], None]
 ) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     listener = listen(port)
     server = await loop.create_server(lambda: _Connection(users, gate), sock=listener)
-    listening(url_of(listener))
+    on_ready(url_of(listener))
     await stop.wait()
     server.close()
 

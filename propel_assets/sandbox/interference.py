@@ -61,7 +61,7 @@ def _ends(transport: BaseTransport) -> tuple[tuple[str, int], tuple[str, int]]:
 
 
 class Interference:
-    """Counts each request to the API and lets the faults strike it."""
+    """Lets the faults strike each request to the API, before it is answered and while."""
 
     def __init__(
         self,

@@ -114,14 +114,14 @@ class Sandbox:
         self._stop()
         self._thread.join()
 
-    async def run(self, listening: Callable[[str], None]) -> None:
-        """Listen and answer until SIGTERM or Ctrl-C. Calls ``listening(url)`` once it listens."""
+    async def run(self, on_ready: Callable[[str], None]) -> None:
+        """Listen and answer until SIGTERM or Ctrl-C. Calls ``on_ready(url)`` once it listens."""
         listener = listen(self._port)
         self.url = url_of(listener)
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        listening(self.url)
+        on_ready(self.url)
         await self._answer(listener, stop)
 
     async def _answer(self, listener: socket.socket, stop: asyncio.Event) -> None:
@@ -165,7 +165,7 @@ def serve(
     seed: int,
     now: date,
     faults: Iterable[str] = (),
-    listening: Callable[[str], None],
+    on_ready: Callable[[str], None],
 ) -> None:
     """Serve a sandbox until SIGTERM or Ctrl-C.
 
@@ -176,11 +176,11 @@ def serve(
         seed: see ``Sandbox``.
         now: see ``Sandbox``.
         faults: see ``Sandbox``.
-        listening: called with the URL once connections are accepted.
+        on_ready: called with the URL once connections are accepted.
 
     Raises:
         OSError: the port is taken.
         ValueError: a fault does not exist.
     """
     sandbox = Sandbox(users=users, orgs=orgs, seed=seed, now=now, faults=faults, port=port)
-    asyncio.run(sandbox.run(listening))
+    asyncio.run(sandbox.run(on_ready))

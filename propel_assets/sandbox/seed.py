@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
+from functools import cache
 from itertools import accumulate
 from random import Random
 from typing import Literal
@@ -27,6 +28,7 @@ ORGS_PER_USER = (0.12, 0.44, 0.26, 0.12, 0.06)
 HABITS = (0, 1, 1, 2, 2, 2, 3, 3, 5, 6)
 # who came back was not seen from the first to the second of these days ago
 ABSENCE_DAYS = (62, 6)
+SEATS = 50  # an org that outgrows its limit raises it in steps of so many
 QUIET_ORGS = 12  # one org in so many, a small one, had no member who was seen meanwhile
 
 Kind = Literal[
@@ -161,7 +163,8 @@ def _live(rng: Random, script: Script, user: User, end: int | None) -> None:
     last = (script.now if end is None else end) // DAY - script.first_day
     if rng.random() < 0.4:  # lost interest
         last = min(last, first + int(rng.expovariate(1 / 90)))
-    activity = 1 << first | _draw_days(rng, last - first) << first + 1
+    days = _draw_days(rng, last - first) << first + 1
+    activity = 1 << first | days & (_weekdays(script.first_day) | rng.getrandbits(last + 1))
     if end is None and rng.random() < 0.04:  # came back
         gone, back = ABSENCE_DAYS
         activity &= (1 << max(first + 1, HISTORY_DAYS - gone)) - 1
@@ -178,6 +181,13 @@ def _draw_days(rng: Random, count: int) -> int:
     for _ in range(HABITS[int(rng.random() * len(HABITS))]):
         days &= rng.getrandbits(count)
     return days
+
+
+@cache
+def _weekdays(first_day: int) -> int:
+    """Return the bits of every Monday to Friday of the history. 1970-01-01 was a Thursday."""
+    days = range(HISTORY_DAYS + 1)
+    return sum(1 << day for day in days if (first_day + day + 3) % 7 < 5)
 
 
 def last_seen(user: User, *, first_day: int, now: int) -> int:
@@ -269,6 +279,10 @@ def _write_memberships(rng: Random, script: Script, spells: list[_Spell]) -> Non
         script.events += _draw_role_change(rng, spell, joined)
         if spell.leaves:
             script.events.append(Event(spell.end, "left_org", spell.user_id, spell.org.org_id))
+    for org_id, members in earlier.items():
+        wire = script.orgs[org_id].wire
+        if wire.get("max_users", len(members)) < len(members):
+            wire["max_users"] = -(-len(members) // SEATS) * SEATS
 
 
 def _draw_role_change(rng: Random, spell: _Spell, joined: Event) -> Iterator[Event]:
@@ -292,8 +306,9 @@ def _draw_role(rng: Random, org: Org, *, first: bool) -> tuple[str, tuple[str, .
     """Return a role and additional roles. The first member of an org owns it."""
     mapping = MAPPINGS[org.role_mapping]
     roles = mapping.roles
-    # Most hold the lowest role: 1/8 of the draws reach one step higher, 1/64 two.
-    step = next(i for i in range(9) if rng.random() > 0.15 or i == len(roles) - 1)
+    step = 0
+    while step < len(roles) - 1 and rng.random() < 0.15:
+        step += 1
     role = roles[0] if first else roles[-1 - step]
     if mapping.structure != MULTI_ROLE or rng.random() < 0.5:
         return role, ()

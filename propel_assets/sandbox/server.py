@@ -15,12 +15,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from propel_assets.sandbox.calls import Call
 from propel_assets.sandbox.documents import PUBLIC_KEY_PEM, jwks, openid_configuration
-from propel_assets.sandbox.endpoints import Call, Endpoints
 from propel_assets.sandbox.faults import Faults, Struck
+from propel_assets.sandbox.insight_endpoints import InsightEndpoints
 from propel_assets.sandbox.interference import BACKEND, CONTROL_PATH, Interference
+from propel_assets.sandbox.org_endpoints import OrgEndpoints
 from propel_assets.sandbox.parameters import Refusal, refuse
 from propel_assets.sandbox.store import Store
+from propel_assets.sandbox.user_endpoints import UserEndpoints
 
 API_KEY = "sandbox-api-key"
 USER_TOKEN = "sandbox-user-token"  # noqa: S105 - opens nothing but this sandbox
@@ -38,75 +41,91 @@ def build_app(
         faults: the switches, which may change while the app answers.
         arrived: told of each request to the API before it is answered.
     """
-    endpoints = Endpoints(store)
     control = [
         Route(CONTROL_PATH, _status(store, faults)),
         Route(f"{CONTROL_PATH}/faults", _switches(faults), methods=["GET", "POST"]),
     ]
-    public = [
-        _route(store, "/.well-known/jwks.json", lambda _: jwks(), token=None),
-        _route(
-            store,
-            "/.well-known/openid-configuration",
-            lambda call: openid_configuration(call.base_url),
-            token=None,
-        ),
-        _route(store, "/propelauth/oauth/userinfo", endpoints.userinfo, token=USER_TOKEN),
-        _route(
-            store,
-            "/api/v1/token_verification_metadata",
-            lambda _: {"verifier_key_pem": PUBLIC_KEY_PEM},
-        ),
+    api = [
+        _route(store, path, handler, token=token, methods=methods or ["GET"])
+        for token, routes in _routes(store).items()
+        for path, handler, *methods in routes
     ]
-    backend = [
-        _route(store, f"{BACKEND}/{path}", handler, methods=methods)
-        for path, handler, *methods in _backend_routes(endpoints)
-    ]
-    app = Starlette(routes=[*control, *public, *backend])
-    return Interference(app, faults, arrived)
+    return Interference(Starlette(routes=[*control, *api]), faults, arrived)
 
 
-def _backend_routes(endpoints: Endpoints) -> list[tuple[Any, ...]]:
-    """Return (path, handler, methods if not GET). The first path that fits is taken."""
+def _routes(store: Store) -> dict[str | None, list[tuple[Any, ...]]]:
+    """Return (path, handler, methods if not GET) by the bearer token needed."""
+    backend = [*_user_routes(store), *_org_routes(store), *_insight_routes(store)]
+    return {
+        None: [
+            ("/.well-known/openid-configuration", lambda call: openid_configuration(call.base_url)),
+            ("/.well-known/jwks.json", lambda _: jwks()),
+        ],
+        USER_TOKEN: [("/propelauth/oauth/userinfo", UserEndpoints(store).userinfo)],
+        API_KEY: [
+            (
+                "/api/v1/token_verification_metadata",
+                lambda _: {"verifier_key_pem": PUBLIC_KEY_PEM},
+            ),
+            (
+                f"{BACKEND}/token_verification_metadata",
+                lambda _: {"public_key_pem": PUBLIC_KEY_PEM},
+            ),
+            *((f"{BACKEND}/{path}", handler, *methods) for path, handler, *methods in backend),
+        ],
+    }
+
+
+def _user_routes(store: Store) -> list[tuple[Any, ...]]:
+    """Return the routes about users. The first path that fits is taken."""
+    users = UserEndpoints(store)
     return [
-        ("user/query", endpoints.user_query),
-        ("user/email", endpoints.user_by_email),
-        ("user/username", endpoints.user_by_username),
-        ("user/user_ids", endpoints.users_by_ids, "POST"),
-        ("user/emails", endpoints.users_by_emails, "POST"),
-        ("user/usernames", endpoints.users_by_usernames, "POST"),
-        ("user/org/{org_id}", endpoints.users_in_org),
-        ("user/{user_id}", endpoints.user_by_id),
-        ("user/{user_id}/signup_query_parameters", endpoints.signup_query_parameters),
-        ("user/{user_id}/mfa", endpoints.mfa),
-        ("user/{user_id}/oauth_token", endpoints.oauth_tokens),
-        ("user/{user_id}/{provider}/fresh_token", endpoints.fresh_token),
-        ("org/query", endpoints.org_query, "GET", "POST"),
-        ("org/{org_id}", endpoints.org_by_id),
-        ("custom_role_mappings", endpoints.custom_role_mappings),
-        ("pending_org_invites", endpoints.pending_org_invites),
-        ("saml_sp_metadata/{org_id}", endpoints.saml_sp_metadata),
-        ("end_user_api_keys", endpoints.api_keys),
-        ("end_user_api_keys/archived", endpoints.archived_api_keys),
-        ("end_user_api_keys/usage", endpoints.api_key_usage),
-        ("end_user_api_keys/{api_key_id}", endpoints.api_key),
-        ("employee/{employee_id}", endpoints.employee),
-        ("scim/{org_id}/groups", endpoints.scim_groups),
-        ("scim/{org_id}/groups/{group_id}", endpoints.scim_group),
-        ("user_report/{report_type}", endpoints.user_report),
-        ("org_report/{report_type}", endpoints.org_report),
-        ("chart_metrics/{metric}", endpoints.chart_metrics),
-        ("token_verification_metadata", lambda _: {"public_key_pem": PUBLIC_KEY_PEM}),
+        ("user/query", users.user_query),
+        ("user/email", users.user_by_email),
+        ("user/username", users.user_by_username),
+        ("user/user_ids", users.users_by_ids, "POST"),
+        ("user/emails", users.users_by_emails, "POST"),
+        ("user/usernames", users.users_by_usernames, "POST"),
+        ("user/org/{org_id}", users.users_in_org),
+        ("user/{user_id}", users.user_by_id),
+        ("user/{user_id}/signup_query_parameters", users.signup_query_parameters),
+        ("user/{user_id}/mfa", users.mfa),
+        ("user/{user_id}/oauth_token", users.oauth_tokens),
+        ("user/{user_id}/{provider}/fresh_token", users.fresh_token),
+        ("employee/{employee_id}", users.employee),
+    ]
+
+
+def _org_routes(store: Store) -> list[tuple[Any, ...]]:
+    """Return the routes about orgs and what is theirs. The first path that fits is taken."""
+    orgs = OrgEndpoints(store)
+    return [
+        ("org/query", orgs.org_query, "GET", "POST"),
+        ("org/{org_id}", orgs.org_by_id),
+        ("custom_role_mappings", orgs.custom_role_mappings),
+        ("pending_org_invites", orgs.pending_org_invites),
+        ("saml_sp_metadata/{org_id}", orgs.saml_sp_metadata),
+        ("end_user_api_keys", orgs.api_keys),
+        ("end_user_api_keys/archived", orgs.archived_api_keys),
+        ("end_user_api_keys/usage", orgs.api_key_usage),
+        ("end_user_api_keys/{api_key_id}", orgs.api_key),
+        ("scim/{org_id}/groups", orgs.scim_groups),
+        ("scim/{org_id}/groups/{group_id}", orgs.scim_group),
+    ]
+
+
+def _insight_routes(store: Store) -> list[tuple[Any, ...]]:
+    """Return the routes of User Insights."""
+    insights = InsightEndpoints(store)
+    return [
+        ("user_report/{report_type}", insights.user_report),
+        ("org_report/{report_type}", insights.org_report),
+        ("chart_metrics/{metric}", insights.chart_metrics),
     ]
 
 
 def _route(
-    store: Store,
-    path: str,
-    handler: Handler,
-    *,
-    token: str | None = API_KEY,
-    methods: list[str] | None = None,
+    store: Store, path: str, handler: Handler, *, token: str | None, methods: list[str]
 ) -> Route:
     """Return a route that checks the bearer token, calls ``handler`` and answers in JSON."""
 
@@ -122,11 +141,15 @@ def _route(
                 return Response(status_code=refusal.status)
             return JSONResponse(refusal.body, refusal.status)
 
-    return Route(path, endpoint, methods=methods or ["GET"])
+    return Route(path, endpoint, methods=methods)
 
 
 async def _read_call(request: Request) -> Call:
-    """Return the request as the endpoints see it. Of a body's keys, each is a parameter, too."""
+    """Return the request as the endpoints see it.
+
+    Raises:
+        Refusal: a body is not a JSON object.
+    """
     body: Any = {}
     if request.method == "POST":
         try:

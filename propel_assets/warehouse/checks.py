@@ -212,3 +212,15 @@ def _shown(table: Table, columns: Sequence[str], values: Sequence[Any]) -> str:
         for name, value in zip(columns, values, strict=True)
     ]
     return ", ".join(shown)
+
+
+def last_findings(warehouse: Warehouse, table: Table) -> tuple[int, int]:
+    """Return how many of the last checks of ``table`` passed, and how many there were."""
+    latest: dict[str, bool] = {}
+    sql = (
+        f"SELECT check_name, passed FROM {warehouse.table(CHECK_LOG.name)} "  # noqa: S608 - a quoted name
+        "WHERE table_name = %s ORDER BY checked_at"
+    )
+    for name, passed in warehouse.rows(sql, table.name):
+        latest[name] = bool(passed)
+    return sum(latest.values()), len(latest)

@@ -30,7 +30,7 @@ def served(folder: Path, **settings: Any) -> Iterator[httpx.Client]:
     code = (
         "from pathlib import Path; from propel_assets.sandbox.frozen import serve_frozen;"
         f"serve_frozen(Path({str(folder)!r}), port=0, **{settings!r},"
-        " listening=lambda url: print(url, flush=True))"
+        " on_ready=lambda url: print(url, flush=True))"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True

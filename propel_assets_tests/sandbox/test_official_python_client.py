@@ -9,7 +9,7 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import date
 from enum import Enum
 from typing import Any
@@ -244,7 +244,7 @@ def test_the_known_bug_of_the_client_is_still_there(auth, cases) -> None:
 
 
 def test_the_async_client_reads(client_url, sandbox, cases, plain_answer) -> None:
-    async def read_everything() -> Iterator[tuple[str, Any]]:
+    async def read_everything() -> list[tuple[str, Any]]:
         async with propelauth_py.init_base_async_auth(client_url, sandbox.api_key) as auth:
             functions = {name: getattr(auth, name) for name in FUNCTIONS}
             assert all(map(inspect.iscoroutinefunction, functions.values()))

@@ -98,6 +98,13 @@ def test_the_crowd_grows_and_prefers_weekdays(crowd) -> None:
     weekdays = Counter(datetime.fromtimestamp(at, UTC).weekday() for at in signed_up)
     assert max(weekdays[5], weekdays[6]) < min(weekdays[day] for day in range(5))
     assert max(signed_up) <= crowd.now
+    quarter = insights.chart_metrics(
+        crowd, "active_users", "Daily", NOW - timedelta(days=90), NOW - timedelta(days=1)
+    )
+    active = Counter()
+    for point in quarter:
+        active[date.fromisoformat(point["date"]).weekday()] += point["result"]
+    assert max(active[5], active[6]) < min(active[day] for day in range(5))
 
 
 def test_imports_tie_across_pages_and_only_late_ones_have_legacy_ids(crowd) -> None:
@@ -119,6 +126,8 @@ def test_orgs_have_a_long_tail_and_some_are_empty(crowd) -> None:
     assert any(not orgs for orgs in crowd.of_user.values())
     assert any(len(orgs) > 3 for orgs in crowd.of_user.values())
     assert 1.2 < sum(sizes) / len(crowd.users) < 1.8
+    for org_id, members in crowd.of_org.items():
+        assert len(members) <= crowd.orgs[org_id].wire.get("max_users", len(members))
     owners = Counter(m.role for members in crowd.of_org.values() for m in members.values())
     assert owners["Owner"] < owners["Admin"] + owners["Member"]
 
@@ -155,9 +164,9 @@ def test_activity_follows_sign_up(crowd) -> None:
 
 def assert_history_explains(store: Store) -> None:
     """Replay the history by hand and compare with the state."""
-    users: set[str] = set()
-    orgs: set[str] = set()
-    roles: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {}
+    users: set[str | None] = set()
+    orgs: set[str | None] = set()
+    roles: dict[tuple[str | None, str | None], tuple[str | None, tuple[str, ...]]] = {}
     assert all(a.at <= b.at for a, b in pairwise(store.history))
     for event in store.history:
         pair = (event.user_id, event.org_id)
@@ -260,7 +269,7 @@ def _joined_and_left(store: Store, since: int) -> tuple[Counter[str], Counter[st
         for member in members.values()
         if member.joined_at > since
     )
-    left = Counter(m.org_id for m in store.past_memberships if m.left_at > since)
+    left = Counter(m.org_id for m in store.past_memberships if m.left_at and m.left_at > since)
     return joined, left
 
 
@@ -280,6 +289,23 @@ def test_the_seeded_insights_agree_with_the_users(crowd) -> None:
         assert insights.org_report(crowd, report_type, "30")
     assert insights.org_report(crowd, "reengagement", "Monthly")
     assert insights.org_report(crowd, "churn", "7")
+
+
+def test_an_org_is_active_only_while_its_active_users_are_members() -> None:
+    store = build(10, 0)
+    user_id, org_id = store.add_user(), store.add_org()
+    for step in ("before", "member", "after"):
+        store.advance(days=1)
+        if step == "member":
+            store.add_membership(user_id, org_id)
+        elif step == "after":
+            store.remove_membership(user_id, org_id)
+            store.advance(days=1)
+        store.touch_user(user_id)
+    points = insights.chart_metrics(
+        store, "active_orgs", "Daily", NOW + timedelta(days=1), NOW + timedelta(days=4)
+    )
+    assert [point["result"] for point in points] == [0, 1, 0, 0]
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -1,0 +1,299 @@
+"""The way in for people. Each command imports what it needs, so that `--help` answers at once.
+
+Exit status: 0 done, 1 not done (the reason is on stderr), 2 wrong usage, 3 a check failed.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from propel_assets import __version__
+from propel_assets.errors import PropelError
+from propel_assets.source.tables import BY_NAME, SCANS, TABLES, Table, tables_of
+
+if TYPE_CHECKING:
+    from propel_assets.settings import Settings
+    from propel_assets.warehouse.checks import Finding
+
+CHECK_FAILED = 3
+LOADABLE = click.Choice([table.name for table in TABLES], case_sensitive=False)
+
+
+class PropelGroup(click.Group):
+    """Prints an error of ours as one sentence and exits with 1. Anything else is a bug: it keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except PropelError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(
+    cls=PropelGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Try it without an account: propel-assets demo",
+)
+@click.version_option(__version__, prog_name="propel-assets")
+def main() -> None:
+    """PropelAuth in your warehouse: complete, checked, as Dagster assets.
+
+    \b
+    Examples:
+      propel-assets demo                      load a PropelAuth on this machine, through Dagster
+      propel-assets load                      load everything from the PropelAuth of PROPELAUTH_AUTH_URL
+      propel-assets load user_query           load one table, and those read together with it
+      propel-assets status                    what is in the warehouse, how old, last checks
+    """
+
+
+# --- load, check, status, tables: plain dlt and SQL, without Dagster ---
+
+
+@main.command()
+@click.argument("tables", nargs=-1, type=LOADABLE)
+@click.option("--user-id", "user_ids", multiple=True, help="Look this user up into user_by_id. Repeatable.")
+@click.option("--email", "emails", multiple=True, help="Look this user up into user_by_email. Repeatable.")
+@click.option("--username", "usernames", multiple=True, help="Look this user up into user_by_username. Repeatable.")
+@click.option("--usage-per-key", is_flag=True, help="Count API key usage per key too: keys x days requests.")
+def load(
+    tables: tuple[str, ...],
+    user_ids: tuple[str, ...],
+    emails: tuple[str, ...],
+    usernames: tuple[str, ...],
+    usage_per_key: bool,
+) -> None:
+    """Load TABLES (default: all that are on by default), then examine them.
+
+    Tables that are read together are loaded together. A table that cannot be loaded keeps its last good rows and does
+    not stop the others.
+
+    \b
+    Examples:
+      propel-assets load
+      propel-assets load user_query org_membership
+      propel-assets load user_by_email --email someone@example.com
+      PROPELAUTH_DESTINATION=postgres propel-assets load
+    """
+    from propel_assets.settings import connected, load_settings
+    from propel_assets.source.readers import ReadOptions
+    from propel_assets.warehouse.load import load_scan
+    from propel_assets.warehouse.query import opened
+
+    settings = connected(load_settings())
+    options = ReadOptions(user_ids, emails, usernames, usage_per_key)
+    scans = _scans_of(tables)
+    failures: list[str] = []
+    findings: list[Finding] = []
+    with _progress() as (progress, say):
+        for scan in scans:
+            try:
+                loaded = load_scan(scan, settings, options=options, progress=progress, say=say)
+            except PropelError as error:
+                failures.append(str(error))
+                say(f"{', '.join(t.name for t in tables_of(scan))}: not loaded. {error}")
+                continue
+            for report in loaded.reports:
+                what = f"skipped. {report.reason}" if report.skipped else f"{report.rows_read:,} rows, {report.verdict}"
+                say(f"{report.table_name}: {what}")
+    done = [table for scan in scans for table in tables_of(scan)]
+    if len(failures) < len(scans):
+        with opened(settings) as warehouse:
+            findings = _examine(warehouse, done)
+    _show_failed(findings)
+    if failures:
+        raise click.ClickException(f"{len(failures)} of {len(scans)} scans not loaded. First: {failures[0]}")
+    _exit_by(findings)
+
+
+def _scans_of(names: Sequence[str]) -> list[str]:
+    """Return the scans that read ``names``, or all that are on by default."""
+    wanted = {BY_NAME[name].scan for name in names} if names else {t.scan for t in TABLES if t.default}
+    return [scan for scan in SCANS if scan in wanted]
+
+
+@contextmanager
+def _progress() -> Iterator[tuple[Callable[[str, int, int | None], None], Callable[[str], None]]]:
+    """Give a progress bar on a terminal, and plain lines elsewhere."""
+    if not click.get_text_stream("stderr").isatty():
+        yield lambda *_: None, lambda text: click.echo(text, err=True)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True, highlight=False)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def progress(table: str, rows: int, total: int | None) -> None:
+            if table not in tasks:
+                tasks[table] = bar.add_task(table, total=total)
+            bar.update(tasks[table], completed=rows, total=total)
+
+        yield progress, lambda text: console.print(text, markup=False, soft_wrap=True)
+
+
+@main.command()
+@click.argument("tables", nargs=-1, type=LOADABLE)
+def check(tables: tuple[str, ...]) -> None:
+    """Examine TABLES (default: all) in the warehouse, without loading. Exits with 3 when a check fails.
+
+    \b
+    Examples:
+      propel-assets check
+      propel-assets check org_membership
+    """
+    from propel_assets.settings import load_settings
+    from propel_assets.warehouse.query import opened
+
+    with opened(load_settings()) as warehouse:
+        chosen = [BY_NAME[name] for name in tables] or [t for t in TABLES if warehouse.columns_of(t.name)]
+        findings = _examine(warehouse, chosen)
+    _print_table(
+        ("table", "check", "", "finding"),
+        [(f.table, f.check, "ok" if f.passed else f.severity, f.summary) for f in findings],
+    )
+    _exit_by(findings)
+
+
+def _examine(warehouse: Any, tables: Sequence[Table]) -> "list[Finding]":
+    from propel_assets.warehouse.checks import examine
+
+    return [finding for table in tables for finding in examine(warehouse, table)]
+
+
+def _show_failed(findings: "Sequence[Finding]") -> None:
+    failed = [f for f in findings if not f.passed]
+    for finding in failed:
+        click.echo(f"{finding.severity} {finding.table}: {finding.check}: {finding.summary}", err=True)
+    click.echo(f"{len(findings) - len(failed)} of {len(findings)} checks passed.", err=True)
+
+
+def _exit_by(findings: "Sequence[Finding]") -> None:
+    if any(not f.passed and f.severity == "ERROR" for f in findings):
+        raise SystemExit(CHECK_FAILED)
+
+
+@main.command()
+def status() -> None:
+    """Show what is in the warehouse: rows, how they were read, how old they are, the last checks."""
+    from propel_assets.settings import load_settings
+    from propel_assets.warehouse.query import opened
+
+    with opened(load_settings()) as warehouse:
+        _print_table(
+            ("table", "rows", "verdict", "age", "checks passed"),
+            [_status_row(warehouse, table) for table in TABLES if warehouse.last_load(table, skipped=True)],
+        )
+
+
+def _status_row(warehouse: Any, table: Table) -> tuple[str, ...]:
+    from propel_assets.warehouse.checks import last_findings
+
+    tried, good = warehouse.last_load(table, skipped=True), warehouse.last_load(table)
+    passed, examined = last_findings(warehouse, table)
+    return (
+        table.name,
+        f"{warehouse.count(table.name):,}" if good else "-",
+        tried.verdict,
+        _age(good.finished_at) if good else "-",
+        f"{passed} of {examined}" if examined else "-",
+    )
+
+
+def _age(at: datetime) -> str:
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    minutes = int((datetime.now(UTC) - at).total_seconds() // 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h" if minutes < 48 * 60 else f"{minutes // 1440} days"
+
+
+@main.command()
+def tables() -> None:
+    """Show every table: what it holds, its key, and where it is read."""
+    _print_table(
+        ("table", "key", "read from", "default"),
+        [(t.name, ", ".join(t.key), f"GET {t.path}", "on" if t.default else "by name") for t in TABLES],
+    )
+
+
+def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    table = RichTable(*head, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    console = Console(highlight=False)
+    # A pipe has no width: print whole lines there, for grep and friends.
+    console.print(table, markup=False) if console.is_terminal else Console(width=1_000, highlight=False).print(table)
+
+
+# --- sandbox, demo, dev: to play with ---
+
+
+def _sandbox_options(command: Callable[..., None]) -> Callable[..., None]:
+    options = [
+        click.option("--users", default=2500, show_default=True, help="How many users."),
+        click.option("--orgs", default=120, show_default=True, help="How many orgs."),
+        click.option("--seed", default=1, show_default=True, help="With --now it decides every byte."),
+        click.option("--now", type=click.DateTime(["%Y-%m-%d"]), help="The sandbox's today. Default: today."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.option("--port", default=8400, show_default=True, help="Port on 127.0.0.1; 0 for a free one.")
+@_sandbox_options
+@click.option("--fault", "faults", multiple=True, help="A switch to start with, for example latency=50. Repeatable.")
+def sandbox(port: int, users: int, orgs: int, seed: int, now: datetime | None, faults: tuple[str, ...]) -> None:
+    """Run a PropelAuth on this machine, with people, orgs, roles, keys and reports.
+
+    \b
+    Examples:
+      propel-assets sandbox
+      propel-assets sandbox --port 8400 --users 100000 --seed 7
+      propel-assets sandbox --fault rate_limit=10 --fault latency=50
+    """
+    from propel_assets.sandbox.running import serve
+
+    def ready(url: str) -> None:
+        click.echo(f"PROPELAUTH_AUTH_URL={url}\nPROPELAUTH_API_KEY=sandbox-api-key")
+        click.echo("PROPELAUTH_OAUTH_TOKEN=sandbox-user-token")
+
+    today = now.date() if now else datetime.now(UTC).date()
+    serve(port=port, users=users, orgs=orgs, seed=seed, now=today, faults=faults, on_ready=ready)
+
+
+@main.command()
+@_sandbox_options
+def demo(users: int, orgs: int, seed: int, now: datetime | None) -> None:
+    """Load a PropelAuth that runs on this machine, every table, through Dagster, into DuckDB."""
+    from propel_assets.demo import run_demo
+
+    today: date = now.date() if now else datetime.now(UTC).date()
+    run_demo(users=users, orgs=orgs, seed=seed, now=today, show=_print_table)
+
+
+@main.command()
+@click.option("--port", default=3000, show_default=True, help="Port of the Dagster UI on 127.0.0.1.")
+@_sandbox_options
+def dev(port: int, users: int, orgs: int, seed: int, now: datetime | None) -> None:
+    """Run the sandbox and `dagster dev` together, to play with. Ctrl-C stops both."""
+    from propel_assets.demo import run_dev
+
+    today: date = now.date() if now else datetime.now(UTC).date()
+    run_dev(port=port, users=users, orgs=orgs, seed=seed, now=today)
+
+
+if __name__ == "__main__":
+    main()
