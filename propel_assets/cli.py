@@ -254,7 +254,7 @@ def _sandbox_options(command: Callable[..., None]) -> Callable[..., None]:
 @main.command()
 @click.option("--port", default=8400, show_default=True, help="Port on 127.0.0.1; 0 for a free one.")
 @_sandbox_options
-@click.option("--fault", "faults", multiple=True, help="A switch to start with, for example latency=50. Repeatable.")
+@click.option("--fault", "faults", multiple=True, help="A switch to start with, for example latency_ms=50. Repeatable.")
 def sandbox(port: int, users: int, orgs: int, seed: int, now: datetime | None, faults: tuple[str, ...]) -> None:
     """Run a PropelAuth on this machine, with people, orgs, roles, keys and reports.
 
@@ -262,7 +262,7 @@ def sandbox(port: int, users: int, orgs: int, seed: int, now: datetime | None, f
     Examples:
       propel-assets sandbox
       propel-assets sandbox --port 8400 --users 100000 --seed 7
-      propel-assets sandbox --fault rate_limit=10 --fault latency=50
+      propel-assets sandbox --fault rate_limit=10 --fault latency_ms=50
     """
     from propel_assets.sandbox.running import serve
 

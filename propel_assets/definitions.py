@@ -3,7 +3,7 @@
 Loads, validates and shows its lineage with nothing configured; a run then says what is missing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -19,14 +19,16 @@ EXECUTORS = {"in_process": dg.in_process_executor, "multiprocess": dg.multiproce
 
 
 def build_defs(
-    resources: Mapping[str, Any] | None = None, loggers: Mapping[str, dg.LoggerDefinition] | None = None
+    resources: Mapping[str, Any] | None = None,
+    loggers: Mapping[str, dg.LoggerDefinition] | None = None,
+    more_jobs: Sequence[Any] = (),
 ) -> dg.Definitions:
     """Return every definition; ``resources`` replace the default ones of the same name."""
     set_default_environment({"RUNTIME__DLTHUB_TELEMETRY": "false"})
     return dg.Definitions(
         assets=[propel_auth_api, *build_raw_assets()],
         asset_checks=build_checks(),
-        jobs=[refresh],
+        jobs=[refresh, *more_jobs],
         schedules=[refresh_daily],
         sensors=[propel_auth_changes, report_run_failure, report_failed_checks],
         resources={"propel_auth": PropelAuthApiKey(), "warehouse": Warehouse(), **(resources or {})},

@@ -192,3 +192,13 @@ def executor_name() -> str:
     if name not in EXECUTORS:
         raise SettingsError(f"{variable_of('executor')} is {name!r}; choose one of {', '.join(EXECUTORS)}.")
     return name
+
+
+def dagster_home() -> str:
+    """Return DAGSTER_HOME, or nothing."""
+    return os.environ.get("DAGSTER_HOME", "")
+
+
+def environment_with(values: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for a process we start, with ``values``."""
+    return {**os.environ, **values}

@@ -290,7 +290,7 @@ def _network_failure(error: urllib3.exceptions.HTTPError) -> str:
 def _refusal(path: str, response: urllib3.BaseHTTPResponse, auth: str) -> PermanentApiError:
     """Say what a status that will not change means. A body is never quoted: it may repeat what was asked."""
     asked = f"GET {path} answered {response.status}"
-    if response.is_redirect or response.get_redirect_location():
+    if response.get_redirect_location():
         hint = "a redirect. PROPELAUTH_AUTH_URL must name the host that answers itself; the key goes nowhere else."
         return PermanentApiError(f"{asked}, {hint}", response.status)
     if response.status == 401 and auth != BACKEND_KEY:

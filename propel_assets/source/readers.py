@@ -417,8 +417,7 @@ class Reader:
             return self._unless_missing(table.path.replace("{employee_id}", id_), decode)
 
         found = list(self._each(ask, ids, table.name))
-        self._as_parent(report, parent)
-        report.rows_read = len(ids)
+        report.verdict, report.pages, report.rows_read = parent.verdict, parent.pages, len(ids)
         yield table.name, to_arrow(
             table,
             (

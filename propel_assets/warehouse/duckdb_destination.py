@@ -127,7 +127,7 @@ class atomic_duckdb(duckdb_factory):  # noqa: N801 - dlt names destinations in l
     @classmethod
     def named(cls, name: str, patience: "Patience") -> "atomic_duckdb":
         """Return the destination called ``name``; its clients wait as ``patience`` says."""
-        made = cls(destination_name=name)
+        made = cls() if name == "duckdb" else cls(destination_name=name)  # a plain one names its file by the pipeline
         made.patience = patience
         return made
 

@@ -12,7 +12,7 @@ from dlt.destinations.job_client_impl import SqlJobClientBase
 
 from propel_assets.errors import WarehouseError
 from propel_assets.settings import Settings
-from propel_assets.source import complete_schema
+from propel_assets.source.dlt_source import complete_schema
 from propel_assets.source.tables import Table
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, working_folder
 

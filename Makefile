@@ -1,0 +1,68 @@
+# Every target works on a fresh machine with make, git and Python 3.11 or later. `make` lists them.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON = $$(sh .ci/python)
+BIN := .venv/bin
+CARD := .venv-embedded-elt
+LEFT_OUT := node or browser
+PYTEST_FLAGS ?=
+# Every extra but `embedded-elt`, which wants another Dagster.
+EXTRAS := test,dashboard,postgres,redshift,snowflake,bigquery,databricks,s3,gs,az,ducklake
+
+# An environment whose Python is gone (moved, or upgraded away) is made again.
+$(foreach venv,.venv $(CARD),$(shell [ -x $(venv)/bin/python ] || rm -f $(venv)/has-*))
+
+.PHONY: help demo dev test test-rest test-all test-embedded-elt test-wheel check constraints clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
+	    printf '  make %-18s %s\n' "$$name" "$$text"; done
+
+demo: .venv/has-core  ## sandbox, load, checks and a few answers, in one command
+	@exec $(BIN)/propel-assets demo
+
+dev: .venv/has-core  ## the sandbox and Dagster's UI on it, until Ctrl-C
+	@exec $(BIN)/propel-assets dev
+
+test: .venv/has-test  ## the tests that need nothing but Python
+	$(BIN)/python -m pytest -m 'not ($(LEFT_OUT))' $(PYTEST_FLAGS)
+	@echo "Left out: the tests marked $(LEFT_OUT). \`make test-all\` runs them too (it needs Node.js and chromium)."
+
+test-rest: .venv/has-test  ## the tests that `make test` leaves out: they need Node.js and chromium
+	@sh .ci/need chromium=chromium node=nodejs npm=npm
+	$(BIN)/python -m pytest -m '$(LEFT_OUT)' $(PYTEST_FLAGS)
+
+test-all: test test-rest  ## every test
+
+test-embedded-elt: $(CARD)/has-test  ## the same tests as `make test`, on dagster-embedded-elt and its Dagster 1.13.1
+	$(CARD)/bin/python -m pytest -m 'not ($(LEFT_OUT))' $(PYTEST_FLAGS)
+
+test-wheel: .venv/has-core  ## the built wheel, installed and used from an empty folder
+	@sh .ci/test-wheel $(BIN)/python
+
+check: .venv/has-test  ## ruff and pyright
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+constraints:  ## the constraints files again, with the newest versions that fit together
+	@sh .ci/constraints constraints.txt duckdb==1.5.5 -e '.[$(EXTRAS)]'
+	@sh .ci/constraints constraints-embedded-elt.txt duckdb==1.5.5 dagster==1.13.1 dagster-webserver==1.13.1 -e '.[test,embedded-elt]'
+
+clean:  ## remove the environments and everything that was built
+	rm -rf .venv $(CARD) .dagster_home build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+
+.venv/has-core: pyproject.toml constraints.txt
+	@python=$(PYTHON) && $$python .ci/install.py .venv constraints.txt -e .
+	@touch $@
+
+.venv/has-test: pyproject.toml constraints.txt
+	@python=$(PYTHON) && $$python .ci/install.py .venv constraints.txt -e '.[test]'
+	@touch .venv/has-core $@
+
+$(CARD)/has-test: pyproject.toml constraints-embedded-elt.txt
+	@python=$(PYTHON) && $$python .ci/install.py $(CARD) constraints-embedded-elt.txt -e '.[test,embedded-elt]'
+	@touch $@

@@ -1,0 +1,164 @@
+"""The sandbox and Dagster together, to try things: `propel-assets demo` and `propel-assets dev`."""
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import click
+import dagster as dg
+
+from propel_assets.definitions import build_defs
+from propel_assets.defs.assets import PREFIX, asset_key
+from propel_assets.defs.resources import PropelAuthApiKey, Warehouse
+from propel_assets.errors import PropelError, WarehouseError
+from propel_assets.sandbox.running import Sandbox
+from propel_assets.settings import dagster_home, environment_with
+from propel_assets.source.tables import TABLES
+
+STEP_DONE = {dg.DagsterEventType.STEP_SUCCESS, dg.DagsterEventType.STEP_FAILURE}
+HOST = "127.0.0.1"
+EVERYTHING = dg.define_asset_job("demo", selection=dg.AssetSelection.assets(*map(asset_key, TABLES)))
+NEXT = """
+Next:
+  {bin}/propel-assets dev        the same in the Dagster UI: lineage, checks, schedules
+  {bin}/propel-assets status     what is in the warehouse, how old, last checks
+  {bin}/python -c "import dlt; print(dlt.pipeline('propel_auth_pipeline').dataset().user_query.arrow())"
+"""
+
+
+def prepared_home() -> Path:
+    """Return the folder of the Dagster instance: DAGSTER_HOME, or .dagster_home here, made when missing."""
+    named = dagster_home()
+    home = Path(named) if named else Path(".dagster_home").resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "dagster.yaml").exists():
+        shutil.copy(Path(__file__).with_name("dagster.yaml"), home)
+    return home
+
+
+def run_demo(
+    *, users: int, orgs: int, seed: int, now: date, show: Callable[[Sequence[str], Sequence[Sequence[str]]], None]
+) -> None:
+    """Load every table of a sandbox through Dagster, and show what came of it.
+
+    Raises:
+        WarehouseError: a table could not be loaded; the reason was printed when it happened.
+    """
+    started = time.monotonic()
+    with Sandbox(users=users, orgs=orgs, seed=seed, now=now) as sandbox:
+        click.echo(f"A PropelAuth with {users:,} users and {orgs:,} orgs answers at {sandbox.url}.")
+        somebody = next(iter(sandbox.store.users))
+        person = sandbox.store.user_object(somebody)
+        look_ups = {"id": somebody, "email": person["email"], "username": person.get("username", "nobody")}
+        api_key = PropelAuthApiKey(
+            auth_url=sandbox.url, api_key=sandbox.api_key, oauth_token=sandbox.user_token
+        )
+        definitions = build_defs(
+            resources={"propel_auth": api_key, "warehouse": Warehouse(destination="duckdb")},
+            loggers={"progress": _progress_logger()},
+            more_jobs=[EVERYTHING],
+        )
+        with dg.DagsterInstance.from_config(str(prepared_home())) as instance:
+            result = definitions.resolve_job_def("demo").execute_in_process(
+                instance=instance,
+                raise_on_error=False,
+                run_config={
+                    "ops": {f"load_user_by_{kind}": {"config": {"values": [v]}} for kind, v in look_ups.items()},
+                    "loggers": {"progress": {}},
+                },
+            )
+    show(("asset", "rows", "checks passed", "seconds"), _rows(result))
+    if not result.success:
+        raise WarehouseError("Not every table was loaded: see the lines above.")
+    click.echo(f"\n{len(TABLES)} assets in {time.monotonic() - started:.0f} s.")
+    click.echo(NEXT.format(bin=_shown(Path(sys.executable).parent)))
+
+
+def _shown(folder: Path) -> str:
+    """Return ``folder`` as short as it can be typed here."""
+    return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)
+
+
+def _rows(result: dg.ExecuteInProcessResult) -> list[tuple[str, ...]]:
+    """Return one row per asset: rows in the table, checks passed, and how long its scan took."""
+    checks = result.get_asset_check_evaluations()
+    rows = []
+    for event in result.get_asset_materialization_events():
+        told = event.materialization.metadata
+        name = event.materialization.asset_key.path[-1]
+        mine = [check for check in checks if check.asset_key == event.materialization.asset_key]
+        count = "skipped" if "skipped" in told else f"{told['dagster/row_count'].value:,}"
+        passed = f"{sum(check.passed for check in mine)} of {len(mine)}"
+        rows.append((name, count, passed, f"{told['load_seconds'].value:.1f}"))
+    order = [table.name for table in TABLES]
+    return sorted(rows, key=lambda row: order.index(row[0]))
+
+
+def _progress_logger() -> dg.LoggerDefinition:
+    """Return a logger that says one line per step of a run, and nothing else."""
+
+    class Lines(logging.Handler):
+        """Prints steps as they end."""
+
+        done = 0
+
+        def emit(self, record: logging.LogRecord) -> None:
+            """Print the end of a loading step, or why a step failed."""
+            event: Any = getattr(record, "dagster_event", None)
+            if event is None or event.event_type not in STEP_DONE:
+                return
+            step = event.step_key
+            if event.event_type == dg.DagsterEventType.STEP_FAILURE:
+                data = event.step_failure_data
+                said = data.user_failure_data.description if data.user_failure_data else data.error.message
+                click.echo(f"{step}: failed. {said}", err=True)
+            elif step.startswith("load_"):
+                self.done += 1
+                seconds = event.step_success_data.duration_ms / 1_000
+                click.echo(f"[{self.done:2}] {PREFIX}: {step.removeprefix('load_')} loaded in {seconds:.1f} s", err=True)
+
+    @dg.logger
+    def progress(_context: dg.InitLoggerContext) -> logging.Logger:
+        logger = logging.Logger("propel_assets.progress", logging.DEBUG)
+        logger.addHandler(Lines())
+        return logger
+
+    return progress
+
+
+def run_dev(*, port: int, users: int, orgs: int, seed: int, now: date) -> None:
+    """Run a sandbox and `dagster dev` on it until Ctrl-C or SIGTERM, which stop both.
+
+    Raises:
+        PropelError: `dagster dev` ended by itself.
+    """
+    with Sandbox(users=users, orgs=orgs, seed=seed, now=now) as sandbox:
+        environment = environment_with(
+            {
+                "PROPELAUTH_AUTH_URL": sandbox.url,
+                "PROPELAUTH_API_KEY": sandbox.api_key,
+                "PROPELAUTH_OAUTH_TOKEN": sandbox.user_token,
+                "DAGSTER_HOME": str(prepared_home()),
+            }
+        )
+        click.echo(f"A PropelAuth answers at {sandbox.url}. The Dagster UI comes up at http://{HOST}:{port}.")
+        command = [sys.executable, "-m", "dagster", "dev", "-m", "propel_assets.definitions", "-h", HOST, "-p", str(port)]
+        process = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603 - our own words
+
+        def stop(*_: object) -> None:
+            # A session of its own, so that Ctrl-C reaches it once: `dagster dev` takes a second one for "at once".
+            os.kill(process.pid, signal.SIGINT)
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)
+        status = process.wait()
+    if status not in (0, -signal.SIGINT, 128 + signal.SIGINT):
+        raise PropelError(f"dagster dev ended with {status}. If port {port} is taken, choose another: --port.")

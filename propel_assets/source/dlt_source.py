@@ -1,0 +1,160 @@
+"""PropelAuth as a dlt source. Nothing is requested until a pipeline extracts it.
+
+    import dlt
+    from propel_assets.source import propel_auth_source
+
+    dlt.pipeline("propel_auth_pipeline", destination="duckdb", dataset_name="propel_auth_data").run(propel_auth_source())
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+import dlt
+import pyarrow as pa
+from dlt.common.schema.typing import TColumnSchema, TTableSchema, TTableSchemaColumns, TWriteDispositionConfig
+from dlt.extract import DltResource, DltSource
+
+from propel_assets.settings import Settings, connected, load_settings
+from propel_assets.source.client import Client
+from propel_assets.source.decode import to_arrow
+from propel_assets.source.readers import Progress, Reader, ReadOptions, ScanReport
+from propel_assets.source.tables import BOOKS, SCANS, TABLES, Table
+
+SOURCE = "propel_auth_source"
+MERGE_STRATEGY = "delete-insert"
+SCAN_LOG, CHECK_LOG = BOOKS
+
+
+class _ExpectedDifference(logging.Filter):
+    """Drops dlt's warning that a json column comes as text: that is how Arrow carries JSON."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return False for that warning."""
+        return "when merging arrow schema with dlt schema" not in str(record.msg)
+
+
+def propel_auth_source(
+    auth_url: str = "",
+    api_key: str = "",
+    *,
+    tables: Sequence[str] | None = None,
+    settings: Settings | None = None,
+    options: ReadOptions | None = None,
+    on_report: Callable[[ScanReport], None] = lambda _: None,
+    progress: Progress = lambda *_: None,
+) -> DltSource:
+    """Return every table PropelAuth has, or those named in ``tables``, as a dlt source.
+
+    The auth URL and the key come from the arguments, the environment (`PROPELAUTH_AUTH_URL`, `PROPELAUTH_API_KEY`) or
+    dlt's files (`[sources.propel_auth_source]`), when extraction begins. ``on_report`` is called once per table read.
+
+    Raises:
+        SettingsError: on extraction, when the URL or the key is missing.
+    """
+    if not logging.getLogger("dlt").filters:
+        logging.getLogger("dlt").addFilter(_ExpectedDifference())
+    chosen = [t for t in TABLES if (t.default if tables is None else t.name in tables)]
+
+    def resolved() -> Settings:
+        return connected(settings or load_settings({"auth_url": auth_url, "api_key": api_key}))
+
+    @dlt.source(schema=complete_schema(), max_table_nesting=0)
+    def source() -> Iterator[DltResource]:
+        for scan in SCANS:
+            if wanted := [table for table in chosen if table.scan == scan]:
+                yield from _resources(scan, wanted, resolved, options, on_report, progress)
+
+    return source()
+
+
+def _resources(
+    scan: str,
+    tables: Sequence[Table],
+    settings: Callable[[], Settings],
+    options: ReadOptions | None,
+    on_report: Callable[[ScanReport], None],
+    progress: Progress,
+) -> Iterator[DltResource]:
+    """Yield one resource per table of a scan, all fed by one reading of PropelAuth, and one for the scan's reports."""
+
+    @dlt.resource(name=f"{scan}_scan", selected=False)
+    def reading() -> Iterator[dict[str, pa.Table]]:
+        reader = Reader(Client(settings()), dlt.current.source_state(), options, progress)
+        for name, rows in reader.read(scan):
+            yield {name: rows}
+        reports = [reader.reports[table.name] for table in tables]
+        for report in reports:
+            on_report(report)
+            if report.skipped:  # dlt would empty the table of a `replace` resource that yields nothing
+                dlt.current.source().resources[report.table_name].apply_hints(write_disposition="append")
+        yield {SCAN_LOG.name: _as_rows(reports), CHECK_LOG.name: to_arrow(CHECK_LOG, ())}
+
+    for table in tables:
+        yield reading | _pick(table, table.name)
+    for book in BOOKS:
+        yield reading | _pick(book, f"{book.name}_of_{scan}")
+
+
+def _pick(table: Table, resource: str) -> DltResource:
+    """Return the transformer that takes the batches of ``table`` out of a scan."""
+
+    def pick(batch: dict[str, pa.Table]) -> Iterator[pa.Table]:
+        if table.name in batch:
+            yield batch[table.name]
+
+    return dlt.transformer(
+        pick,
+        name=resource,
+        table_name=table.name,
+        columns=column_hints(table),
+        primary_key=list(table.key),
+        write_disposition=disposition(table),
+    )
+
+
+def _as_rows(reports: Sequence[ScanReport]) -> pa.Table:
+    load_id = dlt.current.load_package_state()["load_id"]
+    names = [column.name for column in SCAN_LOG.columns]
+
+    def value(report: ScanReport, name: str) -> Any:
+        found = load_id if name == "load_id" else getattr(report, name)
+        return int(found.timestamp()) if isinstance(found, datetime) else found or None if name == "reason" else found
+
+    return to_arrow(SCAN_LOG, ({name: value(report, name) for name in names} for report in reports))
+
+
+def disposition(table: Table) -> TWriteDispositionConfig:
+    """Return how dlt loads ``table``. Only the books are appended to, and each of their rows names its load."""
+    if table in BOOKS:
+        return "append"
+    return {"disposition": "merge", "strategy": MERGE_STRATEGY} if table.load == "merge" else "replace"
+
+
+def column_hints(table: Table) -> TTableSchemaColumns:
+    """Return dlt's hints for the declared columns of ``table``."""
+    return {
+        column.name: TColumnSchema(
+            name=column.name,
+            data_type=column.type,
+            description=column.description,
+            nullable=column.name not in table.key,
+        )
+        for column in table.columns
+    }
+
+
+def complete_schema() -> dlt.Schema:
+    """Return the schema of every table: loads that run beside each other then all store the same one."""
+    schema = dlt.Schema(SOURCE)
+    for table in (*TABLES, *BOOKS):
+        columns = column_hints(table)
+        for name in table.key:
+            columns[name]["primary_key"] = True
+        known: TTableSchema = {"name": table.name, "columns": columns, "resource": table.name}
+        known["write_disposition"] = "append" if table in BOOKS else table.load
+        if table.load == "merge":
+            known["x-merge-strategy"] = MERGE_STRATEGY
+        schema.update_table(known)
+    return schema
