@@ -1,0 +1,70 @@
+"""What every test stands on: an empty environment, a folder of its own, a PropelAuth on localhost, a real DuckDB."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+# Before anything imports dlt, which looks at this once: its default folder is shared by the whole machine.
+os.environ["DLT_DATA_DIR"] = tempfile.mkdtemp(prefix="propel-assets-tests-")
+os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"
+
+import duckdb
+import pytest
+
+from propel_assets.sandbox.running import Sandbox
+from propel_assets.settings import Settings, load_settings
+
+Query = Callable[[str], list[tuple]]
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Forget every setting of whoever runs the tests, and work in a folder of its own."""
+    for name in list(os.environ):
+        if name.startswith(("PROPEL", "DAGSTER", "DESTINATION__", "SOURCES__")):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DESTINATION__DUCKDB__CREDENTIALS", str(tmp_path / "propel_auth_pipeline.duckdb"))
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """A running sandbox of 300 users and 24 orgs."""
+    with Sandbox(users=300, orgs=24, seed=7) as running:
+        yield running
+
+
+@pytest.fixture
+def settings(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The settings that read the sandbox, also set in the environment."""
+    monkeypatch.setenv("PROPELAUTH_AUTH_URL", sandbox.url)
+    monkeypatch.setenv("PROPELAUTH_API_KEY", sandbox.api_key)
+    monkeypatch.setenv("PROPELAUTH_RETRY_SECONDS", "5")
+    return load_settings()
+
+
+@pytest.fixture
+def query(tmp_path: Path) -> Query:
+    """Return the rows of a query on the loaded tables; their schema is on the search path."""
+
+    def ask(sql: str) -> list[tuple]:
+        with duckdb.connect(str(tmp_path / "propel_auth_pipeline.duckdb"), read_only=True) as db:
+            db.execute("USE propel_auth_data")
+            return db.execute(sql).fetchall()
+
+    return ask
+
+
+@pytest.fixture
+def run_cli() -> Callable[..., subprocess.CompletedProcess]:
+    """Run `propel-assets` with the words given, as a process of its own."""
+
+    def run(*words: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "propel_assets.cli", *words]
+        env = {**os.environ, **environment}
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+
+    return run

@@ -1,0 +1,29 @@
+"""Loading: complete, repeatable, and nothing replaced by what is not proved."""
+
+import pytest
+
+from propel_assets.errors import LossRefused
+from propel_assets.warehouse.load import load_scan
+
+
+def test_every_user_and_membership_is_loaded_once(settings, sandbox, query) -> None:
+    load_scan("users", settings)
+    load_scan("users", settings)
+    assert {row[0] for row in query("SELECT user_id FROM user_query")} == set(sandbox.store.users)
+    assert query("SELECT count(*) FROM user_query") == [(300,)]
+    expected = {(user, org) for user, orgs in sandbox.store.of_user.items() for org in orgs}
+    assert set(query("SELECT user_id, org_id FROM org_membership")) == expected
+
+
+def test_a_sudden_loss_is_refused_and_can_be_allowed(settings, sandbox, query, monkeypatch) -> None:
+    load_scan("users", settings)
+    for user in list(sandbox.store.users)[:100]:
+        sandbox.store.delete_user(user)
+    with pytest.raises(LossRefused, match="PROPELAUTH_ALLOW_LOSS"):
+        load_scan("users", settings)
+    assert query("SELECT count(*) FROM user_query") == [(300,)]
+    monkeypatch.setenv("PROPELAUTH_ALLOW_LOSS", "true")
+    from propel_assets.settings import load_settings
+
+    load_scan("users", load_settings())
+    assert query("SELECT count(*) FROM user_query") == [(200,)]
