@@ -66,9 +66,7 @@ def works(python: Path) -> bool:
 
 def run(command: list, *, log) -> int:
     """Run pip, and show of what it says only what takes long."""
-    pip = subprocess.Popen(
-        ["env", "PYTHONUNBUFFERED=1", *command], stdout=subprocess.PIPE, text=True
-    )
+    pip = subprocess.Popen(["env", "PYTHONUNBUFFERED=1", *command], stdout=subprocess.PIPE, text=True)
     for line in pip.stdout:
         log.write(line)
         log.flush()

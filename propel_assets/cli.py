@@ -6,7 +6,6 @@ Exit status: 0 done, 1 not done (the reason is on stderr), 2 wrong usage, 3 a ch
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,7 +15,6 @@ from propel_assets.errors import PropelError
 from propel_assets.source.tables import BY_NAME, SCANS, TABLES, Table, tables_of
 
 if TYPE_CHECKING:
-    from propel_assets.settings import Settings
     from propel_assets.warehouse.checks import Finding
 
 CHECK_FAILED = 3
@@ -41,7 +39,7 @@ class PropelGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="propel-assets")
 def main() -> None:
-    """PropelAuth in your warehouse: complete, checked, as Dagster assets.
+    r"""PropelAuth in your warehouse: complete, checked, as Dagster assets.
 
     \b
     Examples:
@@ -68,7 +66,7 @@ def load(
     usernames: tuple[str, ...],
     usage_per_key: bool,
 ) -> None:
-    """Load TABLES (default: all that are on by default), then examine them.
+    r"""Load TABLES (default: all that are on by default), then examine them.
 
     Tables that are read together are loaded together. A table that cannot be loaded keeps its last good rows and does
     not stop the others.
@@ -142,7 +140,7 @@ def _progress() -> Iterator[tuple[Callable[[str, int, int | None], None], Callab
 @main.command()
 @click.argument("tables", nargs=-1, type=LOADABLE)
 def check(tables: tuple[str, ...]) -> None:
-    """Examine TABLES (default: all) in the warehouse, without loading. Exits with 3 when a check fails.
+    r"""Examine TABLES (default: all) in the warehouse, without loading. Exits with 3 when a check fails.
 
     \b
     Examples:
@@ -256,7 +254,7 @@ def _sandbox_options(command: Callable[..., None]) -> Callable[..., None]:
 @_sandbox_options
 @click.option("--fault", "faults", multiple=True, help="A switch to start with, for example latency_ms=50. Repeatable.")
 def sandbox(port: int, users: int, orgs: int, seed: int, now: datetime | None, faults: tuple[str, ...]) -> None:
-    """Run a PropelAuth on this machine, with people, orgs, roles, keys and reports.
+    r"""Run a PropelAuth on this machine, with people, orgs, roles, keys and reports.
 
     \b
     Examples:

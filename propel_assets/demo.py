@@ -58,9 +58,7 @@ def run_demo(
         somebody = next(iter(sandbox.store.users))
         person = sandbox.store.user_object(somebody)
         look_ups = {"id": somebody, "email": person["email"], "username": person.get("username", "nobody")}
-        api_key = PropelAuthApiKey(
-            auth_url=sandbox.url, api_key=sandbox.api_key, oauth_token=sandbox.user_token
-        )
+        api_key = PropelAuthApiKey(auth_url=sandbox.url, api_key=sandbox.api_key, oauth_token=sandbox.user_token)
         definitions = build_defs(
             resources={"propel_auth": api_key, "warehouse": Warehouse(destination="duckdb")},
             loggers={"progress": _progress_logger()},
@@ -123,7 +121,9 @@ def _progress_logger() -> dg.LoggerDefinition:
             elif step.startswith("load_"):
                 self.done += 1
                 seconds = event.step_success_data.duration_ms / 1_000
-                click.echo(f"[{self.done:2}] {PREFIX}: {step.removeprefix('load_')} loaded in {seconds:.1f} s", err=True)
+                click.echo(
+                    f"[{self.done:2}] {PREFIX}: {step.removeprefix('load_')} loaded in {seconds:.1f} s", err=True
+                )
 
     @dg.logger
     def progress(_context: dg.InitLoggerContext) -> logging.Logger:
@@ -150,7 +150,18 @@ def run_dev(*, port: int, users: int, orgs: int, seed: int, now: date) -> None:
             }
         )
         click.echo(f"A PropelAuth answers at {sandbox.url}. The Dagster UI comes up at http://{HOST}:{port}.")
-        command = [sys.executable, "-m", "dagster", "dev", "-m", "propel_assets.definitions", "-h", HOST, "-p", str(port)]
+        command = [
+            sys.executable,
+            "-m",
+            "dagster",
+            "dev",
+            "-m",
+            "propel_assets.definitions",
+            "-h",
+            HOST,
+            "-p",
+            str(port),
+        ]
         process = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603 - our own words
 
         def stop(*_: object) -> None:

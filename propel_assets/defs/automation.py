@@ -52,9 +52,7 @@ def report_failed_checks(context: dg.RunStatusSensorContext) -> None:
     _report_failed_checks(context, context.instance, context.dagster_run)
 
 
-def _report_failed_checks(
-    context: dg.RunStatusSensorContext, instance: dg.DagsterInstance, run: dg.DagsterRun
-) -> None:
+def _report_failed_checks(context: dg.RunStatusSensorContext, instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
     for line in failed_checks(instance, run):
         context.log.warning(line)
 

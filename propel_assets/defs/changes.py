@@ -52,7 +52,7 @@ def propel_auth_api(propel_auth: PropelAuthApiKey, warehouse: Warehouse) -> dg.O
     description="Counts users, orgs, invites and API keys every five minutes, and refreshes when a total changed. "
     "For those who prefer a sensor to the automation conditions of the assets.",
 )
-def propel_auth_changes(
+def propel_auth_changes(  # noqa: D103
     context: dg.SensorEvaluationContext, propel_auth: PropelAuthApiKey, warehouse: Warehouse
 ) -> dg.SensorResult | dg.SkipReason:
     changes = _look(settings_of(warehouse, propel_auth))

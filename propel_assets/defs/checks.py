@@ -21,14 +21,11 @@ def build_checks() -> list[dg.AssetChecksDefinition]:
 def _build_table_checks(table: Table) -> dg.AssetChecksDefinition:
     key = asset_key(table)
     specs = [
-        dg.AssetCheckSpec(name, asset=key, blocking=True, description=CHECKS[name].__doc__)
-        for name in checks_of(table)
+        dg.AssetCheckSpec(name, asset=key, blocking=True, description=CHECKS[name].__doc__) for name in checks_of(table)
     ]
 
     @dg.multi_asset_check(name=f"check_{table.name}", specs=specs, can_subset=True)
-    def check_table(
-        context: dg.AssetCheckExecutionContext, warehouse: Warehouse
-    ) -> Iterator[dg.AssetCheckResult]:
+    def check_table(context: dg.AssetCheckExecutionContext, warehouse: Warehouse) -> Iterator[dg.AssetCheckResult]:
         names = [check.name for check in context.selected_asset_check_keys]
         try:
             with opened(settings_of(warehouse)) as connection:

@@ -94,9 +94,7 @@ def calls_on(key: ApiKey, day: int) -> int:
     return (int(key.api_key_id[-8:], 16) * (day + 1)) % 997 * busy // 997
 
 
-def _draw_invites(
-    rng: Random, org: Org, emails: dict[str, str], now: int
-) -> Iterator[dict[str, Any]]:
+def _draw_invites(rng: Random, org: Org, emails: dict[str, str], now: int) -> Iterator[dict[str, Any]]:
     """Yield an org's pending invites. No inviter: invited through the API."""
     mapping = MAPPINGS[org.role_mapping]
     for serial in range(int(rng.random() ** 2 * 5) if emails else 0):

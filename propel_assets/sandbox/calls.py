@@ -42,18 +42,14 @@ def find_org(store: Store, call: Call) -> Org:
     return org
 
 
-def page(
-    call: Call, name: str, rows: Sequence[dict[str, Any]], *, total_name: str
-) -> dict[str, Any]:
+def page(call: Call, name: str, rows: Sequence[dict[str, Any]], *, total_name: str) -> dict[str, Any]:
     """Return the wanted page of ``rows`` under ``name``, in its envelope."""
     paging = call.paging()
     shown = [shape(name, dict(row), call.struck) for row in paging.cut(rows)]
     return {name: shown, **paging.envelope(total_name, len(rows))}
 
 
-def shuffle_ties(
-    rng: Random, items: Sequence[Any], order: tuple[Callable[[Any], Any], bool]
-) -> list[Any]:
+def shuffle_ties(rng: Random, items: Sequence[Any], order: tuple[Callable[[Any], Any], bool]) -> list[Any]:
     """Return ``items`` in the same order, but for those whose sort keys are equal."""
     key, descending = order
     return sorted(rng.sample(items, len(items)), key=key, reverse=descending)

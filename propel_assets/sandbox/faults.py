@@ -121,7 +121,7 @@ class Faults:
     def set(
         self,
         name: str,
-        value: Any = True,  # noqa: ANN401
+        value: Any = True,
         *,
         requests: int | None = None,
         path: str = "",
@@ -217,7 +217,7 @@ def _limits(given: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in given.items() if key != "value"}
 
 
-def _json_or_text(value: str) -> Any:  # noqa: ANN401
+def _json_or_text(value: str) -> Any:
     try:
         return json.loads(value)
     except json.JSONDecodeError:

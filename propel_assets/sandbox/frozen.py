@@ -181,9 +181,7 @@ class Gate:
     retry_after: bool
 
 
-async def _serve(
-    users: FrozenUsers, gate: Gate, port: int, on_ready: Callable[[str], None]
-) -> None:
+async def _serve(users: FrozenUsers, gate: Gate, port: int, on_ready: Callable[[str], None]) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)

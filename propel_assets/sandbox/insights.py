@@ -57,9 +57,7 @@ def org_report(store: Store, report_type: str, interval: str) -> list[dict[str, 
     ]
 
 
-def chart_metrics(
-    store: Store, metric: str, cadence: str, start: date, end: date
-) -> list[dict[str, Any]]:
+def chart_metrics(store: Store, metric: str, cadence: str, start: date, end: date) -> list[dict[str, Any]]:
     """Return a point for each period that shares a day with ``start`` to ``end``, both included.
 
     Weeks begin on Monday. A period is always counted whole, so a point does not depend on the range
@@ -70,9 +68,7 @@ def chart_metrics(
     for first, following in _periods(cadence, start, end):
         low, high = (max(0, _day_number(day) - store.first_day) for day in (first, following))
         result = _count_active(store, metric, low, high)
-        points.append(
-            {"date": first.isoformat(), "result": result, "cadence_completed": following <= today}
-        )
+        points.append({"date": first.isoformat(), "result": result, "cadence_completed": following <= today})
     return points
 
 
@@ -143,9 +139,7 @@ def _periods(cadence: str, start: date, end: date) -> Iterator[tuple[date, date]
         start = following
 
 
-def _users_reported(
-    store: Store, report_type: str, days: int
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _users_reported(store: Store, report_type: str, days: int) -> Iterator[tuple[str, dict[str, Any]]]:
     if report_type == "churn":
         for user_id, user in store.users.items():
             if user.wire["last_active_at"] <= store.now - days * DAY:
@@ -163,9 +157,7 @@ def _users_reported(
         yield from _ranked(_invitations(store, days), "num_invites", LEADERBOARD_SIZE)
 
 
-def _orgs_reported(
-    store: Store, report_type: str, days: int
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _orgs_reported(store: Store, report_type: str, days: int) -> Iterator[tuple[str, dict[str, Any]]]:
     since = store.now - days * DAY
     if report_type == "churn":
         for org_id, members in store.of_org.items():
@@ -194,9 +186,7 @@ def _invitations(store: Store, days: int) -> Counter[str]:
     return Counter(user_id for user_id in inviters if user_id in store.users)
 
 
-def _ranked(
-    counts: Counter[str], name: str, size: int | None = None
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _ranked(counts: Counter[str], name: str, size: int | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield who has the most first, with the count as an extra property called ``name``."""
     for key, count in counts.most_common(size):
         if count:

@@ -13,7 +13,7 @@ from typing import Any
 Parameters = Mapping[str, Any]
 
 
-class Refusal(Exception):  # noqa: N818 - an answer, not a mistake of ours
+class Refusal(Exception):
     """An answer other than 200: its status, and a JSON body or None for an empty one."""
 
     def __init__(self, status: int, body: dict[str, list[str]] | None = None) -> None:

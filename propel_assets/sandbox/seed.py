@@ -31,9 +31,7 @@ ABSENCE_DAYS = (62, 6)
 SEATS = 50  # an org that outgrows its limit raises it in steps of so many
 QUIET_ORGS = 12  # one org in so many, a small one, had no member who was seen meanwhile
 
-Kind = Literal[
-    "org_created", "org_deleted", "signed_up", "deleted", "joined_org", "left_org", "role_changed"
-]
+Kind = Literal["org_created", "org_deleted", "signed_up", "deleted", "joined_org", "left_org", "role_changed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,9 +208,7 @@ class _Spell:
     leaves: bool = False
 
 
-def _draw_spells(
-    rng: Random, script: Script, user_ends: dict[str, int], org_ends: dict[str, int]
-) -> Iterator[_Spell]:
+def _draw_spells(rng: Random, script: Script, user_ends: dict[str, int], org_ends: dict[str, int]) -> Iterator[_Spell]:
     """Yield who was in which org from when to when. A few orgs stay empty."""
     orgs = list(script.orgs.values())
     open_orgs = orgs[: len(orgs) - len(orgs) // 30]
@@ -245,9 +241,7 @@ def _draw_spells(
                 yield _Spell(start, end, user_id, org, leaves)
 
 
-def _draw_creators(
-    script: Script, orgs: list[Org], user_ends: dict[str, int]
-) -> Iterator[tuple[Org, str]]:
+def _draw_creators(script: Script, orgs: list[Org], user_ends: dict[str, int]) -> Iterator[tuple[Org, str]]:
     """Yield each org with the latest user to sign up before it was created, if any."""
     user_ids = list(script.users)
     signed_up = [user.wire["created_at"] for user in script.users.values()]

@@ -31,9 +31,7 @@ USER_TOKEN = "sandbox-user-token"  # noqa: S105 - opens nothing but this sandbox
 Handler = Callable[[Call], Any]
 
 
-def build_app(
-    store: Store, faults: Faults, arrived: Callable[[Request, Struck], None]
-) -> Interference:
+def build_app(store: Store, faults: Faults, arrived: Callable[[Request, Struck], None]) -> Interference:
     """Return the ASGI app of one environment.
 
     Args:
@@ -124,9 +122,7 @@ def _insight_routes(store: Store) -> list[tuple[Any, ...]]:
     ]
 
 
-def _route(
-    store: Store, path: str, handler: Handler, *, token: str | None, methods: list[str]
-) -> Route:
+def _route(store: Store, path: str, handler: Handler, *, token: str | None, methods: list[str]) -> Route:
     """Return a route that checks the bearer token, calls ``handler`` and answers in JSON."""
 
     async def endpoint(request: Request) -> Response:

@@ -111,7 +111,7 @@ class Store:
         )
         return index.get(value.lower())
 
-    def cached(self, name: str, build: Callable[[], Any]) -> Any:  # noqa: ANN401
+    def cached(self, name: str, build: Callable[[], Any]) -> Any:
         """Return what ``build`` returned when first asked for ``name`` since the last change."""
         if self._cached_version != self.version:
             self._cache.clear()
@@ -122,7 +122,7 @@ class Store:
 
     # Changes
 
-    def add_user(self, **fields: Any) -> str:  # noqa: ANN401
+    def add_user(self, **fields: Any) -> str:
         """Sign up a user; ``fields`` replace what was drawn, by wire name. Return the user_id."""
         with self.lock:
             serial, at = len(self.everyone), self.now + 1
@@ -133,7 +133,7 @@ class Store:
             self._happen("signed_up", user.user_id)
             return user.user_id
 
-    def update_user(self, user_id: str, **fields: Any) -> None:  # noqa: ANN401
+    def update_user(self, user_id: str, **fields: Any) -> None:
         """Set fields of a user, by wire name. Neither an event nor an activity."""
         with self.lock:
             self.now += 1
@@ -151,7 +151,7 @@ class Store:
         with self.lock:
             self._happen("deleted", self.users[user_id].user_id)
 
-    def add_org(self, **fields: Any) -> str:  # noqa: ANN401
+    def add_org(self, **fields: Any) -> str:
         """Create an org; ``fields`` replace what was drawn, by wire name. Return the org_id."""
         with self.lock:
             org = draw_org(self._rng, len(self.every_org), self.now + 1)
@@ -160,7 +160,7 @@ class Store:
             self._happen("org_created", org_id=org.org_id)
             return org.org_id
 
-    def update_org(self, org_id: str, **fields: Any) -> None:  # noqa: ANN401
+    def update_org(self, org_id: str, **fields: Any) -> None:
         """Set fields of an org, by wire name."""
         with self.lock:
             self.now += 1

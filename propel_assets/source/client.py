@@ -53,7 +53,7 @@ class Throttle:
 
     WINDOW_SECONDS = 2.0
     BACK_OFF = 0.95
-    GROWTH_PER_SECOND = 1.01
+    GROWTH_PER_SECOND = 1.005
 
     def __init__(self, max_concurrency: int, max_rps: float) -> None:
         """Start as wide as allowed, at ``max_rps`` requests per second (0: unlimited)."""
@@ -150,9 +150,7 @@ class Client:
             headers={"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "gzip"},
         )
 
-    def get(
-        self, path: str, decode: Callable[[bytes], T], params: Params | None = None, auth: str = BACKEND_KEY
-    ) -> T:
+    def get(self, path: str, decode: Callable[[bytes], T], params: Params | None = None, auth: str = BACKEND_KEY) -> T:
         """Return ``decode`` of the body of GET ``path``.
 
         ``auth`` is `BACKEND_KEY`, `NO_AUTH` or an end user's token. ``decode`` raises msgspec.DecodeError on a body
@@ -278,10 +276,10 @@ def _kind(response: urllib3.BaseHTTPResponse) -> str:
 def _network_failure(error: urllib3.exceptions.HTTPError) -> str:
     if isinstance(error, urllib3.exceptions.SSLError):
         return "with a TLS certificate that could not be verified"
-    if isinstance(error, urllib3.exceptions.ConnectTimeoutError | urllib3.exceptions.ReadTimeoutError):
-        return "nothing in time"
     if isinstance(error, urllib3.exceptions.NewConnectionError):
         return "nothing: no server accepts connections there"
+    if isinstance(error, urllib3.exceptions.ConnectTimeoutError | urllib3.exceptions.ReadTimeoutError):
+        return "nothing in time"
     if isinstance(error, urllib3.exceptions.IncompleteRead) or "IncompleteRead" in str(error):
         return "half a body"
     return "a broken connection"

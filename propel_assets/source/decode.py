@@ -174,7 +174,9 @@ def to_arrow(table: Table, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     for column in table.columns:
         values = [row.get(column.name) for row in listed]
         if column.type == "json":
-            values = [None if v is None else v if isinstance(v, msgspec.Raw) else msgspec.json.encode(v) for v in values]
+            values = [
+                None if v is None else v if isinstance(v, msgspec.Raw) else msgspec.json.encode(v) for v in values
+            ]
         columns[column.name] = _array(values, column.type)
     return pa.table(columns)
 
@@ -197,7 +199,9 @@ def _present(value: Any) -> bool:
 
 def _array(values: list[Any], kind: ColumnType) -> pa.Array:
     if kind == "json":
-        return pa.array([None if v is None or (b := bytes(v)) in NULLS else b for v in values], pa.binary()).cast(pa.string())
+        return pa.array([None if v is None or (b := bytes(v)) in NULLS else b for v in values], pa.binary()).cast(
+            pa.string()
+        )
     if kind == "timestamp":
         return pa.array(values, pa.int64()).cast(pa.timestamp("s", "UTC")).cast(TIMESTAMP)
     if kind == "date":

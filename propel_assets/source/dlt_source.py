@@ -1,9 +1,9 @@
 """PropelAuth as a dlt source. Nothing is requested until a pipeline extracts it.
 
-    import dlt
-    from propel_assets.source import propel_auth_source
+import dlt
+from propel_assets.source import propel_auth_source
 
-    dlt.pipeline("propel_auth_pipeline", destination="duckdb", dataset_name="propel_auth_data").run(propel_auth_source())
+dlt.pipeline("propel_auth_pipeline", destination="duckdb", dataset_name="propel_auth_data").run(propel_auth_source())
 """
 
 import logging

@@ -291,7 +291,7 @@ class Reader:
             earlier |= scan.seen
         else:
             raise UnprovedScan(
-                f"{report.table_name}: {MAX_PASSES} readings of {path} each left room for a missing row, so nothing was "
+                f"{report.table_name}: {MAX_PASSES} readings of {path} each left room for a missing row, so nothing was "  # noqa: E501
                 f"replaced. What came back: {'; '.join(reasons[:3])}. Run again at a quieter time; if it stays, the "
                 "answers of this server cannot be trusted to be complete."
             )
@@ -418,11 +418,14 @@ class Reader:
 
         found = list(self._each(ask, ids, table.name))
         report.verdict, report.pages, report.rows_read = parent.verdict, parent.pages, len(ids)
-        yield table.name, to_arrow(
-            table,
-            (
-                {"employee_id": id_, "found": row is not None, "email": row.f_email if row else None}
-                for id_, row in zip(ids, found, strict=True)
+        yield (
+            table.name,
+            to_arrow(
+                table,
+                (
+                    {"employee_id": id_, "found": row is not None, "email": row.f_email if row else None}
+                    for id_, row in zip(ids, found, strict=True)
+                ),
             ),
         )
 
@@ -518,11 +521,14 @@ class Reader:
             report.verdict, report.pages, report.rows_read = "proved", len(asked), len(asked)
             # Which time zone a day ends in is not documented: yesterday may still change.
             memory.update(dict.fromkeys(keys, (today - timedelta(days=1)).isoformat()))
-            yield table.name, to_arrow(
-                table,
-                (
-                    {"date": day.isoformat(), "api_key_id": key, "count": count}
-                    for (day, key), count in zip(asked, counts, strict=True)
+            yield (
+                table.name,
+                to_arrow(
+                    table,
+                    (
+                        {"date": day.isoformat(), "api_key_id": key, "count": count}
+                        for (day, key), count in zip(asked, counts, strict=True)
+                    ),
                 ),
             )
 
@@ -578,7 +584,14 @@ class Reader:
         times: list[int] = []
         order = Order(attrgetter("f_report_id", "f_id"))
         batches = self._read_list(
-            report, path, table.items, "total_count", row_type, order, params, also=lambda a: times.append(a.report_time)
+            report,
+            path,
+            table.items,
+            "total_count",
+            row_type,
+            order,
+            params,
+            also=lambda a: times.append(a.report_time),
         )
         for rows in batches:
             given = {"type": kind, "interval": interval, "report_time": max(times)}
@@ -635,7 +648,9 @@ class Reader:
             group_type = RowType(groups, given=("org_id",))
             found: list[tuple[str, Any]] = []
             for org_id, rows in zip(
-                org_ids, self._each(lambda id_: self._scim_groups(id_, group_type, refusals), org_ids, groups.name), strict=True
+                org_ids,
+                self._each(lambda id_: self._scim_groups(id_, group_type, refusals), org_ids, groups.name),
+                strict=True,
             ):
                 found += [(org_id, row) for row in rows]
             if org_ids and len(refusals) == len(org_ids):
@@ -653,7 +668,10 @@ class Reader:
                 self.reports[table.name].verdict, self.reports[table.name].rows_read = "counted", rows_read
                 self.reports[table.name].total_min = self.reports[table.name].total_max = None
             self.reports[groups.name].unknown_fields = group_type.surprises
-            yield groups.name, group_type.to_arrow([row for _, row in found], {"org_id": [org_id for org_id, _ in found]})
+            yield (
+                groups.name,
+                group_type.to_arrow([row for _, row in found], {"org_id": [org_id for org_id, _ in found]}),
+            )
             yield members.name, to_arrow(members, flat)
 
     def _scim_groups(self, org_id: str, row_type: RowType, refusals: list[PermanentApiError]) -> list[Any]:

@@ -9,6 +9,7 @@ No thread, no clock and no HTTP in here: `Scan.wanted` says which pages may be a
 answer and returns its new rows. A test can therefore play every order of answers against the real code.
 """
 
+import itertools
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -198,7 +199,7 @@ class Scan:
     def _cut(self, pages: int) -> None:
         count = max(1, min(self._workers, pages // MIN_PAGES_PER_SEGMENT))
         edges = [pages * k // count for k in range(count + 1)]
-        for start, stop in zip(edges, edges[1:], strict=False):
+        for start, stop in itertools.pairwise(edges):
             left = self._segments[-1] if self._segments else None
             self._segments.append(_Segment(start, stop, left, next=stop - 1))
         self._next = self._tail_start = pages - 1
@@ -365,7 +366,7 @@ class Scan:
             values = [self._value(row) for row in page.rows]
             if None in values:
                 self._ordered = False
-            elif any(a > b for a, b in zip(values, values[1:], strict=False)):
+            elif any(a > b for a, b in itertools.pairwise(values)):
                 self._problem(f"page {request.number} is not in the order asked for")
 
     def _check_page(self, request: Request, page: Page) -> None:

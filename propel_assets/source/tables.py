@@ -130,7 +130,9 @@ MEMBERSHIP_COLUMNS = (
     _text("url_safe_org_name", "The org's name as it stands in URLs."),
     _text("org_role_structure", "`single_role_in_hierarchy` or `multi_role`."),
     _text("user_role", "The member's role; the first one in a multi-role org.", required=True),
-    _json("inherited_user_roles_plus_current_role", "List of roles: the member's own and, in a hierarchy, all below it."),
+    _json(
+        "inherited_user_roles_plus_current_role", "List of roles: the member's own and, in a hierarchy, all below it."
+    ),
     _json("user_permissions", "List of permissions, already resolved for this member."),
     _json("additional_roles", "List of further roles, in a multi-role org."),
     _text("legacy_org_id", "The id the org had before a migration."),
@@ -587,7 +589,9 @@ BOOKS: tuple[Table, ...] = (
         key=("load_id", "table_name"),
         description="One row per load and table: how it was read, and what was expected of it.",
         columns=(
-            _text("load_id", "dlt's id of the load; the load is complete once it stands in `_dlt_loads`.", required=True),
+            _text(
+                "load_id", "dlt's id of the load; the load is complete once it stands in `_dlt_loads`.", required=True
+            ),
             _text("table_name", "The table.", required=True),
             _text("verdict", "`proved`, `counted` or `skipped`; `recent` for a partial refresh.", required=True),
             _text("reason", "Why skipped, or why no more than counted."),
@@ -635,4 +639,3 @@ SCANS: tuple[str, ...] = tuple(dict.fromkeys(table.scan for table in TABLES))
 def tables_of(scan: str) -> tuple[Table, ...]:
     """Return the tables that one scan reads together."""
     return tuple(table for table in TABLES if table.scan == scan)
-

@@ -16,7 +16,12 @@ from propel_assets.warehouse.query import LastLoad, Warehouse
 Severity = Literal["ERROR", "WARN"]
 FIRST = 5
 VARIANT = "__v_text"
-SAME_TYPE = {"json": {"json", "text"}, "date": {"date", "timestamp"}, "bool": {"bool", "bigint"}, "double": {"double", "decimal"}}
+SAME_TYPE = {
+    "json": {"json", "text"},
+    "date": {"date", "timestamp"},
+    "bool": {"bool", "bigint"},
+    "double": {"double", "decimal"},
+}
 CHECK_LOG = BOOKS[1]
 
 
@@ -79,7 +84,9 @@ def schema(warehouse: Warehouse, table: Table) -> Finding:
     empty = [c.name for c in table.columns if c.required and rows and filled.get(c.name) == 0]
     strange = [name for name in columns if name.endswith(VARIANT) and filled[name]]
     unknown = [
-        name for name in columns if name not in declared and not name.startswith("_dlt") and name not in strange and filled[name]
+        name
+        for name in columns
+        if name not in declared and not name.startswith("_dlt") and name not in strange and filled[name]
     ]
     evidence = {"missing": missing, "other_type": retyped + strange, "required_but_empty": empty, "unknown": unknown}
     if missing or retyped or strange or empty:

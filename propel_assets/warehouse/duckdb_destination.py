@@ -45,7 +45,8 @@ class ReplaceInOneTransaction(FollowupJobRequestImpl):
         name = client.sql_client.make_qualified_table_name(table["name"])
         listed = ", ".join(f"'{path.replace(chr(39), 2 * chr(39))}'" for path in files)
         self._save_text_file(
-            f"DELETE FROM {name};\n"
+            # Names are quoted by dlt, paths above.
+            f"DELETE FROM {name};\n"  # noqa: S608
             f"INSERT INTO {name} BY NAME SELECT * FROM read_parquet([{listed}], union_by_name = true);"
         )
 

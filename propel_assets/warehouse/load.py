@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import dlt
 from dlt.common.exceptions import DltException
 from dlt.pipeline.exceptions import PipelineStepFailed
 
@@ -75,5 +74,3 @@ def _ours(error: Exception, scan: str, settings: Settings) -> PropelError:
         f"Loading {scan} into {settings.destination} failed ({step}): {type(inner).__name__}: {text[:MAX_ERROR]}. "
         "The last good rows are still there. Put right what it names and run again."
     )
-
-

@@ -23,7 +23,17 @@ from propel_assets.warehouse.duckdb_destination import Patience, atomic_duckdb, 
 
 FOLDER_PREFIX = "propel-assets-"
 SAFE_REPLACE = "insert-from-staging"
-KNOWN = ("duckdb", "postgres", "bigquery", "snowflake", "redshift", "databricks", "filesystem", "ducklake", "motherduck")
+KNOWN = (
+    "duckdb",
+    "postgres",
+    "bigquery",
+    "snowflake",
+    "redshift",
+    "databricks",
+    "filesystem",
+    "ducklake",
+    "motherduck",
+)
 
 
 def build_pipeline(settings: Settings, folder: str | None, say: Callable[[str], None] = lambda _: None) -> dlt.Pipeline:
@@ -50,7 +60,7 @@ def destination(settings: Settings, say: Callable[[str], None]) -> Destination[A
         found = None
     if found is None:
         raise SettingsError(
-            f"PROPELAUTH_DESTINATION is {name!r}, which dlt does not know. Choose one of {', '.join(KNOWN)}, another dlt "
+            f"PROPELAUTH_DESTINATION is {name!r}, which dlt does not know. Choose one of {', '.join(KNOWN)}, another dlt "  # noqa: E501
             f"destination, or one named under [destination.{name}] in .dlt/config.toml."
         )
     return found
@@ -66,7 +76,7 @@ def database_file(pipeline: dlt.Pipeline) -> Path | None:
     if not isinstance(pipeline.destination, atomic_duckdb):
         return None
     with contextlib.suppress(ConfigurationException):
-        path = str(pipeline.destination_client().config.credentials._conn_str())  # noqa: SLF001 - no public name for it
+        path = str(pipeline.destination_client().config.credentials._conn_str())
         return None if path.startswith((":", "md:")) else Path(path)
     return None
 

@@ -108,4 +108,4 @@ def opened(settings: Settings) -> Iterator[Warehouse]:
 
 
 def _client(pipeline: dlt.Pipeline) -> Any:
-    return pipeline._get_destination_clients(complete_schema())[0]  # noqa: SLF001 - destination_client() wants a load
+    return pipeline._get_destination_clients(complete_schema())[0]

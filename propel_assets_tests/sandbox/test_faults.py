@@ -24,9 +24,7 @@ def ids(page: httpx.Response) -> list[str]:
 def scan(http: httpx.Client, *, page_size: int = 10, pages: int = 30) -> list[str]:
     """Read that many pages forward, as a client that trusts them would."""
     query = {"page_size": page_size}
-    return [
-        i for n in range(pages) for i in ids(http.get(USERS, params={**query, "page_number": n}))
-    ]
+    return [i for n in range(pages) for i in ids(http.get(USERS, params={**query, "page_number": n}))]
 
 
 # How they are set

@@ -32,9 +32,7 @@ def served(folder: Path, **settings: Any) -> Iterator[httpx.Client]:
         f"serve_frozen(Path({str(folder)!r}), port=0, **{settings!r},"
         " on_ready=lambda url: print(url, flush=True))"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
-    ) as server:
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         url = server.stdout.readline().strip()
         headers = {"Authorization": "Bearer sandbox-api-key"}
@@ -109,9 +107,7 @@ def test_a_page_is_clamped_and_there_is_nothing_behind_the_last(page) -> None:
 def test_it_refuses_as_the_live_server_does(frozen) -> None:
     assert frozen.get(USERS, params={"page_size": "x"}).status_code == 400
     assert frozen.get(USERS, params={"include_orgs": "yes"}).status_code == 400
-    assert frozen.get(USERS, params={"legacy_user_id": "1"}).json() == {
-        "legacy_user_id": ["was not frozen"]
-    }
+    assert frozen.get(USERS, params={"legacy_user_id": "1"}).json() == {"legacy_user_id": ["was not frozen"]}
     assert frozen.get(USERS, headers={"Authorization": "Bearer wrong"}).status_code == 401
     assert frozen.get("/api/backend/v1/org/query").status_code == 404
     assert frozen.post(USERS).status_code == 404

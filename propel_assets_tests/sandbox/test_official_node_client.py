@@ -84,9 +84,7 @@ def cases(sandbox) -> dict[str, Case]:
             {**paged[1], **orgs, "order_by": "EMAIL"},
         ),
         "fetchUsersInOrg": Case([{"orgId": org_id, **paged[0]}], f"user/org/{org_id}", paged[1]),
-        "fetchUserSignupQueryParams": Case(
-            [user.user_id], f"user/{user.user_id}/signup_query_parameters"
-        ),
+        "fetchUserSignupQueryParams": Case([user.user_id], f"user/{user.user_id}/signup_query_parameters"),
         "fetchUserMfaMethods": Case([user.user_id], f"user/{user.user_id}/mfa"),
         "fetchUserOAuthTokens": Case([social.user_id], f"user/{social.user_id}/oauth_token"),
         "fetchFreshTokenFromProvider": Case(
@@ -100,9 +98,7 @@ def cases(sandbox) -> dict[str, Case]:
         "fetchApiKey": Case([key_id], f"end_user_api_keys/{key_id}"),
         "fetchCurrentApiKeys": Case([paged[0]], "end_user_api_keys", paged[1]),
         "fetchArchivedApiKeys": Case([{}], "end_user_api_keys/archived"),
-        "fetchApiKeyUsage": Case(
-            [{"date": "2026-11-20"}], "end_user_api_keys/usage", {"date": "2026-11-20"}
-        ),
+        "fetchApiKeyUsage": Case([{"date": "2026-11-20"}], "end_user_api_keys/usage", {"date": "2026-11-20"}),
         "fetchEmployeeById": Case([employee_id], f"employee/{employee_id}"),
         "fetchOrgScimGroups": Case([{"orgId": group.org_id}], group_path),
         "fetchScimGroup": Case(

@@ -82,16 +82,10 @@ def cases(sandbox) -> dict[str, Case]:
             "user/query",
             {**paged, "include_orgs": "true", "email_or_username": "a"},
         ),
-        "fetch_users_in_org": Case(
-            {"org_id": org_id, "page_size": 5}, f"user/org/{org_id}", {"page_size": 5}
-        ),
-        "fetch_user_signup_query_params_by_user_id": Case(
-            of_user, f"user/{user.user_id}/signup_query_parameters"
-        ),
+        "fetch_users_in_org": Case({"org_id": org_id, "page_size": 5}, f"user/org/{org_id}", {"page_size": 5}),
+        "fetch_user_signup_query_params_by_user_id": Case(of_user, f"user/{user.user_id}/signup_query_parameters"),
         "fetch_user_mfa_methods": Case(of_user, f"user/{user.user_id}/mfa"),
-        "fetch_user_oauth_tokens": Case(
-            {"user_id": social.user_id}, f"user/{social.user_id}/oauth_token"
-        ),
+        "fetch_user_oauth_tokens": Case({"user_id": social.user_id}, f"user/{social.user_id}/oauth_token"),
         "fetch_fresh_token_from_provider": Case(
             {"user_id": social.user_id, "provider": social.social_provider},
             f"user/{social.user_id}/{social.social_provider}/fresh_token",
@@ -110,9 +104,7 @@ def cases(sandbox) -> dict[str, Case]:
         "fetch_archived_api_keys": Case(
             {"page_size": 3, "page_number": 0}, "end_user_api_keys/archived", {"page_size": 3}
         ),
-        "fetch_api_key_usage": Case(
-            {"date": "2026-11-20"}, "end_user_api_keys/usage", {"date": "2026-11-20"}
-        ),
+        "fetch_api_key_usage": Case({"date": "2026-11-20"}, "end_user_api_keys/usage", {"date": "2026-11-20"}),
         "fetch_employee_by_id": Case({"employee_id": employee_id}, f"employee/{employee_id}"),
         "fetch_org_scim_groups": Case(
             {"org_id": group.org_id, "page_size": 2},

@@ -34,8 +34,7 @@ def digest(store: Store) -> str:
     everything = {
         "users": [store.user_object(user_id, include_orgs=True) for user_id in store.users],
         "details": [
-            (user.signup_query_parameters, user.mfa_setup, user.social_provider)
-            for user in store.users.values()
+            (user.signup_query_parameters, user.mfa_setup, user.social_provider) for user in store.users.values()
         ],
         "orgs": [(org.wire, org.created_at) for org in store.orgs.values()],
         "invites": store.invites,
@@ -44,9 +43,7 @@ def digest(store: Store) -> str:
         "employees": store.employees,
         "history": [repr(event) for event in store.history],
         "churn": insights.user_report(store, "churn", "7"),
-        "active": insights.chart_metrics(
-            store, "active_orgs", "Weekly", NOW - timedelta(days=90), NOW
-        ),
+        "active": insights.chart_metrics(store, "active_orgs", "Weekly", NOW - timedelta(days=90), NOW),
     }
     return hashlib.sha256(json.dumps(everything).encode()).hexdigest()
 
@@ -98,9 +95,7 @@ def test_the_crowd_grows_and_prefers_weekdays(crowd) -> None:
     weekdays = Counter(datetime.fromtimestamp(at, UTC).weekday() for at in signed_up)
     assert max(weekdays[5], weekdays[6]) < min(weekdays[day] for day in range(5))
     assert max(signed_up) <= crowd.now
-    quarter = insights.chart_metrics(
-        crowd, "active_users", "Daily", NOW - timedelta(days=90), NOW - timedelta(days=1)
-    )
+    quarter = insights.chart_metrics(crowd, "active_users", "Daily", NOW - timedelta(days=90), NOW - timedelta(days=1))
     active = Counter()
     for point in quarter:
         active[date.fromisoformat(point["date"]).weekday()] += point["result"]
@@ -199,9 +194,7 @@ def assert_history_explains(store: Store) -> None:
         for user_id, memberships in store.of_user.items()
         for org_id, member in memberships.items()
     }
-    assert {(m.user_id, m.org_id) for ms in store.of_org.values() for m in ms.values()} == set(
-        roles
-    )
+    assert {(m.user_id, m.org_id) for ms in store.of_org.values() for m in ms.values()} == set(roles)
 
 
 def assert_insights_agree(store: Store) -> None:
@@ -232,14 +225,10 @@ def assert_insights_agree(store: Store) -> None:
     for interval, days in insights.CHURN.items():
         gone = {row["user_id"] for row in insights.user_report(store, "churn", interval)}
         assert gone == {
-            user_id
-            for user_id, user in store.users.items()
-            if user.wire["last_active_at"] <= store.now - days * DAY
+            user_id for user_id, user in store.users.items() if user.wire["last_active_at"] <= store.now - days * DAY
         }
         quiet = {row["org_id"] for row in insights.org_report(store, "churn", interval)}
-        assert quiet == {
-            org_id for org_id, members in store.of_org.items() if members and set(members) <= gone
-        }
+        assert quiet == {org_id for org_id, members in store.of_org.items() if members and set(members) <= gone}
     for interval, days in insights.LONG.items():
         joined, left = _joined_and_left(store, store.now - days * DAY)
         growth = insights.org_report(store, "growth", interval)
@@ -264,10 +253,7 @@ def _day(at: int) -> date:
 def _joined_and_left(store: Store, since: int) -> tuple[Counter[str], Counter[str]]:
     """Count by org_id who joined since then and is still there, and who left since then."""
     joined = Counter(
-        member.org_id
-        for members in store.of_org.values()
-        for member in members.values()
-        if member.joined_at > since
+        member.org_id for members in store.of_org.values() for member in members.values() if member.joined_at > since
     )
     left = Counter(m.org_id for m in store.past_memberships if m.left_at and m.left_at > since)
     return joined, left
@@ -302,16 +288,14 @@ def test_an_org_is_active_only_while_its_active_users_are_members() -> None:
             store.remove_membership(user_id, org_id)
             store.advance(days=1)
         store.touch_user(user_id)
-    points = insights.chart_metrics(
-        store, "active_orgs", "Daily", NOW + timedelta(days=1), NOW + timedelta(days=4)
-    )
+    points = insights.chart_metrics(store, "active_orgs", "Daily", NOW + timedelta(days=1), NOW + timedelta(days=4))
     assert [point["result"] for point in points] == [0, 1, 0, 0]
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_after_any_changes_all_still_agree(seed) -> None:
     store = build(120, 10, seed)
-    rng = Random(seed)  # noqa: S311 - reproducible changes, no secrets
+    rng = Random(seed)
     for _ in range(80):
         _change_something(store, rng)
     assert_history_explains(store)

@@ -236,9 +236,7 @@ def test_orgs_are_found_by_name_domain_and_legacy_id(ask, sandbox) -> None:
     orgs = [org.wire for org in sandbox.store.orgs.values()]
     domain = next(org["domain"] for org in orgs if "domain" in org)
     found = ask("org/query", domain=domain)["orgs"]
-    assert [org["org_id"] for org in found] == [
-        org["org_id"] for org in orgs if org.get("domain") == domain
-    ]
+    assert [org["org_id"] for org in found] == [org["org_id"] for org in orgs if org.get("domain") == domain]
     part = orgs[0]["name"][1:4].upper()
     names = {org["name"] for org in ask("org/query", name=part, page_size=100)["orgs"]}
     assert names == {org["name"] for org in orgs if part.lower() in org["name"].lower()}
@@ -401,9 +399,7 @@ def test_report_rows_are_as_documented(read_all) -> None:
     assert {type(user["org_data"]) for user in users} == {list, type(None)}
     orgs = read_all("org_report/growth", "org_reports", report_interval="90")
     assert {frozenset(org) for org in orgs} == {
-        frozenset(
-            ("id", "report_id", "org_id", "name", "num_users", "org_created_at", "extra_properties")
-        )
+        frozenset(("id", "report_id", "org_id", "name", "num_users", "org_created_at", "extra_properties"))
     }
     inviters = read_all("user_report/top_inviter", "user_reports", report_interval="90")
     assert all(user["extra_properties"]["num_invites"] > 0 for user in inviters)
@@ -414,9 +410,7 @@ def test_a_chart_covers_the_last_30_days_unless_asked_otherwise(ask) -> None:
     assert (chart["chart_type"], chart["cadence"]) == ("ActiveOrgs", "Daily")
     days = [point["date"] for point in chart["metrics"]]
     assert (days[0], days[-1], len(days)) == ("2026-10-25", "2026-11-24", 31)
-    assert [point["date"] for point in chart["metrics"] if not point["cadence_completed"]] == [
-        "2026-11-24"
-    ]
+    assert [point["date"] for point in chart["metrics"] if not point["cadence_completed"]] == ["2026-11-24"]
     weekly = ask("chart_metrics/signups", cadence="Weekly", start_date="2026-11-01")
     assert {date.fromisoformat(p["date"]).weekday() for p in weekly["metrics"]} == {0}
     monthly = ask("chart_metrics/signups", cadence="Monthly", start_date="2025-12-15")
@@ -569,9 +563,7 @@ def test_serve_stops_cleanly_when_told_to(number) -> None:
         "serve(port=0, users=3, orgs=1, seed=1, now=date(2026, 11, 24),"
         " on_ready=lambda url: print(url, flush=True))"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
-    ) as server:
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         url = server.stdout.readline().strip()
         status = httpx.get(f"{url}/sandbox").json()
