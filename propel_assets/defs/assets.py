@@ -1,6 +1,6 @@
 """The raw tables as assets: one op per scan, made from the catalogue by `@dlt_assets`.
 
-The op runs our own loader, the one the command line uses, not `DagsterDltResource.run`: see docs/decisions/0002.
+The op runs our own loader, the one the command line uses, not `DagsterDltResource.run`: see docs/decisions/0001.
 """
 
 from collections.abc import Iterator, Sequence

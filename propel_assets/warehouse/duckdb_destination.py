@@ -2,7 +2,7 @@
 
 dlt empties a table in one transaction and fills it in others: killed in between, everybody is gone. Here the files of
 a table stay where they are until all of them are there; then one transaction deletes the old rows and inserts the new
-ones. That is also faster than loading through a staging dataset (docs/decisions/0003).
+ones. That is also faster than loading through a staging dataset (docs/decisions/0002).
 """
 
 import contextlib
