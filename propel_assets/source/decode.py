@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from types import NoneType
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import msgspec
 import pyarrow as pa
@@ -27,7 +27,13 @@ ARROW_TYPES: dict[str, pa.DataType] = {
     "date": pa.date32(),
     "json": pa.string(),
 }
-PYTHON_TYPES: dict[str, Any] = {"text": str, "bigint": int, "bool": bool, "timestamp": int, "date": str}
+FIRST_SECOND, LAST_SECOND = -62_135_596_800, 253_402_300_799  # of the years 1 and 9999
+BIGINT = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+SECONDS = (
+    Annotated[int, msgspec.Meta(ge=FIRST_SECOND, le=LAST_SECOND)]
+    | Annotated[float, msgspec.Meta(ge=FIRST_SECOND, le=LAST_SECOND, multiple_of=1)]
+)
+PYTHON_TYPES: dict[str, Any] = {"text": str, "bigint": BIGINT, "bool": bool, "timestamp": SECONDS, "date": str}
 NOTHING = msgspec.Raw(b"")
 NULLS = (b"", b"null")
 Row = Any
@@ -62,7 +68,7 @@ class RowType:
             attribute = f"f_{name}"
             if column.type == "json" or name in self.misfits:
                 fields.append((attribute, msgspec.Raw, msgspec.field(name=name, default=NOTHING)))
-            elif column.name in self.table.key and column.required:
+            elif self._is_key(column):
                 fields.append((attribute, PYTHON_TYPES[column.type], msgspec.field(name=name)))
             else:
                 fields.append((attribute, PYTHON_TYPES[column.type] | None, msgspec.field(name=name, default=None)))
@@ -72,6 +78,10 @@ class RowType:
         for position, name in enumerate(self.unknown):
             fields.append((f"u_{position}", msgspec.Raw, msgspec.field(name=name, default=NOTHING)))
         return msgspec.defstruct("Row", fields, forbid_unknown_fields=True, gc=False, kw_only=True)
+
+    def _is_key(self, column: Column) -> bool:
+        """Whether a row without this column, or with another type in it, is refused."""
+        return column.name in self.table.key and column.required
 
     def learn(self, rows: Sequence[Mapping[str, msgspec.Raw]]) -> bool:
         """Widen to what ``rows`` hold; return whether anything was new."""
@@ -84,7 +94,7 @@ class RowType:
                     learned |= self.maps[name].learn(list((inner or {}).values()))
                 elif name not in self._declared:
                     self.unknown.setdefault(name, name)
-                elif not _fits(value, self._declared[name]):
+                elif not self._is_key(self._declared[name]) and not _fits(value, self._declared[name]):
                     self.misfits.add(name)
         learned |= before != (len(self.unknown), len(self.misfits))
         if learned:

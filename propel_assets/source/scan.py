@@ -46,7 +46,7 @@ class Order:
     """What is known of a list's order.
 
     ``key`` gives a row's identity. ``value`` gives what the server sorts by, ascending, new rows last; it is None
-    where no order is known, and gives None for a row whose place is not known.
+    where no order is known. A row for which it does not give a number has no known place: the order is then given up.
     """
 
     key: Callable[[Any], Hashable]
@@ -384,7 +384,8 @@ class Scan:
         self._problems[text] = None
 
     def _value(self, row: Any) -> Any:
-        return self._order.value(row) if self._order.value else None
+        value = self._order.value(row) if self._order.value else None
+        return value if isinstance(value, int | float) else None
 
     def _accept(self, page: Page) -> list[Any]:
         """Return the rows of ``page`` not seen before, and count those that are younger than the last page."""

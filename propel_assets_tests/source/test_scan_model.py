@@ -6,7 +6,7 @@ rows of the same second between any two answers. Answers arrive in any order. Ru
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
@@ -81,7 +81,6 @@ class Outcome:
     returned: list[Row]
     lost: set[Row]
     requests: int
-    reads: list[Request] = field(default_factory=list)
 
 
 def play(
@@ -460,3 +459,16 @@ def test_without_an_order_nothing_of_several_answers_is_ever_proved() -> None:
     assert verdicts["proved"] == 0
     assert verdicts["counted"]
     assert verdicts["unproved"]
+
+
+@pytest.mark.parametrize("unknown", [None, "yesterday"])
+def test_a_row_without_a_place_gives_the_order_up(unknown) -> None:
+    for seed in range(100):
+        rng = Random(seed)
+        lost = rng.randrange(200)
+        order = Order(key=lambda row: row[0], value=lambda row, lost=lost: unknown if row[0] == lost else row[1])
+        outcome = play(
+            Scan(order, 10, 4), Server(rng, 200, 0.3), rng, page_size=10, workers=4, adversary=any_adversary(rng)
+        )
+        assert outcome.scan.verdict != "proved" or lost not in outcome.scan.seen
+        assert len(outcome.returned) == len(set(outcome.returned))

@@ -1,0 +1,233 @@
+"""Bytes to rows to Arrow: nothing is dropped, nothing is bent, nothing crashes on what the catalogue does not know."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pytest
+
+from propel_assets.source.decode import PageDecoder, RowType, to_arrow
+from propel_assets.source.tables import BY_NAME
+
+USERS, MEMBERS = BY_NAME["user_query"], BY_NAME["org_membership"]
+USER = {
+    "user_id": "11111111-1111-4111-8111-111111111111",
+    "email": "somebody@example.org",
+    "email_confirmed": True,
+    "has_password": True,
+    "locked": False,
+    "enabled": True,
+    "mfa_enabled": False,
+    "can_create_orgs": False,
+    "created_at": 1_700_000_000,
+    "last_active_at": 1_700_000_100,
+}
+MEMBER = {
+    "org_id": "22222222-2222-4222-8222-222222222222",
+    "org_name": "Acme",
+    "org_metadata": {},
+    "url_safe_org_name": "acme",
+    "user_role": "Owner",
+    "inherited_user_roles_plus_current_role": ["Owner", "Member"],
+    "user_permissions": [],
+    "additional_roles": [],
+}
+BIG = 2**70
+
+
+class Reading:
+    """Users and their memberships, decoded page after page."""
+
+    def __init__(self) -> None:
+        self.member = RowType(MEMBERS, given=("user_id",))
+        self.user = RowType(USERS, maps={"org_id_to_org_info": self.member})
+        self.decoder = PageDecoder(self.user, "users", [("total_users", int), ("page_size", int | None)])
+
+    def rows(self, *users: dict[str, Any]) -> list[Any]:
+        return self.decoder(json.dumps({"users": users, "total_users": len(users)}).encode()).items
+
+    def users(self, *users: dict[str, Any]) -> pa.Table:
+        return self.user.to_arrow(self.rows(*users))
+
+    def members(self, *members: dict[str, Any]) -> pa.Table:
+        rows = self.rows(*[USER | {"org_id_to_org_info": {member["org_id"]: member}} for member in members])
+        flat = [info for row in rows for info in row.f_org_id_to_org_info.values()]
+        return self.member.to_arrow(flat, {"user_id": [row.f_user_id for row in rows]})
+
+
+@pytest.fixture
+def reading() -> Reading:
+    return Reading()
+
+
+def column(table: pa.Table, name: str) -> list[Any]:
+    return table.column(name).to_pylist()
+
+
+# As the catalogue says
+
+
+def test_every_column_of_the_catalogue_is_there_in_its_type(reading) -> None:
+    table = reading.users(USER)
+    assert table.column_names == [c.name for c in USERS.columns]
+    assert column(table, "created_at") == [datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)]
+    assert column(table, "email_confirmed") == [True]
+    assert column(table, "username") == [None]
+    assert reading.user.surprises == {}
+
+
+def test_free_form_objects_stay_the_text_they_were(reading) -> None:
+    text = '{"select":1,"a.b":[1,2.50],"big":' + str(BIG) + "}"
+    body = json.dumps(USER)[:-1] + f', "properties": {text}}}'
+    rows = reading.decoder(f'{{"users": [{body}], "total_users": 1}}'.encode()).items
+    assert column(reading.user.to_arrow(rows), "properties") == [text]
+
+
+@pytest.mark.parametrize("given", [{}, {"metadata": None, "username": None}])
+def test_null_and_absent_are_both_null(given, reading) -> None:
+    table = reading.users(USER | given)
+    assert (column(table, "metadata"), column(table, "username")) == ([None], [None])
+    assert reading.user.surprises == {}
+
+
+def test_no_rows_have_every_column(reading) -> None:
+    assert reading.users().num_rows == 0
+    assert reading.users().schema.names == [c.name for c in USERS.columns]
+
+
+# Fields nobody has told us of
+
+
+@pytest.mark.parametrize(
+    ("value", "loaded", "kind"),
+    [
+        ("text", "text", "text"),
+        (7, 7, "bigint"),
+        (-(2**63), -(2**63), "bigint"),
+        (1.5, 1.5, "double"),
+        (True, True, "bool"),
+        ({"a": 1}, '{"a": 1}', "json"),
+        ([1, 2], "[1, 2]", "json"),
+        (BIG, str(BIG), "json"),
+    ],
+)
+@pytest.mark.parametrize("of", ["users", "members"])
+def test_an_unknown_field_is_loaded(of, value, loaded, kind, reading) -> None:
+    row, row_type = (USER, reading.user) if of == "users" else (MEMBER, reading.member)
+    table = getattr(reading, of)(row | {"shoe_size": value}, row)
+    assert column(table, "shoe_size") == [loaded, None]
+    assert row_type.surprises == {"shoe_size": f"unknown, loaded as {kind}"}
+
+
+@pytest.mark.parametrize("of", ["users", "members"])
+def test_a_late_field_is_loaded_and_earlier_batches_still_convert(of, reading) -> None:
+    row = USER if of == "users" else MEMBER
+    early = reading.rows(USER, USER)
+    first = getattr(reading, of)(row)
+    late = getattr(reading, of)(row | {"shoe_size": 42})
+    assert "shoe_size" not in first.column_names
+    assert column(late, "shoe_size") == [42]
+    mixed = reading.user.to_arrow(early + reading.rows(USER | {"hat": "L"}) + early)
+    assert column(mixed, "hat") == [None, None, "L", None, None]
+    assert column(mixed, "user_id") == [USER["user_id"]] * 5
+
+
+def test_an_unknown_field_that_is_always_null_makes_no_column(reading) -> None:
+    table = reading.users(USER | {"shoe_size": None})
+    assert "shoe_size" not in table.column_names
+    assert column(reading.users(USER | {"shoe_size": 42}), "shoe_size") == [42]
+
+
+def test_an_unknown_field_that_changes_its_type_keeps_both_values(reading) -> None:
+    table = reading.users(USER | {"shoe_size": 42}, USER | {"shoe_size": "forty-two"}, USER | {"shoe_size": BIG})
+    assert column(table, "shoe_size") == [42, None, None]
+    assert column(table, "shoe_size__v_text") == [None, '"forty-two"', str(BIG)]
+
+
+@pytest.mark.parametrize("name", ["a.b", "select", "class", "f_email", "u_0", "user id", "Ünïcode", "__v_text", "1st"])
+@pytest.mark.parametrize("of", ["users", "members"])
+def test_any_name_can_be_a_field(name, of, reading) -> None:
+    row = USER if of == "users" else MEMBER
+    assert column(getattr(reading, of)(row | {name: "x"}), name) == ["x"]
+
+
+# Values that are not of their type
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("locked", "no", '"no"'),
+        ("locked", 1, "1"),
+        ("first_name", 7, "7"),
+        ("first_name", {"a": 1}, '{"a": 1}'),
+        ("last_active_at", "yesterday", '"yesterday"'),
+        ("last_active_at", 1700000000.5, "1700000000.5"),
+        ("last_active_at", BIG, str(BIG)),
+        ("last_active_at", 2**63 - 1, str(2**63 - 1)),
+        ("last_active_at", 10**15, str(10**15)),
+    ],
+)
+def test_a_value_of_another_type_is_kept_beside_its_column(name, value, text, reading) -> None:
+    table = reading.users(USER, USER | {name: value})
+    assert column(table, name)[1] is None
+    assert column(table, name)[0] == column(reading.users(USER), name)[0]
+    assert column(table, f"{name}__v_text") == [None, text]
+    assert list(reading.user.surprises) == [name]
+
+
+def test_a_value_of_another_type_on_a_membership(reading) -> None:
+    table = reading.members(MEMBER, MEMBER | {"user_role": ["Owner"]})
+    assert column(table, "user_role") == ["Owner", None]
+    assert column(table, "user_role__v_text") == [None, '["Owner"]']
+
+
+def test_a_late_value_of_another_type_leaves_earlier_batches_alone(reading) -> None:
+    early = reading.rows(USER)
+    late = reading.rows(USER | {"locked": "no"})
+    table = reading.user.to_arrow(early + late + early)
+    assert column(table, "locked") == [False, None, False]
+    assert column(table, "locked__v_text") == [None, '"no"', None]
+
+
+def test_a_whole_float_is_a_timestamp(reading) -> None:
+    table = reading.users(USER | {"created_at": 1700000000.0})
+    assert column(table, "created_at") == [datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)]
+    assert reading.user.surprises == {}
+
+
+# What cannot be loaded
+
+
+@pytest.mark.parametrize("of", ["users", "members"])
+@pytest.mark.parametrize("value", ["absent", None, 4711])
+def test_a_row_without_its_key_is_an_error_that_names_the_field(of, value, reading) -> None:
+    row, key = (USER, "user_id") if of == "users" else (MEMBER, "org_id")
+    broken = {k: v for k, v in row.items() if k != key} | ({} if value == "absent" else {key: value})
+    users = broken if of == "users" else USER | {"org_id_to_org_info": {"somewhere": broken}}
+    with pytest.raises(msgspec.ValidationError) as caught:
+        reading.rows(users)
+    assert key in str(caught.value)
+    for secret in (USER["email"], USER["user_id"], "Acme", "4711"):
+        assert secret not in str(caught.value)
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b'{"users": [', b"\xff\xfe"])
+def test_what_is_not_json_is_a_decode_error_and_no_validation_error(body, reading) -> None:
+    with pytest.raises(msgspec.DecodeError) as caught:
+        reading.decoder(body)
+    assert not isinstance(caught.value, msgspec.ValidationError)
+
+
+@pytest.mark.parametrize("body", [b"[]", b"null", b"{}", b'{"users": {}}', b'{"users": [1]}', b'{"users": []}'])
+def test_json_of_another_shape_is_a_validation_error(body, reading) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        reading.decoder(body)
+
+
+def test_rows_made_here_have_the_catalogues_columns() -> None:
+    table = to_arrow(MEMBERS, [{"user_id": "u", "org_id": "o", "org_metadata": {"a": [1]}}])
+    assert table.column_names == [c.name for c in MEMBERS.columns]
+    assert column(table, "org_metadata") == ['{"a":[1]}']
