@@ -26,7 +26,7 @@ from propel_assets.settings import Settings
 T = TypeVar("T")
 Params = Mapping[str, str | int]
 
-USER_AGENT = f"propel-assets/{__version__} (+https://pypi.org/project/propel-assets)"
+USER_AGENT = f"propel-assets/{__version__}"
 MAX_TRIES = 8
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 TIMEOUT = urllib3.Timeout(connect=10, read=60)
@@ -189,19 +189,22 @@ class Client:
         success = False
         try:
             url = self.settings.auth_url + quote(path)
-            response = self._pool.request("GET", url, fields=params, headers=headers, redirect=False)
+            fields = [(name, str(value)) for name, value in (params or {}).items()]
+            response = self._pool.request("GET", url, fields=fields, headers=headers, redirect=False)
             if response.status in RETRIED:
                 pause = _retry_after(response.headers.get("Retry-After"))
                 return _Retry(str(response.status), sent_at, response.status, pause)
             if response.status != OK:
                 raise _refusal(path, response, auth)
-            value = decode(response.data)
+            try:
+                value = decode(response.data)
+            except msgspec.ValidationError as error:
+                message = f"GET {path} answered JSON of another shape than documented: {error}."
+                raise PermanentApiError(message) from None
+            except msgspec.DecodeError:
+                return _Retry(f"{response.status} with {_kind(response)} that is not JSON", sent_at)
             success = True
             return value
-        except msgspec.ValidationError as error:
-            raise PermanentApiError(f"GET {path} answered JSON of another shape than documented: {error}.") from None
-        except msgspec.DecodeError:
-            return _Retry(f"{response.status} with {_kind(response)} that is not JSON", sent_at)
         except urllib3.exceptions.HTTPError as error:
             return _Retry(_network_failure(error), sent_at)
         finally:
