@@ -58,13 +58,13 @@ clean:  ## remove the environments and everything that was built
 	rm -rf .venv $(CARD) .dagster_home build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 .venv/has-core: pyproject.toml constraints.txt
-	@python=$(PYTHON) && $$python .ci/install.py .venv constraints.txt -e .
+	@python=$(PYTHON) && exec "$$python" .ci/install.py .venv constraints.txt -e .
 	@touch $@
 
 .venv/has-test: pyproject.toml constraints.txt
-	@python=$(PYTHON) && $$python .ci/install.py .venv constraints.txt -e '.[test]'
+	@python=$(PYTHON) && exec "$$python" .ci/install.py .venv constraints.txt -e '.[test]'
 	@touch .venv/has-core $@
 
 $(CARD)/has-test: pyproject.toml constraints-embedded-elt.txt
-	@python=$(PYTHON) && $$python .ci/install.py $(CARD) constraints-embedded-elt.txt -e '.[test,embedded-elt]'
+	@python=$(PYTHON) && exec "$$python" .ci/install.py $(CARD) constraints-embedded-elt.txt -e '.[test,embedded-elt]'
 	@touch $@

@@ -1,4 +1,4 @@
-"""Install into a virtual environment, with the versions of a constraints file, in a few plain lines.
+"""Install into a virtual environment, with the versions that a constraints file names.
 
     python3 .ci/install.py .venv constraints.txt -e '.[test]'
 
@@ -6,53 +6,51 @@ An install that was cut short leaves a mark in the environment, and the next one
 Two at the same time take turns. Needs Python only: this runs before anything is installed.
 """
 
-import contextlib
 import fcntl
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 
 def main(venv: Path, constraints: str, *what: str) -> int:
     """Make `venv` if it is missing or broken, and install `what` into it."""
+    lock = wait_for_turn()
+    started = time.monotonic()
     python, mark, log = venv / "bin/python", venv / "unfinished", venv / "install.log"
-    with one_at_a_time():
-        started = time.monotonic()
-        if mark.exists() or not works(python):
-            print(f"Making {venv} with Python {sys.version.split()[0]}", flush=True)
-            subprocess.run([sys.executable, "-m", "venv", "--clear", venv], check=True)
-        print(f"Installing {what[-1]} into {venv}; details in {log}", flush=True)
+    if mark.exists() or not works(python):
+        print(f"Making {venv} with Python {sys.version.split()[0]}", flush=True)
+        shutil.rmtree(venv, ignore_errors=True)
+        venv.mkdir()
         mark.touch()
-        pip = [python, "-m", "pip", "install", "--no-input", "--progress-bar=off"]
-        pip += ["--disable-pip-version-check", "-c", constraints]
-        with log.open("w") as file:
-            # setuptools first, so that building the project downloads nothing of its own.
-            for arguments in (["setuptools>=77"], ["--no-build-isolation", *what]):
-                if failed := run([*pip, *arguments], log=file):
-                    print(f"pip failed; the rest of what it said is in {log}", file=sys.stderr)
-                    return failed
-        mark.unlink()
-        print(f"  done in {time.monotonic() - started:.0f} s", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+    print(f"Installing {what[-1]} into {venv}; details in {log}", flush=True)
+    mark.touch()
+    pip = [python, "-u", "-m", "pip", "install", "--no-input", "--progress-bar=off"]
+    pip += ["--disable-pip-version-check", "-c", constraints]
+    log.write_text("")
+    # setuptools first, so that building the project downloads nothing of its own.
+    for arguments in (["setuptools>=77"], ["--no-build-isolation", *what]):
+        if failed := run([*pip, *arguments], log=log, lock=lock):
+            print(f"pip failed; the rest of what it said is in {log}", file=sys.stderr)
+            return failed
+    mark.unlink()
+    print(f"  done in {time.monotonic() - started:.0f} s", flush=True)
     return 0
 
 
-@contextlib.contextmanager
-def one_at_a_time() -> Iterator[None]:
-    """Hold a lock on the working directory."""
+def wait_for_turn() -> int:
+    """Lock the working directory until this process and its pip have ended."""
     here = os.open(".", os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(here, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("Another install is running here: waiting for it", flush=True)
-            fcntl.flock(here, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(here)
+        fcntl.flock(here, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("Another install is running here: waiting for it", flush=True)
+        fcntl.flock(here, fcntl.LOCK_EX)
+    return here
 
 
 def works(python: Path) -> bool:
@@ -64,16 +62,16 @@ def works(python: Path) -> bool:
         return False
 
 
-def run(command: list, *, log) -> int:
-    """Run pip, and show of what it says only what takes long."""
-    pip = subprocess.Popen(["env", "PYTHONUNBUFFERED=1", *command], stdout=subprocess.PIPE, text=True)
-    for line in pip.stdout:
-        log.write(line)
-        log.flush()
-        if big := re.match(r" *Downloading (\S+?)-[^(]*(\([\d.]+ MB\))", line):
-            print(f"  downloading {Path(big[1]).name} {big[2]}", flush=True)
-        elif (packages := line.count(",")) and line.startswith("Installing collected"):
-            print(f"  installing {packages + 1} packages", flush=True)
+def run(command: list[str | Path], *, log: Path, lock: int) -> int:
+    """Run pip, log what it says, and show of that only what takes long."""
+    pip = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, pass_fds=[lock])
+    with log.open("a") as file:
+        for line in pip.stdout or ():
+            file.write(line)
+            if big := re.match(r" *Downloading (\S+?)-[^(]*(\([\d.]+ MB\))", line):
+                print(f"  downloading {Path(big[1]).name} {big[2]}", flush=True)
+            elif (commas := line.count(",")) and line.startswith("Installing collected"):
+                print(f"  installing {commas + 1} packages", flush=True)
     return pip.wait()
 
 

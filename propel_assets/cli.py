@@ -39,9 +39,9 @@ class PropelGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="propel-assets")
 def main() -> None:
-    r"""PropelAuth in your warehouse: complete, checked, as Dagster assets.
+    """PropelAuth in your warehouse: complete, checked, as Dagster assets.
 
-    \b
+    
     Examples:
       propel-assets demo                      load a PropelAuth on this machine, through Dagster
       propel-assets load                      load everything from the PropelAuth of PROPELAUTH_AUTH_URL
@@ -66,12 +66,12 @@ def load(
     usernames: tuple[str, ...],
     usage_per_key: bool,
 ) -> None:
-    r"""Load TABLES (default: all that are on by default), then examine them.
+    """Load TABLES (default: all that are on by default), then examine them.
 
     Tables that are read together are loaded together. A table that cannot be loaded keeps its last good rows and does
     not stop the others.
 
-    \b
+    
     Examples:
       propel-assets load
       propel-assets load user_query org_membership
@@ -140,9 +140,9 @@ def _progress() -> Iterator[tuple[Callable[[str, int, int | None], None], Callab
 @main.command()
 @click.argument("tables", nargs=-1, type=LOADABLE)
 def check(tables: tuple[str, ...]) -> None:
-    r"""Examine TABLES (default: all) in the warehouse, without loading. Exits with 3 when a check fails.
+    """Examine TABLES (default: all) in the warehouse, without loading. Exits with 3 when a check fails.
 
-    \b
+    
     Examples:
       propel-assets check
       propel-assets check org_membership
@@ -254,9 +254,9 @@ def _sandbox_options(command: Callable[..., None]) -> Callable[..., None]:
 @_sandbox_options
 @click.option("--fault", "faults", multiple=True, help="A switch to start with, for example latency_ms=50. Repeatable.")
 def sandbox(port: int, users: int, orgs: int, seed: int, now: datetime | None, faults: tuple[str, ...]) -> None:
-    r"""Run a PropelAuth on this machine, with people, orgs, roles, keys and reports.
+    """Run a PropelAuth on this machine, with people, orgs, roles, keys and reports.
 
-    \b
+    
     Examples:
       propel-assets sandbox
       propel-assets sandbox --port 8400 --users 100000 --seed 7

@@ -116,6 +116,6 @@ def leave_a_map(settings: Settings) -> None:
 
     What lies in dlt's own folder is dropped first: it may be of another project on this machine.
     """
-    pipeline = build_pipeline(settings, None)
-    pipeline.drop()
-    pipeline.sync_destination()
+    build_pipeline(settings, None).drop()
+    # Built again: the dropped one still knows the other project's folder, and would read its database.
+    build_pipeline(settings, None).sync_destination()

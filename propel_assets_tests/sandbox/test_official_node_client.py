@@ -50,8 +50,9 @@ class Case:
 def client_folder(tmp_path_factory) -> Path:
     """Install the client outside the project, without a trace in it."""
     folder = tmp_path_factory.mktemp("node")
-    install = ["npm", "install", "--no-save", "--prefix", str(folder), PACKAGE]
-    subprocess.run(install, check=True, capture_output=True)
+    # In the folder itself: with --prefix npm would pass over the machine's own settings.
+    (folder / "package.json").write_text("{}")
+    subprocess.run(["npm", "install", "--no-save", PACKAGE], cwd=folder, check=True, capture_output=True)
     return folder
 
 

@@ -1,5 +1,9 @@
 """Loading: complete, repeatable, and nothing replaced by what is not proved."""
 
+import shutil
+import subprocess
+import sys
+
 import pytest
 
 from propel_assets.errors import LossRefused
@@ -27,3 +31,15 @@ def test_a_sudden_loss_is_refused_and_can_be_allowed(settings, sandbox, query, m
 
     load_scan("users", load_settings())
     assert query("SELECT count(*) FROM user_query") == [(200,)]
+
+
+def test_a_load_does_not_look_for_the_database_of_another_project(settings, query, tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("DESTINATION__DUCKDB__CREDENTIALS")
+    other = tmp_path / "other"
+    other.mkdir()
+    load_in = [sys.executable, "-m", "propel_assets.cli", "load", "custom_role_mappings"]
+    subprocess.run(load_in, cwd=other, check=True, capture_output=True)
+    shutil.rmtree(other)
+    second = subprocess.run(load_in, cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert second.returncode == 0, second.stderr
+    assert query("SELECT count(*) > 0 FROM custom_role_mappings") == [(True,)]
