@@ -41,7 +41,7 @@ class PropelGroup(click.Group):
 def main() -> None:
     """PropelAuth in your warehouse: complete, checked, as Dagster assets.
 
-    
+    \b
     Examples:
       propel-assets demo                      load a PropelAuth on this machine, through Dagster
       propel-assets load                      load everything from the PropelAuth of PROPELAUTH_AUTH_URL
@@ -71,7 +71,7 @@ def load(
     Tables that are read together are loaded together. A table that cannot be loaded keeps its last good rows and does
     not stop the others.
 
-    
+    \b
     Examples:
       propel-assets load
       propel-assets load user_query org_membership
@@ -142,7 +142,7 @@ def _progress() -> Iterator[tuple[Callable[[str, int, int | None], None], Callab
 def check(tables: tuple[str, ...]) -> None:
     """Examine TABLES (default: all) in the warehouse, without loading. Exits with 3 when a check fails.
 
-    
+    \b
     Examples:
       propel-assets check
       propel-assets check org_membership
@@ -256,7 +256,7 @@ def _sandbox_options(command: Callable[..., None]) -> Callable[..., None]:
 def sandbox(port: int, users: int, orgs: int, seed: int, now: datetime | None, faults: tuple[str, ...]) -> None:
     """Run a PropelAuth on this machine, with people, orgs, roles, keys and reports.
 
-    
+    \b
     Examples:
       propel-assets sandbox
       propel-assets sandbox --port 8400 --users 100000 --seed 7
