@@ -4,10 +4,10 @@ Nothing here knows a table. A request is given up on by its kind: 408, 429, 5xx,
 and bodies that are not JSON are asked again within `Settings.retry_seconds`; everything else at once is final.
 """
 
+import logging
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ import urllib3
 from propel_assets import __version__
 from propel_assets.errors import PermanentApiError, TransientApiError
 from propel_assets.settings import Settings
+from propel_assets.source.throttle import Throttle
 
 T = TypeVar("T")
 Params = Mapping[str, str | int]
@@ -44,93 +45,14 @@ class Traffic:
     concurrency: int = 0
 
 
-class Throttle:
-    """Decides when the next request may leave: one pause, one rate and one width for all workers.
+class _WithoutQueries(logging.Filter):
+    """Cuts the query off the addresses urllib3 logs: it can hold an e-mail address."""
 
-    On 429 the width is halved and the rate set to what the server has let through; both grow back slowly. Unused
-    allowance of up to a second is kept, so that a pause costs nothing in the long run.
-    """
-
-    WINDOW_SECONDS = 2.0
-    BACK_OFF = 0.95
-    GROWTH_PER_SECOND = 1.005
-
-    def __init__(self, max_concurrency: int, max_rps: float) -> None:
-        """Start as wide as allowed, at ``max_rps`` requests per second (0: unlimited)."""
-        self._condition = threading.Condition()
-        self._max_width = max_concurrency
-        self._width = float(max_concurrency)
-        self._ceiling = max_rps or float("inf")
-        self._rate = self._ceiling
-        self._allowance = 1.0
-        self._updated = time.monotonic()
-        self._pause_until = 0.0
-        self._narrowed_at = 0.0
-        self._in_flight = 0
-        self._successes: deque[float] = deque(maxlen=10_000)
-        self.last_success = time.monotonic()
-        self.peak = 0
-        self.stopped = False
-
-    def enter(self) -> float:
-        """Wait for a place; return the seconds waited."""
-        started = time.monotonic()
-        with self._condition:
-            while (delay := self._delay(time.monotonic())) > 0 and not self.stopped:
-                self._condition.wait(delay)
-            self._allowance -= 1
-            self._in_flight += 1
-            self.peak = max(self.peak, self._in_flight)
-        return time.monotonic() - started
-
-    def _delay(self, now: float) -> float:
-        if now < self._pause_until:
-            return self._pause_until - now
-        if self._in_flight >= int(self._width):
-            return 1.0
-        if self._rate == float("inf"):
-            self._allowance = 1.0
-            return 0.0
-        elapsed, self._updated = now - self._updated, now
-        self._rate = min(self._ceiling, self._rate * self.GROWTH_PER_SECOND**elapsed)
-        self._allowance = min(max(1.0, self._rate), self._allowance + elapsed * self._rate)
-        return 0.0 if self._allowance >= 1 else (1 - self._allowance) / self._rate
-
-    def wait(self, seconds: float) -> None:
-        """Let one worker wait; `stop` ends it."""
-        until = time.monotonic() + seconds
-        with self._condition:
-            while (left := until - time.monotonic()) > 0 and not self.stopped:
-                self._condition.wait(left)
-
-    def stop(self, stopped: bool) -> None:
-        """End every wait: somebody has failed for good."""
-        with self._condition:
-            self.stopped = stopped
-            self._condition.notify_all()
-
-    def leave(self, *, success: bool) -> None:
-        """Give the place back; a success widens slowly."""
-        with self._condition:
-            self._in_flight -= 1
-            if success:
-                self.last_success = time.monotonic()
-                self._successes.append(self.last_success)
-                self._width = min(self._max_width, self._width + 0.05)
-            self._condition.notify()
-
-    def slow_down(self, sent_at: float, pause_seconds: float, *, limited: bool) -> None:
-        """Pause everybody; when ``limited`` also narrow, once for all requests that were in flight together."""
-        with self._condition:
-            now = time.monotonic()
-            self._pause_until = max(self._pause_until, now + pause_seconds)
-            if limited and sent_at > self._narrowed_at:
-                self._narrowed_at = now
-                self._width = max(1.0, self._width / 2)
-                recent = [at for at in self._successes if at > now - self.WINDOW_SECONDS]
-                span = max(1.0, min(self.WINDOW_SECONDS, now - recent[0])) if recent else 1.0
-                self._rate = min(self._rate, self._ceiling, max(0.5, self.BACK_OFF * len(recent) / span))
-                self._allowance, self._updated = min(self._allowance, 0.0), now
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Change ``record``; it is always logged."""
+        if isinstance(record.args, tuple):
+            record.args = tuple(arg.split("?")[0] if isinstance(arg, str) else arg for arg in record.args)
+        return True
 
 
 class Client:
@@ -138,6 +60,9 @@ class Client:
 
     def __init__(self, settings: Settings) -> None:
         """Prepare connections; nothing is sent. ``settings`` must be `connected`."""
+        log = logging.getLogger("urllib3.connectionpool")
+        if not any(isinstance(known, _WithoutQueries) for known in log.filters):
+            log.addFilter(_WithoutQueries())
         self.settings = settings
         self.traffic = Traffic()
         self._throttle = Throttle(settings.max_concurrency, settings.max_rps)
@@ -208,7 +133,7 @@ class Client:
         except urllib3.exceptions.HTTPError as error:
             return _Retry(_network_failure(error), sent_at)
         finally:
-            self._throttle.leave(success=success)
+            self._throttle.leave(sent_at, success=success)
             with self._counting:
                 self.traffic.requests += 1
                 self.traffic.waited_seconds += waited

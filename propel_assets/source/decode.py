@@ -40,7 +40,10 @@ Row = Any
 
 
 class RowType:
-    """How the rows of one table are decoded; it widens as the server shows more than the catalogue knows."""
+    """How the rows of one table are decoded; it widens as the server shows more than the catalogue knows.
+
+    Widening makes new collections and takes the struct last, so that whoever reads meanwhile sees a whole state.
+    """
 
     def __init__(self, table: Table, *, given: Sequence[str] = (), maps: Mapping[str, "RowType"] | None = None) -> None:
         """Start from ``table``.
@@ -54,6 +57,7 @@ class RowType:
         self.misfits: set[str] = set()
         self._declared = {c.api_field or c.name: c for c in table.columns if c.name not in given}
         self._guessed: dict[str, ColumnType] = {}
+        self.widening = threading.RLock()
         self.struct = self._build()
 
     @property
@@ -83,23 +87,23 @@ class RowType:
         """Whether a row without this column, or with another type in it, is refused."""
         return column.name in self.table.key and column.required
 
-    def learn(self, rows: Sequence[Mapping[str, msgspec.Raw]]) -> bool:
-        """Widen to what ``rows`` hold; return whether anything was new."""
-        before = (len(self.unknown), len(self.misfits))
-        learned = False
+    def learn(self, rows: Sequence[Mapping[str, msgspec.Raw]]) -> None:
+        """Widen to what ``rows`` hold. Hold `widening` meanwhile."""
+        unknown, misfits = dict(self.unknown), set(self.misfits)
+        maps_before = [row_type.struct for row_type in self.maps.values()]
         for row in rows:
             for name, value in row.items():
                 if name in self.maps:
                     inner = msgspec.json.decode(value, type=dict[str, dict[str, msgspec.Raw]] | None)
-                    learned |= self.maps[name].learn(list((inner or {}).values()))
+                    self.maps[name].learn(list((inner or {}).values()))
                 elif name not in self._declared:
-                    self.unknown.setdefault(name, name)
+                    unknown.setdefault(name, name)
                 elif not self._is_key(self._declared[name]) and not _fits(value, self._declared[name]):
-                    self.misfits.add(name)
-        learned |= before != (len(self.unknown), len(self.misfits))
-        if learned:
+                    misfits.add(name)
+        maps_now = [row_type.struct for row_type in self.maps.values()]
+        if (unknown, misfits, maps_before) != (self.unknown, self.misfits, maps_now):
+            self.unknown, self.misfits = unknown, misfits
             self.struct = self._build()
-        return learned
 
     def to_arrow(self, rows: Sequence[Row], given: Mapping[str, Any] | None = None) -> pa.Table:
         """Return ``rows`` as a table: the catalogue's columns in order, then those it does not know.
@@ -143,7 +147,6 @@ class PageDecoder:
         self.row_type = row_type
         self._items = items
         self._others = list(others)
-        self._lock = threading.Lock()
         self._decoder = self._build()
 
     def _build(self) -> msgspec.json.Decoder[Any]:
@@ -165,10 +168,11 @@ class PageDecoder:
         try:
             return self._decoder.decode(body)
         except msgspec.ValidationError:
-            with self._lock:
-                if self.row_type.learn(self._raw_rows(body)):
-                    self._decoder = self._build()
-            return self._decoder.decode(body)
+            with self.row_type.widening:
+                self.row_type.learn(self._raw_rows(body))
+                # Built again in any case: another decoder of the same rows may have learned what this one lacks.
+                self._decoder = decoder = self._build()
+            return decoder.decode(body)
 
     def _raw_rows(self, body: bytes) -> list[dict[str, msgspec.Raw]]:
         of = dict[str, msgspec.Raw]

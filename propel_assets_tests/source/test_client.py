@@ -1,11 +1,11 @@
 """The client over real HTTP: what is asked again, what is final, and what an error text gives away."""
 
-import heapq
+import logging
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from random import Random
-from types import SimpleNamespace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 from typing import Any
 
 import msgspec
@@ -15,7 +15,7 @@ from propel_assets.errors import ApiError, PermanentApiError, TransientApiError
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import Settings
 from propel_assets.source import client as client_module
-from propel_assets.source.client import MAX_TRIES, NO_AUTH, Client, Throttle
+from propel_assets.source.client import MAX_TRIES, NO_AUTH, USER_AGENT, Client
 
 USERS = "/api/backend/v1/user/query"
 BY_EMAIL = "/api/backend/v1/user/email"
@@ -226,6 +226,23 @@ def test_a_refusal_names_fields_and_not_what_was_in_them(sandbox, connect) -> No
     assert "4711" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("fault", "value"), [(None, None), ("server_error", 503), ("server_error", 400), ("reset", True)]
+)
+def test_no_log_tells_a_key_an_address_or_a_query(fault, value, sandbox, connect, caplog) -> None:
+    caplog.set_level(logging.DEBUG)
+    client = connect(retry_seconds=0.1)
+    if fault:
+        sandbox.faults.set(fault, value)
+        error_of(client)
+    else:
+        read(client)
+    ours = [record for record in caplog.records if not record.name.startswith("uvicorn")]  # that is the server
+    assert "urllib3.connectionpool" in {record.name for record in ours}
+    for secret in (sandbox.api_key, EMAIL, EMAIL.replace("@", "%40"), "email_or_username", "?"):
+        assert secret not in " ".join(record.getMessage() for record in ours)
+
+
 def test_neither_settings_nor_client_show_the_key(sandbox, connect) -> None:
     client = connect()
     assert sandbox.api_key not in f"{client!r} {client.settings!r} {vars(client)!r}"
@@ -236,6 +253,47 @@ def test_the_key_is_sent_only_where_it_is_wanted(sandbox, connect) -> None:
     client = connect(api_key="wrong-key")
     known = client.get("/.well-known/jwks.json", msgspec.json.decode, auth=NO_AUTH)
     assert known["keys"]
+
+
+class Listener(BaseHTTPRequestHandler):
+    """Keeps the headers of every request."""
+
+    seen: list[dict[str, str]]
+
+    def do_GET(self) -> None:
+        self.seen.append({name.lower(): value for name, value in self.headers.items()})
+        body = b'{"users": [], "total_users": 0}'
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def headers() -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """The URL of a server that answers everything, and the headers of what it was asked."""
+    seen: list[dict[str, str]] = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Listening", (Listener,), {"seen": seen}))
+    server.daemon_threads = True
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}", seen
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_request_says_who_asks_and_with_which_key(headers, connect) -> None:
+    url, seen = headers
+    client = connect(auth_url=url, api_key="the-key")
+    client.get(USERS, decode)
+    client.get(USERS, decode, auth=NO_AUTH)
+    client.get(USERS, decode, auth="token-of-a-user")
+    assert [sent.get("authorization") for sent in seen] == ["Bearer the-key", None, "Bearer token-of-a-user"]
+    assert {sent["user-agent"] for sent in seen} == {USER_AGENT}
+    assert USER_AGENT.startswith("propel-assets/")
 
 
 # Politeness
@@ -265,68 +323,6 @@ def test_stopping_ends_every_wait(sandbox, connect) -> None:
     with client.stopping():
         assert isinstance(error_of(client), TransientApiError)
     assert len(sandbox.requests) == 1
-
-
-class Simulation:
-    """Workers, a throttle and a server with a rate limit, on a clock of their own."""
-
-    LATENCY = 0.05
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, workers: int, allowed: float, max_rps: float = 0) -> None:
-        self.now = 1000.0
-        monkeypatch.setattr(client_module, "time", SimpleNamespace(monotonic=lambda: self.now))
-        self.throttle = Throttle(workers, max_rps)
-        self.workers, self.allowed = workers, allowed
-        self.tokens, self.filled, self.refused, self.rng = allowed, self.now, 0, Random(1)
-
-    def _accepted(self) -> bool:
-        self.tokens = min(self.allowed, self.tokens + (self.now - self.filled) * self.allowed)
-        self.filled = self.now
-        self.tokens -= (accepted := self.tokens >= 1)
-        return accepted
-
-    def run(self, requests: int) -> float:
-        """Return the rate of ``requests`` answers, from the first to the last."""
-        queue: list[tuple[float, int, float | None]] = [(self.now, worker, None) for worker in range(self.workers)]
-        tries = [0] * self.workers
-        answered, started = 0, self.now
-        while answered < requests:
-            self.now, worker, sent_at = heapq.heappop(queue)
-            if sent_at is None:
-                delay = self.throttle._delay(self.now)
-                if delay > 0:  # a place that gets free is noticed soon, and no clock goes on by nothing
-                    heapq.heappush(queue, (self.now + max(1e-4, min(0.01, delay)), worker, None))
-                else:
-                    self.throttle.enter()
-                    heapq.heappush(queue, (self.now + self.LATENCY * self.rng.uniform(0.5, 1.5), worker, self.now))
-                continue
-            accepted = self._accepted()
-            self.throttle.leave(success=accepted)
-            answered += accepted
-            tries[worker] = 0 if accepted else tries[worker] + 1
-            if not accepted:
-                self.refused += 1
-                pause = 0.25 * 2 ** (min(tries[worker], 3) - 1) * self.rng.uniform(0.5, 1.0)
-                self.throttle.slow_down(sent_at, pause, limited=True)
-            heapq.heappush(queue, (self.now, worker, None))
-        return requests / (self.now - started)
-
-
-@pytest.mark.parametrize("workers", [1, 8, 16])
-@pytest.mark.parametrize("allowed", [2, 10, 50])
-def test_nine_tenths_of_the_allowed_rate_are_used(workers, allowed, monkeypatch) -> None:
-    simulation = Simulation(monkeypatch, workers=workers, allowed=allowed)
-    rate = simulation.run(allowed * 120)
-    reachable = min(allowed, workers / Simulation.LATENCY)
-    print(f"{workers} workers, {allowed}/s allowed: {rate:.1f}/s, {simulation.refused} refused")
-    assert rate >= 0.9 * reachable
-    assert simulation.refused <= 0.05 * allowed * 120 + 2 * workers  # at first it cannot know
-
-
-def test_a_rate_set_by_hand_is_kept(monkeypatch) -> None:
-    simulation = Simulation(monkeypatch, workers=8, allowed=50, max_rps=5)
-    assert 4.5 <= simulation.run(500) <= 5.1
-    assert simulation.refused == 0
 
 
 def test_error_texts_are_sentences(sandbox, connect) -> None:

@@ -1,6 +1,7 @@
 """Bytes to rows to Arrow: nothing is dropped, nothing is bent, nothing crashes on what the catalogue does not know."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -231,3 +232,23 @@ def test_rows_made_here_have_the_catalogues_columns() -> None:
     table = to_arrow(MEMBERS, [{"user_id": "u", "org_id": "o", "org_metadata": {"a": [1]}}])
     assert table.column_names == [c.name for c in MEMBERS.columns]
     assert column(table, "org_metadata") == ['{"a":[1]}']
+
+
+def test_decoders_of_the_same_rows_share_what_one_of_them_learned() -> None:
+    row_type = RowType(BY_NAME["scim_groups"], given=("org_id",))
+    body = msgspec.json.encode({"groups": [{"group_id": "g", "display_name": "d", "brand_new": 1}]})
+    first, second = PageDecoder(row_type, "groups"), PageDecoder(row_type, "groups")
+    rows = [first(body).items[0], second(body).items[0]]
+    assert row_type.to_arrow(rows, {"org_id": "o"}).column("brand_new").to_pylist() == [1, 1]
+
+
+def test_widening_while_others_decode_and_convert_loses_no_field() -> None:
+    row_type = RowType(BY_NAME["org_query"])
+    decode = PageDecoder(row_type, "orgs")
+
+    def load(number: int) -> list:
+        org = {"org_id": str(number), "name": "n", "is_saml_configured": True, f"new_{number}": number}
+        return row_type.to_arrow(decode(msgspec.json.encode({"orgs": [org]})).items).column(f"new_{number}").to_pylist()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(load, range(200))) == [[number] for number in range(200)]
