@@ -242,7 +242,12 @@ def _sandbox_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--users", default=2500, show_default=True, help="How many users."),
         click.option("--orgs", default=120, show_default=True, help="How many orgs."),
         click.option("--seed", default=1, show_default=True, help="With --now it decides every byte."),
-        click.option("--now", type=click.DateTime(["%Y-%m-%d"]), help="The sandbox's today. Default: today."),
+        click.option(
+            "--now",
+            type=click.DateTime(["%Y-%m-%d"]),
+            callback=lambda _context, _option, value: (value or datetime.now(UTC)).date(),
+            help="The sandbox's today. Default: today.",
+        ),
     ]
     for option in reversed(options):
         command = option(command)
@@ -253,7 +258,7 @@ def _sandbox_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--port", default=8400, show_default=True, help="Port on 127.0.0.1; 0 for a free one.")
 @_sandbox_options
 @click.option("--fault", "faults", multiple=True, help="A switch to start with, for example latency_ms=50. Repeatable.")
-def sandbox(port: int, users: int, orgs: int, seed: int, now: datetime | None, faults: tuple[str, ...]) -> None:
+def sandbox(port: int, users: int, orgs: int, seed: int, now: date, faults: tuple[str, ...]) -> None:
     """Run a PropelAuth on this machine, with people, orgs, roles, keys and reports.
 
     \b
@@ -268,29 +273,26 @@ def sandbox(port: int, users: int, orgs: int, seed: int, now: datetime | None, f
         click.echo(f"PROPELAUTH_AUTH_URL={url}\nPROPELAUTH_API_KEY=sandbox-api-key")
         click.echo("PROPELAUTH_OAUTH_TOKEN=sandbox-user-token")
 
-    today = now.date() if now else datetime.now(UTC).date()
-    serve(port=port, users=users, orgs=orgs, seed=seed, now=today, faults=faults, on_ready=ready)
+    serve(port=port, users=users, orgs=orgs, seed=seed, now=now, faults=faults, on_ready=ready)
 
 
 @main.command()
 @_sandbox_options
-def demo(users: int, orgs: int, seed: int, now: datetime | None) -> None:
+def demo(users: int, orgs: int, seed: int, now: date) -> None:
     """Load a PropelAuth that runs on this machine, every table, through Dagster, into DuckDB."""
     from propel_assets.demo import run_demo
 
-    today: date = now.date() if now else datetime.now(UTC).date()
-    run_demo(users=users, orgs=orgs, seed=seed, now=today, show=_print_table)
+    run_demo(users=users, orgs=orgs, seed=seed, now=now, show=_print_table)
 
 
 @main.command()
 @click.option("--port", default=3000, show_default=True, help="Port of the Dagster UI on 127.0.0.1.")
 @_sandbox_options
-def dev(port: int, users: int, orgs: int, seed: int, now: datetime | None) -> None:
+def dev(port: int, users: int, orgs: int, seed: int, now: date) -> None:
     """Run the sandbox and `dagster dev` together, to play with. Ctrl-C stops both."""
     from propel_assets.demo import run_dev
 
-    today: date = now.date() if now else datetime.now(UTC).date()
-    run_dev(port=port, users=users, orgs=orgs, seed=seed, now=today)
+    run_dev(port=port, users=users, orgs=orgs, seed=seed, now=now)
 
 
 if __name__ == "__main__":

@@ -64,11 +64,6 @@ class Settings:
     lock_seconds: float = _setting(
         "PROPELAUTH_LOCK_SECONDS", 600.0, "How long to wait for another process to let go of the DuckDB file."
     )
-    change_minutes: float = _setting(
-        "PROPELAUTH_CHANGE_MINUTES",
-        15.0,
-        "New activity asks for refresh_recent at most this often, in minutes.",
-    )
     executor: str = _setting(
         "PROPEL_EXECUTOR", "in_process", "Dagster executor of the jobs: in_process or multiprocess."
     )

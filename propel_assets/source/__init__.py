@@ -1,4 +1,7 @@
-"""PropelAuth to rows. HTTP and dlt; no Dagster. In reading order: tables, client, decode, scan, readers, dlt_source."""
+"""PropelAuth to rows. HTTP and dlt; no Dagster.
+
+In reading order: tables, throttle, client, decode, ties, scan, lists, readers, dlt_source.
+"""
 
 from typing import TYPE_CHECKING, Any
 

@@ -19,7 +19,8 @@ from dlt.extract import DltResource, DltSource
 from propel_assets.settings import Settings, connected, load_settings
 from propel_assets.source.client import Client
 from propel_assets.source.decode import to_arrow
-from propel_assets.source.readers import Progress, Reader, ReadOptions, ScanReport
+from propel_assets.source.lists import Progress, ScanReport
+from propel_assets.source.readers import Reader, ReadOptions
 from propel_assets.source.tables import BOOKS, SCANS, TABLES, Table
 
 SOURCE = "propel_auth_source"

@@ -4,36 +4,29 @@ Readers yield Arrow tables as they read and leave a `ScanReport` per table. A fe
 a report with the verdict `skipped` and no rows at all, never in an empty table.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, MutableMapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Hashable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from operator import attrgetter
-from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import pyarrow as pa
 
-from propel_assets.errors import LossRefused, PermanentApiError, UnprovedScan
+from propel_assets.errors import LossRefused, PermanentApiError
 from propel_assets.source.client import BACKEND_KEY, NO_AUTH, Client
 from propel_assets.source.decode import PageDecoder, RowType, to_arrow
-from propel_assets.source.scan import Order, Page, Request, Scan
+from propel_assets.source.lists import MIN_PAGE_SIZE, NOT_FOUND, ListReader, Progress, ScanReport
+from propel_assets.source.scan import Order
 from propel_assets.source.tables import BY_NAME, Table, tables_of
 
-T = TypeVar("T")
-U = TypeVar("U")
 Rows = tuple[str, pa.Table]
 
-BATCH_ROWS = 10_000
-MAX_PASSES = 3
 MIN_LOSS_ROWS = 50
 CHART_DAYS_AGAIN = 35
 USAGE_DAYS_AT_FIRST = 30
 ALL_KEYS = "all"
-BAD_REQUEST, NOT_FOUND = 400, 404
-MIN_PAGE_SIZE = 10
 
 FEATURE_OFF: dict[str, frozenset[int]] = {
     "orgs": frozenset({426}),
@@ -67,42 +60,7 @@ class ReadOptions:
     usage_per_key: bool = False
 
 
-@dataclass
-class ScanReport:
-    """How one table was read. Fields as the columns of `propel_scans`."""
-
-    table_name: str
-    verdict: str = "unproved"
-    reason: str = ""
-    rows_read: int = 0
-    total_min: int | None = None
-    total_max: int | None = None
-    passes: int = 1
-    pages: int = 0
-    requests: int = 0
-    retries: int = 0
-    rate_limited: int = 0
-    waited_seconds: float = 0.0
-    concurrency: int = 0
-    unknown_fields: dict[str, str] = field(default_factory=dict)
-    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    finished_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-
-    @property
-    def skipped(self) -> bool:
-        """Whether the table was left as it is, for the reason given."""
-        return self.verdict == "skipped"
-
-    @property
-    def rows_expected(self) -> int | None:
-        """Rows the table must hold after the load; None where that does not follow from this reading."""
-        return None if self.skipped or BY_NAME[self.table_name].load == "merge" else self.rows_read
-
-
-Progress = Callable[[str, int, int | None], None]
-
-
-class Reader:
+class Reader(ListReader):
     """Reads the tables of one scan. ``state`` is kept from load to load at the destination."""
 
     def __init__(
@@ -113,11 +71,9 @@ class Reader:
         progress: Progress = lambda *_: None,
     ) -> None:
         """Read through ``client``; call ``progress`` with table, rows so far and rows expected."""
-        self._client = client
-        self._settings = client.settings
+        super().__init__(client, progress)
         self._state = state
         self._options = options or ReadOptions()
-        self._progress = progress
         self.reports: dict[str, ScanReport] = {}
 
     def read(self, scan: str) -> Iterator[Rows]:
@@ -235,120 +191,24 @@ class Reader:
         for table in tables:
             self.reports[table.name].verdict, self.reports[table.name].reason = "skipped", reason
 
-    def _read_list(
-        self,
-        report: ScanReport,
-        path: str,
-        items: str,
-        total: str,
-        row_type: RowType,
-        order: Order,
-        params: dict[str, Any],
-        also: Callable[[Any], None] | None = None,
-    ) -> Iterator[list[Any]]:
-        """Yield the rows of a numbered list, each once, in batches; pass after pass until one is proved."""
-        others: list[tuple[str, Any]] = [(total, int), ("has_more_results", bool), ("report_time", int | None)]
-        others += [(name, int | None) for name in ("current_page", "page_size")]
-        decode = PageDecoder(row_type, items, others)
-
-        def fetch(request: Request) -> Page:
-            paging = {"page_size": request.size, "page_number": request.number}
-            answer = self._client.get(path, decode, {**params, **paging})
-            if also:
-                also(answer)
-            return Page(
-                answer.items, answer.current_page, answer.page_size, getattr(answer, total), answer.has_more_results
-            )
-
-        earlier: set[Hashable] = set()
-        size = self._settings.page_size
-        buffer: list[Any] = []
-        reasons: list[str] = []
-        passes = 0
-        while passes < MAX_PASSES:
-            scan = Scan(order, size, self._settings.max_concurrency)
-            try:
-                for rows in self._drive(scan, fetch):
-                    new = [row for row in rows if order.key(row) not in earlier] if earlier else rows
-                    report.rows_read += len(new)
-                    buffer += new
-                    if len(buffer) >= BATCH_ROWS:
-                        self._progress(report.table_name, report.rows_read, scan.total_max)
-                        yield buffer
-                        buffer = []
-            except PermanentApiError as error:
-                if error.status != BAD_REQUEST or scan.pages or size <= MIN_PAGE_SIZE:
-                    raise
-                size = max(MIN_PAGE_SIZE, size // 2)  # the server may not give that many rows at once
-                continue
-            passes += 1
-            report.passes, report.pages = passes, report.pages + scan.pages
-            report.total_min, report.total_max = scan.total_min, scan.total_max
-            report.verdict, report.reason = scan.verdict, "; ".join(scan.reasons[:3])
-            if scan.verdict != "unproved":
-                break
-            reasons += [reason for reason in scan.reasons if reason not in reasons]
-            earlier |= scan.seen
-        else:
-            raise UnprovedScan(
-                f"{report.table_name}: {MAX_PASSES} readings of {path} each left room for a missing row, so nothing was "  # noqa: E501
-                f"replaced. What came back: {'; '.join(reasons[:3])}. Run again at a quieter time; if it stays, the "
-                "answers of this server cannot be trusted to be complete."
-            )
-        self._progress(report.table_name, report.rows_read, scan.total_max)
-        if buffer:
-            yield buffer
-
-    def _drive(self, scan: Scan, fetch: Callable[[Request], Page]) -> Iterator[list[Any]]:
-        """Send what ``scan`` wants, as many at once as it allows, and yield the new rows of each answer."""
-        answers: SimpleQueue[tuple[Request, Future[Page]]] = SimpleQueue()
-        with self._workers() as pool:
-            while not scan.done:
-                for request in scan.wanted():
-                    future = pool.submit(fetch, request)
-                    future.add_done_callback(lambda done, asked=request: answers.put((asked, done)))
-                request, future = answers.get()
-                if rows := scan.receive(request, future.result()):
-                    yield rows
-
-    @contextmanager
-    def _workers(self) -> Iterator[ThreadPoolExecutor]:
-        pool = ThreadPoolExecutor(self._settings.max_concurrency, thread_name_prefix="propelauth")
-        try:
-            yield pool
-        except BaseException:
-            with self._client.stopping():
-                pool.shutdown(cancel_futures=True)
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _each(self, ask: Callable[[T], U], of: Iterable[T], name: str) -> Iterator[U]:
-        """Yield ``ask`` of each, several at once, in order."""
-        listed = list(of)
-        with self._workers() as pool:
-            for done, answer in enumerate(pool.map(ask, listed), 1):
-                if done % 100 == 0:
-                    self._progress(name, done, len(listed))
-                yield answer
-
     # --- one request per org ---
 
-    def _ids(self, name: str, total: str) -> tuple[list[str], ScanReport]:
-        """Return the ids of all users or orgs, and how they were read."""
+    def _all_of(self, name: str, total: str) -> tuple[Iterator[Any], ScanReport]:
+        """Return all users or orgs, without their memberships, and the report on them, which ends with them."""
         table, report = BY_NAME[name], ScanReport(name)
         row_type = RowType(table, maps={"org_id_to_org_info": RowType(BY_NAME["org_membership"], given=("user_id",))})
-        id_of = attrgetter(f"f_{table.key[0]}")
-        order = Order(key=id_of, value=attrgetter("f_created_at"))
+        order = Order(key=attrgetter(f"f_{table.key[0]}"), value=attrgetter("f_created_at"))
         params = {"order_by": "CREATED_AT_ASC"}
         batches = self._read_list(report, table.path, table.items, total, row_type, order, params)
-        return [id_of(row) for rows in batches for row in rows], report
+        return (row for rows in batches for row in rows), report
 
     def _org_ids(self) -> tuple[list[str], ScanReport]:
-        return self._ids("org_query", "total_orgs")
+        orgs, report = self._all_of("org_query", "total_orgs")
+        return [org.f_org_id for org in orgs], report
 
     def _user_ids(self) -> tuple[list[str], ScanReport]:
-        return self._ids("user_query", "total_users")
+        users, report = self._all_of("user_query", "total_users")
+        return [user.f_user_id for user in users], report
 
     def _as_parent(self, report: ScanReport, parent: ScanReport) -> None:
         """What is known of a list of parents is known of their details."""
@@ -392,25 +252,11 @@ class Reader:
             values = {parameter: [id_ for id_, _ in answers]} if given else None
             yield name, row_type.to_arrow([row for _, row in answers], values)
 
-    def _unless_missing(self, path: str, decode: Callable[[bytes], T], params: Any = None) -> T | None:
-        try:
-            return self._client.get(path, decode, params)
-        except PermanentApiError as error:
-            if error.status == NOT_FOUND:
-                return None
-            raise
-
     def _read_employees(self) -> Iterator[Rows]:
         """Look up who is named as an impersonator: PropelAuth has no list of employees."""
         table, report = BY_NAME["employee"], self.reports["employee"]
-        users = BY_NAME["user_query"]
-        row_type = RowType(users, maps={"org_id_to_org_info": RowType(BY_NAME["org_membership"], given=("user_id",))})
-        order = Order(key=attrgetter("f_user_id"), value=attrgetter("f_created_at"))
-        parent = ScanReport("user_query")
-        batches = self._read_list(
-            parent, users.path, users.items, "total_users", row_type, order, {"order_by": "CREATED_AT_ASC"}
-        )
-        ids = sorted({row.f_impersonator_user_id for rows in batches for row in rows if row.f_impersonator_user_id})
+        users, parent = self._all_of("user_query", "total_users")
+        ids = sorted({user.f_impersonator_user_id for user in users if user.f_impersonator_user_id})
         decode = PageDecoder(RowType(table, given=("employee_id", "found")))
 
         def ask(id_: str) -> Any:
@@ -511,11 +357,10 @@ class Reader:
 
             def ask(day_and_key: tuple[date, str]) -> int:
                 day, key = day_and_key
-                params = {"date": day.isoformat()} | ({} if key == ALL_KEYS else {"api_key_id": key})
-                answer = self._unless_missing(table.path, decode, params) if key != ALL_KEYS else None
                 if key == ALL_KEYS:
-                    answer = self._client.get(table.path, decode, params)
-                return answer.count if answer else 0
+                    return self._client.get(table.path, decode, {"date": day.isoformat()}).count
+                answer = self._unless_missing(table.path, decode, {"date": day.isoformat(), "api_key_id": key})
+                return answer.count if answer else 0  # the key has gone meanwhile
 
             counts = list(self._each(ask, asked, table.name))
             report.verdict, report.pages, report.rows_read = "proved", len(asked), len(asked)

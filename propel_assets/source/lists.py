@@ -1,0 +1,176 @@
+"""Many answers as one reading: numbered lists, and one request per id. Knows no table; `readers.py` says which to read.
+
+A list is read pass after pass until `scan.py` says it is complete; what came of it stands in a `ScanReport`.
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+from propel_assets.errors import PermanentApiError, UnprovedScan
+from propel_assets.source.client import Client
+from propel_assets.source.decode import PageDecoder, RowType
+from propel_assets.source.scan import Order, Page, Request, Scan
+from propel_assets.source.tables import BY_NAME
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+BATCH_ROWS = 10_000
+MAX_PASSES = 3
+MIN_PAGE_SIZE = 10
+BAD_REQUEST, NOT_FOUND = 400, 404
+
+
+@dataclass
+class ScanReport:
+    """How one table was read. Fields as the columns of `propel_scans`."""
+
+    table_name: str
+    verdict: str = "unproved"
+    reason: str = ""
+    rows_read: int = 0
+    total_min: int | None = None
+    total_max: int | None = None
+    passes: int = 1
+    pages: int = 0
+    requests: int = 0
+    retries: int = 0
+    rate_limited: int = 0
+    waited_seconds: float = 0.0
+    concurrency: int = 0
+    unknown_fields: dict[str, str] = field(default_factory=dict)
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    finished_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the table was left as it is, for the reason given."""
+        return self.verdict == "skipped"
+
+    @property
+    def rows_expected(self) -> int | None:
+        """Rows the table must hold after the load; None where that does not follow from this reading."""
+        return None if self.skipped or BY_NAME[self.table_name].load == "merge" else self.rows_read
+
+
+Progress = Callable[[str, int, int | None], None]
+
+
+class ListReader:
+    """Reads lists through ``client``; tells ``progress`` the table, the rows so far and the rows expected."""
+
+    def __init__(self, client: Client, progress: Progress) -> None:
+        """Send nothing yet."""
+        self._client = client
+        self._settings = client.settings
+        self._progress = progress
+
+    def _read_list(
+        self,
+        report: ScanReport,
+        path: str,
+        items: str,
+        total: str,
+        row_type: RowType,
+        order: Order,
+        params: dict[str, Any],
+        also: Callable[[Any], None] | None = None,
+    ) -> Iterator[list[Any]]:
+        """Yield the rows of a numbered list, each once, in batches; pass after pass until one is proved."""
+        others: list[tuple[str, Any]] = [(total, int), ("has_more_results", bool), ("report_time", int | None)]
+        others += [(name, int | None) for name in ("current_page", "page_size")]
+        decode = PageDecoder(row_type, items, others)
+
+        def fetch(request: Request) -> Page:
+            paging = {"page_size": request.size, "page_number": request.number}
+            answer = self._client.get(path, decode, {**params, **paging})
+            if also:
+                also(answer)
+            return Page(
+                answer.items, answer.current_page, answer.page_size, getattr(answer, total), answer.has_more_results
+            )
+
+        earlier: set[Hashable] = set()
+        size = self._settings.page_size
+        buffer: list[Any] = []
+        reasons: list[str] = []
+        passes = 0
+        while passes < MAX_PASSES:
+            scan = Scan(order, size, self._settings.max_concurrency)
+            try:
+                for rows in self._drive(scan, fetch):
+                    new = [row for row in rows if order.key(row) not in earlier] if earlier else rows
+                    report.rows_read += len(new)
+                    buffer += new
+                    if len(buffer) >= BATCH_ROWS:
+                        self._progress(report.table_name, report.rows_read, scan.total_max)
+                        yield buffer
+                        buffer = []
+            except PermanentApiError as error:
+                if error.status != BAD_REQUEST or scan.pages or size <= MIN_PAGE_SIZE:
+                    raise
+                size = max(MIN_PAGE_SIZE, size // 2)  # the server may not give that many rows at once
+                continue
+            passes += 1
+            report.passes, report.pages = passes, report.pages + scan.pages
+            report.total_min, report.total_max = scan.total_min, scan.total_max
+            report.verdict, report.reason = scan.verdict, "; ".join(scan.reasons[:3])
+            if scan.verdict != "unproved":
+                break
+            reasons += [reason for reason in scan.reasons if reason not in reasons]
+            earlier |= scan.seen
+        else:
+            raise UnprovedScan(
+                f"{report.table_name}: {MAX_PASSES} readings of {path} each left room for a missing row, so nothing "
+                f"was replaced. What came back: {'; '.join(reasons[:3])}. Run again at a quieter time; if it stays, "
+                "the answers of this server cannot be trusted to be complete."
+            )
+        self._progress(report.table_name, report.rows_read, scan.total_max)
+        if buffer:
+            yield buffer
+
+    def _drive(self, scan: Scan, fetch: Callable[[Request], Page]) -> Iterator[list[Any]]:
+        """Send what ``scan`` wants, as many at once as it allows, and yield the new rows of each answer."""
+        answers: SimpleQueue[tuple[Request, Future[Page]]] = SimpleQueue()
+        with self._workers() as pool:
+            while not scan.done:
+                for request in scan.wanted():
+                    future = pool.submit(fetch, request)
+                    future.add_done_callback(lambda done, asked=request: answers.put((asked, done)))
+                request, future = answers.get()
+                if rows := scan.receive(request, future.result()):
+                    yield rows
+
+    @contextmanager
+    def _workers(self) -> Iterator[ThreadPoolExecutor]:
+        pool = ThreadPoolExecutor(self._settings.max_concurrency, thread_name_prefix="propelauth")
+        try:
+            yield pool
+        except BaseException:
+            with self._client.stopping():
+                pool.shutdown(cancel_futures=True)
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _each(self, ask: Callable[[T], U], of: Iterable[T], name: str) -> Iterator[U]:
+        """Yield ``ask`` of each, several at once, in order."""
+        listed = list(of)
+        with self._workers() as pool:
+            for done, answer in enumerate(pool.map(ask, listed), 1):
+                if done % 100 == 0:
+                    self._progress(name, done, len(listed))
+                yield answer
+
+    def _unless_missing(self, path: str, decode: Callable[[bytes], T], params: Any = None) -> T | None:
+        try:
+            return self._client.get(path, decode, params)
+        except PermanentApiError as error:
+            if error.status == NOT_FOUND:
+                return None
+            raise
