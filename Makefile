@@ -15,7 +15,7 @@ EXTRAS := test,dashboard,postgres,redshift,snowflake,bigquery,databricks,s3,gs,a
 # An environment whose Python is gone (moved, or upgraded away) is made again.
 $(foreach venv,.venv $(CARD),$(shell [ -x $(venv)/bin/python ] || rm -f $(venv)/has-*))
 
-.PHONY: types help demo dev test test-rest test-all test-embedded-elt test-wheel check constraints clean
+.PHONY: help demo dev test test-rest test-all test-embedded-elt test-wheel check constraints clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -43,11 +43,9 @@ test-embedded-elt: $(CARD)/has-test  ## the same tests as `make test`, on dagste
 test-wheel: .venv/has-core  ## the built wheel, installed and used from an empty folder
 	@sh .ci/test-wheel $(BIN)/python
 
-check: .venv/has-test  ## ruff
+check: .venv/has-test  ## ruff and pyright
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-
-types: .venv/has-test  ## pyright; not clean yet, so not part of `make check`
 	$(BIN)/pyright
 
 constraints:  ## the constraints files again, with the newest versions that fit together

@@ -3,6 +3,7 @@
 Exit status: 0 done, 1 not done (the reason is on stderr), 2 wrong usage, 3 a check failed.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
@@ -118,7 +119,7 @@ def _scans_of(names: Sequence[str]) -> list[str]:
 @contextmanager
 def _progress() -> Iterator[tuple[Callable[[str, int, int | None], None], Callable[[str], None]]]:
     """Give a progress bar on a terminal, and plain lines elsewhere."""
-    if not click.get_text_stream("stderr").isatty():
+    if not sys.stderr.isatty():
         yield lambda *_: None, lambda text: click.echo(text, err=True)
         return
     from rich.console import Console

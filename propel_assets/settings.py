@@ -128,7 +128,7 @@ def _from_dlt(name: str) -> str:
     import dlt
 
     provider = dlt.config if name == "auth_url" else dlt.secrets
-    return str(provider.get(f"{SOURCE_SECTION}.{name}") or "")
+    return str(provider.get(f"{SOURCE_SECTION}.{name}", str) or "")
 
 
 def _missing(name: str) -> str:

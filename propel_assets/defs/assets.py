@@ -3,7 +3,7 @@
 The op runs our own loader, the one the command line uses, not `DagsterDltResource.run`: see docs/decisions/0001.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Set
 from typing import Any
 
 import dagster as dg
@@ -94,7 +94,11 @@ class Usage(dg.Config):
     per_key: bool = Field(default=False, description="Also count each key: one request per key and day.")
 
 
-LOOK_UPS = {"user_by_id": "user_ids", "user_by_email": "emails", "user_by_username": "usernames"}
+LOOK_UPS: dict[str, Callable[[list[str]], ReadOptions]] = {
+    "user_by_id": lambda values: ReadOptions(user_ids=values),
+    "user_by_email": lambda values: ReadOptions(emails=values),
+    "user_by_username": lambda values: ReadOptions(usernames=values),
+}
 
 
 def build_raw_assets() -> list[dg.AssetsDefinition]:
@@ -117,8 +121,7 @@ def _build_scan_assets(scan: str) -> dg.AssetsDefinition:
         def load_look_ups(
             context: dg.AssetExecutionContext, config: LookUp, propel_auth: PropelAuthApiKey, warehouse: Warehouse
         ) -> Iterator[dg.MaterializeResult[Any]]:
-            options = ReadOptions(**{LOOK_UPS[scan]: config.values})
-            yield from _load(context, scan, settings_of(warehouse, propel_auth), options)
+            yield from _load(context, scan, settings_of(warehouse, propel_auth), LOOK_UPS[scan](config.values))
 
         return load_look_ups
     if scan == "api_key_usage":
@@ -168,7 +171,7 @@ def as_failure(error: PropelError) -> dg.Failure:
 
 
 def _results(
-    load: ScanLoad, settings: Settings, selected: "Sequence[dg.AssetKey] | set[dg.AssetKey]"
+    load: ScanLoad, settings: Settings, selected: Set[dg.AssetKey]
 ) -> Iterator[dg.MaterializeResult[Any]]:
     """Yield one materialization per table asked for, also for a table that was skipped and keeps its rows."""
     with opened(settings) as warehouse:

@@ -1,11 +1,13 @@
 """The systems a run talks to, configurable in the UI, by YAML or by code. Nothing is resolved before a run starts."""
 
+from typing import Any
+
 import dagster as dg
 from pydantic import Field
 
 from propel_assets.settings import Settings, load_settings
 
-SECRET = {"dagster__is_secret": True}
+SECRET: dict[str, Any] = {"dagster__is_secret": True}
 
 
 class PropelAuthApiKey(dg.ConfigurableResource):

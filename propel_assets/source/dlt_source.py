@@ -13,7 +13,7 @@ from typing import Any
 
 import dlt
 import pyarrow as pa
-from dlt.common.schema.typing import TColumnSchema, TTableSchema, TTableSchemaColumns, TWriteDispositionConfig
+from dlt.common.schema.typing import TColumnSchema, TTableSchema, TTableSchemaColumns
 from dlt.extract import DltResource, DltSource
 
 from propel_assets.settings import Settings, connected, load_settings
@@ -126,7 +126,7 @@ def _as_rows(reports: Sequence[ScanReport]) -> pa.Table:
     return to_arrow(SCAN_LOG, ({name: value(report, name) for name in names} for report in reports))
 
 
-def disposition(table: Table) -> TWriteDispositionConfig:
+def disposition(table: Table) -> Any:
     """Return how dlt loads ``table``. Only the books are appended to, and each of their rows names its load."""
     if table in BOOKS:
         return "append"
@@ -156,6 +156,6 @@ def complete_schema() -> dlt.Schema:
         known: TTableSchema = {"name": table.name, "columns": columns, "resource": table.name}
         known["write_disposition"] = "append" if table in BOOKS else table.load
         if table.load == "merge":
-            known["x-merge-strategy"] = MERGE_STRATEGY
+            known["x-merge-strategy"] = MERGE_STRATEGY  # pyright: ignore[reportGeneralTypeIssues]  # a hint of dlt's
         schema.update_table(known)
     return schema

@@ -19,8 +19,7 @@ from dlt.common.destination import DestinationCapabilitiesContext
 from dlt.common.destination.client import FollowupJobRequest, HasFollowupJobs, LoadJob, RunnableLoadJob
 from dlt.common.destination.typing import PreparedTableSchema
 from dlt.common.schema import Schema
-from dlt.common.storages.load_package import LoadJobInfo
-from dlt.common.storages.load_storage import ParsedLoadJobFileName
+from dlt.common.storages.load_package import LoadJobInfo, ParsedLoadJobFileName
 from dlt.destinations.exceptions import DestinationConnectionError
 from dlt.destinations.impl.duckdb.configuration import DuckDbClientConfiguration
 from dlt.destinations.impl.duckdb.duck import DuckDbClient
@@ -40,14 +39,15 @@ class ReplaceInOneTransaction(FollowupJobRequestImpl):
 
     def __init__(self, client: DuckDbClient, table: PreparedTableSchema, files: Sequence[str]) -> None:
         """Write the statements to a job file of ``table``."""
-        job = ParsedLoadJobFileName(table["name"], ParsedLoadJobFileName.new_file_id(), 0, "sql")
+        name = str(table["name"])
+        job = ParsedLoadJobFileName(name, ParsedLoadJobFileName.new_file_id(), 0, "sql")
         super().__init__(job.file_name())
-        name = client.sql_client.make_qualified_table_name(table["name"])
+        qualified = client.sql_client.make_qualified_table_name(name)
         listed = ", ".join(f"'{path.replace(chr(39), 2 * chr(39))}'" for path in files)
         self._save_text_file(
             # Names are quoted by dlt, paths above.
-            f"DELETE FROM {name};\n"  # noqa: S608
-            f"INSERT INTO {name} BY NAME SELECT * FROM read_parquet([{listed}], union_by_name = true);"
+            f"DELETE FROM {qualified};\n"  # noqa: S608
+            f"INSERT INTO {qualified} BY NAME SELECT * FROM read_parquet([{listed}], union_by_name = true);"
         )
 
 

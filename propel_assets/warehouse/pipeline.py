@@ -43,15 +43,16 @@ def build_pipeline(settings: Settings, folder: str | None, say: Callable[[str], 
         SettingsError: dlt does not know the destination.
     """
     set_default_environment({"RUNTIME__DLTHUB_TELEMETRY": "false"})
+    folder_if_named: Any = folder  # dlt takes None, and declares a str
     return dlt.pipeline(
-        PIPELINE, destination=destination(settings, say), dataset_name=DATASET, pipelines_dir=folder, progress=None
+        PIPELINE, destination=destination(settings, say), dataset_name=DATASET, pipelines_dir=folder_if_named
     )
 
 
 def destination(settings: Settings, say: Callable[[str], None]) -> Destination[Any, Any]:
     """Return dlt's destination, made to replace a table's rows in one transaction."""
     name = settings.destination
-    kind = dlt.config.get(f"destination.{name}.destination_type") or name
+    kind = dlt.config.get(f"destination.{name}.destination_type", str) or name
     if kind.rsplit(".", 1)[-1] == "duckdb":
         return atomic_duckdb.named(name, Patience(settings.lock_seconds, say))
     try:
@@ -76,7 +77,8 @@ def database_file(pipeline: dlt.Pipeline) -> Path | None:
     if not isinstance(pipeline.destination, atomic_duckdb):
         return None
     with contextlib.suppress(ConfigurationException):
-        path = str(pipeline.destination_client().config.credentials._conn_str())
+        credentials: Any = pipeline.destination_client().config.credentials
+        path = str(credentials._conn_str())
         return None if path.startswith((":", "md:")) else Path(path)
     return None
 
