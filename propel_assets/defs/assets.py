@@ -170,9 +170,7 @@ def as_failure(error: PropelError) -> dg.Failure:
     )
 
 
-def _results(
-    load: ScanLoad, settings: Settings, selected: Set[dg.AssetKey]
-) -> Iterator[dg.MaterializeResult[Any]]:
+def _results(load: ScanLoad, settings: Settings, selected: Set[dg.AssetKey]) -> Iterator[dg.MaterializeResult[Any]]:
     """Yield one materialization per table asked for, also for a table that was skipped and keeps its rows."""
     with opened(settings) as warehouse:
         for report in load.reports:
