@@ -59,12 +59,14 @@ def main() -> None:
 @click.option("--user-id", "user_ids", multiple=True, help="Look this user up into user_by_id. Repeatable.")
 @click.option("--email", "emails", multiple=True, help="Look this user up into user_by_email. Repeatable.")
 @click.option("--username", "usernames", multiple=True, help="Look this user up into user_by_username. Repeatable.")
+@click.option("--recent", is_flag=True, help="Only users who signed up or were active since the last load; merged.")
 @click.option("--usage-per-key", is_flag=True, help="Count API key usage per key too: keys x days requests.")
 def load(
     tables: tuple[str, ...],
     user_ids: tuple[str, ...],
     emails: tuple[str, ...],
     usernames: tuple[str, ...],
+    recent: bool,
     usage_per_key: bool,
 ) -> None:
     """Load TABLES (default: all that are on by default), then examine them.
@@ -76,6 +78,7 @@ def load(
     Examples:
       propel-assets load
       propel-assets load user_query org_membership
+      propel-assets load user_query --recent
       propel-assets load user_by_email --email someone@example.com
       PROPELAUTH_DESTINATION=postgres propel-assets load
     """
@@ -85,7 +88,7 @@ def load(
     from propel_assets.warehouse.query import opened
 
     settings = connected(load_settings())
-    options = ReadOptions(user_ids, emails, usernames, usage_per_key)
+    options = ReadOptions(user_ids, emails, usernames, usage_per_key, recent)
     scans = _scans_of(tables)
     failures: list[str] = []
     findings: list[Finding] = []

@@ -9,7 +9,14 @@ from typing import Any
 import dagster as dg
 
 from propel_assets.defs.assets import build_raw_assets
-from propel_assets.defs.automation import refresh, refresh_daily, report_failed_checks, report_run_failure
+from propel_assets.defs.automation import (
+    refresh,
+    refresh_daily,
+    refresh_recent,
+    refresh_recent_hourly,
+    report_failed_checks,
+    report_run_failure,
+)
 from propel_assets.defs.changes import propel_auth_api, propel_auth_changes
 from propel_assets.defs.checks import build_checks
 from propel_assets.defs.resources import PropelAuthApiKey, Warehouse
@@ -28,8 +35,8 @@ def build_defs(
     return dg.Definitions(
         assets=[propel_auth_api, *build_raw_assets()],
         asset_checks=build_checks(),
-        jobs=[refresh, *more_jobs],
-        schedules=[refresh_daily],
+        jobs=[refresh, refresh_recent, *more_jobs],
+        schedules=[refresh_daily, refresh_recent_hourly],
         sensors=[propel_auth_changes, report_run_failure, report_failed_checks],
         resources={"propel_auth": PropelAuthApiKey(), "warehouse": Warehouse(), **(resources or {})},
         executor=EXECUTORS[executor_name()],

@@ -64,6 +64,11 @@ class Settings:
     lock_seconds: float = _setting(
         "PROPELAUTH_LOCK_SECONDS", 600.0, "How long to wait for another process to let go of the DuckDB file."
     )
+    recent_minutes: float = _setting(
+        "PROPELAUTH_RECENT_MINUTES",
+        60.0,
+        "How long the change sensor waits between two loads of what changed, while somebody is always active.",
+    )
     executor: str = _setting(
         "PROPEL_EXECUTOR", "in_process", "Dagster executor of the jobs: in_process or multiprocess."
     )
@@ -164,6 +169,12 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def environment_of(auth_url: str) -> str:
+    """Return what to call the environment of a checked auth URL: its host; every sandbox is this machine."""
+    parts = urlsplit(auth_url)
+    return "this machine" if _is_loopback(parts.hostname or "") else parts.netloc
 
 
 def set_default_environment(values: Mapping[str, str]) -> None:

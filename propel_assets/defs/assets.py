@@ -82,6 +82,16 @@ def on_changed_totals() -> dg.AutomationCondition[Any]:
     ).with_label("propel_auth_api_changed")
 
 
+class Users(dg.Config):
+    """How far back to read users."""
+
+    recent: bool = Field(
+        default=False,
+        description="Read only who signed up or was active since the last load, and merge them. Deletions and edits of "
+        "users who were not active are seen by a full load only.",
+    )
+
+
 class LookUp(dg.Config):
     """Whom to look up."""
 
@@ -115,6 +125,16 @@ def _build_scan_assets(scan: str) -> dg.AssetsDefinition:
         dagster_dlt_translator=RawTables(),
         pool="propel_auth_api",
     )
+    if scan == "users":
+
+        @decorate
+        def load_users(
+            context: dg.AssetExecutionContext, config: Users, propel_auth: PropelAuthApiKey, warehouse: Warehouse
+        ) -> Iterator[dg.MaterializeResult[Any]]:
+            options = ReadOptions(recent=config.recent)
+            yield from _load(context, scan, settings_of(warehouse, propel_auth), options)
+
+        return load_users
     if scan in LOOK_UPS:
 
         @decorate
@@ -189,6 +209,7 @@ def _results(load: ScanLoad, settings: Settings, selected: Set[dg.AssetKey]) -> 
 def _metadata(report: ScanReport, load: ScanLoad, settings: Settings) -> dict[str, Any]:
     """Return what a materialization tells; numbers plot over time."""
     told: dict[str, Any] = {
+        "mode": report.mode,
         "verdict": report.verdict,
         "requests": report.requests,
         "retries": report.retries,

@@ -6,7 +6,7 @@ import time
 import dagster as dg
 
 from propel_assets.defs.assets import API_KEY, as_failure
-from propel_assets.defs.automation import refresh
+from propel_assets.defs.automation import refresh, refresh_recent
 from propel_assets.defs.resources import PropelAuthApiKey, Warehouse, settings_of
 from propel_assets.errors import PropelError
 from propel_assets.settings import Settings, connected
@@ -46,19 +46,28 @@ def propel_auth_api(propel_auth: PropelAuthApiKey, warehouse: Warehouse) -> dg.O
 
 @dg.sensor(
     name="propel_auth_changes",
-    jobs=[refresh],
+    jobs=[refresh, refresh_recent],
     minimum_interval_seconds=SENSOR_SECONDS,
     default_status=dg.DefaultSensorStatus.STOPPED,
-    description="Counts users, orgs, invites and API keys every five minutes, and refreshes when a total changed. "
-    "For those who prefer a sensor to the automation conditions of the assets.",
+    description="Counts users, orgs, invites and API keys every five minutes. A total that changed asks for `refresh`; "
+    "somebody active, for `refresh_recent`, once in PROPELAUTH_RECENT_MINUTES. For those who prefer a sensor to the "
+    "automation conditions of the assets.",
 )
 def propel_auth_changes(  # noqa: D103
     context: dg.SensorEvaluationContext, propel_auth: PropelAuthApiKey, warehouse: Warehouse
 ) -> dg.SensorResult | dg.SkipReason:
-    changes = _look(settings_of(warehouse, propel_auth))
+    settings, now = settings_of(warehouse, propel_auth), time.time()
+    changes = _look(settings)
     known = json.loads(context.cursor) if context.cursor else {}
-    if known.get("version") == changes.version:
+    if known.get("version") != changes.version:
+        job = refresh
+    elif known["newest"] == changes.newest:
         return dg.SkipReason(f"Nothing has changed: {changes.version}.")
+    elif (wait := known["asked_at"] + 60 * settings.recent_minutes - now) > 0:
+        return dg.SkipReason(f"Somebody was active. The next refresh_recent may start in {wait / 60:.0f} min.")
+    else:
+        job = refresh_recent
     # The time makes the key unique: a total may come back to a value it had before.
-    request = dg.RunRequest(job_name=refresh.name, run_key=f"{changes.version} at {time.time():.0f}")
-    return dg.SensorResult(run_requests=[request], cursor=json.dumps({"version": changes.version}))
+    request = dg.RunRequest(job_name=job.name, run_key=f"{changes.version} at {now:.0f}")
+    cursor = {"version": changes.version, "newest": changes.newest, "asked_at": now}
+    return dg.SensorResult(run_requests=[request], cursor=json.dumps(cursor))

@@ -17,8 +17,8 @@ OFF = -1
 class Changes:
     """What was counted, and the newest sign-up and activity in epoch seconds. -1: the feature is off.
 
-    Totals that differ ask for a full refresh. ``newest`` changes with every login, and asks for nothing yet. An edit
-    that leaves all of them alone is not seen.
+    Totals that differ ask for a full refresh. ``newest`` changes with every login: it asks for what changed, now and
+    then. An edit that leaves all of them alone is not seen.
     """
 
     totals: dict[str, int]

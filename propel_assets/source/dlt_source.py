@@ -21,10 +21,10 @@ from propel_assets.source.client import Client
 from propel_assets.source.decode import to_arrow
 from propel_assets.source.lists import Progress, ScanReport
 from propel_assets.source.readers import Reader, ReadOptions
-from propel_assets.source.tables import BOOKS, SCANS, TABLES, Table
+from propel_assets.source.tables import BOOKS, BY_NAME, SCANS, TABLES, Table
 
 SOURCE = "propel_auth_source"
-MERGE_STRATEGY = "delete-insert"
+MERGE: Any = {"disposition": "merge", "strategy": "delete-insert"}
 SCAN_LOG, CHECK_LOG = BOOKS
 
 
@@ -83,7 +83,11 @@ def _resources(
     @dlt.resource(name=f"{scan}_scan", selected=False)
     def reading() -> Iterator[dict[str, pa.Table]]:
         reader = Reader(Client(settings()), dlt.current.source_state(), options, progress)
+        merged: set[str] = set()
         for name, rows in reader.read(scan):
+            if reader.reports[name].recent and name not in merged:
+                merged.add(name)
+                dlt.current.source().resources[name].apply_hints(write_disposition=MERGE, columns=_merged_by_user(name))
             yield {name: rows}
         reports = [reader.reports[table.name] for table in tables]
         for report in reports:
@@ -130,7 +134,7 @@ def disposition(table: Table) -> Any:
     """Return how dlt loads ``table``. Only the books are appended to, and each of their rows names its load."""
     if table in BOOKS:
         return "append"
-    return {"disposition": "merge", "strategy": MERGE_STRATEGY} if table.load == "merge" else "replace"
+    return MERGE if table.load == "merge" else "replace"
 
 
 def column_hints(table: Table) -> TTableSchemaColumns:
@@ -146,6 +150,13 @@ def column_hints(table: Table) -> TTableSchemaColumns:
     }
 
 
+def _merged_by_user(name: str) -> TTableSchemaColumns:
+    """Return the hints under which all rows of a user are replaced together, those that are gone too."""
+    columns: TTableSchemaColumns = {key: TColumnSchema(name=key, primary_key=False) for key in BY_NAME[name].key}
+    columns["user_id"]["merge_key"] = True
+    return columns
+
+
 def complete_schema() -> dlt.Schema:
     """Return the schema of every table: loads that run beside each other then all store the same one."""
     schema = dlt.Schema(SOURCE)
@@ -156,6 +167,6 @@ def complete_schema() -> dlt.Schema:
         known: TTableSchema = {"name": table.name, "columns": columns, "resource": table.name}
         known["write_disposition"] = "append" if table in BOOKS else table.load
         if table.load == "merge":
-            known["x-merge-strategy"] = MERGE_STRATEGY  # pyright: ignore[reportGeneralTypeIssues]  # a hint of dlt's
+            known["x-merge-strategy"] = MERGE["strategy"]  # pyright: ignore[reportGeneralTypeIssues]  # a hint of dlt's
         schema.update_table(known)
     return schema

@@ -23,14 +23,19 @@ U = TypeVar("U")
 BATCH_ROWS = 10_000
 MAX_PASSES = 3
 MIN_PAGE_SIZE = 10
+RECENT = "recent"
 BAD_REQUEST, NOT_FOUND = 400, 404
 
 
 @dataclass
 class ScanReport:
-    """How one table was read. Fields as the columns of `propel_scans`."""
+    """How one table was read. Fields as the columns of `propel_scans`.
+
+    ``emptied``, in the mode ``recent``: whose rows must go, because a new reading gave none.
+    """
 
     table_name: str
+    mode: str = "full"
     verdict: str = "unproved"
     reason: str = ""
     rows_read: int = 0
@@ -44,6 +49,7 @@ class ScanReport:
     waited_seconds: float = 0.0
     concurrency: int = 0
     unknown_fields: dict[str, str] = field(default_factory=dict)
+    emptied: list[str] = field(default_factory=list)
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     finished_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
@@ -53,9 +59,15 @@ class ScanReport:
         return self.verdict == "skipped"
 
     @property
+    def recent(self) -> bool:
+        """Whether only what changed was read, to be merged into the table."""
+        return self.mode == RECENT
+
+    @property
     def rows_expected(self) -> int | None:
         """Rows the table must hold after the load; None where that does not follow from this reading."""
-        return None if self.skipped or BY_NAME[self.table_name].load == "merge" else self.rows_read
+        merged = self.recent or BY_NAME[self.table_name].load == "merge"
+        return None if self.skipped or merged else self.rows_read
 
 
 Progress = Callable[[str, int, int | None], None]
@@ -80,8 +92,12 @@ class ListReader:
         order: Order,
         params: dict[str, Any],
         also: Callable[[Any], None] | None = None,
+        earlier: Iterable[Hashable] = (),
     ) -> Iterator[list[Any]]:
-        """Yield the rows of a numbered list, each once, in batches; pass after pass until one is proved."""
+        """Yield the rows of a numbered list, each once, in batches; pass after pass until one is proved.
+
+        Rows whose keys are in ``earlier`` are left out.
+        """
         others: list[tuple[str, Any]] = [(total, int), ("has_more_results", bool), ("report_time", int | None)]
         others += [(name, int | None) for name in ("current_page", "page_size")]
         decode = PageDecoder(row_type, items, others)
@@ -95,7 +111,7 @@ class ListReader:
                 answer.items, answer.current_page, answer.page_size, getattr(answer, total), answer.has_more_results
             )
 
-        earlier: set[Hashable] = set()
+        known = set(earlier)
         size = self._settings.page_size
         buffer: list[Any] = []
         reasons: list[str] = []
@@ -104,7 +120,7 @@ class ListReader:
             scan = Scan(order, size, self._settings.max_concurrency)
             try:
                 for rows in self._drive(scan, fetch):
-                    new = [row for row in rows if order.key(row) not in earlier] if earlier else rows
+                    new = [row for row in rows if order.key(row) not in known] if known else rows
                     report.rows_read += len(new)
                     buffer += new
                     if len(buffer) >= BATCH_ROWS:
@@ -123,7 +139,7 @@ class ListReader:
             if scan.verdict != "unproved":
                 break
             reasons += [reason for reason in scan.reasons if reason not in reasons]
-            earlier |= scan.seen
+            known |= scan.seen
         else:
             raise UnprovedScan(
                 f"{report.table_name}: {MAX_PASSES} readings of {path} each left room for a missing row, so nothing "

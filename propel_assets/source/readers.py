@@ -4,6 +4,7 @@ Readers yield Arrow tables as they read and leave a `ScanReport` per table. A fe
 a report with the verdict `skipped` and no rows at all, never in an empty table.
 """
 
+import time
 from collections.abc import Callable, Hashable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,9 +16,10 @@ import msgspec
 import pyarrow as pa
 
 from propel_assets.errors import LossRefused, PermanentApiError
+from propel_assets.settings import environment_of
 from propel_assets.source.client import BACKEND_KEY, NO_AUTH, Client
 from propel_assets.source.decode import PageDecoder, RowType, to_arrow
-from propel_assets.source.lists import MIN_PAGE_SIZE, NOT_FOUND, ListReader, Progress, ScanReport
+from propel_assets.source.lists import MIN_PAGE_SIZE, NOT_FOUND, RECENT, ListReader, Progress, ScanReport
 from propel_assets.source.scan import Order
 from propel_assets.source.tables import BY_NAME, Table, tables_of
 
@@ -27,6 +29,7 @@ MIN_LOSS_ROWS = 50
 CHART_DAYS_AGAIN = 35
 USAGE_DAYS_AT_FIRST = 30
 ALL_KEYS = "all"
+CLOCKS_APART_SECONDS = 300
 
 FEATURE_OFF: dict[str, frozenset[int]] = {
     "orgs": frozenset({426}),
@@ -52,12 +55,13 @@ CADENCES = ("Daily", "Weekly", "Monthly")
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What a run asks for beyond the lists: look-ups, and API key usage per key."""
+    """What a run asks for beyond the lists: look-ups, API key usage per key, only what changed of users."""
 
     user_ids: Sequence[str] = ()
     emails: Sequence[str] = field(default=(), repr=False)
     usernames: Sequence[str] = field(default=(), repr=False)
     usage_per_key: bool = False
+    recent: bool = False
 
 
 class Reader(ListReader):
@@ -82,8 +86,9 @@ class Reader(ListReader):
         Raises:
             ApiError: PropelAuth cannot be read.
             UnprovedScan: no pass over a list could be proved complete.
-            LossRefused: a complete answer has lost more rows than is believed.
+            LossRefused: a complete answer has lost more rows than is believed, or is of another environment.
         """
+        self._refuse_another_environment()
         self.reports = {table.name: ScanReport(table.name) for table in tables_of(scan)}
         yield from getattr(self, f"_read_{scan}")()
         traffic = self._client.traffic
@@ -93,10 +98,22 @@ class Reader(ListReader):
             report.concurrency, report.finished_at = traffic.concurrency, datetime.now(UTC)
             self._guard(report)
 
+    def _refuse_another_environment(self) -> None:
+        """Refuse to replace what was read from one environment by what another has."""
+        host = environment_of(self._settings.auth_url)
+        before = self._state.get("environment", host)
+        if before != host and not self._settings.allow_loss:
+            raise LossRefused(
+                f"The tables hold what {before} has, and PROPELAUTH_AUTH_URL is of {host}. Nothing was read. Give each "
+                "environment a database of its own (another folder, or DESTINATION__DUCKDB__CREDENTIALS). If it is the "
+                "same environment under a new address, run once with PROPELAUTH_ALLOW_LOSS=true."
+            )
+        self._state["environment"] = host
+
     def _guard(self, report: ScanReport) -> None:
         """Refuse a sudden loss, and remember how many rows there were."""
         before = self._state.setdefault("rows", {}).get(report.table_name)
-        if report.skipped:
+        if report.skipped or report.recent:
             return
         allowed = max(MIN_LOSS_ROWS, self._settings.max_loss * (before or 0))
         lost = (before or 0) - report.rows_read
@@ -116,14 +133,15 @@ class Reader(ListReader):
         member = RowType(BY_NAME["org_membership"], given=("user_id",))
         user = RowType(BY_NAME["user_query"], maps={"org_id_to_org_info": member})
         users, members = self.reports["user_query"], self.reports["org_membership"]
-        has_orgs, why_not = self._orgs_of_users(user)
-        params = {"include_orgs": "true" if has_orgs else "false", "order_by": "CREATED_AT_ASC"}
-        table = BY_NAME["user_query"]
-        order = Order(key=attrgetter("f_user_id"), value=attrgetter("f_created_at"))
-        for rows in self._read_list(users, table.path, table.items, "total_users", user, order, params):
+        has_orgs, why_not, newest = self._before_users(user)
+        since = self._state.get("users_read_until") if self._options.recent else None
+        users.mode = members.mode = "full" if since is None else RECENT
+        for rows in self._user_batches(users, user, has_orgs=has_orgs, since=since):
             yield "user_query", user.to_arrow(rows)
             if has_orgs:
                 infos = [(row.f_user_id, row.f_org_id_to_org_info) for row in rows if row.f_org_id_to_org_info]
+                if since is not None:
+                    members.emptied += [row.f_user_id for row in rows if not row.f_org_id_to_org_info]
                 flat = [(user_id, info) for user_id, by_org in infos for info in by_org.values()]
                 members.rows_read += len(flat)
                 given = {"user_id": [user_id for user_id, _ in flat]}
@@ -133,20 +151,48 @@ class Reader(ListReader):
         members.pages, members.passes = users.pages, users.passes
         if has_orgs and not members.rows_read:
             yield "org_membership", member.to_arrow([])
+        self._state["users_read_until"] = newest
 
-    def _orgs_of_users(self, user: RowType) -> tuple[bool, str]:
-        """Find out whether users come with their orgs, before anything is read that would replace them."""
-        decode = PageDecoder(user, BY_NAME["user_query"].items)
+    def _user_batches(
+        self, report: ScanReport, user: RowType, *, has_orgs: bool, since: int | None
+    ) -> Iterator[list[Any]]:
+        """Yield all users, or those who signed up or were active at ``since`` or later (docs/decisions/0004)."""
+        table = BY_NAME["user_query"]
+        seen: set[str] = set()
+        lists = [("CREATED_AT_ASC", "f_created_at", True)]
+        if since is not None:
+            lists.append(("LAST_ACTIVE_AT_ASC", "f_last_active_at", False))
+        for order_by, value, settled in lists:
+            order = Order(attrgetter("f_user_id"), attrgetter(value), since, settled)
+            params = {"include_orgs": "true" if has_orgs else "false", "order_by": order_by}
+            for rows in self._read_list(
+                report, table.path, table.items, "total_users", user, order, params, earlier=seen
+            ):
+                if since is not None:
+                    seen.update(row.f_user_id for row in rows)
+                yield rows
+
+    def _before_users(self, user: RowType) -> tuple[bool, str, int]:
+        """Find out whether users come with their orgs, why not, and when the newest activity was.
+
+        Whoever signs up or is active after this answer has at least that time, so it is where the next reading of
+        what changed has to go back to. A time that is not past is not believed.
+        """
+        path, decode = BY_NAME["user_query"].path, PageDecoder(user, BY_NAME["user_query"].items)
+        params = {"include_orgs": "true", "page_size": 1, "page_number": 0, "order_by": "LAST_ACTIVE_AT_DESC"}
+        has_orgs, why_not = True, ""
         try:
-            params = {"include_orgs": "true", "page_size": 1, "page_number": 0, "order_by": "CREATED_AT_ASC"}
-            answer = self._client.get(BY_NAME["user_query"].path, decode, params)
+            answer = self._client.get(path, decode, params)
         except PermanentApiError as error:
             if error.status not in FEATURE_OFF["orgs"]:
                 raise
-            return False, str(error)
-        if answer.items and answer.items[0].f_org_id_to_org_info is None:
-            return False, "Users come without org_id_to_org_info: orgs are not switched on for this project."
-        return True, ""
+            has_orgs, why_not = False, str(error)
+            answer = self._client.get(path, decode, params | {"include_orgs": "false"})
+        if answer.items and has_orgs and answer.items[0].f_org_id_to_org_info is None:
+            has_orgs = False
+            why_not = "Users come without org_id_to_org_info: orgs are not switched on for this project."
+        newest = answer.items[0].f_last_active_at if answer.items else 0
+        return has_orgs, why_not, min(int(newest or 0), int(time.time()) - CLOCKS_APART_SECONDS)
 
     def _read_orgs(self) -> Iterator[Rows]:
         yield from self._read_plain_list("org_query", "total_orgs", order_by="CREATED_AT_ASC")

@@ -49,10 +49,14 @@ class Order:
 
     ``key`` gives a row's identity. ``value`` gives what the server sorts by, ascending, new rows last; it is None
     where no order is known. A row for which it does not give a number has no known place: the order is then given up.
+    ``since``: rows with a smaller value need not be read. ``settled`` is False where a row's value can grow, which
+    moves it to the end: such a list is no more than counted.
     """
 
     key: Callable[[Any], Hashable]
     value: Callable[[Any], Any] | None = None
+    since: int | None = None
+    settled: bool = True
 
 
 @dataclass(eq=False)
@@ -76,7 +80,7 @@ class Scan:
         self._order = order
         self._ordered = order.value is not None
         self._size = page_size
-        self._workers = max(1, workers)
+        self._workers = max(1, workers) if order.since is None else 1
         self._stage: Literal["start", "last", "segments", "tail", "ties", "done"] = "start"
         self._next = self._tries = 0
         self._asked = False
@@ -203,9 +207,13 @@ class Scan:
 
     def _finish_segments(self) -> None:
         for segment in self._segments:
-            if segment.next < 0 or (segment.next < segment.start - 1 and self._has_met(segment)):
-                segment.done = True
-        if all(segment.done for segment in self._segments):
+            met = segment.next < segment.start - 1 and self._has_met(segment)
+            segment.done |= segment.next < 0 or met or self._far_enough(segment.previous)
+        if not all(segment.done for segment in self._segments):
+            return
+        if self._order.since is not None:
+            self._after_reading()  # whoever has signed up meanwhile is for the next such reading
+        else:
             self._stage, self._tries = "tail", 0
             self._next = self._there // self._size
 
@@ -220,8 +228,14 @@ class Scan:
             return False
         if not self._ordered or len(first.rows) < self._size:  # no order to tell by; or nobody stood right of it
             return True
-        page = segment.previous
-        return page is not None and bool(page.rows) and self._value(page.rows[0]) < self._value(first.rows[-1])
+        return self._is_older(segment.previous, self._value(first.rows[-1]))
+
+    def _far_enough(self, page: Page | None) -> bool:
+        return self._order.since is not None and self._is_older(page, self._order.since)
+
+    def _is_older(self, page: Page | None, value: Any) -> bool:
+        """Whether ``page`` begins with a row of a smaller value: all that have ``value`` or a greater one follow it."""
+        return page is not None and self._ordered and bool(page.rows) and self._value(page.rows[0]) < value
 
     def _received_tail(self, request: Request, page: Page) -> list[Any]:
         """Read the end once more, the same way, for those who have signed up: back to a row older than them."""
@@ -231,7 +245,7 @@ class Scan:
             if not self._is_end(request, page):
                 return fresh
             self._end_found, self._end_total = True, page.total
-        if not self._ordered or request.number == 0 or (page.rows and self._value(page.rows[0]) < self._since):
+        if not self._ordered or request.number == 0 or self._is_older(page, self._since):
             self._after_reading()
         self._next = request.number - 1
         return fresh
@@ -297,11 +311,11 @@ class Scan:
                 self._problem(f"{len(self.seen)} rows were read, {self.total_min} to {self.total_max} were counted")
         elif not self._counts_prove():
             # One deletion moves one row; a sign-up at the same time hides it from the totals.
-            if self._unexplained > self._new:
+            if self._order.settled and self._unexplained > self._new:
                 self._problem(f"{self._unexplained - self._new} more rows came twice than were deleted")
-            if self._end_total > len(self.seen):
+            if self._order.since is None and self._end_total > len(self.seen):
                 self._problem(f"{len(self.seen)} rows were read, and {self._end_total} were there in the end")
-        self._end("proved" if self._ordered else "counted")
+        self._end("proved" if self._ordered and self._order.settled else "counted")
 
     def _end(self, best: Verdict) -> None:
         self.verdict = "unproved" if self._problems else best

@@ -593,6 +593,7 @@ BOOKS: tuple[Table, ...] = (
                 "load_id", "dlt's id of the load; the load is complete once it stands in `_dlt_loads`.", required=True
             ),
             _text("table_name", "The table.", required=True),
+            _text("mode", "`full`, or `recent`: only what changed was read."),
             _text("verdict", "`proved`, `counted` or `skipped`.", required=True),
             _text("reason", "Why skipped, or why no more than counted."),
             _count("rows_expected", "Rows the table must hold after the load. Null where it was skipped or merged."),

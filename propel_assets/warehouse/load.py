@@ -1,16 +1,19 @@
 """One scan, from PropelAuth into its tables."""
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import dlt
 from dlt.common.exceptions import DltException
+from dlt.destinations.exceptions import DatabaseUndefinedRelation
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 from propel_assets.errors import PropelError, WarehouseError, find_cause
 from propel_assets.settings import Settings, connected
-from propel_assets.source.dlt_source import propel_auth_source
+from propel_assets.source.dlt_source import MERGE, propel_auth_source
 from propel_assets.source.lists import Progress, ScanReport
 from propel_assets.source.readers import ReadOptions
 from propel_assets.source.tables import BY_NAME
@@ -18,6 +21,7 @@ from propel_assets.warehouse.pipeline import build_pipeline, leave_a_map, loader
 
 EMAIL = re.compile(r"[^\s@'\"<>(),;:]+@[^\s@'\"<>(),;:]+")
 MAX_ERROR = 500
+ROWS_PER_DELETE = 500
 
 
 @dataclass(frozen=True)
@@ -48,17 +52,41 @@ def load_scan(
     names = [table.name for table in BY_NAME.values() if table.scan == scan]
     with working_folder() as folder:
         pipeline = build_pipeline(settings, folder, say)
+        options = options or ReadOptions()
+        if options.recent and MERGE["strategy"] not in (pipeline.destination.capabilities().supported_merge_strategies):
+            say(f"{settings.destination} cannot replace rows by their key: everything is read.")
+            options = replace(options, recent=False)
         source = propel_auth_source(
             tables=names, settings=settings, options=options, on_report=reports.append, progress=progress
         )
         try:
             with loading(settings, pipeline, say):
-                info = pipeline.run(source, loader_file_format=loader_file_format(pipeline))
+                pipeline.sync_destination()
+                pipeline.extract(source, loader_file_format=loader_file_format(pipeline))
+                pipeline.normalize()
+                for report in reports:
+                    _remove(pipeline, report)
+                info = pipeline.load()
                 info.raise_on_failed_jobs()
                 leave_a_map(settings)
         except (DltException, OSError) as error:
             raise _ours(error, scan, settings) from None
     return ScanLoad(info.loads_ids[0] if info.loads_ids else "", reports, time.monotonic() - started)
+
+
+def _remove(pipeline: dlt.Pipeline, report: ScanReport) -> None:
+    """Delete the rows of those who have none any more: a merge deletes nothing without a row to put in its place.
+
+    Before the load, which remembers how far was read: killed in between, they are only deleted twice.
+    """
+    if not report.emptied:
+        return
+    with pipeline.sql_client() as client, contextlib.suppress(DatabaseUndefinedRelation):
+        for start in range(0, len(report.emptied), ROWS_PER_DELETE):
+            some = report.emptied[start : start + ROWS_PER_DELETE]
+            places = ", ".join(["%s"] * len(some))
+            table = client.make_qualified_table_name(report.table_name)
+            client.execute_sql(f"DELETE FROM {table} WHERE user_id IN ({places})", *some)  # noqa: S608 - a quoted name
 
 
 def _ours(error: Exception, scan: str, settings: Settings) -> PropelError:

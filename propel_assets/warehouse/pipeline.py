@@ -42,7 +42,8 @@ def build_pipeline(settings: Settings, folder: str | None, say: Callable[[str], 
     Raises:
         SettingsError: dlt does not know the destination.
     """
-    set_default_environment({"RUNTIME__DLTHUB_TELEMETRY": "false"})
+    # No usage report, and nobody left in the staging tables of a merge.
+    set_default_environment({"RUNTIME__DLTHUB_TELEMETRY": "false", "LOAD__TRUNCATE_STAGING_DATASET": "true"})
     folder_if_named: Any = folder  # dlt takes None, and declares a str
     return dlt.pipeline(
         PIPELINE, destination=destination(settings, say), dataset_name=DATASET, pipelines_dir=folder_if_named

@@ -1,0 +1,61 @@
+"""`refresh_recent` through Dagster, and the sensor that asks for it."""
+
+import json
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+
+from propel_assets.definitions import build_defs
+
+
+@pytest.fixture
+def instance(tmp_path) -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as made:
+        yield made
+
+
+def test_refresh_recent_merges_what_changed(settings, sandbox, query, instance) -> None:
+    definitions = build_defs()
+    jobs = [definitions.resolve_job_def("refresh_recent") for _ in range(2)]
+    assert jobs[0].execute_in_process(instance=instance).success
+    newcomer = sandbox.store.add_user()
+    result = jobs[1].execute_in_process(instance=instance)
+    assert result.success
+    assert all(check.passed for check in result.get_asset_check_evaluations())
+    told = {
+        e.materialization.asset_key.path[-1]: e.materialization.metadata
+        for e in result.get_asset_materialization_events()
+    }
+    assert set(told) == {"user_query", "org_membership", "chart_metrics"}
+    assert told["user_query"]["mode"].value == "recent"
+    assert told["user_query"]["dagster/row_count"].value == len(sandbox.store.users)
+    assert query(f"SELECT count(*) FROM user_query WHERE user_id = '{newcomer}'") == [(1,)]
+
+
+def test_activity_asks_for_what_changed_and_a_total_for_everything(settings, sandbox, instance, monkeypatch) -> None:
+    definitions = build_defs()
+    resources = dict(definitions.resources or {})
+    sensor = definitions.resolve_sensor_def("propel_auth_changes")
+    cursor: str | None = None
+
+    def tick() -> str:
+        nonlocal cursor
+        context = dg.build_sensor_context(
+            instance=instance, cursor=cursor, definitions=definitions, resources=resources
+        )
+        data = sensor.evaluate_tick(context)
+        cursor = data.cursor or cursor
+        return str(data.run_requests[0].job_name if data.run_requests else data.skip_message)
+
+    assert tick() == "refresh"
+    assert "Nothing has changed" in tick()
+    somebody = next(iter(sandbox.store.users))
+    sandbox.store.touch_user(somebody)
+    assert "refresh_recent may start in 60 min" in tick()
+    monkeypatch.setenv("PROPELAUTH_RECENT_MINUTES", "0")
+    assert tick() == "refresh_recent"
+    assert "Nothing has changed" in tick()
+    sandbox.store.add_user()
+    assert tick() == "refresh"
+    assert json.loads(cursor or "")["newest"]["sign_up"] > 0

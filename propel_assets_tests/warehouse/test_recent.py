@@ -1,0 +1,70 @@
+"""What changed, merged into what is there: the same rows as a full reading gives, deletions and edits aside."""
+
+from random import Random
+
+import pytest
+
+from propel_assets.errors import LossRefused
+from propel_assets.source.readers import ReadOptions
+from propel_assets.warehouse.load import load_scan
+
+RECENT = ReadOptions(recent=True)
+USERS = "SELECT * FROM user_query ORDER BY user_id"
+MEMBERSHIPS = "SELECT * FROM org_membership ORDER BY user_id, org_id"
+
+
+def some_life(store, rng: Random) -> None:
+    """Sign-ups, activity, and members who come, go and change roles and are active, which a recent load can see."""
+    orgs = list(store.orgs)
+    for _ in range(rng.randint(0, 4)):
+        user = store.add_user()
+        if rng.random() < 0.7:
+            store.add_membership(user, rng.choice(orgs))
+    for user in rng.sample(list(store.users), rng.randint(0, 12)):
+        of_user = list(store.of_user.get(user, ()))
+        if of_user and rng.random() < 0.5:
+            store.remove_membership(user, rng.choice(of_user))
+        elif rng.random() < 0.5:
+            store.add_membership(user, rng.choice([org for org in orgs if org not in of_user]))
+        store.touch_user(user)
+    store.advance(rng.choice([0, 1, 3600]))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_full_and_recent_loads_in_any_order_end_as_one_full_load(seed, settings, sandbox, query) -> None:
+    rng = Random(seed)
+    for _ in range(4):
+        load_scan("users", settings, options=RECENT if rng.random() < 0.7 else None)
+        some_life(sandbox.store, rng)
+    load_scan("users", settings, options=RECENT)
+    merged = query(USERS), query(MEMBERSHIPS)
+    load_scan("users", settings)
+    assert merged == (query(USERS), query(MEMBERSHIPS))
+    assert len(merged[0]) == len(sandbox.store.users)
+
+
+def test_a_recent_load_without_a_full_one_before_it_reads_everything(settings, sandbox, query) -> None:
+    reports = load_scan("users", settings, options=RECENT).reports
+    assert {report.mode for report in reports} == {"full"}
+    assert query("SELECT count(*) FROM user_query") == [(len(sandbox.store.users),)]
+
+
+def test_a_recent_load_asks_little_and_leaves_no_person_in_the_staging_tables(settings, sandbox, query) -> None:
+    load_scan("users", settings)
+    before = len(sandbox.requests)
+    newcomer = sandbox.store.add_user()
+    users, members = load_scan("users", settings, options=RECENT).reports
+    assert len(sandbox.requests) - before <= 8
+    assert (users.mode, users.verdict, members.mode) == ("recent", "counted", "recent")
+    assert query(f"SELECT count(*) FROM user_query WHERE user_id = '{newcomer}'") == [(1,)]
+    assert query("SELECT count(*) FROM propel_auth_data_staging.user_query") == [(0,)]
+
+
+def test_another_environment_never_replaces_this_ones_rows(settings, sandbox, query, monkeypatch) -> None:
+    load_scan("users", settings)
+    monkeypatch.setattr("propel_assets.source.readers.environment_of", lambda _: "auth.example.com")
+    before = len(sandbox.requests)
+    with pytest.raises(LossRefused, match=r"this machine.*auth\.example\.com.*DESTINATION__DUCKDB__CREDENTIALS"):
+        load_scan("users", settings)
+    assert len(sandbox.requests) == before
+    assert query("SELECT count(*) FROM user_query") == [(len(sandbox.store.users),)]
