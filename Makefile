@@ -15,7 +15,7 @@ EXTRAS := test,dashboard,postgres,redshift,snowflake,bigquery,databricks,s3,gs,a
 # An environment whose Python is gone (moved, or upgraded away) is made again.
 $(foreach venv,.venv $(CARD),$(shell [ -x $(venv)/bin/python ] || rm -f $(venv)/has-*))
 
-.PHONY: help demo dev test test-rest test-all test-embedded-elt test-wheel check constraints clean
+.PHONY: help demo dev test test-rest screenshots test-all test-embedded-elt test-wheel check constraints clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -34,6 +34,9 @@ test: .venv/has-test  ## the tests that need nothing but Python
 test-rest: .venv/has-test  ## the tests that `make test` leaves out: they need Node.js and chromium
 	@sh .ci/need chromium=chromium node=nodejs npm=npm
 	$(BIN)/python -m pytest -m '$(LEFT_OUT)' $(PYTEST_FLAGS)
+
+screenshots: .venv/has-test  ## the pictures of the docs again, from a real browser
+	SCREENSHOTS=$(CURDIR)/docs $(BIN)/python -m pytest propel_assets_tests/browser
 
 test-all: test test-rest  ## every test
 

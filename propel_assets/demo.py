@@ -162,6 +162,8 @@ def run_dev(*, port: int, users: int, orgs: int, seed: int, now: date) -> None:
             "-p",
             str(port),
         ]
+        # Started in the background by a script, this process ignores SIGINT, and so would its child.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         process = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603 - our own words
 
         def stop(*_: object) -> None:

@@ -1,0 +1,115 @@
+"""The Dagster UI in a real browser, on what `propel-assets dev` starts, as somebody new to it would click.
+
+`make screenshots` runs this with SCREENSHOTS=docs: the pictures of the README are what was seen here.
+"""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import which
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
+RUN_MS = 240_000
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def ui(tmp_path: Path) -> Iterator[str]:
+    """`propel-assets dev` as a script would start it, deaf to SIGINT; SIGTERM must end all of it."""
+    port = free_port()
+    words = ["dev", "--port", str(port), "--users", "400", "--orgs", "30"]
+    with (tmp_path / "dev.log").open("wb") as log:
+        dev = subprocess.Popen(
+            [sys.executable, "-m", "propel_assets.cli", *words],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "DAGSTER_HOME": str(tmp_path / "home")},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        )
+        url = f"http://127.0.0.1:{port}"
+        try:
+            wait_for(f"{url}/server_info", dev, tmp_path / "dev.log")
+            yield url
+        finally:
+            dev.send_signal(signal.SIGTERM)
+            dev.wait(60)
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)), "the UI still answers after SIGTERM"
+
+
+def wait_for(url: str, dev: subprocess.Popen, log: Path) -> None:
+    """Ask until the UI answers."""
+    for _ in range(120):
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                dev.wait(1)
+                break
+    pytest.fail(log.read_text()[-2000:])
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=which("chromium"), args=["--no-sandbox"])
+        yield browser.new_page(viewport={"width": 1400, "height": 900})
+        browser.close()
+
+
+def picture(page: Page, name: str) -> None:
+    if folder := os.environ.get("SCREENSHOTS"):
+        page.wait_for_load_state("networkidle")
+        page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def test_materialize_see_the_checks_turn_a_schedule_on_and_follow_an_asset_to_the_api(ui: str, page: Page) -> None:
+    expect.set_options(timeout=30_000)
+    page.goto(f"{ui}/asset-groups")
+    page.get_by_role("button", name=re.compile(r"Materialize all \(24\)")).click()
+    expect(page.get_by_text("Launched run")).to_be_visible()
+    page.goto(f"{ui}/runs")
+    expect(page.get_by_text("Success", exact=True).first).to_be_visible(timeout=RUN_MS)
+
+    page.goto(f"{ui}/asset-groups")
+    expect(page.get_by_text("scim", exact=True).last).to_be_visible()
+    picture(page, "asset-graph")
+
+    page.goto(f"{ui}/assets/propel_auth/org_membership?view=checks")
+    for check in ("primary_key_is_unique", "references_exist", "row_count", "schema"):
+        page.get_by_text(check, exact=True).first.click()
+        expect(page.get_by_text("Passed", exact=True).first).to_be_visible()
+    picture(page, "checks")
+
+    page.goto(f"{ui}/assets/propel_auth/user_query")
+    expect(page.get_by_text("E-mail address. Not unique once isolated orgs exist.")).to_be_visible()
+    expect(page.get_by_text("Row count")).to_be_visible()
+    picture(page, "asset")
+
+    page.goto(f"{ui}/locations/propel_assets.definitions/schedules/refresh_daily")
+    running = page.get_by_role("row").filter(has_text="Running").get_by_role("checkbox")
+    expect(running).not_to_be_checked()
+    running.locator("xpath=..").click()  # the box is drawn; the input itself is hidden
+    expect(running).to_be_checked()
+
+    page.goto(f"{ui}/assets/propel_auth/user_query?view=lineage")
+    page.get_by_text("propel_auth_api", exact=True).last.click()
+    expect(page).to_have_url(re.compile(r"/assets/propel_auth_api\b"))
+    page.get_by_text("Overview", exact=True).last.click()
+    expect(page.get_by_text("PropelAuth's backend API.").first).to_be_visible()
