@@ -89,6 +89,7 @@ def test_materialize_see_the_checks_turn_a_schedule_on_and_follow_an_asset_to_th
 
     page.goto(f"{ui}/asset-groups")
     expect(page.get_by_text("scim", exact=True).last).to_be_visible()
+    expect(page.get_by_text("fetching statuses")).to_have_count(0)
     picture(page, "asset-graph")
 
     page.goto(f"{ui}/assets/propel_auth/org_membership?view=checks")
