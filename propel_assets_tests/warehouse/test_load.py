@@ -1,12 +1,16 @@
 """Loading: complete, repeatable, and nothing replaced by what is not proved."""
 
+import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from propel_assets.errors import LossRefused
+from propel_assets.source.readers import ReadOptions
+from propel_assets.source.tables import SCANS, TABLES
 from propel_assets.warehouse.load import load_scan
 
 
@@ -43,3 +47,18 @@ def test_a_load_does_not_look_for_the_database_of_another_project(settings, quer
     second = subprocess.run(load_in, cwd=tmp_path, check=False, capture_output=True, text=True)
     assert second.returncode == 0, second.stderr
     assert query("SELECT count(*) > 0 FROM custom_role_mappings") == [(True,)]
+
+
+def test_nothing_but_documented_reads_is_ever_asked(settings, sandbox) -> None:
+    somebody = next(iter(sandbox.store.users))
+    email = sandbox.store.user_object(somebody)["email"]
+    options = ReadOptions([somebody], [email], ["nobody"], usage_per_key=True)
+    for scan in SCANS:
+        load_scan(scan, replace(settings, oauth_token=sandbox.user_token), options=options)
+    documented = [re.compile(re.sub(r"\{\w+\}", "[^/]+", table.path)) for table in TABLES]
+    asked = {(request.method, request.path) for request in sandbox.requests}
+    assert {method for method, _ in asked} == {"GET"}
+    strange = [path for _, path in asked if not any(known.fullmatch(path) for known in documented)]
+    assert not strange
+    unused = [known.pattern for known in documented if not any(known.fullmatch(path) for _, path in asked)]
+    assert not unused
