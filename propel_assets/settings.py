@@ -75,8 +75,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, naming the variable."""
-        for name, least in {"page_size": 1, "max_concurrency": 1, "max_rps": 0, "retry_seconds": 0}.items():
-            if getattr(self, name) < least:
+        least_values = {"page_size": 1, "max_concurrency": 1, "max_rps": 0, "retry_seconds": 0, "lock_seconds": 0}
+        for name, least in least_values.items():
+            if not getattr(self, name) >= least:  # so written, it refuses nan too
                 raise SettingsError(f"{variable_of(name)} is {getattr(self, name)}; it must be at least {least}.")
         if not 0 <= self.max_loss <= 1:
             raise SettingsError(f"{variable_of('max_loss')} is {self.max_loss}; it is a share, from 0 to 1.")
@@ -148,11 +149,11 @@ def _missing(name: str) -> str:
 def checked_auth_url(url: str) -> str:
     """Return ``url`` without a trailing slash, or refuse it: no request must go to a wrong host."""
     expected = f"{variable_of('auth_url')} must look like https://auth.example.com"
-    parts = urlsplit(url.strip())
     try:
+        parts = urlsplit(url.strip())
         host, _port = parts.hostname, parts.port
     except ValueError:
-        raise SettingsError(f"{expected}; its port is not a number.") from None
+        raise SettingsError(f"{expected}; its host or its port cannot be read.") from None
     if parts.scheme not in {"http", "https"} or not host:
         raise SettingsError(f"{expected}; it has no http(s) scheme or no host.")
     if parts.path.strip("/") or parts.query or parts.fragment or parts.username or parts.password:
