@@ -4,12 +4,15 @@ PropelError
 ├── SettingsError            a setting is missing or has an impossible value
 ├── ApiError                 PropelAuth answered something we cannot use
 │   ├── PermanentApiError    asking again cannot help: 400, 401, 403, 404, an answer of the wrong shape
-│   │   └── FeatureOff       the tenant does not have the feature: the table is skipped, not failed
+│   │   ├── FeatureOff       the tenant does not have the feature: the table is skipped, not failed
+│   │   └── KeyRefused       the backend key is not one of this environment
 │   └── TransientApiError    asking again later may help: 429, 5xx, resets, time-outs, truncated answers
+│       └── Unreachable      no server could be reached at all
 ├── UnprovedScan             every pass over a list left room for a missing row: nothing is replaced
 ├── LossRefused              a complete answer has lost more rows than is believed without being told to
 └── WarehouseError           the destination cannot be used
-    └── WarehouseBusy        another process holds the database
+    └── WarehouseClosed      the database cannot be opened
+        └── WarehouseBusy    another process holds it
 """
 
 from collections.abc import Iterator
@@ -19,10 +22,14 @@ class PropelError(Exception):
     """Base of all: its text is a sentence for the person who started the run."""
 
     retry_may_help = False
+    concerns_every_scan = False
+    """Whether every other scan would fail for the same reason, so that none need be tried."""
 
 
 class SettingsError(PropelError):
     """A setting is missing or has an impossible value; no request was made."""
+
+    concerns_every_scan = True
 
 
 class ApiError(PropelError):
@@ -42,10 +49,22 @@ class FeatureOff(PermanentApiError):
     """The tenant does not have this feature, or the key may not read it."""
 
 
+class KeyRefused(PermanentApiError):
+    """The backend key is not one of this environment."""
+
+    concerns_every_scan = True
+
+
 class TransientApiError(ApiError):
     """All retries are spent; a later run may succeed."""
 
     retry_may_help = True
+
+
+class Unreachable(TransientApiError):
+    """No server could be reached at all."""
+
+    concerns_every_scan = True
 
 
 class UnprovedScan(PropelError):
@@ -62,7 +81,13 @@ class WarehouseError(PropelError):
     """The destination cannot be used."""
 
 
-class WarehouseBusy(WarehouseError):
+class WarehouseClosed(WarehouseError):
+    """The database cannot be opened, whatever is to be written to it."""
+
+    concerns_every_scan = True
+
+
+class WarehouseBusy(WarehouseClosed):
     """Another process holds the database and did not let go in time: it has been waited for already."""
 
 

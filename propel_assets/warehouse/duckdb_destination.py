@@ -28,10 +28,11 @@ from dlt.destinations.impl.duckdb.sql_client import DuckDbSqlClient
 from dlt.destinations.job_impl import FollowupJobRequestImpl
 from filelock import FileLock, Timeout
 
-from propel_assets.errors import WarehouseBusy
+from propel_assets.errors import WarehouseBusy, WarehouseClosed
 
 WAIT_SECONDS = 0.25
 SAY_EVERY_SECONDS = 10.0
+ANOTHER_FILE = "Put that right, or name another file in DESTINATION__DUCKDB__CREDENTIALS."
 
 
 class ReplaceInOneTransaction(FollowupJobRequestImpl):
@@ -115,9 +116,12 @@ class PatientSqlClient(DuckDbSqlClient):
                 return super().open_connection()
             except DestinationConnectionError as error:
                 cause = error.__cause__ or error.__context__
-                if not isinstance(cause, engine.IOException) or "lock on file" not in str(cause):
+                file = str(self.credentials._conn_str())
+                if not isinstance(cause, engine.IOException):
                     raise
-                waiting.go_on(f"{_who_holds(str(cause))} has {Path(str(self.credentials._conn_str())).name} open")
+                if "lock on file" not in str(cause):
+                    raise WarehouseClosed(f"DuckDB cannot open {file}: {_first_line(cause)} {ANOTHER_FILE}") from error
+                waiting.go_on(f"{_who_holds(str(cause))} has {Path(file).name} open")
 
 
 class atomic_duckdb(duckdb_factory):  # noqa: N801 - dlt names destinations in lower case
@@ -193,8 +197,15 @@ def exclusive(database: Path, patience: Patience) -> Iterator[None]:
 
     Raises:
         WarehouseBusy: somebody else has held it for too long.
+        WarehouseClosed: no file can be written beside the database.
     """
     lock = FileLock(f"{database}.lock")
+    try:
+        Path(lock.lock_file).touch()  # where this fails, FileLock says that somebody else holds it
+    except OSError as error:
+        raise WarehouseClosed(
+            f"Cannot write to the folder of the DuckDB file, {database.parent}: {error.strerror}. {ANOTHER_FILE}"
+        ) from error
     holder = Path(f"{database}.lock.holder")
     waiting = patience.begin()
     while True:
@@ -209,6 +220,11 @@ def exclusive(database: Path, patience: Patience) -> Iterator[None]:
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).splitlines()[0].strip().removeprefix("IO Error: ")
+    return text if text.endswith((".", "!")) else f"{text}."
 
 
 def _who_holds(message: str) -> str:

@@ -1,7 +1,7 @@
 """Questions to the warehouse, whatever it is, through dlt's own client for it."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -90,14 +90,14 @@ class Warehouse:
 
 
 @contextlib.contextmanager
-def opened(settings: Settings) -> Iterator[Warehouse]:
-    """Connect to the warehouse of ``settings``.
+def opened(settings: Settings, say: Callable[[str], None] = lambda _: None) -> Iterator[Warehouse]:
+    """Connect to the warehouse of ``settings``. ``say`` is told what is waited for.
 
     Raises:
         WarehouseError: there is none yet, or it cannot be asked in SQL.
     """
     with working_folder() as folder:
-        pipeline = build_pipeline(settings, folder)
+        pipeline = build_pipeline(settings, folder, say)
         file = database_file(pipeline)
         if file is not None and not file.exists():
             raise WarehouseError(f"There is no {file} yet. Run propel-assets load first, or make demo to try.")
