@@ -365,7 +365,9 @@ class Reader(ListReader):
         table, report = BY_NAME[name], self.reports[name]
         wanted = list(dict.fromkeys(values))
         if not wanted:
-            self._skip(f"Nothing to look up: list values under {name} in the run's config.", table)
+            self._skip(
+                "Nothing to look up: propel-assets load takes values as options, Dagster in the run's config.", table
+            )
             return
         row_type = RowType(table, given=("looked_up", "found"))
         decode = PageDecoder(row_type)
