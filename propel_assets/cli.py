@@ -4,10 +4,10 @@ Exit status: 0 done, 1 not done (the reason is on stderr), 2 wrong usage, 3 a ch
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -16,6 +16,7 @@ from propel_assets.errors import PropelError
 from propel_assets.source.tables import BY_NAME, SCANS, TABLES, Table, tables_of
 
 if TYPE_CHECKING:
+    from propel_assets.source.lists import ScanReport
     from propel_assets.warehouse.checks import Finding
 
 CHECK_FAILED = 3
@@ -55,7 +56,7 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("tables", nargs=-1, type=LOADABLE)
+@click.argument("tables", nargs=-1, type=LOADABLE, metavar="[TABLE]...")
 @click.option("--user-id", "user_ids", multiple=True, help="Look this user up into user_by_id. Repeatable.")
 @click.option("--email", "emails", multiple=True, help="Look this user up into user_by_email. Repeatable.")
 @click.option("--username", "usernames", multiple=True, help="Look this user up into user_by_username. Repeatable.")
@@ -90,33 +91,60 @@ def load(
     settings = connected(load_settings())
     options = ReadOptions(user_ids, emails, usernames, usage_per_key, recent)
     scans = _scans_of(tables)
-    failures: list[str] = []
+    failed: dict[str, PropelError] = {}
+    done: list[Table] = []
     findings: list[Finding] = []
     with _progress() as (progress, say):
         for scan in scans:
             try:
                 loaded = load_scan(scan, settings, options=options, progress=progress, say=say)
             except PropelError as error:
-                failures.append(str(error))
-                say(f"{', '.join(t.name for t in tables_of(scan))}: not loaded. {error}")
+                failed[scan] = error
+                if error.concerns_every_scan:
+                    break
+                say(f"{_names([scan])}: not loaded. {error}")
                 continue
+            done += tables_of(scan)
             for report in loaded.reports:
-                what = f"skipped. {report.reason}" if report.skipped else f"{report.rows_read:,} rows, {report.verdict}"
-                say(f"{report.table_name}: {what}")
-    done = [table for scan in scans for table in tables_of(scan)]
-    if len(failures) < len(scans):
-        with opened(settings) as warehouse:
-            findings = _examine(warehouse, done)
-    _show_failed(findings)
-    if failures:
-        raise click.ClickException(f"{len(failures)} of {len(scans)} scans not loaded. First: {failures[0]}")
+                say(f"{report.table_name}: {_what_came(report)}")
+        if done:
+            with opened(settings, say) as warehouse:
+                findings = _examine(warehouse, done)
+    if findings:
+        _show_failed(findings)
+    if failed:
+        _give_up(scans, failed)
     _exit_by(findings)
+
+
+def _what_came(report: "ScanReport") -> str:
+    if report.skipped:
+        return f"skipped. {report.reason}"
+    return f"{report.rows_read:,} row{'' if report.rows_read == 1 else 's'}, {report.verdict}"
+
+
+def _give_up(scans: Sequence[str], failed: "dict[str, PropelError]") -> NoReturn:
+    """End with what was not loaded and why. The last error may have ended it all before every scan was tried."""
+    last_scan, last = list(failed.items())[-1]
+    if not last.concerns_every_scan:
+        raise click.ClickException(f"Not loaded: {_names(failed)}. The reasons stand above.")
+    untried = scans[scans.index(last_scan) + 1 :]
+    rest = f" Not tried after that: {_names(untried)}." if untried else ""
+    raise click.ClickException(f"Not loaded: {_names(failed)}. {last}{rest}")
+
+
+def _names(scans: Iterable[str]) -> str:
+    return ", ".join(table.name for scan in scans for table in tables_of(scan))
 
 
 def _scans_of(names: Sequence[str]) -> list[str]:
     """Return the scans that read ``names``, or all that are on by default."""
     wanted = {BY_NAME[name].scan for name in names} if names else {t.scan for t in TABLES if t.default}
     return [scan for scan in SCANS if scan in wanted]
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
 
 
 @contextmanager
@@ -142,7 +170,7 @@ def _progress() -> Iterator[tuple[Callable[[str, int, int | None], None], Callab
 
 
 @main.command()
-@click.argument("tables", nargs=-1, type=LOADABLE)
+@click.argument("tables", nargs=-1, type=LOADABLE, metavar="[TABLE]...")
 def check(tables: tuple[str, ...]) -> None:
     """Examine TABLES (default: all) in the warehouse, without loading. Exits with 3 when a check fails.
 
@@ -154,7 +182,7 @@ def check(tables: tuple[str, ...]) -> None:
     from propel_assets.settings import load_settings
     from propel_assets.warehouse.query import opened
 
-    with opened(load_settings()) as warehouse:
+    with opened(load_settings(), _say) as warehouse:
         chosen = [BY_NAME[name] for name in tables] or [t for t in TABLES if warehouse.columns_of(t.name)]
         findings = _examine(warehouse, chosen)
     _print_table(
@@ -188,7 +216,7 @@ def status() -> None:
     from propel_assets.settings import load_settings
     from propel_assets.warehouse.query import opened
 
-    with opened(load_settings()) as warehouse:
+    with opened(load_settings(), _say) as warehouse:
         _print_table(
             ("table", "rows", "verdict", "age", "checks passed"),
             [_status_row(warehouse, table) for table in TABLES if warehouse.last_load(table, skipped=True)],

@@ -20,7 +20,7 @@ import msgspec
 import urllib3
 
 from propel_assets import __version__
-from propel_assets.errors import PermanentApiError, TransientApiError
+from propel_assets.errors import KeyRefused, PermanentApiError, TransientApiError, Unreachable
 from propel_assets.settings import Settings
 from propel_assets.source.throttle import Throttle
 
@@ -131,7 +131,7 @@ class Client:
             success = True
             return value
         except urllib3.exceptions.HTTPError as error:
-            return _Retry(_network_failure(error), sent_at)
+            return _Retry(_network_failure(error), sent_at, reached=not isinstance(error, NOT_REACHED))
         finally:
             self._throttle.leave(sent_at, success=success)
             with self._counting:
@@ -153,9 +153,12 @@ class Client:
                 "Run again later, or allow more."
             )
         if self._throttle.stopped or spent + pause > budget or (tries >= MAX_TRIES and not limited):
-            raise TransientApiError(
+            text = (
                 f"{asked}, {tries} times in {time.monotonic() - started:.0f} s. Nothing was replaced; run again later."
             )
+            if retry.reached:
+                raise TransientApiError(text)
+            raise Unreachable(f"{text} {self.settings.auth_url} is PROPELAUTH_AUTH_URL; see that it is the right one.")
         with self._counting:
             self.traffic.retries += 1
             self.traffic.rate_limited += limited
@@ -173,8 +176,14 @@ class _Retry:
     sent_at: float
     status: int = 0
     pause: float | None = None
+    reached: bool = True
 
 
+NOT_REACHED = (
+    urllib3.exceptions.NewConnectionError,
+    urllib3.exceptions.ConnectTimeoutError,
+    urllib3.exceptions.SSLError,
+)
 OK, TOO_MANY_REQUESTS = 200, 429
 
 
@@ -226,7 +235,7 @@ def _refusal(path: str, response: urllib3.BaseHTTPResponse, auth: str) -> Perman
             response.status,
         )
     if response.status == 401:
-        return PermanentApiError(
+        return KeyRefused(
             f"{asked}: PROPELAUTH_API_KEY is not a key of this environment. Copy one from the Backend Integration page "
             "of the PropelAuth dashboard; test, staging and prod have their own.",
             response.status,
