@@ -1,6 +1,7 @@
 """What every test stands on: an empty environment, a folder of its own, a PropelAuth on localhost, a real DuckDB."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -68,3 +69,33 @@ def run_cli() -> Callable[..., subprocess.CompletedProcess]:
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout, check=False)
 
     return run
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    """A running sandbox of 60 users and 6 orgs, the same each time; the environment names it."""
+    with Sandbox(users=60, orgs=6, seed=7) as running:
+        monkeypatch.setenv("PROPELAUTH_AUTH_URL", running.url)
+        monkeypatch.setenv("PROPELAUTH_API_KEY", running.api_key)
+        monkeypatch.setenv("PROPELAUTH_RETRY_SECONDS", "2")
+        yield running
+
+
+@pytest.fixture(scope="session")
+def database_of_small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DuckDB file with some tables of `small`, loaded once."""
+    file = tmp_path_factory.mktemp("small") / "propel_auth_pipeline.duckdb"
+    tables = ["user_query", "org_query", "end_user_api_keys", "user_report", "scim_groups", "custom_role_mappings"]
+    with Sandbox(users=60, orgs=6, seed=7) as running:
+        known = {"PROPELAUTH_AUTH_URL": running.url, "PROPELAUTH_API_KEY": running.api_key}
+        env = {**os.environ, **known, "DESTINATION__DUCKDB__CREDENTIALS": str(file)}
+        command = [sys.executable, "-m", "propel_assets.cli", "load", *tables]
+        subprocess.run(command, cwd=file.parent, env=env, check=True, capture_output=True)
+    return file
+
+
+@pytest.fixture
+def loaded(small: Sandbox, database_of_small: Path, tmp_path: Path) -> Sandbox:
+    """`small`, some tables of which are in this test's DuckDB file."""
+    shutil.copy(database_of_small, tmp_path / "propel_auth_pipeline.duckdb")
+    return small

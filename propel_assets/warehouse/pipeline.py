@@ -103,11 +103,14 @@ def working_folder() -> Iterator[str]:
 
     A killed run cannot remove its folder; the next one does.
     """
-    for left in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*-*"):
-        owner = left.name.removeprefix(FOLDER_PREFIX).split("-")[0]
-        if owner.isdigit() and not psutil.pid_exists(int(owner)):
-            shutil.rmtree(left, ignore_errors=True)
-    folder = tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
+    try:
+        for left in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*-*"):
+            owner = left.name.removeprefix(FOLDER_PREFIX).split("-")[0]
+            if owner.isdigit() and not psutil.pid_exists(int(owner)):
+                shutil.rmtree(left, ignore_errors=True)
+        folder = tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
+    except OSError as error:
+        raise SettingsError(f"No temporary file can be written: {error.strerror}. Make room, or set TMPDIR.") from error
     try:
         yield folder
     finally:
