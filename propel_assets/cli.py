@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CHECK_FAILED = 3
 LOADABLE = click.Choice([table.name for table in TABLES], case_sensitive=False)
+PORT = click.IntRange(0, 65_535)
 
 
 class PropelGroup(click.Group):
@@ -212,7 +213,12 @@ def _exit_by(findings: "Sequence[Finding]") -> None:
 
 @main.command()
 def status() -> None:
-    """Show what is in the warehouse: rows, how they were read, how old they are, the last checks."""
+    """Show what is in the warehouse: rows, how they were read, how old they are, the last checks.
+
+    \b
+    Example:
+      propel-assets status
+    """
     from propel_assets.settings import load_settings
     from propel_assets.warehouse.query import opened
 
@@ -247,7 +253,12 @@ def _age(at: datetime) -> str:
 
 @main.command()
 def tables() -> None:
-    """Show every table: what it holds, its key, and where it is read."""
+    """Show every table: its key, where it is read, and whether it is loaded without being named.
+
+    \b
+    Example:
+      propel-assets tables
+    """
     _print_table(
         ("table", "key", "read from", "default"),
         [(t.name, ", ".join(t.key), f"GET {t.path}", "on" if t.default else "by name") for t in TABLES],
@@ -271,8 +282,8 @@ def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def _sandbox_options(command: Callable[..., None]) -> Callable[..., None]:
     options = [
-        click.option("--users", default=2500, show_default=True, help="How many users."),
-        click.option("--orgs", default=120, show_default=True, help="How many orgs."),
+        click.option("--users", default=2500, type=click.IntRange(min=0), show_default=True, help="How many users."),
+        click.option("--orgs", default=120, type=click.IntRange(min=0), show_default=True, help="How many orgs."),
         click.option("--seed", default=1, show_default=True, help="With --now it decides every byte."),
         click.option(
             "--now",
@@ -287,7 +298,7 @@ def _sandbox_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @main.command()
-@click.option("--port", default=8400, show_default=True, help="Port on 127.0.0.1; 0 for a free one.")
+@click.option("--port", default=8400, type=PORT, show_default=True, help="Port on 127.0.0.1; 0 for a free one.")
 @_sandbox_options
 @click.option("--fault", "faults", multiple=True, help="A switch to start with, for example latency_ms=50. Repeatable.")
 def sandbox(port: int, users: int, orgs: int, seed: int, now: date, faults: tuple[str, ...]) -> None:
@@ -299,29 +310,50 @@ def sandbox(port: int, users: int, orgs: int, seed: int, now: date, faults: tupl
       propel-assets sandbox --port 8400 --users 100000 --seed 7
       propel-assets sandbox --fault rate_limit=10 --fault latency_ms=50
     """
+    from propel_assets.sandbox.faults import Faults
     from propel_assets.sandbox.running import serve
 
     def ready(url: str) -> None:
         click.echo(f"PROPELAUTH_AUTH_URL={url}\nPROPELAUTH_API_KEY=sandbox-api-key")
         click.echo("PROPELAUTH_OAUTH_TOKEN=sandbox-user-token")
 
-    serve(port=port, users=users, orgs=orgs, seed=seed, now=now, faults=faults, on_ready=ready)
+    try:
+        for option in faults:
+            Faults(seed).parse(option)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--fault") from error
+    try:
+        serve(port=port, users=users, orgs=orgs, seed=seed, now=now, faults=faults, on_ready=ready)
+    except OSError as error:
+        raise click.ClickException(f"Cannot listen on port {port}: {error.strerror}. Choose another --port.") from error
 
 
 @main.command()
 @_sandbox_options
 def demo(users: int, orgs: int, seed: int, now: date) -> None:
-    """Load a PropelAuth that runs on this machine, every table, through Dagster, into DuckDB."""
+    """Load a PropelAuth that runs on this machine, every table, through Dagster, into DuckDB.
+
+    \b
+    Examples:
+      propel-assets demo
+      propel-assets demo --users 20000 --orgs 900
+    """
     from propel_assets.demo import run_demo
 
     run_demo(users=users, orgs=orgs, seed=seed, now=now, show=_print_table)
 
 
 @main.command()
-@click.option("--port", default=3000, show_default=True, help="Port of the Dagster UI on 127.0.0.1.")
+@click.option("--port", default=3000, type=PORT, show_default=True, help="Port of the Dagster UI on 127.0.0.1.")
 @_sandbox_options
 def dev(port: int, users: int, orgs: int, seed: int, now: date) -> None:
-    """Run the sandbox and `dagster dev` together, to play with. Ctrl-C stops both."""
+    """Run the sandbox and `dagster dev` together, to play with. Ctrl-C stops both.
+
+    \b
+    Examples:
+      propel-assets dev
+      propel-assets dev --port 3001 --users 20000
+    """
     from propel_assets.demo import run_dev
 
     run_dev(port=port, users=users, orgs=orgs, seed=seed, now=now)
