@@ -1,0 +1,188 @@
+"""A load that is killed, locked out or has no room: nothing is lost, nothing is left, and it says what to do."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+LOAD_USERS = [sys.executable, "-m", "propel_assets.cli", "load", "user_query"]
+HOLD = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
+LIMITED = """
+import resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+sys.argv[1:] = ["load", "user_query"]
+runpy.run_module("propel_assets.cli", run_name="__main__")
+"""
+PATIENCE_SECONDS = 60
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """An empty folder that the processes started keep their temporary files in."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+@pytest.fixture
+def database(loaded, tmp_path):
+    return tmp_path / "propel_auth_pipeline.duckdb"
+
+
+@pytest.fixture
+def users(query):
+    """Return the ids of the users in the warehouse."""
+    return lambda: {user for (user,) in query("SELECT user_id FROM user_query")}
+
+
+def wait_until(happened, process: subprocess.Popen) -> None:
+    """Poll until ``happened``, while ``process`` runs."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not happened():
+        assert process.poll() is None, "it ended before"
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@pytest.fixture
+def holder(database):
+    """Another process that has the DuckDB file open until its stdin is closed."""
+    command = [sys.executable, "-c", HOLD, str(database)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.stdin.close()
+
+
+# --- killed ---
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
+MOMENTS = {
+    "reading": lambda sandbox, _folder, _file: len(sandbox.requests) >= 2,
+    "rows lie in the working folder": lambda _sandbox, folder, _file: list(folder.glob("propel-assets-*/**/*.parquet")),
+    "writing": lambda _sandbox, _folder, file: _size(file.with_name(f"{file.name}.wal")) > 0,
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_and_run_again_is_as_if_nothing_had_happened(
+    moment, loaded, database, temporary, users, run_cli
+) -> None:
+    before = users()
+    for user in sorted(before)[:5]:
+        loaded.store.delete_user(user)
+    loaded.faults.set("latency_ms", 100)
+    with subprocess.Popen(LOAD_USERS, stderr=subprocess.DEVNULL) as process:
+        wait_until(lambda: MOMENTS[moment](loaded, temporary, database), process)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert users() in (before, set(loaded.store.users))
+    loaded.faults.clear()
+    again = run_cli("load", "user_query")
+    assert again.returncode == 0, again.stderr
+    assert users() == set(loaded.store.users)
+    assert list(temporary.iterdir()) == []
+    assert not database.with_name(f"{database.name}.wal").exists()
+    assert not database.with_name(f"{database.name}.lock.holder").exists()
+
+
+# --- locked out ---
+
+
+@pytest.mark.parametrize("command", ["load user_query org_query", "status", "check"])
+def test_gives_up_on_a_file_that_somebody_else_has_open(command, holder, loaded, temporary, run_cli) -> None:
+    ran = run_cli(*command.split(), PROPELAUTH_LOCK_SECONDS="1")
+    assert ran.returncode == 1
+    assert f"Waiting: process {holder.pid} (python" in ran.stderr
+    assert "did not let go in 1 s (PROPELAUTH_LOCK_SECONDS)" in ran.stderr
+    assert ran.stderr.count("Waiting") == 1
+    assert not loaded.requests
+    assert list(temporary.iterdir()) == []
+
+
+def test_goes_on_once_the_file_is_free(holder, loaded, users) -> None:
+    loaded.store.delete_user(min(loaded.store.users))
+    with subprocess.Popen(LOAD_USERS, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        assert f"Waiting: process {holder.pid} (python" in process.stderr.readline()
+        holder.stdin.close()
+        rest = process.stderr.read()
+    assert process.returncode == 0, rest
+    assert users() == set(loaded.store.users)
+
+
+def test_two_loads_at_once_come_one_after_the_other(loaded, query, monkeypatch) -> None:
+    loaded.faults.set("server_error")  # the first asks again until it is over
+    monkeypatch.setenv("PROPELAUTH_RETRY_SECONDS", "60")
+    with subprocess.Popen(LOAD_USERS, stderr=subprocess.DEVNULL) as first:
+        wait_until(lambda: loaded.requests, first)
+        with subprocess.Popen(LOAD_USERS, stderr=subprocess.PIPE, text=True) as second:
+            assert second.stderr
+            assert f"Waiting: process {first.pid} (python" in second.stderr.readline()
+            loaded.faults.clear()
+            rest = second.stderr.read()
+    assert (first.returncode, second.returncode) == (0, 0), rest
+    assert query("SELECT count(*) FROM propel_scans WHERE table_name = 'user_query'") == [(3,)]
+
+
+# --- no room, no file ---
+
+
+@pytest.mark.parametrize("largest_file", [0, 20_000, 60_000])
+def test_no_room_keeps_the_last_good_rows(largest_file, loaded, temporary, users) -> None:
+    before = users()
+    loaded.store.delete_user(min(before))
+
+    command = [sys.executable, "-c", LIMITED, str(largest_file)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert "File too large" in ran.stderr or "No temporary file can be written" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert users() == before
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "why"),
+    [
+        (".", "Is a directory. Put that right, or name another file in DESTINATION__DUCKDB__CREDENTIALS."),
+        ("/proc/warehouse.duckdb", "Cannot write to the folder of the DuckDB file, /proc: "),
+        ("no/such/warehouse.duckdb", "The folder of the DuckDB file does not exist: "),
+        ("notes.txt", "it is not a valid DuckDB database file! Put that right, or name another file"),
+    ],
+)
+def test_a_file_that_cannot_be_a_database_is_said_at_once(file, why, small, temporary, tmp_path, run_cli) -> None:
+    (tmp_path / "notes.txt").write_text("Not a database: these are somebody's notes.")
+    ran = run_cli("load", "org_query", "custom_role_mappings", DESTINATION__DUCKDB__CREDENTIALS=file)
+    assert ran.returncode == 1
+    assert why in ran.stderr
+    assert ran.stderr.endswith("Not tried after that: custom_role_mappings.\n")
+    assert not small.requests
+    assert (tmp_path / "notes.txt").read_text() == "Not a database: these are somebody's notes."
+    assert list(temporary.iterdir()) == []
+
+
+def test_what_a_load_leaves_outside_the_database_names_nobody(small, temporary, tmp_path, query, run_cli) -> None:
+    left = tmp_path / "dlt"
+    ran = run_cli("load", "user_query", "pending_org_invites", DLT_DATA_DIR=str(left))
+    assert ran.returncode == 0, ran.stderr
+    files = [file for file in left.rglob("*") if file.is_file()]
+    assert files
+    written = b"".join(file.read_bytes() for file in files).decode(errors="replace") + ran.stdout + ran.stderr
+    secrets = [small.api_key, *(email for (email,) in query("SELECT email FROM user_query"))]
+    assert [secret for secret in secrets if secret in written] == []
+    assert list(temporary.iterdir()) == []
+    assert {file.name for file in tmp_path.glob("*.duckdb*")} == {
+        "propel_auth_pipeline.duckdb",
+        "propel_auth_pipeline.duckdb.lock",
+    }
