@@ -147,7 +147,7 @@ class Client:
         spent = time.monotonic() - (max(started, self._throttle.last_success) if limited else started)
         pause = retry.pause if retry.pause is not None else _backoff_seconds(min(tries, 3) if limited else tries)
         asked = f"GET {path} answered {retry.came_back}"
-        if pause > budget:
+        if retry.pause is not None and pause > budget:
             raise TransientApiError(
                 f"{asked} and asked to wait {pause:.0f} s, longer than PROPELAUTH_RETRY_SECONDS ({budget:.0f}). "
                 "Run again later, or allow more."
