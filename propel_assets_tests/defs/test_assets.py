@@ -1,0 +1,316 @@
+"""The tables as assets: what a run leaves in the warehouse, what it says in the UI, and how it fails."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import dagster as dg
+import pytest
+
+from propel_assets.definitions import build_defs
+from propel_assets.defs.resources import PropelAuthApiKey
+from propel_assets.source.tables import BY_NAME
+from propel_assets.warehouse.checks import checks_of
+
+ORGS_PATH = "/api/backend/v1/org/query"
+
+
+def told(result: dg.ExecuteInProcessResult) -> dict[str, dict]:
+    """Return the metadata of each table that was materialized."""
+    events = [event.materialization for event in result.get_asset_materialization_events()]
+    return {event.asset_key.path[-1]: {k: v.value for k, v in event.metadata.items()} for event in events}
+
+
+def versions(result: dg.ExecuteInProcessResult) -> dict[str, str]:
+    """Return the data version of each table that was materialized."""
+    events = [event.materialization for event in result.get_asset_materialization_events()]
+    return {event.asset_key.path[-1]: (event.tags or {})["dagster/data_version"] for event in events}
+
+
+def checked(result: dg.ExecuteInProcessResult) -> dict[str, dict[str, bool]]:
+    """Return whether each check held, by table."""
+    found: dict[str, dict[str, bool]] = {}
+    for check in result.get_asset_check_evaluations():
+        found.setdefault(check.asset_key.path[-1], {})[check.check_name] = check.passed
+    return found
+
+
+def failures(result: dg.ExecuteInProcessResult) -> dict[str, str]:
+    """Return what each failed step says in the UI."""
+    said = {}
+    for event in result.get_step_failure_events():
+        data = event.step_failure_data
+        assert data.user_failure_data, f"{event.step_key} failed by an error that is not ours: {data.error}"
+        said[event.step_key or ""] = data.user_failure_data.description or ""
+    return said
+
+
+def all_pass(result: dg.ExecuteInProcessResult, *tables: str) -> bool:
+    """Return whether these tables, and no others, had all their checks, and all held."""
+    return checked(result) == {name: dict.fromkeys(checks_of(BY_NAME[name]), True) for name in tables}
+
+
+# --- good runs ---
+
+
+def test_every_asset_materializes_and_every_check_passes(run, sandbox, monkeypatch) -> None:
+    monkeypatch.setenv("PROPELAUTH_OAUTH_TOKEN", sandbox.user_token)
+    user_id, user = next((id_, u.wire) for id_, u in sandbox.store.users.items() if "username" in u.wire)
+    values = {"id": user_id, "email": user["email"], "username": user["username"]}
+    result = run(
+        *BY_NAME,
+        config={"ops": {f"load_user_by_{kind}": {"config": {"values": [value]}} for kind, value in values.items()}},
+    )
+    assert result.success, failures(result)
+    assert set(told(result)) == set(BY_NAME)
+    assert [name for name, metadata in told(result).items() if "skipped" in metadata] == []
+    assert all_pass(result, *BY_NAME)
+
+
+def test_a_materialization_tells_how_the_table_was_read(run, sandbox, query) -> None:
+    result = run("user_query", "org_membership")
+    users, members = told(result)["user_query"], told(result)["org_membership"]
+    assert users["dagster/row_count"] == users["rows_read"] == users["api_total"] == users["api_total_min"] == 300
+    assert members["dagster/row_count"] == query("SELECT count(*) FROM org_membership")[0][0]
+    assert users["verdict"] == members["verdict"] == "proved"
+    assert users["requests"] == len(sandbox.requests)
+    assert users["retries"] == users["rate_limited"] == 0
+    assert users["destination"] == "duckdb"
+    assert query("SELECT DISTINCT load_id FROM propel_scans") == [(users["load_id"],)]
+    assert set(versions(result).values()) == {users["load_id"]}
+
+
+def test_numbers_are_numbers_so_that_they_plot(run) -> None:
+    event = run("org_query").get_asset_materialization_events()[0].materialization
+    numbers = {name for name, v in event.metadata.items() if isinstance(v, dg.IntMetadataValue | dg.FloatMetadataValue)}
+    assert numbers >= {"dagster/row_count", "api_total", "requests", "retries", "waited_seconds", "load_seconds"}
+
+
+def test_running_twice_in_one_process_works(run, sandbox) -> None:
+    first = run("org_query")
+    sandbox.store.add_org()
+    second = run("org_query")
+    assert told(first)["org_query"]["dagster/row_count"] == 24
+    assert told(second)["org_query"]["dagster/row_count"] == 25
+    assert versions(first) != versions(second)
+    assert all_pass(second, "org_query")
+
+
+def test_one_table_of_a_scan_can_be_asked_for(run, query) -> None:
+    result = run("org_membership")
+    assert list(told(result)) == ["org_membership"]
+    assert all_pass(result, "org_membership")
+    # They are read together, and must agree with each other.
+    assert query("SELECT count(*) FROM user_query") == [(300,)]
+
+
+def test_a_field_nobody_knows_gets_a_column_and_a_warning_that_stops_nothing(run, sandbox, query) -> None:
+    sandbox.faults.set("unknown_field", ["orgs"])
+    result = run("org_query", "downstream", defs=with_downstream("org_query"))
+    assert result.success
+    warned = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    assert [(check.check_name, check.severity) for check in warned] == [("schema", dg.AssetCheckSeverity.WARN)]
+    unknown = told(result)["org_query"]["unknown_fields"]
+    assert unknown
+    assert {*unknown} <= {row[0] for row in query("SELECT column_name FROM (DESCRIBE org_query)")}
+    assert "downstream" in told(result)
+
+
+def test_a_look_up_takes_its_values_from_the_run_and_names_nobody(run, sandbox, query) -> None:
+    user = next(iter(sandbox.store.users.values()))
+    values = [user.wire["email"], "nobody@nowhere.example"]
+    result = run("user_by_email", config={"ops": {"load_user_by_email": {"config": {"values": values}}}})
+    assert result.success, failures(result)
+    assert sorted(query("SELECT found, user_id FROM user_by_email")) == [(False, None), (True, user.user_id)]
+    said = " ".join(f"{event.message} {event.event_specific_data}" for event in result.all_events)
+    assert [value for value in values if value in said] == []
+
+
+def test_without_anything_to_look_up_the_table_is_skipped(run) -> None:
+    result = run("user_by_id")
+    assert result.success
+    print("YYY", told(result))
+    assert "user_ids" in told(result)["user_by_id"]["skipped"] or "user_by_id" in told(result)["user_by_id"]["skipped"]
+
+
+# --- features that are off ---
+
+
+def with_downstream(*tables: str) -> dg.Definitions:
+    """Return the definitions and an asset that reads ``tables``."""
+
+    @dg.asset(key=["propel_auth", "downstream"], deps=[["propel_auth", name] for name in tables])
+    def downstream() -> None:
+        pass
+
+    return dg.Definitions.merge(build_defs(), dg.Definitions(assets=[downstream]))
+
+
+@pytest.mark.parametrize(
+    ("fault", "tables"),
+    [
+        ("orgs_off", ("org_query",)),
+        ("scim_off", ("scim_groups", "scim_group_members")),
+        ("insights_off", ("user_report",)),
+        ("api_keys_off", ("end_user_api_keys",)),
+    ],
+)
+def test_a_feature_that_is_off_is_skipped_and_keeps_the_last_good_rows(fault, tables, run, sandbox) -> None:
+    before = run(*tables)
+    sandbox.faults.set(fault)
+    after = run(*tables, "downstream", defs=with_downstream(*tables))
+    assert after.success, failures(after)
+    for name in tables:
+        assert told(after)[name]["verdict"] == "skipped"
+        assert re.search(r"answered 4\d\d", told(after)[name]["skipped"])
+        assert told(after)[name]["dagster/row_count"] == told(before)[name]["dagster/row_count"] > 0
+        assert versions(after)[name] == versions(before)[name]
+    assert all_pass(after, *tables)
+    assert "downstream" in told(after)
+
+
+def test_users_are_loaded_without_orgs_when_orgs_are_off(run, sandbox) -> None:
+    before = run("user_query", "org_membership")
+    sandbox.store.add_user()
+    sandbox.faults.set("orgs_off")
+    after = run("user_query", "org_membership")
+    assert told(after)["user_query"]["dagster/row_count"] == 301
+    assert "skipped" in told(after)["org_membership"]
+    assert versions(after)["org_membership"] == versions(before)["org_membership"]
+    assert all_pass(after, "user_query", "org_membership")
+
+
+def test_a_feature_that_was_never_on_does_not_fail_the_first_run(run, sandbox) -> None:
+    sandbox.faults.set("scim_off")
+    result = run("scim_groups", "downstream", defs=with_downstream("scim_groups"))
+    assert result.success, failures(result)
+    assert told(result)["scim_groups"]["dagster/row_count"] == 0
+    assert versions(result)["scim_groups"] == "none"
+    assert "downstream" in told(result)
+
+
+# --- bad runs ---
+
+
+def test_a_wrong_key_is_one_request_one_sentence_and_no_retry(run, sandbox, monkeypatch) -> None:
+    run("custom_role_mappings")
+    sandbox.requests.clear()
+    monkeypatch.setenv("PROPELAUTH_API_KEY", "not-the-key")
+    result = run("custom_role_mappings", job="with_retries", defs=build_defs(more_jobs=[WITH_RETRIES]))
+    assert not result.success
+    assert list(failures(result)) == ["load_role_mappings"]
+    (sentence,) = failures(result).values()
+    assert "PROPELAUTH_API_KEY is not a key of this environment" in sentence
+    assert "Backend Integration" in sentence
+    assert len(sandbox.requests) == 1
+    assert not any(event.is_step_up_for_retry for event in result.all_events)
+
+
+def test_nothing_configured_is_a_sentence_that_says_where_to_set_it(run, monkeypatch) -> None:
+    monkeypatch.delenv("PROPELAUTH_AUTH_URL")
+    monkeypatch.delenv("PROPELAUTH_API_KEY")
+    (sentence,) = failures(run("jwks")).values()
+    for place in ("PROPELAUTH_AUTH_URL", "[sources.propel_auth_source]", ".dlt/", "resource propel_auth", "make demo"):
+        assert place in sentence
+
+
+def test_a_failing_endpoint_costs_only_its_own_tables(run, sandbox, monkeypatch) -> None:
+    monkeypatch.setenv("PROPELAUTH_RETRY_SECONDS", "0")
+    sandbox.faults.set("server_error", path=ORGS_PATH)
+    result = run("org_query", "custom_role_mappings", "jwks")
+    assert not result.success
+    assert list(failures(result)) == ["load_orgs"]
+    assert f"{ORGS_PATH} answered 500" in failures(result)["load_orgs"]
+    assert set(told(result)) == {"custom_role_mappings", "jwks"}
+    assert all_pass(result, "custom_role_mappings", "jwks")
+
+
+WITH_RETRIES = dg.define_asset_job(
+    "with_retries",
+    selection=dg.AssetSelection.assets(["propel_auth", "org_query"], ["propel_auth", "custom_role_mappings"]),
+    op_retry_policy=dg.RetryPolicy(max_retries=2),  # that of `refresh`, without its delay
+)
+
+
+def test_a_server_that_recovers_is_met_by_the_retry_of_the_op(run, sandbox, monkeypatch) -> None:
+    monkeypatch.setenv("PROPELAUTH_RETRY_SECONDS", "0")
+    sandbox.faults.set("server_error", path=ORGS_PATH, requests=2)
+    result = run("org_query", job="with_retries", defs=build_defs(more_jobs=[WITH_RETRIES]))
+    assert result.success
+    assert sum(event.is_step_up_for_retry for event in result.all_events) == 2
+    assert all_pass(result, "org_query")
+
+
+def test_a_refresh_outlives_a_server_error(run, sandbox) -> None:
+    sandbox.faults.set("server_error", path=ORGS_PATH, requests=1)
+    result = run("org_query", job="refresh")
+    assert result.success
+    assert told(result)["org_query"]["retries"] == 1
+
+
+def test_a_failed_check_stops_what_is_downstream(run, sandbox, monkeypatch) -> None:
+    run("org_query")
+    sandbox.faults.set("missing_field", "orgs.name")
+    result = run("org_query", "downstream", defs=with_downstream("org_query"))
+    print("XXX", result.success, failures(result), checked(result), told(result))
+    assert "downstream" not in told(result)
+
+
+def test_a_check_that_cannot_run_errors_and_is_not_bad_data(settings, instance) -> None:
+    job = build_defs().resolve_implicit_global_asset_job_def()
+    checks = build_defs().resolve_asset_graph().get_check_keys_for_assets({dg.AssetKey(["propel_auth", "jwks"])})
+    only_checks = job.get_subset(asset_selection=set(), asset_check_selection=checks)
+    result = only_checks.execute_in_process(instance=instance, raise_on_error=False)
+    assert "propel-assets load" in failures(result)["check_jwks"]
+    assert result.get_asset_check_evaluations() == []
+
+
+# --- secrets ---
+
+
+def test_no_key_and_no_address_is_kept_by_dagster(run, sandbox, home, instance, monkeypatch) -> None:
+    assert run("user_query", "pending_org_invites").success
+    sandbox.faults.set("retyped_field", "users.email")
+    assert not run("user_query").success
+    sandbox.faults.clear()
+    monkeypatch.setenv("PROPELAUTH_API_KEY", "not-the-key")
+    assert not run("org_query").success
+    kept = b"".join(path.read_bytes() for path in home.rglob("*") if path.is_file())
+    assert b"load_users" in kept
+    people = [user.wire["email"] for user in sandbox.store.users.values()]
+    invited = [invite["invitee_email"] for invite in sandbox.store.invites]
+    found = [secret for secret in (sandbox.api_key, "not-the-key", *people, *invited) if secret.encode() in kept]
+    assert found == []
+
+
+def test_a_key_given_as_a_field_is_used_and_not_kept(settings, sandbox, run, home, monkeypatch) -> None:
+    monkeypatch.setenv("PROPELAUTH_API_KEY", "not-the-key")
+    monkeypatch.setenv("KEY_OF_THE_TENANT", sandbox.api_key)
+    resource = PropelAuthApiKey(auth_url=sandbox.url, api_key=dg.EnvVar("KEY_OF_THE_TENANT"))
+    assert run("jwks", "org_query", defs=build_defs(resources={"propel_auth": resource})).success
+    kept = b"".join(path.read_bytes() for path in home.rglob("*") if path.is_file())
+    assert sandbox.api_key.encode() not in kept
+
+
+# --- other executors ---
+
+
+@pytest.mark.slow
+def test_ops_that_load_beside_each_other_leave_complete_tables(settings, home, query) -> None:
+    command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "propel_assets.definitions"]
+    command += ["--select", "key:propel_auth/user_query or key:propel_auth/org_query"]
+    env = {**os.environ, "PROPEL_EXECUTOR": "multiprocess", "DAGSTER_HOME": str(home)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert query("SELECT count(*) FROM user_query") == [(300,)]
+    assert query("SELECT count(*) FROM org_query") == [(24,)]
+    assert sorted(query("SELECT table_name FROM propel_scans")) == [
+        ("org_membership",),
+        ("org_query",),
+        ("user_query",),
+    ]
+    # Whichever stored its schema last, it knows the tables of the other.
+    for (stored,) in query("SELECT schema FROM _dlt_version"):
+        assert set(BY_NAME) <= set(json.loads(stored)["tables"])

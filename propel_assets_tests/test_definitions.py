@@ -1,0 +1,209 @@
+"""The code location: loads with nothing configured, leaves nothing behind, and nothing is forgotten."""
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+
+import propel_assets.defs
+from propel_assets.definitions import build_defs, defs
+from propel_assets.defs import assets, automation, changes, checks
+from propel_assets.defs.assets import API_KEY, asset_key
+from propel_assets.source.tables import TABLES
+from propel_assets.warehouse.checks import checks_of
+
+ROOT = Path(__file__).parents[1]
+ROOMS = [assets, automation, changes, checks]
+SPECS = {spec.key: spec for spec in defs.resolve_all_asset_specs()}
+every_table = pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
+
+
+# --- with nothing configured ---
+
+
+@pytest.fixture
+def run_bare(tmp_path):
+    """Run Python in an empty folder with an empty environment; return what it says and the files it leaves."""
+    home, here, temporary = (tmp_path / name for name in ("home", "here", "tmp"))
+    for folder in (home, here, temporary):
+        folder.mkdir()
+
+    def run(*words: str, cwd: Path = here) -> tuple[str, list[Path]]:
+        env = {"HOME": str(home), "TMPDIR": str(temporary), "PATH": os.defpath}
+        command = [sys.executable, "-B", *words]
+        done = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr, [path for folder in (home, here) for path in folder.rglob("*")]
+
+    return run
+
+
+def test_the_definitions_load_without_a_setting_and_write_nothing(run_bare) -> None:
+    code = (
+        "import socket\n"
+        "def refuse(*_): raise AssertionError('a connection at import')\n"
+        "socket.socket.connect = refuse\n"
+        "from propel_assets.definitions import defs\n"
+        "print(len(defs.resolve_asset_graph().get_all_asset_keys()), 'assets')"
+    )
+    said, left = run_bare("-W", "error::UserWarning", "-c", code)
+    assert said.strip() == f"{len(TABLES) + 1} assets"
+    assert left == []
+
+
+def test_dagster_validates_the_definitions_without_a_setting(run_bare) -> None:
+    validate = ("-m", "dagster", "definitions", "validate", "-m", "propel_assets.definitions")
+    said, left = run_bare(*validate)
+    assert "Validation successful for code location propel_assets.definitions" in said
+    assert "in beta" not in said
+    # Dagster remembers there which anonymous user it is; nothing is of dlt or ours.
+    assert [path for path in left if ".dagster" not in path.parts] == []
+
+
+def test_dagster_finds_the_definitions_from_the_root_of_the_repository() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    workspace = yaml.safe_load((ROOT / "workspace.yaml").read_text())["load_from"]
+    assert [place["python_module"]["module_name"] for place in workspace] == ["propel_assets.definitions"]
+    assert [place["python_module"]["location_name"] for place in workspace] == ["propel_assets"]
+    assert project["dagster"] == {"module_name": "propel_assets.definitions", "code_location_name": "propel_assets"}
+    assert project["dg"]["project"]["code_location_target_module"] == "propel_assets.definitions"
+    assert project["dg"]["project"]["root_module"] == "propel_assets"
+
+
+def test_dagster_validates_the_repository_as_it_stands(run_bare) -> None:
+    said, _ = run_bare("-m", "dagster", "definitions", "validate", cwd=ROOT)
+    assert "Validation successful for code location propel_assets" in said
+
+
+@pytest.mark.parametrize(("name", "executor"), [("", "in_process"), ("multiprocess", "multiprocess")])
+def test_the_executor_is_the_one_named(name, executor, monkeypatch) -> None:
+    monkeypatch.setenv("PROPEL_EXECUTOR", name)
+    found = build_defs().executor
+    assert isinstance(found, dg.ExecutorDefinition)
+    assert found.name == executor
+
+
+# --- none is forgotten ---
+
+
+def test_every_table_is_an_asset_and_nothing_else_is() -> None:
+    assert set(SPECS) == {API_KEY, *map(asset_key, TABLES)}
+
+
+@every_table
+def test_every_table_has_its_checks(table) -> None:
+    graph = defs.resolve_asset_graph()
+    found = graph.get_check_keys_for_assets({asset_key(table)})
+    assert {check.name for check in found} == set(checks_of(table))
+    assert all(graph.get_check_spec(check).blocking for check in found)
+    assert all(graph.get_check_spec(check).description for check in found)
+
+
+def test_every_job_schedule_and_sensor_of_the_room_is_defined() -> None:
+    kinds = (
+        dg.ScheduleDefinition,
+        dg.SensorDefinition,
+        dg.JobDefinition,
+        type(dg.define_asset_job("some_job")),
+    )
+    made = {item.name for room in ROOMS for item in vars(room).values() if isinstance(item, kinds)}
+    known = defs.get_repository_def()
+    defined = {item.name for item in (*known.schedule_defs, *known.sensor_defs, *known.get_all_jobs())}
+    assert made >= {"refresh", "refresh_daily", "propel_auth_changes", "report_run_failure", "report_failed_checks"}
+    assert made <= defined
+    # Dagster adds a sensor for automation conditions and a job for "Materialize".
+    assert defined - made == {"default_automation_condition_sensor", "__ASSET_JOB"}
+
+
+def test_every_asset_of_the_room_is_defined() -> None:
+    kinds = (dg.AssetsDefinition, dg.SourceAsset, dg.AssetSpec)
+    made = [item for room in ROOMS for item in vars(room).values() if isinstance(item, kinds)]
+    keys = {key for item in made for key in ([item.key] if not isinstance(item, dg.AssetsDefinition) else item.keys)}
+    assert keys == {API_KEY}
+    assert keys <= set(SPECS)
+
+
+def test_every_module_of_the_room_was_looked_at() -> None:
+    folder = Path(propel_assets.defs.__file__).parent
+    looked_at = {Path(room.__file__).name for room in ROOMS if room.__file__}
+    assert {path.name for path in folder.glob("*.py")} - looked_at == {"__init__.py", "resources.py"}
+
+
+def test_everything_that_runs_by_itself_is_off_until_turned_on() -> None:
+    known = defs.get_repository_def()
+    on = {
+        item.name
+        for item in (*known.schedule_defs, *known.sensor_defs)
+        if item.default_status in (dg.DefaultScheduleStatus.RUNNING, dg.DefaultSensorStatus.RUNNING)
+    }
+    assert on == set()
+
+
+def test_refresh_loads_every_table_that_is_on_by_default() -> None:
+    job = defs.resolve_job_def("refresh")
+    selected = job.asset_layer.selected_asset_keys
+    assert selected == {asset_key(table) for table in TABLES if table.default}
+    checked = {check.asset_key for check in job.asset_layer.selected_check_keys} if _has_checks(job) else selected
+    assert checked == selected
+
+
+def _has_checks(job: dg.JobDefinition) -> bool:
+    return hasattr(job.asset_layer, "selected_check_keys")
+
+
+def test_refresh_is_retried_when_an_op_fails() -> None:
+    retried = automation.refresh.op_retry_policy
+    assert retried is not None
+    assert (retried.max_retries, retried.delay) == (2, 30)
+
+
+# --- looks ---
+
+
+@every_table
+def test_an_asset_tells_what_it_is(table) -> None:
+    spec = SPECS[asset_key(table)]
+    assert spec.group_name == table.group
+    assert spec.kinds == {"propelauth", "dlt", "duckdb"}
+    assert spec.owners
+    assert table.description in (spec.description or "")
+    assert f"({table.doc})" in (spec.description or "")
+    assert table.path in (spec.description or "")
+    assert spec.metadata["dagster/table_name"] == f"propel_auth_data.{table.name}"
+    assert [dep.asset_key for dep in spec.deps] == [API_KEY]
+
+
+@every_table
+def test_an_asset_shows_every_column_and_where_it_comes_from(table) -> None:
+    metadata = SPECS[asset_key(table)].metadata
+    columns = metadata["dagster/column_schema"].columns
+    assert [(c.name, c.type, c.description) for c in columns] == [
+        (c.name, c.type, c.description) for c in table.columns
+    ]
+    assert all(c.description for c in columns)
+    lineage = metadata["dagster/column_lineage"].deps_by_column
+    assert set(lineage) == {c.name for c in table.columns}
+    assert {dep.asset_key for deps in lineage.values() for dep in deps} == {API_KEY}
+
+
+def test_the_api_is_an_asset_of_its_own() -> None:
+    spec = SPECS[API_KEY]
+    assert spec.group_name
+    assert "https://docs.propelauth.com" in (spec.description or "")
+    assert spec.kinds == {"propelauth", "api"}
+    graph = defs.resolve_asset_graph()
+    assert graph.get(API_KEY).is_observable
+    assert not graph.get(API_KEY).is_materializable
+
+
+@pytest.mark.parametrize("field", ["api_key", "oauth_token"])
+def test_the_ui_hides_secrets(field) -> None:
+    schema = defs.resolve_job_def("refresh").resource_defs["propel_auth"].config_schema.config_type.fields
+    assert schema[field].is_secret
+    assert not schema["auth_url"].is_secret
+    assert schema[field].default_value in ("", None)

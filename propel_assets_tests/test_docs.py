@@ -1,0 +1,169 @@
+"""The README and docs/ say what is so: commands run, settings and tables are the code's, links lead somewhere."""
+
+import re
+import shlex
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+
+import click
+import pytest
+
+from propel_assets import __version__
+from propel_assets.cli import main
+from propel_assets.settings import Settings
+from propel_assets.source.tables import TABLES
+from propel_assets.warehouse.checks import CHECKS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SHELL = {"export", "git", "cd", "pip", "python", "docker", "duckdb", "."}  # words that need no knowing of ours
+
+
+def commands(page: Path) -> list[str]:
+    """Return the lines of the page's sh blocks, without comments, prompts and what is set before a command."""
+    lines = []
+    for block in re.findall(r"^```(?:sh|bash|console)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = [word for word in shlex.split(line.removeprefix("$ "), comments=True) if not _assignment(word)]
+            lines += [shlex.join(words)] if words else []
+    return lines
+
+
+def _assignment(word: str) -> bool:
+    return re.match(r"[A-Z_]+=", word) is not None
+
+
+def code(text: str) -> list[str]:
+    """Return what stands in backticks in running text."""
+    return re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+
+
+def table_under(heading: str) -> list[list[str]]:
+    """Return the cells of the rows of the first table of a section of the README."""
+    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    rows = [line.strip().strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows[2:]]
+
+
+COMMANDS = sorted({(page.name, line) for page in PAGES for line in commands(page)})
+OURS = [line for _, line in COMMANDS if "propel-assets" in line.split()[0]]
+IN_TEXT = sorted({text for page in PAGES for text in code(page.read_text()) if text.startswith("propel-assets ")})
+TARGETS = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_the_readme_has_commands() -> None:
+    assert len(COMMANDS) >= 4
+    assert OURS
+
+
+@pytest.mark.parametrize(("page", "line"), COMMANDS)
+def test_every_command_is_known(page, line) -> None:
+    word, *rest = shlex.split(line)
+    if word == "make":
+        assert set(rest) <= TARGETS
+    elif Path(word).name == "propel-assets":
+        parsed(line)
+    elif Path(word).name in {"dagster", "dg", "dlt"}:
+        assert rest
+    else:
+        assert Path(word).name in SHELL, f"{page} tells people to run {word}: say what it is in this test"
+
+
+@pytest.mark.parametrize("text", IN_TEXT)
+def test_every_command_of_ours_in_the_text_is_known(text) -> None:
+    parsed(text)
+
+
+def parsed(line: str) -> None:
+    """Read a command line of ours as click would, without running it; raise what click would say."""
+    name, *rest = [word for word in shlex.split(line)[1:] if word != "..."] or ["--help"]
+    if name.startswith("-"):
+        main.make_context("propel-assets", [name], resilient_parsing=name in {"-h", "--help", "--version"})
+    elif name not in main.commands:
+        raise click.UsageError(f"There is no command {name}.")
+    else:
+        main.commands[name].make_context(name, list(rest), resilient_parsing="--help" in rest)
+
+
+def test_a_command_that_does_not_exist_would_be_caught() -> None:
+    for words in ("laod", "--verbose", "load --everything", "load no_such_table", "sandbox --port"):
+        with pytest.raises(click.UsageError):
+            parsed(f"propel-assets {words}")
+
+
+@pytest.mark.parametrize("target", sorted({m for page in PAGES for m in re.findall(r"`make ([\w-]+)", page.read_text())}))
+def test_every_make_target_in_the_text_exists(target) -> None:
+    assert target in TARGETS
+
+
+def test_the_commands_for_a_real_tenant_work(run_cli, sandbox, settings) -> None:
+    loaded = run_cli("load", "custom_role_mappings")
+    assert loaded.returncode == 0, loaded.stderr
+    for words in (["status"], ["check"], ["tables"], ["--version"]):
+        done = run_cli(*words)
+        assert done.returncode == 0, done.stderr
+        assert ("custom_role_mappings" in done.stdout) or (__version__ in done.stdout)
+
+
+def test_the_settings_table_is_that_of_the_code() -> None:
+    told = {row[0].strip("`"): row[1].strip("`") for row in table_under("Settings")}
+    assert told == {f.metadata["variable"]: _as_text(f.default) for f in fields(Settings)}
+
+
+def _as_text(default: object) -> str:
+    if isinstance(default, bool):
+        return str(default).lower()
+    return f"{default:g}" if isinstance(default, int | float) else str(default)
+
+
+@pytest.mark.parametrize("setting", [f for f in fields(Settings)], ids=lambda f: f.name)
+def test_every_setting_says_what_it_is(setting) -> None:
+    text = next(row[2] for row in table_under("Settings") if row[0] == f"`{setting.metadata['variable']}`")
+    assert text.endswith(".")
+    assert ("Required." in text) == setting.metadata["description"].endswith("Required.")
+
+
+def test_every_table_is_named(run_cli) -> None:
+    named = set(code(README))
+    assert {table.name for table in TABLES} - named == set()
+    listed = run_cli("tables").stdout
+    assert [t.name for t in TABLES if t.name not in listed] == []
+
+
+def test_every_check_and_extra_is_named() -> None:
+    named = set(code(README))
+    assert {*CHECKS, *PROJECT["optional-dependencies"]} - named == set()
+
+
+def test_every_package_of_the_core_install_is_named() -> None:
+    packages = {re.match(r"[\w-]+", text)[0] for text in PROJECT["dependencies"]}  # type: ignore[index]
+    assert {name for name in packages if name not in README} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_to_a_file_leads_somewhere(page) -> None:
+    text = page.read_text()
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"[a-z]+:", link)]
+    assert [link for link in links if not _leads_somewhere(page, link)] == []
+
+
+def _leads_somewhere(page: Path, link: str) -> bool:
+    path, _, anchor = link.partition("#")
+    target = page.parent / path if path else page
+    return target.exists() and (not anchor or anchor in anchors(target))
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors a forge makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_file_named_in_the_text_exists(page) -> None:
+    named = [t for t in code(page.read_text()) if re.fullmatch(r"(docs|propel_assets|\.dlt|\.ci)/[\w./-]+\w", t)]
+    made_later = {".dlt/secrets.toml", ".dlt/config.toml"}
+    assert [name for name in named if name not in made_later and not (ROOT / name).exists()] == []
