@@ -68,6 +68,6 @@ def propel_auth_changes(  # noqa: D103
     else:
         job = refresh_recent
     # The time makes the key unique: a total may come back to a value it had before.
-    request = dg.RunRequest(job_name=job.name, run_key=f"{changes.version} at {now:.0f}")
+    request = dg.RunRequest(job_name=job.name, run_key=f"{changes.version} at {now:.3f}")
     cursor = {"version": changes.version, "newest": changes.newest, "asked_at": now}
     return dg.SensorResult(run_requests=[request], cursor=json.dumps(cursor))
