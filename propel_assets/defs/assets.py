@@ -77,9 +77,10 @@ def asset_spec(table: Table) -> dg.AssetSpec:
 
 def on_changed_totals() -> dg.AutomationCondition[Any]:
     """Return the condition under which a table is loaded by itself: the API's totals have changed."""
-    return (
-        dg.AutomationCondition.any_deps_updated().since_last_handled() & ~dg.AutomationCondition.in_progress()
-    ).with_label("propel_auth_api_changed")
+    # Not `since_last_handled`: the end of a load would make it forget a change that was seen during it.
+    handled = dg.AutomationCondition.newly_requested() | dg.AutomationCondition.initial_evaluation()
+    changed = dg.AutomationCondition.any_deps_updated().since(handled)
+    return (changed & ~dg.AutomationCondition.in_progress()).with_label("propel_auth_api_changed")
 
 
 class Users(dg.Config):
