@@ -94,7 +94,9 @@ def test_a_command_that_does_not_exist_would_be_caught() -> None:
             parsed(f"propel-assets {words}")
 
 
-@pytest.mark.parametrize("target", sorted({m for page in PAGES for m in re.findall(r"`make ([\w-]+)", page.read_text())}))
+@pytest.mark.parametrize(
+    "target", sorted({m for page in PAGES for m in re.findall(r"`make ([\w-]+)", page.read_text())})
+)
 def test_every_make_target_in_the_text_exists(target) -> None:
     assert target in TARGETS
 

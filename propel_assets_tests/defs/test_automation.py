@@ -1,0 +1,253 @@
+"""What runs by itself: the sensor, the observation, the conditions of the assets, and the sensors that report."""
+
+import datetime
+import json
+
+import dagster as dg
+import pytest
+
+from propel_assets.definitions import build_defs
+from propel_assets.defs.assets import API_KEY, asset_key
+from propel_assets.defs.automation import refresh_daily, report_failed_checks, report_run_failure
+from propel_assets.defs.changes import propel_auth_changes
+from propel_assets.defs.resources import PropelAuthApiKey, Warehouse
+from propel_assets.source.tables import TABLES
+
+BY_DEFAULT = {asset_key(table) for table in TABLES if table.default}
+
+
+# --- the sensor ---
+
+
+@pytest.fixture
+def tick(settings, instance):
+    """Let the sensor look once; it remembers its cursor from tick to tick, as the daemon does."""
+    cursor = None
+
+    def look():
+        nonlocal cursor
+        resources = {"propel_auth": PropelAuthApiKey(), "warehouse": Warehouse()}
+        context = dg.build_sensor_context(instance=instance, cursor=cursor, resources=resources)
+        seen = propel_auth_changes.evaluate_tick(context)
+        cursor = seen.cursor
+        return seen
+
+    return look
+
+
+def test_the_sensor_asks_for_a_refresh_when_a_total_changed_and_only_then(tick, sandbox) -> None:
+    (first,) = tick().run_requests
+    quiet = tick()
+    sandbox.store.add_user()
+    (second,) = tick().run_requests
+    assert (first.job_name, second.job_name) == ("refresh", "refresh")
+    assert not quiet.run_requests
+    assert "users=300" in quiet.skip_message
+    assert first.run_key != second.run_key
+
+
+def test_a_total_that_comes_back_to_an_old_value_is_a_change_too(tick, sandbox) -> None:
+    keys = [tick().run_requests[0].run_key]
+    user = sandbox.store.add_user()
+    keys.append(tick().run_requests[0].run_key)
+    sandbox.store.delete_user(user)
+    keys.append(tick().run_requests[0].run_key)
+    assert len(set(keys)) == 3
+
+
+def test_a_login_asks_for_nothing(tick, sandbox) -> None:
+    tick()
+    sandbox.store.touch_user(next(iter(sandbox.store.users)))
+    assert not tick().run_requests
+
+
+def test_a_tick_is_five_requests(tick, sandbox) -> None:
+    tick()
+    assert len(sandbox.requests) == 5
+
+
+def test_a_feature_that_is_off_does_not_stop_the_sensor(tick, sandbox) -> None:
+    sandbox.faults.set("orgs_off")
+    assert "orgs=off" in tick().run_requests[0].run_key
+
+
+def test_a_failed_tick_says_what_to_do_and_forgets_nothing(tick, sandbox, monkeypatch) -> None:
+    tick()
+    with monkeypatch.context() as wrong:
+        wrong.setenv("PROPELAUTH_API_KEY", "not-the-key")
+        with pytest.raises(dg.Failure) as failed:
+            tick()
+    assert "PROPELAUTH_API_KEY is not a key of this environment" in (failed.value.description or "")
+    assert not tick().run_requests
+
+
+# --- the API as an observable asset ---
+
+
+@pytest.fixture
+def observe(settings, instance):
+    """Observe PropelAuth as the UI's button does; return the observation."""
+
+    def look() -> dg.AssetObservation:
+        job = build_defs().resolve_implicit_global_asset_job_def()
+        result = job.execute_in_process(instance=instance, asset_selection=[API_KEY])
+        (event,) = [event for event in result.all_events if event.event_type_value == "ASSET_OBSERVATION"]
+        return event.asset_observation_data.asset_observation
+
+    return look
+
+
+def test_an_observation_is_five_requests_and_has_the_totals(observe, sandbox) -> None:
+    seen = observe()
+    store = sandbox.store
+    assert len(sandbox.requests) == 5
+    assert seen.metadata["total_users"].value == len(store.users)
+    assert seen.metadata["total_orgs"].value == len(store.orgs)
+    assert seen.metadata["total_invites"].value == len(store.invites)
+    newest = max(user.wire["created_at"] for user in store.users.values())
+    assert seen.metadata["newest_sign_up"].value == newest
+
+
+def test_the_data_version_follows_the_totals_and_not_the_logins(observe, sandbox) -> None:
+    versions = [observe().data_version]
+    sandbox.store.touch_user(next(iter(sandbox.store.users)))
+    versions.append(observe().data_version)
+    sandbox.store.add_user()
+    versions.append(observe().data_version)
+    assert versions[0] == versions[1] != versions[2]
+
+
+# --- automation conditions ---
+
+
+@pytest.fixture
+def evaluate(instance):
+    """Evaluate the conditions of every asset as the daemon does every 30 seconds; return what is requested."""
+    now, cursor = datetime.datetime(2026, 11, 24, 12, 1, tzinfo=datetime.UTC), None
+    definitions = build_defs()
+    everything = dg.AssetSelection.assets(*definitions.resolve_asset_graph().get_all_asset_keys())
+
+    def requested(*, minutes: float = 0.5) -> set[dg.AssetKey]:
+        nonlocal now, cursor
+        now += datetime.timedelta(minutes=minutes)
+        result = dg.evaluate_automation_conditions(
+            definitions, instance, asset_selection=everything, evaluation_time=now, cursor=cursor
+        )
+        cursor = result.cursor
+        return {key for key in everything.resolve(definitions.assets or ()) if result.get_num_requested(key)}
+
+    assert requested() == set()  # the first evaluation only remembers
+    return requested
+
+
+def test_the_api_is_observed_every_quarter_of_an_hour(evaluate) -> None:
+    assert evaluate() == set()
+    assert evaluate(minutes=15) == {API_KEY}
+    assert evaluate() == set()
+    assert evaluate(minutes=15) == {API_KEY}
+
+
+def test_tables_are_loaded_when_the_totals_changed_and_only_then(evaluate, observe, sandbox) -> None:
+    observe()
+    assert evaluate() == BY_DEFAULT
+    assert evaluate() == set()
+    observe()
+    assert evaluate() == set()
+    sandbox.store.add_user()
+    observe()
+    assert evaluate() == BY_DEFAULT
+    assert evaluate() == set()
+
+
+def test_a_load_that_failed_is_not_repeated_for_ever(evaluate, observe, run, sandbox, monkeypatch) -> None:
+    observe()
+    assert evaluate() == BY_DEFAULT
+    with monkeypatch.context() as wrong:
+        wrong.setenv("PROPELAUTH_API_KEY", "not-the-key")
+        assert not run("org_query").success
+    assert evaluate() == set()
+    sandbox.store.add_org()
+    observe()
+    assert asset_key(TABLES[0]) in evaluate()
+
+
+def test_a_change_seen_during_a_load_is_loaded_after_it(evaluate, observe, sandbox, instance) -> None:
+    observe()
+    assert evaluate() == BY_DEFAULT
+    job = build_defs().resolve_job_def("refresh")
+    key = next(key for key in BY_DEFAULT if key.path[-1] == "org_query")
+    running = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, asset_selection=frozenset({key}))
+    assert evaluate() == set()
+    sandbox.store.add_org()
+    observe()
+    assert key not in evaluate()  # one load at a time
+    instance.report_runless_asset_event(dg.AssetMaterialization(key))
+    instance.report_run_canceled(running)
+    assert key in evaluate()
+
+
+# --- the schedule ---
+
+
+def test_the_schedule_asks_for_a_refresh_every_night(instance) -> None:
+    at = datetime.datetime(2026, 11, 24, 4, 15, tzinfo=datetime.UTC)
+    context = dg.build_schedule_context(instance=instance, scheduled_execution_time=at)
+    (request,) = refresh_daily.evaluate_tick(context).run_requests
+    assert refresh_daily.job_name == "refresh"
+    assert refresh_daily.cron_schedule == "15 4 * * *"
+    assert refresh_daily.execution_timezone == "Etc/UTC"
+    assert request.run_key is None
+
+
+# --- what went wrong is said ---
+
+
+def report(sensor, result: dg.ExecuteInProcessResult, instance: dg.DagsterInstance, capsys) -> str:
+    """Let a run status sensor tell of a run; return what it logged."""
+    (event,) = [event for event in result.all_events if event.is_job_failure or event.is_job_success]
+    context = dg.build_run_status_sensor_context(
+        sensor_name=sensor.name, dagster_event=event, dagster_instance=instance, dagster_run=result.dagster_run
+    )
+    capsys.readouterr()
+    sensor(context.for_run_failure() if event.is_job_failure else context)
+    return capsys.readouterr().err
+
+
+def test_a_failed_run_is_told_with_its_reason_and_what_to_do(run, instance, monkeypatch, capsys, sandbox) -> None:
+    monkeypatch.setenv("PROPELAUTH_API_KEY", "not-the-key")
+    result = run("user_query", "jwks", job="refresh")
+    said = report(report_run_failure, result, instance, capsys)
+    (line,) = [line for line in said.splitlines() if "failed:" in line]
+    assert "ERROR" in line
+    assert "refresh, step load_users, failed: GET /api/backend/v1/user/query answered 401" in line
+    assert "Backend Integration" in line
+    assert result.run_id in line
+    assert "not-the-key" not in said
+    assert "@" not in said
+
+
+def test_a_failed_check_that_fails_its_run_is_told_with_the_promise(run, instance, sandbox, capsys) -> None:
+    sandbox.faults.set("missing_field", "users.email")
+    result = run("user_query")
+    said = report(report_run_failure, result, instance, capsys)
+    assert "propel_auth/user_query: schema (ERROR)" in said
+    assert "email" in said
+    assert not [u for u in sandbox.store.users.values() if u.wire["email"] in said]
+
+
+def test_a_warning_of_a_run_that_succeeded_is_told(run, instance, sandbox, capsys) -> None:
+    sandbox.faults.set("unknown_field", ["orgs"])
+    result = run("org_query")
+    said = report(report_failed_checks, result, instance, capsys)
+    assert result.success
+    assert "WARNING" in said
+    assert "propel_auth/org_query: schema (WARN): Fields the catalogue does not know" in said
+    assert result.run_id in said
+
+
+def test_a_good_run_is_not_worth_a_line(run, instance, capsys) -> None:
+    assert report(report_failed_checks, run("jwks"), instance, capsys) == ""
+
+
+def test_the_cursor_of_the_sensor_holds_counts_only(tick) -> None:
+    assert set(json.loads(tick().cursor)) == {"version"}
