@@ -51,6 +51,7 @@ def table_under(heading: str) -> list[list[str]]:
 COMMANDS = sorted({(page.name, line) for page in PAGES for line in commands(page)})
 OURS = [line for _, line in COMMANDS if "propel-assets" in line.split()[0]]
 IN_TEXT = sorted({text for page in PAGES for text in code(page.read_text()) if text.startswith("propel-assets ")})
+MADE = sorted({target for page in PAGES for target in re.findall(r"`make ([\w-]+)", page.read_text())})
 TARGETS = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 

@@ -1,0 +1,158 @@
+"""The real `dagster dev`, used through its GraphQL API as the UI uses it."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+import propel_assets
+from propel_assets.source.tables import BY_NAME
+from propel_assets.warehouse.checks import checks_of
+
+REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": "propel_assets.definitions"}
+LAUNCH = """mutation ($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {
+    __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
+RUN = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+CHECK = """query ($key: AssetKeyInput!, $name: String!) {
+    assetCheckExecutions(assetKey: $key, checkName: $name, limit: 1) { runId status evaluation { success } } }"""
+ROWS = """query ($key: AssetKeyInput!) { assetOrError(assetKey: $key) { ... on Asset {
+    assetMaterializations(limit: 1) { metadataEntries { label ... on IntMetadataEntry { intValue } } } } } }"""
+START_SENSOR = """mutation ($selector: SensorSelector!) { startSensor(sensorSelector: $selector) {
+    __typename ... on Sensor { sensorState { status } } } }"""
+START_SCHEDULE = """mutation ($selector: ScheduleSelector!) { startSchedule(scheduleSelector: $selector) {
+    __typename ... on ScheduleStateResult { scheduleState { status } } } }"""
+TICKS = """query ($selector: SensorSelector!) { sensorOrError(sensorSelector: $selector) { ... on Sensor {
+    sensorState { ticks { status runIds error { message } } } } } }"""
+
+
+class Dev:
+    """A running `dagster dev`."""
+
+    def __init__(self, home: Path, port: int, log: Path) -> None:
+        self.home, self.log = home, log
+        self._url = f"http://127.0.0.1:{port}/graphql"
+        command = [sys.executable, "-m", "dagster", "dev", "-m", "propel_assets.definitions"]
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [*command, "-h", "127.0.0.1", "-p", str(port)],
+                env={**os.environ, "DAGSTER_HOME": str(home)},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def ask(self, query: str, **variables: Any) -> Any:
+        """Return the one answer to a GraphQL query."""
+        answer = httpx.post(self._url, json={"query": query, "variables": variables}, timeout=60).json()
+        assert "errors" not in answer, answer["errors"]
+        return next(iter(answer["data"].values()))
+
+    def answers(self) -> bool:
+        """Return whether it serves our code location."""
+        query = "{ repositoriesOrError { __typename ... on RepositoryConnection { nodes { name } } } }"
+        try:
+            return bool(self.ask(query).get("nodes"))
+        except httpx.TransportError:
+            return False
+
+    def wait(self, until: Callable[[], Any], what: str, seconds: float = 120) -> Any:
+        """Return what ``until`` returns once it is something; fail with what is going on when that takes too long."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, f"dagster dev has ended by itself with {self.process.returncode}"
+            if found := until():
+                return found
+            time.sleep(0.25)
+        raise AssertionError(f"{what}: not within {seconds:.0f} s")
+
+    def processes(self) -> list[psutil.Process]:
+        """Return every process that works for this instance, whoever its parent is now."""
+        return [process for process in psutil.process_iter() if _home_of(process) == str(self.home)]
+
+
+def _home_of(process: psutil.Process) -> str:
+    try:
+        return process.environ().get("DAGSTER_HOME", "") if process.status() != psutil.STATUS_ZOMBIE else ""
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return ""
+
+
+@pytest.fixture
+def dev(settings, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Dev]:
+    """A `dagster dev` on the sandbox, with the instance settings we ship; its log's tail is shown if the test fails."""
+    home = tmp_path / "dagster_home"
+    home.mkdir()
+    shutil.copy(Path(propel_assets.__file__).with_name("dagster.yaml"), home)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running = Dev(home, port, tmp_path / "dagster-dev.log")
+    try:
+        yield running
+    finally:
+        for process in running.processes():
+            process.kill()
+        running.process.wait()
+        print(running.log.read_text()[-8000:])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+def test_dagster_dev_materializes_checks_ticks_and_stops(dev, sandbox, query) -> None:
+    dev.wait(dev.answers, "dagster dev serves the code location")
+
+    # "Materialize" on two assets of one scan and one of another
+    names = ("user_query", "org_membership", "org_query")
+    keys = {name: {"path": ["propel_auth", name]} for name in names}
+    selector = {**REPOSITORY, "pipelineName": "__ASSET_JOB", "assetSelection": list(keys.values())}
+    launched = dev.ask(LAUNCH, params={"selector": selector, "mode": "default"})
+    assert launched["__typename"] == "LaunchRunSuccess", launched
+    run_id = launched["run"]["runId"]
+    ended = {"SUCCESS", "FAILURE", "CANCELED"}
+    status = dev.wait(lambda: ended & {dev.ask(RUN, id=run_id)["status"]}, "the run ends")
+    assert status == {"SUCCESS"}
+
+    for name, key in keys.items():
+        (materialized,) = dev.ask(ROWS, key=key)["assetMaterializations"]
+        shown = {entry["label"]: entry.get("intValue") for entry in materialized["metadataEntries"]}
+        assert shown["dagster/row_count"] == query(f"SELECT count(*) FROM {name}")[0][0] > 0
+        for check in checks_of(BY_NAME[name]):
+            (execution,) = dev.ask(CHECK, key=key, name=check)
+            assert execution == {"runId": run_id, "status": "SUCCEEDED", "evaluation": {"success": True}}
+    assert query("SELECT count(*) FROM user_query") == [(300,)]
+
+    # the schedule and the sensor, turned on
+    schedule = dev.ask(START_SCHEDULE, selector={**REPOSITORY, "scheduleName": "refresh_daily"})
+    assert schedule["scheduleState"]["status"] == "RUNNING"
+    sensor = {**REPOSITORY, "sensorName": "propel_auth_changes"}
+    assert dev.ask(START_SENSOR, selector=sensor)["sensorState"]["status"] == "RUNNING"
+
+    def ticked() -> list[dict[str, Any]]:
+        ticks = dev.ask(TICKS, selector=sensor)["sensorState"]["ticks"]
+        return [tick for tick in ticks if tick["status"] != "STARTED"]
+
+    (tick,) = dev.wait(ticked, "the sensor ticks")
+    assert tick["error"] is None
+    assert tick["status"] == "SUCCESS"
+    (refresh,) = tick["runIds"]
+    dev.wait(lambda: dev.ask(RUN, id=refresh)["status"] == "STARTED", "the refresh starts")
+
+    # Ctrl-C, in the middle of a run
+    dev.process.send_signal(signal.SIGINT)
+    dev.process.wait(60)
+    _, alive = psutil.wait_procs(dev.processes(), timeout=60)
+    assert alive == []
+
+    kept = b"".join(path.read_bytes() for path in dev.home.rglob("*") if path.is_file()) + dev.log.read_bytes()
+    people = [user.wire["email"] for user in sandbox.store.users.values()]
+    assert [secret for secret in (sandbox.api_key, *people) if secret.encode() in kept] == []
