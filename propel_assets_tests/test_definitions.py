@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -144,16 +145,12 @@ def test_everything_that_runs_by_itself_is_off_until_turned_on() -> None:
     assert on == set()
 
 
-def test_refresh_loads_every_table_that_is_on_by_default() -> None:
+def test_refresh_loads_and_checks_every_table_that_is_on_by_default() -> None:
     job = defs.resolve_job_def("refresh")
-    selected = job.asset_layer.selected_asset_keys
-    assert selected == {asset_key(table) for table in TABLES if table.default}
-    checked = {check.asset_key for check in job.asset_layer.selected_check_keys} if _has_checks(job) else selected
-    assert checked == selected
-
-
-def _has_checks(job: dg.JobDefinition) -> bool:
-    return hasattr(job.asset_layer, "selected_check_keys")
+    tables = [table for table in TABLES if table.default]
+    assert job.asset_layer.selected_asset_keys == {asset_key(table) for table in tables}
+    ops = {f"load_{table.scan}" for table in tables} | {f"check_{table.name}" for table in tables}
+    assert {node.name for node in job.nodes} == ops
 
 
 def test_refresh_is_retried_when_an_op_fails() -> None:
@@ -203,7 +200,8 @@ def test_the_api_is_an_asset_of_its_own() -> None:
 
 @pytest.mark.parametrize("field", ["api_key", "oauth_token"])
 def test_the_ui_hides_secrets(field) -> None:
-    schema = defs.resolve_job_def("refresh").resource_defs["propel_auth"].config_schema.config_type.fields
+    config: Any = defs.resolve_job_def("refresh").resource_defs["propel_auth"].config_schema.config_type
+    schema = config.fields
     assert schema[field].is_secret
     assert not schema["auth_url"].is_secret
     assert schema[field].default_value in ("", None)
