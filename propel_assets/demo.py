@@ -1,7 +1,6 @@
 """The sandbox and Dagster together, to try things: `propel-assets demo` and `propel-assets dev`."""
 
 import logging
-import os
 import shutil
 import signal
 import subprocess
@@ -162,16 +161,30 @@ def run_dev(*, port: int, users: int, orgs: int, seed: int, now: date) -> None:
             "-p",
             str(port),
         ]
-        # Started in the background by a script, this process ignores SIGINT, and so would its child.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        process = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603 - our own words
-
-        def stop(*_: object) -> None:
-            # A session of its own, so that Ctrl-C reaches it once: `dagster dev` takes a second one for "at once".
-            os.kill(process.pid, signal.SIGINT)
-
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, stop)
-        status = process.wait()
+            signal.signal(number, _stop)
+        # A session of its own, so that Ctrl-C reaches it once: `dagster dev` takes a second one for "at once".
+        process = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603 - our own words
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:
+            _cancel_runs(environment["DAGSTER_HOME"], port)
+            process.send_signal(signal.SIGINT)
+            status = process.wait()
     if status not in (0, -signal.SIGINT, 128 + signal.SIGINT):
         raise PropelError(f"dagster dev ended with {status}. If port {port} is taken, choose another: --port.")
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _cancel_runs(home: str, port: int) -> None:
+    """Cancel what is under way: `dagster dev` would leave it behind, reading from a sandbox that is gone."""
+    from dagster_graphql import DagsterGraphQLClient
+
+    under_way = dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTED])
+    with dg.DagsterInstance.from_config(home) as instance:
+        if runs := instance.get_run_ids(under_way):
+            click.echo(f"Cancelling {len(runs)} run(s) that are under way.")
+            DagsterGraphQLClient(HOST, port_number=port).terminate_runs(list(runs))

@@ -10,6 +10,7 @@ PropelError
 │       └── Unreachable      no server could be reached at all
 ├── UnprovedScan             every pass over a list left room for a missing row: nothing is replaced
 ├── LossRefused              a complete answer has lost more rows than is believed without being told to
+│   └── OtherEnvironment     the tables hold what another environment has
 └── WarehouseError           the destination cannot be used
     └── WarehouseClosed      the database cannot be opened
         └── WarehouseBusy    another process holds it
@@ -75,6 +76,12 @@ class UnprovedScan(PropelError):
 
 class LossRefused(PropelError):
     """A complete answer has lost more rows than is believed without being told to."""
+
+
+class OtherEnvironment(LossRefused):
+    """The tables hold what another environment has."""
+
+    concerns_every_scan = True
 
 
 class WarehouseError(PropelError):

@@ -1,5 +1,6 @@
 """The real `dagster dev`, used through its GraphQL API as the UI uses it."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -27,6 +28,7 @@ CHECK = """query ($key: AssetKeyInput!, $name: String!) {
     assetCheckExecutions(assetKey: $key, checkName: $name, limit: 1) { runId status evaluation { success } } }"""
 ROWS = """query ($key: AssetKeyInput!) { assetOrError(assetKey: $key) { ... on Asset {
     assetMaterializations(limit: 1) { metadataEntries { label ... on IntMetadataEntry { intValue } } } } } }"""
+TERMINATE = "mutation ($id: String!) { terminateRun(runId: $id) { __typename } }"
 START_SENSOR = """mutation ($selector: SensorSelector!) { startSensor(sensorSelector: $selector) {
     __typename ... on Sensor { sensorState { status } } } }"""
 START_SCHEDULE = """mutation ($selector: ScheduleSelector!) { startSchedule(scheduleSelector: $selector) {
@@ -69,10 +71,11 @@ class Dev:
         """Return what ``until`` returns once it is something; fail with what is going on when that takes too long."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            assert self.process.poll() is None, f"dagster dev has ended by itself with {self.process.returncode}"
             if found := until():
                 return found
-            time.sleep(0.25)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.25)
+                raise AssertionError(f"dagster dev has ended by itself with {self.process.returncode}")
         raise AssertionError(f"{what}: not within {seconds:.0f} s")
 
     def processes(self) -> list[psutil.Process]:
@@ -137,6 +140,8 @@ def test_dagster_dev_materializes_checks_ticks_and_stops(dev, sandbox, query) ->
     sensor = {**REPOSITORY, "sensorName": "propel_auth_changes"}
     assert dev.ask(START_SENSOR, selector=sensor)["sensorState"]["status"] == "RUNNING"
 
+    sandbox.faults.set("latency_ms", 200)
+
     def ticked() -> list[dict[str, Any]]:
         ticks = dev.ask(TICKS, selector=sensor)["sensorState"]["ticks"]
         return [tick for tick in ticks if tick["status"] != "STARTED"]
@@ -145,7 +150,13 @@ def test_dagster_dev_materializes_checks_ticks_and_stops(dev, sandbox, query) ->
     assert tick["error"] is None
     assert tick["status"] == "SUCCESS"
     (refresh,) = tick["runIds"]
-    assert dev.wait(lambda: ended & {dev.ask(RUN, id=refresh)["status"]}, "the refresh ends") == {"SUCCESS"}
+
+    # "Terminate" in the middle of it: what had been loaded before stays
+    reading = len(sandbox.requests)
+    dev.wait(lambda: len(sandbox.requests) > reading, "the refresh reads")
+    assert dev.ask(TERMINATE, id=refresh)["__typename"] == "TerminateRunSuccess"
+    assert dev.wait(lambda: ended & {dev.ask(RUN, id=refresh)["status"]}, "the refresh ends") == {"CANCELED"}
+    assert query("SELECT count(*) FROM user_query") == [(300,)]
 
     # Ctrl-C
     dev.process.send_signal(signal.SIGINT)

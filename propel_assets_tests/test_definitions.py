@@ -153,12 +153,6 @@ def test_refresh_loads_and_checks_every_table_that_is_on_by_default() -> None:
     assert {node.name for node in job.nodes} == ops
 
 
-def test_refresh_is_retried_when_an_op_fails() -> None:
-    for job in (automation.refresh, automation.refresh_recent):
-        assert job.op_retry_policy is not None
-        assert (job.op_retry_policy.max_retries, job.op_retry_policy.delay) == (2, 30)
-
-
 # --- looks ---
 
 

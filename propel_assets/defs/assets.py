@@ -25,6 +25,7 @@ API_KEY = dg.AssetKey("propel_auth_api")
 PREFIX = "propel_auth"
 OWNERS = ["team:data"]
 PROGRESS_ROWS = 50_000
+MAX_RETRIES = 2  # of an op, after the client has given up
 
 
 def asset_key(table: Table) -> dg.AssetKey:
@@ -181,7 +182,11 @@ def _load(
         load = load_scan(scan, settings, options=options, progress=progress, say=context.log.info)
         yield from _results(load, settings, context.selected_asset_keys)
     except PropelError as error:
-        raise as_failure(error) from None
+        failure = as_failure(error)
+        if not error.retry_may_help or context.retry_number >= MAX_RETRIES:
+            raise failure from None
+        # Not by a retry policy: that would also take "Terminate" for a failure, and try again.
+        raise dg.RetryRequested(MAX_RETRIES, settings.retry_seconds / 10) from failure
 
 
 def as_failure(error: PropelError) -> dg.Failure:

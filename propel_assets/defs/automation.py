@@ -7,7 +7,6 @@ import dagster as dg
 from propel_assets.defs.assets import asset_key
 from propel_assets.source.tables import TABLES
 
-RETRY = dg.RetryPolicy(max_retries=2, delay=30)  # the client has backed off for minutes already
 RECENT_SCANS = ("users", "chart_metrics")
 
 refresh = dg.define_asset_job(
@@ -15,7 +14,6 @@ refresh = dg.define_asset_job(
     # By the catalogue, so that a new table needs no edit here; the tables that cost a request per user are left out.
     selection=dg.AssetSelection.assets(*(asset_key(table) for table in TABLES if table.default)),
     description="Read everything PropelAuth has, replace the tables, examine them.",
-    op_retry_policy=RETRY,
 )
 
 refresh_recent = dg.define_asset_job(
@@ -24,7 +22,6 @@ refresh_recent = dg.define_asset_job(
     description="Read who signed up or was active since the last load, and the newest chart metrics, and merge them. "
     "A few requests instead of one per hundred users; only `refresh` sees deletions and other edits.",
     config={"ops": {"load_users": {"config": {"recent": True}}}},
-    op_retry_policy=RETRY,
 )
 
 refresh_daily = dg.ScheduleDefinition(

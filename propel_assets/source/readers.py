@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from propel_assets.errors import LossRefused, PermanentApiError
+from propel_assets.errors import LossRefused, OtherEnvironment, PermanentApiError
 from propel_assets.settings import environment_of
 from propel_assets.source.client import BACKEND_KEY, NO_AUTH, Client
 from propel_assets.source.decode import PageDecoder, RowType, to_arrow
@@ -103,7 +103,7 @@ class Reader(ListReader):
         host = environment_of(self._settings.auth_url)
         before = self._state.get("environment", host)
         if before != host and not self._settings.allow_loss:
-            raise LossRefused(
+            raise OtherEnvironment(
                 f"The tables hold what {before} has, and PROPELAUTH_AUTH_URL is of {host}. Nothing was read. Give each "
                 "environment a database of its own (another folder, or DESTINATION__DUCKDB__CREDENTIALS). If it is the "
                 "same environment under a new address, run once with PROPELAUTH_ALLOW_LOSS=true."
