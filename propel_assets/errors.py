@@ -4,7 +4,6 @@ PropelError
 ├── SettingsError            a setting is missing or has an impossible value
 ├── ApiError                 PropelAuth answered something we cannot use
 │   ├── PermanentApiError    asking again cannot help: 400, 401, 403, 404, an answer of the wrong shape
-│   │   ├── FeatureOff       the tenant does not have the feature: the table is skipped, not failed
 │   │   └── KeyRefused       the backend key is not one of this environment
 │   └── TransientApiError    asking again later may help: 429, 5xx, resets, time-outs, truncated answers
 │       └── Unreachable      no server could be reached at all
@@ -44,10 +43,6 @@ class PermanentApiError(ApiError):
         """Keep the HTTP ``status`` beside the sentence."""
         super().__init__(message)
         self.status = status
-
-
-class FeatureOff(PermanentApiError):
-    """The tenant does not have this feature, or the key may not read it."""
 
 
 class KeyRefused(PermanentApiError):
