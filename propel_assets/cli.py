@@ -85,7 +85,7 @@ def load(
       PROPELAUTH_DESTINATION=postgres propel-assets load
     """
     from propel_assets.settings import connected, load_settings
-    from propel_assets.source.readers import ReadOptions
+    from propel_assets.source.table_reader import ReadOptions
     from propel_assets.warehouse.load import load_scan
     from propel_assets.warehouse.query import opened
 

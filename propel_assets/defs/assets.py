@@ -16,7 +16,7 @@ from propel_assets.errors import PropelError
 from propel_assets.settings import DATASET, Settings, destination_name
 from propel_assets.source.dlt_source import propel_auth_source
 from propel_assets.source.lists import ScanReport
-from propel_assets.source.readers import ReadOptions
+from propel_assets.source.table_reader import ReadOptions
 from propel_assets.source.tables import BY_NAME, SCANS, Table, tables_of
 from propel_assets.warehouse.load import ScanLoad, load_scan
 from propel_assets.warehouse.query import opened

@@ -20,7 +20,8 @@ from propel_assets.settings import Settings, connected, load_settings
 from propel_assets.source.client import Client
 from propel_assets.source.decode import to_arrow
 from propel_assets.source.lists import Progress, ScanReport
-from propel_assets.source.readers import Reader, ReadOptions
+from propel_assets.source.readers import Reader
+from propel_assets.source.table_reader import ReadOptions
 from propel_assets.source.tables import BOOKS, BY_NAME, SCANS, TABLES, Table
 
 SOURCE = "propel_auth_source"

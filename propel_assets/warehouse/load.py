@@ -15,7 +15,7 @@ from propel_assets.errors import PropelError, WarehouseError, find_cause
 from propel_assets.settings import Settings, connected
 from propel_assets.source.dlt_source import MERGE, propel_auth_source
 from propel_assets.source.lists import Progress, ScanReport
-from propel_assets.source.readers import ReadOptions
+from propel_assets.source.table_reader import ReadOptions
 from propel_assets.source.tables import BY_NAME
 from propel_assets.warehouse.pipeline import build_pipeline, leave_a_map, loader_file_format, loading, working_folder
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from propel_assets.errors import LossRefused
-from propel_assets.source.readers import ReadOptions
+from propel_assets.source.table_reader import ReadOptions
 from propel_assets.source.tables import SCANS, TABLES
 from propel_assets.warehouse.load import load_scan
 

@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from propel_assets.errors import LossRefused
-from propel_assets.source.readers import ReadOptions
+from propel_assets.source.table_reader import ReadOptions
 from propel_assets.warehouse.load import load_scan
 
 RECENT = ReadOptions(recent=True)

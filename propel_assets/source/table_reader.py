@@ -1,0 +1,91 @@
+"""What every reading of tables has: state, options, one report per table, features that are off."""
+
+from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any
+
+import pyarrow as pa
+
+from propel_assets.errors import PermanentApiError
+from propel_assets.source.client import Client
+from propel_assets.source.decode import RowType
+from propel_assets.source.lists import ListReader, Progress, ScanReport
+from propel_assets.source.scan import Order
+from propel_assets.source.tables import BY_NAME, Table
+
+Rows = tuple[str, pa.Table]
+
+FEATURE_OFF: dict[str, frozenset[int]] = {
+    "orgs": frozenset({426}),
+    "insights": frozenset({402, 403, 404, 426}),
+    "api_keys": frozenset({402, 403, 404}),
+    "scim": frozenset({402, 403, 404, 426}),
+}
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What a run asks for beyond the lists: look-ups, API key usage per key, only what changed of users."""
+
+    user_ids: Sequence[str] = ()
+    emails: Sequence[str] = field(default=(), repr=False)
+    usernames: Sequence[str] = field(default=(), repr=False)
+    usage_per_key: bool = False
+    recent: bool = False
+
+
+class TableReader(ListReader):
+    """Reads tables. ``state`` is kept from load to load at the destination."""
+
+    def __init__(
+        self,
+        client: Client,
+        state: MutableMapping[str, Any],
+        options: ReadOptions | None = None,
+        progress: Progress = lambda *_: None,
+    ) -> None:
+        """Read through ``client``; call ``progress`` with table, rows so far and rows expected."""
+        super().__init__(client, progress)
+        self._state = state
+        self._options = options or ReadOptions()
+        self.reports: dict[str, ScanReport] = {}
+
+    @contextmanager
+    def _skipping(self, *tables: Table) -> Iterator[None]:
+        """Turn the statuses that mean a feature is off into a skipped report."""
+        try:
+            yield
+        except PermanentApiError as error:
+            statuses = FEATURE_OFF[tables[0].feature] if tables[0].feature else frozenset()
+            if error.status not in statuses or any(self.reports[t.name].rows_read for t in tables):
+                raise
+            self._skip(str(error), *tables)
+
+    def _skip(self, reason: str, *tables: Table) -> None:
+        for table in tables:
+            self.reports[table.name].verdict, self.reports[table.name].reason = "skipped", reason
+
+    def _all_of(self, name: str, total: str) -> tuple[Iterator[Any], ScanReport]:
+        """Return all users or orgs, without their memberships, and the report on them, which ends with them."""
+        table, report = BY_NAME[name], ScanReport(name)
+        row_type = RowType(table, maps={"org_id_to_org_info": RowType(BY_NAME["org_membership"], given=("user_id",))})
+        order = Order(key=attrgetter(f"f_{table.key[0]}"), value=attrgetter("f_created_at"))
+        params = {"order_by": "CREATED_AT_ASC"}
+        batches = self._read_list(report, table.path, table.items, total, row_type, order, params)
+        return (row for rows in batches for row in rows), report
+
+    def _org_ids(self) -> tuple[list[str], ScanReport]:
+        orgs, report = self._all_of("org_query", "total_orgs")
+        return [org.f_org_id for org in orgs], report
+
+    def _user_ids(self) -> tuple[list[str], ScanReport]:
+        users, report = self._all_of("user_query", "total_users")
+        return [user.f_user_id for user in users], report
+
+    def _as_parent(self, report: ScanReport, parent: ScanReport) -> None:
+        """What is known of a list of parents is known of their details."""
+        report.verdict, report.reason = parent.verdict, parent.reason
+        report.pages, report.passes = parent.pages, parent.passes
+        report.total_min, report.total_max = parent.total_min, parent.total_max
