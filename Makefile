@@ -28,7 +28,7 @@ dev: .venv/has-core  ## the sandbox and Dagster's UI on it, until Ctrl-C
 	@exec $(BIN)/propel-assets dev
 
 test: .venv/has-test  ## the tests that need nothing but Python
-	$(BIN)/python -m pytest -m 'not ($(LEFT_OUT))' $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not ($(LEFT_OUT))' $(PYTEST_FLAGS)
 	@echo "Left out: the tests marked $(LEFT_OUT). \`make test-all\` runs them too (it needs Node.js and chromium)."
 
 test-rest: .venv/has-test  ## the tests that `make test` leaves out: they need Node.js and chromium
@@ -41,7 +41,7 @@ screenshots: .venv/has-test  ## the pictures of the docs again, from a real brow
 test-all: test test-rest  ## every test
 
 test-embedded-elt: $(CARD)/has-test  ## the same tests as `make test`, on dagster-embedded-elt and its Dagster 1.13.1
-	$(CARD)/bin/python -m pytest -m 'not ($(LEFT_OUT))' $(PYTEST_FLAGS)
+	$(CARD)/bin/python -m pytest -n auto --dist worksteal -m 'not ($(LEFT_OUT))' $(PYTEST_FLAGS)
 
 test-wheel: .venv/has-core  ## the built wheel, installed and used from an empty folder
 	@sh .ci/test-wheel $(BIN)/python
