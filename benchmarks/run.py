@@ -157,7 +157,7 @@ def bars_of(bench: Bench, promised: list[Bar]) -> Table:
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for bar in promised:
         try:
-            number = bar.number(bench.costs)
+            number = bar.number(dict(bench.costs))
         except KeyError:
             table.add_row(bar.text, bar.limit, "-", "not run")
             continue
