@@ -7,15 +7,17 @@ SHELL := /bin/sh
 PYTHON = $$(sh .ci/python)
 BIN := .venv/bin
 CARD := .venv-embedded-elt
+BENCH := .venv-bench
+PEERS := $(patsubst benchmarks/peers/requirements-%.txt,$(BENCH)-%,$(wildcard benchmarks/peers/requirements-*.txt))
 LEFT_OUT := node or browser
 PYTEST_FLAGS ?=
 # Every extra but `embedded-elt`, which wants another Dagster.
 EXTRAS := test,dashboard,postgres,redshift,snowflake,bigquery,databricks,s3,gs,az,ducklake
 
 # An environment whose Python is gone (moved, or upgraded away) is made again.
-$(foreach venv,.venv $(CARD),$(shell [ -x $(venv)/bin/python ] || rm -f $(venv)/has-*))
+$(foreach venv,.venv $(CARD) $(BENCH) $(PEERS),$(shell [ -x $(venv)/bin/python ] || rm -f $(venv)/has-*))
 
-.PHONY: help demo dev test test-rest screenshots test-all test-embedded-elt test-wheel check constraints clean
+.PHONY: help demo dev test test-rest screenshots test-all test-embedded-elt test-wheel check bench bench-peers constraints clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -51,12 +53,17 @@ check: .venv/has-test  ## ruff and pyright
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 
+bench: $(BENCH)/has-core bench-peers  ## how fast it is, beside what else there is (about an hour; BENCH_FLAGS=--quick)
+	$(BENCH)/bin/python benchmarks/run.py $(BENCH_FLAGS)
+
+bench-peers: $(PEERS:%=%/has-peer)
+
 constraints:  ## the constraints files again, with the newest versions that fit together
 	@sh .ci/constraints constraints.txt duckdb==1.5.5 -e '.[$(EXTRAS)]'
 	@sh .ci/constraints constraints-embedded-elt.txt duckdb==1.5.5 dagster==1.13.1 dagster-webserver==1.13.1 -e '.[test,embedded-elt]'
 
 clean:  ## remove the environments and everything that was built
-	rm -rf .venv $(CARD) .dagster_home build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv $(CARD) $(BENCH) $(PEERS) .bench .dagster_home build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 .venv/has-core: pyproject.toml constraints.txt
 	@python=$(PYTHON) && exec "$$python" .ci/install.py .venv constraints.txt -e .
@@ -68,4 +75,13 @@ clean:  ## remove the environments and everything that was built
 
 $(CARD)/has-test: pyproject.toml constraints-embedded-elt.txt
 	@python=$(PYTHON) && exec "$$python" .ci/install.py $(CARD) constraints-embedded-elt.txt -e '.[test,embedded-elt]'
+	@touch $@
+
+# A user's install: without what the tests need, which dlt would import too.
+$(BENCH)/has-core: pyproject.toml constraints.txt
+	@python=$(PYTHON) && exec "$$python" .ci/install.py $(BENCH) constraints.txt -e .
+	@touch $@
+
+$(BENCH)-%/has-peer: benchmarks/peers/requirements-%.txt
+	@python=$(PYTHON) && exec "$$python" .ci/install.py $(BENCH)-$* $< -r $<
 	@touch $@

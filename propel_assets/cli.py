@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -301,7 +302,15 @@ def _sandbox_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--port", default=8400, type=PORT, show_default=True, help="Port on 127.0.0.1; 0 for a free one.")
 @_sandbox_options
 @click.option("--fault", "faults", multiple=True, help="A switch to start with, for example latency_ms=50. Repeatable.")
-def sandbox(port: int, users: int, orgs: int, seed: int, now: date, faults: tuple[str, ...]) -> None:
+@click.option(
+    "--frozen",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Only user/query, from pages kept in this folder (made when missing): for benchmarks. --orgs is not used.",
+)
+def sandbox(
+    port: int, users: int, orgs: int, seed: int, now: date, faults: tuple[str, ...], folder: Path | None
+) -> None:
     """Run a PropelAuth on this machine, with people, orgs, roles, keys and reports.
 
     \b
@@ -309,8 +318,10 @@ def sandbox(port: int, users: int, orgs: int, seed: int, now: date, faults: tupl
       propel-assets sandbox
       propel-assets sandbox --port 8400 --users 100000 --seed 7
       propel-assets sandbox --fault rate_limit=10 --fault latency_ms=50
+      propel-assets sandbox --users 1000000 --frozen pages
     """
     from propel_assets.sandbox.faults import Faults
+    from propel_assets.sandbox.frozen import frozen, gate_options, serve_frozen
     from propel_assets.sandbox.running import serve
 
     def ready(url: str) -> None:
@@ -320,10 +331,14 @@ def sandbox(port: int, users: int, orgs: int, seed: int, now: date, faults: tupl
     try:
         for option in faults:
             Faults(seed).parse(option)
+        options = gate_options(faults) if folder else {}
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--fault") from error
     try:
-        serve(port=port, users=users, orgs=orgs, seed=seed, now=now, faults=faults, on_ready=ready)
+        if folder:
+            serve_frozen(frozen(folder, users=users, seed=seed, now=now), port=port, on_ready=ready, **options)
+        else:
+            serve(port=port, users=users, orgs=orgs, seed=seed, now=now, faults=faults, on_ready=ready)
     except OSError as error:
         raise click.ClickException(f"Cannot listen on port {port}: {error.strerror}. Choose another --port.") from error
 

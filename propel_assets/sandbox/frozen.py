@@ -16,7 +16,7 @@ import math
 import os
 import signal
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from http import HTTPStatus
@@ -26,7 +26,7 @@ from random import Random
 from typing import Any, cast
 from urllib.parse import parse_qsl
 
-from propel_assets.sandbox.faults import TokenBucket
+from propel_assets.sandbox.faults import Faults, TokenBucket
 from propel_assets.sandbox.interference import BACKEND
 from propel_assets.sandbox.pages import Paging
 from propel_assets.sandbox.parameters import Refusal, choice, flag, refuse
@@ -65,8 +65,20 @@ def freeze(folder: Path, *, users: int, seed: int = 1, now: date = date(2026, 11
     (folder / "index.bin").write_bytes(index.tobytes())
     latest_first = sorted(range(users), key=active.__getitem__, reverse=True)
     (folder / "active.bin").write_bytes(array("I", latest_first).tobytes())
-    about = {"users": users, "seed": seed, "now": now.isoformat()}
-    (folder / "about.json").write_text(json.dumps(about))
+    (folder / "about.json").write_text(json.dumps(_about(users, seed, now)))
+
+
+def frozen(folder: Path, *, users: int, seed: int = 1, now: date = date(2026, 11, 24)) -> Path:
+    """Return ``folder``, frozen now unless it already holds just these users."""
+    about = folder / "about.json"
+    if not about.exists() or json.loads(about.read_text()) != _about(users, seed, now):
+        about.unlink(missing_ok=True)  # a freeze that is cut short must not look complete
+        freeze(folder, users=users, seed=seed, now=now)
+    return folder
+
+
+def _about(users: int, seed: int, now: date) -> dict[str, Any]:
+    return {"users": users, "seed": seed, "now": now.isoformat()}
 
 
 def _draw_users(*, seed: int, now: int, count: int) -> Iterator[tuple[bytes, bytes, int]]:
@@ -147,6 +159,22 @@ class FrozenUsers:
         """Return the bytes between two entries of the index."""
         start, end = self._index[first], self._index[last]
         return os.pread(self._file, end - start, start)
+
+
+def gate_options(faults: Iterable[str]) -> dict[str, Any]:
+    """Return the arguments of ``serve_frozen`` that these faults stand for, written as for ``Faults.parse``.
+
+    Raises:
+        ValueError: a fault does not exist, or not in frozen mode.
+    """
+    switches = Faults(seed=0)
+    for fault in faults:
+        switches.parse(fault)
+    on = switches.describe()
+    if others := set(on) - {"latency_ms", "rate_limit", "retry_after"}:
+        raise ValueError(f"frozen pages know latency_ms, rate_limit and retry_after only, not {', '.join(others)}")
+    values = {name: fault["value"] for name, fault in on.items()}
+    return values | {"retry_after": values.get("retry_after") == "seconds"}
 
 
 def serve_frozen(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import msgspec
 import urllib3
@@ -67,7 +67,8 @@ class Client:
         self.traffic = Traffic()
         self._throttle = Throttle(settings.max_concurrency, settings.max_rps)
         self._counting = threading.Lock()
-        self._pool = urllib3.PoolManager(
+        self._pool = urllib3.connection_from_url(
+            settings.auth_url,
             maxsize=settings.max_concurrency,
             block=False,
             retries=False,
@@ -113,9 +114,8 @@ class Client:
         sent_at = time.monotonic()
         success = False
         try:
-            url = self.settings.auth_url + quote(path)
-            fields = [(name, str(value)) for name, value in (params or {}).items()]
-            response = self._pool.request("GET", url, fields=fields, headers=headers, redirect=False)
+            url = f"{quote(path)}?{urlencode(params)}" if params else quote(path)
+            response = self._pool.urlopen("GET", url, headers=headers, redirect=False)
             if response.status in RETRIED:
                 pause = _retry_after(response.headers.get("Retry-After"))
                 return _Retry(str(response.status), sent_at, response.status, pause)

@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_args
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from propel_assets.source.tables import Column, ColumnType, Table
 
@@ -36,6 +37,7 @@ SECONDS = (
 PYTHON_TYPES: dict[str, Any] = {"text": str, "bigint": BIGINT, "bool": bool, "timestamp": SECONDS, "date": str}
 NOTHING = msgspec.Raw(b"")
 NULLS = (b"", b"null")
+NULL_TEXTS = pa.array([null.decode() for null in NULLS])
 Row = Any
 
 
@@ -213,14 +215,25 @@ def _present(value: Any) -> bool:
 
 def _array(values: list[Any], kind: ColumnType) -> pa.Array:
     if kind == "json":
-        return pa.array([None if v is None or (b := bytes(v)) in NULLS else b for v in values], pa.binary()).cast(
-            pa.string()
-        )
+        return _json_array(values)
     if kind == "timestamp":
         return pa.array(values, pa.int64()).cast(pa.timestamp("s", "UTC")).cast(TIMESTAMP)
     if kind == "date":
         return pa.array(values, pa.string()).cast(pa.date32())
     return pa.array(values, ARROW_TYPES[kind])
+
+
+def _json_array(values: list[Any]) -> pa.Array:
+    """Return JSON texts, or None, as text. The JSON null and a missing value are both null.
+
+    Joined and cut by their lengths, because a bytes object for each of them takes twice as long.
+    """
+    if None in values:
+        values = [NOTHING if value is None else value for value in values]
+    ends = pc.cumulative_sum_checked(pa.array([0, *map(len, values)], pa.int32()))
+    parts = [None, ends.buffers()[1], pa.py_buffer(b"".join(values))]
+    texts = pa.Array.from_buffers(pa.binary(), len(values), parts).cast(pa.string())
+    return pc.if_else(pc.is_in(texts, NULL_TEXTS), None, texts)
 
 
 def _repeated(value: Any, kind: ColumnType, length: int) -> pa.Array:

@@ -3,6 +3,7 @@
 A list is read pass after pass until `scan.py` says it is complete; what came of it stands in a `ScanReport`.
 """
 
+import gc
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ U = TypeVar("U")
 
 BATCH_ROWS = 10_000
 MAX_PASSES = 3
+OBJECTS_BEFORE_COLLECTION = 100_000
 MIN_PAGE_SIZE = 10
 RECENT = "recent"
 BAD_REQUEST, NOT_FOUND = 400, 404
@@ -71,6 +73,17 @@ class ScanReport:
 
 
 Progress = Callable[[str, int, int | None], None]
+
+
+@contextmanager
+def _collecting_seldom() -> Iterator[None]:
+    """Let Python look for cycles less often: rows make none, and each look goes through all there is in memory."""
+    usual = gc.get_threshold()
+    gc.set_threshold(OBJECTS_BEFORE_COLLECTION, *usual[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
 
 
 class ListReader:
@@ -153,7 +166,7 @@ class ListReader:
     def _drive(self, scan: Scan, fetch: Callable[[Request], Page]) -> Iterator[list[Any]]:
         """Send what ``scan`` wants, as many at once as it allows, and yield the new rows of each answer."""
         answers: SimpleQueue[tuple[Request, Future[Page]]] = SimpleQueue()
-        with self._workers() as pool:
+        with self._workers() as pool, _collecting_seldom():
             while not scan.done:
                 for request in scan.wanted():
                     future = pool.submit(fetch, request)
