@@ -14,9 +14,11 @@ from typing import Annotated, Any, get_args
 
 import msgspec
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from propel_assets.source.tables import Column, ColumnType, Table
+
+pc: Any = pyarrow.compute  # makes its functions at import, unseen by type checkers
 
 TIMESTAMP = pa.timestamp("us", "UTC")
 ARROW_TYPES: dict[str, pa.DataType] = {
