@@ -19,21 +19,28 @@ from dlt.extract import DltResource, DltSource
 from propel_assets.settings import Settings, connected, load_settings
 from propel_assets.source.client import Client
 from propel_assets.source.decode import to_arrow
+from propel_assets.source.json_columns import keep_json
 from propel_assets.source.lists import Progress, ScanReport
 from propel_assets.source.readers import Reader, ReadOptions
 from propel_assets.source.tables import BOOKS, BY_NAME, SCANS, TABLES, Table
 
 SOURCE = "propel_auth_source"
+# How rows read by `recent` are loaded; tables that always merge do so as their destination does best.
 MERGE: Any = {"disposition": "merge", "strategy": "delete-insert"}
 SCAN_LOG, CHECK_LOG = BOOKS
 
 
 class _ExpectedDifference(logging.Filter):
-    """Drops dlt's warning that a json column comes as text: that is how Arrow carries JSON."""
+    """Drops dlt's warnings that a json column comes as text and that Arrow is written as JSON Lines: so it is meant."""
+
+    EXPECTED = ("when merging arrow schema with dlt schema", "native writer could not be found")
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return False for that warning."""
-        return "when merging arrow schema with dlt schema" not in str(record.msg)
+        """Return False for those warnings."""
+        text = str(record.msg)
+        return (
+            "when merging arrow schema with dlt schema" not in text and "native writer could not be found" not in text
+        )
 
 
 def propel_auth_source(
@@ -56,6 +63,7 @@ def propel_auth_source(
     """
     if not logging.getLogger("dlt").filters:
         logging.getLogger("dlt").addFilter(_ExpectedDifference())
+    keep_json()
     chosen = [t for t in TABLES if (t.default if tables is None else t.name in tables)]
 
     def resolved() -> Settings:
@@ -134,7 +142,7 @@ def disposition(table: Table) -> Any:
     """Return how dlt loads ``table``. Only the books are appended to, and each of their rows names its load."""
     if table in BOOKS:
         return "append"
-    return MERGE if table.load == "merge" else "replace"
+    return table.load
 
 
 def column_hints(table: Table) -> TTableSchemaColumns:
@@ -166,7 +174,5 @@ def complete_schema() -> dlt.Schema:
             columns[name]["primary_key"] = True
         known: TTableSchema = {"name": table.name, "columns": columns, "resource": table.name}
         known["write_disposition"] = "append" if table in BOOKS else table.load
-        if table.load == "merge":
-            known["x-merge-strategy"] = MERGE["strategy"]  # pyright: ignore[reportGeneralTypeIssues]  # a hint of dlt's
         schema.update_table(known)
     return schema

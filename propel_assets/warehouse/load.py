@@ -17,7 +17,7 @@ from propel_assets.source.dlt_source import MERGE, propel_auth_source
 from propel_assets.source.lists import Progress, ScanReport
 from propel_assets.source.readers import ReadOptions
 from propel_assets.source.tables import BY_NAME
-from propel_assets.warehouse.pipeline import build_pipeline, leave_a_map, loader_file_format, loading, working_folder
+from propel_assets.warehouse.pipeline import build_pipeline, formats, leave_a_map, loading, working_folder
 
 EMAIL = re.compile(r"[^\s@'\"<>(),;:]+@[^\s@'\"<>(),;:]+")
 MAX_ERROR = 500
@@ -62,7 +62,7 @@ def load_scan(
         try:
             with loading(settings, pipeline, say):
                 pipeline.sync_destination()
-                pipeline.extract(source, loader_file_format=loader_file_format(pipeline))
+                pipeline.extract(source, **formats(settings))
                 pipeline.normalize()
                 for report in reports:
                     _remove(pipeline, report)
