@@ -55,13 +55,17 @@ CADENCES = ("Daily", "Weekly", "Monthly")
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What a run asks for beyond the lists: look-ups, API key usage per key, only what changed of users."""
+    """What a run asks for beyond the lists: look-ups, API key usage per key, only what changed of users.
+
+    ``anew``: read metrics and usage as at the first load, for destinations that cannot merge them into what is there.
+    """
 
     user_ids: Sequence[str] = ()
     emails: Sequence[str] = field(default=(), repr=False)
     usernames: Sequence[str] = field(default=(), repr=False)
     usage_per_key: bool = False
     recent: bool = False
+    anew: bool = False
 
 
 class Reader(ListReader):
@@ -394,7 +398,7 @@ class Reader(ListReader):
         with self._skipping(table):
             if self._options.usage_per_key:
                 keys += self._api_key_ids()
-            memory = self._state.setdefault("usage_since", {})
+            memory = {} if self._options.anew else self._state.setdefault("usage_since", {})
             at_first = today - timedelta(days=USAGE_DAYS_AT_FIRST)
             asked = [
                 (day, key)
@@ -515,7 +519,7 @@ class Reader(ListReader):
             self._state["charts_since"] = min(unfinished).isoformat()
 
     def _charts_since(self, today: date) -> date:
-        if known := self._state.get("charts_since"):
+        if (known := self._state.get("charts_since")) and not self._options.anew:
             return min(date.fromisoformat(known), today - timedelta(days=CHART_DAYS_AGAIN))
         users = BY_NAME["user_query"]
         row_type = RowType(users)

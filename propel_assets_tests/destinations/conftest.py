@@ -21,6 +21,7 @@ from propel_assets.warehouse.query import opened
 # `make test` runs those that plain pip gives and that are quick; `make test-destinations` runs them all.
 PLAIN = {"duckdb": "local.DuckDb", "postgres": "postgres.Postgres", "files": "local.DeltaFiles"}
 OTHERS = {
+    "plain_files": "local.PlainFiles",
     "ducklake": "local.DuckLake",
     "s3": "buckets.S3",
     "redshift": "redshift.Redshift",

@@ -1,4 +1,4 @@
-"""What is said of a destination that is unknown, not installed or not configured; and what dlt's configuration can do."""
+"""What is said of a destination that is unknown, not installed or not configured; what its configuration can do."""
 
 import re
 import tomllib

@@ -4,9 +4,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from propel_assets.cli import main
+from propel_assets.source.readers import ReadOptions
 from propel_assets.source.tables import BY_NAME
 from propel_assets.warehouse.checks import examine
 from propel_assets.warehouse.load import load_scan
+from propel_assets.warehouse.pipeline import plain_files
 from propel_assets.warehouse.query import opened
 
 STRANGE = 'O\'Brien "Bob"\\,;\t\n\r\nヤマダ 🦆 %s $1 \u2028 é'
@@ -69,9 +71,24 @@ def test_a_field_propelauth_adds_gets_a_column_and_a_warning(settings, sandbox, 
 def test_metrics_merge_into_what_is_there(settings, rows) -> None:
     load_scan("chart_metrics", settings)
     first = rows("chart_metrics")
-    again = load_scan("chart_metrics", settings)
-    assert 0 < again.reports[0].rows_read < len(first), "the state came back into an empty folder"
+    again = load_scan("chart_metrics", settings).reports[0]
+    # Fewer rows: the state came back into an empty folder. Plain files cannot merge, so everything is read again.
+    assert 0 < again.rows_read < len(first) or plain_files(settings)
     assert differences(rows("chart_metrics"), first) == []
+
+
+def test_what_changed_is_merged_into_what_is_there(settings, sandbox, rows, expected) -> None:
+    load_scan("users", settings)
+    store = sandbox.store
+    store.advance(60)
+    active = [user for user in store.users if store.of_user[user]][:3]
+    for user in active:
+        store.remove_membership(user, next(iter(store.of_user[user])))
+        store.touch_user(user)
+    store.add_membership(store.add_user(first_name=STRANGE), next(iter(store.orgs)))
+    load_scan("users", settings, options=ReadOptions(recent=True))
+    assert differences(rows("user_query"), expected("user_query")) == []
+    assert differences(rows("org_membership"), expected("org_membership")) == []
 
 
 @pytest.mark.parametrize(
@@ -91,7 +108,7 @@ def test_a_load_that_is_killed_leaves_old_or_new_rows_and_can_be_repeated(
     old = {name: expected(name) for name in tables}
     change(sandbox)
     assert run("load", "user_query", dies_at=dies_at, times=times).returncode == -9
-    for name in tables:
+    for name in () if plain_files(settings) else tables:  # of plain files the old ones go before the new ones come
         there = rows(name)
         assert [] in (differences(there, old[name]), differences(there, expected(name)))
     repeated = run("load", "user_query")

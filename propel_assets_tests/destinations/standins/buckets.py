@@ -72,20 +72,7 @@ class Gcs:
             "GOOGLE_APPLICATION_CREDENTIALS": str(self.accounts.key_file(folder)),
             "STORAGE_EMULATOR_HOST": self.url,
             "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # else a minute's wait per call for a TLS port
-            # For Delta's library, which has its own client of the store.
-            "DESTINATION__FILESYSTEM__DELTALAKE_STORAGE_OPTIONS": json.dumps(
-                {
-                    "google_service_account_key": json.dumps(
-                        {
-                            "gcs_base_url": self.url,
-                            "disable_oauth": True,
-                            "client_email": "",
-                            "private_key": "",
-                            "private_key_id": "",
-                        }
-                    )
-                }
-            ),
+            "PROPELAUTH_TABLE_FORMAT": "parquet",  # the emulator has none of the XML that Delta's library speaks
         }
 
 
