@@ -27,6 +27,7 @@ from propel_assets.source.tables import BOOKS, BY_NAME, SCANS, TABLES, Table
 SOURCE = "propel_auth_source"
 # How rows read by `recent` are loaded; tables that always merge do so as their destination does best.
 MERGE: Any = {"disposition": "merge", "strategy": "delete-insert"}
+STRATEGY = "replace_strategy"
 SCAN_LOG, CHECK_LOG = BOOKS
 
 
@@ -90,6 +91,7 @@ def _resources(
 
     @dlt.resource(name=f"{scan}_scan", selected=False)
     def reading() -> Iterator[dict[str, pa.Table]]:
+        _replace_safely()
         reader = Reader(Client(settings()), dlt.current.source_state(), options, progress)
         merged: set[str] = set()
         for name, rows in reader.read(scan):
@@ -108,6 +110,19 @@ def _resources(
         yield reading | _pick(table, table.name)
     for book in BOOKS:
         yield reading | _pick(book, f"{book.name}_of_{scan}")
+
+
+def _replace_safely() -> None:
+    """Have the running pipeline replace tables through a staging dataset, where nothing else is configured.
+
+    dlt's default empties a table first, and a run that is killed leaves it so. Our own loads configure better ways.
+    """
+    pipeline = dlt.current.pipeline()
+    name = pipeline.destination.destination_name
+    configured = dlt.config.get(f"destination.{name}.{STRATEGY}") or dlt.config.get(f"destination.{STRATEGY}")
+    by_table = pipeline.destination.capabilities().replace_strategies_selector  # files: by their format, no choice
+    if not configured and by_table is None:
+        dlt.config[f"{pipeline.pipeline_name}.destination.{STRATEGY}"] = "insert-from-staging"
 
 
 def _pick(table: Table, resource: str) -> DltResource:

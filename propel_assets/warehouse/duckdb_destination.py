@@ -132,7 +132,8 @@ class atomic_duckdb(duckdb_factory):  # noqa: N801 - dlt names destinations in l
     @classmethod
     def named(cls, name: str, patience: "Patience") -> "atomic_duckdb":
         """Return the destination called ``name``; its clients wait as ``patience`` says."""
-        made = cls() if name == "duckdb" else cls(destination_name=name)  # a plain one names its file by the pipeline
+        named = {} if name == "duckdb" else {"destination_name": name}  # a plain one names its file by the pipeline
+        made = cls(replace_strategy="truncate-and-insert", **named)  # which is one transaction here
         made.patience = patience
         return made
 

@@ -72,8 +72,7 @@ def destination(settings: Settings, say: Callable[[str], None]) -> Destination[A
     options: dict[str, Any] = dict(policy.capabilities)
     if name != kind:
         options["destination_name"] = name
-    if not plain_files(settings):
-        options["replace_strategy"] = "insert-from-staging"
+    options["replace_strategy"] = "truncate-and-insert" if plain_files(settings) else "insert-from-staging"
     plain = factory(**options)
     strategies = list(plain.capabilities().supported_merge_strategies or ())
     if policy.merge in strategies:  # dlt takes the first one
