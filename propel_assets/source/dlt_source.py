@@ -13,6 +13,8 @@ from typing import Any
 
 import dlt
 import pyarrow as pa
+from dlt.common.configuration.container import Container
+from dlt.common.pipeline import PipelineContext
 from dlt.common.schema.typing import TColumnSchema, TTableSchema, TTableSchemaColumns
 from dlt.extract import DltResource, DltSource
 
@@ -65,6 +67,7 @@ def propel_auth_source(
     if not logging.getLogger("dlt").filters:
         logging.getLogger("dlt").addFilter(_ExpectedDifference())
     keep_json()
+    _replace_safely()  # already here: a run that finds an unfinished load ends that one, and extracts nothing
     chosen = [t for t in TABLES if (t.default if tables is None else t.name in tables)]
 
     def resolved() -> Settings:
@@ -117,7 +120,11 @@ def _replace_safely() -> None:
 
     dlt's default empties a table first, and a run that is killed leaves it so. Our own loads configure better ways.
     """
+    if not Container()[PipelineContext].is_active():
+        return
     pipeline = dlt.current.pipeline()
+    if pipeline.destination is None:
+        return
     name = pipeline.destination.destination_name
     configured = dlt.config.get(f"destination.{name}.{STRATEGY}") or dlt.config.get(f"destination.{STRATEGY}")
     by_table = pipeline.destination.capabilities().replace_strategies_selector  # files: by their format, no choice
