@@ -126,7 +126,7 @@ def _replace_safely() -> None:
     if pipeline.destination is None:
         return
     name = pipeline.destination.destination_name
-    configured = dlt.config.get(f"destination.{name}.{STRATEGY}") or dlt.config.get(f"destination.{STRATEGY}")
+    configured = any(dlt.config.get(f"destination.{of}{STRATEGY}", str) for of in (f"{name}.", ""))
     by_table = pipeline.destination.capabilities().replace_strategies_selector  # files: by their format, no choice
     if not configured and by_table is None:
         dlt.config[f"{pipeline.pipeline_name}.destination.{STRATEGY}"] = "insert-from-staging"

@@ -113,7 +113,7 @@ def _explained(settings: Settings) -> Iterator[None]:
             ".dlt/secrets.toml. docs/destinations.md has an example for each destination."
         ) from None
     except ImportError as error:
-        extra = extra_of(kind_of(settings), str(dlt.config.get("destination.filesystem.bucket_url") or ""))
+        extra = extra_of(kind_of(settings), dlt.config.get("destination.filesystem.bucket_url", str) or "")
         what = f"pip install 'propel-assets[{extra}]'" if extra else " ".join(str(error).split())
         raise SettingsError(f"The destination {settings.destination} is not installed. Install it: {what}") from None
 
