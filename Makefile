@@ -9,15 +9,18 @@ BIN := .venv/bin
 CARD := .venv-embedded-elt
 BENCH := .venv-bench
 PEERS := $(patsubst benchmarks/peers/requirements-%.txt,$(BENCH)-%,$(wildcard benchmarks/peers/requirements-*.txt))
-LEFT_OUT := node or browser
+LEFT_OUT := node or browser or destinations
 PYTEST_FLAGS ?=
 # Every extra but `embedded-elt`, which wants another Dagster.
-EXTRAS := test,dashboard,postgres,redshift,snowflake,bigquery,databricks,s3,gs,az,ducklake
+EXTRAS := test,test-destinations,dashboard,postgres,redshift,snowflake,bigquery,databricks,filesystem,s3,gs,az,ducklake
+
+STAND_INS := .venv-fakesnow/ready .venv-bigquery/ready .venv-azurite/ready
 
 # An environment whose Python is gone (moved, or upgraded away) is made again.
 $(foreach venv,.venv $(CARD) $(BENCH) $(PEERS),$(shell [ -x $(venv)/bin/python ] || rm -f $(venv)/has-*))
 
-.PHONY: help demo dev test test-rest screenshots test-all test-embedded-elt test-wheel check bench bench-peers constraints clean
+.PHONY: help demo dev test test-rest screenshots test-destinations test-all test-embedded-elt test-wheel check \
+    bench bench-peers constraints clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -31,16 +34,20 @@ dev: .venv/has-core  ## the sandbox and Dagster's UI on it, until Ctrl-C
 
 test: .venv/has-test  ## the tests that need nothing but Python
 	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not ($(LEFT_OUT))' $(PYTEST_FLAGS)
-	@echo "Left out: the tests marked $(LEFT_OUT). \`make test-all\` runs them too (it needs Node.js and chromium)."
+	@echo "Left out: the tests marked $(LEFT_OUT). \`make test-all\` runs them too. It needs Node.js and chromium,"
+	@echo "and for the destinations other than DuckDB, PostgreSQL and Delta files a Python 3.13 (\`make test-destinations\`)."
 
 test-rest: .venv/has-test  ## the tests that `make test` leaves out: they need Node.js and chromium
 	@sh .ci/need chromium=chromium node=nodejs npm=npm
-	$(BIN)/python -m pytest -m '$(LEFT_OUT)' $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -m 'node or browser' $(PYTEST_FLAGS)
 
 screenshots: .venv/has-test  ## the pictures of the docs again, from a real browser
 	SCREENSHOTS=$(CURDIR)/docs $(BIN)/python -m pytest propel_assets_tests/browser
 
-test-all: test test-rest  ## every test
+test-destinations: .venv/has-destinations $(STAND_INS)  ## every destination, on real engines and stand-ins: 20 min
+	$(BIN)/python -m pytest propel_assets_tests/destinations -n 2 --dist loadgroup $(PYTEST_FLAGS)
+
+test-all: test test-rest test-destinations  ## every test
 
 test-embedded-elt: $(CARD)/has-test  ## the same tests as `make test`, on dagster-embedded-elt and its Dagster 1.13.1
 	$(CARD)/bin/python -m pytest -n auto --dist worksteal -m 'not ($(LEFT_OUT))' $(PYTEST_FLAGS)
@@ -63,7 +70,7 @@ constraints:  ## the constraints files again, with the newest versions that fit 
 	@sh .ci/constraints constraints-embedded-elt.txt duckdb==1.5.5 dagster==1.13.1 dagster-webserver==1.13.1 -e '.[test,embedded-elt]'
 
 clean:  ## remove the environments and everything that was built
-	rm -rf .venv $(CARD) $(BENCH) $(PEERS) .bench .dagster_home build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv $(CARD) .venv-fakesnow .venv-bigquery .venv-azurite $(BENCH) $(PEERS) .bench .dagster_home build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 .venv/has-core: pyproject.toml constraints.txt
 	@python=$(PYTHON) && exec "$$python" .ci/install.py .venv constraints.txt -e .
@@ -84,4 +91,12 @@ $(BENCH)/has-core: pyproject.toml constraints.txt
 
 $(BENCH)-%/has-peer: benchmarks/peers/requirements-%.txt
 	@python=$(PYTHON) && exec "$$python" .ci/install.py $(BENCH)-$* $< -r $<
+	@touch $@
+
+.venv/has-destinations: .venv/has-test
+	@python=$(PYTHON) && exec "$$python" .ci/install.py .venv constraints.txt -e '.[test,test-destinations]'
+	@touch $@
+
+.venv-%/ready: .ci/stand-in
+	@sh .ci/stand-in $*
 	@touch $@

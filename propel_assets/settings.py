@@ -16,6 +16,7 @@ from propel_assets.errors import SettingsError
 SOURCE_SECTION = "sources.propel_auth_source"
 PIPELINE = "propel_auth_pipeline"
 DATASET = "propel_auth_data"
+TABLE_FORMATS = ("delta", "parquet")
 EXECUTORS = ("in_process", "multiprocess")
 HOW_TO_TRY = "To try without a tenant: make demo."
 
@@ -45,6 +46,17 @@ class Settings:
     )
     destination: str = _setting(
         "PROPELAUTH_DESTINATION", "duckdb", "A dlt destination, or one named in .dlt/config.toml."
+    )
+    table_format: str = _setting(
+        "PROPELAUTH_TABLE_FORMAT",
+        "delta",
+        "Files of the destination filesystem: delta, or parquet for plain files, whose limits docs/destinations.md "
+        "tells.",
+    )
+    staging: str = _setting(
+        "PROPELAUTH_STAGING",
+        "",
+        "A dlt destination, usually filesystem, whose bucket the warehouse loads from. Empty: none.",
     )
     page_size: int = _setting("PROPELAUTH_PAGE_SIZE", 100, "Rows asked for per request; the server may give fewer.")
     max_concurrency: int = _setting("PROPELAUTH_MAX_CONCURRENCY", 8, "Requests in flight at most.")
@@ -81,6 +93,9 @@ class Settings:
                 raise SettingsError(f"{variable_of(name)} is {getattr(self, name)}; it must be at least {least}.")
         if not 0 <= self.max_loss <= 1:
             raise SettingsError(f"{variable_of('max_loss')} is {self.max_loss}; it is a share, from 0 to 1.")
+        if self.table_format not in TABLE_FORMATS:
+            choice = " or ".join(TABLE_FORMATS)
+            raise SettingsError(f"{variable_of('table_format')} is {self.table_format!r}; choose {choice}.")
 
 
 def variable_of(name: str) -> str:

@@ -13,28 +13,38 @@ from typing import Any
 
 import dlt
 import pyarrow as pa
+from dlt.common.configuration.container import Container
+from dlt.common.pipeline import PipelineContext
 from dlt.common.schema.typing import TColumnSchema, TTableSchema, TTableSchemaColumns
 from dlt.extract import DltResource, DltSource
 
 from propel_assets.settings import Settings, connected, load_settings
 from propel_assets.source.client import Client
 from propel_assets.source.decode import to_arrow
+from propel_assets.source.json_columns import keep_json
 from propel_assets.source.lists import Progress, ScanReport
 from propel_assets.source.readers import Reader
 from propel_assets.source.table_reader import ReadOptions
 from propel_assets.source.tables import BOOKS, BY_NAME, SCANS, TABLES, Table
 
 SOURCE = "propel_auth_source"
+# How rows read by `recent` are loaded; tables that always merge do so as their destination does best.
 MERGE: Any = {"disposition": "merge", "strategy": "delete-insert"}
+STRATEGY = "replace_strategy"
 SCAN_LOG, CHECK_LOG = BOOKS
 
 
 class _ExpectedDifference(logging.Filter):
-    """Drops dlt's warning that a json column comes as text: that is how Arrow carries JSON."""
+    """Drops dlt's warnings that a json column comes as text and that Arrow is written as JSON Lines: so it is meant."""
+
+    EXPECTED = ("when merging arrow schema with dlt schema", "native writer could not be found")
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return False for that warning."""
-        return "when merging arrow schema with dlt schema" not in str(record.msg)
+        """Return False for those warnings."""
+        text = str(record.msg)
+        return (
+            "when merging arrow schema with dlt schema" not in text and "native writer could not be found" not in text
+        )
 
 
 def propel_auth_source(
@@ -57,6 +67,8 @@ def propel_auth_source(
     """
     if not logging.getLogger("dlt").filters:
         logging.getLogger("dlt").addFilter(_ExpectedDifference())
+    keep_json()
+    _replace_safely()  # already here: a run that finds an unfinished load ends that one, and extracts nothing
     chosen = [t for t in TABLES if (t.default if tables is None else t.name in tables)]
 
     def resolved() -> Settings:
@@ -83,6 +95,7 @@ def _resources(
 
     @dlt.resource(name=f"{scan}_scan", selected=False)
     def reading() -> Iterator[dict[str, pa.Table]]:
+        _replace_safely()
         reader = Reader(Client(settings()), dlt.current.source_state(), options, progress)
         merged: set[str] = set()
         for name, rows in reader.read(scan):
@@ -101,6 +114,23 @@ def _resources(
         yield reading | _pick(table, table.name)
     for book in BOOKS:
         yield reading | _pick(book, f"{book.name}_of_{scan}")
+
+
+def _replace_safely() -> None:
+    """Have the running pipeline replace tables through a staging dataset, where nothing else is configured.
+
+    dlt's default empties a table first, and a run that is killed leaves it so. Our own loads configure better ways.
+    """
+    if not Container()[PipelineContext].is_active():
+        return
+    pipeline = dlt.current.pipeline()
+    if pipeline.destination is None:
+        return
+    name = pipeline.destination.destination_name
+    configured = any(dlt.config.get(f"destination.{of}{STRATEGY}", str) for of in (f"{name}.", ""))
+    by_table = pipeline.destination.capabilities().replace_strategies_selector  # files: by their format, no choice
+    if not configured and by_table is None:
+        dlt.config[f"{pipeline.pipeline_name}.destination.{STRATEGY}"] = "insert-from-staging"
 
 
 def _pick(table: Table, resource: str) -> DltResource:
@@ -135,7 +165,7 @@ def disposition(table: Table) -> Any:
     """Return how dlt loads ``table``. Only the books are appended to, and each of their rows names its load."""
     if table in BOOKS:
         return "append"
-    return MERGE if table.load == "merge" else "replace"
+    return table.load
 
 
 def column_hints(table: Table) -> TTableSchemaColumns:
@@ -167,7 +197,5 @@ def complete_schema() -> dlt.Schema:
             columns[name]["primary_key"] = True
         known: TTableSchema = {"name": table.name, "columns": columns, "resource": table.name}
         known["write_disposition"] = "append" if table in BOOKS else table.load
-        if table.load == "merge":
-            known["x-merge-strategy"] = MERGE["strategy"]  # pyright: ignore[reportGeneralTypeIssues]  # a hint of dlt's
         schema.update_table(known)
     return schema

@@ -44,7 +44,7 @@ class InsightsReader(TableReader):
         with self._skipping(table):
             if self._options.usage_per_key:
                 keys += self._api_key_ids()
-            memory = self._state.setdefault("usage_since", {})
+            memory = {} if self._options.anew else self._state.setdefault("usage_since", {})
             at_first = today - timedelta(days=USAGE_DAYS_AT_FIRST)
             asked = [
                 (day, key)
@@ -163,7 +163,7 @@ class InsightsReader(TableReader):
             self._state["charts_since"] = min(unfinished).isoformat()
 
     def _charts_since(self, today: date) -> date:
-        if known := self._state.get("charts_since"):
+        if (known := self._state.get("charts_since")) and not self._options.anew:
             return min(date.fromisoformat(known), today - timedelta(days=CHART_DAYS_AGAIN))
         users = BY_NAME["user_query"]
         row_type = RowType(users)

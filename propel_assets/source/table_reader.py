@@ -27,13 +27,17 @@ FEATURE_OFF: dict[str, frozenset[int]] = {
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What a run asks for beyond the lists: look-ups, API key usage per key, only what changed of users."""
+    """What a run asks for beyond the lists: look-ups, API key usage per key, only what changed of users.
+
+    ``anew``: read metrics and usage as at the first load, for destinations that cannot merge them into what is there.
+    """
 
     user_ids: Sequence[str] = ()
     emails: Sequence[str] = field(default=(), repr=False)
     usernames: Sequence[str] = field(default=(), repr=False)
     usage_per_key: bool = False
     recent: bool = False
+    anew: bool = False
 
 
 class TableReader(ListReader):

@@ -132,7 +132,10 @@ class atomic_duckdb(duckdb_factory):  # noqa: N801 - dlt names destinations in l
     @classmethod
     def named(cls, name: str, patience: "Patience") -> "atomic_duckdb":
         """Return the destination called ``name``; its clients wait as ``patience`` says."""
-        made = cls() if name == "duckdb" else cls(destination_name=name)  # a plain one names its file by the pipeline
+        options: dict[str, Any] = {"replace_strategy": "truncate-and-insert"}  # which is one transaction here
+        if name != "duckdb":  # a plain one names its file by the pipeline
+            options["destination_name"] = name
+        made = cls(**options)
         made.patience = patience
         return made
 

@@ -16,8 +16,15 @@ from propel_assets.settings import Settings, connected
 from propel_assets.source.dlt_source import MERGE, propel_auth_source
 from propel_assets.source.lists import Progress, ScanReport
 from propel_assets.source.table_reader import ReadOptions
-from propel_assets.source.tables import BY_NAME
-from propel_assets.warehouse.pipeline import build_pipeline, leave_a_map, loader_file_format, loading, working_folder
+from propel_assets.source.tables import BY_NAME, tables_of
+from propel_assets.warehouse.pipeline import (
+    build_pipeline,
+    formats,
+    leave_a_map,
+    loading,
+    plain_files,
+    working_folder,
+)
 
 EMAIL = re.compile(r"[^\s@'\"<>(),;:]+@[^\s@'\"<>(),;:]+")
 MAX_ERROR = 500
@@ -56,13 +63,18 @@ def load_scan(
         if options.recent and MERGE["strategy"] not in (pipeline.destination.capabilities().supported_merge_strategies):
             say(f"{settings.destination} cannot replace rows by their key: everything is read.")
             options = replace(options, recent=False)
+        if plain_files(settings):
+            options = replace(options, anew=True)
         source = propel_auth_source(
             tables=names, settings=settings, options=options, on_report=reports.append, progress=progress
         )
+        if plain_files(settings):  # dlt would append what it cannot merge
+            for table in tables_of(scan):
+                source.resources[table.name].apply_hints(write_disposition="replace")
         try:
             with loading(settings, pipeline, say):
                 pipeline.sync_destination()
-                pipeline.extract(source, loader_file_format=loader_file_format(pipeline))
+                pipeline.extract(source, **formats(settings))
                 pipeline.normalize()
                 for report in reports:
                     _remove(pipeline, report)

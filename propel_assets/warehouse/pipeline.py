@@ -1,76 +1,134 @@
 """Where rows go: dlt's pipeline for a destination, in a working folder that does not outlive the run."""
 
 import contextlib
+import importlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import dlt
 import psutil
-from dlt.common.configuration.exceptions import ConfigurationException
+from dlt.common.configuration.exceptions import (
+    ConfigFieldMissingException,
+    ConfigurationException,
+    LookupTrace,
+    LookupTraces,
+)
 from dlt.common.destination import Destination
 from dlt.common.destination.exceptions import (
     InvalidDestinationReference,
     UnknownDestinationModule,
 )
+from dlt.common.destination.reference import DestinationReference
 
 from propel_assets.errors import SettingsError
 from propel_assets.settings import DATASET, PIPELINE, Settings, set_default_environment
+from propel_assets.warehouse.clients import with_our_client
+from propel_assets.warehouse.destinations import DESTINATIONS, extra_of, policy_of
 from propel_assets.warehouse.duckdb_destination import Patience, atomic_duckdb, exclusive
 
 FOLDER_PREFIX = "propel-assets-"
-SAFE_REPLACE = "insert-from-staging"
-KNOWN = (
-    "duckdb",
-    "postgres",
-    "bigquery",
-    "snowflake",
-    "redshift",
-    "databricks",
-    "filesystem",
-    "ducklake",
-    "motherduck",
-)
+ENVIRONMENT = "Environment Variables"  # dlt's name of that place
+# Nothing about us to dlt's makers; no second copy of people's rows left in the staging dataset.
+DLT_DEFAULTS = {"RUNTIME__DLTHUB_TELEMETRY": "false", "LOAD__TRUNCATE_STAGING_DATASET": "true"}
 
 
 def build_pipeline(settings: Settings, folder: str | None, say: Callable[[str], None] = lambda _: None) -> dlt.Pipeline:
     """Return the pipeline for ``settings``, working in ``folder``; None is dlt's own folder.
 
     Raises:
-        SettingsError: dlt does not know the destination.
+        SettingsError: dlt does not know the destination, or something it needs is not installed or not configured.
     """
-    # No usage report, and nobody left in the staging tables of a merge.
-    set_default_environment({"RUNTIME__DLTHUB_TELEMETRY": "false", "LOAD__TRUNCATE_STAGING_DATASET": "true"})
-    folder_if_named: Any = folder  # dlt takes None, and declares a str
-    return dlt.pipeline(
-        PIPELINE, destination=destination(settings, say), dataset_name=DATASET, pipelines_dir=folder_if_named
-    )
+    set_default_environment(DLT_DEFAULTS)
+    where: dict[str, Any] = {"pipelines_dir": folder} if folder else {}
+    if settings.staging:
+        where["staging"] = settings.staging
+    with _explained(settings):
+        pipeline = dlt.pipeline(PIPELINE, destination=destination(settings, say), dataset_name=DATASET, **where)
+        _ = pipeline.destination.client_class  # imports what it needs: to install that comes before configuring it
+        if formats(settings).get("table_format") == "delta":
+            importlib.import_module("deltalake")
+        pipeline.destination_client()  # resolves its credentials; connects to nothing
+    return pipeline
 
 
 def destination(settings: Settings, say: Callable[[str], None]) -> Destination[Any, Any]:
-    """Return dlt's destination, made to replace a table's rows in one transaction."""
-    name = settings.destination
-    kind = dlt.config.get(f"destination.{name}.destination_type", str) or name
-    if kind.rsplit(".", 1)[-1] == "duckdb":
+    """Return dlt's destination, made to replace a table's rows at once and to merge as its row in the table says."""
+    name, kind = settings.destination, kind_of(settings)
+    if kind == "duckdb":
         return atomic_duckdb.named(name, Patience(settings.lock_seconds, say))
     try:
-        found = Destination.from_reference(name, replace_strategy=SAFE_REPLACE)
+        factory: Any = DestinationReference.find(kind)
     except (UnknownDestinationModule, InvalidDestinationReference):
-        found = None
-    if found is None:
         raise SettingsError(
-            f"PROPELAUTH_DESTINATION is {name!r}, which dlt does not know. Choose one of {', '.join(KNOWN)}, another dlt "  # noqa: E501
-            f"destination, or one named under [destination.{name}] in .dlt/config.toml."
-        )
-    return found
+            f"PROPELAUTH_DESTINATION is {name!r}, which dlt does not know. Choose one of {', '.join(DESTINATIONS)}, "
+            f"another dlt destination, or one named under [destination.{name}] in .dlt/config.toml."
+        ) from None
+    factory = with_our_client(factory, kind)
+    policy = policy_of(kind)
+    options: dict[str, Any] = dict(policy.capabilities)
+    if name != kind:
+        options["destination_name"] = name
+    options["replace_strategy"] = "truncate-and-insert" if plain_files(settings) else "insert-from-staging"
+    plain = factory(**options)
+    strategies = list(plain.capabilities().supported_merge_strategies or ())
+    if policy.merge in strategies:  # dlt takes the first one
+        strategies.sort(key=lambda strategy: strategy != policy.merge)
+        return factory(**options, supported_merge_strategies=strategies)
+    return plain
 
 
-def loader_file_format(pipeline: dlt.Pipeline) -> Any:
-    """Return the bulk format to load by; None is the destination's own choice."""
-    return "parquet" if isinstance(pipeline.destination, atomic_duckdb) else None
+def kind_of(settings: Settings) -> str:
+    """Return dlt's name of the kind of destination; the one set may be a name from .dlt/config.toml."""
+    kind = dlt.config.get(f"destination.{settings.destination}.destination_type", str) or settings.destination
+    return kind.removeprefix("dlt.destinations.")
+
+
+def plain_files(settings: Settings) -> bool:
+    """Whether rows go to files that are not Delta tables."""
+    return kind_of(settings) == "filesystem" and settings.table_format != "delta"
+
+
+def formats(settings: Settings) -> dict[str, Any]:
+    """Return the formats to load by, as `dlt.Pipeline.run` takes them; left out is the destination's own choice."""
+    policy = policy_of(kind_of(settings))
+    chosen = {"loader_file_format": policy.staged_files if settings.staging else policy.files}
+    if kind_of(settings) == "filesystem" and not plain_files(settings):
+        chosen["table_format"] = "delta"
+    return {name: value for name, value in chosen.items() if value}
+
+
+@contextlib.contextmanager
+def _explained(settings: Settings) -> Iterator[None]:
+    """Turn what dlt says of something that is not installed or not configured into what to install or to set."""
+    try:
+        yield
+    except ConfigFieldMissingException as error:
+        ways = list(dict.fromkeys(" and ".join(names) for names in _missing_variables(error.traces)))
+        raise SettingsError(
+            f"The destination {settings.destination} is not configured. Set {', or '.join(ways)}, or the same in "
+            ".dlt/secrets.toml. docs/destinations.md has an example for each destination."
+        ) from None
+    except ImportError as error:
+        extra = extra_of(kind_of(settings), dlt.config.get("destination.filesystem.bucket_url", str) or "")
+        what = f"pip install 'propel-assets[{extra}]'" if extra else " ".join(str(error).split())
+        raise SettingsError(f"The destination {settings.destination} is not installed. Install it: {what}") from None
+
+
+def _missing_variables(traces: Mapping[str, Sequence[LookupTrace | LookupTraces]]) -> list[list[str]]:
+    """Return the environment variables dlt looked for in vain: one list per way to configure what is missing."""
+    ways: list[list[str]] = [[]]
+    for tried in traces.values():
+        nested = [
+            names for trace in tried if isinstance(trace, LookupTraces) for names in _missing_variables(trace.traces)
+        ]
+        variables = [trace.key for trace in tried if isinstance(trace, LookupTrace) and trace.provider == ENVIRONMENT]
+        variables = [name for name in variables if name.startswith("DESTINATION__")]  # others belong to one pipeline
+        ways = [[*way, *names] for way in ways for names in nested or [variables[:1]]]
+    return ways
 
 
 def database_file(pipeline: dlt.Pipeline) -> Path | None:

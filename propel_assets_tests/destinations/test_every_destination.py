@@ -1,0 +1,131 @@
+"""The same promises on every destination: complete, exact, atomic, repeatable, checked."""
+
+import pytest
+from click.testing import CliRunner, Result
+
+from propel_assets.cli import main
+from propel_assets.source.table_reader import ReadOptions
+from propel_assets.source.tables import BY_NAME
+from propel_assets.warehouse.checks import examine
+from propel_assets.warehouse.load import load_scan
+from propel_assets.warehouse.pipeline import plain_files
+from propel_assets.warehouse.query import opened
+
+STRANGE = 'O\'Brien "Bob"\\,;\t\n\r\nヤマダ 🦆 %s $1 \u2028 é'
+
+
+def findings(settings, name: str) -> dict[str, str]:
+    with opened(settings) as warehouse:
+        found = examine(warehouse, BY_NAME[name])
+    return {f.check: "ok" if f.passed else f"{f.severity}: {f.summary}" for f in found}
+
+
+def change(sandbox) -> str:
+    """Change, add and delete users, end and start memberships, and return a user who is new."""
+    store = sandbox.store
+    changed, deleted, left, joined = list(store.users)[:4]
+    store.update_user(changed, first_name=STRANGE, last_name="", properties={"quote\"'": [1.5, None, {"ü": STRANGE}]})
+    store.delete_user(deleted)
+    for org_id in list(store.of_user[left]):
+        store.remove_membership(left, org_id)
+    store.add_membership(joined, next(org for org in store.orgs if org not in store.of_user[joined]))
+    return store.add_user(email="new@example.com", created_at=1_900_000_000)
+
+
+def differences(found: dict, wanted: dict) -> list:
+    """Return what differs, value by value: short enough to read where hundreds of rows are compared."""
+    gone, strange = wanted.keys() - found.keys(), found.keys() - wanted.keys()
+    values = [
+        (key, name, found[key][name], value)
+        for key in wanted.keys() & found.keys()
+        for name, value in wanted[key].items()
+        if found[key][name] != value
+    ]
+    return [*gone, *strange, *values]
+
+
+def test_the_tables_hold_exactly_what_propelauth_has_and_then_what_it_has_later(
+    settings, sandbox, rows, expected
+) -> None:
+    for _ in range(2):
+        load_scan("users", settings)
+        assert differences(rows("user_query"), expected("user_query")) == []
+        assert differences(rows("org_membership"), expected("org_membership")) == []
+        assert set(findings(settings, "user_query").values()) == {"ok"}
+        assert set(findings(settings, "org_membership").values()) == {"ok"}
+        change(sandbox)
+
+
+def test_a_field_propelauth_adds_gets_a_column_and_a_warning(settings, sandbox, rows, expected) -> None:
+    load_scan("users", settings)
+    sandbox.faults.set("unknown_field", ["users"])
+    new = change(sandbox)
+    load_scan("users", settings)
+    row = rows("user_query", "new_scalar", "new_object")[(new,)]
+    assert row["new_scalar"] == "not seen before"
+    assert row["new_object"] == {"since": 2026, "tags": ["new", None]}
+    assert differences(rows("user_query"), expected("user_query")) == []
+    assert findings(settings, "user_query")["schema"].startswith("WARN: ")
+
+
+def test_metrics_merge_into_what_is_there(settings, rows) -> None:
+    load_scan("chart_metrics", settings)
+    first = rows("chart_metrics")
+    again = load_scan("chart_metrics", settings).reports[0]
+    # Fewer rows: the state came back into an empty folder. Plain files cannot merge, so everything is read again.
+    assert 0 < again.rows_read < len(first) or plain_files(settings)
+    assert differences(rows("chart_metrics"), first) == []
+
+
+def test_what_changed_is_merged_into_what_is_there(settings, sandbox, rows, expected) -> None:
+    load_scan("users", settings)
+    store = sandbox.store
+    store.advance(60)
+    active = [user for user in store.users if store.of_user[user]][:3]
+    for user in active:
+        store.remove_membership(user, next(iter(store.of_user[user])))
+        store.touch_user(user)
+    store.add_membership(store.add_user(first_name=STRANGE), next(iter(store.orgs)))
+    load_scan("users", settings, options=ReadOptions(recent=True))
+    assert differences(rows("user_query"), expected("user_query")) == []
+    assert differences(rows("org_membership"), expected("org_membership")) == []
+
+
+@pytest.mark.parametrize(
+    ("dies_at", "times"),
+    [
+        pytest.param("start_new_jobs", 1, marks=pytest.mark.destinations),
+        pytest.param("run_managed", 2),
+        pytest.param("create_followup_jobs", 2, marks=pytest.mark.destinations),
+        pytest.param("complete_package", 1, marks=pytest.mark.destinations),
+    ],
+)
+def test_a_load_that_is_killed_leaves_old_or_new_rows_and_can_be_repeated(
+    settings, sandbox, rows, expected, run, dies_at, times
+) -> None:
+    load_scan("users", settings)
+    tables = ("user_query", "org_membership")
+    old = {name: expected(name) for name in tables}
+    change(sandbox)
+    assert run("load", "user_query", dies_at=dies_at, times=times).returncode == -9
+    for name in () if plain_files(settings) else tables:  # of plain files the old ones go before the new ones come
+        there = rows(name)
+        assert [] in (differences(there, old[name]), differences(there, expected(name)))
+    repeated = run("load", "user_query")
+    assert repeated.returncode == 0, repeated.stderr
+    for name in tables:
+        assert differences(rows(name), expected(name)) == []
+
+
+def test_the_command_line_loads_checks_and_shows(settings) -> None:
+    def propel_assets(*words: str) -> Result:
+        return CliRunner().invoke(main, words)
+
+    assert "load first" in propel_assets("check").output
+    loaded = propel_assets("load", "org_query", "jwks")
+    assert loaded.exit_code == 0, loaded.output
+    checked = propel_assets("check", "org_query")
+    assert checked.exit_code == 0, checked.output
+    assert "row_count" in checked.output
+    shown = [line.split() for line in propel_assets("status").output.splitlines()]
+    assert ["org_query", "12", "proved"] in [line[:3] for line in shown]

@@ -1,0 +1,120 @@
+"""The ways of use that dltHub's page on PropelAuth shows its readers, without Dagster."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import dlt
+import pytest
+from dlt.common.configuration.container import Container
+from dlt.common.configuration.providers import CustomLoaderDocProvider
+from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
+
+from propel_assets.settings import connected, load_settings
+from propel_assets.warehouse.load import load_scan
+
+SCRIPT = Path(__file__).parents[1] / "examples" / "propel_auth_pipeline.py"
+KILLED = """
+import os, runpy, signal, sys
+from dlt.load.load import Load
+calls = []
+original = getattr(Load, sys.argv[2])
+def dies(*args, **kwargs):
+    calls.append(1)
+    if len(calls) == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*args, **kwargs)
+setattr(Load, sys.argv[2], dies)
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+
+
+@pytest.fixture
+def script(settings, tmp_path, monkeypatch):
+    """Run the example as it is, in an empty folder; it may die at a point of dlt's loading."""
+    monkeypatch.delenv("DESTINATION__DUCKDB__CREDENTIALS")
+    monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path / "dlt"))
+
+    def run(dies_at: str = "", times: int = 0) -> subprocess.CompletedProcess:
+        command = ["-c", KILLED, SCRIPT, dies_at, str(times)] if dies_at else [SCRIPT]
+        return subprocess.run(
+            [sys.executable, *command], env=os.environ, capture_output=True, text=True, timeout=200, check=False
+        )
+
+    return run
+
+
+def test_the_script_of_five_lines_loads_every_table(script, sandbox, query) -> None:
+    ran = script()
+    assert ran.returncode == 0, ran.stderr
+    assert {row[0] for row in query("SELECT user_id FROM propel_auth_data.user_query")} == set(sandbox.store.users)
+    assert len(query("SELECT * FROM propel_auth_data.user_query LIMIT 10")) == 10
+
+
+@pytest.mark.parametrize(("dies_at", "times"), [("create_followup_jobs", 1), ("complete_package", 1)])
+def test_the_script_killed_half_way_leaves_the_last_good_rows_and_can_be_repeated(
+    script, sandbox, query, dies_at, times
+) -> None:
+    users = "SELECT count(*) FROM propel_auth_data.user_query"
+    assert script().returncode == 0
+    for user in list(sandbox.store.users)[:7]:
+        sandbox.store.delete_user(user)
+    assert script(dies_at, times).returncode == -signal.SIGKILL
+    assert query(users) in ([(300,)], [(293,)])
+    repeated = script()
+    assert repeated.returncode == 0, repeated.stderr
+    assert query(users) == [(293,)]
+    assert query("SELECT count(*) FROM propel_auth_data.org_membership") == [
+        (sum(map(len, sandbox.store.of_user.values())),)
+    ]
+
+
+def test_the_key_may_stand_in_dlts_files(sandbox, tmp_path, run_cli) -> None:
+    (tmp_path / ".dlt").mkdir()
+    (tmp_path / ".dlt" / "secrets.toml").write_text(
+        f'[sources.propel_auth_source]\nauth_url = "{sandbox.url}"\napi_key = "{sandbox.api_key}"\n', encoding="utf-8"
+    )
+    loaded = run_cli("load", "jwks")
+    assert loaded.returncode == 0, loaded.stderr
+
+
+def test_the_key_may_come_in_dlts_own_variables(sandbox, run_cli) -> None:
+    loaded = run_cli(
+        "load",
+        "jwks",
+        SOURCES__PROPEL_AUTH_SOURCE__AUTH_URL=sandbox.url,
+        SOURCES__PROPEL_AUTH_SOURCE__API_KEY=sandbox.api_key,
+    )
+    assert loaded.returncode == 0, loaded.stderr
+
+
+def test_the_key_may_come_from_a_vault_that_dlt_knows(sandbox) -> None:
+    secrets = {"sources": {"propel_auth_source": {"auth_url": sandbox.url, "api_key": sandbox.api_key}}}
+    vault = CustomLoaderDocProvider("vault", lambda: secrets, supports_secrets=True)
+    providers = Container()[PluggableRunContext].providers
+    providers.add_provider(vault)
+    try:
+        assert connected(load_settings()).api_key == sandbox.api_key
+    finally:
+        providers.providers.remove(vault)
+
+
+@pytest.mark.filterwarnings("ignore:The inplace keyword")  # pandas, of dlt
+def test_the_pipeline_by_its_name_alone_shows_the_rows(settings) -> None:
+    load_scan("users", settings)
+    users = dlt.pipeline("propel_auth_pipeline").dataset().user_query
+    assert len(users.df()) == 300
+    table = users.arrow()
+    assert table.num_rows == 300
+    assert "email" in table.column_names
+
+
+@pytest.mark.parametrize(("words", "shown"), [(("info",), "propel_auth_source"), (("schema",), "user_query")])
+def test_dlts_own_command_knows_the_pipeline(settings, words, shown) -> None:
+    load_scan("users", settings)
+    command = [Path(sys.executable).with_name("dlt"), "pipeline", "propel_auth_pipeline", *words]
+    said = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=100, check=False)
+    assert said.returncode == 0, said.stderr
+    assert shown in said.stdout
