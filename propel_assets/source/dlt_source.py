@@ -41,10 +41,7 @@ class _ExpectedDifference(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return False for those warnings."""
-        text = str(record.msg)
-        return (
-            "when merging arrow schema with dlt schema" not in text and "native writer could not be found" not in text
-        )
+        return not any(expected in str(record.msg) for expected in self.EXPECTED)
 
 
 def propel_auth_source(

@@ -70,9 +70,9 @@ class FileTables:
             files = [path for path in self._client.list_table_files(name) if path.endswith(".parquet")]
         except DestinationUndefinedEntity:
             return None
-        if not files:
-            return None
         schemas = {path: schema for path in files if (schema := self._schema_of(name, path)) is not None}
+        if not schemas:
+            return None
         schema = pa.unify_schemas(list(schemas.values()), promote_options="permissive")
         return pads.dataset(list(schemas), schema=schema, filesystem=self._client.fs_client, format="parquet")
 
