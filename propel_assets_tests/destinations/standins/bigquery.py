@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from propel_assets_tests.destinations.standins.google import PROJECT, Accounts
-from propel_assets_tests.destinations.standins.processes import ROOT, free_port, running
+from propel_assets_tests.processes import ROOT, free_port, running
 
 PYTHON = ROOT / ".venv-bigquery/bin/python"  # made by `make test-destinations`
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 
 from propel_assets_tests.destinations.standins.google import PROJECT, Accounts
-from propel_assets_tests.destinations.standins.processes import ROOT, free_port, running
+from propel_assets_tests.processes import ROOT, free_port, running
 
 BUCKET = "propel-assets-tests"
 AZURITE = ROOT / ".venv-azurite"  # made by `make test-destinations`

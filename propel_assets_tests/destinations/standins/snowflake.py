@@ -4,7 +4,7 @@ import contextlib
 import uuid
 from pathlib import Path
 
-from propel_assets_tests.destinations.standins.processes import ROOT, free_port, running
+from propel_assets_tests.processes import ROOT, free_port, running
 
 PYTHON = ROOT / ".venv-fakesnow/bin/python"  # made by `make test-destinations`
 
