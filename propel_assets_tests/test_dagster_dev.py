@@ -49,6 +49,8 @@ class Dev:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # As a terminal starts it. A script in the background ignores SIGINT, and so would all that it starts.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
     def ask(self, query: str, **variables: Any) -> Any:
