@@ -149,8 +149,10 @@ def _from_dlt(name: str) -> str:
     no_dlt_telemetry()
     import dlt
 
-    provider = dlt.config if name == "auth_url" else dlt.secrets
-    return str(provider.get(f"{SOURCE_SECTION}.{name}", str) or "")
+    field = f"{SOURCE_SECTION}.{name}"
+    # A secret without a type, because dlt asks a vault only for what has none.
+    found = dlt.config.get(field, str) if name == "auth_url" else dlt.secrets.get(field)
+    return str(found or "")
 
 
 def _missing(name: str) -> str:
