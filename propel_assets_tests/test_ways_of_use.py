@@ -143,3 +143,10 @@ def test_dlts_own_command_knows_the_pipeline(settings, words, shown) -> None:
     said = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=100, check=False)
     assert said.returncode == 0, said.stderr
     assert shown in said.stdout
+
+
+def test_dlts_own_show_asks_for_its_commercial_package(settings) -> None:
+    load_scan("roles", settings)
+    command = [Path(sys.executable).with_name("dlt"), "pipeline", "propel_auth_pipeline", "show"]
+    said = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=100, check=False)
+    assert "dlt[hub]" in said.stdout + said.stderr
