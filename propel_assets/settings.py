@@ -150,9 +150,10 @@ def _from_dlt(name: str) -> str:
     import dlt
 
     field = f"{SOURCE_SECTION}.{name}"
-    # A secret without a type, because dlt asks a vault only for what has none.
-    found = dlt.config.get(field, str) if name == "auth_url" else dlt.secrets.get(field)
-    return str(found or "")
+    if name == "auth_url":
+        return dlt.config.get(field, str) or ""
+    # Without a type: by dlt's own it is a secret then, and vaults are asked for nothing else.
+    return str(dlt.secrets.get(field) or "")  # pyright: ignore[reportArgumentType]
 
 
 def _missing(name: str) -> str:

@@ -10,8 +10,9 @@ import dlt
 import pytest
 
 from propel_assets.warehouse.load import load_scan
+from propel_assets_tests.processes import ROOT
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "propel_auth_pipeline.py"
+SCRIPT = ROOT / "examples" / "propel_auth_pipeline.py"
 KILLED = """
 import os, runpy, signal, sys
 from dlt.load.load import Load
@@ -124,6 +125,19 @@ def test_the_key_may_come_from_a_vault_that_dlt_knows(sandbox, query, monkeypatc
     assert ran.returncode == 0, ran.stderr
     assert query("SELECT count(*) FROM user_query") == [(300,)]
     assert sandbox.api_key not in ran.stdout + ran.stderr
+
+
+def test_dlt_init_starts_a_project_that_loads_every_user(sandbox, tmp_path, query, monkeypatch) -> None:
+    monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path / "dlt"))
+    dlt_init = [Path(sys.executable).with_name("dlt"), "--non-interactive", "init", "propel_auth", "duckdb"]
+    for command in ([*dlt_init, "--location", ROOT], [sys.executable, "propel_auth_pipeline.py"]):
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        for file, value in (("config.toml", sandbox.url), ("secrets.toml", sandbox.api_key)):
+            settings = tmp_path / ".dlt" / file
+            settings.write_text(settings.read_text().replace("<configure me>", value))
+    assert {row[0] for row in query("SELECT user_id FROM user_query")} == set(sandbox.store.users)
+    assert "propel-assets" in (tmp_path / "requirements.txt").read_text()
 
 
 @pytest.mark.filterwarnings("ignore:The inplace keyword", "ignore:fetch_arrow_table")  # pandas and DuckDB, of dlt
