@@ -12,7 +12,7 @@ PEERS := $(patsubst benchmarks/peers/requirements-%.txt,$(BENCH)-%,$(wildcard be
 LEFT_OUT := node or browser or destinations
 PYTEST_FLAGS ?=
 # Every extra but `embedded-elt`, which wants another Dagster.
-EXTRAS := test,test-destinations,dashboard,postgres,redshift,snowflake,bigquery,databricks,filesystem,s3,gs,az,ducklake
+EXTRAS := test,test-destinations,dashboard,mcp,postgres,redshift,snowflake,bigquery,databricks,filesystem,s3,gs,az,ducklake
 
 STAND_INS := .venv-fakesnow/ready .venv-bigquery/ready .venv-azurite/ready
 
