@@ -7,7 +7,7 @@
 
 {# The day in UTC, whatever the session's time zone. #}
 {% macro utc_day(time) %}{{ return(adapter.dispatch('utc_day', 'propel_auth')(time)) }}{% endmacro %}
-{% macro default__utc_day(time) %}cast({{ time }} at time zone 'UTC' as date){% endmacro %}
+{% macro default__utc_day(time) %}cast(timezone('UTC', {{ time }}) as date){% endmacro %}
 {% macro snowflake__utc_day(time) %}cast(convert_timezone('UTC', {{ time }}) as date){% endmacro %}
 {% macro bigquery__utc_day(time) %}date({{ time }}, 'UTC'){% endmacro %}
 {% macro databricks__utc_day(time) %}cast(to_utc_timestamp({{ time }}, current_timezone()) as date){% endmacro %}
@@ -64,11 +64,11 @@
 
 {# dbt writes the times of a history without a zone, in UTC: here with one, as all other times are. #}
 {% macro with_zone(time) %}{{ return(adapter.dispatch('with_zone', 'propel_auth')(time)) }}{% endmacro %}
-{% macro default__with_zone(time) %}({{ time }} at time zone 'UTC'){% endmacro %}
+{% macro default__with_zone(time) %}timezone('UTC', {{ time }}){% endmacro %}
 {% macro snowflake__with_zone(time) %}to_timestamp_tz(to_varchar({{ time }}) || ' +00:00'){% endmacro %}
 {% macro bigquery__with_zone(time) %}{{ time }}{% endmacro %}
 {% macro databricks__with_zone(time) %}{{ time }}{% endmacro %}
 
 {# The time of a new version in a history: in UTC also where the server is set to another zone. #}
-{% macro postgres__snapshot_get_time() %}(now() at time zone 'UTC'){% endmacro %}
-{% macro duckdb__snapshot_get_time() %}(now() at time zone 'UTC'){% endmacro %}
+{% macro postgres__snapshot_get_time() %}timezone('UTC', now()){% endmacro %}
+{% macro duckdb__snapshot_get_time() %}timezone('UTC', now()){% endmacro %}

@@ -19,7 +19,12 @@ all_keys as (
 calls as (
   select
     api_key_id,
-    sum(case when usage.date >= {{ propel_auth.utc_day(propel_auth.plus_days('reading.as_of', -30)) }} then usage.count else 0 end) as calls_30d
+    sum(
+      case
+        when usage.date >= {{ propel_auth.utc_day(propel_auth.plus_days('reading.as_of', -30)) }} then usage.count
+        else 0
+      end
+    ) as calls_30d
   from {{ propel_auth.raw('end_user_api_key_usage') }} as usage
   cross join reading
   where api_key_id <> 'all'

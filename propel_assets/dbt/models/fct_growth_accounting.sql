@@ -44,9 +44,9 @@ counted as (
   select
     month,
     count(*) as active_users,
-    sum(case when signup_month = month then 1 else 0 end) as new_users,
-    sum(case when signup_month < month and was_active_before then 1 else 0 end) as retained_users,
-    sum(case when signup_month < month and not was_active_before then 1 else 0 end) as resurrected_users
+    count(case when signup_month = month then 1 end) as new_users,
+    count(case when signup_month < month and was_active_before then 1 end) as retained_users,
+    count(case when signup_month < month and not was_active_before then 1 end) as resurrected_users
   from active
   group by month
 )

@@ -12,7 +12,7 @@ ours as (
   select
     created_day,
     count(*) as orgs_created,
-    sum(1 - is_there) as orgs_deleted_since
+    count(case when is_there = 0 then 1 end) as orgs_deleted_since
   from orgs
   group by created_day
 ),

@@ -16,23 +16,19 @@ cohorts as (
 ),
 
 weeks as (
-  select generated_number - 1 as weeks_after
-  from ({{ dbt.generate_series(53) }}) as numbers
+  {%- for week in range(53) %}
+  select {{ week }} as weeks_after{{ " union all" if not loop.last }}
+  {%- endfor %}
 )
 
 select
   cohorts.cohort_week,
   weeks.weeks_after,
   cohorts.cohort_users,
-  sum(
-    case
-      when users.last_active_at >= {{ propel_auth.plus_days('users.created_at', '7 * weeks.weeks_after') }} then 1
-      else 0
-    end
-  ) as retained_users,
+  count(case when users.last_active_at >= {{ propel_auth.plus_days('users.created_at', '7 * weeks.weeks_after') }} then 1 end) as retained_users,
   {{ propel_auth.share(
-    "sum(case when users.last_active_at >= " ~ propel_auth.plus_days('users.created_at', '7 * weeks.weeks_after')
-    ~ " then 1 else 0 end)", 'cohorts.cohort_users'
+    "count(case when users.last_active_at >= " ~ propel_auth.plus_days('users.created_at', '7 * weeks.weeks_after')
+    ~ " then 1 end)", 'cohorts.cohort_users'
   ) }} as retention
 from cohorts
 cross join weeks

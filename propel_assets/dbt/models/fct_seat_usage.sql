@@ -13,7 +13,7 @@ members as (
     memberships.org_id,
     count(*) as members,
     {%- for days in (30, 60, 90) %}
-    sum(case when users.last_active_at >= {{ propel_auth.plus_days('reading.as_of', -days) }} then 1 else 0 end) as active_{{ days }}d,
+    count(case when users.last_active_at >= {{ propel_auth.plus_days('reading.as_of', -days) }} then 1 end) as active_{{ days }}d,
     {%- endfor %}
     max(users.last_active_at) as last_active_at
   from {{ propel_auth.raw('org_membership') }} as memberships

@@ -2,10 +2,10 @@ with ours as (
   select
     signup_day,
     count(*) as signups,
-    sum(case when email_domain_class = 'free' then 1 else 0 end) as signups_free_domain,
-    sum(case when email_domain_class = 'corporate' then 1 else 0 end) as signups_corporate_domain,
-    sum(case when has_password then 1 else 0 end) as signups_with_password,
-    sum(case when is_deleted then 1 else 0 end) as signups_deleted_since
+    count(case when email_domain_class = 'free' then 1 end) as signups_free_domain,
+    count(case when email_domain_class = 'corporate' then 1 end) as signups_corporate_domain,
+    count(case when has_password then 1 end) as signups_with_password,
+    count(case when is_deleted then 1 end) as signups_deleted_since
   from {{ ref('dim_user') }}
   group by signup_day
 ),

@@ -5,8 +5,8 @@ with checks as (
     load_id,
     table_name,
     count(*) as checks,
-    sum(case when passed then 1 else 0 end) as checks_passed,
-    sum(case when not passed and severity = 'ERROR' then 1 else 0 end) as checks_failed
+    count(case when passed then 1 end) as checks_passed,
+    count(case when not passed and severity = 'ERROR' then 1 end) as checks_failed
   from {{ propel_auth.raw('propel_checks') }} as evaluated
   group by load_id, table_name
 )
