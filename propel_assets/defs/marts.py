@@ -49,7 +49,8 @@ def _raw_tables(manifest: Mapping[str, Any], unique_id: str) -> set[str]:
 
 
 def _build_op(manifest: Mapping[str, Any], tables: Sequence[str], models: Sequence[str]) -> dg.AssetsDefinition:
-    from dagster_dbt import dbt_assets
+    with marts.quiet_import():
+        from dagster_dbt import dbt_assets
 
     @dbt_assets(
         manifest=manifest,
@@ -121,7 +122,8 @@ def _told(context: dg.AssetExecutionContext, dbt: marts.Dbt, ended: marts.Ended,
 
 
 def _translator() -> Any:
-    from dagster_dbt import DagsterDbtTranslator
+    with marts.quiet_import():
+        from dagster_dbt import DagsterDbtTranslator
 
     class Marts(DagsterDbtTranslator):
         """Names what dbt makes as the raw tables are named."""

@@ -14,6 +14,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,9 +94,10 @@ class Dbt:
         Raises:
             WarehouseError: dbt could not even begin.
         """
-        from dbt.cli.main import dbtRunner
-        from dbt_common.events.base_types import EventMsg
-        from dbt_common.events.functions import msg_to_dict
+        with quiet_import():
+            from dbt.cli.main import dbtRunner
+            from dbt_common.events.base_types import EventMsg
+            from dbt_common.events.functions import msg_to_dict
 
         events: list[dict[str, Any]] = []
 
@@ -128,6 +130,17 @@ class Dbt:
         return FACTORY.lookup_adapter(self.environment["PROPEL_DBT_TARGET"])
 
 
+@contextlib.contextmanager
+def quiet_import() -> Iterator[None]:
+    """Keep what dbt imports for its usage statistics from giving the root logger a handler that prints everything."""
+    root, silent = logging.getLogger(), logging.NullHandler()
+    root.addHandler(silent)
+    try:
+        yield
+    finally:
+        root.removeHandler(silent)
+
+
 # What is told of each model and test; the rest is for a terminal.
 RESULTS = {"LogModelResult", "LogSnapshotResult", "LogTestResult"}
 QUIET = {"DBT_SEND_ANONYMOUS_USAGE_STATS": "false", "DO_NOT_TRACK": "1"}
@@ -143,7 +156,8 @@ def _places(folder: Path) -> list[str]:
 @cache
 def _parsed(environment: tuple[tuple[str, str], ...]) -> Any:
     """Return dbt's own manifest under ``environment``, parsed once in a process."""
-    from dbt.cli.main import dbtRunner
+    with quiet_import():
+        from dbt.cli.main import dbtRunner
 
     with tempfile.TemporaryDirectory() as folder, environment_extended({**dict(environment), **QUIET}):
         result = dbtRunner().invoke(["parse", *_places(Path(folder))])
