@@ -71,7 +71,6 @@ def sources_yaml() -> str:
     return head + yaml.safe_dump({"version": 2, "sources": [source]}, sort_keys=False, width=120, allow_unicode=True)
 
 
-
 @dataclass(frozen=True)
 class Ended:
     """What one run of dbt did: its events on models and tests, and what is not as it should be, with the reason."""
