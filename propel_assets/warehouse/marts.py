@@ -182,6 +182,9 @@ def connected_dbt(settings: Settings, say: Callable[[str], None] = lambda _: Non
         pipeline = build_pipeline(settings, folder, say)
         environment = _environment(settings, pipeline)
         with loading(settings, pipeline, say):
+            if environment["PROPEL_DBT_TARGET"] == "duckdb":
+                with pipeline.sql_client():  # waits for whoever has the file open, and says for whom
+                    pass
             try:
                 yield Dbt(environment, Path(folder))
             finally:

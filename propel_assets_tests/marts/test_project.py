@@ -31,11 +31,13 @@ def test_a_history_has_every_column_but_the_last_activity(loaded, history, table
     assert found - DBT_COLUMNS == {c.name for c in BY_NAME[table].columns} - {"last_active_at"}
 
 
-def test_an_empty_warehouse_gives_empty_marts_and_a_first_load_fills_them(small, build, query) -> None:
+def test_an_empty_warehouse_gives_empty_marts_and_a_first_load_fills_them(small, build, query, tmp_path) -> None:
     build(small)
     models = yaml.safe_load((PROJECT / "models" / "marts.yml").read_text())["models"]
-    for model in models:
-        assert query(f"SELECT count(*) FROM propel_auth_marts.{model['name']}") == [(0,)], model["name"]
+    with duckdb.connect(str(tmp_path / "propel_auth_pipeline.duckdb"), read_only=True) as db:
+        for model in models:
+            counted = db.execute(f"SELECT count(*) FROM propel_auth_marts.{model['name']}").fetchall()
+            assert counted == [(0,)], model["name"]
     load_scan("users", small)
     build(small, "users_history", "dim_user", "ops_sync_scans")
     assert query("SELECT count(*) FROM propel_auth_marts.dim_user") == [(20,)]
@@ -55,7 +57,10 @@ def test_a_tenant_without_orgs_insights_and_keys_gets_the_other_marts(small_sand
 
 def test_dbt_waits_for_whoever_has_the_file_open(small, build, tmp_path) -> None:
     load_scan("users", small)
-    holder = "import duckdb, sys; db = duckdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.readline(); db.close()"
+    holder = (
+        "import duckdb, sys; db = duckdb.connect(sys.argv[1]); print('open', flush=True); "
+        "sys.stdin.readline(); db.close()"
+    )
     file = str(tmp_path / "propel_auth_pipeline.duckdb")
     with subprocess.Popen(
         [sys.executable, "-c", holder, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
