@@ -34,8 +34,8 @@ dev: .venv/has-core  ## the sandbox and Dagster's UI on it, until Ctrl-C
 
 test: .venv/has-test  ## the tests that need nothing but Python
 	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not ($(LEFT_OUT))' $(PYTEST_FLAGS)
-	@echo "Left out: the tests marked $(LEFT_OUT). \`make test-all\` runs them too. It needs Node.js and chromium,"
-	@echo "and for the destinations other than DuckDB, PostgreSQL and Delta files a Python 3.13 (\`make test-destinations\`)."
+	@echo "Left out: the tests marked $(LEFT_OUT). \`make test-all\` runs those that need Node.js"
+	@echo "and chromium, \`make test-destinations\` those of destinations other than DuckDB, PostgreSQL and Delta files."
 
 test-rest: .venv/has-test  ## the tests that `make test` leaves out: they need Node.js and chromium
 	@sh .ci/need chromium=chromium node=nodejs npm=npm
@@ -47,7 +47,7 @@ screenshots: .venv/has-test  ## the pictures of the docs again, from a real brow
 test-destinations: .venv/has-destinations $(STAND_INS)  ## every destination, on real engines and stand-ins: 20 min
 	$(BIN)/python -m pytest propel_assets_tests/destinations -n 2 --dist loadgroup $(PYTEST_FLAGS)
 
-test-all: test test-rest test-destinations  ## every test
+test-all: test test-rest  ## both; `make test-destinations` is for itself
 
 test-embedded-elt: $(CARD)/has-test  ## the same tests as `make test`, on dagster-embedded-elt and its Dagster 1.13.1
 	$(CARD)/bin/python -m pytest -n auto --dist worksteal -m 'not ($(LEFT_OUT))' $(PYTEST_FLAGS)

@@ -52,6 +52,11 @@ class Variant:
 OURS = ("propel_auth_data.user_query", "propel_auth_data.org_membership")
 RECIPE = ("propel_auth_data.user_query", "propel_auth_data.user_query__org_id_to_org_info")
 LOAD = ("{bin}/propel-assets", "load", "user_query", "org_membership")
+PEERS = {
+    "airbyte": "Airbyte CDK to DuckDB",
+    "singer": "Singer tap to target-duckdb",
+    "sling": "pages piped into Sling",
+}
 
 VARIANTS = (
     Variant("ours", "propel-assets load", BOTH, LOAD, OURS),
@@ -85,29 +90,9 @@ VARIANTS = (
     ),
     Variant("recipe-10", "dlt's recipe, pages of 10", USERS, ("{python}", "recipe.py", "{url}", "10"), RECIPE[:1]),
     Variant("recipe-100", "dlt's recipe, pages of 100", USERS, ("{python}", "recipe.py", "{url}", "100"), RECIPE[:1]),
-    Variant(
-        "airbyte",
-        "Airbyte CDK to DuckDB",
-        USERS,
-        ("{python}", "airbyte_duckdb.py", "{url}", "{database}"),
-        OURS[:1],
-        peer="airbyte",
-    ),
-    Variant(
-        "singer",
-        "Singer tap to target-duckdb",
-        USERS,
-        ("{python}", "singer_duckdb.py", "{url}", "{database}"),
-        OURS[:1],
-        peer="singer",
-    ),
-    Variant(
-        "sling",
-        "pages piped into Sling",
-        USERS,
-        ("{python}", "sling_duckdb.py", "{url}", "{database}"),
-        OURS[:1],
-        peer="sling",
+    *(
+        Variant(name, label, USERS, ("{python}", f"{name}_duckdb.py", "{url}", "{database}"), OURS[:1], peer=name)
+        for name, label in PEERS.items()
     ),
 )
 BY_NAME = {variant.name: variant for variant in VARIANTS}

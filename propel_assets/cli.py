@@ -153,7 +153,7 @@ def _say(text: str) -> None:
 def _progress() -> Iterator[tuple[Callable[[str, int, int | None], None], Callable[[str], None]]]:
     """Give a progress bar on a terminal, and plain lines elsewhere."""
     if not sys.stderr.isatty():
-        yield lambda *_: None, lambda text: click.echo(text, err=True)
+        yield lambda *_: None, _say
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -203,8 +203,8 @@ def _examine(warehouse: Any, tables: Sequence[Table]) -> "list[Finding]":
 def _show_failed(findings: "Sequence[Finding]") -> None:
     failed = [f for f in findings if not f.passed]
     for finding in failed:
-        click.echo(f"{finding.severity} {finding.table}: {finding.check}: {finding.summary}", err=True)
-    click.echo(f"{len(findings) - len(failed)} of {len(findings)} checks passed.", err=True)
+        _say(f"{finding.severity} {finding.table}: {finding.check}: {finding.summary}")
+    _say(f"{len(findings) - len(failed)} of {len(findings)} checks passed.")
 
 
 def _exit_by(findings: "Sequence[Finding]") -> None:

@@ -21,7 +21,7 @@ from propel_assets.defs.changes import propel_auth_api, propel_auth_changes
 from propel_assets.defs.checks import build_checks
 from propel_assets.defs.marts import build_marts
 from propel_assets.defs.resources import PropelAuthApiKey, Warehouse
-from propel_assets.settings import executor_name, set_default_environment
+from propel_assets.settings import executor_name, no_dlt_telemetry
 
 EXECUTORS = {"in_process": dg.in_process_executor, "multiprocess": dg.multiprocess_executor}
 
@@ -32,7 +32,7 @@ def build_defs(
     more_jobs: Sequence[Any] = (),
 ) -> dg.Definitions:
     """Return every definition; ``resources`` replace the default ones of the same name."""
-    set_default_environment({"RUNTIME__DLTHUB_TELEMETRY": "false"})
+    no_dlt_telemetry()
     return dg.Definitions(
         assets=[propel_auth_api, *build_raw_assets(), *build_marts()],
         asset_checks=build_checks(),

@@ -148,6 +148,7 @@ def connected(settings: Settings) -> Settings:
 
 
 def _from_dlt(name: str) -> str:
+    no_dlt_telemetry()
     import dlt
 
     provider = dlt.config if name == "auth_url" else dlt.secrets
@@ -199,6 +200,11 @@ def set_default_environment(values: Mapping[str, str]) -> None:
     """Set environment variables that are not set: what dlt and Dagster read only there."""
     for name, value in values.items():
         os.environ.setdefault(name, value)
+
+
+def no_dlt_telemetry() -> None:
+    """Have dlt tell its makers nothing, unless it is told to. It decides when its configuration is first asked."""
+    set_default_environment({"RUNTIME__DLTHUB_TELEMETRY": "false"})
 
 
 def destination_name() -> str:

@@ -1,13 +1,10 @@
 """The real `dagster dev`, used through its GraphQL API as the UI uses it."""
 
-import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ import pytest
 import propel_assets
 from propel_assets.source.tables import BY_NAME
 from propel_assets.warehouse.checks import checks_of
+from propel_assets_tests.processes import free_port, wait_until
 
 REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": "propel_assets.definitions"}
 LAUNCH = """mutation ($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {
@@ -51,6 +49,8 @@ class Dev:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # As a terminal starts it. A script in the background ignores SIGINT, and so would all that it starts.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
     def ask(self, query: str, **variables: Any) -> Any:
@@ -69,14 +69,7 @@ class Dev:
 
     def wait(self, until: Callable[[], Any], what: str, seconds: float = 120) -> Any:
         """Return what ``until`` returns once it is something; fail with what is going on when that takes too long."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if found := until():
-                return found
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(0.25)
-                raise AssertionError(f"dagster dev has ended by itself with {self.process.returncode}")
-        raise AssertionError(f"{what}: not within {seconds:.0f} s")
+        return wait_until(until, self.process, what, seconds=seconds, every=0.25)
 
     def processes(self) -> list[psutil.Process]:
         """Return every process that works for this instance, whoever its parent is now."""
@@ -96,10 +89,7 @@ def dev(settings, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[De
     home = tmp_path / "dagster_home"
     home.mkdir()
     shutil.copy(Path(propel_assets.__file__).with_name("dagster.yaml"), home)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    running = Dev(home, port, tmp_path / "dagster-dev.log")
+    running = Dev(home, free_port(), tmp_path / "dagster-dev.log")
     try:
         yield running
     finally:

@@ -57,6 +57,19 @@ def test_the_definitions_load_without_a_setting_and_write_nothing(run_bare) -> N
     assert left == []
 
 
+CONNECTED = "from propel_assets.settings import connected, load_settings as load\n"
+CONNECTED += "settings = connected(load({'auth_url': 'http://127.0.0.1:1', 'api_key': 'k'}))\n"
+PIPELINE = "from propel_assets.warehouse.pipeline import build_pipeline\nbuild_pipeline(settings, 'folder')\n"
+
+
+@pytest.mark.parametrize("code", [CONNECTED + PIPELINE, "import propel_assets.definitions\n" + CONNECTED + PIPELINE])
+def test_dlt_tells_its_makers_nothing(run_bare, code) -> None:
+    said, _ = run_bare(
+        "-c", f"{code}from dlt.common.runtime import anon_tracker\nprint(anon_tracker._ANON_TRACKER_ENDPOINT)"
+    )
+    assert said.strip() == "None"
+
+
 def test_dagster_validates_the_definitions_without_a_setting(run_bare) -> None:
     validate = ("-m", "dagster", "definitions", "validate", "-m", "propel_assets.definitions")
     said, left = run_bare(*validate)

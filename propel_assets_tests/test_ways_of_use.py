@@ -101,7 +101,7 @@ def test_the_key_may_come_from_a_vault_that_dlt_knows(sandbox) -> None:
         providers.providers.remove(vault)
 
 
-@pytest.mark.filterwarnings("ignore:The inplace keyword")  # pandas, of dlt
+@pytest.mark.filterwarnings("ignore:The inplace keyword", "ignore:fetch_arrow_table")  # pandas and DuckDB, of dlt
 def test_the_pipeline_by_its_name_alone_shows_the_rows(settings) -> None:
     load_scan("users", settings)
     users = dlt.pipeline("propel_auth_pipeline").dataset().user_query

@@ -5,7 +5,7 @@
 
 from propel_assets.settings import connected, load_settings
 from propel_assets.source import propel_auth_source
-from propel_assets.warehouse.pipeline import build_pipeline, loader_file_format, loading, working_folder
+from propel_assets.warehouse.pipeline import build_pipeline, formats, loading, working_folder
 
 if __name__ == "__main__":
     settings = connected(load_settings())
@@ -14,5 +14,5 @@ if __name__ == "__main__":
         with loading(settings, pipeline, print):
             pipeline.run(
                 propel_auth_source(tables=["user_query"], settings=settings),
-                loader_file_format=loader_file_format(pipeline),
+                **formats(settings),
             )

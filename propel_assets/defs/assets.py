@@ -106,10 +106,12 @@ class Usage(dg.Config):
     per_key: bool = Field(default=False, description="Also count each key: one request per key and day.")
 
 
-LOOK_UPS: dict[str, Callable[[list[str]], ReadOptions]] = {
-    "user_by_id": lambda values: ReadOptions(user_ids=values),
-    "user_by_email": lambda values: ReadOptions(emails=values),
-    "user_by_username": lambda values: ReadOptions(usernames=values),
+CONFIGURABLE: dict[str, tuple[type[dg.Config], Callable[[Any], ReadOptions]]] = {
+    "users": (Users, lambda config: ReadOptions(recent=config.recent)),
+    "user_by_id": (LookUp, lambda config: ReadOptions(user_ids=config.values)),
+    "user_by_email": (LookUp, lambda config: ReadOptions(emails=config.values)),
+    "user_by_username": (LookUp, lambda config: ReadOptions(usernames=config.values)),
+    "api_key_usage": (Usage, lambda config: ReadOptions(usage_per_key=config.per_key)),
 }
 
 
@@ -127,35 +129,19 @@ def _build_scan_assets(scan: str) -> dg.AssetsDefinition:
         dagster_dlt_translator=RawTables(),
         pool="propel_auth_api",
     )
-    if scan == "users":
+    if scan in CONFIGURABLE:
+        config_class, options_of = CONFIGURABLE[scan]
 
         @decorate
-        def load_users(
-            context: dg.AssetExecutionContext, config: Users, propel_auth: PropelAuthApiKey, warehouse: Warehouse
+        def load_as_configured(
+            context: dg.AssetExecutionContext,
+            config: config_class,  # pyright: ignore[reportInvalidTypeForm]  # Dagster reads it when the op is made
+            propel_auth: PropelAuthApiKey,
+            warehouse: Warehouse,
         ) -> Iterator[dg.MaterializeResult[Any]]:
-            options = ReadOptions(recent=config.recent)
-            yield from _load(context, scan, settings_of(warehouse, propel_auth), options)
+            yield from _load(context, scan, settings_of(warehouse, propel_auth), options_of(config))
 
-        return load_users
-    if scan in LOOK_UPS:
-
-        @decorate
-        def load_look_ups(
-            context: dg.AssetExecutionContext, config: LookUp, propel_auth: PropelAuthApiKey, warehouse: Warehouse
-        ) -> Iterator[dg.MaterializeResult[Any]]:
-            yield from _load(context, scan, settings_of(warehouse, propel_auth), LOOK_UPS[scan](config.values))
-
-        return load_look_ups
-    if scan == "api_key_usage":
-
-        @decorate
-        def load_usage(
-            context: dg.AssetExecutionContext, config: Usage, propel_auth: PropelAuthApiKey, warehouse: Warehouse
-        ) -> Iterator[dg.MaterializeResult[Any]]:
-            options = ReadOptions(usage_per_key=config.per_key)
-            yield from _load(context, scan, settings_of(warehouse, propel_auth), options)
-
-        return load_usage
+        return load_as_configured
 
     @decorate
     def load_tables(

@@ -6,7 +6,7 @@ statement that also removes what was there before. PostgreSQL tells an empty tex
 
 import csv
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from dlt.common.destination import Destination
 from dlt.common.destination.client import FollowupJobRequest, HasFollowupJobs, LoadJob, RunnableLoadJob
@@ -19,10 +19,8 @@ from dlt.destinations.sql_jobs import SqlStagingReplaceFollowupJob
 class _ReplaceInOneStatement(SqlStagingReplaceFollowupJob):
     """Statements that replace the rows of each table by those of its staging table, one per table."""
 
-    @classmethod
-    def statement(cls, table: str, staging: str, columns: str) -> str:
-        """Return the statement; names are quoted and qualified."""
-        raise NotImplementedError
+    statement: ClassVar[str]
+    """The statement, with places for names that are quoted and qualified."""
 
     @classmethod
     def generate_sql(cls, table_chain: Sequence[PreparedTableSchema], sql_client: SqlClientBase[Any]) -> list[str]:
@@ -31,30 +29,24 @@ class _ReplaceInOneStatement(SqlStagingReplaceFollowupJob):
         for table in table_chain:
             name, staging = sql_client.get_qualified_table_names(str(table["name"]))
             columns = ", ".join(map(sql_client.escape_column_name, table["columns"]))
-            statements.append(cls.statement(name, staging, columns))
+            statements.append(cls.statement.format(table=name, staging=staging, columns=columns))
         return statements
 
 
 class MergeOnFalse(_ReplaceInOneStatement):
-    """Nothing matches, so every old row goes and every new one comes."""
+    """BigQuery's MERGE: nothing matches, so every old row goes and every new one comes."""
 
-    @classmethod
-    def statement(cls, table: str, staging: str, columns: str) -> str:
-        """Return BigQuery's MERGE."""
-        return (
-            f"MERGE INTO {table} AS t USING {staging} AS s ON FALSE "  # noqa: S608 - quoted names
-            f"WHEN NOT MATCHED BY SOURCE THEN DELETE "
-            f"WHEN NOT MATCHED BY TARGET THEN INSERT ({columns}) VALUES ({columns})"
-        )
+    statement = (
+        "MERGE INTO {table} AS t USING {staging} AS s ON FALSE "
+        "WHEN NOT MATCHED BY SOURCE THEN DELETE "
+        "WHEN NOT MATCHED BY TARGET THEN INSERT ({columns}) VALUES ({columns})"
+    )
 
 
 class InsertOverwrite(_ReplaceInOneStatement):
-    """A new version of a Delta table."""
+    """Databricks' INSERT: a new version of a Delta table."""
 
-    @classmethod
-    def statement(cls, table: str, staging: str, columns: str) -> str:
-        """Return Databricks' INSERT."""
-        return f"INSERT OVERWRITE {table} ({columns}) SELECT {columns} FROM {staging}"  # noqa: S608 - quoted names
+    statement = "INSERT OVERWRITE {table} ({columns}) SELECT {columns} FROM {staging}"
 
 
 class CopyExactly(RunnableLoadJob, HasFollowupJobs):

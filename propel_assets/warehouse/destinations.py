@@ -36,12 +36,6 @@ DESTINATIONS: dict[str, Policy] = {
     "duckdb": Policy(
         "own transaction", "delete-insert", "parquet", "", "One transaction reads the Parquet files: nothing is faster."
     ),
-    "ducklake": Policy(
-        "insert-from-staging", "delete-insert", "parquet", "ducklake", "DELETE and INSERT are one snapshot of the lake."
-    ),
-    "motherduck": Policy(
-        "insert-from-staging", "delete-insert", "parquet", "motherduck", "DELETE and INSERT are one transaction."
-    ),
     "postgres": Policy(
         "insert-from-staging",
         "delete-insert",
@@ -49,6 +43,12 @@ DESTINATIONS: dict[str, Policy] = {
         "postgres",
         "TRUNCATE and INSERT are one transaction. Rows come by COPY, in CSV: Parquet needs one more driver and makes "
         "jsonb columns json.",
+    ),
+    "ducklake": Policy(
+        "insert-from-staging", "delete-insert", "parquet", "ducklake", "DELETE and INSERT are one snapshot of the lake."
+    ),
+    "motherduck": Policy(
+        "insert-from-staging", "delete-insert", "parquet", "motherduck", "DELETE and INSERT are one transaction."
     ),
     "redshift": Policy(
         "insert-from-staging",

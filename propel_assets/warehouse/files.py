@@ -14,6 +14,9 @@ from dlt.common.destination.exceptions import DestinationUndefinedEntity
 from dlt.common.libs.pyarrow import get_column_type_from_py_arrow
 from dlt.destinations.impl.filesystem.filesystem import FILENAME_SEPARATOR, FilesystemClient
 
+from propel_assets.errors import WarehouseError
+from propel_assets.source.tables import BOOKS
+
 LOADS = "_dlt_loads"
 LOADS_SCHEMA = pa.schema({"load_id": pa.string(), "inserted_at": pa.float64(), "status": pa.int64()})
 
@@ -67,12 +70,20 @@ class FileTables:
             files = [path for path in self._client.list_table_files(name) if path.endswith(".parquet")]
         except DestinationUndefinedEntity:
             return None
-        if not files:
+        schemas = {path: schema for path in files if (schema := self._schema_of(name, path)) is not None}
+        if not schemas:
             return None
-        fs = self._client.fs_client
-        schemas = [pq.read_schema(path, filesystem=fs) for path in files]
-        schema = pa.unify_schemas(schemas, promote_options="permissive")
-        return pads.dataset(files, schema=schema, filesystem=fs, format="parquet")
+        schema = pa.unify_schemas(list(schemas.values()), promote_options="permissive")
+        return pads.dataset(list(schemas), schema=schema, filesystem=self._client.fs_client, format="parquet")
+
+    def _schema_of(self, name: str, path: str) -> pa.Schema | None:
+        """Return the schema of a Parquet file; None for one of the books that a killed load left half-written."""
+        try:
+            return pq.read_schema(path, filesystem=self._client.fs_client)
+        except pa.ArrowInvalid:
+            if name in {book.name for book in BOOKS}:
+                return None
+            raise WarehouseError(f"A load of {name} was stopped while it wrote its files. Load it again.") from None
 
     def _loads(self) -> pa.Table | None:
         """Return the complete loads, by the names of dlt's files: a load id is its time, and many files are slow."""

@@ -16,7 +16,7 @@ from propel_assets.settings import Settings, connected
 from propel_assets.source.dlt_source import MERGE, propel_auth_source
 from propel_assets.source.lists import Progress, ScanReport
 from propel_assets.source.table_reader import ReadOptions
-from propel_assets.source.tables import BY_NAME, tables_of
+from propel_assets.source.tables import tables_of
 from propel_assets.warehouse.pipeline import (
     build_pipeline,
     formats,
@@ -56,7 +56,7 @@ def load_scan(
     settings = connected(settings)
     started = time.monotonic()
     reports: list[ScanReport] = []
-    names = [table.name for table in BY_NAME.values() if table.scan == scan]
+    names = [table.name for table in tables_of(scan)]
     with working_folder() as folder:
         pipeline = build_pipeline(settings, folder, say)
         options = options or ReadOptions()

@@ -25,15 +25,13 @@ from dlt.common.destination.exceptions import (
 from dlt.common.destination.reference import DestinationReference
 
 from propel_assets.errors import SettingsError
-from propel_assets.settings import DATASET, PIPELINE, Settings, set_default_environment
+from propel_assets.settings import DATASET, PIPELINE, Settings, no_dlt_telemetry, set_default_environment
 from propel_assets.warehouse.clients import with_our_client
 from propel_assets.warehouse.destinations import DESTINATIONS, extra_of, policy_of
 from propel_assets.warehouse.duckdb_destination import Patience, atomic_duckdb, exclusive
 
 FOLDER_PREFIX = "propel-assets-"
 ENVIRONMENT = "Environment Variables"  # dlt's name of that place
-# Nothing about us to dlt's makers; no second copy of people's rows left in the staging dataset.
-DLT_DEFAULTS = {"RUNTIME__DLTHUB_TELEMETRY": "false", "LOAD__TRUNCATE_STAGING_DATASET": "true"}
 
 
 def build_pipeline(settings: Settings, folder: str | None, say: Callable[[str], None] = lambda _: None) -> dlt.Pipeline:
@@ -42,7 +40,9 @@ def build_pipeline(settings: Settings, folder: str | None, say: Callable[[str], 
     Raises:
         SettingsError: dlt does not know the destination, or something it needs is not installed or not configured.
     """
-    set_default_environment(DLT_DEFAULTS)
+    no_dlt_telemetry()
+    # No second copy of people's rows is left in the staging dataset.
+    set_default_environment({"LOAD__TRUNCATE_STAGING_DATASET": "true"})
     where: dict[str, Any] = {"pipelines_dir": folder} if folder else {}
     if settings.staging:
         where["staging"] = settings.staging

@@ -3,11 +3,9 @@
 `make screenshots` runs this with SCREENSHOTS=docs: the pictures of the README are what was seen here.
 """
 
-import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -18,14 +16,10 @@ from shutil import which
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
+from propel_assets_tests.processes import free_port, listens, wait_until
+
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 RUN_MS = 240_000
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture
@@ -43,26 +37,21 @@ def ui(tmp_path: Path) -> Iterator[str]:
         )
         url = f"http://127.0.0.1:{port}"
         try:
-            wait_for(f"{url}/server_info", dev, tmp_path / "dev.log")
+            wait_until(lambda: answers(f"{url}/server_info"), dev, "the UI answers", every=1)
             yield url
         finally:
             dev.send_signal(signal.SIGTERM)
             dev.wait(60)
-    with socket.socket() as probe:
-        assert probe.connect_ex(("127.0.0.1", port)), "the UI still answers after SIGTERM"
+            print((tmp_path / "dev.log").read_text()[-2000:])
+    assert not listens(port), "the UI still answers after SIGTERM"
 
 
-def wait_for(url: str, dev: subprocess.Popen, log: Path) -> None:
-    """Ask until the UI answers."""
-    for _ in range(120):
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except OSError:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                dev.wait(1)
-                break
-    pytest.fail(log.read_text()[-2000:])
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except OSError:
+        return False
 
 
 @pytest.fixture

@@ -3,10 +3,11 @@
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+
+from propel_assets_tests.processes import wait_until
 
 LOAD_USERS = [sys.executable, "-m", "propel_assets.cli", "load", "user_query"]
 HOLD = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
@@ -16,7 +17,6 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
 sys.argv[1:] = ["load", "user_query"]
 runpy.run_module("propel_assets.cli", run_name="__main__")
 """
-PATIENCE_SECONDS = 60
 
 
 @pytest.fixture
@@ -37,15 +37,6 @@ def database(loaded, tmp_path):
 def users(query):
     """Return the ids of the users in the warehouse."""
     return lambda: {user for (user,) in query("SELECT user_id FROM user_query")}
-
-
-def wait_until(happened, process: subprocess.Popen) -> None:
-    """Poll until ``happened``, while ``process`` runs."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not happened():
-        assert process.poll() is None, "it ended before"
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 @pytest.fixture
@@ -83,7 +74,7 @@ def test_killed_and_run_again_is_as_if_nothing_had_happened(
         loaded.store.delete_user(user)
     loaded.faults.set("latency_ms", 100)
     with subprocess.Popen(LOAD_USERS, stderr=subprocess.DEVNULL) as process:
-        wait_until(lambda: MOMENTS[moment](loaded, temporary, database), process)
+        wait_until(lambda: MOMENTS[moment](loaded, temporary, database), process, moment, every=0.001)
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert users() in (before, set(loaded.store.users))
@@ -125,7 +116,7 @@ def test_two_loads_at_once_come_one_after_the_other(loaded, query, monkeypatch) 
     loaded.faults.set("server_error")  # the first asks again until it is over
     monkeypatch.setenv("PROPELAUTH_RETRY_SECONDS", "60")
     with subprocess.Popen(LOAD_USERS, stderr=subprocess.DEVNULL) as first:
-        wait_until(lambda: loaded.requests, first)
+        wait_until(lambda: loaded.requests, first, "the first load reads")
         with subprocess.Popen(LOAD_USERS, stderr=subprocess.PIPE, text=True) as second:
             assert second.stderr
             assert f"Waiting: process {first.pid} (python" in second.stderr.readline()

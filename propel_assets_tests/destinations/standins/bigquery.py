@@ -4,26 +4,22 @@ import contextlib
 import tempfile
 from pathlib import Path
 
+from propel_assets_tests.destinations.standins import StandIn
 from propel_assets_tests.destinations.standins.google import PROJECT, Accounts
-from propel_assets_tests.destinations.standins.processes import ROOT, free_port, running
+from propel_assets_tests.processes import ROOT, free_port, running
 
 PYTHON = ROOT / ".venv-bigquery/bin/python"  # made by `make test-destinations`
 
 
-class BigQuery:
-    def __enter__(self):
-        self.stack = contextlib.ExitStack()
-        self.accounts = self.stack.enter_context(Accounts())
-        data = self.stack.enter_context(tempfile.TemporaryDirectory(prefix="bigquery-"))
+class BigQuery(StandIn):
+    def start(self):
+        self.accounts = self.enter_context(Accounts())
+        data = self.enter_context(tempfile.TemporaryDirectory(prefix="bigquery-"))
         port, grpc = free_port(), free_port()
         server = Path(__file__).with_name("bigquery_server.py")
         self.url = f"http://127.0.0.1:{port}"
         where = ["--host", "127.0.0.1", "--port", str(port), "--grpc-port", str(grpc), "--data-dir", data]
-        self.stack.enter_context(running([PYTHON, "-P", server, "serve", *where, "--project", PROJECT], port))
-        return self
-
-    def __exit__(self, *_):
-        self.stack.close()
+        self.enter_context(running([PYTHON, "-P", server, "serve", *where, "--project", PROJECT], port))
 
     def place(self, folder: Path) -> dict[str, str]:
         from google.auth.credentials import AnonymousCredentials

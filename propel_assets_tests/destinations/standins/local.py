@@ -2,18 +2,10 @@
 
 from pathlib import Path
 
-
-class Nothing:
-    """A context manager that runs nothing."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
+from propel_assets_tests.destinations.standins import StandIn
 
 
-class DuckDb(Nothing):
+class DuckDb(StandIn):
     def place(self, folder: Path) -> dict[str, str]:
         return {
             "PROPELAUTH_DESTINATION": "duckdb",
@@ -21,7 +13,7 @@ class DuckDb(Nothing):
         }
 
 
-class NamedDuckDb(Nothing):
+class NamedDuckDb(StandIn):
     """A destination that has a name of its own in dlt's configuration."""
 
     def place(self, folder: Path) -> dict[str, str]:
@@ -32,7 +24,7 @@ class NamedDuckDb(Nothing):
         }
 
 
-class DeltaFiles(Nothing):
+class DeltaFiles(StandIn):
     def place(self, folder: Path) -> dict[str, str]:
         return {"PROPELAUTH_DESTINATION": "filesystem", "DESTINATION__FILESYSTEM__BUCKET_URL": str(folder / "lake")}
 
@@ -42,13 +34,12 @@ class PlainFiles(DeltaFiles):
         return {**super().place(folder), "PROPELAUTH_TABLE_FORMAT": "parquet"}
 
 
-class DuckLake(Nothing):
-    def __enter__(self):
+class DuckLake(StandIn):
+    def start(self):
         import duckdb_extensions
 
         for extension in ("ducklake", "sqlite"):
             duckdb_extensions.import_extension(extension)
-        return self
 
     def place(self, folder: Path) -> dict[str, str]:
         return {

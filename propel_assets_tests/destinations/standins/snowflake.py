@@ -1,24 +1,19 @@
 """A stand-in for Snowflake: fakesnow's server, in an environment of its own."""
 
-import contextlib
 import uuid
 from pathlib import Path
 
-from propel_assets_tests.destinations.standins.processes import ROOT, free_port, running
+from propel_assets_tests.destinations.standins import StandIn
+from propel_assets_tests.processes import ROOT, free_port, running
 
 PYTHON = ROOT / ".venv-fakesnow/bin/python"  # made by `make test-destinations`
 
 
-class Snowflake:
-    def __enter__(self):
-        self.stack = contextlib.ExitStack()
+class Snowflake(StandIn):
+    def start(self):
         self.port = free_port()
         server = Path(__file__).with_name("snowflake_server.py")
-        self.stack.enter_context(running([PYTHON, "-P", server, str(self.port)], self.port))
-        return self
-
-    def __exit__(self, *_):
-        self.stack.close()
+        self.enter_context(running([PYTHON, "-P", server, str(self.port)], self.port))
 
     def place(self, _folder: Path) -> dict[str, str]:
         # Without network_timeout the connector retries an HTTP 500 for more than ten minutes.
