@@ -1,7 +1,7 @@
 """The dbt project of the marts: where it is, what it connects to, its manifest, and one run of dbt.
 
 dbt runs in this process, through its own programmatic entry: a process of its own costs seconds for every op that
-builds marts, and there is one for each set of raw tables (docs/decisions/0005). Imports dbt only when it is used:
+builds marts, and there is one for each set of raw tables (docs/decisions/0006). Imports dbt only when it is used:
 it comes with the extra `marts`.
 
     python -m propel_assets.warehouse.marts > propel_assets/dbt/models/sources.yml
