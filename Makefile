@@ -48,7 +48,7 @@ test-rest: .venv/has-test  ## the tests that `make test` leaves out: they need N
 	$(BIN)/python -m pytest -m 'node or browser' $(PYTEST_FLAGS)
 
 screenshots: .venv/has-test  ## the pictures of the docs again, from a real browser
-	SCREENSHOTS=$(CURDIR)/docs $(BIN)/python -m pytest propel_assets_tests/browser
+	SCREENSHOTS=$(CURDIR)/docs $(BIN)/python -m pytest -m browser
 
 test-destinations: .venv/has-destinations $(STAND_INS)  ## every destination, on real engines and stand-ins: 20 min
 	$(BIN)/python -m pytest propel_assets_tests/destinations -n 2 --dist loadgroup $(PYTEST_FLAGS)
