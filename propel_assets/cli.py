@@ -266,6 +266,26 @@ def tables() -> None:
     )
 
 
+@main.command()
+@click.argument("tables", nargs=-1, type=LOADABLE, metavar="[TABLE]...")
+def privacy(tables: tuple[str, ...]) -> None:
+    """Show what is stored of each column of TABLES (default: all): kept, hashed or dropped. Asks nothing.
+
+    \b
+    Examples:
+      propel-assets privacy
+      PROPELAUTH_PRIVACY=strict propel-assets privacy user_query
+    """
+    from propel_assets.settings import load_settings
+    from propel_assets.source.privacy import load_policy
+
+    policy = load_policy(load_settings(), hashing=False)
+    rows = [(name, column, str(rule)) for name in tables or BY_NAME for column, rule in policy.rules[name].items()]
+    rest = [(name, "any other field", policy.unclassified) for name in tables or BY_NAME]
+    _say(f"Privacy policy: {policy.name}")
+    _print_table(("table", "column", "stored"), sorted(rows + rest, key=lambda row: [*BY_NAME].index(row[0])))
+
+
 def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table as RichTable
