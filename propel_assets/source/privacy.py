@@ -351,7 +351,7 @@ class Gate:
 
     def settle(self, report: ScanReport) -> None:
         """Make ``report`` tell of what was passed on: rows and totals without those who were left out."""
-        if report.table_name == "user_query" and not report.recent and not report.skipped:
+        if report.table_name == "org_membership" and not report.recent:  # it comes with the users
             self._state["privacy"] = self._policy.fingerprint
         if out := self._left_out.get(report.table_name):
             report.rows_read -= out
