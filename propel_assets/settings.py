@@ -83,6 +83,15 @@ class Settings:
         60.0,
         "How long the change sensor waits between two loads of what changed, while somebody is always active.",
     )
+    privacy: str = _setting(
+        "PROPELAUTH_PRIVACY", "open", "What is stored of people: open, strict, or a file of rules: docs/privacy.md."
+    )
+    privacy_key: str = _setting(
+        "PROPELAUTH_PRIVACY_KEY",
+        "",
+        "Secret that values are hashed with. Needed once a rule hashes, or somebody is erased.",
+        secret=True,
+    )
     executor: str = _setting(
         "PROPEL_EXECUTOR", "in_process", "Dagster executor of the jobs: in_process or multiprocess."
     )

@@ -16,6 +16,7 @@ from propel_assets.errors import PropelError
 from propel_assets.settings import DATASET, Settings, destination_name
 from propel_assets.source.dlt_source import propel_auth_source
 from propel_assets.source.lists import ScanReport
+from propel_assets.source.privacy import load_policy
 from propel_assets.source.table_reader import ReadOptions
 from propel_assets.source.tables import BY_NAME, SCANS, Table, tables_of
 from propel_assets.warehouse.load import ScanLoad, load_scan
@@ -211,6 +212,7 @@ def _metadata(report: ScanReport, load: ScanLoad, settings: Settings) -> dict[st
         "load_seconds": round(load.seconds, 2),
         "load_id": load.load_id,
         "destination": settings.destination,
+        **_privacy(BY_NAME[report.table_name], settings),
     }
     if report.skipped:
         return told | {"skipped": report.reason}
@@ -221,4 +223,18 @@ def _metadata(report: ScanReport, load: ScanLoad, settings: Settings) -> dict[st
         told["reason"] = report.reason
     if report.unknown_fields:
         told["unknown_fields"] = report.unknown_fields
+    return told
+
+
+def _privacy(table: Table, settings: Settings) -> dict[str, Any]:
+    """Return what the privacy policy did to the columns."""
+    policy = load_policy(settings)
+    hashed, dropped = policy.columns(table, "hash"), policy.columns(table, "drop")
+    told: dict[str, Any] = {
+        "privacy": policy.name,
+        "columns_kept": len({*policy.rules[table.name]} - {*hashed, *dropped}),
+    }
+    for name, columns in (("columns_hashed", hashed), ("columns_dropped", dropped)):
+        if columns:
+            told[name] = columns
     return told

@@ -5,11 +5,13 @@ raises: a broken check is not bad data.
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from propel_assets.source.privacy import HELD_BACK
 from propel_assets.source.tables import BOOKS, Reference, Table
 from propel_assets.warehouse.query import LastLoad, Warehouse
 
@@ -81,7 +83,11 @@ def schema(warehouse: Warehouse, table: Table) -> Finding:
     ]
     filled, query = _filled(warehouse, table, columns)
     rows = filled.pop("*")
-    empty = [c.name for c in table.columns if c.required and rows and filled.get(c.name) == 0]
+    dropped = warehouse.privacy.columns(table, "drop")
+    empty = [
+        c.name for c in table.columns if c.required and rows and not filled.get(c.name, 1) and c.name not in dropped
+    ]
+    held_back = _held_back(warehouse.last_load(table))
     strange = [name for name in columns if name.endswith(VARIANT) and filled[name]]
     unknown = [
         name
@@ -89,14 +95,25 @@ def schema(warehouse: Warehouse, table: Table) -> Finding:
         if name not in declared and not name.startswith("_dlt") and name not in strange and filled[name]
     ]
     evidence = {"missing": missing, "other_type": retyped + strange, "required_but_empty": empty, "unknown": unknown}
+    evidence |= {"held_back": held_back} if held_back else {}
     if missing or retyped or strange or empty:
         wrong = ", ".join([*missing, *retyped, *strange, *empty])
         text = f"PropelAuth sends this table otherwise than declared: {wrong}."
+        return _finding(table, "schema", text, failed="ERROR", evidence=evidence, query=query)
+    if held_back:
+        text = f"Fields the privacy policy does not know were held back: {', '.join(held_back)}. See docs/privacy.md."
         return _finding(table, "schema", text, failed="ERROR", evidence=evidence, query=query)
     if unknown:
         text = f"Fields the catalogue does not know were loaded too: {', '.join(unknown)}."
         return _finding(table, "schema", text, failed="WARN", evidence=evidence, query=query)
     return _finding(table, "schema", f"{len(declared)} columns as declared.", evidence=evidence, query=query)
+
+
+def _held_back(load: LastLoad | None) -> list[str]:
+    """Return the fields that the last load did not store."""
+    told = load.unknown_fields if load else None
+    fields = json.loads(told) if isinstance(told, str) else told or {}
+    return [name for name, what in fields.items() if what == HELD_BACK]
 
 
 def _filled(warehouse: Warehouse, table: Table, columns: Sequence[str] | dict[str, str]) -> tuple[dict[str, int], str]:
