@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,14 @@ def test_refresh_loads_and_checks_every_table_that_is_on_by_default_and_builds_t
     assert job.asset_layer.selected_asset_keys == {asset_key(table) for table in tables} | made
     ops = {f"load_{table.scan}" for table in tables} | {f"check_{table.name}" for table in tables} | set(MARTS)
     assert {node.name for node in job.nodes} == ops
+
+
+def test_what_is_loaded_every_day_is_stale_after_26_hours_and_what_is_loaded_by_name_never() -> None:
+    made = {key for op in MARTS.values() for key in op.keys}
+    policies: dict[dg.AssetKey, Any] = {key: spec.freshness_policy for key, spec in SPECS.items()}
+    windows = {key: policy.warn_window.to_timedelta() for key, policy in policies.items() if policy}
+    assert set(windows) == {asset_key(table) for table in TABLES if table.default} | made
+    assert set(windows.values()) == {timedelta(hours=26)}
 
 
 # --- looks ---
