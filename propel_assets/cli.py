@@ -266,6 +266,32 @@ def tables() -> None:
     )
 
 
+@main.command()
+def alert() -> None:
+    """Send a test alert to the webhook and by the mail server that are set.
+
+    \b
+    Example:
+      propel-assets alert
+    """
+    from propel_assets.defs.delivery import NotDelivered, targets
+    from propel_assets.settings import load_settings
+
+    found = targets(load_settings())
+    if not found:
+        raise click.ClickException("Set PROPELAUTH_ALERT_WEBHOOK or PROPELAUTH_ALERT_SMTP: see docs/alerts.md.")
+    failed = False
+    for name, deliver in found.items():
+        try:
+            deliver("PropelAuth: a test", "If you read this, alerts reach you.")
+            click.echo(f"{name}: delivered")
+        except NotDelivered as error:
+            failed = True
+            _say(f"{name}: {error}")
+    if failed:
+        raise click.ClickException("Not every alert was delivered. The reasons stand above.")
+
+
 def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table as RichTable

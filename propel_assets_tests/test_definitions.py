@@ -14,13 +14,13 @@ import yaml
 
 import propel_assets.defs
 from propel_assets.definitions import build_defs, defs
-from propel_assets.defs import assets, automation, changes, checks, marts
+from propel_assets.defs import alerts, assets, automation, changes, checks, delivery, marts
 from propel_assets.defs.assets import API_KEY, asset_key
 from propel_assets.source.tables import TABLES
 from propel_assets.warehouse.checks import checks_of
 
 ROOT = Path(__file__).parents[1]
-ROOMS = [assets, automation, changes, checks, marts]
+ROOMS = [alerts, assets, automation, changes, checks, delivery, marts]
 SPECS = {spec.key: spec for spec in defs.resolve_all_asset_specs()}
 MARTS = {op.op.name: op for op in marts.build_marts()}
 MANIFEST = "marts-*.json"  # what dbt has read of its project: the one file that loading leaves, in the cache
@@ -134,7 +134,7 @@ def test_every_job_schedule_and_sensor_of_the_room_is_defined() -> None:
     made = {item.name for room in ROOMS for item in vars(room).values() if isinstance(item, kinds)}
     known = defs.get_repository_def()
     defined = {item.name for item in (*known.schedule_defs, *known.sensor_defs, *known.get_all_jobs())}
-    assert made >= {"refresh", "refresh_daily", "propel_auth_changes", "report_run_failure", "report_failed_checks"}
+    assert made >= {"refresh", "refresh_daily", "propel_auth_changes", "alerts"}
     assert made <= defined
     # Dagster adds a sensor for automation conditions and a job for "Materialize".
     assert defined - made == {"default_automation_condition_sensor", "__ASSET_JOB"}
