@@ -191,6 +191,15 @@ def connected_dbt(settings: Settings, say: Callable[[str], None] = lambda _: Non
                 _let_go()
 
 
+@contextlib.contextmanager
+def dbt_on(database: Path, folder: Path) -> Iterator[Dbt]:
+    """Give dbt on a DuckDB file that nobody else uses; it writes to ``folder``."""
+    try:
+        yield Dbt({"PROPEL_DBT_TARGET": "duckdb", "PROPEL_DBT_DATABASE": str(database)}, folder)
+    finally:
+        _let_go()
+
+
 def _let_go() -> None:
     """Close what dbt has open: DuckDB's file is locked until then."""
     from dbt.adapters.factory import FACTORY

@@ -5,6 +5,7 @@ import json
 import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -12,7 +13,7 @@ from aiosmtpd.controller import Controller
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from dagster._core.events import AssetMaterialization, DagsterEvent, StepMaterializationData
+from dagster._core.events import DagsterEvent, StepMaterializationData
 
 from propel_assets.definitions import defs
 from propel_assets.defs.alerts import MAX_TRIES, SHOWN, alerts, message
@@ -34,19 +35,18 @@ class Webhook(ThreadingHTTPServer):
 
 
 class Taker(BaseHTTPRequestHandler):
-    server: Webhook
-
     def do_POST(self) -> None:
+        server: Any = self.server
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.requests += 1
-        if self.server.status == 200 and self.path == f"/services/{SECRET}":
-            self.server.texts.append(body["text"])
-        self.send_response(self.server.status)
+        server.requests += 1
+        if server.status == 200 and self.path == f"/services/{SECRET}":
+            server.texts.append(body["text"])
+        self.send_response(server.status)
         self.send_header("Location", "/elsewhere")
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: Any) -> None:
         pass
 
 
@@ -150,7 +150,7 @@ def test_a_stale_asset_is_told_once(tick, instance, webhook) -> None:
     event = DagsterEvent(
         event_type_value="ASSET_MATERIALIZATION",
         job_name="refresh",
-        event_specific_data=StepMaterializationData(AssetMaterialization(key)),
+        event_specific_data=StepMaterializationData(dg.AssetMaterialization(key)),
     )
     instance.report_dagster_event(event, run_id=dg.DagsterRun("refresh").run_id, timestamp=loaded.timestamp())
     tick()
