@@ -267,6 +267,34 @@ def tables() -> None:
 
 
 @main.command()
+@click.argument("column", default="")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page that draws it instead.")
+def lineage(column: str, html: Path | None) -> None:
+    """Show which API field COLUMN comes from, and what it goes into. COLUMN may be a table; default: everything.
+
+    Needs no warehouse. The marts are included where the extra `marts` is installed.
+
+    \b
+    Examples:
+      propel-assets lineage dim_user.email
+      propel-assets lineage last_active_at
+      propel-assets lineage --html lineage.html
+    """
+    from propel_assets.warehouse.lineage import lineage as lineage_of_all
+
+    known = lineage_of_all()
+    names = known.find(column) if column else list(known.sources)
+    if html:
+        try:
+            html.write_text(known.page(), encoding="utf-8")
+        except OSError as error:
+            raise click.ClickException(f"Cannot write {html}: {error.strerror}. Name another file.") from error
+        return
+    for name in names:
+        click.echo("\n".join(known.lines(name)))
+
+
+@main.command()
 def alert() -> None:
     """Send a test alert to the webhook and by the mail server that are set.
 
