@@ -70,7 +70,9 @@ def _build(context: dg.AssetExecutionContext, warehouse: Warehouse) -> Iterator[
     from dagster_dbt.asset_utils import get_updated_cli_invocation_params_for_context
 
     asked = get_updated_cli_invocation_params_for_context(
-        context=context, manifest={}, dagster_dbt_translator=_translator()
+        context=context.op_execution_context,  # it asks for `op`, which is deprecated on the other
+        manifest={},
+        dagster_dbt_translator=_translator(),
     )
     words = ["build", *asked.selection_args]
     if asked.indirect_selection:

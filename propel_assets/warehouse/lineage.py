@@ -79,7 +79,7 @@ class Lineage:
     def page(self) -> str:
         """Return a page of HTML that needs nothing else and draws all this."""
         fields = {field for name in self.sources for field in self.api_fields(name)}
-        names = [*sorted(fields), *self.sources]
+        names = sorted((*fields, *self.sources), key=lambda name: (-LAYERS.index(self.layer(name)), name))
         columns = {n: [LAYERS.index(self.layer(n)), sorted(self.sources.get(n, ()))] for n in names}
         data = json.dumps({"layers": LAYERS, "columns": columns}).replace("<", "\\u003c")
         return PAGE.read_text(encoding="utf-8").replace("DATA", data, 1)

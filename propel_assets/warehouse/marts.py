@@ -110,6 +110,11 @@ class Dbt:
         if done.exception is not None:
             raise WarehouseError(f"dbt stopped: {without_personal_data(str(done.exception))[:MAX_ERROR]}")
         results: Any = getattr(done.result, "results", ())
+        for r in results:  # dbt keeps the SQL of histories to itself; dagster-dbt reads their lineage from it
+            if r.node.resource_type == "snapshot" and (sql := getattr(r.node, "compiled_code", "")):
+                file = self.folder / "compiled" / r.node.package_name / r.node.original_file_path / f"{r.node.name}.sql"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(sql, encoding="utf-8")
         broken = {
             r.node.name: without_personal_data(r.message or "")[:MAX_ERROR]
             for r in results
