@@ -339,6 +339,60 @@ def erase(user_id: str, emails: tuple[str, ...], dry_run: bool) -> None:
     _say("Nothing was changed: this was a dry run." if dry_run else AFTERWARDS)
 
 
+@main.command()
+@click.argument("column", default="")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page that draws it instead.")
+def lineage(column: str, html: Path | None) -> None:
+    """Show which API field COLUMN comes from, and what it goes into. COLUMN may be a table; default: everything.
+
+    Needs no warehouse. The marts are included where the extra `marts` is installed.
+
+    \b
+    Examples:
+      propel-assets lineage dim_user.email
+      propel-assets lineage last_active_at
+      propel-assets lineage --html lineage.html
+    """
+    from propel_assets.warehouse.lineage import lineage as lineage_of_all
+
+    known = lineage_of_all()
+    names = known.find(column) if column else list(known.sources)
+    if html:
+        try:
+            html.write_text(known.page(), encoding="utf-8")
+        except OSError as error:
+            raise click.ClickException(f"Cannot write {html}: {error.strerror}. Name another file.") from error
+        return
+    for name in names:
+        click.echo("\n".join(known.lines(name)))
+
+
+@main.command()
+def alert() -> None:
+    """Send a test alert to the webhook and by the mail server that are set.
+
+    \b
+    Example:
+      propel-assets alert
+    """
+    from propel_assets.defs.delivery import NotDelivered, targets
+    from propel_assets.settings import load_settings
+
+    found = targets(load_settings())
+    if not found:
+        raise click.ClickException("Set PROPELAUTH_ALERT_WEBHOOK or PROPELAUTH_ALERT_SMTP: see docs/alerts.md.")
+    failed = False
+    for name, deliver in found.items():
+        try:
+            deliver("PropelAuth: a test", "If you read this, alerts reach you.")
+            click.echo(f"{name}: delivered")
+        except NotDelivered as error:
+            failed = True
+            _say(f"{name}: {error}")
+    if failed:
+        raise click.ClickException("Not every alert was delivered. The reasons stand above.")
+
+
 def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table as RichTable

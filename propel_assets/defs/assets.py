@@ -4,6 +4,7 @@ The op runs our own loader, the one the command line uses, not `DagsterDltResour
 """
 
 from collections.abc import Callable, Iterator, Set
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -27,6 +28,8 @@ PREFIX = "propel_auth"
 OWNERS = ["team:data"]
 PROGRESS_ROWS = 50_000
 MAX_RETRIES = 2  # of an op, after the client has given up
+# A day is what the schedule refresh_daily leaves between two loads; two hours are for the load itself.
+FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=26), fail_window=timedelta(hours=50))
 
 
 def asset_key(table: Table) -> dg.AssetKey:
@@ -66,6 +69,7 @@ def asset_spec(table: Table) -> dg.AssetSpec:
         kinds={"propelauth", "dlt", destination_name()},
         owners=OWNERS,
         automation_condition=on_changed_totals() if table.default else None,
+        freshness_policy=FRESH if table.default else None,
         metadata={
             "dagster/column_schema": dg.TableSchema(columns=columns),
             "dagster/column_lineage": dg.TableColumnLineage(deps_by_column=upstream),

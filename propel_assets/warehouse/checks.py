@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from statistics import median
 from typing import Any, Literal
 
 from propel_assets.source.privacy import HELD_BACK
@@ -25,6 +26,10 @@ SAME_TYPE = {
     "double": {"double", "decimal"},
 }
 CHECK_LOG = BOOKS[1]
+HISTORY_LOADS = 30
+LEAST_LOADS = 5  # before a history says anything
+LEAST_ROWS, LEAST_SHARE, DEVIATIONS = 10, 0.1, 4.0  # how far from the median is still usual
+NORMAL = 1.4826  # a median absolute deviation as a standard deviation, for values that vary at random
 
 
 @dataclass(frozen=True)
@@ -180,17 +185,41 @@ def _dangling(warehouse: Warehouse, table: Table, reference: Reference) -> str:
     )
 
 
+def volume(warehouse: Warehouse, table: Table) -> Finding:
+    """The last load read about as many rows as the loads before it: within four deviations (MAD) of their median."""
+    if warehouse.last_load(table) is None:
+        return _finding(table, "volume", "Not loaded yet.")
+    now, *before = warehouse.rows_read(table, loads=HISTORY_LOADS + 1)
+    if len(before) < LEAST_LOADS:
+        return _finding(table, "volume", f"{now} rows; {len(before)} loads before, {LEAST_LOADS} are needed to judge.")
+    usual = median(before)
+    deviation = NORMAL * median(abs(rows - usual) for rows in before)
+    reach = max(DEVIATIONS * deviation, LEAST_SHARE * usual, LEAST_ROWS)
+    low, high = max(0, round(usual - reach)), round(usual + reach)
+    evidence = {"rows": now, "expected_from": low, "expected_to": high, "history": [*reversed(before), now]}
+    if low <= now <= high:
+        return _finding(table, "volume", f"{now} rows, {low} to {high} expected.", evidence=evidence)
+    text = (
+        f"{now} rows, {low} to {high} expected after the last {len(before)} loads. See whether PropelAuth's dashboard "
+        "shows the same; a real change is usual again after some loads."
+    )
+    return _finding(table, "volume", text, failed="WARN", evidence=evidence)
+
+
 CHECKS: dict[str, Callable[[Warehouse, Table], Finding]] = {
     "row_count": row_count,
     "schema": schema,
     "primary_key_is_unique": primary_key_is_unique,
     "references_exist": references_exist,
+    "volume": volume,
 }
 
 
 def checks_of(table: Table) -> tuple[str, ...]:
     """Return the promises made of ``table``."""
-    return tuple(name for name in CHECKS if name != "references_exist" or table.references)
+    left_out = set() if table.references else {"references_exist"}
+    left_out |= set() if table.default else {"volume"}  # how much is loaded by name is up to whoever names it
+    return tuple(name for name in CHECKS if name not in left_out)
 
 
 def examine(warehouse: Warehouse, table: Table, names: Sequence[str] | None = None) -> list[Finding]:

@@ -94,6 +94,16 @@ class Warehouse:
                 return LastLoad(*row)
         return None
 
+    def rows_read(self, table: Table, *, loads: int) -> list[int]:
+        """Return how many rows the last loads of ``table`` read, the newest first: those of the newest one's mode."""
+        sql = (
+            f"SELECT s.mode, s.rows_read FROM {self.table('propel_scans')} s "  # noqa: S608 - names are ours
+            f"JOIN {self.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
+            "WHERE s.table_name = %s AND s.verdict <> 'skipped' ORDER BY l.inserted_at DESC, s.load_id DESC"
+        )
+        found = self.rows(sql, table.name)
+        return [int(rows) for mode, rows in found if mode == found[0][0]][:loads]
+
     def insert(self, table: Table, rows: Sequence[dict[str, Any]]) -> None:
         """Add rows to one of the books."""
         names = [column.name for column in table.columns]

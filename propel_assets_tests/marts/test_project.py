@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import duckdb
 import pytest
 import yaml
 
+from propel_assets.errors import SettingsError
 from propel_assets.source.tables import BY_NAME
 from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.marts import PROJECT, connected_dbt, manifest_path, sources_yaml
@@ -53,6 +55,38 @@ def test_a_tenant_without_orgs_insights_and_keys_gets_the_other_marts(small_sand
     assert query("SELECT sum(signups), count(provider_signups) FROM propel_auth_marts.fct_signups_daily") == [(20, 0)]
     assert query("SELECT DISTINCT found_by FROM propel_auth_marts.fct_churn_state") == [("no_report",)]
     assert query("SELECT count(*) FROM propel_auth_marts.fct_seat_usage") == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("feature", "deleted", "status"), [("", 0, "pass"), ("", 10, "warn"), ("insights_off", 10, "pass")]
+)
+def test_sign_ups_are_held_against_propel_auths_own(small_sandbox, small, feature, deleted, status) -> None:
+    if feature:
+        small_sandbox.faults.parse(feature)
+    for user_id in list(small_sandbox.store.users)[20 - deleted :]:
+        small_sandbox.store.delete_user(user_id)
+    for scan in ("users", "chart_metrics"):
+        load_scan(scan, small)
+    with connected_dbt(small) as dbt:
+        ended = dbt.run("build", "--select", "users_history", "dim_user", "fct_signups_daily")
+    found = {event["data"]["node_info"]["node_name"]: event["data"]["status"] for event in ended.events}
+    assert found["signups_agree_with_propel_auth"] == status
+    assert ended.broken == {}
+
+
+@pytest.mark.parametrize(
+    ("destination", "told"),
+    [
+        ("postgres", r"need dbt-postgres: pip install 'propel-assets\[marts\]' dbt-postgres"),
+        ("filesystem", "There is no dbt profile for filesystem .*docs/marts.md"),
+    ],
+)
+def test_a_missing_adapter_is_named(small, monkeypatch, destination, told) -> None:
+    monkeypatch.setitem(sys.modules, "dbt.adapters.postgres", None)
+    monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS", "postgresql://nobody:x@localhost/nothing")
+    monkeypatch.setenv("DESTINATION__FILESYSTEM__BUCKET_URL", "files")
+    with pytest.raises(SettingsError, match=told), connected_dbt(replace(small, destination=destination)):
+        pass
 
 
 def test_dbt_waits_for_whoever_has_the_file_open(small, build, tmp_path) -> None:

@@ -29,7 +29,7 @@
 {% macro type_of(kind) -%}
   {%- if kind == 'text' -%}{{ dbt.type_string() }}
   {%- elif kind == 'bigint' -%}{{ dbt.type_bigint() }}
-  {%- elif kind == 'double' -%}{{ dbt.type_float() }}
+  {%- elif kind == 'double' -%}{{ propel_auth.type_double() }}
   {%- elif kind == 'bool' -%}{{ dbt.type_boolean() }}
   {%- elif kind == 'date' -%}date
   {%- elif kind == 'json' -%}{{ propel_auth.type_json() }}
@@ -43,6 +43,12 @@
 {% macro bigquery__type_time() %}timestamp{% endmacro %}
 {% macro redshift__type_time() %}timestamptz{% endmacro %}
 {% macro databricks__type_time() %}timestamp{% endmacro %}
+
+{# In eight bytes: dbt's own float has four on DuckDB. #}
+{% macro type_double() %}{{ return(adapter.dispatch('type_double', 'propel_auth')()) }}{% endmacro %}
+{% macro default__type_double() %}double precision{% endmacro %}
+{% macro bigquery__type_double() %}float64{% endmacro %}
+{% macro databricks__type_double() %}double{% endmacro %}
 
 {# What dlt stores JSON as. #}
 {% macro type_json() %}{{ return(adapter.dispatch('type_json', 'propel_auth')()) }}{% endmacro %}

@@ -27,7 +27,7 @@
 
 {# A share from 0 to 1; null where there is nothing to share. #}
 {% macro share(part, whole) -%}
-  cast({{ part }} as {{ dbt.type_float() }}) / nullif({{ whole }}, 0)
+  cast({{ part }} as {{ propel_auth.type_double() }}) / nullif({{ whole }}, 0)
 {%- endmacro %}
 
 {# When PropelAuth was read: the end of the last complete reading of `table`. Null before the first. #}
@@ -72,3 +72,4 @@
 {# The time of a new version in a history: in UTC also where the server is set to another zone. #}
 {% macro postgres__snapshot_get_time() %}timezone('UTC', now()){% endmacro %}
 {% macro duckdb__snapshot_get_time() %}timezone('UTC', now()){% endmacro %}
+{% macro redshift__snapshot_get_time() %}getdate(){% endmacro %}

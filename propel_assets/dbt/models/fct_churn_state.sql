@@ -54,9 +54,12 @@ org_activity as (
 ),
 
 {{ kind }}_ids as (
-  select window_days, subject_id from {{ kind }}_ours
-  union
-  select window_days, subject_id from {{ kind }}_theirs
+  select distinct window_days, subject_id
+  from (
+    select window_days, subject_id from {{ kind }}_ours
+    union all
+    select window_days, subject_id from {{ kind }}_theirs
+  ) as ours_and_theirs
 ),
 
 {{ kind }}_states as (

@@ -27,9 +27,8 @@ provider as (
 ),
 
 days as (
-  select created_day from ours
-  union
-  select created_day from provider
+  select distinct created_day
+  from (select created_day from ours union all select created_day from provider) as ours_and_theirs
 )
 
 select

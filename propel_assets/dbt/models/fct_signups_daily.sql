@@ -20,9 +20,8 @@ provider as (
 ),
 
 days as (
-  select signup_day from ours
-  union
-  select signup_day from provider
+  select distinct signup_day
+  from (select signup_day from ours union all select signup_day from provider) as ours_and_theirs
 )
 
 select
