@@ -37,12 +37,14 @@ def wait_until(
 
 
 @contextlib.contextmanager
-def running(command: Sequence[str | Path], port: int, env: Mapping[str, str] | None = None) -> Iterator[None]:
+def running(
+    command: Sequence[str | Path], port: int, env: Mapping[str, str] | None = None, *, seconds: float = 60
+) -> Iterator[None]:
     """Run a server until the block is left; it is there once it listens on ``port``."""
     with tempfile.TemporaryFile("w+") as said:  # not a pipe: nobody reads it, and a full one stops the server
         process = subprocess.Popen(command, env=env, stdout=said, stderr=said)
         try:
-            wait_until(lambda: listens(port), process, f"{command[0]} starts", seconds=60)
+            wait_until(lambda: listens(port), process, f"{command[0]} starts", seconds=seconds)
             yield
         except AssertionError:
             said.seek(0)

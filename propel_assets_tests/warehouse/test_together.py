@@ -98,6 +98,18 @@ def test_the_lock_is_waited_for_and_ends_with_its_holder(database, server, rows,
     assert {user for (user,) in rows("SELECT user_id FROM {user_query}")} == set(sandbox.store.users)
 
 
+def test_whoever_reads_sees_all_of_the_old_rows_or_all_of_the_new(database, server, rows, sandbox) -> None:
+    ended(start("user_query"))
+    for user in list(sandbox.store.users)[:7]:
+        sandbox.store.delete_user(user)
+    seen = set()
+    load = start("user_query")
+    while load.poll() is None:
+        seen |= set(server.ask(database, "SELECT count(*) FROM propel_auth_data.user_query"))
+    ended(load)
+    assert seen | set(rows("SELECT count(*) FROM {user_query}")) == {(300,), (293,)}
+
+
 def test_two_loads_of_the_same_table_never_mix_their_rows(database, rows, sandbox) -> None:
     for load in [start("user_query") for _ in range(3)]:
         ended(load)
