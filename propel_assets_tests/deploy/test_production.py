@@ -73,6 +73,7 @@ def test_two_launched_runs_go_one_after_the_other_through_the_queue_to_the_code_
     code_server = [*DAGSTER, "code-server", "start", *DEFINITIONS, "-h", "127.0.0.1", "-p", str(port)]
     database = os.environ["DAGSTER_POSTGRES_URL"].split("/")[3].split("?")[0]
 
+    run(*DAGSTER, "instance", "concurrency", "set", "propel_auth_api", "1")
     with running(code_server, port, seconds=200):
         for _ in range(2):
             run(*DAGSTER, "job", "launch", "-w", str(workspace), "-j", "refresh_recent")
