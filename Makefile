@@ -84,13 +84,13 @@ test-lowest: $(LOWEST)/has-test  ## a sample of the tests, on the lowest version
 
 constraints:  ## the constraints files again, with the newest versions that fit together
 	@sh .ci/constraints constraints.txt duckdb==1.5.5 -e '.[$(EXTRAS)]'
-	@sh .ci/constraints constraints-embedded-elt.txt duckdb==1.5.5 dagster==1.13.1 dagster-webserver==1.13.1 -e '.[test,embedded-elt]'
+	@sh .ci/constraints constraints-embedded-elt.txt duckdb==1.5.5 dagster==1.13.1 dagster-webserver==1.13.1 -e '.[test,marts,embedded-elt]'
 
 clean:  ## remove the environments and everything that was built
 	rm -rf .venv $(CARD) $(LOWEST) $(RELEASE) .venv-fakesnow .venv-bigquery .venv-azurite $(BENCH) $(PEERS) .bench .dagster_home build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 .venv/has-core: pyproject.toml constraints.txt
-	@python=$(PYTHON) && exec "$$python" .ci/install.py .venv constraints.txt -e .
+	@python=$(PYTHON) && exec "$$python" .ci/install.py .venv constraints.txt -e '.[marts]'
 	@touch $@
 
 .venv/has-test: pyproject.toml constraints.txt

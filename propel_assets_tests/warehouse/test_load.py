@@ -9,6 +9,8 @@ from dataclasses import replace
 import pytest
 
 from propel_assets.errors import LossRefused
+from propel_assets.source.client import Client
+from propel_assets.source.readers import Reader
 from propel_assets.source.table_reader import ReadOptions
 from propel_assets.source.tables import SCANS, TABLES
 from propel_assets.warehouse.load import load_scan
@@ -62,3 +64,10 @@ def test_nothing_but_documented_reads_is_ever_asked(settings, sandbox) -> None:
     assert not strange
     unused = [known.pattern for known in documented if not any(known.fullmatch(path) for _, path in asked)]
     assert not unused
+
+
+def test_who_wants_users_alone_does_not_read_their_orgs(settings, sandbox) -> None:
+    reader = Reader(Client(settings), {})
+    assert {name for name, _ in reader.read("users", {"user_query"})} == {"user_query"}
+    assert reader.reports["user_query"].rows_read == len(sandbox.store.users)
+    assert {request.query["include_orgs"] for request in sandbox.requests} == {"false"}
