@@ -17,14 +17,14 @@ SAMPLE := $(addprefix propel_assets_tests/,test_definitions.py defs/test_recent.
 LEFT_OUT := node or browser or destinations
 PYTEST_FLAGS ?=
 # Every extra but `embedded-elt`, which wants another Dagster.
-EXTRAS := test,test-destinations,dashboard,postgres,redshift,snowflake,bigquery,databricks,filesystem,s3,gs,az,ducklake
+EXTRAS := test,test-destinations,dashboard,mcp,postgres,redshift,snowflake,bigquery,databricks,filesystem,s3,gs,az,ducklake
 
 STAND_INS := .venv-fakesnow/ready .venv-bigquery/ready .venv-azurite/ready
 
 # An environment whose Python is gone (moved, or upgraded away) is made again.
 $(foreach venv,.venv $(CARD) $(LOWEST) $(RELEASE) $(BENCH) $(PEERS),$(shell [ -x $(venv)/bin/python ] || rm -f $(venv)/has-*))
 
-.PHONY: help demo dev test test-rest screenshots test-destinations test-all test-embedded-elt test-wheel check \
+.PHONY: help demo dev notebook dashboard test test-rest screenshots test-destinations test-all test-embedded-elt test-wheel check \
     bench bench-peers lock sbom audit test-lowest constraints clean
 
 help:  ## this list
@@ -36,6 +36,12 @@ demo: .venv/has-core  ## sandbox, load, checks and a few answers, in one command
 
 dev: .venv/has-core  ## the sandbox and Dagster's UI on it, until Ctrl-C
 	@exec $(BIN)/propel-assets dev
+
+notebook: .venv/has-dashboard  ## notebooks/explore.py as an app, on what `make demo` or a load has left
+	@exec $(BIN)/marimo run notebooks/explore.py
+
+dashboard: .venv/has-dashboard  ## dlt's dashboard of the pipeline: runs, schema, rows
+	@exec $(BIN)/marimo run $$($(BIN)/python -c 'from dlt._workspace.helpers.dashboard import dlt_dashboard as app; print(app.__file__)') -- --pipeline propel_auth_pipeline
 
 test: .venv/has-test  ## the tests that need nothing but Python
 	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not ($(LEFT_OUT))' $(PYTEST_FLAGS)
@@ -91,6 +97,10 @@ clean:  ## remove the environments and everything that was built
 
 .venv/has-core: pyproject.toml constraints.txt
 	@python=$(PYTHON) && exec "$$python" .ci/install.py .venv constraints.txt -e '.[marts]'
+	@touch $@
+
+.venv/has-dashboard: .venv/has-core
+	@python=$(PYTHON) && exec "$$python" .ci/install.py .venv constraints.txt -e '.[dashboard]'
 	@touch $@
 
 .venv/has-test: pyproject.toml constraints.txt

@@ -86,7 +86,9 @@ class Warehouse:
         )
         with contextlib.suppress(DatabaseUndefinedRelation):
             if found := self.rows(sql, table.name, limit=1):
-                return LastLoad(*found[0])
+                *told, at = found[0]
+                row: list[Any] = [*told, datetime.fromisoformat(at) if isinstance(at, str) else at]  # SQLite: text
+                return LastLoad(*row)
         return None
 
     def memory(self, table: Table) -> dict[str, Any]:
