@@ -9,6 +9,11 @@ BIN := .venv/bin
 CARD := .venv-embedded-elt
 BENCH := .venv-bench
 PEERS := $(patsubst benchmarks/peers/requirements-%.txt,$(BENCH)-%,$(wildcard benchmarks/peers/requirements-*.txt))
+LOWEST := .venv-lowest
+RELEASE := .venv-release
+# The extras in the image, and the tests that say whether the lowest versions do.
+DEPLOYED := production,postgres,celery,k8s
+SAMPLE := $(addprefix propel_assets_tests/,test_definitions.py defs/test_recent.py warehouse/test_load.py warehouse/test_recent.py)
 LEFT_OUT := node or browser or destinations
 PYTEST_FLAGS ?=
 # Every extra but `embedded-elt`, which wants another Dagster.
@@ -17,10 +22,10 @@ EXTRAS := test,test-destinations,dashboard,mcp,postgres,redshift,snowflake,bigqu
 STAND_INS := .venv-fakesnow/ready .venv-bigquery/ready .venv-azurite/ready
 
 # An environment whose Python is gone (moved, or upgraded away) is made again.
-$(foreach venv,.venv $(CARD) $(BENCH) $(PEERS),$(shell [ -x $(venv)/bin/python ] || rm -f $(venv)/has-*))
+$(foreach venv,.venv $(CARD) $(LOWEST) $(RELEASE) $(BENCH) $(PEERS),$(shell [ -x $(venv)/bin/python ] || rm -f $(venv)/has-*))
 
 .PHONY: help demo dev notebook dashboard test test-rest screenshots test-destinations test-all test-embedded-elt test-wheel check \
-    bench bench-peers constraints clean
+    bench bench-peers lock sbom audit test-lowest constraints clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -71,12 +76,24 @@ bench: $(BENCH)/has-core bench-peers  ## how fast it is, beside what else there 
 
 bench-peers: $(PEERS:%=%/has-peer)
 
+lock:  ## what deploy/Dockerfile installs, each file by its hash
+	@python=$(PYTHON) && exec "$$python" .ci/lock.py deploy/requirements.txt '.[$(DEPLOYED)]'
+
+sbom: $(RELEASE)/has-tools  ## a bill of materials of that: deploy/sbom.json
+	$(RELEASE)/bin/cyclonedx-py requirements --output-reproducible -o deploy/sbom.json deploy/requirements.txt
+
+audit: $(RELEASE)/has-tools  ## known vulnerabilities of that, where their source can be reached
+	@sh .ci/audit $(RELEASE)/bin/pip-audit deploy/requirements.txt
+
+test-lowest: $(LOWEST)/has-test  ## a sample of the tests, on the lowest versions pyproject.toml allows
+	$(LOWEST)/bin/python -m pytest $(SAMPLE) -n auto $(PYTEST_FLAGS)
+
 constraints:  ## the constraints files again, with the newest versions that fit together
 	@sh .ci/constraints constraints.txt duckdb==1.5.5 -e '.[$(EXTRAS)]'
 	@sh .ci/constraints constraints-embedded-elt.txt duckdb==1.5.5 dagster==1.13.1 dagster-webserver==1.13.1 -e '.[test,marts,embedded-elt]'
 
 clean:  ## remove the environments and everything that was built
-	rm -rf .venv $(CARD) .venv-fakesnow .venv-bigquery .venv-azurite $(BENCH) $(PEERS) .bench .dagster_home build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv $(CARD) $(LOWEST) $(RELEASE) .venv-fakesnow .venv-bigquery .venv-azurite $(BENCH) $(PEERS) .bench .dagster_home build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 .venv/has-core: pyproject.toml constraints.txt
 	@python=$(PYTHON) && exec "$$python" .ci/install.py .venv constraints.txt -e '.[marts]'
@@ -101,6 +118,14 @@ $(BENCH)/has-core: pyproject.toml constraints.txt
 
 $(BENCH)-%/has-peer: benchmarks/peers/requirements-%.txt
 	@python=$(PYTHON) && exec "$$python" .ci/install.py $(BENCH)-$* $< -r $<
+	@touch $@
+
+$(LOWEST)/has-test: pyproject.toml constraints-lowest.txt
+	@python=$(PYTHON) && exec "$$python" .ci/install.py $(LOWEST) constraints-lowest.txt -e '.[test]'
+	@touch $@
+
+$(RELEASE)/has-tools:
+	@python=$(PYTHON) && exec "$$python" .ci/install.py $(RELEASE) /dev/null cyclonedx-bom==7.5.0 pip-audit==2.10.1
 	@touch $@
 
 .venv/has-destinations: .venv/has-test

@@ -18,11 +18,10 @@ from propel_assets.defs.automation import (
 )
 from propel_assets.defs.changes import propel_auth_api, propel_auth_changes
 from propel_assets.defs.checks import build_checks
+from propel_assets.defs.executors import executor
 from propel_assets.defs.marts import build_marts
 from propel_assets.defs.resources import PropelAuthApiKey, Warehouse
-from propel_assets.settings import executor_name, no_dlt_telemetry
-
-EXECUTORS = {"in_process": dg.in_process_executor, "multiprocess": dg.multiprocess_executor}
+from propel_assets.settings import no_dlt_telemetry
 
 
 def build_defs(
@@ -39,7 +38,7 @@ def build_defs(
         schedules=[refresh_daily, refresh_recent_hourly],
         sensors=[propel_auth_changes, alerts],
         resources={"propel_auth": PropelAuthApiKey(), "warehouse": Warehouse(), **(resources or {})},
-        executor=EXECUTORS[executor_name()],
+        executor=executor(),
         loggers=loggers,
     )
 

@@ -19,7 +19,7 @@ SOURCE_SECTION = "sources.propel_auth_source"
 PIPELINE = "propel_auth_pipeline"
 DATASET = "propel_auth_data"
 TABLE_FORMATS = ("delta", "parquet")
-EXECUTORS = ("in_process", "multiprocess")
+EXECUTORS = ("in_process", "multiprocess", "celery", "k8s")
 HOW_TO_TRY = "To try without a tenant: make demo."
 
 
@@ -76,7 +76,9 @@ class Settings:
         "PROPELAUTH_ALLOW_LOSS", False, "Set to true for one run: the loss is real, replace the rows."
     )
     lock_seconds: float = _setting(
-        "PROPELAUTH_LOCK_SECONDS", 600.0, "How long to wait for another process to let go of the DuckDB file."
+        "PROPELAUTH_LOCK_SECONDS",
+        600.0,
+        "How long to wait for another process to let go of the DuckDB file, or to finish writing to PostgreSQL.",
     )
     recent_minutes: float = _setting(
         "PROPELAUTH_RECENT_MINUTES",
@@ -107,7 +109,7 @@ class Settings:
     alert_from: str = _setting("PROPELAUTH_ALERT_FROM", "", "The sender of these e-mails.")
     alert_to: str = _setting("PROPELAUTH_ALERT_TO", "", "Who gets them: addresses with commas between them.")
     executor: str = _setting(
-        "PROPEL_EXECUTOR", "in_process", "Dagster executor of the jobs: in_process or multiprocess."
+        "PROPEL_EXECUTOR", "in_process", "Dagster executor of the jobs: in_process, multiprocess, celery or k8s."
     )
 
     def __post_init__(self) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -37,17 +39,22 @@ def wait_until(
 
 
 @contextlib.contextmanager
-def running(command: Sequence[str | Path], port: int, env: Mapping[str, str] | None = None) -> Iterator[None]:
+def running(
+    command: Sequence[str | Path], port: int, env: Mapping[str, str] | None = None, *, seconds: float = 60
+) -> Iterator[None]:
     """Run a server until the block is left; it is there once it listens on ``port``."""
     with tempfile.TemporaryFile("w+") as said:  # not a pipe: nobody reads it, and a full one stops the server
         process = subprocess.Popen(command, env=env, stdout=said, stderr=said)
         try:
-            wait_until(lambda: listens(port), process, f"{command[0]} starts", seconds=60)
+            wait_until(lambda: listens(port), process, f"{command[0]} starts", seconds=seconds)
             yield
         except AssertionError:
             said.seek(0)
             print(said.read()[-2000:])
             raise
         finally:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    child.kill()
             process.kill()
             process.wait()

@@ -1,6 +1,7 @@
 """The code location: loads with nothing configured, leaves nothing of a run behind, and nothing is forgotten."""
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -16,6 +17,7 @@ import propel_assets.defs
 from propel_assets.definitions import build_defs, defs
 from propel_assets.defs import alerts, assets, automation, changes, checks, delivery, marts
 from propel_assets.defs.assets import API_KEY, asset_key
+from propel_assets.errors import SettingsError
 from propel_assets.source.tables import TABLES
 from propel_assets.warehouse.checks import checks_of
 
@@ -98,12 +100,29 @@ def test_dagster_validates_the_repository_as_it_stands(run_bare) -> None:
     assert "Validation successful for code location propel_assets" in said
 
 
-@pytest.mark.parametrize(("name", "executor"), [("", "in_process"), ("multiprocess", "multiprocess")])
+@pytest.mark.parametrize(
+    ("name", "executor"),
+    [("", "in_process"), ("multiprocess", "multiprocess"), ("celery", "celery"), ("k8s", "k8s")],
+)
 def test_the_executor_is_the_one_named(name, executor, monkeypatch) -> None:
     monkeypatch.setenv("PROPEL_EXECUTOR", name)
     found = build_defs().executor
     assert isinstance(found, dg.ExecutorDefinition)
     assert found.name == executor
+
+
+@pytest.mark.parametrize(("name", "module"), [("celery", "dagster_celery"), ("k8s", "dagster_k8s")])
+def test_an_executor_that_is_not_installed_names_its_extra(name, module, monkeypatch) -> None:
+    monkeypatch.setenv("PROPEL_EXECUTOR", name)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(SettingsError, match=re.escape(f"pip install 'propel-assets[{name}]'")):
+        build_defs()
+
+
+def test_an_executor_that_does_not_exist_is_named_beside_those_that_do(monkeypatch) -> None:
+    monkeypatch.setenv("PROPEL_EXECUTOR", "kubernetes")
+    with pytest.raises(SettingsError, match="choose one of in_process, multiprocess, celery, k8s"):
+        build_defs()
 
 
 # --- none is forgotten ---
@@ -151,7 +170,7 @@ def test_every_asset_of_the_room_is_defined() -> None:
 def test_every_module_of_the_room_was_looked_at() -> None:
     folder = Path(propel_assets.defs.__file__).parent
     looked_at = {Path(room.__file__).name for room in ROOMS if room.__file__}
-    assert {path.name for path in folder.glob("*.py")} - looked_at == {"__init__.py", "resources.py"}
+    assert {path.name for path in folder.glob("*.py")} - looked_at == {"__init__.py", "executors.py", "resources.py"}
 
 
 def test_everything_that_runs_by_itself_is_off_until_turned_on() -> None:

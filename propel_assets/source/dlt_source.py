@@ -7,7 +7,7 @@ dlt.pipeline("propel_auth_pipeline", destination="duckdb", dataset_name="propel_
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -26,7 +26,7 @@ from propel_assets.source.json_columns import keep_json
 from propel_assets.source.lists import Progress, ScanReport
 from propel_assets.source.privacy import Gate
 from propel_assets.source.readers import Reader
-from propel_assets.source.table_reader import ReadOptions
+from propel_assets.source.table_reader import ReadOptions, memory_of, recall
 from propel_assets.source.tables import BOOKS, BY_NAME, SCANS, TABLES, Table
 
 SOURCE = "propel_auth_source"
@@ -53,6 +53,7 @@ def propel_auth_source(
     tables: Sequence[str] | None = None,
     settings: Settings | None = None,
     options: ReadOptions | None = None,
+    memory: Mapping[str, Any] | None = None,
     on_report: Callable[[ScanReport], None] = lambda _: None,
     progress: Progress = lambda *_: None,
 ) -> DltSource:
@@ -60,6 +61,7 @@ def propel_auth_source(
 
     The auth URL and the key come from the arguments, the environment (`PROPELAUTH_AUTH_URL`, `PROPELAUTH_API_KEY`) or
     dlt's files (`[sources.propel_auth_source]`), when extraction begins. ``on_report`` is called once per table read.
+    ``memory`` is what the last load of the scan has written to its books, where that counts more than dlt's state.
 
     Raises:
         SettingsError: on extraction, when the URL or the key is missing.
@@ -78,7 +80,7 @@ def propel_auth_source(
     def source() -> Iterator[DltResource]:
         for scan in SCANS:
             if wanted := [table for table in chosen if table.scan == scan]:
-                yield from _resources(scan, wanted, resolved, options, on_report, progress)
+                yield from _resources(scan, wanted, resolved, options, memory or {}, on_report, progress)
 
     return source()
 
@@ -88,6 +90,7 @@ def _resources(
     tables: Sequence[Table],
     settings: Callable[[], Settings],
     options: ReadOptions | None,
+    memory: Mapping[str, Any],
     on_report: Callable[[ScanReport], None],
     progress: Progress,
 ) -> Iterator[DltResource]:
@@ -97,6 +100,7 @@ def _resources(
     def reading() -> Iterator[dict[str, pa.Table]]:
         _replace_safely()
         known, state = settings(), dlt.current.source_state()
+        recall(state, memory)
         gate = Gate(known, state)
         asked = options or ReadOptions()
         if gate.changed:
@@ -114,7 +118,7 @@ def _resources(
             on_report(report)
             if report.skipped:  # dlt would empty the table of a `replace` resource that yields nothing
                 dlt.current.source().resources[report.table_name].apply_hints(write_disposition="append")
-        yield {SCAN_LOG.name: _as_rows(reports), CHECK_LOG.name: to_arrow(CHECK_LOG, ())}
+        yield {SCAN_LOG.name: _as_rows(reports, memory_of(state, scan)), CHECK_LOG.name: to_arrow(CHECK_LOG, ())}
 
     for table in tables:
         yield reading | _pick(table, table.name)
@@ -167,12 +171,12 @@ def _pick(table: Table, resource: str) -> DltResource:
     )
 
 
-def _as_rows(reports: Sequence[ScanReport]) -> pa.Table:
-    load_id = dlt.current.load_package_state()["load_id"]
+def _as_rows(reports: Sequence[ScanReport], memory: Mapping[str, Any]) -> pa.Table:
+    of_load = {"load_id": dlt.current.load_package_state()["load_id"], "memory": memory}
     names = [column.name for column in SCAN_LOG.columns]
 
     def value(report: ScanReport, name: str) -> Any:
-        found = load_id if name == "load_id" else getattr(report, name)
+        found = of_load[name] if name in of_load else getattr(report, name)
         return int(found.timestamp()) if isinstance(found, datetime) else found or None if name == "reason" else found
 
     return to_arrow(SCAN_LOG, ({name: value(report, name) for name in names} for report in reports))

@@ -1,6 +1,6 @@
 """What every reading of tables has: state, options, one report per table, features that are off."""
 
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -13,7 +13,7 @@ from propel_assets.source.client import Client
 from propel_assets.source.decode import RowType
 from propel_assets.source.lists import ListReader, Progress, ScanReport
 from propel_assets.source.scan import Order
-from propel_assets.source.tables import BY_NAME, Table
+from propel_assets.source.tables import BY_NAME, Table, tables_of
 
 Rows = tuple[str, pa.Table]
 
@@ -23,6 +23,24 @@ FEATURE_OFF: dict[str, frozenset[int]] = {
     "api_keys": frozenset({402, 403, 404}),
     "scim": frozenset({402, 403, 404, 426}),
 }
+
+
+# What of the state belongs to one scan; the rest of it is the environment, and rows by table.
+MEMORY = {"users": "users_read_until", "api_key_usage": "usage_since", "chart_metrics": "charts_since"}
+
+
+def memory_of(state: Mapping[str, Any], scan: str) -> dict[str, Any]:
+    """Return what ``state`` has for the next load of ``scan``."""
+    names = ["environment", *([MEMORY[scan]] if scan in MEMORY else [])]
+    tables = {table.name for table in tables_of(scan)}
+    rows = {name: number for name, number in state.get("rows", {}).items() if name in tables}
+    return {name: state[name] for name in names if name in state} | {"rows": rows}
+
+
+def recall(state: MutableMapping[str, Any], memory: Mapping[str, Any]) -> None:
+    """Put what `memory_of` has returned into ``state``."""
+    rows = {**state.get("rows", {}), **memory.get("rows", {})}
+    state.update({**memory, "rows": rows})
 
 
 @dataclass(frozen=True)

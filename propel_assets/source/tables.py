@@ -608,6 +608,7 @@ BOOKS: tuple[Table, ...] = (
             Column("waited_seconds", "double", "Seconds waited for the rate limit, summed over workers."),
             _count("concurrency", "Requests in flight at most."),
             _json("unknown_fields", "Fields the catalogue does not know, with the column each landed in."),
+            _json("memory", "What the next load of the table starts from: rows, and how far was read."),
             _time("started_at", "When reading began (UTC).", required=True),
             _time("finished_at", "When reading ended (UTC).", required=True),
         ),

@@ -5,8 +5,10 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import dlt
+from dlt.common.destination.client import WithStagingDataset
 from dlt.common.exceptions import DltException
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 from dlt.pipeline.exceptions import PipelineStepFailed
@@ -20,12 +22,15 @@ from propel_assets.source.table_reader import ReadOptions
 from propel_assets.source.tables import tables_of
 from propel_assets.warehouse.pipeline import (
     build_pipeline,
+    database_file,
     formats,
     leave_a_map,
     loading,
     plain_files,
     working_folder,
+    writing,
 )
+from propel_assets.warehouse.query import asking
 
 EMAIL = re.compile(r"[^\s@'\"<>(),;:]+@[^\s@'\"<>(),;:]+")
 MAX_ERROR = 500
@@ -67,25 +72,52 @@ def load_scan(
             options = replace(options, recent=False)
         if plain_files(settings):
             options = replace(options, anew=True)
-        source = propel_auth_source(
-            tables=names, settings=settings, options=options, on_report=reports.append, progress=progress
-        )
-        if plain_files(settings):  # dlt would append what it cannot merge
-            for table in tables_of(scan):
-                source.resources[table.name].apply_hints(write_disposition="replace")
         try:
             with loading(settings, pipeline, say):
                 pipeline.sync_destination()
+                source = propel_auth_source(
+                    tables=names,
+                    settings=settings,
+                    options=options,
+                    memory=_memory(pipeline, settings, scan),
+                    on_report=reports.append,
+                    progress=progress,
+                )
+                if plain_files(settings):  # dlt would append what it cannot merge
+                    for table in tables_of(scan):
+                        source.resources[table.name].apply_hints(write_disposition="replace")
                 pipeline.extract(source, **formats(settings))
                 pipeline.normalize()
-                for report in reports:
-                    _remove(pipeline, report)
-                info = pipeline.load()
-                info.raise_on_failed_jobs()
+                with writing(settings, pipeline, say):
+                    for report in reports:
+                        _remove(pipeline, report)
+                    info = pipeline.load()
+                    info.raise_on_failed_jobs()
+                    _clear_staging(pipeline, [report.table_name for report in reports if not report.skipped])
                 leave_a_map(settings)
         except (DltException, OSError) as error:
             raise _ours(error, scan, settings) from None
     return ScanLoad(info.loads_ids[0] if info.loads_ids else "", reports, time.monotonic() - started)
+
+
+def _memory(pipeline: dlt.Pipeline, settings: Settings, scan: str) -> dict[str, Any]:
+    """Return what the scan has left for its next load, where loads run beside each other.
+
+    The last one to begin leaves its state at the destination: what it knows of the other scans may be older than they.
+    """
+    if database_file(pipeline) is not None:  # one load at a time
+        return {}
+    with asking(pipeline, settings) as warehouse:
+        return warehouse.memory(tables_of(scan)[0])
+
+
+def _clear_staging(pipeline: dlt.Pipeline, tables: Sequence[str]) -> None:
+    """Leave no second copy of people's rows in the staging dataset. dlt's own way would empty other loads' tables."""
+    with pipeline.destination_client() as client:
+        if isinstance(client, WithStagingDataset):
+            for name in filter(client.should_load_data_to_staging_dataset, tables):
+                with client.with_staging_dataset(), contextlib.suppress(DatabaseUndefinedRelation):
+                    client.initialize_storage(truncate_tables=[name])
 
 
 def _remove(pipeline: dlt.Pipeline, report: ScanReport) -> None:

@@ -23,9 +23,10 @@ from dlt.common.destination.exceptions import (
     UnknownDestinationModule,
 )
 from dlt.common.destination.reference import DestinationReference
+from filelock import FileLock
 
 from propel_assets.errors import SettingsError
-from propel_assets.settings import DATASET, PIPELINE, Settings, no_dlt_telemetry, set_default_environment
+from propel_assets.settings import DATASET, PIPELINE, Settings, no_dlt_telemetry
 from propel_assets.warehouse.clients import with_our_client
 from propel_assets.warehouse.destinations import DESTINATIONS, extra_of, policy_of
 from propel_assets.warehouse.duckdb_destination import Patience, atomic_duckdb, exclusive
@@ -41,8 +42,6 @@ def build_pipeline(settings: Settings, folder: str | None, say: Callable[[str], 
         SettingsError: dlt does not know the destination, or something it needs is not installed or not configured.
     """
     no_dlt_telemetry()
-    # No second copy of people's rows is left in the staging dataset.
-    set_default_environment({"LOAD__TRUNCATE_STAGING_DATASET": "true"})
     where: dict[str, Any] = {"pipelines_dir": folder} if folder else {}
     if settings.staging:
         where["staging"] = settings.staging
@@ -157,6 +156,25 @@ def loading(settings: Settings, pipeline: dlt.Pipeline, say: Callable[[str], Non
 
 
 @contextlib.contextmanager
+def writing(settings: Settings, pipeline: dlt.Pipeline, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold the right to write to PostgreSQL: reading goes on beside each other, tables are made and filled in turn.
+
+    It is an advisory lock, which ends with its connection, so a kill leaves nothing behind.
+
+    Raises:
+        WarehouseBusy: somebody else has held it for too long.
+    """
+    if kind_of(settings) != "postgres":
+        yield
+        return
+    waiting = Patience(settings.lock_seconds, say).begin()
+    with pipeline.sql_client() as client:
+        while client.execute_sql("SELECT pg_try_advisory_lock(hashtext(%s))", DATASET) != [(True,)]:
+            waiting.go_on(f"another load is writing to {DATASET}")
+        yield
+
+
+@contextlib.contextmanager
 def working_folder() -> Iterator[str]:
     """Give a private folder for one run, and remove it: what dlt extracts are people's data.
 
@@ -181,6 +199,8 @@ def leave_a_map(settings: Settings) -> None:
 
     What lies in dlt's own folder is dropped first: it may be of another project on this machine.
     """
-    build_pipeline(settings, None).drop()
-    # Built again: the dropped one still knows the other project's folder, and would read its database.
-    build_pipeline(settings, None).sync_destination()
+    pipeline = build_pipeline(settings, None)
+    with FileLock(f"{pipeline.working_dir}.lock"):  # two loads that end together
+        pipeline.drop()
+        # Built again: the dropped one still knows the other project's folder, and would read its database.
+        build_pipeline(settings, None).sync_destination()

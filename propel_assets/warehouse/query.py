@@ -1,6 +1,7 @@
 """Questions to the warehouse, whatever it is, through dlt's own client for it."""
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -104,6 +105,19 @@ class Warehouse:
         found = self.rows(sql, table.name)
         return [int(rows) for mode, rows in found if mode == found[0][0]][:loads]
 
+    def memory(self, table: Table) -> dict[str, Any]:
+        """Return what the last complete load of ``table`` has left for the next one; empty: nothing, or it is older."""
+        if "memory" not in self.columns_of(SCAN_LOG.name):
+            return {}
+        sql = (
+            f"SELECT s.memory FROM {self.table('propel_scans')} s "  # noqa: S608 - names are ours
+            f"JOIN {self.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
+            "WHERE s.table_name = %s ORDER BY l.inserted_at DESC, s.load_id DESC"
+        )
+        found = self.rows(sql, table.name, limit=1)
+        left = found[0][0] if found else None
+        return json.loads(left) if isinstance(left, str) else left or {}
+
     def insert(self, table: Table, rows: Sequence[dict[str, Any]]) -> None:
         """Add rows to one of the books."""
         names = [column.name for column in table.columns]
@@ -160,17 +174,28 @@ def opened(settings: Settings, say: Callable[[str], None] = lambda _: None) -> I
         file = database_file(pipeline)
         if file is not None and not file.exists():
             raise WarehouseError(f"There is no {file} yet. {HOW_TO_LOAD}")
-        with client_of(pipeline, settings) as client:
-            if isinstance(client, FilesystemClient):
-                warehouse: Warehouse = FileWarehouse(client)
-            elif isinstance(client, SqlJobClientBase):
-                warehouse = Warehouse(client)
-            else:
-                raise WarehouseError(f"The destination {settings.destination} cannot be asked in SQL.")
-            warehouse.privacy = load_policy(settings)
+        with asking(pipeline, settings) as warehouse:
             if not warehouse.columns_of(SCAN_LOG.name):
                 raise WarehouseError(f"Nothing has been loaded into {settings.destination} yet. {HOW_TO_LOAD}")
             yield warehouse
+
+
+@contextlib.contextmanager
+def asking(pipeline: dlt.Pipeline, settings: Settings) -> Iterator[Warehouse]:
+    """Connect to the warehouse of ``pipeline``, whether or not anything has been loaded into it.
+
+    Raises:
+        WarehouseError: it cannot be asked in SQL.
+    """
+    with client_of(pipeline, settings) as client:
+        if isinstance(client, FilesystemClient):
+            warehouse: Warehouse = FileWarehouse(client)
+        elif isinstance(client, SqlJobClientBase):
+            warehouse = Warehouse(client)
+        else:
+            raise WarehouseError(f"The destination {settings.destination} cannot be asked in SQL.")
+        warehouse.privacy = load_policy(settings)
+        yield warehouse
 
 
 def client_of(pipeline: dlt.Pipeline, settings: Settings) -> Any:

@@ -28,14 +28,15 @@ class Postgres:
         self.ask("postgres", f"CREATE DATABASE {name}")
         return name
 
-    def ask(self, database: str, sql: str) -> None:
-        """Run statements, each for itself."""
+    def ask(self, database: str, sql: str) -> list[tuple]:
+        """Run a statement and return its rows, if it has any."""
         import psycopg2
 
         connection = psycopg2.connect(dbname=database, user="postgres", host=str(self.folder))
         connection.autocommit = True
         with contextlib.closing(connection), connection.cursor() as cursor:
             cursor.execute(sql)
+            return cursor.fetchall() if cursor.description else []
 
     def place(self, _folder: Path) -> dict[str, str]:
         return {

@@ -1,0 +1,102 @@
+"""The files of deploy/, read by what knows their formats, and against each other."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import kubernetes_validate
+import yaml
+from compose_spec import PyCompose
+from dagster._core.instance.config import dagster_instance_config
+from packaging.version import Version
+
+import propel_assets
+from propel_assets_tests.processes import ROOT
+
+DEPLOY = ROOT / "deploy"
+COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+HELM = yaml.safe_load((DEPLOY / "helm-values.yaml").read_text())
+DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
+INSTANCE = yaml.safe_load((DEPLOY / "dagster.yaml").read_text())
+OUR_SETTINGS = yaml.safe_load(Path(propel_assets.__file__).with_name("dagster.yaml").read_text())
+
+
+def test_hadolint_has_nothing_to_say_of_the_dockerfile() -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    said = subprocess.run([hadolint, DEPLOY / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stdout) == (0, "")
+
+
+def test_everything_the_image_copies_is_sent_to_the_builder() -> None:
+    copied = re.findall(r"^COPY (?!--from)(?:--\S+ )?(.+) \S+$", DOCKERFILE, re.MULTILINE)
+    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    for path in " ".join(copied).split():
+        assert (ROOT / path).exists()
+        assert Path(path).parts[0] in sent
+
+
+def test_the_lock_has_every_version_that_was_tested_and_its_hash() -> None:
+    first, *lines = (DEPLOY / "requirements.txt").read_text().splitlines()
+    (python,) = set(re.findall(r"^FROM python:(3\.\d+)-", DOCKERFILE, re.MULTILINE))
+    assert f"Python {python} on Linux x86_64" in first
+    locked = [re.findall(r"^(\S+==\S+) --hash=sha256:[0-9a-f]{64}$", line) for line in lines]
+    assert all(locked)
+    pins = {_normal(pin) for (pin,) in locked}
+    assert pins - {_normal(line) for line in (ROOT / "constraints.txt").read_text().splitlines()} == set()
+    names = {pin.split("==")[0] for pin in pins}
+    assert {"dagster", "dagster-postgres", "dagster-celery", "dagster-k8s", "dlt", "psycopg2-binary"} <= names
+
+
+def _normal(pin: str) -> str:
+    return pin.lower().replace("_", "-")
+
+
+def test_the_lowest_versions_are_those_of_the_project() -> None:
+    pins = dict(line.split("==") for line in (ROOT / "constraints-lowest.txt").read_text().splitlines() if "==" in line)
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    lowest = r"^(dagster|dagster-webserver|dagster-dlt|dlt|duckdb)(?:\[\w+\])?>=([\d.]+)"
+    least = dict(re.findall(lowest, "\n".join(needed), re.MULTILINE))
+    assert len(least) == 5
+    assert {name: Version(pins[name]) for name in least} == {name: Version(least[name]) for name in least}
+
+
+def test_compose_reads_its_file() -> None:
+    services = COMPOSE["services"]
+    parsed = PyCompose.from_yaml(yaml.safe_dump({key: value for key, value in COMPOSE.items() if key[:2] != "x-"}))
+    assert set(parsed.services or ()) == set(services) == {"dagster_database", "code_server", "webserver", "daemon"}
+    # The keys go to the one that uses them, and the page is not open to the network.
+    with_key = [name for name, service in services.items() if "PROPELAUTH_API_KEY" in service["environment"]]
+    assert with_key == ["code_server"]
+    assert [port for service in services.values() for port in service.get("ports", [])] == ["127.0.0.1:3000:3000"]
+
+
+def test_a_deployment_queues_runs_as_the_settings_we_ship_do() -> None:
+    settings, _ = dagster_instance_config(str(DEPLOY))
+    assert settings["storage"] == {"postgres": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}}
+    assert {name: value for name, value in INSTANCE.items() if name != "storage"} == OUR_SETTINGS
+    pools = INSTANCE["concurrency"]["pools"]
+    assert HELM["concurrency"] == {
+        "enabled": True,
+        "pools": {"defaultLimit": pools["default_limit"], "granularity": pools["granularity"]},
+    }
+    assert HELM["postgresql"]["postgresqlScheme"] == "postgresql+psycopg2"
+    monitoring = HELM["dagsterDaemon"]["runMonitoring"]
+    assert monitoring["maxRuntimeSeconds"] == INSTANCE["run_monitoring"]["max_runtime_seconds"]
+
+
+def test_the_pod_of_the_helm_values_is_one_that_kubernetes_accepts() -> None:
+    (deployment,) = HELM["dagster-user-deployments"]["deployments"]
+    container = {
+        "name": deployment["name"],
+        "image": "{repository}:{tag}".format(**deployment["image"]),
+        "imagePullPolicy": deployment["image"]["pullPolicy"],
+        "args": ["dagster", "api", "grpc", *deployment["dagsterApiGrpcArgs"]],
+        "ports": [{"containerPort": deployment["port"]}],
+        "env": deployment["env"],
+        "envFrom": [{"secretRef": secret} for secret in deployment["envSecrets"]],
+    }
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "code"}, "spec": {"containers": [container]}}
+    kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
+    assert "KEY" not in str(deployment["env"])

@@ -1,0 +1,117 @@
+"""Loads that run beside each other, on a PostgreSQL that lets them: nothing is overwritten or lost."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from propel_assets.settings import load_settings
+from propel_assets.warehouse.query import opened
+from propel_assets_tests.destinations.standins.postgres import Postgres
+from propel_assets_tests.processes import wait_until
+
+LOAD = [sys.executable, "-m", "propel_assets.cli", "load"]
+LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    with Postgres() as running:
+        yield running
+
+
+@pytest.fixture
+def database(server, settings, monkeypatch, tmp_path) -> str:
+    """The name of an empty database, where the settings point."""
+    place = server.place(tmp_path)
+    for variable, value in place.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path / "dlt"))
+    return place["DESTINATION__POSTGRES__CREDENTIALS"].split("/")[3].split("?")[0]
+
+
+@pytest.fixture
+def rows(database):
+    """Return the rows of a query on the loaded tables, whose names are in braces."""
+
+    def ask(sql: str) -> list[tuple]:
+        with opened(load_settings()) as warehouse:
+            return warehouse.rows(sql.replace("{", "propel_auth_data.").replace("}", ""))
+
+    return ask
+
+
+def start(*tables: str) -> subprocess.Popen:
+    return subprocess.Popen([*LOAD, *tables], stderr=subprocess.PIPE, text=True)
+
+
+def ended(process: subprocess.Popen) -> str:
+    """Wait for ``process`` to end well, and return what it said."""
+    said = process.communicate(timeout=200)[1]
+    assert process.returncode == 0, said
+    return said
+
+
+def test_first_loads_of_an_empty_database_at_once(database, rows, sandbox) -> None:
+    for load in [start(table) for table in ("user_query", "org_query", "jwks")]:
+        ended(load)
+    assert rows("SELECT count(*) FROM {user_query}") == [(300,)]
+    assert rows("SELECT count(*) FROM {org_query}") == [(24,)]
+    assert rows("SELECT count(*) > 0 FROM {jwks}") == [(True,)]
+
+
+def test_what_one_load_remembers_is_not_overwritten_by_another(database, rows, sandbox, run_cli) -> None:
+    reading = start("user_query")
+    wait_until(lambda: sandbox.requests, reading, "it reads")
+    reading.send_signal(signal.SIGSTOP)
+    ended(start("org_query", "chart_metrics"))  # begun later, so its state is the one dlt would go by
+    reading.send_signal(signal.SIGCONT)
+    ended(reading)
+
+    assert run_cli("load", "--recent").returncode == 0
+    assert rows("SELECT mode FROM {propel_scans} WHERE table_name = 'user_query' ORDER BY load_id") == [
+        ("full",),
+        ("recent",),
+    ]
+    for user in list(sandbox.store.users)[:200]:
+        sandbox.store.delete_user(user)
+    refused = run_cli("load", "user_query")
+    assert refused.returncode == 1
+    assert "user_query had 300 rows at the last load" in refused.stderr
+    assert rows("SELECT count(*) FROM {user_query}") == [(300,)]
+
+
+def test_the_lock_is_waited_for_and_ends_with_its_holder(database, server, rows, sandbox) -> None:
+    ended(start("user_query"))
+    sandbox.store.delete_user(min(sandbox.store.users))
+    writes = start("user_query")
+    wait_until(lambda: server.ask(database, LOCKS) == [(1,)], writes, "it writes", every=0.001)
+    writes.send_signal(signal.SIGSTOP)
+    waits = start("user_query")
+    assert waits.stderr
+    assert "Waiting: another load is writing to propel_auth_data." in waits.stderr.readline()
+    writes.kill()
+    writes.communicate()
+    ended(waits)
+    assert {user for (user,) in rows("SELECT user_id FROM {user_query}")} == set(sandbox.store.users)
+
+
+def test_whoever_reads_sees_all_of_the_old_rows_or_all_of_the_new(database, server, rows, sandbox) -> None:
+    ended(start("user_query"))
+    for user in list(sandbox.store.users)[:7]:
+        sandbox.store.delete_user(user)
+    seen = set()
+    load = start("user_query")
+    while load.poll() is None:
+        seen |= set(server.ask(database, "SELECT count(*) FROM propel_auth_data.user_query"))
+    ended(load)
+    assert seen | set(rows("SELECT count(*) FROM {user_query}")) == {(300,), (293,)}
+
+
+def test_two_loads_of_the_same_table_never_mix_their_rows(database, rows, sandbox) -> None:
+    for load in [start("user_query") for _ in range(3)]:
+        ended(load)
+    assert rows("SELECT count(*), count(DISTINCT user_id) FROM {user_query}") == [(300, 300)]
+    assert rows("SELECT count(*) FROM propel_auth_data_staging.user_query") == [(0,)]
