@@ -75,7 +75,7 @@ class ReplaceWithLittleMemory(SqlLoadJob):
         if MEMORY_SETTINGS & set(client.credentials.global_config or {}):
             super().run()  # the user has said how much
             return
-        ((usual,),) = client.execute_sql("SELECT current_setting('memory_limit')") or ()
+        [(usual,)] = client.execute_sql("SELECT current_setting('memory_limit')") or []
         client.execute_sql(f"SET memory_limit = '{MEMORY_LIMIT}'")
         try:
             super().run()
