@@ -12,14 +12,14 @@ PEERS := $(patsubst benchmarks/peers/requirements-%.txt,$(BENCH)-%,$(wildcard be
 LEFT_OUT := node or browser or destinations
 PYTEST_FLAGS ?=
 # Every extra but `embedded-elt`, which wants another Dagster.
-EXTRAS := test,test-destinations,dashboard,postgres,redshift,snowflake,bigquery,databricks,filesystem,s3,gs,az,ducklake
+EXTRAS := test,test-destinations,dashboard,mcp,postgres,redshift,snowflake,bigquery,databricks,filesystem,s3,gs,az,ducklake
 
 STAND_INS := .venv-fakesnow/ready .venv-bigquery/ready .venv-azurite/ready
 
 # An environment whose Python is gone (moved, or upgraded away) is made again.
 $(foreach venv,.venv $(CARD) $(BENCH) $(PEERS),$(shell [ -x $(venv)/bin/python ] || rm -f $(venv)/has-*))
 
-.PHONY: help demo dev test test-rest screenshots test-destinations test-all test-embedded-elt test-wheel check \
+.PHONY: help demo dev notebook dashboard test test-rest screenshots test-destinations test-all test-embedded-elt test-wheel check \
     bench bench-peers constraints clean
 
 help:  ## this list
@@ -32,6 +32,12 @@ demo: .venv/has-core  ## sandbox, load, checks and a few answers, in one command
 dev: .venv/has-core  ## the sandbox and Dagster's UI on it, until Ctrl-C
 	@exec $(BIN)/propel-assets dev
 
+notebook: .venv/has-dashboard  ## notebooks/explore.py as an app, on what `make demo` or a load has left
+	@exec $(BIN)/marimo run notebooks/explore.py
+
+dashboard: .venv/has-dashboard  ## dlt's dashboard of the pipeline: runs, schema, rows
+	@exec $(BIN)/marimo run $$($(BIN)/python -c 'from dlt._workspace.helpers.dashboard import dlt_dashboard as app; print(app.__file__)') -- --pipeline propel_auth_pipeline
+
 test: .venv/has-test  ## the tests that need nothing but Python
 	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not ($(LEFT_OUT))' $(PYTEST_FLAGS)
 	@echo "Left out: the tests marked $(LEFT_OUT). \`make test-all\` runs those that need Node.js"
@@ -42,7 +48,7 @@ test-rest: .venv/has-test  ## the tests that `make test` leaves out: they need N
 	$(BIN)/python -m pytest -m 'node or browser' $(PYTEST_FLAGS)
 
 screenshots: .venv/has-test  ## the pictures of the docs again, from a real browser
-	SCREENSHOTS=$(CURDIR)/docs $(BIN)/python -m pytest propel_assets_tests/browser
+	SCREENSHOTS=$(CURDIR)/docs $(BIN)/python -m pytest -m browser
 
 test-destinations: .venv/has-destinations $(STAND_INS)  ## every destination, on real engines and stand-ins: 20 min
 	$(BIN)/python -m pytest propel_assets_tests/destinations -n 2 --dist loadgroup $(PYTEST_FLAGS)
@@ -74,6 +80,10 @@ clean:  ## remove the environments and everything that was built
 
 .venv/has-core: pyproject.toml constraints.txt
 	@python=$(PYTHON) && exec "$$python" .ci/install.py .venv constraints.txt -e '.[marts]'
+	@touch $@
+
+.venv/has-dashboard: .venv/has-core
+	@python=$(PYTHON) && exec "$$python" .ci/install.py .venv constraints.txt -e '.[dashboard]'
 	@touch $@
 
 .venv/has-test: pyproject.toml constraints.txt

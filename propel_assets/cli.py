@@ -51,6 +51,7 @@ def main() -> None:
       propel-assets load                      load everything from the PropelAuth of PROPELAUTH_AUTH_URL
       propel-assets load user_query           load one table, and those read together with it
       propel-assets status                    what is in the warehouse, how old, last checks
+      propel-assets report                    the same and more as a page, with charts
     """
 
 
@@ -250,6 +251,33 @@ def _age(at: datetime) -> str:
     if minutes < 60:
         return f"{minutes} min"
     return f"{minutes // 60} h" if minutes < 48 * 60 else f"{minutes // 1440} days"
+
+
+@main.command()
+@click.option(
+    "--output",
+    default="propel-auth-report.html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    show_default=True,
+    help="The file to write.",
+)
+def report(output: Path) -> None:
+    """Write one HTML page: charts of users and orgs, what changed since the last load, the last checks.
+
+    It loads nothing from elsewhere and names no person, so that it can be sent to anybody who may know the numbers.
+
+    \b
+    Examples:
+      propel-assets report
+      propel-assets report --output morning.html
+    """
+    from propel_assets.settings import load_settings
+    from propel_assets.warehouse.query import opened
+    from propel_assets.warehouse.report import write_report
+
+    with opened(load_settings(), _say) as warehouse:
+        write_report(warehouse, output)
+    click.echo(output)
 
 
 @main.command()

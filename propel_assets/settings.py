@@ -151,8 +151,11 @@ def _from_dlt(name: str) -> str:
     no_dlt_telemetry()
     import dlt
 
-    provider = dlt.config if name == "auth_url" else dlt.secrets
-    return str(provider.get(f"{SOURCE_SECTION}.{name}", str) or "")
+    field = f"{SOURCE_SECTION}.{name}"
+    if name == "auth_url":
+        return dlt.config.get(field, str) or ""
+    # Without a type: by dlt's own it is a secret then, and vaults are asked for nothing else.
+    return str(dlt.secrets.get(field) or "")  # pyright: ignore[reportArgumentType]
 
 
 def _missing(name: str) -> str:

@@ -17,7 +17,7 @@ from propel_assets.defs.resources import Warehouse, settings_of
 from propel_assets.errors import PropelError, WarehouseError
 from propel_assets.settings import destination_name
 from propel_assets.source.tables import BOOKS
-from propel_assets.warehouse import marts
+from propel_assets.warehouse import charts, marts
 from propel_assets.warehouse.load import without_personal_data
 
 BOOK_NAMES = {table.name for table in BOOKS}
@@ -89,7 +89,7 @@ def _build(context: dg.AssetExecutionContext, warehouse: Warehouse) -> Iterator[
 
 
 def _told(context: dg.AssetExecutionContext, dbt: marts.Dbt, ended: marts.Ended, translator: Any) -> Iterator[Any]:
-    """Return dagster-dbt's events for those of dbt, with rows, columns and their lineage."""
+    """Return dagster-dbt's events for those of dbt, with rows, columns, their lineage, and charts."""
     from dagster_dbt.core.dbt_cli_event import DbtCoreCliEventMessage
     from dagster_dbt.core.dbt_cli_invocation import DbtCliInvocation
     from dagster_dbt.core.dbt_event_iterator import DbtEventIterator
@@ -118,7 +118,18 @@ def _told(context: dg.AssetExecutionContext, dbt: marts.Dbt, ended: marts.Ended,
             project=None,
         )
     )
-    return DbtEventIterator(events, invocation).fetch_row_counts().fetch_column_metadata()
+    for event in DbtEventIterator(events, invocation).fetch_row_counts().fetch_column_metadata():
+        if isinstance(event, dg.Output) and (drawn := _drawn(context.asset_key_for_output(event.output_name), dbt)):
+            yield event.with_metadata({**event.metadata, "chart": dg.MetadataValue.md(drawn)})
+        else:
+            yield event
+
+
+def _drawn(key: dg.AssetKey, dbt: marts.Dbt) -> str | None:
+    """Return the chart of a mart, if it has one and there is something to show."""
+    chart = charts.CHARTS.get(key.path[-1])
+    shown = chart(dbt.rows) if chart and marts.drawing_installed() else None
+    return shown.markdown() if shown else None
 
 
 def _translator() -> Any:

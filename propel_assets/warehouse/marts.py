@@ -43,6 +43,11 @@ def installed() -> bool:
     return all(importlib.util.find_spec(name) for name in ("dbt", "dagster_dbt"))
 
 
+def drawing_installed() -> bool:
+    """Tell whether charts can be drawn: the extra `marts` has what draws them."""
+    return importlib.util.find_spec("vl_convert") is not None
+
+
 def sources_yaml() -> str:
     """Return the raw tables as dbt sources, columns described as in the catalogue."""
     tables = [
@@ -121,6 +126,13 @@ class Dbt:
     def manifest(self) -> dict[str, Any]:
         """The manifest, with the names this warehouse has."""
         return _as_dict(tuple(sorted(self.environment.items())))
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """Return the rows of ``sql``, asked over dbt's own connection: nobody else's can be open on a DuckDB file."""
+        adapter = self.adapter()
+        with adapter.connection_named("propel_assets"):
+            _, cursor = adapter.connections.add_query(sql, auto_begin=False)
+            return [tuple(row) for row in cursor.fetchall()]
 
     def adapter(self) -> Any:
         """Return dbt's adapter of the last run, to ask the warehouse with."""

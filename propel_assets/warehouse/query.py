@@ -70,8 +70,8 @@ class Warehouse:
         return {ours(column): str(kind.get("data_type")) for column, kind in columns.items()}
 
     def count(self, name: str) -> int:
-        """Return how many rows a table has."""
-        return self.number(f"SELECT count(*) FROM {self.table(name)}")  # noqa: S608 - a quoted name
+        """Return how many rows a table has. One that never had any need not be there."""
+        return self.number(f"SELECT count(*) FROM {self.table(name)}") if self.columns_of(name) else 0  # noqa: S608
 
     def last_load(self, table: Table, *, skipped: bool = False) -> LastLoad | None:
         """Return the last complete load of ``table``; with ``skipped`` also one that left it as it was."""
@@ -85,7 +85,9 @@ class Warehouse:
         )
         with contextlib.suppress(DatabaseUndefinedRelation):
             if found := self.rows(sql, table.name, limit=1):
-                return LastLoad(*found[0])
+                *told, at = found[0]
+                row: list[Any] = [*told, datetime.fromisoformat(at) if isinstance(at, str) else at]  # SQLite: text
+                return LastLoad(*row)
         return None
 
     def insert(self, table: Table, rows: Sequence[dict[str, Any]]) -> None:

@@ -1,0 +1,446 @@
+"""The charts of the marts: what each asks, the sentence that sums it up, its numbers as a table, and its drawing.
+
+Drawn by Vega-Lite (vl-convert, of the extra `marts`) as SVG. The page of `propel-assets report` gives the colours as
+CSS variables, so that one drawing is right in light and dark; the pictures in the Dagster UI have their own, on white.
+"""
+
+import base64
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from html import escape
+from typing import Any
+
+from propel_assets.warehouse.load import without_personal_data
+from propel_assets.warehouse.marts import MARTS_SCHEMA
+
+Ask = Callable[[str], Sequence[Sequence[Any]]]
+WEEKS = 52
+COHORTS = 12  # months
+AFTER = (1, 2, 4, 8, 12, 24, 36, 48)  # weeks after the sign-up
+FULLEST = 12  # orgs
+ROLES = 8
+WIDE, NARROW = 560, 310  # px, axes and their labels included
+WHOLE = {"format": ",d", "tickMinStep": 1}
+LETTER = 8  # px of a letter of an axis, at most, over some of them
+THEMED = {"text": "currentColor", "grid": "var(--line)", "first": "var(--first)", "second": "var(--second)"}
+ON_WHITE = {"text": "#334155", "grid": "#e2e8f0", "first": "#2563eb", "second": "#c2410c"}
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart: ``headline`` is a number and what it counts, ``rows`` are the numbers drawn, under ``head``.
+
+    ``draw`` returns Vega-Lite's layers and data for a theme and a width.
+    """
+
+    title: str
+    summary: str
+    headline: tuple[str, str] | None
+    head: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    draw: Callable[[Mapping[str, str], int], dict[str, Any]]
+
+    def svg(self, width: int, theme: Mapping[str, str] = THEMED) -> str:
+        """Return the drawing, ``width`` px wide."""
+        import vl_convert
+
+        axis = {"labelColor": theme["text"], "gridColor": theme["grid"], "domain": False, "ticks": False}
+        legend = {
+            "labelColor": theme["text"],
+            "orient": "top",
+            "title": None,
+            "labelLimit": width,
+            "direction": "vertical",
+        }
+        spec = {
+            "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
+            "width": width,
+            "autosize": {"type": "fit-x", "contains": "padding"},
+            "padding": 2,
+            "background": "white" if theme is ON_WHITE else None,
+            "config": {
+                "aria": False,  # the page says in words what there is to see
+                "font": "system-ui, sans-serif",
+                "view": {"stroke": None},
+                "axis": {**axis, "labelFontSize": 12, "labelPadding": 6, "title": None},
+                "legend": {**legend, "labelFontSize": 12, "symbolSize": 120, "symbolOpacity": 1},
+                "text": {"fontSize": 12, "color": theme["text"]},
+            },
+            **self.draw(theme, width),
+        }
+        drawing = vl_convert.vegalite_to_svg(spec)
+        return drawing.replace("<svg ", f'<svg role="img" aria-label="{escape(f"{self.title}. {self.summary}")}" ', 1)
+
+    def markdown(self) -> str:
+        """Return the summary and the drawing for a page that is not ours."""
+        picture = base64.b64encode(self.svg(WIDE, ON_WHITE).encode()).decode()
+        return f"{self.summary}\n\n![{self.title}](data:image/svg+xml;base64,{picture})"
+
+
+def signups(ask: Ask) -> Chart | None:
+    """Return sign-ups per week, ours and PropelAuth's own figure."""
+    ours: Counter[date] = Counter()
+    theirs: Counter[date] = Counter()
+    for day, count, provider in ask(f"SELECT day, signups, provider_signups FROM {MARTS_SCHEMA}.fct_signups_daily"):  # noqa: S608
+        ours[_monday(day)] += int(count)
+        if provider is not None:
+            theirs[_monday(day)] += int(provider)
+    if not ours:
+        return None
+    weeks = [max(ours) - timedelta(weeks=n) for n in reversed(range(min(WEEKS, _weeks(ours))))]
+    series = {"Sign-ups": ours, **({"As PropelAuth counts": theirs} if theirs else {})}
+    data = [{"day": str(w), "value": counts[w], "series": name} for name, counts in series.items() for w in weeks]
+    counted = sum(theirs[w] for w in weeks)
+    told = (
+        f" PropelAuth counts {counted:,}: users deleted before the first load are in its figure only." if theirs else ""
+    )
+    recent = sum(ours[week] for week in weeks[-5:-1])
+    summary = (
+        f"{_of(sum(ours[w] for w in weeks), 'sign-up')} in {_of(len(weeks), 'week')}; the last week is not over.{told}"
+    )
+    return Chart(
+        "Sign-ups per week",
+        summary,
+        (f"{recent:,}", "sign-ups in the four weeks before this one"),
+        ("Week of", *series),
+        [(str(week), *(f"{counts[week]:,}" for counts in series.values())) for week in reversed(weeks)],
+        lambda theme, width: {
+            "height": 200,
+            "data": {"values": data},
+            "encoding": _over_time(theme, width, list(series)),
+            "layer": [
+                {
+                    "mark": {"type": "bar", "width": max(1, (width - 60) // len(weeks) - 2)},
+                    "transform": [{"filter": "datum.series == 'Sign-ups'"}],
+                },
+                {
+                    "mark": {"type": "line", "strokeWidth": 1.5, "interpolate": "step"},
+                    "transform": [{"filter": "datum.series != 'Sign-ups'"}],
+                },
+            ],
+        },
+    )
+
+
+def active_users(ask: Ask) -> Chart | None:
+    """Return active users per week that is over: as PropelAuth counts, and as the loads have seen."""
+    names = {"provider": "As PropelAuth counts", "derived": "As seen by loads: at least"}
+    found: dict[str, dict[date, int]] = defaultdict(dict)
+    sql = "SELECT source, cadence, period_start, active_users, cadence_completed FROM "
+    rows = ask(f"{sql}{MARTS_SCHEMA}.fct_active_users WHERE cadence IN ('Daily', 'Weekly')")
+    cadence = "Weekly" if sum(r[1] == "Weekly" and bool(r[4]) for r in rows) > 1 else "Daily"
+    for source, of, start, users, completed in rows:
+        if of == cadence and (completed or cadence == "Daily"):
+            found[source][_day(start)] = int(users)
+    if not found:
+        return None
+    series = {names[source]: found[source] for source in names if source in found}
+    starts = sorted({start for counts in series.values() for start in counts})[-WEEKS:]
+    data = [
+        {"day": str(start), "value": counts[start], "series": name}
+        for name, counts in series.items()
+        for start in starts
+        if start in counts
+    ]
+    best = next(iter(series.values()))
+    last, period = max(best), "week" if cadence == "Weekly" else "day"
+    before = best.get(last - timedelta(weeks=1) if cadence == "Weekly" else last - timedelta(days=1))
+    change = f", {(best[last] - before) / before:+.0%} on the {period} before" if before else ""
+    summary = f"{_of(best[last], 'user')} active in the {period} of {last}{change}."
+    return Chart(
+        f"Active users per {period}",
+        summary,
+        (f"{best[last]:,}", f"users active in the last full {period}" if period == "week" else "users active that day"),
+        (f"{period.capitalize()} of", *series),
+        [(str(s), *(f"{c[s]:,}" if s in c else "" for c in series.values())) for s in reversed(starts)],
+        lambda theme, width: {
+            "height": 200,
+            "data": {"values": data},
+            "encoding": {
+                **_over_time(theme, width, list(series)),
+                "strokeDash": {
+                    "field": "series",
+                    "scale": {"domain": list(series), "range": [[1, 0], [5, 3]][: len(series)]},
+                },
+            },
+            "mark": {"type": "line", "strokeWidth": 2, "point": len(starts) < 3},
+        },
+    )
+
+
+def cohorts(ask: Ask) -> Chart | None:
+    """Return the share of each month's sign-ups who were active so many weeks later or after."""
+    sql = "SELECT cohort_week, weeks_after, cohort_users, retained_users FROM "
+    started: Counter[date] = Counter()
+    reached: Counter[tuple[date, int]] = Counter()  # users whose week has come
+    stayed: Counter[tuple[date, int]] = Counter()
+    for week, after, users, retained in ask(f"{sql}{MARTS_SCHEMA}.fct_retention_cohort"):
+        month = _day(week).replace(day=1)
+        started[month] += int(users) if after == 0 else 0
+        reached[month, after] += int(users)
+        stayed[month, after] += int(retained)
+    months = sorted(month for month in started if reached[month, AFTER[0]] == started[month])[-COHORTS:]
+    if not months:
+        return None
+    share = {
+        (month, after): stayed[month, after] / started[month]
+        for month in months
+        for after in AFTER
+        if reached[month, after] == started[month]
+    }
+    label = {month: f"{month:%b %Y}" for month in months}
+    data = [
+        {"month": label[m], "after": after, "share": value, "text": f"{value:.0%}"}
+        for (m, after), value in share.items()
+    ]
+    fourth = [(stayed[m, 4], started[m]) for m in months if (m, 4) in share]
+    kept = sum(s for s, _ in fourth) / sum(n for _, n in fourth) if fourth else None
+    told = f" Of those who could, {kept:.0%} were active four weeks later or after." if kept is not None else ""
+    summary = f"{_of(sum(started[m] for m in months), 'sign-up')} in {_of(len(months), 'month')} of sign-up.{told}"
+    return Chart(
+        "Who stays: weeks after sign-up",
+        summary,
+        None if kept is None else (f"{kept:.0%}", "of new users still active after four weeks"),
+        ("Month of sign-up", "Users", *map(str, AFTER)),
+        [
+            (label[m], f"{started[m]:,}", *(f"{share[m, a]:.0%}" if (m, a) in share else "" for a in AFTER))
+            for m in months
+        ],
+        lambda theme, _width: {
+            "height": {"step": 24},
+            "data": {"values": data},
+            "encoding": {
+                "x": {"field": "after", "type": "ordinal", "axis": {"orient": "top", "labelAngle": 0}},
+                "y": {"field": "month", "type": "ordinal", "sort": None, "axis": _names(list(label.values()))},
+            },
+            "layer": [
+                {
+                    "mark": {"type": "rect", "color": theme["first"], "cornerRadius": 2},
+                    # Paler than the numbers that stand in it.
+                    "encoding": {
+                        "opacity": {
+                            "field": "share",
+                            "type": "quantitative",
+                            "scale": {"domain": [0, 1], "range": [0.04, 0.6]},
+                            "legend": None,
+                        }
+                    },
+                },
+                {"mark": {"type": "text", "fontSize": 11}, "encoding": {"text": {"field": "text"}}},
+            ],
+        },
+    )
+
+
+def seats(ask: Ask) -> Chart | None:
+    """Return members beside seats of the fullest orgs, or of the largest where no org has a cap."""
+    sql = "SELECT name, members, max_users, idle_seats_30d, over_cap, org_id FROM "
+    orgs = ask(f"{sql}{_last_day('fct_seat_usage')}")
+    if not orgs:
+        return None
+    capped = [org for org in orgs if org[2]]
+    fullest = sorted(capped or orgs, key=lambda org: (-org[1] / (org[2] or 1), -org[1], org[5]))[:FULLEST]
+    names = [without_personal_data(str(org[0])) for org in fullest]
+    twice = Counter(names)
+    names = [f"{n} ({org[5][:4]})" if twice[n] > 1 else n for n, org in zip(names, fullest, strict=True)]
+    members, caps = sum(int(org[1]) for org in capped), sum(int(org[2]) for org in capped)
+    over, idle, everybody = sum(bool(org[4]) for org in orgs), sum(int(org[3]) for org in orgs), sum(o[1] for o in orgs)
+    told = f"{members:,} of {_of(caps, 'seat')} used in the {_of(len(capped), 'org')} with a cap; {over:,} over it. "
+    summary = (told if capped else "No org has a cap. ") + f"{idle:,} of all {everybody:,} members idle for 30 days."
+    data = [
+        {"org": name, "members": int(org[1]), "seats": org[2] and int(org[2])}
+        for name, org in zip(names, fullest, strict=True)
+    ]
+    return Chart(
+        f"Seats used: the {len(fullest)} {'fullest' if capped else 'largest'} orgs",
+        summary,
+        (f"{members / caps:.0%}", "of capped seats used") if caps else None,
+        ("Org", "Members", "Seats", "Idle for 30 days"),
+        [
+            (name, f"{org[1]:,}", f"{org[2]:,}" if org[2] else "no cap", f"{org[3]:,}")
+            for name, org in zip(names, fullest, strict=True)
+        ],
+        lambda theme, width: {
+            "height": {"step": 24},
+            "data": {"values": data},
+            "encoding": {
+                "y": {"field": "org", "type": "nominal", "sort": None, "axis": _names(names, width)},
+            },
+            "layer": [
+                _bars(theme, "members", width),
+                *(
+                    [
+                        {
+                            "mark": {"type": "tick", "thickness": 3, "height": 18},
+                            "encoding": {
+                                "x": {"field": "seats", "type": "quantitative"},
+                                "color": _colors(theme, ["Members", "Seats"], "Seats"),
+                            },
+                        }
+                    ]
+                    if capped
+                    else []
+                ),
+            ],
+        },
+    )
+
+
+def roles(ask: Ask) -> Chart | None:
+    """Return memberships per role, over all orgs."""
+    sql = "SELECT user_role, org_id, members, has_one_owner, has_no_owner FROM "
+    counts: Counter[str] = Counter()
+    one: set[str] = set()
+    none: set[str] = set()
+    for role, org_id, members, has_one, has_none in ask(f"{sql}{_last_day('fct_role_mix')}"):
+        counts[without_personal_data(str(role))] += int(members)
+        one |= {org_id} if has_one else set()
+        none |= {org_id} if has_none else set()
+    if not counts:
+        return None
+    total = sum(counts.values())
+    shown = counts.most_common(ROLES)
+    if rest := total - sum(n for _, n in shown):
+        shown.append((f"{len(counts) - ROLES} more", rest))
+    summary = (
+        f"{_of(total, 'membership')} in {_of(len(counts), 'role')}. "
+        f"{_of(len(one), 'org')} with one owner only, {len(none):,} without any."
+    )
+    data = [{"role": role, "members": n, "text": f"{n:,} ({n / total:.0%})"} for role, n in shown]
+    return Chart(
+        "Roles",
+        summary,
+        None,
+        ("Role", "Memberships", "Share"),
+        [(role, f"{n:,}", f"{n / total:.0%}") for role, n in shown],
+        lambda theme, width: _labelled_bars(theme, width, data, "role", "members"),
+    )
+
+
+def mfa(ask: Ask) -> Chart | None:
+    """Return orgs by how many of their users have a second factor."""
+    bands = {
+        "none": 0.0,
+        "up to 25 %": 0.25,
+        "up to 50 %": 0.5,
+        "up to 75 %": 0.75,
+        "up to 99 %": 0.9999999,
+        "all": 1.0,
+    }
+    counts: Counter[str] = Counter()
+    everybody: Sequence[Any] = ()
+    sql = "SELECT org_id, enabled_users, users_with_mfa, mfa_adoption FROM "
+    for row in ask(f"{sql}{_last_day('fct_security_posture')}"):
+        if row[0] == "all":
+            everybody = row
+        elif row[1]:
+            counts[next(band for band, most in bands.items() if float(row[3]) <= most)] += 1
+    if not everybody or not everybody[1]:
+        return None
+    past = ask(f"SELECT day, mfa_adoption FROM {MARTS_SCHEMA}.fct_security_posture WHERE org_id = 'all' ORDER BY day")  # noqa: S608
+    since = f"; it was {float(past[0][1]):.0%} on {_day(past[0][0])}" if len(past) > 1 else ""
+    share = everybody[2] / everybody[1]
+    summary = f"{everybody[2]:,} of {_of(everybody[1], 'enabled user')} ({share:.0%}) with a second factor{since}."
+    data = [{"band": band, "orgs": counts[band], "text": f"{counts[band]:,}"} for band in bands]
+    return Chart(
+        "MFA: orgs by the share of users with a second factor",
+        summary,
+        (f"{share:.0%}", "of enabled users with a second factor"),
+        ("Users with a second factor", "Orgs"),
+        [(band, f"{counts[band]:,}") for band in bands],
+        lambda theme, width: _labelled_bars(theme, width, data, "band", "orgs"),
+    )
+
+
+CHARTS: dict[str, Callable[[Ask], Chart | None]] = {
+    "fct_signups_daily": signups,
+    "fct_active_users": active_users,
+    "fct_retention_cohort": cohorts,
+    "fct_seat_usage": seats,
+    "fct_role_mix": roles,
+    "fct_security_posture": mfa,
+}
+
+
+def _last_day(mart: str) -> str:
+    return f"{MARTS_SCHEMA}.{mart} WHERE day = (SELECT max(day) FROM {MARTS_SCHEMA}.{mart})"  # noqa: S608 - our names
+
+
+def _over_time(theme: Mapping[str, str], width: int, series: list[str]) -> dict[str, Any]:
+    axis = {"format": "%b %Y", "tickCount": max(2, width // 90), "grid": False, "labelOverlap": True}
+    return {
+        "x": {"field": "day", "type": "temporal", "scale": {"type": "utc"}, "axis": axis},
+        "y": {"field": "value", "type": "quantitative", "axis": {**WHOLE, "tickCount": 4, "minExtent": 5 * LETTER}},
+        "color": _colors(theme, series),
+    }
+
+
+def _colors(theme: Mapping[str, str], series: list[str], constant: str = "") -> dict[str, Any]:
+    legend = {} if len(series) > 1 else {"legend": None}
+    scale = {"domain": series, "range": [theme["first"], theme["second"]][: len(series)]}
+    return {**({"datum": constant} if constant else {"field": "series"}), "type": "nominal", "scale": scale, **legend}
+
+
+def _bars(theme: Mapping[str, str], field: str, width: int) -> dict[str, Any]:
+    axis = {**WHOLE, "tickCount": width // 100}
+    return {
+        "mark": {"type": "bar", "height": 14, "cornerRadiusEnd": 2},
+        "encoding": {
+            "x": {"field": field, "type": "quantitative", "axis": axis},
+            "color": _colors(theme, ["Members", "Seats"], "Members"),
+        },
+    }
+
+
+def _labelled_bars(
+    theme: Mapping[str, str], width: int, data: list[dict[str, Any]], name: str, value: str
+) -> dict[str, Any]:
+    """Return bars, each with its number at its end, and room for it."""
+    most = max(row[value] for row in data)
+    axis = _names([row[name] for row in data], width)
+    room = width - axis["minExtent"]
+    return {
+        "height": {"step": 28},
+        "data": {"values": data},
+        "encoding": {
+            "x": {
+                "field": value,
+                "type": "quantitative",
+                "axis": None,
+                "scale": {"domain": [0, most * room / (room - 90) or 1]},
+            },
+            "y": {"field": name, "type": "nominal", "sort": None, "axis": axis},
+        },
+        "layer": [
+            {"mark": {"type": "bar", "height": 16, "cornerRadiusEnd": 2, "color": theme["first"]}},
+            {"mark": {"type": "text", "align": "left", "dx": 6}, "encoding": {"text": {"field": "text"}}},
+        ],
+    }
+
+
+def _names(names: Sequence[str], width: int = WIDE) -> dict[str, Any]:
+    """Return an axis of names, as wide as the widest fonts need; a long name is cut at its end."""
+    most = (width * 2 // 5) // LETTER
+    room = min(most, max(map(len, names))) * LETTER
+    cut = f"length(datum.label) > {most} ? slice(datum.label, 0, {most - 1}) + '…' : datum.label"
+    return {"labelExpr": cut, "labelLimit": 0, "minExtent": room, "grid": False}
+
+
+def _day(value: Any) -> date:
+    """Return a day that some databases give as a time."""
+    return date.fromisoformat(str(value)[:10])
+
+
+def _monday(value: Any) -> date:
+    day = _day(value)
+    return day - timedelta(days=day.weekday())
+
+
+def _weeks(counts: Mapping[date, int]) -> int:
+    return (max(counts) - min(counts)).days // 7 + 1
+
+
+def _of(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,247 @@
+"""The page of `propel-assets report`: the charts of the marts, what changed since the last load, tables and checks.
+
+One HTML file that loads nothing and names no person. What cannot be shown is replaced by a sentence that says why.
+"""
+
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from dlt.destinations.exceptions import DatabaseUndefinedRelation
+
+from propel_assets import __version__
+from propel_assets.errors import PropelError
+from propel_assets.source.tables import BY_NAME, TABLES, Table
+from propel_assets.warehouse import charts, marts
+from propel_assets.warehouse.checks import CHECK_LOG
+from propel_assets.warehouse.query import Warehouse
+
+TITLES = {
+    "fct_signups_daily": ("Sign-ups", "user_query"),
+    "fct_active_users": ("Active users", "user_query"),
+    "fct_retention_cohort": ("Who stays", "user_query"),
+    "fct_seat_usage": ("Seats used", "org_query"),
+    "fct_role_mix": ("Roles", "org_membership"),
+    "fct_security_posture": ("MFA", "user_query"),
+}
+"""By mart: what to call its chart while there is none, and the raw table without which there is none."""
+
+
+@dataclass(frozen=True)
+class History:
+    """Where the versions of a kind of thing are, and the mart that says which reading they go up to."""
+
+    kind: str
+    versions: str
+    key: str
+    mart: str
+    raw: str
+
+
+HISTORIES = (
+    History("Users", "users_history", "user_id", "dim_user", "user_query"),
+    History("Orgs", "orgs_history", "org_id", "dim_org", "org_query"),
+    History("Memberships", "memberships_history", "user_id, org_id", "bridge_membership", "org_membership"),
+)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A chart, or under its title the sentence that stands for it."""
+
+    title: str
+    chart: charts.Chart | None = None
+    drawings: tuple[str, ...] = ()
+    instead: str = ""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How many are there, and how many are new, changed, gone or back since the load before; or why not known."""
+
+    kind: str
+    counts: tuple[int, ...] = ()
+    instead: str = ""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A table: rows, how many more than after the load before, how it was read, when, and its last checks."""
+
+    name: str
+    rows: int | None
+    more: int | None
+    verdict: str
+    reason: str
+    at: datetime | None
+    passed: int
+    checks: int
+
+
+def write_report(warehouse: Warehouse, path: Path) -> None:
+    """Write the page to ``path``, whole or not at all.
+
+    Raises:
+        PropelError: the file cannot be written.
+    """
+    page = render(warehouse)
+    fresh: Path | None = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
+            fresh = Path(file.name)
+            file.write(page)
+        fresh.chmod(0o644)
+        fresh.replace(path)
+    except OSError as error:
+        if fresh is not None:
+            fresh.unlink(missing_ok=True)
+        raise PropelError(f"Cannot write {path}: {error.strerror}. Choose another --output.") from error
+
+
+def render(warehouse: Warehouse) -> str:
+    """Return the page."""
+    panels = [_panel(warehouse, mart) for mart in charts.CHARTS]
+    checks = _last_checks(warehouse)
+    tables = [loaded for table in TABLES if (loaded := _loaded(warehouse, table, checks))]
+    template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(template).render(
+        version=__version__,
+        now=datetime.now(UTC),
+        read_at=max((t.at for t in tables if t.at), default=None),
+        headlines=[panel.chart.headline for panel in panels if panel.chart and panel.chart.headline],
+        checks=(sum(t.passed for t in tables), sum(t.checks for t in tables)),
+        panels=panels,
+        changes=[_changes(warehouse, history) for history in HISTORIES],
+        failed=[check for them in checks.values() for check in them if not check["passed"]],
+        tables=tables,
+    )
+
+
+def _panel(warehouse: Warehouse, mart: str) -> Panel:
+    title, raw = TITLES[mart]
+    try:
+        chart = charts.CHARTS[mart](warehouse.rows)
+    except DatabaseUndefinedRelation:
+        return Panel(title, instead=_why_not(warehouse, raw) or f"{marts.MARTS_SCHEMA}.{mart} {_not_built()}")
+    if chart is None:
+        why = _why_not(warehouse, raw) or f"{marts.MARTS_SCHEMA}.{mart} is empty: there is nothing to show yet."
+        return Panel(title, instead=why)
+    if not marts.drawing_installed():
+        return Panel(chart.title, chart, instead="To draw it: pip install 'propel-assets[marts]'.")
+    drawings = (chart.svg(width).replace(' xmlns="http://www.w3.org/2000/svg"', "") for width in _widths())
+    return Panel(
+        chart.title, chart, tuple(d.replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "") for d in drawings)
+    )
+
+
+def _widths() -> tuple[int, int]:
+    return charts.WIDE, charts.NARROW
+
+
+def _why_not(warehouse: Warehouse, raw: str) -> str:
+    """Return why a raw table gives nothing; empty: it does."""
+    tried = warehouse.last_load(BY_NAME[raw], skipped=True)
+    if tried is None:
+        return f"{raw} has not been loaded: propel-assets load {raw}."
+    return f"{raw} was skipped: {tried.reason}" if tried.verdict == "skipped" else ""
+
+
+def _not_built() -> str:
+    if not marts.installed():
+        return "is made by the marts: pip install 'propel-assets[marts]', then materialize them in Dagster."
+    return "has not been built yet: materialize it in Dagster (propel-assets dev)."
+
+
+def _changes(warehouse: Warehouse, of: History) -> Changes:
+    """Compare the last reading that the history has with all before it."""
+    if why := _why_not(warehouse, of.raw):
+        return Changes(of.kind, instead=why)
+    try:
+        [(as_of,)] = warehouse.rows(f"SELECT max(as_of) FROM {marts.MARTS_SCHEMA}.{of.mart}")  # noqa: S608 - our names
+        if as_of is None:
+            return Changes(of.kind, instead="None yet.")
+        since = f"CAST('{_utc(as_of):%Y-%m-%d %H:%M:%S.%f}' AS TIMESTAMP)"
+        is_there, was_there = "present > 0", f"first_from < {since}"
+        counted = (
+            is_there,
+            f"{is_there} AND NOT {was_there}",
+            f"{is_there} AND {was_there} AND last_from >= {since} AND last_to >= {since}",
+            f"NOT {is_there} AND {was_there} AND last_to >= {since}",
+            f"{is_there} AND {was_there} AND last_from >= {since} AND last_to < {since}",
+            was_there,
+        )
+        [counts] = warehouse.rows(
+            f"SELECT {', '.join(f'count(CASE WHEN {c} THEN 1 END)' for c in counted)} FROM (SELECT "  # noqa: S608
+            "min(dbt_valid_from) AS first_from, max(dbt_valid_from) AS last_from, max(dbt_valid_to) AS last_to, "
+            "count(CASE WHEN dbt_valid_to IS NULL THEN 1 END) AS present "
+            f"FROM {marts.HISTORY_SCHEMA}.{of.versions} GROUP BY {of.key}) things"
+        )
+    except DatabaseUndefinedRelation:
+        return Changes(of.kind, instead=f"{marts.HISTORY_SCHEMA}.{of.versions} {_not_built()}")
+    *told, before = map(int, counts)
+    last = warehouse.last_load(BY_NAME[of.raw])
+    if last and _utc(last.finished_at) > _utc(as_of):
+        return Changes(of.kind, instead="The marts are older than the last load: materialize them in Dagster.")
+    if not before:
+        return Changes(of.kind, instead=f"{told[0]:,} in the first load; what changes is known from the second on.")
+    return Changes(of.kind, tuple(told))
+
+
+def _last_checks(warehouse: Warehouse) -> dict[str, list[dict[str, Any]]]:
+    """Return the last evaluation of every check, by table."""
+    sql = f"SELECT table_name, check_name, passed, severity, summary FROM {warehouse.table(CHECK_LOG.name)}"  # noqa: S608
+    latest: dict[tuple[str, str], dict[str, Any]] = {}
+    with suppress(DatabaseUndefinedRelation):
+        for table, check, passed, severity, summary in warehouse.rows(f"{sql} ORDER BY checked_at"):
+            latest[table, check] = {
+                "table": table,
+                "check": check,
+                "passed": bool(passed),
+                "severity": severity,
+                "summary": summary,
+            }
+    found: dict[str, list[dict[str, Any]]] = {}
+    for (table, _), check in latest.items():
+        found.setdefault(table, []).append(check)
+    return found
+
+
+def _loaded(warehouse: Warehouse, table: Table, checks: dict[str, list[dict[str, Any]]]) -> Loaded | None:
+    tried, good = warehouse.last_load(table, skipped=True), warehouse.last_load(table)
+    if tried is None:
+        return None
+    mine = checks.get(table.name, [])
+    rows = warehouse.count(table.name) if good else None
+    return Loaded(
+        table.name,
+        rows,
+        _more(warehouse, table),
+        tried.verdict,
+        tried.reason or "",
+        _utc(good.finished_at) if good else None,
+        sum(check["passed"] for check in mine),
+        len(mine),
+    )
+
+
+def _more(warehouse: Warehouse, table: Table) -> int | None:
+    """Return how many more rows the last complete load left than the one before; None: there was none."""
+    sql = (
+        f"SELECT s.rows_expected FROM {warehouse.table('propel_scans')} s "  # noqa: S608 - quoted names
+        f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
+        "WHERE s.table_name = %s AND s.verdict <> 'skipped' AND s.rows_expected IS NOT NULL "
+        "ORDER BY l.inserted_at DESC, s.load_id DESC"
+    )
+    found = warehouse.rows(sql, table.name, limit=2)
+    return int(found[0][0]) - int(found[1][0]) if len(found) == 2 else None
+
+
+def _utc(at: datetime) -> datetime:
+    return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)

@@ -1,0 +1,201 @@
+"""The page of `propel-assets report`: what is on it, what is not, and how it looks in a browser.
+
+`make screenshots` runs the last tests with SCREENSHOTS=docs.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from shutil import which
+
+import dagster as dg
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from propel_assets.defs.marts import build_marts
+from propel_assets.defs.resources import Warehouse
+from propel_assets.sandbox.running import Sandbox
+from propel_assets.settings import load_settings
+from propel_assets.source.tables import BY_NAME
+from propel_assets.warehouse.charts import CHARTS
+from propel_assets.warehouse.checks import examine
+from propel_assets.warehouse.load import load_scan
+from propel_assets.warehouse.query import opened
+from propel_assets.warehouse.report import render
+
+TITLES = ("Sign-ups per week", "Active users per week", "Who stays", "Seats used", "Roles", "MFA")
+EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.\w+")
+
+
+@pytest.fixture
+def report(run_cli, tmp_path) -> Callable[..., str]:
+    """Return the page, as text, that the command writes of a DuckDB file."""
+
+    def run(file: Path = tmp_path / "propel_auth_pipeline.duckdb") -> str:
+        done = run_cli("report", "--output", str(tmp_path / "r.html"), DESTINATION__DUCKDB__CREDENTIALS=str(file))
+        assert done.returncode == 0, done.stderr
+        return (tmp_path / "r.html").read_text()
+
+    return run
+
+
+def cells(page: str, kind: str) -> list[str]:
+    """Return the text of the cells of what changed."""
+    row = re.search(rf'<th scope="row">{kind}</th>(.*?)</tr>', page, re.DOTALL)
+    assert row is not None
+    return re.findall(r"<td[^>]*>(.*?)</td>", row[1])
+
+
+def test_a_loaded_warehouse_gives_a_page_with_everything_that_names_nobody_and_loads_nothing(loaded, report) -> None:
+    page = report(loaded.file)
+    for title in TITLES:
+        assert f"<h3>{title}" in page
+    for section in ("changes", "charts", "checks"):
+        assert f'<section id="{section}">' in page
+    assert page.count('<svg role="img" aria-label=') == 2 * len(CHARTS)  # for laptops and for phones
+    assert page.count("The numbers as a table") == len(CHARTS)
+    assert EMAIL.findall(page) == []
+    assert "http" not in page
+    assert "<script" not in page
+    [(users,)] = loaded.ask("SELECT count(*) FROM dim_user")
+    assert cells(page, "Users") == [f"{users} in the first load; what changes is known from the second on."]
+
+
+def test_what_changed_since_the_last_load_is_counted(small_sandbox, small, build, report) -> None:
+    store = small_sandbox.store
+    one, two, gone = list(store.users)[:3]
+    load_all(small)
+    build(small)
+    store.update_user(one, first_name="b")
+    store.update_user(two, first_name="b")
+    store.delete_user(gone)
+    load_all(small)
+    stale = cells(report(), "Users")
+    build(small)
+    fresh = cells(report(), "Users")
+    store.add_user(user_id=gone, first_name="b")
+    store.add_user(user_id="a-new-one", first_name="b")
+    load_all(small)
+    build(small)
+    assert stale == ["The marts are older than the last load: materialize them in Dagster."]
+    assert fresh == ["19", "0", "2", "1", "0"]  # now, new, changed, gone, back
+    assert cells(report(), "Users") == ["21", "1", "0", "0", "1"]
+    assert cells(report(), "Orgs") == ["4", "0", "0", "0", "0"]
+    assert cells(report(), "user_<wbr>query")[1] == "+2"
+
+
+def load_all(settings) -> None:
+    for scan in ("users", "orgs", "role_mappings"):
+        load_scan(scan, settings)
+
+
+def test_without_marts_each_chart_says_how_to_get_them(small, report) -> None:
+    load_all(small)
+    page = report()
+    for mart in CHARTS:
+        assert f"propel_auth_marts.{mart} has not been built yet: materialize it in Dagster" in page
+    assert "users_history has not been built yet" in cells(page, "Users")[0]
+    assert "Nothing has been checked yet" in page
+
+
+def test_a_feature_that_is_off_is_the_reason_told(small_sandbox, small, build, report) -> None:
+    small_sandbox.faults.parse("orgs_off")
+    load_all(small)
+    build(small)
+    page = report()
+    assert "<h3>Sign-ups per week" in page
+    assert "org_query was skipped: " in page
+    assert "org_membership" in page
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_a_tenant_without_anybody_is_a_page_of_sentences(built, build, report) -> None:
+    with Sandbox(users=0, orgs=0, seed=3) as nobody:
+        settings = load_settings({"auth_url": nobody.url, "api_key": nobody.api_key})
+        load_all(settings)
+    if built:
+        build(settings)
+    assert report().count("is empty: there is nothing to show yet." if built else "has not been built yet") >= 3
+
+
+def test_a_failed_check_is_told(small, tmp_path) -> None:
+    load_all(small)
+    with opened(small) as warehouse:
+        warehouse.rows(f"DELETE FROM {warehouse.table('user_query')} RETURNING 1")
+        examine(warehouse, BY_NAME["user_query"])
+        page = render(warehouse)
+    assert "user_query: row_count. 0 rows, 20 expected." in page
+
+
+def test_nothing_loaded_is_an_error_that_says_what_to_run(run_cli, tmp_path) -> None:
+    done = run_cli("report")
+    assert done.returncode == 1
+    assert "Run propel-assets load first" in done.stderr
+    assert list(tmp_path.glob("*.html")) == []
+
+
+def test_a_place_that_cannot_be_written_to_is_one_sentence(loaded, run_cli, tmp_path) -> None:
+    file = str(loaded.file)
+    done = run_cli("report", "--output", "nowhere/r.html", DESTINATION__DUCKDB__CREDENTIALS=file)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "Cannot write nowhere/r.html: No such file or directory. Choose another --output." in done.stderr
+
+
+def test_dagster_has_the_chart_beside_each_mart(small, build) -> None:
+    load_all(small)
+    assets = build_marts()
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = dg.materialize(assets, resources={"warehouse": Warehouse()}, instance=instance, raise_on_error=False)
+    told = {
+        event.materialization.asset_key.path[-1]: event.materialization.metadata["chart"].value
+        for event in done.get_asset_materialization_events()
+        if "chart" in event.materialization.metadata
+    }
+    assert set(told) == set(CHARTS)
+    for chart in told.values():
+        assert "](data:image/svg+xml;base64," in str(chart)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=which("chromium"), args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_shows_it_without_a_request_an_error_or_a_sideways_scroll(
+    width, scheme, loaded, report, browser, tmp_path
+) -> None:
+    report(loaded.file)
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    told: list[str] = []
+    page.on("console", lambda message: told.append(message.text))
+    page.on("pageerror", lambda error: told.append(str(error)))
+    page.on("request", lambda request: told.append(request.url))
+    page.goto((tmp_path / "r.html").as_uri())
+    assert told == [(tmp_path / "r.html").as_uri()]
+    assert page.locator("svg:visible").count() == len(CHARTS)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    # Every label of a chart stands inside its drawing.
+    assert (
+        page.evaluate(
+            """[...document.querySelectorAll('svg')].filter(svg => svg.checkVisibility()).flatMap(svg => {
+            const frame = svg.getBoundingClientRect()
+            return [...svg.querySelectorAll('text')].filter(text => {
+                const box = text.getBoundingClientRect()
+                return box.left < frame.left - 1 || box.right > frame.right + 1
+            }).map(text => text.textContent)
+        })"""
+        )
+        == []
+    )
+    if (folder := os.environ.get("SCREENSHOTS")) and (width, scheme) == (1280, "light"):
+        page.screenshot(
+            path=Path(folder) / "report.png", clip={"x": 0, "y": 0, "width": 1280, "height": 1230}, full_page=True
+        )
+    page.close()
