@@ -294,6 +294,105 @@ def tables() -> None:
     )
 
 
+@main.command()
+@click.argument("tables", nargs=-1, type=LOADABLE, metavar="[TABLE]...")
+def privacy(tables: tuple[str, ...]) -> None:
+    """Show what is stored of each column of TABLES (default: all): kept, hashed or dropped. Asks nothing.
+
+    \b
+    Examples:
+      propel-assets privacy
+      PROPELAUTH_PRIVACY=strict propel-assets privacy user_query
+    """
+    from propel_assets.settings import load_settings
+    from propel_assets.source.privacy import load_policy
+
+    policy = load_policy(load_settings(), hashing=False)
+    rows = [(name, column, str(rule)) for name in tables or BY_NAME for column, rule in policy.rules[name].items()]
+    rest = [(name, "any other field", policy.unclassified) for name in tables or BY_NAME]
+    _say(f"Privacy policy: {policy.name}")
+    _print_table(("table", "column", "stored"), sorted(rows + rest, key=lambda row: [*BY_NAME].index(row[0])))
+
+
+@main.command()
+@click.argument("user_id")
+@click.option("--email", "emails", multiple=True, help="A further e-mail address that is theirs. Repeatable.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
+def erase(user_id: str, emails: tuple[str, ...], dry_run: bool) -> None:
+    """Remove the person USER_ID from every schema of the database, and from all later loads.
+
+    Needs PROPELAUTH_PRIVACY_KEY: a list of keyed hashes keeps the person out. Safe to repeat.
+
+    \b
+    Examples:
+      propel-assets erase 5b1f0c1e-9f0d-4c64-8e0f-5f1c6c2d7a10 --dry-run
+      propel-assets erase 5b1f0c1e-9f0d-4c64-8e0f-5f1c6c2d7a10
+    """
+    from propel_assets.settings import load_settings
+    from propel_assets.warehouse.erasure import AFTERWARDS, erase
+
+    receipt = erase(load_settings(), user_id, emails=emails, dry_run=dry_run, say=_say)
+    if receipt:
+        _print_table(("table", "what", "rows"), [(r.where, r.what, f"{r.rows:,}") for r in receipt])
+    else:
+        click.echo("Nothing about this person was found.")
+    _say("Nothing was changed: this was a dry run." if dry_run else AFTERWARDS)
+
+
+@main.command()
+@click.argument("column", default="")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page that draws it instead.")
+def lineage(column: str, html: Path | None) -> None:
+    """Show which API field COLUMN comes from, and what it goes into. COLUMN may be a table; default: everything.
+
+    Needs no warehouse. The marts are included where the extra `marts` is installed.
+
+    \b
+    Examples:
+      propel-assets lineage dim_user.email
+      propel-assets lineage last_active_at
+      propel-assets lineage --html lineage.html
+    """
+    from propel_assets.warehouse.lineage import lineage as lineage_of_all
+
+    known = lineage_of_all()
+    names = known.find(column) if column else list(known.sources)
+    if html:
+        try:
+            html.write_text(known.page(), encoding="utf-8")
+        except OSError as error:
+            raise click.ClickException(f"Cannot write {html}: {error.strerror}. Name another file.") from error
+        return
+    for name in names:
+        click.echo("\n".join(known.lines(name)))
+
+
+@main.command()
+def alert() -> None:
+    """Send a test alert to the webhook and by the mail server that are set.
+
+    \b
+    Example:
+      propel-assets alert
+    """
+    from propel_assets.defs.delivery import NotDelivered, targets
+    from propel_assets.settings import load_settings
+
+    found = targets(load_settings())
+    if not found:
+        raise click.ClickException("Set PROPELAUTH_ALERT_WEBHOOK or PROPELAUTH_ALERT_SMTP: see docs/alerts.md.")
+    failed = False
+    for name, deliver in found.items():
+        try:
+            deliver("PropelAuth: a test", "If you read this, alerts reach you.")
+            click.echo(f"{name}: delivered")
+        except NotDelivered as error:
+            failed = True
+            _say(f"{name}: {error}")
+    if failed:
+        raise click.ClickException("Not every alert was delivered. The reasons stand above.")
+
+
 def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table as RichTable

@@ -8,14 +8,13 @@ from typing import Any
 
 import dagster as dg
 
+from propel_assets.defs.alerts import alerts
 from propel_assets.defs.assets import build_raw_assets
 from propel_assets.defs.automation import (
     refresh,
     refresh_daily,
     refresh_recent,
     refresh_recent_hourly,
-    report_failed_checks,
-    report_run_failure,
 )
 from propel_assets.defs.changes import propel_auth_api, propel_auth_changes
 from propel_assets.defs.checks import build_checks
@@ -38,7 +37,7 @@ def build_defs(
         asset_checks=build_checks(),
         jobs=[refresh, refresh_recent, *more_jobs],
         schedules=[refresh_daily, refresh_recent_hourly],
-        sensors=[propel_auth_changes, report_run_failure, report_failed_checks],
+        sensors=[propel_auth_changes, alerts],
         resources={"propel_auth": PropelAuthApiKey(), "warehouse": Warehouse(), **(resources or {})},
         executor=EXECUTORS[executor_name()],
         loggers=loggers,

@@ -83,6 +83,29 @@ class Settings:
         60.0,
         "How long the change sensor waits between two loads of what changed, while somebody is always active.",
     )
+    privacy: str = _setting(
+        "PROPELAUTH_PRIVACY", "open", "What is stored of people: open, strict, or a file of rules: docs/privacy.md."
+    )
+    privacy_key: str = _setting(
+        "PROPELAUTH_PRIVACY_KEY",
+        "",
+        "Secret that values are hashed with. Needed once a rule hashes, or somebody is erased.",
+        secret=True,
+    )
+    alert_webhook: str = _setting(
+        "PROPELAUTH_ALERT_WEBHOOK",
+        "",
+        "Where alerts are posted as Slack's incoming webhooks take them. Its path is a secret.",
+        secret=True,
+    )
+    alert_smtp: str = _setting(
+        "PROPELAUTH_ALERT_SMTP",
+        "",
+        "The server that sends alerts by e-mail, for example smtp://user:password@smtp.example.com:587.",
+        secret=True,
+    )
+    alert_from: str = _setting("PROPELAUTH_ALERT_FROM", "", "The sender of these e-mails.")
+    alert_to: str = _setting("PROPELAUTH_ALERT_TO", "", "Who gets them: addresses with commas between them.")
     executor: str = _setting(
         "PROPEL_EXECUTOR", "in_process", "Dagster executor of the jobs: in_process or multiprocess."
     )
@@ -179,12 +202,13 @@ def checked_auth_url(url: str) -> str:
         raise SettingsError(f"{expected}; it has no http(s) scheme or no host.")
     if parts.path.strip("/") or parts.query or parts.fragment or parts.username or parts.password:
         raise SettingsError(f"{expected}, without a path, query or user name.")
-    if parts.scheme == "http" and not _is_loopback(host):
+    if parts.scheme == "http" and not is_loopback(host):
         raise SettingsError(f"{expected}; plain http is only for a server on this machine.")
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Tell whether ``host`` is this machine."""
     if host == "localhost":
         return True
     try:
@@ -196,7 +220,7 @@ def _is_loopback(host: str) -> bool:
 def environment_of(auth_url: str) -> str:
     """Return what to call the environment of a checked auth URL: its host; every sandbox is this machine."""
     parts = urlsplit(auth_url)
-    return "this machine" if _is_loopback(parts.hostname or "") else parts.netloc
+    return "this machine" if is_loopback(parts.hostname or "") else parts.netloc
 
 
 def set_default_environment(values: Mapping[str, str]) -> None:

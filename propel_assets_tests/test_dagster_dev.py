@@ -16,7 +16,7 @@ import pytest
 import propel_assets
 from propel_assets.source.tables import BY_NAME
 from propel_assets.warehouse.checks import checks_of
-from propel_assets_tests.processes import free_port, wait_until
+from propel_assets_tests.processes import free_port, listens, wait_until
 
 REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": "propel_assets.definitions"}
 LAUNCH = """mutation ($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {
@@ -157,3 +157,22 @@ def test_dagster_dev_materializes_checks_ticks_and_stops(dev, sandbox, query) ->
     kept = b"".join(path.read_bytes() for path in dev.home.rglob("*") if path.is_file()) + dev.log.read_bytes()
     people = [user.wire["email"] for user in sandbox.store.users.values()]
     assert [secret for secret in (sandbox.api_key, *people) if secret.encode() in kept] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+def test_propel_assets_dev_listens_on_this_machine_only() -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "propel_assets.cli", "dev", "--port", str(port), "--users", "20", "--orgs", "3"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_until(lambda: listens(port), process, "the UI comes up", seconds=200)
+            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+            sockets = [socket for member in family for socket in member.net_connections("inet")]
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+    listening = {socket.laddr for socket in sockets if socket.status == psutil.CONN_LISTEN}
+    assert {address.ip for address in listening} == {"127.0.0.1"}
+    assert port in {address.port for address in listening}
+    assert len(listening) >= 2  # the sandbox too

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ import yaml
 
 import propel_assets.defs
 from propel_assets.definitions import build_defs, defs
-from propel_assets.defs import assets, automation, changes, checks, marts
+from propel_assets.defs import alerts, assets, automation, changes, checks, delivery, marts
 from propel_assets.defs.assets import API_KEY, asset_key
 from propel_assets.source.tables import TABLES
 from propel_assets.warehouse.checks import checks_of
 
 ROOT = Path(__file__).parents[1]
-ROOMS = [assets, automation, changes, checks, marts]
+ROOMS = [alerts, assets, automation, changes, checks, delivery, marts]
 SPECS = {spec.key: spec for spec in defs.resolve_all_asset_specs()}
 MARTS = {op.op.name: op for op in marts.build_marts()}
 MANIFEST = "marts-*.json"  # what dbt has read of its project: the one file that loading leaves, in the cache
@@ -133,7 +134,7 @@ def test_every_job_schedule_and_sensor_of_the_room_is_defined() -> None:
     made = {item.name for room in ROOMS for item in vars(room).values() if isinstance(item, kinds)}
     known = defs.get_repository_def()
     defined = {item.name for item in (*known.schedule_defs, *known.sensor_defs, *known.get_all_jobs())}
-    assert made >= {"refresh", "refresh_daily", "propel_auth_changes", "report_run_failure", "report_failed_checks"}
+    assert made >= {"refresh", "refresh_daily", "propel_auth_changes", "alerts"}
     assert made <= defined
     # Dagster adds a sensor for automation conditions and a job for "Materialize".
     assert defined - made == {"default_automation_condition_sensor", "__ASSET_JOB"}
@@ -170,6 +171,14 @@ def test_refresh_loads_and_checks_every_table_that_is_on_by_default_and_builds_t
     assert job.asset_layer.selected_asset_keys == {asset_key(table) for table in tables} | made
     ops = {f"load_{table.scan}" for table in tables} | {f"check_{table.name}" for table in tables} | set(MARTS)
     assert {node.name for node in job.nodes} == ops
+
+
+def test_what_is_loaded_every_day_is_stale_after_26_hours_and_what_is_loaded_by_name_never() -> None:
+    made = {key for op in MARTS.values() for key in op.keys}
+    policies: dict[dg.AssetKey, Any] = {key: spec.freshness_policy for key, spec in SPECS.items()}
+    windows = {key: policy.warn_window.to_timedelta() for key, policy in policies.items() if policy}
+    assert set(windows) == {asset_key(table) for table in TABLES if table.default} | made
+    assert set(windows.values()) == {timedelta(hours=26)}
 
 
 # --- looks ---

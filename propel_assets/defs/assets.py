@@ -4,6 +4,7 @@ The op runs our own loader, the one the command line uses, not `DagsterDltResour
 """
 
 from collections.abc import Callable, Iterator, Set
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -16,6 +17,7 @@ from propel_assets.errors import PropelError
 from propel_assets.settings import DATASET, Settings, destination_name
 from propel_assets.source.dlt_source import propel_auth_source
 from propel_assets.source.lists import ScanReport
+from propel_assets.source.privacy import load_policy
 from propel_assets.source.table_reader import ReadOptions
 from propel_assets.source.tables import BY_NAME, SCANS, Table, tables_of
 from propel_assets.warehouse.load import ScanLoad, load_scan
@@ -26,6 +28,8 @@ PREFIX = "propel_auth"
 OWNERS = ["team:data"]
 PROGRESS_ROWS = 50_000
 MAX_RETRIES = 2  # of an op, after the client has given up
+# A day is what the schedule refresh_daily leaves between two loads; two hours are for the load itself.
+FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=26), fail_window=timedelta(hours=50))
 
 
 def asset_key(table: Table) -> dg.AssetKey:
@@ -65,6 +69,7 @@ def asset_spec(table: Table) -> dg.AssetSpec:
         kinds={"propelauth", "dlt", destination_name()},
         owners=OWNERS,
         automation_condition=on_changed_totals() if table.default else None,
+        freshness_policy=FRESH if table.default else None,
         metadata={
             "dagster/column_schema": dg.TableSchema(columns=columns),
             "dagster/column_lineage": dg.TableColumnLineage(deps_by_column=upstream),
@@ -211,6 +216,7 @@ def _metadata(report: ScanReport, load: ScanLoad, settings: Settings) -> dict[st
         "load_seconds": round(load.seconds, 2),
         "load_id": load.load_id,
         "destination": settings.destination,
+        **_privacy(BY_NAME[report.table_name], settings),
     }
     if report.skipped:
         return told | {"skipped": report.reason}
@@ -221,4 +227,18 @@ def _metadata(report: ScanReport, load: ScanLoad, settings: Settings) -> dict[st
         told["reason"] = report.reason
     if report.unknown_fields:
         told["unknown_fields"] = report.unknown_fields
+    return told
+
+
+def _privacy(table: Table, settings: Settings) -> dict[str, Any]:
+    """Return what the privacy policy did to the columns."""
+    policy = load_policy(settings)
+    hashed, dropped = policy.columns(table, "hash"), policy.columns(table, "drop")
+    told: dict[str, Any] = {
+        "privacy": policy.name,
+        "columns_kept": len({*policy.rules[table.name]} - {*hashed, *dropped}),
+    }
+    for name, columns in (("columns_hashed", hashed), ("columns_dropped", dropped)):
+        if columns:
+            told[name] = columns
     return told

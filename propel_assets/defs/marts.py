@@ -12,7 +12,7 @@ from typing import Any
 
 import dagster as dg
 
-from propel_assets.defs.assets import OWNERS, PREFIX, as_failure
+from propel_assets.defs.assets import FRESH, OWNERS, PREFIX, as_failure
 from propel_assets.defs.resources import Warehouse, settings_of
 from propel_assets.errors import PropelError, WarehouseError
 from propel_assets.settings import destination_name
@@ -70,7 +70,9 @@ def _build(context: dg.AssetExecutionContext, warehouse: Warehouse) -> Iterator[
     from dagster_dbt.asset_utils import get_updated_cli_invocation_params_for_context
 
     asked = get_updated_cli_invocation_params_for_context(
-        context=context, manifest={}, dagster_dbt_translator=_translator()
+        context=context.op_execution_context,  # it asks for `op`, which is deprecated on the other
+        manifest={},
+        dagster_dbt_translator=_translator(),
     )
     words = ["build", *asked.selection_args]
     if asked.indirect_selection:
@@ -150,15 +152,17 @@ def _translator() -> Any:
             """Return the spec, without the books: no op loads them by themselves."""
             spec = super().get_asset_spec(manifest, unique_id, project)
             books = {dg.AssetKey([PREFIX, name]) for name in BOOK_NAMES}
+            source = unique_id.startswith("source")
             deps = [dep for dep in spec.deps if dep.asset_key not in books]
-            if not deps and not unique_id.startswith("source"):
+            if not deps and not source:
                 deps = [dg.AssetDep(dg.AssetKey([PREFIX, AFTER]))]
             return spec.replace_attributes(
                 deps=deps,
                 group_name="history" if unique_id.startswith("snapshot") else "marts",
                 kinds={"dbt", destination_name()},
                 owners=OWNERS,
-                automation_condition=None if unique_id.startswith("source") else dg.AutomationCondition.eager(),
+                automation_condition=None if source else dg.AutomationCondition.eager(),
+                freshness_policy=None if source else FRESH,
             )
 
     return Marts()

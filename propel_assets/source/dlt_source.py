@@ -8,6 +8,7 @@ dlt.pipeline("propel_auth_pipeline", destination="duckdb", dataset_name="propel_
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -23,6 +24,7 @@ from propel_assets.source.client import Client
 from propel_assets.source.decode import to_arrow
 from propel_assets.source.json_columns import keep_json
 from propel_assets.source.lists import Progress, ScanReport
+from propel_assets.source.privacy import Gate
 from propel_assets.source.readers import Reader
 from propel_assets.source.table_reader import ReadOptions
 from propel_assets.source.tables import BOOKS, BY_NAME, SCANS, TABLES, Table
@@ -94,15 +96,21 @@ def _resources(
     @dlt.resource(name=f"{scan}_scan", selected=False)
     def reading() -> Iterator[dict[str, pa.Table]]:
         _replace_safely()
-        reader = Reader(Client(settings()), dlt.current.source_state(), options, progress)
+        known, state = settings(), dlt.current.source_state()
+        gate = Gate(known, state)
+        asked = options or ReadOptions()
+        if gate.changed:
+            asked = replace(asked, recent=False)
+        reader = Reader(Client(known), state, asked, progress)
         merged: set[str] = set()
         for name, rows in reader.read(scan, {table.name for table in tables}):
             if reader.reports[name].recent and name not in merged:
                 merged.add(name)
                 dlt.current.source().resources[name].apply_hints(write_disposition=MERGE, columns=_merged_by_user(name))
-            yield {name: rows}
+            yield {name: gate.pass_on(name, rows)}
         reports = [reader.reports[table.name] for table in tables]
         for report in reports:
+            gate.settle(report)
             on_report(report)
             if report.skipped:  # dlt would empty the table of a `replace` resource that yields nothing
                 dlt.current.source().resources[report.table_name].apply_hints(write_disposition="append")

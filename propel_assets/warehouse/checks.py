@@ -5,11 +5,14 @@ raises: a broken check is not bad data.
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from statistics import median
 from typing import Any, Literal
 
+from propel_assets.source.privacy import HELD_BACK
 from propel_assets.source.tables import BOOKS, Reference, Table
 from propel_assets.warehouse.query import LastLoad, Warehouse
 
@@ -23,6 +26,10 @@ SAME_TYPE = {
     "double": {"double", "decimal"},
 }
 CHECK_LOG = BOOKS[1]
+HISTORY_LOADS = 30
+LEAST_LOADS = 5  # before a history says anything
+LEAST_ROWS, LEAST_SHARE, DEVIATIONS = 10, 0.1, 4.0  # how far from the median is still usual
+NORMAL = 1.4826  # a median absolute deviation as a standard deviation, for values that vary at random
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,11 @@ def schema(warehouse: Warehouse, table: Table) -> Finding:
     ]
     filled, query = _filled(warehouse, table, columns)
     rows = filled.pop("*")
-    empty = [c.name for c in table.columns if c.required and rows and filled.get(c.name) == 0]
+    dropped = warehouse.privacy.columns(table, "drop")
+    empty = [
+        c.name for c in table.columns if c.required and rows and not filled.get(c.name, 1) and c.name not in dropped
+    ]
+    held_back = _held_back(warehouse.last_load(table))
     strange = [name for name in columns if name.endswith(VARIANT) and filled[name]]
     unknown = [
         name
@@ -89,14 +100,25 @@ def schema(warehouse: Warehouse, table: Table) -> Finding:
         if name not in declared and not name.startswith("_dlt") and name not in strange and filled[name]
     ]
     evidence = {"missing": missing, "other_type": retyped + strange, "required_but_empty": empty, "unknown": unknown}
+    evidence |= {"held_back": held_back} if held_back else {}
     if missing or retyped or strange or empty:
         wrong = ", ".join([*missing, *retyped, *strange, *empty])
         text = f"PropelAuth sends this table otherwise than declared: {wrong}."
+        return _finding(table, "schema", text, failed="ERROR", evidence=evidence, query=query)
+    if held_back:
+        text = f"Fields the privacy policy does not know were held back: {', '.join(held_back)}. See docs/privacy.md."
         return _finding(table, "schema", text, failed="ERROR", evidence=evidence, query=query)
     if unknown:
         text = f"Fields the catalogue does not know were loaded too: {', '.join(unknown)}."
         return _finding(table, "schema", text, failed="WARN", evidence=evidence, query=query)
     return _finding(table, "schema", f"{len(declared)} columns as declared.", evidence=evidence, query=query)
+
+
+def _held_back(load: LastLoad | None) -> list[str]:
+    """Return the fields that the last load did not store."""
+    told = load.unknown_fields if load else None
+    fields = json.loads(told) if isinstance(told, str) else told or {}
+    return [name for name, what in fields.items() if what == HELD_BACK]
 
 
 def _filled(warehouse: Warehouse, table: Table, columns: Sequence[str] | dict[str, str]) -> tuple[dict[str, int], str]:
@@ -163,17 +185,41 @@ def _dangling(warehouse: Warehouse, table: Table, reference: Reference) -> str:
     )
 
 
+def volume(warehouse: Warehouse, table: Table) -> Finding:
+    """The last load read about as many rows as the loads before it: within four deviations (MAD) of their median."""
+    if warehouse.last_load(table) is None:
+        return _finding(table, "volume", "Not loaded yet.")
+    now, *before = warehouse.rows_read(table, loads=HISTORY_LOADS + 1)
+    if len(before) < LEAST_LOADS:
+        return _finding(table, "volume", f"{now} rows; {len(before)} loads before, {LEAST_LOADS} are needed to judge.")
+    usual = median(before)
+    deviation = NORMAL * median(abs(rows - usual) for rows in before)
+    reach = max(DEVIATIONS * deviation, LEAST_SHARE * usual, LEAST_ROWS)
+    low, high = max(0, round(usual - reach)), round(usual + reach)
+    evidence = {"rows": now, "expected_from": low, "expected_to": high, "history": [*reversed(before), now]}
+    if low <= now <= high:
+        return _finding(table, "volume", f"{now} rows, {low} to {high} expected.", evidence=evidence)
+    text = (
+        f"{now} rows, {low} to {high} expected after the last {len(before)} loads. See whether PropelAuth's dashboard "
+        "shows the same; a real change is usual again after some loads."
+    )
+    return _finding(table, "volume", text, failed="WARN", evidence=evidence)
+
+
 CHECKS: dict[str, Callable[[Warehouse, Table], Finding]] = {
     "row_count": row_count,
     "schema": schema,
     "primary_key_is_unique": primary_key_is_unique,
     "references_exist": references_exist,
+    "volume": volume,
 }
 
 
 def checks_of(table: Table) -> tuple[str, ...]:
     """Return the promises made of ``table``."""
-    return tuple(name for name in CHECKS if name != "references_exist" or table.references)
+    left_out = set() if table.references else {"references_exist"}
+    left_out |= set() if table.default else {"volume"}  # how much is loaded by name is up to whoever names it
+    return tuple(name for name in CHECKS if name not in left_out)
 
 
 def examine(warehouse: Warehouse, table: Table, names: Sequence[str] | None = None) -> list[Finding]:

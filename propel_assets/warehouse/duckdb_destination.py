@@ -7,6 +7,7 @@ ones. That is also faster than loading through a staging dataset (docs/decisions
 
 import contextlib
 import re
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -202,6 +203,38 @@ class atomic_duckdb(duckdb_factory):  # noqa: N801 - dlt names destinations in l
         client = super().client(schema, initial_config)
         cast(PatientSqlClient, client.sql_client).patience = self.patience
         return client
+
+
+def rewrite(client: DuckDbSqlClient, file: Path) -> None:
+    """Copy the database into a fresh file beside it: DuckDB keeps what was deleted in freed blocks of the old one.
+
+    Raises:
+        WarehouseClosed: it cannot be copied, for want of room for instance.
+    """
+    fresh = _fresh(file)
+    for left in (fresh, Path(f"{fresh}.wal")):
+        left.unlink(missing_ok=True)
+    name, path = client.native_connection.execute("SELECT current_database()").fetchall()[0][0], str(fresh)
+    try:
+        client.native_connection.execute(f"ATTACH '{path.replace(chr(39), 2 * chr(39))}' AS propel_fresh")
+        client.native_connection.execute(f"COPY FROM DATABASE {client.escape_column_name(name)} TO propel_fresh")
+        client.native_connection.execute("DETACH propel_fresh")
+    except engine.Error as error:
+        raise WarehouseClosed(
+            f"Rows were deleted, but {file.name} could not be rewritten, so their bytes are still in it: "
+            f"{_first_line(error)} Make room beside it and run again."
+        ) from None
+
+
+def put_in_place(file: Path) -> None:
+    """Put the rewritten database where it belongs, at once; nothing may have the file open."""
+    shutil.copymode(file, _fresh(file))
+    _fresh(file).replace(file)
+    Path(f"{file}.wal").unlink(missing_ok=True)
+
+
+def _fresh(file: Path) -> Path:
+    return file.with_name(f"{file.name}.rewritten")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from propel_assets.errors import PropelError, WarehouseError, find_cause
 from propel_assets.settings import Settings, connected
 from propel_assets.source.dlt_source import MERGE, propel_auth_source
 from propel_assets.source.lists import Progress, ScanReport
+from propel_assets.source.privacy import load_policy
 from propel_assets.source.table_reader import ReadOptions
 from propel_assets.source.tables import tables_of
 from propel_assets.warehouse.pipeline import (
@@ -54,6 +55,7 @@ def load_scan(
         PropelError: nothing was replaced; the text says why and what to do.
     """
     settings = connected(settings)
+    load_policy(settings)  # refused before anything is opened
     started = time.monotonic()
     reports: list[ScanReport] = []
     names = [table.name for table in tables_of(scan)]
@@ -114,7 +116,7 @@ def _ours(error: Exception, scan: str, settings: Settings) -> PropelError:
     step = error.step if isinstance(error, PipelineStepFailed) else "opening the destination"
     inner = error.exception if isinstance(error, PipelineStepFailed) and error.exception else error
     text = without_personal_data(str(inner))
-    for secret in (settings.api_key, settings.oauth_token):
+    for secret in (settings.api_key, settings.oauth_token, settings.privacy_key):
         text = text.replace(secret, "<secret>") if secret else text
     return WarehouseError(
         f"Loading {scan} into {settings.destination} failed ({step}): {type(inner).__name__}: {text[:MAX_ERROR]}. "

@@ -115,6 +115,11 @@ class Dbt:
         if done.exception is not None:
             raise WarehouseError(f"dbt stopped: {without_personal_data(str(done.exception))[:MAX_ERROR]}")
         results: Any = getattr(done.result, "results", ())
+        for r in results:  # dbt keeps the SQL of histories to itself; dagster-dbt reads their lineage from it
+            if r.node.resource_type == "snapshot" and (sql := getattr(r.node, "compiled_code", "")):
+                file = self.folder / "compiled" / r.node.package_name / r.node.original_file_path / f"{r.node.name}.sql"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(sql, encoding="utf-8")
         broken = {
             r.node.name: without_personal_data(r.message or "")[:MAX_ERROR]
             for r in results
@@ -201,6 +206,15 @@ def connected_dbt(settings: Settings, say: Callable[[str], None] = lambda _: Non
                 yield Dbt(environment, Path(folder))
             finally:
                 _let_go()
+
+
+@contextlib.contextmanager
+def dbt_on(database: Path, folder: Path) -> Iterator[Dbt]:
+    """Give dbt on a DuckDB file that nobody else uses; it writes to ``folder``."""
+    try:
+        yield Dbt({"PROPEL_DBT_TARGET": "duckdb", "PROPEL_DBT_DATABASE": str(database)}, folder)
+    finally:
+        _let_go()
 
 
 def _let_go() -> None:

@@ -17,6 +17,7 @@ from propel_assets.errors import WarehouseError
 from propel_assets.settings import Settings
 from propel_assets.source.decode import ARROW_TYPES
 from propel_assets.source.dlt_source import SCAN_LOG, complete_schema
+from propel_assets.source.privacy import Policy, load_policy
 from propel_assets.source.tables import Table
 from propel_assets.warehouse.files import FileTables
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, formats, working_folder
@@ -36,10 +37,13 @@ class LastLoad:
     total_min: int | None
     total_max: int | None
     finished_at: datetime
+    unknown_fields: Any
 
 
 class Warehouse:
     """An open connection. Use `opened`."""
+
+    privacy: Policy
 
     def __init__(self, client: SqlJobClientBase) -> None:
         """Ask through ``client``."""
@@ -76,7 +80,7 @@ class Warehouse:
     def last_load(self, table: Table, *, skipped: bool = False) -> LastLoad | None:
         """Return the last complete load of ``table``; with ``skipped`` also one that left it as it was."""
         wanted = "" if skipped else "AND s.verdict <> 'skipped'"
-        fields = "load_id, verdict, reason, rows_expected, rows_read, total_min, total_max, finished_at"
+        fields = "load_id, verdict, reason, rows_expected, rows_read, total_min, total_max, finished_at, unknown_fields"
         names = ", ".join(f"s.{field}" for field in fields.split(", "))
         sql = (
             f"SELECT {names} FROM {self.table('propel_scans')} s "  # noqa: S608 - names are ours
@@ -89,6 +93,16 @@ class Warehouse:
                 row: list[Any] = [*told, datetime.fromisoformat(at) if isinstance(at, str) else at]  # SQLite: text
                 return LastLoad(*row)
         return None
+
+    def rows_read(self, table: Table, *, loads: int) -> list[int]:
+        """Return how many rows the last loads of ``table`` read, the newest first: those of the newest one's mode."""
+        sql = (
+            f"SELECT s.mode, s.rows_read FROM {self.table('propel_scans')} s "  # noqa: S608 - names are ours
+            f"JOIN {self.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
+            "WHERE s.table_name = %s AND s.verdict <> 'skipped' ORDER BY l.inserted_at DESC, s.load_id DESC"
+        )
+        found = self.rows(sql, table.name)
+        return [int(rows) for mode, rows in found if mode == found[0][0]][:loads]
 
     def insert(self, table: Table, rows: Sequence[dict[str, Any]]) -> None:
         """Add rows to one of the books."""
@@ -146,19 +160,21 @@ def opened(settings: Settings, say: Callable[[str], None] = lambda _: None) -> I
         file = database_file(pipeline)
         if file is not None and not file.exists():
             raise WarehouseError(f"There is no {file} yet. {HOW_TO_LOAD}")
-        with _client(pipeline, settings) as client:
+        with client_of(pipeline, settings) as client:
             if isinstance(client, FilesystemClient):
                 warehouse: Warehouse = FileWarehouse(client)
             elif isinstance(client, SqlJobClientBase):
                 warehouse = Warehouse(client)
             else:
                 raise WarehouseError(f"The destination {settings.destination} cannot be asked in SQL.")
+            warehouse.privacy = load_policy(settings)
             if not warehouse.columns_of(SCAN_LOG.name):
                 raise WarehouseError(f"Nothing has been loaded into {settings.destination} yet. {HOW_TO_LOAD}")
             yield warehouse
 
 
-def _client(pipeline: dlt.Pipeline, settings: Settings) -> Any:
+def client_of(pipeline: dlt.Pipeline, settings: Settings) -> Any:
+    """Return dlt's client of the warehouse, with the schema of every table; to be opened by `with`."""
     schema = complete_schema()
     if "table_format" in (chosen := formats(settings)):
         for table in schema.data_tables(include_incomplete=True):

@@ -69,7 +69,7 @@ def test_materialize_see_the_checks_turn_a_schedule_on_and_follow_an_asset_to_th
     picture("asset-graph")
 
     page.goto(f"{ui}/assets/propel_auth/org_membership?view=checks")
-    for check in ("primary_key_is_unique", "references_exist", "row_count", "schema"):
+    for check in ("primary_key_is_unique", "references_exist", "row_count", "schema", "volume"):
         page.get_by_text(check, exact=True).first.click()
         expect(page.get_by_text("Passed", exact=True).first).to_be_visible()
     picture("checks")

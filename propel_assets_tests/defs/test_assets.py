@@ -82,6 +82,19 @@ def test_a_materialization_tells_how_the_table_was_read(run, sandbox, query) -> 
     assert set(versions(result).values()) == {users["load_id"]}
 
 
+def test_a_materialization_tells_what_the_privacy_policy_did(run, monkeypatch) -> None:
+    plain = told(run("custom_role_mappings"))["custom_role_mappings"]
+    assert (plain["privacy"], plain["columns_kept"]) == ("open", 2)
+    monkeypatch.setenv("PROPELAUTH_PRIVACY", "strict")
+    monkeypatch.setenv("PROPELAUTH_PRIVACY_KEY", "a key for these tests only")
+    result = run("user_query")
+    users = told(result)["user_query"]
+    assert (users["privacy"], users["columns_kept"]) == ("strict", 11)
+    assert users["columns_hashed"] == ["email", "username", "legacy_user_id"]
+    assert users["columns_dropped"] == ["first_name", "last_name", "picture_url", "properties", "metadata"]
+    assert all_pass(result, "user_query")
+
+
 def test_numbers_are_numbers_so_that_they_plot(run) -> None:
     event = run("org_query").get_asset_materialization_events()[0].materialization
     numbers = {name for name, v in event.metadata.items() if isinstance(v, dg.IntMetadataValue | dg.FloatMetadataValue)}

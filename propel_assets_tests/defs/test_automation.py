@@ -1,4 +1,4 @@
-"""What runs by itself: the sensor, the observation, the conditions of the assets, and the sensors that report."""
+"""What runs by itself: the sensor, the observation, the conditions of the assets, the schedule."""
 
 import datetime
 
@@ -7,7 +7,7 @@ import pytest
 
 from propel_assets.definitions import build_defs
 from propel_assets.defs.assets import API_KEY, asset_key
-from propel_assets.defs.automation import refresh_daily, report_failed_checks, report_run_failure
+from propel_assets.defs.automation import refresh_daily
 from propel_assets.defs.changes import propel_auth_changes
 from propel_assets.defs.marts import build_marts
 from propel_assets.defs.resources import PropelAuthApiKey, Warehouse
@@ -198,53 +198,3 @@ def test_the_schedule_asks_for_a_refresh_every_night(instance) -> None:
     assert refresh_daily.job_name == "refresh"
     assert refresh_daily.cron_schedule == "15 4 * * *"
     assert refresh_daily.execution_timezone == "Etc/UTC"
-
-
-# --- what went wrong is said ---
-
-
-def report(sensor, result: dg.ExecuteInProcessResult, instance: dg.DagsterInstance, capsys) -> str:
-    """Let a run status sensor tell of a run; return what it logged."""
-    (event,) = [event for event in result.all_events if event.is_job_failure or event.is_job_success]
-    context = dg.build_run_status_sensor_context(
-        sensor_name=sensor.name, dagster_event=event, dagster_instance=instance, dagster_run=result.dagster_run
-    )
-    capsys.readouterr()
-    sensor(context.for_run_failure() if event.is_job_failure else context)
-    return capsys.readouterr().err
-
-
-def test_a_failed_run_is_told_with_its_reason_and_what_to_do(run, instance, monkeypatch, capsys, sandbox) -> None:
-    monkeypatch.setenv("PROPELAUTH_API_KEY", "not-the-key")
-    result = run("user_query", "jwks", job="refresh")
-    said = report(report_run_failure, result, instance, capsys)
-    (line,) = [line for line in said.splitlines() if "failed:" in line]
-    assert "ERROR" in line
-    assert "refresh, step load_users, failed: GET /api/backend/v1/user/query answered 401" in line
-    assert "Backend Integration" in line
-    assert result.run_id in line
-    assert "not-the-key" not in said
-    assert "@" not in said
-
-
-def test_a_failed_check_that_fails_its_run_is_told_with_the_promise(run, instance, sandbox, capsys) -> None:
-    sandbox.faults.set("missing_field", "users.email")
-    result = run("user_query")
-    said = report(report_run_failure, result, instance, capsys)
-    assert "propel_auth/user_query: schema (ERROR)" in said
-    assert "email" in said
-    assert not [u for u in sandbox.store.users.values() if u.wire["email"] in said]
-
-
-def test_a_warning_of_a_run_that_succeeded_is_told(run, instance, sandbox, capsys) -> None:
-    sandbox.faults.set("unknown_field", ["orgs"])
-    result = run("org_query")
-    said = report(report_failed_checks, result, instance, capsys)
-    assert result.success
-    assert "WARNING" in said
-    assert "propel_auth/org_query: schema (WARN): Fields the catalogue does not know" in said
-    assert result.run_id in said
-
-
-def test_a_good_run_is_not_worth_a_line(run, instance, capsys) -> None:
-    assert report(report_failed_checks, run("jwks"), instance, capsys) == ""

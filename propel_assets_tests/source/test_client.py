@@ -2,16 +2,25 @@
 
 import logging
 import re
+import ssl
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import msgspec
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
-from propel_assets.errors import ApiError, PermanentApiError, TransientApiError
+from propel_assets.errors import ApiError, PermanentApiError, TransientApiError, Unreachable
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import Settings
 from propel_assets.source import client as client_module
@@ -294,6 +303,49 @@ def test_a_request_says_who_asks_and_with_which_key(headers, connect) -> None:
     assert [sent.get("authorization") for sent in seen] == ["Bearer the-key", None, "Bearer token-of-a-user"]
     assert {sent["user-agent"] for sent in seen} == {USER_AGENT}
     assert USER_AGENT.startswith("propel-assets/")
+
+
+@pytest.fixture
+def behind_tls(tmp_path) -> Iterator[tuple[str, Path, list[dict[str, str]]]]:
+    """The URL of that server behind a certificate nobody has signed, the certificate, and what it was asked."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    file = tmp_path / "certificate.pem"
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    file.write_bytes(certificate.public_bytes(Encoding.PEM) + private)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    seen: list[dict[str, str]] = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Listening", (Listener,), {"seen": seen}))
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.daemon_threads = True
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"https://127.0.0.1:{server.server_address[1]}", file, seen
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_certificate_that_nobody_vouches_for_gets_no_key(behind_tls, connect, monkeypatch) -> None:
+    url, certificate, seen = behind_tls
+    error = error_of(connect(auth_url=url, retry_seconds=0.1))
+    assert isinstance(error, Unreachable)
+    assert "a TLS certificate that could not be verified" in str(error)
+    assert seen == []
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    connect(auth_url=url, api_key="the-key").get(USERS, decode)
+    assert [sent["authorization"] for sent in seen] == ["Bearer the-key"]
 
 
 # Politeness

@@ -1,0 +1,300 @@
+"""Erasing a person from the warehouse: every schema of the database, and what comes with later loads.
+
+A row about the person is deleted, a column that names them in another row is emptied, and where their id or e-mail
+address stands within a text, it is replaced. Whether a row is about them is told by the names of its columns, so tables
+made by others are found too. docs/privacy.md says what is out of reach.
+"""
+
+import contextlib
+import json
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dlt
+from dlt.common.exceptions import DltException
+from dlt.destinations.exceptions import DatabaseException
+from dlt.destinations.job_client_impl import SqlJobClientBase
+
+from propel_assets.errors import WarehouseError, find_cause
+from propel_assets.settings import Settings
+from propel_assets.source.dlt_source import SCAN_LOG, SOURCE
+from propel_assets.source.privacy import (
+    Erased,
+    Policy,
+    columns_about,
+    columns_that_mention,
+    load_policy,
+    require_key,
+)
+from propel_assets.source.tables import BY_NAME
+from propel_assets.warehouse.duckdb_destination import put_in_place, rewrite
+from propel_assets.warehouse.pipeline import build_pipeline, database_file, leave_a_map, loading, working_folder
+from propel_assets.warehouse.query import HOW_TO_LOAD, client_of
+
+TEXTS = re.compile(
+    r"(character varying|varchar|char|text|string|json|jsonb|super|variant|uuid)(\(.*\))?", re.IGNORECASE
+)
+AFTERWARDS = (
+    "Every load leaves this person out from now on. Delete them at PropelAuth too: while they are there, only the list "
+    "in this warehouse keeps them out. Out of reach are backups, exports, and what Dagster keeps of its runs; "
+    "docs/privacy.md has more."
+)
+HASH = re.compile("[0-9a-f]{64}")
+INSTEAD = "erased"
+
+
+@dataclass(frozen=True)
+class Removed:
+    """One line of the receipt: where, what was done there, and to how many rows."""
+
+    where: str
+    what: str
+    rows: int
+
+
+@dataclass
+class _Person:
+    """What identifies one person, as it is stored: plain, hashed or both."""
+
+    ids: set[str] = field(default_factory=set)
+    emails: set[str] = field(default_factory=set)
+    usernames: set[str] = field(default_factory=set)
+    keys: set[str] = field(default_factory=set)
+
+    def in_column(self, name: str) -> set[str]:
+        """Return what a column of that name has of the person, in small letters."""
+        of = {
+            "username": self.usernames,
+            "api_key_id": self.keys,
+            "looked_up": self.ids | self.emails | self.usernames,
+            **dict.fromkeys(("email", "invitee_email", "inviter_email"), self.emails),
+        }
+        return {value.lower() for value in of.get(name, self.ids)}
+
+    def hashes(self, policy: Policy) -> set[str]:
+        """Return the keyed hashes of all of it; what is stored hashed is one already."""
+        values = self.ids | self.emails | self.usernames | self.keys
+        return {h for v in values for h in ([v] if HASH.fullmatch(v) else map(policy.digest, {v, v.lower()}))}
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A table, with its text columns; others cannot hold an id or an address."""
+
+    schema: str
+    name: str
+    columns: Sequence[str]
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+def erase(
+    settings: Settings,
+    user_id: str,
+    *,
+    emails: Collection[str] = (),
+    dry_run: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[Removed]:
+    """Remove the user, and return the receipt. ``emails``: further addresses that are theirs. Safe to repeat.
+
+    Raises:
+        SettingsError: there is no key to keep the list of the erased by.
+        WarehouseError: there is no warehouse, or it cannot be erased from.
+    """
+    policy = load_policy(settings)
+    require_key(policy, "Who was erased is remembered by a keyed hash, so that no load brings them back")
+    person = _Person({user_id, policy.digest(user_id)}, {h for e in emails for h in (e, policy.digest(e))})
+    with working_folder() as folder:
+        pipeline = build_pipeline(settings, folder, say)
+        file = database_file(pipeline)
+        if file is not None and not file.exists():
+            raise WarehouseError(f"There is no {file}. {HOW_TO_LOAD}")
+        try:
+            with loading(settings, pipeline, say):
+                return _erase(settings, pipeline, file, policy, person, dry_run=dry_run)
+        except DltException as error:  # its text may have values in it
+            raise find_cause(error) or WarehouseError(
+                f"Erasing from {settings.destination} failed: {type(error).__name__}. Run it again: that is safe."
+            ) from None
+
+
+def _erase(
+    settings: Settings, pipeline: dlt.Pipeline, file: Path | None, policy: Policy, person: _Person, *, dry_run: bool
+) -> list[Removed]:
+    pipeline.sync_destination()
+    with client_of(pipeline, settings) as client:
+        if not isinstance(client, SqlJobClientBase):
+            raise WarehouseError(_files(settings))
+        _Eraser(client, person).find()
+        if dry_run:
+            return list(_Eraser(client, person).erase(dry_run=True))
+    _remember(pipeline, policy, person)
+    with client_of(pipeline, settings) as client:
+        atomic = client.capabilities.supports_transactions
+        with client.sql_client.begin_transaction() if atomic else contextlib.nullcontext():
+            receipt = list(_Eraser(client, person).erase(dry_run=False))
+        if file is not None:
+            rewrite(client.sql_client, file)
+    if file is not None:
+        put_in_place(file)
+    leave_a_map(settings)
+    return receipt
+
+
+def _files(settings: Settings) -> str:
+    return (
+        f"Nothing was erased: the tables of {settings.destination} are files, which this command does not rewrite. "
+        "Delete the person at PropelAuth and run propel-assets load for every table, which writes all files anew; then "
+        "remove the older versions of the Delta tables (vacuum with a retention of 0 hours) and their logs."
+    )
+
+
+def _remember(pipeline: dlt.Pipeline, policy: Policy, person: _Person) -> None:
+    """Put the person on the list that every load leaves out, and their keys out of what dlt remembers."""
+    with pipeline.managed_state(extract_state=True) as state:
+        ours = state.setdefault("sources", {}).setdefault(SOURCE, {})
+        Erased(ours, policy).add(person.hashes(policy))
+        for key in list(ours.get("usage_since", {})):
+            if {key, policy.digest(key)} & person.keys:
+                del ours["usage_since"][key]
+    if pipeline.has_pending_data:  # else they were on it already
+        pipeline.normalize()
+        pipeline.load().raise_on_failed_jobs()
+
+
+class _Eraser:
+    """Finds and removes one person through an open connection."""
+
+    def __init__(self, client: Any, person: _Person) -> None:
+        self._client, self._sql, self.person = client, client.sql_client, person
+        self._upper = client.capabilities.casefold_identifier is str.upper
+        self._places = list(self._find_places())
+
+    def find(self) -> None:
+        """Learn what else identifies the person."""
+        for place in self._places:
+            for column, known in (
+                ("email", self.person.emails),
+                ("username", self.person.usernames),
+                ("api_key_id", self.person.keys),
+            ):
+                if {"user_id", column} <= {*place.columns}:
+                    known.update(self._values(place, column))
+
+    def _values(self, place: _Place, column: str) -> list[str]:
+        condition, params = self._is_theirs(["user_id"])
+        sql = f"SELECT DISTINCT {self._text(column)} FROM {self._name(place)} WHERE {condition}"  # noqa: S608 - quoted
+        return [value for (value,) in self._rows(sql, *params) if value]
+
+    def erase(self, *, dry_run: bool) -> Iterator[Removed]:
+        """Yield what is removed, table by table."""
+        for place in self._places:
+            about = columns_about(place.columns)
+            theirs, params = self._is_theirs(about) if about else ("1 = 0", [])
+            if rows := self._count(place, theirs, params):
+                if not dry_run:
+                    self._run(f"DELETE FROM {self._name(place)} WHERE {theirs}", *params)  # noqa: S608 - quoted
+                    self._expect_fewer(place, rows)
+                yield Removed(str(place), "rows deleted", rows)
+            other = f"({theirs}) IS NOT TRUE"
+            for column in columns_that_mention(place.columns):
+                named, more = self._is_theirs([column])
+                if rows := self._count(place, f"{named} AND {other}", [*more, *params]):
+                    if not dry_run:
+                        sql = f"UPDATE {self._name(place)} SET {self._quoted(column)} = NULL WHERE {named}"  # noqa: S608
+                        self._run(sql, *more)
+                    yield Removed(str(place), f"{column} emptied", rows)
+            for column in place.columns:
+                if column not in columns_that_mention(place.columns) and not (
+                    column in {"email", "looked_up"} and "user_id" in place.columns
+                ):
+                    yield from self._replace_within(place, column, other, params, dry_run=dry_run)
+
+    def _expect_fewer(self, place: _Place, rows: int) -> None:
+        """Take ``rows`` off what the last load is known to have left, so that the checks hold."""
+        if place.schema != self._sql.dataset_name or place.name not in BY_NAME:
+            return
+        scans = self._name(_Place(place.schema, SCAN_LOG.name, ()))
+        last = f"SELECT max(load_id) FROM {scans} WHERE table_name = %s AND verdict <> 'skipped'"  # noqa: S608 - quoted
+        numbers = ("rows_expected", "rows_read", "total_min", "total_max")
+        less = ", ".join(f"{n} = CASE WHEN {n} > {rows} THEN {n} - {rows} WHEN {n} >= 0 THEN 0 END" for n in numbers)
+        sql = f"UPDATE {scans} SET {less} WHERE table_name = %s AND load_id = ({last})"  # noqa: S608 - quoted names
+        self._run(sql, place.name, place.name)
+
+    def _replace_within(
+        self, place: _Place, column: str, other: str, params: Sequence[Any], *, dry_run: bool
+    ) -> Iterator[Removed]:
+        """Replace ids and addresses that stand within texts and JSON, in rows about others."""
+        told = sorted({w for v in self.person.ids | self.person.emails for w in (v, json.dumps(v)[1:-1])})
+        text, name = self._text(column), self._name(place)
+        like = " OR ".join([f"lower({text}) LIKE %s"] * len(told))
+        sql = f"SELECT {text}, count(*) FROM {name} WHERE ({like}) AND {other} GROUP BY {text}"  # noqa: S608 - quoted
+        found = self._rows(sql, *(f"%{word.lower()}%" for word in told), *params)
+        words = re.compile(rf"(?<![\w.+-])({'|'.join(map(re.escape, told))})(?!\.?[\w-])", re.IGNORECASE)
+        changed = [(old, words.sub(INSTEAD, old), rows) for old, rows in found if words.search(old)]
+        for old, new, _ in changed if not dry_run else []:
+            value = None if new == INSTEAD else new
+            self._run(f"UPDATE {name} SET {self._quoted(column)} = %s WHERE {text} = %s", value, old)  # noqa: S608
+        if changed:
+            yield Removed(str(place), f"{column}: replaced within", sum(rows for _, _, rows in changed))
+
+    # --- SQL ---
+
+    def _find_places(self) -> Iterator[_Place]:
+        """Yield every table of the database that has text; where it cannot be asked for them, those of this project."""
+        sql = (
+            "SELECT c.table_schema, c.table_name, c.column_name, c.data_type FROM information_schema.columns c "
+            "JOIN information_schema.tables t ON t.table_schema = c.table_schema AND t.table_name = c.table_name "
+            "AND t.table_catalog = c.table_catalog WHERE t.table_type = 'BASE TABLE' "
+            "AND c.table_catalog = current_database() ORDER BY 1, 2, c.ordinal_position"
+        )
+        found: dict[tuple[str, str], list[str]] = {}
+        try:
+            for schema, name, column, kind in self._rows(sql):
+                if not schema.lower().startswith(("pg_", "information_schema")) and TEXTS.fullmatch(kind):
+                    found.setdefault((schema, name), []).append(column)
+        except DatabaseException:
+            for schema in (self._sql.dataset_name, self._sql.staging_dataset_name):
+                with self._sql.with_alternative_dataset_name(schema):
+                    for name in BY_NAME:
+                        _, columns = self._client.get_storage_table(name)
+                        texts = [c for c, kind in columns.items() if kind.get("data_type") in {"text", "json"}]
+                        found |= {(schema, name): texts} if texts else {}
+        ours = str.lower if self._upper else str
+        for (schema, name), columns in found.items():
+            if not name.lower().startswith("_dlt"):
+                yield _Place(ours(schema), ours(name), list(map(ours, columns)))
+
+    def _is_theirs(self, columns: Sequence[str]) -> tuple[str, list[str]]:
+        """Return a condition, and its parameters: one of ``columns`` has what identifies the person."""
+        conditions, params = ["1 = 0"], []
+        for column in columns:
+            if values := sorted(self.person.in_column(column)):
+                conditions.append(f"lower({self._text(column)}) IN ({', '.join(['%s'] * len(values))})")
+                params += values
+        return f"({' OR '.join(conditions)})", params
+
+    def _count(self, place: _Place, condition: str, params: Sequence[Any]) -> int:
+        sql = f"SELECT count(*) FROM {self._name(place)} WHERE {condition}"  # noqa: S608 - quoted names
+        return int(self._rows(sql, *params)[0][0])
+
+    def _rows(self, sql: str, *params: Any) -> list[tuple[Any, ...]]:
+        with self._sql.execute_query(sql, *params) as cursor:
+            return [tuple(row) for row in cursor.fetchall()]
+
+    def _run(self, sql: str, *params: Any) -> None:
+        self._sql.execute_sql(sql, *params)
+
+    def _quoted(self, name: str) -> str:
+        return self._sql.escape_column_name(name, casefold=self._upper)
+
+    def _name(self, place: _Place) -> str:
+        return f"{self._quoted(place.schema)}.{self._quoted(place.name)}"
+
+    def _text(self, column: str) -> str:
+        return f"CAST({self._quoted(column)} AS VARCHAR)"
