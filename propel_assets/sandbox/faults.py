@@ -2,8 +2,9 @@
 
 A switch has a name, a value, and four limits: ``path`` (only paths that begin so), ``after`` (not the
 next so many requests), ``requests`` (then only so many), ``share`` (only this share of requests, drawn
-from the seed). Which switches strike a request is decided once, when it comes in. What a strike does is in ``interference.py``
-(the answer as a whole, features), ``running.py`` (people), ``pages.py`` and ``calls.py`` (fields).
+from the seed). Which switches strike a request is decided once, when it comes in. What a strike does is
+in ``interference.py`` (the answer as a whole, features), ``running.py`` (people), ``pages.py`` and
+``calls.py`` (fields).
 """
 
 import json
