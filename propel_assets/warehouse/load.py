@@ -1,7 +1,6 @@
 """One scan, from PropelAuth into its tables."""
 
 import contextlib
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from propel_assets.source.lists import Progress, ScanReport
 from propel_assets.source.table_reader import ReadOptions
 from propel_assets.source.tables import tables_of
 from propel_assets.warehouse.pipeline import (
+    EMAIL,
     build_pipeline,
     formats,
     leave_a_map,
@@ -26,7 +26,6 @@ from propel_assets.warehouse.pipeline import (
     working_folder,
 )
 
-EMAIL = re.compile(r"[^\s@'\"<>(),;:]+@[^\s@'\"<>(),;:]+")
 MAX_ERROR = 500
 ROWS_PER_DELETE = 500
 
