@@ -78,6 +78,11 @@ REFUSALS = [
     ("redirect", "org_query", "org/query answered 302.*PROPELAUTH_AUTH_URL must name the host that answers itself"),
     ("key_revoked", "org_query", "org/query answered 401.*PROPELAUTH_API_KEY.*Backend Integration page"),
     ("repeated_page=1", "user_query", "left room for a missing row"),
+    (
+        "orgs_off,after=4",
+        "user_query",
+        "users came without org_id_to_org_info, others with it",
+    ),
     ("missing_field=users.user_id", "user_query", "user/query answered JSON of another shape.*user_id"),
 ]
 WHOEVER_STAYED = ("delete_every=2", "signup_every=2", "shuffled_ties")
