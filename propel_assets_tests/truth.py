@@ -18,7 +18,7 @@ def truth(store: Store, name: str) -> Rows:
         wire = {
             "user_query": users,
             "org_membership": [{"user_id": u["user_id"], **o} for u in users for o in u["org_id_to_org_info"].values()],
-            "org_query": [org.wire for org in store.orgs.values()],
+            "org_query": [{**org.wire, "created_at": org.created_at} for org in store.orgs.values()],
             "pending_org_invites": store.invites,
         }[name]
         return by_key(BY_NAME[name], [{c.name: row.get(c.name) for c in BY_NAME[name].columns} for row in wire])
