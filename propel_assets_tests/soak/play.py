@@ -295,11 +295,12 @@ def _files(folder: Path) -> set[str]:
     return {f"{where}/{name}" for where, folders, files in os.walk(folder) for name in (*folders, *files)}
 
 
-def _comparable(rows: list[dict] | None) -> list[str] | None:
-    """Return the rows in one order, without what is null: a failed load may have added a column, not a value."""
-    if rows is None:
-        return None
-    return sorted(repr(sorted((name, value) for name, value in row.items() if value is not None)) for row in rows)
+def _comparable(rows: list[dict] | None) -> list[str]:
+    """Return the rows in one order, without what is null.
+
+    A load that came to nothing may have made an empty table, or a column without a value.
+    """
+    return sorted(repr(sorted((name, value) for name, value in row.items() if value is not None)) for row in rows or [])
 
 
 def _differences(name: str, rows: list[dict] | None, start: Rows, end: Rows, came: set[str]) -> list[str]:
