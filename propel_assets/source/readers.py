@@ -153,7 +153,8 @@ class Reader(InsightsReader, ScimReader):
             has_orgs = False
             why_not = "Users come without org_id_to_org_info: orgs are not switched on for this project."
         newest = answer.items[0].f_last_active_at if answer.items else 0
-        return has_orgs, why_not, min(int(newest or 0), int(time.time()) - CLOCKS_APART_SECONDS)
+        known = int(newest) if isinstance(newest, int | float) else 0  # null, or of another type
+        return has_orgs, why_not, min(known, int(time.time()) - CLOCKS_APART_SECONDS)
 
     def _read_orgs(self) -> Iterator[Rows]:
         yield from self._read_plain_list("org_query", "total_orgs", order_by="CREATED_AT_ASC")
