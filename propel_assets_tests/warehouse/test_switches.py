@@ -132,6 +132,14 @@ def test_a_field_of_another_type_is_loaded_and_named_by_a_check(loaded, load, qu
     assert query("SELECT count(*) FROM user_query") == [(60,)]
 
 
+def test_rows_that_were_skipped_may_point_at_who_has_left(loaded, load) -> None:
+    loaded.store.delete_user(max(loaded.store.of_user, key=lambda user: len(loaded.store.of_user[user])))
+    loaded.faults.parse("orgs_off")
+    ran = load("user_query")
+    assert ran.returncode == 0, ran.stderr
+    assert "WARN org_membership: references_exist: Rows that point at nothing: 1 not in user_query." in ran.stderr
+
+
 def test_one_scan_that_fails_leaves_the_others_loaded(loaded, load, query) -> None:
     loaded.faults.parse("server_error=500,path=/api/backend/v1/org")
     ran = load("user_query", "org_query", "custom_role_mappings")
