@@ -1,6 +1,7 @@
 """One scan, from PropelAuth into its tables."""
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -107,7 +108,9 @@ def _ours(error: Exception, scan: str, settings: Settings) -> PropelError:
         return cause
     step = error.step if isinstance(error, PipelineStepFailed) else "opening the destination"
     inner = error.exception if isinstance(error, PipelineStepFailed) and error.exception else error
-    text = EMAIL.sub("<e-mail>", " ".join(str(inner).split()))
+    # Of a traceback its last error: the first line of that, since PostgreSQL goes on with somebody's row.
+    raised = re.findall(r"^(?:\w+\.)+[A-Z]\w*: .+$", str(inner), re.MULTILINE)
+    text = EMAIL.sub("<e-mail>", " ".join((raised[-1] if raised else str(inner)).split()))
     for secret in (settings.api_key, settings.oauth_token):
         text = text.replace(secret, "<secret>") if secret else text
     return WarehouseError(

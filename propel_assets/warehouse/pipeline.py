@@ -91,6 +91,8 @@ def destination(settings: Settings, say: Callable[[str], None]) -> Destination[A
     options: dict[str, Any] = dict(policy.capabilities)
     if name != kind:
         options["destination_name"] = name
+    if kind in DESTINATIONS and policy.replace == "insert-from-staging":
+        options["supports_transactions"] = True  # they do; dlt runs DELETE and INSERT in one only where this is said
     options["replace_strategy"] = "truncate-and-insert" if plain_files(settings) else "insert-from-staging"
     plain = factory(**options)
     strategies = list(plain.capabilities().supported_merge_strategies or ())
