@@ -12,14 +12,14 @@ PEERS := $(patsubst benchmarks/peers/requirements-%.txt,$(BENCH)-%,$(wildcard be
 LEFT_OUT := node or browser or destinations
 PYTEST_FLAGS ?=
 # Every extra but `embedded-elt`, which wants another Dagster.
-EXTRAS := test,test-destinations,dashboard,postgres,redshift,snowflake,bigquery,databricks,filesystem,s3,gs,az,ducklake
+EXTRAS := test,test-destinations,dashboard,mcp,postgres,redshift,snowflake,bigquery,databricks,filesystem,s3,gs,az,ducklake
 
 STAND_INS := .venv-fakesnow/ready .venv-bigquery/ready .venv-azurite/ready
 
 # An environment whose Python is gone (moved, or upgraded away) is made again.
 $(foreach venv,.venv $(CARD) $(BENCH) $(PEERS),$(shell [ -x $(venv)/bin/python ] || rm -f $(venv)/has-*))
 
-.PHONY: help demo dev test test-rest screenshots test-destinations test-all test-embedded-elt test-wheel check \
+.PHONY: help demo dev notebook dashboard test test-rest screenshots test-destinations test-all test-embedded-elt test-wheel check \
     soak bench bench-peers constraints clean
 
 help:  ## this list
@@ -31,6 +31,12 @@ demo: .venv/has-core  ## sandbox, load, checks and a few answers, in one command
 
 dev: .venv/has-core  ## the sandbox and Dagster's UI on it, until Ctrl-C
 	@exec $(BIN)/propel-assets dev
+
+notebook: .venv/has-dashboard  ## notebooks/explore.py as an app, on what `make demo` or a load has left
+	@exec $(BIN)/marimo run notebooks/explore.py
+
+dashboard: .venv/has-dashboard  ## dlt's dashboard of the pipeline: runs, schema, rows
+	@exec $(BIN)/marimo run $$($(BIN)/python -c 'from dlt._workspace.helpers.dashboard import dlt_dashboard as app; print(app.__file__)') -- --pipeline propel_auth_pipeline
 
 test: .venv/has-test  ## the tests that need nothing but Python
 	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not ($(LEFT_OUT))' $(PYTEST_FLAGS)
@@ -70,13 +76,17 @@ bench-peers: $(PEERS:%=%/has-peer)
 
 constraints:  ## the constraints files again, with the newest versions that fit together
 	@sh .ci/constraints constraints.txt duckdb==1.5.5 -e '.[$(EXTRAS)]'
-	@sh .ci/constraints constraints-embedded-elt.txt duckdb==1.5.5 dagster==1.13.1 dagster-webserver==1.13.1 -e '.[test,embedded-elt]'
+	@sh .ci/constraints constraints-embedded-elt.txt duckdb==1.5.5 dagster==1.13.1 dagster-webserver==1.13.1 -e '.[test,marts,embedded-elt]'
 
 clean:  ## remove the environments and everything that was built
 	rm -rf .venv $(CARD) .venv-fakesnow .venv-bigquery .venv-azurite $(BENCH) $(PEERS) .bench .dagster_home build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 .venv/has-core: pyproject.toml constraints.txt
-	@python=$(PYTHON) && exec "$$python" .ci/install.py .venv constraints.txt -e .
+	@python=$(PYTHON) && exec "$$python" .ci/install.py .venv constraints.txt -e '.[marts]'
+	@touch $@
+
+.venv/has-dashboard: .venv/has-core
+	@python=$(PYTHON) && exec "$$python" .ci/install.py .venv constraints.txt -e '.[dashboard]'
 	@touch $@
 
 .venv/has-test: pyproject.toml constraints.txt

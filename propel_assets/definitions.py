@@ -19,6 +19,7 @@ from propel_assets.defs.automation import (
 )
 from propel_assets.defs.changes import propel_auth_api, propel_auth_changes
 from propel_assets.defs.checks import build_checks
+from propel_assets.defs.marts import build_marts
 from propel_assets.defs.resources import PropelAuthApiKey, Warehouse
 from propel_assets.settings import executor_name, no_dlt_telemetry
 
@@ -33,7 +34,7 @@ def build_defs(
     """Return every definition; ``resources`` replace the default ones of the same name."""
     no_dlt_telemetry()
     return dg.Definitions(
-        assets=[propel_auth_api, *build_raw_assets()],
+        assets=[propel_auth_api, *build_raw_assets(), *build_marts()],
         asset_checks=build_checks(),
         jobs=[refresh, refresh_recent, *more_jobs],
         schedules=[refresh_daily, refresh_recent_hourly],

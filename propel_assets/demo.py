@@ -24,7 +24,7 @@ from propel_assets.source.tables import TABLES
 
 STEP_DONE = {dg.DagsterEventType.STEP_SUCCESS, dg.DagsterEventType.STEP_FAILURE}
 HOST = "127.0.0.1"
-EVERYTHING = dg.define_asset_job("demo", selection=dg.AssetSelection.assets(*map(asset_key, TABLES)))
+EVERYTHING = dg.define_asset_job("demo", selection=dg.AssetSelection.assets(*map(asset_key, TABLES)).downstream())
 NEXT = """
 Next:
   {bin}/propel-assets dev        the same in the Dagster UI: lineage, checks, schedules
@@ -75,7 +75,7 @@ def run_demo(
     show(("asset", "rows", "checks passed", "seconds"), _rows(result))
     if not result.success:
         raise WarehouseError("Not every table was loaded: see the lines above.")
-    click.echo(f"\n{len(TABLES)} assets in {time.monotonic() - started:.0f} s.")
+    click.echo(f"\n{len(result.get_asset_materialization_events())} assets in {time.monotonic() - started:.0f} s.")
     click.echo(NEXT.format(bin=_shown(Path(sys.executable).parent)))
 
 
@@ -92,11 +92,13 @@ def _rows(result: dg.ExecuteInProcessResult) -> list[tuple[str, ...]]:
         told = event.materialization.metadata
         name = event.materialization.asset_key.path[-1]
         mine = [check for check in checks if check.asset_key == event.materialization.asset_key]
-        count = "skipped" if "skipped" in told else f"{told['dagster/row_count'].value:,}"
+        rows_told = told.get("dagster/row_count")  # a view has none
+        count = "skipped" if "skipped" in told else f"{rows_told.value:,}" if rows_told else "view"
         passed = f"{sum(check.passed for check in mine)} of {len(mine)}"
-        rows.append((name, count, passed, f"{told['load_seconds'].value:.1f}"))
+        seconds = told["load_seconds"] if "load_seconds" in told else told["Execution Duration"]
+        rows.append((name, count, passed, f"{seconds.value:.1f}"))
     order = [table.name for table in TABLES]
-    return sorted(rows, key=lambda row: order.index(row[0]))
+    return sorted(rows, key=lambda row: (order.index(row[0]), "") if row[0] in order else (len(order), row[0]))
 
 
 def _progress_logger() -> dg.LoggerDefinition:
@@ -117,12 +119,11 @@ def _progress_logger() -> dg.LoggerDefinition:
                 data = event.step_failure_data
                 said = data.user_failure_data.description if data.user_failure_data else data.error.message
                 click.echo(f"{step}: failed. {said}", err=True)
-            elif step.startswith("load_"):
+            elif step.startswith(("load_", "marts_")):
                 self.done += 1
                 seconds = event.step_success_data.duration_ms / 1_000
-                click.echo(
-                    f"[{self.done:2}] {PREFIX}: {step.removeprefix('load_')} loaded in {seconds:.1f} s", err=True
-                )
+                what = step.removeprefix("load_") + (" loaded" if step.startswith("load_") else "")
+                click.echo(f"[{self.done:2}] {PREFIX}: {what} in {seconds:.1f} s", err=True)
 
     @dg.logger
     def progress(_context: dg.InitLoggerContext) -> logging.Logger:

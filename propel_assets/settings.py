@@ -6,8 +6,10 @@ dlt's own config and secrets (`[sources.propel_auth_source]` in `.dlt/*.toml`). 
 
 import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -149,8 +151,11 @@ def _from_dlt(name: str) -> str:
     no_dlt_telemetry()
     import dlt
 
-    provider = dlt.config if name == "auth_url" else dlt.secrets
-    return str(provider.get(f"{SOURCE_SECTION}.{name}", str) or "")
+    field = f"{SOURCE_SECTION}.{name}"
+    if name == "auth_url":
+        return dlt.config.get(field, str) or ""
+    # Without a type: by dlt's own it is a secret then, and vaults are asked for nothing else.
+    return str(dlt.secrets.get(field) or "")  # pyright: ignore[reportArgumentType]
 
 
 def _missing(name: str) -> str:
@@ -230,3 +235,24 @@ def dagster_home() -> str:
 def environment_with(values: Mapping[str, str]) -> dict[str, str]:
     """Return the environment for a process we start, with ``values``."""
     return {**os.environ, **values}
+
+
+def cache_folder() -> Path:
+    """Return the folder for what can be made again: XDG_CACHE_HOME, or .cache in the home folder."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(named) if named else Path.home() / ".cache") / "propel-assets"
+
+
+@contextmanager
+def environment_extended(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for a while: for a library in this process that is told things only so."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

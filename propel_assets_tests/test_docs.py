@@ -17,7 +17,7 @@ from propel_assets.warehouse.checks import CHECKS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / ".claude").rglob("*.md")]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SHELL = {"export", "git", "cd", "pip", "python", "docker", "duckdb", "."}  # words that need no knowing of ours
 
@@ -67,7 +67,7 @@ def test_every_command_is_known(page, line) -> None:
         assert set(rest) <= TARGETS
     elif Path(word).name == "propel-assets":
         parsed(line)
-    elif Path(word).name in {"dagster", "dg", "dlt"}:
+    elif Path(word).name in {"dagster", "dg", "dlt", "marimo"}:
         assert rest
     else:
         assert Path(word).name in SHELL, f"{page} tells people to run {word}: say what it is in this test"
@@ -165,6 +165,12 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_file_named_in_the_text_exists(page) -> None:
-    named = [t for t in code(page.read_text()) if re.fullmatch(r"(docs|propel_assets|\.dlt|\.ci)/[\w./-]+\w", t)]
+    named = [
+        t
+        for t in code(page.read_text())
+        if re.fullmatch(
+            r"(docs|propel_assets|propel_assets_tests|notebooks|sources|examples|\.dlt|\.ci|\.claude)/[\w./-]+\w", t
+        )
+    ]
     made_later = {".dlt/secrets.toml", ".dlt/config.toml"}
     assert [name for name in named if name not in made_later and not (ROOT / name).exists()] == []

@@ -8,14 +8,11 @@ from pathlib import Path
 
 import dlt
 import pytest
-from dlt.common.configuration.container import Container
-from dlt.common.configuration.providers import CustomLoaderDocProvider
-from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 
-from propel_assets.settings import connected, load_settings
 from propel_assets.warehouse.load import load_scan
+from propel_assets_tests.processes import ROOT
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "propel_auth_pipeline.py"
+SCRIPT = ROOT / "examples" / "propel_auth_pipeline.py"
 KILLED = """
 import os, runpy, signal, sys
 from dlt.load.load import Load
@@ -28,6 +25,26 @@ def dies(*args, **kwargs):
     return original(*args, **kwargs)
 setattr(Load, sys.argv[2], dies)
 runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+
+# As Google's is by default: asked for secrets only, and for fragments of secrets.toml.
+VAULT = """
+import os
+import dlt
+from dlt.common.configuration.providers.vault import VaultDocProvider
+
+class Vault(VaultDocProvider):
+    name = "a vault"
+    locations = ["somewhere safe"]
+
+    def _look_vault(self, full_key, hint):
+        fragment = '[sources.propel_auth_source]\\napi_key = "%s"' % os.environ["IN_THE_VAULT"]
+        return fragment if full_key == "sources.propel_auth_source" else None
+
+    def _list_vault(self):
+        return set()
+
+dlt.secrets.register_provider(Vault(only_secrets=True, only_toml_fragments=True))
 """
 
 
@@ -90,15 +107,37 @@ def test_the_key_may_come_in_dlts_own_variables(sandbox, run_cli) -> None:
     assert loaded.returncode == 0, loaded.stderr
 
 
-def test_the_key_may_come_from_a_vault_that_dlt_knows(sandbox) -> None:
-    secrets = {"sources": {"propel_auth_source": {"auth_url": sandbox.url, "api_key": sandbox.api_key}}}
-    vault = CustomLoaderDocProvider("vault", lambda: secrets, supports_secrets=True)
-    providers = Container()[PluggableRunContext].providers
-    providers.add_provider(vault)
-    try:
-        assert connected(load_settings()).api_key == sandbox.api_key
-    finally:
-        providers.providers.remove(vault)
+@pytest.mark.parametrize(
+    "use",
+    [
+        f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')",
+        "propel_assets.cli.main(['load', 'user_query'])",
+        "assert propel_assets.definitions.defs.resolve_job_def('refresh_recent').execute_in_process().success",
+    ],
+    ids=["script", "command line", "Dagster"],
+)
+def test_the_key_may_come_from_a_vault_that_dlt_knows(sandbox, query, monkeypatch, use) -> None:
+    monkeypatch.setenv("PROPELAUTH_AUTH_URL", sandbox.url)
+    monkeypatch.setenv("IN_THE_VAULT", sandbox.api_key)
+    Path("vault.py").write_text(VAULT, encoding="utf-8")
+    program = f"import runpy, vault, propel_assets.cli, propel_assets.definitions; {use}"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert query("SELECT count(*) FROM user_query") == [(300,)]
+    assert sandbox.api_key not in ran.stdout + ran.stderr
+
+
+def test_dlt_init_starts_a_project_that_loads_every_user(sandbox, tmp_path, query, monkeypatch) -> None:
+    monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path / "dlt"))
+    dlt_init = [Path(sys.executable).with_name("dlt"), "--non-interactive", "init", "propel_auth", "duckdb"]
+    for command in ([*dlt_init, "--location", ROOT], [sys.executable, "propel_auth_pipeline.py"]):
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        for file, value in (("config.toml", sandbox.url), ("secrets.toml", sandbox.api_key)):
+            settings = tmp_path / ".dlt" / file
+            settings.write_text(settings.read_text().replace("<configure me>", value))
+    assert {row[0] for row in query("SELECT user_id FROM user_query")} == set(sandbox.store.users)
+    assert "propel-assets" in (tmp_path / "requirements.txt").read_text()
 
 
 @pytest.mark.filterwarnings("ignore:The inplace keyword", "ignore:fetch_arrow_table")  # pandas and DuckDB, of dlt
@@ -118,3 +157,10 @@ def test_dlts_own_command_knows_the_pipeline(settings, words, shown) -> None:
     said = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=100, check=False)
     assert said.returncode == 0, said.stderr
     assert shown in said.stdout
+
+
+def test_dlts_own_show_asks_for_its_commercial_package(settings) -> None:
+    load_scan("roles", settings)
+    command = [Path(sys.executable).with_name("dlt"), "pipeline", "propel_auth_pipeline", "show"]
+    said = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=100, check=False)
+    assert "dlt[hub]" in said.stdout + said.stderr

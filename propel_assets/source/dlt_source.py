@@ -97,7 +97,7 @@ def _resources(
         _replace_safely()
         reader = Reader(Client(settings()), dlt.current.source_state(), options, progress)
         merged: set[str] = set()
-        for name, rows in reader.read(scan):
+        for name, rows in reader.read(scan, {table.name for table in tables}):
             if reader.reports[name].recent and name not in merged:
                 merged.add(name)
                 dlt.current.source().resources[name].apply_hints(write_disposition=MERGE, columns=_merged_by_user(name))

@@ -5,7 +5,7 @@ a report with the verdict `skipped` and no rows at all, never in an empty table.
 """
 
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Container, Hashable, Iterator, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any
@@ -40,8 +40,10 @@ def _refuse_without_orgs(rows: Sequence[Any]) -> None:
 class Reader(InsightsReader, ScimReader):
     """Reads the tables of one scan."""
 
-    def read(self, scan: str) -> Iterator[Rows]:
+    def read(self, scan: str, wanted: Container[str] | None = None) -> Iterator[Rows]:
         """Yield the tables of ``scan``, in batches; afterwards `reports` has one report per table.
+
+        ``wanted``: names of the tables that somebody takes; others may be left out where that saves work.
 
         Raises:
             ApiError: PropelAuth cannot be read.
@@ -50,6 +52,7 @@ class Reader(InsightsReader, ScimReader):
         """
         self._refuse_another_environment()
         self.reports = {table.name: ScanReport(table.name) for table in tables_of(scan)}
+        self._wanted = wanted if wanted is not None else self.reports
         yield from getattr(self, f"_read_{scan}")()
         traffic = self._client.traffic
         for report in self.reports.values():
@@ -112,7 +115,8 @@ class Reader(InsightsReader, ScimReader):
         members.pages, members.passes = users.pages, users.passes
         if has_orgs and not members.rows_read:
             yield "org_membership", member.to_arrow([])
-        self._state["users_read_until"] = newest
+        if members.table_name in self._wanted:  # both tables are as of then
+            self._state["users_read_until"] = newest
 
     def _user_batches(
         self, report: ScanReport, user: RowType, *, has_orgs: bool, since: int | None
@@ -141,11 +145,15 @@ class Reader(InsightsReader, ScimReader):
         """
         path, decode = BY_NAME["user_query"].path, PageDecoder(user, BY_NAME["user_query"].items)
         params = {"include_orgs": "true", "page_size": 1, "page_number": 0, "order_by": "LAST_ACTIVE_AT_DESC"}
-        has_orgs, why_not = True, ""
+        if "org_membership" in self._wanted:
+            has_orgs, why_not = True, ""
+        else:
+            has_orgs, why_not = False, "Not asked for."
+            params["include_orgs"] = "false"
         try:
             answer = self._client.get(path, decode, params)
         except PermanentApiError as error:
-            if error.status not in FEATURE_OFF["orgs"]:
+            if error.status not in FEATURE_OFF["orgs"] or not has_orgs:
                 raise
             has_orgs, why_not = False, str(error)
             answer = self._client.get(path, decode, params | {"include_orgs": "false"})

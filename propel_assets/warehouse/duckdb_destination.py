@@ -7,6 +7,7 @@ ones. That is also faster than loading through a staging dataset (docs/decisions
 
 import contextlib
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,16 +16,18 @@ from typing import Any, cast
 
 import duckdb as engine
 import psutil
+from dlt.common.configuration import configspec
 from dlt.common.destination import DestinationCapabilitiesContext
 from dlt.common.destination.client import FollowupJobRequest, HasFollowupJobs, LoadJob, RunnableLoadJob
 from dlt.common.destination.typing import PreparedTableSchema
 from dlt.common.schema import Schema
 from dlt.common.storages.load_package import LoadJobInfo, ParsedLoadJobFileName
-from dlt.destinations.exceptions import DestinationConnectionError
+from dlt.destinations.exceptions import DatabaseException, DestinationConnectionError
 from dlt.destinations.impl.duckdb.configuration import DuckDbClientConfiguration
 from dlt.destinations.impl.duckdb.duck import DuckDbClient
 from dlt.destinations.impl.duckdb.factory import duckdb as duckdb_factory
 from dlt.destinations.impl.duckdb.sql_client import DuckDbSqlClient
+from dlt.destinations.job_client_impl import SqlLoadJob
 from dlt.destinations.job_impl import FollowupJobRequestImpl
 from filelock import FileLock, Timeout
 
@@ -32,6 +35,8 @@ from propel_assets.errors import WarehouseBusy, WarehouseClosed
 
 WAIT_SECONDS = 0.25
 SAY_EVERY_SECONDS = 10.0
+MEMORY_LIMIT = "256MB"
+MEMORY_SETTINGS = frozenset({"memory_limit", "max_memory"})
 ANOTHER_FILE = "Put that right, or name another file in DESTINATION__DUCKDB__CREDENTIALS."
 
 
@@ -52,11 +57,51 @@ class ReplaceInOneTransaction(FollowupJobRequestImpl):
         )
 
 
+class ReplaceWithLittleMemory(SqlLoadJob):
+    """Runs `ReplaceInOneTransaction`: DuckDB takes all the memory it may, and needs little to insert.
+
+    Very wide rows do need more, and get it. One table at a time: the limit is the whole database's.
+    """
+
+    _one_at_a_time = threading.Lock()
+
+    def run(self) -> None:
+        """Run the statements."""
+        with self._one_at_a_time:
+            self._run()
+
+    def _run(self) -> None:
+        client = self._job_client.sql_client
+        if MEMORY_SETTINGS & set(client.credentials.global_config or {}):
+            super().run()  # the user has said how much
+            return
+        [(usual,)] = client.execute_sql("SELECT current_setting('memory_limit')") or []
+        client.execute_sql(f"SET memory_limit = '{MEMORY_LIMIT}'")
+        try:
+            super().run()
+            return
+        except DatabaseException as error:
+            if not isinstance(error.dbapi_exception, engine.OutOfMemoryException):
+                raise
+        finally:
+            client.execute_sql(f"SET memory_limit = '{usual}'")  # RESET leaves the buffers limited (1.5.5)
+        super().run()
+
+
 class KeptFile(RunnableLoadJob, HasFollowupJobs):
     """A file that waits for the others of its table."""
 
     def run(self) -> None:
         """Do nothing: `ReplaceInOneTransaction` reads the file."""
+
+
+@configspec(init=False)
+class DuckDbConfiguration(DuckDbClientConfiguration):
+    """dlt's, naming the database without SQLAlchemy: its import would take a tenth of a small load."""
+
+    def __str__(self) -> str:
+        """Return the URL of the database."""
+        return f"duckdb:///{self.credentials.database}"
 
 
 class AtomicDuckDbClient(DuckDbClient):
@@ -84,6 +129,8 @@ class AtomicDuckDbClient(DuckDbClient):
         """Keep the Parquet files of a replaced table for the end."""
         if self._is_atomic(table) and file_path.endswith(".parquet"):
             return KeptFile(file_path)
+        if self._is_atomic(table) and file_path.endswith(".sql"):
+            return ReplaceWithLittleMemory(file_path)
         return super().create_load_job(table, file_path, load_id, restore)
 
     def create_table_chain_completed_followup_jobs(
@@ -127,6 +174,7 @@ class PatientSqlClient(DuckDbSqlClient):
 class atomic_duckdb(duckdb_factory):  # noqa: N801 - dlt names destinations in lower case
     """DuckDB, as dlt's destination of that name in every other respect."""
 
+    spec = DuckDbConfiguration
     patience: "Patience"
 
     @classmethod

@@ -101,6 +101,11 @@ def _remove(pipeline: dlt.Pipeline, report: ScanReport) -> None:
             client.execute_sql(f"DELETE FROM {table} WHERE user_id IN ({places})", *some)  # noqa: S608 - a quoted name
 
 
+def without_personal_data(text: str) -> str:
+    """Return ``text`` on one line, without the e-mail addresses in it."""
+    return EMAIL.sub("<e-mail>", " ".join(text.split()))
+
+
 def _ours(error: Exception, scan: str, settings: Settings) -> PropelError:
     """Return the error of ours inside ``error``, or one that says what dlt could not do, without anybody's data."""
     cause = find_cause(error)
@@ -110,7 +115,7 @@ def _ours(error: Exception, scan: str, settings: Settings) -> PropelError:
     inner = error.exception if isinstance(error, PipelineStepFailed) and error.exception else error
     # Of a traceback its last error: the first line of that, since PostgreSQL goes on with somebody's row.
     raised = re.findall(r"^(?:\w+\.)+[A-Z]\w*: .+$", str(inner), re.MULTILINE)
-    text = EMAIL.sub("<e-mail>", " ".join((raised[-1] if raised else str(inner)).split()))
+    text = without_personal_data(raised[-1] if raised else str(inner))
     for secret in (settings.api_key, settings.oauth_token):
         text = text.replace(secret, "<secret>") if secret else text
     return WarehouseError(

@@ -135,7 +135,8 @@ def _explained(settings: Settings) -> Iterator[None]:
         ) from None
     except ImportError as error:
         extra = extra_of(kind_of(settings), dlt.config.get("destination.filesystem.bucket_url", str) or "")
-        what = f"pip install 'propel-assets[{extra}]'" if extra else " ".join(str(error).split())
+        package = f"propel-assets[{extra}]" if extra else f"dlt[{kind_of(settings)}]"
+        what = f"pip install '{package}' ({' '.join(str(error).split())})"
         raise SettingsError(f"The destination {settings.destination} is not installed. Install it: {what}") from None
 
 

@@ -85,7 +85,9 @@ class Warehouse:
         )
         with contextlib.suppress(DatabaseUndefinedRelation):
             if found := self.rows(sql, table.name, limit=1):
-                return LastLoad(*found[0])
+                *told, at = found[0]
+                row: list[Any] = [*told, datetime.fromisoformat(at) if isinstance(at, str) else at]  # SQLite: text
+                return LastLoad(*row)
         return None
 
     def insert(self, table: Table, rows: Sequence[dict[str, Any]]) -> None:

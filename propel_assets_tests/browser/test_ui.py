@@ -11,10 +11,9 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from shutil import which
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from propel_assets_tests.processes import free_port, listens, wait_until
 
@@ -54,21 +53,9 @@ def answers(url: str) -> bool:
         return False
 
 
-@pytest.fixture
-def page() -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=which("chromium"), args=["--no-sandbox"])
-        yield browser.new_page(viewport={"width": 1400, "height": 900})
-        browser.close()
-
-
-def picture(page: Page, name: str) -> None:
-    if folder := os.environ.get("SCREENSHOTS"):
-        page.wait_for_load_state("networkidle")
-        page.screenshot(path=Path(folder) / f"{name}.png")
-
-
-def test_materialize_see_the_checks_turn_a_schedule_on_and_follow_an_asset_to_the_api(ui: str, page: Page) -> None:
+def test_materialize_see_the_checks_turn_a_schedule_on_and_follow_an_asset_to_the_api(
+    ui: str, page: Page, picture
+) -> None:
     expect.set_options(timeout=30_000)
     page.goto(f"{ui}/asset-groups")
     page.get_by_role("button", name=re.compile(r"Materialize all \(24\)")).click()
@@ -79,18 +66,18 @@ def test_materialize_see_the_checks_turn_a_schedule_on_and_follow_an_asset_to_th
     page.goto(f"{ui}/asset-groups")
     expect(page.get_by_text("scim", exact=True).last).to_be_visible()
     expect(page.get_by_text("fetching statuses")).to_have_count(0)
-    picture(page, "asset-graph")
+    picture("asset-graph")
 
     page.goto(f"{ui}/assets/propel_auth/org_membership?view=checks")
     for check in ("primary_key_is_unique", "references_exist", "row_count", "schema"):
         page.get_by_text(check, exact=True).first.click()
         expect(page.get_by_text("Passed", exact=True).first).to_be_visible()
-    picture(page, "checks")
+    picture("checks")
 
     page.goto(f"{ui}/assets/propel_auth/user_query")
     expect(page.get_by_text("E-mail address. Not unique once isolated orgs exist.")).to_be_visible()
     expect(page.get_by_text("Row count")).to_be_visible()
-    picture(page, "asset")
+    picture("asset")
 
     page.goto(f"{ui}/locations/propel_assets.definitions/schedules/refresh_daily")
     running = page.get_by_role("row").filter(has_text="Running").get_by_role("checkbox")

@@ -9,10 +9,12 @@ from propel_assets.definitions import build_defs
 from propel_assets.defs.assets import API_KEY, asset_key
 from propel_assets.defs.automation import refresh_daily, report_failed_checks, report_run_failure
 from propel_assets.defs.changes import propel_auth_changes
+from propel_assets.defs.marts import build_marts
 from propel_assets.defs.resources import PropelAuthApiKey, Warehouse
 from propel_assets.source.tables import TABLES
 
 BY_DEFAULT = {asset_key(table) for table in TABLES if table.default}
+MARTS = {key for op in build_marts() for key in op.keys}  # what is made of them follows them
 
 
 # --- the sensor ---
@@ -149,19 +151,19 @@ def test_the_api_is_observed_every_quarter_of_an_hour(evaluate) -> None:
 
 def test_tables_are_loaded_when_the_totals_changed_and_only_then(evaluate, observe, sandbox) -> None:
     observe()
-    assert evaluate() == BY_DEFAULT
+    assert evaluate() == BY_DEFAULT | MARTS
     assert evaluate() == set()
     observe()
     assert evaluate() == set()
     sandbox.store.add_user()
     observe()
-    assert evaluate() == BY_DEFAULT
+    assert evaluate() == BY_DEFAULT | MARTS
     assert evaluate() == set()
 
 
 def test_a_load_that_failed_is_not_repeated_for_ever(evaluate, observe, run, sandbox, monkeypatch) -> None:
     observe()
-    assert evaluate() == BY_DEFAULT
+    assert evaluate() == BY_DEFAULT | MARTS
     with monkeypatch.context() as wrong:
         wrong.setenv("PROPELAUTH_API_KEY", "not-the-key")
         assert not run("org_query").success
@@ -173,7 +175,7 @@ def test_a_load_that_failed_is_not_repeated_for_ever(evaluate, observe, run, san
 
 def test_a_change_seen_during_a_load_is_loaded_after_it(evaluate, observe, sandbox, instance) -> None:
     observe()
-    assert evaluate() == BY_DEFAULT
+    assert evaluate() == BY_DEFAULT | MARTS
     job = build_defs().resolve_job_def("refresh")
     key = next(key for key in BY_DEFAULT if key.path[-1] == "org_query")
     running = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, asset_selection=frozenset({key}))

@@ -3,8 +3,10 @@
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+from dlt.common.destination.reference import DestinationReference
 
 from propel_assets.errors import SettingsError, WarehouseError
 from propel_assets.settings import load_settings
@@ -18,6 +20,10 @@ S3 = {
     "DESTINATION__FILESYSTEM__CREDENTIALS__AWS_ACCESS_KEY_ID": "a",
     "DESTINATION__FILESYSTEM__CREDENTIALS__AWS_SECRET_ACCESS_KEY": "b",
 }
+
+
+NOT_RUN = [row for row in (ROOT / "docs" / "destinations.md").read_text().splitlines() if "| not run |" in row]
+DRIVER = "ODBC Driver 18 for SQL Server"  # which dlt would find out from a library of Microsoft's
 
 
 def said_of(destination: str, tmp_path) -> str:
@@ -88,3 +94,23 @@ def test_what_is_empty_is_said_to_be_empty(tmp_path, monkeypatch) -> None:
 def test_the_format_of_files_is_one_of_two() -> None:
     with pytest.raises(SettingsError, match="PROPELAUTH_TABLE_FORMAT"):
         load_settings({"table_format": "csv"})
+
+
+@pytest.mark.parametrize("row", NOT_RUN, ids=lambda row: row.split("|")[1].strip())
+def test_dlt_reads_what_the_documentation_says_of_a_destination_that_is_not_run(row, monkeypatch) -> None:
+    for variable, value in re.findall(r"`([A-Z_]+)=([^`]+)`", row):
+        monkeypatch.setenv(variable, value)
+    for name in ("MSSQL", "SYNAPSE"):
+        monkeypatch.setenv(f"DESTINATION__{name}__CREDENTIALS__DRIVER", DRIVER)
+    destination: Any = DestinationReference.find(load_settings().destination)()
+    found = destination.configuration(destination.spec()._bind_dataset_name(dataset_name="propel_auth_data"))
+    assert not found.is_partial()
+
+
+def test_sqlite_is_loaded_checked_and_shown(small, run_cli, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("PROPELAUTH_DESTINATION", "sqlalchemy")
+    monkeypatch.setenv("DESTINATION__SQLALCHEMY__CREDENTIALS", f"sqlite:///{tmp_path}/warehouse.sqlite")
+    for words in (["load", "user_query"], ["check"], ["status"]):
+        ran = run_cli(*words)
+        assert ran.returncode == 0, ran.stderr
+        assert re.search(r"user_query\b.*\b60\b", ran.stdout + ran.stderr)

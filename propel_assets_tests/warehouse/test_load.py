@@ -10,6 +10,8 @@ from dataclasses import replace
 import pytest
 
 from propel_assets.errors import LossRefused
+from propel_assets.source.client import Client
+from propel_assets.source.readers import Reader
 from propel_assets.source.table_reader import ReadOptions
 from propel_assets.source.tables import SCANS, TABLES
 from propel_assets.warehouse.load import load_scan
@@ -74,3 +76,10 @@ def test_what_dlt_logs_of_a_job_it_tries_again_names_nobody(settings, caplog) ->
     log.warning("Job for user_query.csv retried in load 1 with message Traceback (most recent call last):\n%s", row)
     log.removeHandler(caplog.handler)
     assert caplog.messages == ["Job for user_query.csv retried in load 1: psycopg2.errors.BadCopy"]
+
+
+def test_who_wants_users_alone_does_not_read_their_orgs(settings, sandbox) -> None:
+    reader = Reader(Client(settings), {})
+    assert {name for name, _ in reader.read("users", {"user_query"})} == {"user_query"}
+    assert reader.reports["user_query"].rows_read == len(sandbox.store.users)
+    assert {request.query["include_orgs"] for request in sandbox.requests} == {"false"}

@@ -1,0 +1,53 @@
+{# The raw table, or no rows of it where it has never been loaded (a feature that is off, an empty warehouse). #}
+{% macro raw(name) -%}
+  {%- set table = source('propel_auth', name) -%}
+  {%- if not execute or load_relation(table) is not none -%}
+    {{ table }}
+  {%- else -%}
+    (
+      select
+      {%- for column in graph.sources['source.propel_auth.propel_auth.' ~ name].columns.values() %}
+        cast(null as {{ propel_auth.type_of(column.data_type) }}) as {{ column.name }}{{ "," if not loop.last }}
+      {%- endfor %}
+      from (select 1 as nothing) as no_table
+      where 1 = 0
+    )
+  {%- endif -%}
+{%- endmacro %}
+
+{# As `raw`, for a history: a table that is gone must not look as if everybody had been deleted. #}
+{% macro raw_for_history(name) -%}
+  {%- if execute and load_relation(source('propel_auth', name)) is none and load_relation(this) is not none -%}
+    {{ exceptions.raise_compiler_error(
+      source('propel_auth', name) ~ " is gone, but there is a history of it. Load it again, or drop " ~ this ~ "."
+    ) }}
+  {%- endif -%}
+  {{ propel_auth.raw(name) }}
+{%- endmacro %}
+
+{# The warehouse's type for a type of the catalogue. #}
+{% macro type_of(kind) -%}
+  {%- if kind == 'text' -%}{{ dbt.type_string() }}
+  {%- elif kind == 'bigint' -%}{{ dbt.type_bigint() }}
+  {%- elif kind == 'double' -%}{{ dbt.type_float() }}
+  {%- elif kind == 'bool' -%}{{ dbt.type_boolean() }}
+  {%- elif kind == 'date' -%}date
+  {%- elif kind == 'json' -%}{{ propel_auth.type_json() }}
+  {%- else -%}{{ propel_auth.type_time() }}
+  {%- endif -%}
+{%- endmacro %}
+
+{% macro type_time() %}{{ return(adapter.dispatch('type_time', 'propel_auth')()) }}{% endmacro %}
+{% macro default__type_time() %}timestamp with time zone{% endmacro %}
+{% macro snowflake__type_time() %}timestamp_tz{% endmacro %}
+{% macro bigquery__type_time() %}timestamp{% endmacro %}
+{% macro redshift__type_time() %}timestamptz{% endmacro %}
+{% macro databricks__type_time() %}timestamp{% endmacro %}
+
+{# What dlt stores JSON as. #}
+{% macro type_json() %}{{ return(adapter.dispatch('type_json', 'propel_auth')()) }}{% endmacro %}
+{% macro default__type_json() %}json{% endmacro %}
+{% macro postgres__type_json() %}jsonb{% endmacro %}
+{% macro snowflake__type_json() %}variant{% endmacro %}
+{% macro redshift__type_json() %}super{% endmacro %}
+{% macro databricks__type_json() %}string{% endmacro %}

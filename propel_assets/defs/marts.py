@@ -1,0 +1,153 @@
+"""The marts as assets, by dagster-dbt: one op per set of raw tables, so that one bad table stops only its own marts.
+
+Without the extra `marts` there are none, and nothing else changes. The manifest is built once and again when a file of
+the dbt project changes; dbt itself runs only when marts are materialized.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from propel_assets.defs.assets import OWNERS, PREFIX, as_failure
+from propel_assets.defs.resources import Warehouse, settings_of
+from propel_assets.errors import PropelError, WarehouseError
+from propel_assets.settings import destination_name
+from propel_assets.source.tables import BOOKS
+from propel_assets.warehouse import marts
+from propel_assets.warehouse.load import without_personal_data
+
+BOOK_NAMES = {table.name for table in BOOKS}
+AFTER = "user_query"  # what a mart of nothing but the books waits for: they exist once anything is loaded
+
+
+def build_marts() -> list[dg.AssetsDefinition]:
+    """Return one op for each set of raw tables that marts are made from; none without the extra `marts`."""
+    if not marts.installed():
+        return []
+    manifest = json.loads(marts.manifest_path().read_text(encoding="utf-8"))
+    return [_build_op(manifest, tables, models) for tables, models in sorted(group_by_raw_tables(manifest).items())]
+
+
+def group_by_raw_tables(manifest: Mapping[str, Any]) -> dict[tuple[str, ...], list[str]]:
+    """Return the models and histories by the raw tables that they are made from, directly or by way of others."""
+    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for unique_id, node in sorted(manifest["nodes"].items()):
+        if node["resource_type"] in {"model", "snapshot"}:
+            groups[tuple(sorted(_raw_tables(manifest, unique_id)))].append(node["name"])
+    return groups
+
+
+def _raw_tables(manifest: Mapping[str, Any], unique_id: str) -> set[str]:
+    if unique_id in manifest["sources"]:
+        return {manifest["sources"][unique_id]["name"]} - BOOK_NAMES
+    parents = manifest["parent_map"][unique_id]
+    return {table for parent in parents for table in _raw_tables(manifest, parent)}
+
+
+def _build_op(manifest: Mapping[str, Any], tables: Sequence[str], models: Sequence[str]) -> dg.AssetsDefinition:
+    with marts.quiet_import():
+        from dagster_dbt import dbt_assets
+
+    @dbt_assets(
+        manifest=manifest,
+        select=" ".join(models),
+        name=f"marts_from_{'_and_'.join(tables) or 'the_books'}",
+        dagster_dbt_translator=_translator(),
+        pool="warehouse",
+    )
+    def build(context: dg.AssetExecutionContext, warehouse: Warehouse) -> Iterator[Any]:
+        yield from _build(context, warehouse)
+
+    return build
+
+
+def _build(context: dg.AssetExecutionContext, warehouse: Warehouse) -> Iterator[Any]:
+    """Build the marts asked for, and tell Dagster of each: rows, columns, where they come from, tests."""
+    from dagster_dbt.asset_utils import get_updated_cli_invocation_params_for_context
+
+    asked = get_updated_cli_invocation_params_for_context(
+        context=context, manifest={}, dagster_dbt_translator=_translator()
+    )
+    words = ["build", *asked.selection_args]
+    if asked.indirect_selection:
+        words += ["--indirect-selection", asked.indirect_selection]
+    try:
+        with marts.connected_dbt(settings_of(warehouse), context.log.info) as dbt:
+            ended = dbt.run(*words)
+            for event in ended.events:
+                context.log.info(without_personal_data(event["info"]["msg"]))
+            yield from _told(context, dbt, ended, asked.dagster_dbt_translator)
+            if ended.broken:
+                told = "; ".join(f"{name}: {reason}" for name, reason in ended.broken.items())
+                raise WarehouseError(f"Not built, or not as promised: {told}")
+    except PropelError as error:
+        raise as_failure(error) from None
+
+
+def _told(context: dg.AssetExecutionContext, dbt: marts.Dbt, ended: marts.Ended, translator: Any) -> Iterator[Any]:
+    """Return dagster-dbt's events for those of dbt, with rows, columns and their lineage."""
+    from dagster_dbt.core.dbt_cli_event import DbtCoreCliEventMessage
+    from dagster_dbt.core.dbt_cli_invocation import DbtCliInvocation
+    from dagster_dbt.core.dbt_event_iterator import DbtEventIterator
+    from packaging.version import Version
+
+    no_process: Any = None  # dbt ran in this one
+    invocation = DbtCliInvocation(
+        process=no_process,
+        manifest=dbt.manifest,
+        dagster_dbt_translator=translator,
+        project_dir=Path.cwd(),  # its threads change to it and back, all at once: it must be where we are
+        target_path=dbt.folder,
+        raise_on_error=False,
+        cli_version=Version("1.0"),
+        context=context,
+        adapter=dbt.adapter(),
+    )
+    events = (
+        told
+        for event in ended.events
+        for told in DbtCoreCliEventMessage(raw_event=event, event_history_metadata={}).to_default_asset_events(
+            manifest=dbt.manifest,
+            dagster_dbt_translator=translator,
+            context=context,
+            target_path=dbt.folder,
+            project=None,
+        )
+    )
+    return DbtEventIterator(events, invocation).fetch_row_counts().fetch_column_metadata()
+
+
+def _translator() -> Any:
+    with marts.quiet_import():
+        from dagster_dbt import DagsterDbtTranslator
+
+    class Marts(DagsterDbtTranslator):
+        """Names what dbt makes as the raw tables are named."""
+
+        def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:
+            """Return the schema and the table."""
+            schemas = {"source": PREFIX, "snapshot": marts.HISTORY_SCHEMA}
+            return dg.AssetKey(
+                [schemas.get(dbt_resource_props["resource_type"], marts.MARTS_SCHEMA), dbt_resource_props["name"]]
+            )
+
+        def get_asset_spec(self, manifest: Mapping[str, Any], unique_id: str, project: Any) -> dg.AssetSpec:
+            """Return the spec, without the books: no op loads them by themselves."""
+            spec = super().get_asset_spec(manifest, unique_id, project)
+            books = {dg.AssetKey([PREFIX, name]) for name in BOOK_NAMES}
+            deps = [dep for dep in spec.deps if dep.asset_key not in books]
+            if not deps and not unique_id.startswith("source"):
+                deps = [dg.AssetDep(dg.AssetKey([PREFIX, AFTER]))]
+            return spec.replace_attributes(
+                deps=deps,
+                group_name="history" if unique_id.startswith("snapshot") else "marts",
+                kinds={"dbt", destination_name()},
+                owners=OWNERS,
+                automation_condition=None if unique_id.startswith("source") else dg.AutomationCondition.eager(),
+            )
+
+    return Marts()

@@ -1,0 +1,254 @@
+"""The dbt project of the marts: where it is, what it connects to, its manifest, and one run of dbt.
+
+dbt runs in this process, through its own programmatic entry: a process of its own costs seconds for every op that
+builds marts, and there is one for each set of raw tables (docs/decisions/0006). Imports dbt only when it is used:
+it comes with the extra `marts`.
+
+    python -m propel_assets.warehouse.marts > propel_assets/dbt/models/sources.yml
+
+writes the sources again after the catalogue has changed.
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from propel_assets.errors import SettingsError, WarehouseError
+from propel_assets.settings import DATASET, Settings, cache_folder, environment_extended
+from propel_assets.source.tables import BOOKS, TABLES
+from propel_assets.warehouse.load import without_personal_data
+from propel_assets.warehouse.pipeline import build_pipeline, database_file, loading, working_folder
+
+PROJECT = Path(__file__).parents[1] / "dbt"
+PACKAGE = "propel_auth"
+MARTS_SCHEMA = "propel_auth_marts"
+HISTORY_SCHEMA = "propel_auth_history"
+MAX_ERROR = 800
+ADAPTERS = {"duckdb": "dbt-duckdb", "postgres": "dbt-postgres"}
+
+
+def installed() -> bool:
+    """Tell whether the extra `marts` is installed."""
+    return all(importlib.util.find_spec(name) for name in ("dbt", "dagster_dbt"))
+
+
+def sources_yaml() -> str:
+    """Return the raw tables as dbt sources, columns described as in the catalogue."""
+    tables = [
+        {
+            "name": table.name,
+            "description": table.description,
+            "columns": [
+                {
+                    "name": c.name,
+                    "data_type": c.type,
+                    "description": c.description,
+                    **({"config": {"tags": ["personal_data"]}} if c.personal else {}),
+                }
+                for c in table.columns
+            ],
+        }
+        for table in (*TABLES, *BOOKS)
+    ]
+    source = {
+        "name": PACKAGE,
+        "description": "What PropelAuth has, loaded by propel-assets.",
+        "schema": f"{{{{ var('propel_auth_raw_schema', '{DATASET}') }}}}",
+        "tables": tables,
+    }
+    head = "# Made from the catalogue by `python -m propel_assets.warehouse.marts`; do not edit.\n"
+    return head + yaml.safe_dump({"version": 2, "sources": [source]}, sort_keys=False, width=120, allow_unicode=True)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What one run of dbt did: its events on models and tests, and what is not as it should be, with the reason."""
+
+    success: bool
+    events: Sequence[dict[str, Any]]
+    broken: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Dbt:
+    """dbt, connected to a warehouse. Use `connected_dbt`."""
+
+    environment: Mapping[str, str]
+    folder: Path
+
+    def run(self, *words: str) -> Ended:
+        """Run dbt with ``words``, and return what it did.
+
+        Raises:
+            WarehouseError: dbt could not even begin.
+        """
+        with quiet_import():
+            from dbt.cli.main import dbtRunner
+            from dbt_common.events.base_types import EventMsg
+            from dbt_common.events.functions import msg_to_dict
+
+        events: list[dict[str, Any]] = []
+
+        def hear(event: EventMsg) -> None:
+            if event.info.name in RESULTS:
+                events.append(msg_to_dict(event))
+
+        manifest = _parsed(tuple(sorted(self.environment.items())))
+        with environment_extended({**self.environment, **QUIET}):
+            done = dbtRunner(manifest=manifest, callbacks=[hear]).invoke([*words, *_places(self.folder)])
+        if done.exception is not None:
+            raise WarehouseError(f"dbt stopped: {without_personal_data(str(done.exception))[:MAX_ERROR]}")
+        results: Any = getattr(done.result, "results", ())
+        broken = {
+            r.node.name: without_personal_data(r.message or "")[:MAX_ERROR]
+            for r in results
+            if r.status in {"error", "fail"}
+        }
+        return Ended(done.success, events, broken)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest, with the names this warehouse has."""
+        return _as_dict(tuple(sorted(self.environment.items())))
+
+    def adapter(self) -> Any:
+        """Return dbt's adapter of the last run, to ask the warehouse with."""
+        from dbt.adapters.factory import FACTORY
+
+        return FACTORY.lookup_adapter(self.environment["PROPEL_DBT_TARGET"])
+
+
+@contextlib.contextmanager
+def quiet_import() -> Iterator[None]:
+    """Keep what dbt imports for its usage statistics from giving the root logger a handler that prints everything."""
+    root, silent = logging.getLogger(), logging.NullHandler()
+    root.addHandler(silent)
+    try:
+        yield
+    finally:
+        root.removeHandler(silent)
+
+
+# What is told of each model and test; the rest is for a terminal.
+RESULTS = {"LogModelResult", "LogSnapshotResult", "LogTestResult"}
+QUIET = {"DBT_SEND_ANONYMOUS_USAGE_STATS": "false", "DO_NOT_TRACK": "1"}
+
+
+def _places(folder: Path) -> list[str]:
+    """Return where dbt finds the project, and where it writes."""
+    words = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT), "--target-path", str(folder)]
+    words += ["--log-path", str(folder), "--log-level", "none", "--log-level-file", "none", "--no-use-colors"]
+    return [*words, "--no-version-check"]
+
+
+@cache
+def _parsed(environment: tuple[tuple[str, str], ...]) -> Any:
+    """Return dbt's own manifest under ``environment``, parsed once in a process."""
+    with quiet_import():
+        from dbt.cli.main import dbtRunner
+
+    with tempfile.TemporaryDirectory() as folder, environment_extended({**dict(environment), **QUIET}):
+        result = dbtRunner().invoke(["parse", *_places(Path(folder))])
+    if not result.success:
+        raise WarehouseError(f"dbt cannot read the project of the marts: {result.exception}")
+    return result.result
+
+
+@cache
+def _as_dict(environment: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    return _parsed(environment).writable_manifest().to_dict(omit_none=False)
+
+
+@contextlib.contextmanager
+def connected_dbt(settings: Settings, say: Callable[[str], None] = lambda _: None) -> Iterator[Dbt]:
+    """Give dbt on the warehouse of ``settings``; on DuckDB, nobody loads meanwhile.
+
+    Raises:
+        SettingsError: there are no marts for the destination, or its adapter is not installed.
+        WarehouseBusy: somebody else has held the DuckDB file for too long.
+    """
+    with working_folder() as folder:
+        pipeline = build_pipeline(settings, folder, say)
+        environment = _environment(settings, pipeline)
+        with loading(settings, pipeline, say):
+            if environment["PROPEL_DBT_TARGET"] == "duckdb":
+                with pipeline.sql_client():  # waits for whoever has the file open, and says for whom
+                    pass
+            try:
+                yield Dbt(environment, Path(folder))
+            finally:
+                _let_go()
+
+
+def _let_go() -> None:
+    """Close what dbt has open: DuckDB's file is locked until then."""
+    from dbt.adapters.factory import FACTORY
+
+    FACTORY.cleanup_connections()
+    for adapter in FACTORY.adapters.values():
+        if close := getattr(adapter.connections, "close_all_connections", None):
+            close()
+
+
+def _environment(settings: Settings, pipeline: Any) -> dict[str, str]:
+    """Return what profiles.yml asks for, from dlt's own credentials of the destination."""
+    kind = pipeline.destination.destination_type.rsplit(".", 1)[-1]
+    if kind not in ADAPTERS:
+        raise SettingsError(
+            f"There is no dbt profile for {settings.destination} in propel-assets. The models are portable: use "
+            f"{PROJECT} as a package of a dbt project with a profile of your own (docs/marts.md)."
+        )
+    if not importlib.util.find_spec(f"dbt.adapters.{kind}"):
+        raise SettingsError(
+            f"The marts on {settings.destination} need {ADAPTERS[kind]}: pip install 'propel-assets[marts]' "
+            f"{ADAPTERS[kind]}."
+        )
+    if kind == "duckdb":
+        file = database_file(pipeline)
+        if file is None:
+            raise SettingsError("The marts need a DuckDB file; this destination has none.")
+        return {"PROPEL_DBT_TARGET": kind, "PROPEL_DBT_DATABASE": str(file.resolve())}
+    credentials: Any = pipeline.destination_client().config.credentials
+    host = (credentials.query or {}).get("host") or credentials.host
+    return {
+        "PROPEL_DBT_TARGET": kind,
+        "PROPEL_DBT_HOST": str(host),
+        "PROPEL_DBT_PORT": str(credentials.port or 5432),
+        "PROPEL_DBT_USER": str(credentials.username),
+        "DBT_ENV_SECRET_PROPEL_DBT_PASSWORD": str(credentials.password or ""),
+        "PROPEL_DBT_DATABASE": str(credentials.database),
+    }
+
+
+def manifest_path() -> Path:
+    """Return the manifest that definitions are made from, built once for each state of the project's files."""
+    digest = hashlib.sha256(importlib.metadata.version("dbt-core").encode())
+    for file in sorted(PROJECT.rglob("*")):
+        if file.suffix in {".sql", ".yml"} and "target" not in file.parts:
+            digest.update(file.relative_to(PROJECT).as_posix().encode() + file.read_bytes())
+    path = cache_folder() / f"marts-{digest.hexdigest()[:16]}.json"
+    if not path.exists():
+        manifest = json.dumps(_as_dict((("PROPEL_DBT_TARGET", "duckdb"),)), default=str)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fresh = Path(tempfile.mkstemp(dir=path.parent, suffix=".json")[1])
+        except OSError:  # a home that cannot be written to: built again by the next process
+            path = fresh = Path(tempfile.mkdtemp()) / path.name
+        fresh.write_text(manifest, encoding="utf-8")
+        fresh.replace(path)
+    return path
+
+
+if __name__ == "__main__":
+    print(sources_yaml(), end="")

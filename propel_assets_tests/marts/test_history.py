@@ -1,0 +1,111 @@
+"""The histories: who was there, as what, from when to when."""
+
+import pytest
+
+from propel_assets.errors import UnprovedScan
+from propel_assets.warehouse.load import load_scan
+
+HISTORIES = ("users_history", "memberships_history", "orgs_history", "role_mappings_history")
+VERSIONS = """
+    SELECT first_name, dbt_valid_to IS NULL FROM propel_auth_history.users_history
+    WHERE user_id = '{}' ORDER BY dbt_valid_from
+"""
+
+
+@pytest.fixture
+def load(small, build):
+    def run() -> None:
+        for scan in ("users", "orgs", "role_mappings"):
+            load_scan(scan, small)
+        build(small, *HISTORIES)
+
+    return run
+
+
+def test_edits_of_two_people_over_five_loads_make_exactly_their_versions(small_sandbox, load, query) -> None:
+    store = small_sandbox.store
+    one, other, bystander = list(store.users)[:3]
+    store.update_user(one, first_name="a")
+    store.update_user(other, first_name="a")
+    load()
+    store.touch_user(one)  # active, not changed: no version
+    store.update_user(other, first_name="b")
+    load()
+    store.update_user(one, first_name="b")
+    store.delete_user(other)
+    load()
+    store.update_user(one, first_name="c")
+    store.update_user(one, first_name="d")  # twice between two loads: seen once
+    load()
+    store.add_user(user_id=other, first_name="b")  # comes back as they were
+    load()
+
+    assert query(VERSIONS.format(one)) == [("a", False), ("b", False), ("d", True)]
+    assert query(VERSIONS.format(other)) == [("a", False), ("b", False), ("b", True)]
+    assert len(query(VERSIONS.format(bystander))) == 1
+    assert query("SELECT count(*) FROM propel_auth_history.users_history WHERE dbt_valid_to IS NULL") == [(20,)]
+    [(gap,)] = query(
+        "SELECT b.dbt_valid_from > a.dbt_valid_to FROM propel_auth_history.users_history a "
+        f"JOIN propel_auth_history.users_history b USING (user_id) WHERE user_id = '{other}' "
+        "AND a.first_name = 'b' AND a.dbt_valid_to IS NOT NULL AND b.dbt_valid_to IS NULL"
+    )
+    assert gap  # away from the third load to the fifth
+
+
+def test_who_left_and_whose_role_changed_is_one_query(small_sandbox, load, query) -> None:
+    store = small_sandbox.store
+    (leaver, left), (climber, org) = [
+        (user_id, org_id) for org_id, members in store.of_org.items() for user_id in members if len(members) > 1
+    ][:2]
+    load()
+    store.remove_membership(leaver, left)
+    before = store.of_user[climber][org].role
+    after = next(
+        role for role in ("Owner", "Admin", "Member", "Manager", "Viewer") if _may_be(store, climber, org, role)
+    )
+    load()
+    assert query(
+        "SELECT user_id, org_id FROM propel_auth_history.memberships_history "
+        "GROUP BY ALL HAVING count(*) FILTER (dbt_valid_to IS NULL) = 0"
+    ) == [(leaver, left)]
+    assert query(
+        "SELECT user_id, a.user_role, b.user_role FROM propel_auth_history.memberships_history a "
+        "JOIN propel_auth_history.memberships_history b USING (user_id, org_id) "
+        "WHERE a.dbt_valid_to = b.dbt_valid_from AND a.user_role <> b.user_role"
+    ) == [(climber, before, after)]
+
+
+def _may_be(store, user_id: str, org_id: str, role: str) -> bool:
+    """Change the role if the org has such a one and it is another."""
+    if store.of_user[user_id][org_id].role == role:
+        return False
+    try:
+        store.change_role(user_id, org_id, role)
+    except ValueError:
+        return False
+    return True
+
+
+def test_an_unproved_scan_deletes_nobody(small_sandbox, small, load, build, query) -> None:
+    load()
+    small_sandbox.faults.set("page_size_cap", 5)
+    small_sandbox.faults.set("repeated_page", 1, path="/api/backend/v1/user/query")
+    with pytest.raises(UnprovedScan):
+        load_scan("users", small)
+    build(small, "users_history", "memberships_history")
+    assert query("SELECT count(*) FROM propel_auth_history.users_history WHERE dbt_valid_to IS NOT NULL") == [(0,)]
+    assert query("SELECT count(*) FROM propel_auth_history.users_history") == [(20,)]
+
+
+def test_a_raw_table_that_is_gone_deletes_nobody(small, load, query, tmp_path) -> None:
+    import duckdb
+
+    from propel_assets.warehouse.marts import connected_dbt
+
+    load()
+    with duckdb.connect(str(tmp_path / "propel_auth_pipeline.duckdb")) as db:
+        db.execute("DROP TABLE propel_auth_data.user_query")
+    with connected_dbt(small) as dbt:
+        broken = dbt.run("build", "--select", "users_history").broken
+    assert "is gone, but there is a history of it" in broken["users_history"]
+    assert query("SELECT count(*) FROM propel_auth_history.users_history WHERE dbt_valid_to IS NOT NULL") == [(0,)]

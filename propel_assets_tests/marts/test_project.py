@@ -1,0 +1,108 @@
+"""The dbt project itself: it follows the catalogue, and runs on nothing at all."""
+
+import subprocess
+import sys
+
+import duckdb
+import pytest
+import yaml
+
+from propel_assets.source.tables import BY_NAME
+from propel_assets.warehouse.load import load_scan
+from propel_assets.warehouse.marts import PROJECT, connected_dbt, manifest_path, sources_yaml
+
+DBT_COLUMNS = {"dbt_scd_id", "dbt_updated_at", "dbt_valid_from", "dbt_valid_to"}
+HISTORIES = {
+    "users_history": "user_query",
+    "memberships_history": "org_membership",
+    "orgs_history": "org_query",
+    "role_mappings_history": "custom_role_mappings",
+}
+
+
+def test_the_sources_are_those_of_the_catalogue() -> None:
+    remedy = "python -m propel_assets.warehouse.marts > propel_assets/dbt/models/sources.yml"
+    assert (PROJECT / "models" / "sources.yml").read_text() == sources_yaml(), remedy
+
+
+@pytest.mark.parametrize(("history", "table"), HISTORIES.items())
+def test_a_history_has_every_column_but_the_last_activity(loaded, history, table) -> None:
+    found = {name for (name,) in loaded.ask(f"SELECT column_name FROM (DESCRIBE {history})")}
+    assert found - DBT_COLUMNS == {c.name for c in BY_NAME[table].columns} - {"last_active_at"}
+
+
+def test_an_empty_warehouse_gives_empty_marts_and_a_first_load_fills_them(small, build, query, tmp_path) -> None:
+    build(small)
+    models = yaml.safe_load((PROJECT / "models" / "marts.yml").read_text())["models"]
+    with duckdb.connect(str(tmp_path / "propel_auth_pipeline.duckdb"), read_only=True) as db:
+        for model in models:
+            counted = db.execute(f"SELECT count(*) FROM propel_auth_marts.{model['name']}").fetchall()
+            assert counted == [(0,)], model["name"]
+    load_scan("users", small)
+    build(small, "users_history", "dim_user", "ops_sync_scans")
+    assert query("SELECT count(*) FROM propel_auth_marts.dim_user") == [(20,)]
+    assert query("SELECT count(*) FROM propel_auth_marts.ops_sync_scans") == [(2,)]
+
+
+def test_a_tenant_without_orgs_insights_and_keys_gets_the_other_marts(small_sandbox, small, build, query) -> None:
+    for feature in ("orgs_off", "insights_off", "api_keys_off", "scim_off"):
+        small_sandbox.faults.parse(feature)
+    for scan in ("users", "orgs", "invites", "end_user_api_keys", "chart_metrics", "user_reports"):
+        load_scan(scan, small)
+    build(small)
+    assert query("SELECT sum(signups), count(provider_signups) FROM propel_auth_marts.fct_signups_daily") == [(20, 0)]
+    assert query("SELECT DISTINCT found_by FROM propel_auth_marts.fct_churn_state") == [("no_report",)]
+    assert query("SELECT count(*) FROM propel_auth_marts.fct_seat_usage") == [(0,)]
+
+
+def test_dbt_waits_for_whoever_has_the_file_open(small, build, tmp_path) -> None:
+    load_scan("users", small)
+    holder = (
+        "import duckdb, sys; db = duckdb.connect(sys.argv[1]); print('open', flush=True); "
+        "sys.stdin.readline(); db.close()"
+    )
+    file = str(tmp_path / "propel_auth_pipeline.duckdb")
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == "open\n"
+        said: list[str] = []
+
+        def say(text: str) -> None:
+            said.append(text)
+            process.stdin.write("\n")  # type: ignore[union-attr]
+            process.stdin.flush()  # type: ignore[union-attr]
+
+        with connected_dbt(small, say) as dbt:
+            assert dbt.run("build", "--select", "users_history").broken == {}
+    assert f"process {process.pid}" in said[0]
+
+
+def test_dbt_leaves_the_file_free_and_the_working_directory_as_it_was(small, build, tmp_path) -> None:
+    build(small, "users_history")
+    duckdb.connect(str(tmp_path / "propel_auth_pipeline.duckdb"), config={"threads": "1"}).close()
+    assert not (PROJECT / "target").exists()
+    assert not (PROJECT / "logs").exists()
+
+
+def test_the_manifest_is_built_once(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = manifest_path()
+    written = path.stat().st_mtime_ns
+    assert manifest_path() == path
+    assert path.stat().st_mtime_ns == written
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_without_the_extra_everything_else_loads() -> None:
+    program = (
+        "import sys; sys.modules['dbt'] = sys.modules['dagster_dbt'] = None\n"
+        "from propel_assets.definitions import defs\n"
+        "keys = {key.path[0] for key in defs.resolve_asset_graph().get_all_asset_keys()}\n"
+        "assert keys == {'propel_auth', 'propel_auth_api'}, keys\n"
+        "defs.resolve_job_def('refresh')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

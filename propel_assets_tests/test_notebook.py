@@ -1,0 +1,55 @@
+"""The notebook, as a script and in Jupyter; browser/test_notebooks.py has it as an app."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from propel_assets_tests.processes import ROOT
+
+NOTEBOOK = ROOT / "notebooks" / "explore.py"
+TABLES = ("user_query", "org_query", "org_membership", "chart_metrics")
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess:
+    program = Path(sys.executable).with_name(str(command[0]))
+    return subprocess.run([program, *command[1:]], capture_output=True, text=True, timeout=200, check=False)
+
+
+@pytest.fixture
+def own_folder(monkeypatch, tmp_path) -> None:
+    """Let no pipeline be remembered but those of this test."""
+    monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path / "dlt"))
+
+
+def test_the_notebook_as_a_script_prints_the_figures(own_folder, settings, run_cli) -> None:
+    assert run_cli("load", *TABLES).returncode == 0
+    ran = run("python", NOTEBOOK)
+    assert ran.returncode == 0, ran.stderr
+    figures = {label.strip(): value for value, label in (line.split(maxsplit=1) for line in ran.stdout.splitlines())}
+    assert (figures["users"], figures["organizations"]) == ("300", "24")
+    assert "@" not in ran.stdout
+
+
+@pytest.mark.parametrize("tables", [(), TABLES[:3]], ids=["nothing is loaded", "a table is missing"])
+def test_without_the_tables_the_notebook_says_what_to_run(own_folder, settings, run_cli, tables) -> None:
+    if tables:
+        assert run_cli("load", *tables).returncode == 0
+    ran = run("python", NOTEBOOK)
+    assert ran.returncode == 1
+    assert "Run `propel-assets load`, or `make demo` to try" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_the_notebook_runs_in_jupyter_and_draws_every_chart(own_folder, settings, run_cli) -> None:
+    assert run_cli("load", *TABLES).returncode == 0
+    exported = run("marimo", "export", "ipynb", NOTEBOOK, "-o", "explore.ipynb")
+    assert exported.returncode == 0, exported.stderr
+    ran = run("jupyter-execute", "--inplace", "explore.ipynb")
+    assert ran.returncode == 0, ran.stderr
+    cells = json.loads(Path("explore.ipynb").read_text(encoding="utf-8"))["cells"]
+    shown = [output for cell in cells for output in cell.get("outputs", [])]
+    assert sum("vega" in "".join(output.get("data", {}).get("text/html", "")) for output in shown) == 7
+    assert any("300  users" in "".join(output.get("text", "")) for output in shown)
