@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -17,7 +18,7 @@ from propel_assets.sandbox.running import Sandbox
 
 FOLDER = Path(__file__).parent / "releases"
 TABLES = ("user_query", "org_query", "pending_org_invites", "custom_role_mappings", "end_user_api_key_usage")
-WORLD = {"users": 60, "orgs": 6, "seed": 7}
+WORLD: dict[str, Any] = {"users": 60, "orgs": 6, "seed": 7}
 
 
 def write(folder: Path) -> None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pytest
@@ -68,16 +68,16 @@ class Answers(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: Answers
 
     def do_GET(self) -> None:
-        self.server.asked += 1
-        self.send_response(200 if self.server.asked < MANY_REQUESTS else 400)
-        self.send_header("Content-Length", str(len(self.server.body)))
+        answers = cast(Answers, self.server)
+        answers.asked += 1
+        self.send_response(200 if answers.asked < MANY_REQUESTS else 400)
+        self.send_header("Content-Length", str(len(answers.body)))
         self.end_headers()
-        self.wfile.write(self.server.body)
+        self.wfile.write(answers.body)
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""
 
 

@@ -9,7 +9,7 @@ from propel_assets import __version__
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.source.tables import BY_NAME
 from propel_assets_tests.released import FOLDER, TABLES, WORLD, read, write
-from propel_assets_tests.truth import by_key, truth
+from propel_assets_tests.truth import Rows, by_key, truth
 
 RELEASES = sorted(path for path in FOLDER.iterdir() if (path / "load.sql").exists())
 
@@ -25,7 +25,7 @@ def world(monkeypatch):
         yield sandbox
 
 
-def rows(file: Path, name: str):
+def rows(file: Path, name: str) -> Rows:
     with duckdb.connect(str(file), read_only=True) as database:
         columns = [column.name for column in BY_NAME[name].columns]
         found = database.execute(f"SELECT {', '.join(columns)} FROM propel_auth_data.{name}").fetchall()
