@@ -25,7 +25,7 @@ STAND_INS := .venv-fakesnow/ready .venv-bigquery/ready .venv-azurite/ready
 $(foreach venv,.venv $(CARD) $(LOWEST) $(RELEASE) $(BENCH) $(PEERS),$(shell [ -x $(venv)/bin/python ] || rm -f $(venv)/has-*))
 
 .PHONY: help demo dev notebook dashboard test test-rest screenshots test-destinations test-all test-embedded-elt test-wheel check \
-    bench bench-peers lock sbom audit test-lowest constraints clean
+    soak bench bench-peers lock sbom audit test-lowest constraints clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -70,6 +70,9 @@ check: .venv/has-test  ## ruff and pyright
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+
+soak: .venv/has-test  ## 300 fault schedules against the real command: what is lost? (SOAK_FLAGS=--help)
+	$(BIN)/python -m propel_assets_tests.soak $(SOAK_FLAGS)
 
 bench: $(BENCH)/has-core bench-peers  ## how fast it is, beside what else there is (about an hour; BENCH_FLAGS=--quick)
 	$(BENCH)/bin/python benchmarks/run.py $(BENCH_FLAGS)

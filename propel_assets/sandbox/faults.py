@@ -1,14 +1,16 @@
 """Everything that can go wrong, as switches.
 
-A switch has a name, a value, and three limits: ``requests`` (only the next so many), ``path`` (only
-paths that begin so), ``share`` (only this share of requests, drawn from the seed). Which switches
-strike a request is decided once, when it comes in. What a strike does is in ``interference.py``
-(the answer as a whole, features), ``running.py`` (people), ``pages.py`` and ``calls.py`` (fields).
+A switch has a name, a value, and four limits: ``path`` (only paths that begin so), ``after`` (not the
+next so many requests), ``requests`` (then only so many), ``share`` (only this share of requests, drawn
+from the seed). Which switches strike a request is decided once, when it comes in. What a strike does is
+in ``interference.py`` (the answer as a whole, features), ``running.py`` (people), ``pages.py`` and
+``calls.py`` (fields).
 """
 
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from random import Random
@@ -85,6 +87,7 @@ class Fault:
     requests: int | None = None
     path: str = ""
     share: float = 1.0
+    after: int = 0
 
 
 class TokenBucket:
@@ -108,7 +111,11 @@ class TokenBucket:
 
 
 class Faults:
-    """The switches of one sandbox. Safe to use from any thread while it answers."""
+    """The switches of one sandbox. Safe to use from any thread while it answers.
+
+    Attributes:
+        struck: how many requests each switch has struck; ``rate_limit``: how many it refused.
+    """
 
     def __init__(self, seed: int) -> None:
         """Start with every switch off."""
@@ -116,6 +123,7 @@ class Faults:
         self._rng = Random(f"{seed} faults")  # noqa: S311 - reproducible, no secrets
         self._on: dict[str, Fault] = {}
         self._counts: dict[str, int] = {}
+        self.struck: Counter[str] = Counter()
         self._bucket = TokenBucket(1)
 
     def set(
@@ -126,6 +134,7 @@ class Faults:
         requests: int | None = None,
         path: str = "",
         share: float = 1.0,
+        after: int = 0,
     ) -> None:
         """Switch ``name`` on. True stands for its default value.
 
@@ -138,7 +147,7 @@ class Faults:
         if name in NUMBERS and (type(value) not in (int, float) or value < NUMBERS[name]):
             raise ValueError(f"fault {name} needs a number from {NUMBERS[name]}, not {value!r}")
         with self._lock:
-            self._on[name] = Fault(value, requests, path, share)
+            self._on[name] = Fault(value, requests, path, share, after)
             self._counts[name] = 0
             if name == "rate_limit":
                 self._bucket = TokenBucket(value)
@@ -150,16 +159,16 @@ class Faults:
                 self._on.pop(name, None)
 
     def parse(self, option: str) -> None:
-        """Switch on what a command line says: ``NAME[=VALUE][,requests=N][,path=P][,share=S]``.
+        """Switch on what a command line says: ``NAME[=VALUE][,path=P][,after=N][,requests=N][,share=S]``.
 
         Values are JSON where they can be, otherwise text.
 
         Raises:
-            ValueError: no switch has this name, or a limit is none of the three.
+            ValueError: no switch has this name, or a limit is none of the four.
         """
         first, *limits = re.split(r",(?=[a-z]+=)", option)
         name, _, value = first.partition("=")
-        known = {"requests": int, "path": str, "share": float}
+        known = {"path": str, "after": int, "requests": int, "share": float}
         limited = {}
         for limit in limits:
             key, _, given = limit.partition("=")
@@ -172,13 +181,13 @@ class Faults:
         """Set switches from JSON: name to value, to ``{"value": …, "requests": …}``, or to null.
 
         Raises:
-            ValueError: no switch has this name, or a limit is none of the three.
+            ValueError: no switch has this name, or a limit is none of the four.
         """
         for name, given in switches.items():
             if given is None or given is False:
                 self.clear(name)
             elif isinstance(given, dict):
-                if unknown := set(given) - {"value", "requests", "path", "share"}:
+                if unknown := set(given) - {"value", "path", "after", "requests", "share"}:
                     raise ValueError(f"{name}: unknown {', '.join(sorted(unknown))}")
                 self.set(name, given.get("value", True), **_limits(given))
             else:
@@ -194,13 +203,19 @@ class Faults:
         struck = {}
         with self._lock:
             for name, fault in list(self._on.items()):
-                if not path.startswith(fault.path) or self._rng.random() >= fault.share:
+                if not path.startswith(fault.path):
+                    continue
+                if fault.after:
+                    fault.after -= 1
+                    continue
+                if self._rng.random() >= fault.share:
                     continue
                 if name.endswith("_every"):
                     self._counts[name] += 1
                     if self._counts[name] % fault.value:
                         continue
                 struck[name] = fault.value
+                self.struck[name] += name != "rate_limit"
                 if fault.requests is not None:
                     fault.requests -= 1
                     if fault.requests == 0:
@@ -210,7 +225,9 @@ class Faults:
     def take_token(self) -> float:
         """Take a token of the rate limit's bucket; return as ``TokenBucket.take`` does."""
         with self._lock:
-            return self._bucket.take()
+            wait = self._bucket.take()
+            self.struck["rate_limit"] += wait > 0
+            return wait
 
 
 def _limits(given: dict[str, Any]) -> dict[str, Any]:

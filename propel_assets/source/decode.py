@@ -6,6 +6,7 @@ column of its own, `<column>__v_text`, as dlt names variants; the declared colum
 reports it.
 """
 
+import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
@@ -37,6 +38,7 @@ SECONDS = (
     | Annotated[float, msgspec.Meta(ge=FIRST_SECOND, le=LAST_SECOND, multiple_of=1)]
 )
 PYTHON_TYPES: dict[str, Any] = {"text": str, "bigint": BIGINT, "bool": bool, "timestamp": SECONDS, "date": str}
+UNREADABLE = re.compile(r'[\x00-\x1f"\\]')  # in a field's name: msgspec refuses to make a struct of it
 NOTHING = msgspec.Raw(b"")
 NULLS = (b"", b"null")
 NULL_TEXTS = pa.array([null.decode() for null in NULLS])
@@ -101,6 +103,8 @@ class RowType:
                     inner = msgspec.json.decode(value, type=dict[str, dict[str, msgspec.Raw]] | None)
                     self.maps[name].learn(list((inner or {}).values()))
                 elif name not in self._declared:
+                    if UNREADABLE.search(name):
+                        raise msgspec.ValidationError("a field has a quote or a control character in its name")
                     unknown.setdefault(name, name)
                 elif not self._is_key(self._declared[name]) and not _fits(value, self._declared[name]):
                     misfits.add(name)

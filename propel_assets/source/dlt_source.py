@@ -66,8 +66,9 @@ def propel_auth_source(
     Raises:
         SettingsError: on extraction, when the URL or the key is missing.
     """
-    if not logging.getLogger("dlt").filters:
-        logging.getLogger("dlt").addFilter(_ExpectedDifference())
+    log = logging.getLogger("dlt")
+    if not any(isinstance(known, _ExpectedDifference) for known in log.filters):
+        log.addFilter(_ExpectedDifference())
     keep_json()
     _forget_unfinished_load()
     _replace_safely()

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from propel_assets.errors import LossRefused, OtherEnvironment, PermanentApiError
+from propel_assets.errors import LossRefused, OtherEnvironment, PermanentApiError, UnprovedScan
 from propel_assets.settings import environment_of
 from propel_assets.source.client import BACKEND_KEY, NO_AUTH
 from propel_assets.source.decode import PageDecoder, RowType, to_arrow
@@ -25,6 +25,16 @@ from propel_assets.source.tables import BY_NAME, tables_of
 
 MIN_LOSS_ROWS = 50
 CLOCKS_APART_SECONDS = 300
+
+
+def _refuse_without_orgs(rows: Sequence[Any]) -> None:
+    """Refuse users without the field, which the first user had: somebody in no org has it too, empty."""
+    without = sum(row.f_org_id_to_org_info is None for row in rows)
+    if without:
+        raise UnprovedScan(
+            f"org_membership: {without} users came without org_id_to_org_info, others with it, so nothing was "
+            "replaced. Orgs may have been switched on or off for this project meanwhile. Run again."
+        )
 
 
 class Reader(InsightsReader, ScimReader):
@@ -92,6 +102,7 @@ class Reader(InsightsReader, ScimReader):
         for rows in self._user_batches(users, user, has_orgs=has_orgs, since=since):
             yield "user_query", user.to_arrow(rows)
             if has_orgs:
+                _refuse_without_orgs(rows)
                 infos = [(row.f_user_id, row.f_org_id_to_org_info) for row in rows if row.f_org_id_to_org_info]
                 if since is not None:
                     members.emptied += [row.f_user_id for row in rows if not row.f_org_id_to_org_info]
@@ -150,7 +161,8 @@ class Reader(InsightsReader, ScimReader):
             has_orgs = False
             why_not = "Users come without org_id_to_org_info: orgs are not switched on for this project."
         newest = answer.items[0].f_last_active_at if answer.items else 0
-        return has_orgs, why_not, min(int(newest or 0), int(time.time()) - CLOCKS_APART_SECONDS)
+        known = int(newest) if isinstance(newest, int | float) else 0  # null, or of another type
+        return has_orgs, why_not, min(known, int(time.time()) - CLOCKS_APART_SECONDS)
 
     def _read_orgs(self) -> Iterator[Rows]:
         yield from self._read_plain_list("org_query", "total_orgs", order_by="CREATED_AT_ASC")

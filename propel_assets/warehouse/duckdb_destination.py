@@ -181,7 +181,9 @@ class atomic_duckdb(duckdb_factory):  # noqa: N801 - dlt names destinations in l
     @classmethod
     def named(cls, name: str, patience: "Patience") -> "atomic_duckdb":
         """Return the destination called ``name``; its clients wait as ``patience`` says."""
-        options: dict[str, Any] = {"replace_strategy": "truncate-and-insert"}  # which is one transaction here
+        # A replace is one transaction here, but only where dlt is told that there are any: it runs statements that
+        # change no table's shape outside of one otherwise, and a kill between DELETE and INSERT left nobody.
+        options: dict[str, Any] = {"replace_strategy": "truncate-and-insert", "supports_transactions": True}
         if name != "duckdb":  # a plain one names its file by the pipeline
             options["destination_name"] = name
         made = cls(**options)

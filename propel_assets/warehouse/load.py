@@ -21,6 +21,7 @@ from propel_assets.source.privacy import load_policy
 from propel_assets.source.table_reader import ReadOptions
 from propel_assets.source.tables import tables_of
 from propel_assets.warehouse.pipeline import (
+    EMAIL,
     build_pipeline,
     database_file,
     formats,
@@ -32,7 +33,6 @@ from propel_assets.warehouse.pipeline import (
 )
 from propel_assets.warehouse.query import asking
 
-EMAIL = re.compile(r"[^\s@'\"<>(),;:]+@[^\s@'\"<>(),;:]+")
 MAX_ERROR = 500
 ROWS_PER_DELETE = 500
 
@@ -147,7 +147,9 @@ def _ours(error: Exception, scan: str, settings: Settings) -> PropelError:
         return cause
     step = error.step if isinstance(error, PipelineStepFailed) else "opening the destination"
     inner = error.exception if isinstance(error, PipelineStepFailed) and error.exception else error
-    text = without_personal_data(str(inner))
+    # Of a traceback its last error: the first line of that, since PostgreSQL goes on with somebody's row.
+    raised = re.findall(r"^(?:\w+\.)+[A-Z]\w*: .+$", str(inner), re.MULTILINE)
+    text = without_personal_data(raised[-1] if raised else str(inner))
     for secret in (settings.api_key, settings.oauth_token, settings.privacy_key):
         text = text.replace(secret, "<secret>") if secret else text
     return WarehouseError(

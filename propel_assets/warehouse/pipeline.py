@@ -2,7 +2,9 @@
 
 import contextlib
 import importlib
+import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +35,20 @@ from propel_assets.warehouse.duckdb_destination import Patience, atomic_duckdb, 
 
 FOLDER_PREFIX = "propel-assets-"
 ENVIRONMENT = "Environment Variables"  # dlt's name of that place
+EMAIL = re.compile(r"[^\s@'\"<>(),;:]+@[^\s@'\"<>(),;:]+")
+
+
+class _NamesNobody(logging.Filter):
+    """Cuts dlt's log to one line each: databases quote people's rows in their errors, and dlt logs each it retries."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Change ``record``; it is always logged."""
+        first, *rest = record.getMessage().splitlines() or [""]
+        what, _, _ = EMAIL.sub("<e-mail>", first).partition(" with message ")
+        kinds = [line.split(":")[0] for line in rest if re.match(r"(\w+\.)+[A-Z]\w*(:|$)", line)]
+        record.msg = f"{what}: {kinds[-1]}" if kinds else what
+        record.args, record.exc_info, record.exc_text, record.stack_info = (), None, None, None
+        return True
 
 
 def build_pipeline(settings: Settings, folder: str | None, say: Callable[[str], None] = lambda _: None) -> dlt.Pipeline:
@@ -42,6 +58,9 @@ def build_pipeline(settings: Settings, folder: str | None, say: Callable[[str], 
         SettingsError: dlt does not know the destination, or something it needs is not installed or not configured.
     """
     no_dlt_telemetry()
+    log = logging.getLogger("dlt")
+    if not any(isinstance(known, _NamesNobody) for known in log.filters):
+        log.addFilter(_NamesNobody())
     where: dict[str, Any] = {"pipelines_dir": folder} if folder else {}
     if settings.staging:
         where["staging"] = settings.staging
@@ -71,6 +90,8 @@ def destination(settings: Settings, say: Callable[[str], None]) -> Destination[A
     options: dict[str, Any] = dict(policy.capabilities)
     if name != kind:
         options["destination_name"] = name
+    if kind in DESTINATIONS and policy.replace == "insert-from-staging":
+        options["supports_transactions"] = True  # they do; dlt runs DELETE and INSERT in one only where this is said
     options["replace_strategy"] = "truncate-and-insert" if plain_files(settings) else "insert-from-staging"
     plain = factory(**options)
     strategies = list(plain.capabilities().supported_merge_strategies or ())

@@ -2,12 +2,10 @@
 
 import contextlib
 import importlib
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,9 @@ import pytest
 
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import Settings, load_settings
-from propel_assets.source.tables import BY_NAME, Table
+from propel_assets.source.tables import BY_NAME
 from propel_assets.warehouse.query import opened
+from propel_assets_tests.truth import Rows, by_key, truth
 
 # `make test` runs those that plain pip gives and that are quick; `make test-destinations` runs them all.
 PLAIN = {"duckdb": "local.DuckDb", "postgres": "postgres.Postgres", "files": "local.DeltaFiles"}
@@ -95,46 +94,22 @@ def run(settings) -> Callable[..., subprocess.CompletedProcess]:
 
 
 @pytest.fixture
-def rows(settings) -> Callable[..., dict[tuple, dict[str, Any]]]:
+def rows(settings) -> Callable[..., Rows]:
     """Return the rows of a table by key, as the API would show them."""
 
-    def read(name: str, *more: str) -> dict[tuple, dict[str, Any]]:
+    def read(name: str, *more: str) -> Rows:
         table = BY_NAME[name]
         columns = [column.name for column in table.columns] + list(more)
         with opened(settings) as warehouse:
             listed = ", ".join(map(warehouse.column, columns))
             found = warehouse.rows(f"SELECT {listed} FROM {warehouse.table(name)}")
-        shown = [{c: _shown(table, c, v) for c, v in zip(columns, row, strict=True)} for row in found]
-        by_key = {tuple(row[key] for key in table.key): row for row in shown}
-        assert len(by_key) == len(found), "a key stands twice"
-        return by_key
+        return by_key(table, [dict(zip(columns, row, strict=True)) for row in found])
 
     return read
 
 
 @pytest.fixture
-def expected(sandbox) -> Callable[[str], dict[tuple, dict[str, Any]]]:
+def expected(sandbox) -> Callable[[str], Rows]:
     """Return the rows that `user_query` or `org_membership` must have: what the sandbox has now."""
 
-    def read(name: str) -> dict[tuple, dict[str, Any]]:
-        users = [sandbox.store.user_object(user_id, include_orgs=True) for user_id in sandbox.store.users]
-        members = [{"user_id": u["user_id"], **info} for u in users for info in u["org_id_to_org_info"].values()]
-        table = BY_NAME[name]
-        wire = users if name == "user_query" else members
-        listed = [{c.name: _shown(table, c.name, row.get(c.name)) for c in table.columns} for row in wire]
-        return {tuple(row[key] for key in table.key): row for row in listed}
-
-    return read
-
-
-def _shown(table: Table, name: str, value: Any) -> Any:
-    """Return a value in one form, whatever the destination's: times in UTC, JSON decoded."""
-    kinds = {column.name: column.type for column in table.columns}
-    kind = kinds.get(name, "json" if name == "new_object" else "text")
-    if value is None or kind not in ("timestamp", "json"):
-        return value
-    if kind == "json":
-        return json.loads(value) if isinstance(value, str) else value
-    if isinstance(value, int):
-        return datetime.fromtimestamp(value, UTC)
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    return lambda name: truth(sandbox.store, name)

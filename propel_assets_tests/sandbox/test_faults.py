@@ -43,6 +43,12 @@ def test_a_fault_strikes_only_its_paths(sandbox, http) -> None:
     assert http.get(ORGS).status_code == 200
 
 
+def test_a_fault_begins_after_so_many_requests_and_is_counted(sandbox, http) -> None:
+    sandbox.faults.parse(f"server_error=503,path={USERS},after=2,requests=1")
+    assert [http.get(path).status_code for path in (USERS, ORGS, USERS, USERS, USERS)] == [200, 200, 200, 503, 200]
+    assert sandbox.faults.struck == {"server_error": 1}
+
+
 def test_a_share_of_the_requests_is_drawn_from_the_seed() -> None:
     def statuses() -> list[int]:
         with Sandbox(users=3, orgs=1, seed=5, faults=["server_error=502,share=0.3"]) as sandbox:
@@ -59,7 +65,7 @@ def test_faults_are_shown_and_set_over_http(sandbox, http) -> None:
     switches = {"latency_ms": 1, "server_error": {"value": 503, "requests": 1, "path": ORGS}}
     shown = http.post("/sandbox/faults", json=switches).json()
     assert shown == http.get("/sandbox/faults").json()
-    assert shown["server_error"] == {"value": 503, "requests": 1, "path": ORGS, "share": 1.0}
+    assert shown["server_error"] == {"value": 503, "requests": 1, "path": ORGS, "share": 1.0, "after": 0}
     assert http.get(ORGS).status_code == 503
     assert set(http.get("/sandbox").json()["faults"]) == {"latency_ms"}
     http.post("/sandbox/faults", json={"latency_ms": None})
@@ -82,7 +88,7 @@ def test_command_line_options_are_read() -> None:
         'missing_field=["users.email","orgs.name"]',
     ):
         faults.parse(option)
-    plain = {"requests": None, "path": "", "share": 1.0}
+    plain = {"requests": None, "path": "", "share": 1.0, "after": 0}
     assert faults.describe() == {
         "latency_ms": {"value": 20, **plain},
         "truncated": {"value": True, **plain},
@@ -91,6 +97,7 @@ def test_command_line_options_are_read() -> None:
             "path": "/api/backend/v1/user",
             "requests": 3,
             "share": 0.5,
+            "after": 0,
         },
         "missing_field": {"value": ["users.email", "orgs.name"], **plain},
     }

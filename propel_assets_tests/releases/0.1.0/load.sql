@@ -1,0 +1,13 @@
+COPY propel_auth_data.custom_role_mappings FROM 'propel_auth_data_custom_role_mappings.parquet' (FORMAT 'parquet', COMPRESSION 'zstd');
+COPY propel_auth_data.end_user_api_key_usage FROM 'propel_auth_data_end_user_api_key_usage.parquet' (FORMAT 'parquet', COMPRESSION 'zstd');
+COPY propel_auth_data.org_membership FROM 'propel_auth_data_org_membership.parquet' (FORMAT 'parquet', COMPRESSION 'zstd');
+COPY propel_auth_data.org_query FROM 'propel_auth_data_org_query.parquet' (FORMAT 'parquet', COMPRESSION 'zstd');
+COPY propel_auth_data.pending_org_invites FROM 'propel_auth_data_pending_org_invites.parquet' (FORMAT 'parquet', COMPRESSION 'zstd');
+COPY propel_auth_data.propel_checks FROM 'propel_auth_data_propel_checks.parquet' (FORMAT 'parquet', COMPRESSION 'zstd');
+COPY propel_auth_data.propel_scans FROM 'propel_auth_data_propel_scans.parquet' (FORMAT 'parquet', COMPRESSION 'zstd');
+COPY propel_auth_data.user_query FROM 'propel_auth_data_user_query.parquet' (FORMAT 'parquet', COMPRESSION 'zstd');
+COPY propel_auth_data._dlt_loads FROM 'propel_auth_data__dlt_loads.parquet' (FORMAT 'parquet', COMPRESSION 'zstd');
+COPY propel_auth_data._dlt_pipeline_state FROM 'propel_auth_data__dlt_pipeline_state.parquet' (FORMAT 'parquet', COMPRESSION 'zstd');
+COPY propel_auth_data._dlt_version FROM 'propel_auth_data__dlt_version.parquet' (FORMAT 'parquet', COMPRESSION 'zstd');
+COPY propel_auth_data_staging.end_user_api_key_usage FROM 'propel_auth_data_staging_end_user_api_key_usage.parquet' (FORMAT 'parquet', COMPRESSION 'zstd');
+COPY propel_auth_data_staging._dlt_version FROM 'propel_auth_data_staging__dlt_version.parquet' (FORMAT 'parquet', COMPRESSION 'zstd');

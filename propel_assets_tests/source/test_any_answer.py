@@ -1,0 +1,139 @@
+"""Whatever a server answers: rows, or one sentence that quotes nobody. Fuzzed by hypothesis, over a real socket."""
+
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any, cast
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from propel_assets.errors import PropelError, SettingsError
+from propel_assets.settings import Settings, checked_auth_url, connected, load_settings
+from propel_assets.source.client import Client
+from propel_assets.source.readers import Reader
+
+CANARY = "canary@example.org"
+MANY_REQUESTS = 500
+SCANS = (
+    "users",
+    "orgs",
+    "invites",
+    "role_mappings",
+    "end_user_api_keys",
+    "openid_configuration",
+    "jwks",
+    "org_reports",
+)
+PEOPLE = {
+    "user_id": "11111111-1111-4111-8111-111111111111",
+    "email": CANARY,
+    "created_at": 1_700_000_000,
+    "last_active_at": 1_700_000_100,
+    "org_id_to_org_info": {"o": {"org_id": "o", "org_name": CANARY, "user_role": "Owner"}},
+}
+PAGE = {
+    **{name: [PEOPLE] for name in ("users", "orgs", "invites", "api_keys", "user_reports", "org_reports")},
+    **{f"total_{name}": 1 for name in ("users", "orgs", "invites", "api_keys", "reports")},
+    "current_page": 0,
+    "page_size": 100,
+    "has_more_results": False,
+}
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just(CANARY)
+values = st.recursive(scalars, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(), v, max_size=3))
+
+
+def changed(of: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Return ``of`` with some fields of any other value."""
+    return st.dictionaries(st.sampled_from(sorted(of)), values, max_size=3).map(lambda new: {**of, **new})
+
+
+def with_row(page: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    """Return the page with ``row`` instead of each of its rows that was left alone."""
+    return {name: [row] if value == [PEOPLE] else value for name, value in page.items()}
+
+
+pages = st.builds(with_row, changed(PAGE), changed(PEOPLE))
+bodies = st.binary() | (values | pages).map(lambda value: json.dumps(value).encode())
+
+
+class Answers(ThreadingHTTPServer):
+    body = b""
+    asked = 0
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        answers = cast(Answers, self.server)
+        answers.asked += 1
+        self.send_response(200 if answers.asked < MANY_REQUESTS else 400)
+        self.send_header("Content-Length", str(len(answers.body)))
+        self.end_headers()
+        self.wfile.write(answers.body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Answers]:
+    with Answers(("127.0.0.1", 0), _Handler) as answers:
+        thread = Thread(target=answers.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield answers
+        answers.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("scan", SCANS)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(body=bodies)
+@example(body=json.dumps(PAGE).encode())
+@example(body=b"\xff" + CANARY.encode())
+@example(body=json.dumps({**PAGE, "total_users": 10**18, "total_orgs": 10**18, "has_more_results": True}).encode())
+def test_any_body_gives_rows_or_a_sentence_that_quotes_nobody(scan, server, body) -> None:
+    server.body, server.asked = body, 0
+    url = f"http://127.0.0.1:{server.server_port}"
+    client = Client(connected(Settings(auth_url=url, api_key="k", retry_seconds=0, max_concurrency=2)))
+    said = "Nothing."
+    try:
+        assert all(isinstance(rows, pa.Table) for _, rows in Reader(client, {}).read(scan))
+    except PropelError as error:
+        said = str(error)
+    assert CANARY not in said
+    assert said.endswith(".")
+    assert server.asked < MANY_REQUESTS
+
+
+VARIABLES = ["PROPELAUTH_PAGE_SIZE", "PROPELAUTH_MAX_RPS", "PROPELAUTH_ALLOW_LOSS", "PROPELAUTH_TABLE_FORMAT"]
+texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(variable=st.sampled_from(VARIABLES), text=texts | st.sampled_from(["nan", "-1", "1e999", "٣", "0x10"]))
+def test_any_setting_is_read_or_refused_by_its_name(variable, text, monkeypatch) -> None:
+    with monkeypatch.context() as context:
+        context.setenv(variable, text)
+        said = variable
+        try:
+            load_settings()
+        except SettingsError as error:
+            said = str(error)
+        assert variable in said
+
+
+@given(url=texts | texts.map("https://{}".format) | texts.map("http://localhost{}".format))
+def test_any_auth_url_is_plain_or_refused(url) -> None:
+    said = ""
+    try:
+        checked = checked_auth_url(url)
+        assert checked_auth_url(checked) == checked
+    except SettingsError as error:
+        said = str(error)
+    assert not said or "must look like https://auth.example.com" in said
