@@ -117,7 +117,9 @@ def schema(warehouse: Warehouse, table: Table) -> Finding:
 def _held_back(load: LastLoad | None) -> list[str]:
     """Return the fields that the last load did not store."""
     told = load.unknown_fields if load else None
-    fields = json.loads(told) if isinstance(told, str) else told or {}
+    while isinstance(told, str):  # SQLite's is encoded twice
+        told = json.loads(told)
+    fields = told or {}
     return [name for name, what in fields.items() if what == HELD_BACK]
 
 

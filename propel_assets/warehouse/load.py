@@ -9,7 +9,6 @@ from typing import Any
 
 import dlt
 from dlt.common.destination.client import WithStagingDataset
-from dlt.common.exceptions import DltException
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 from dlt.pipeline.exceptions import PipelineStepFailed
 
@@ -95,7 +94,7 @@ def load_scan(
                     info.raise_on_failed_jobs()
                     _clear_staging(pipeline, [report.table_name for report in reports if not report.skipped])
                 leave_a_map(settings)
-        except (DltException, OSError) as error:
+        except Exception as error:  # each database's driver has error classes of its own
             raise _ours(error, scan, settings) from None
     return ScanLoad(info.loads_ids[0] if info.loads_ids else "", reports, time.monotonic() - started)
 

@@ -1,6 +1,7 @@
 """Questions to the warehouse, whatever it is, through dlt's own client for it."""
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -81,8 +82,8 @@ class Warehouse:
     def last_load(self, table: Table, *, skipped: bool = False) -> LastLoad | None:
         """Return the last complete load of ``table``; with ``skipped`` also one that left it as it was."""
         wanted = "" if skipped else "AND s.verdict <> 'skipped'"
-        fields = "load_id, verdict, reason, rows_expected, rows_read, total_min, total_max, finished_at, unknown_fields"
-        names = ", ".join(f"s.{field}" for field in fields.split(", "))
+        fields = [field.name for field in dataclasses.fields(LastLoad)]
+        names = ", ".join(f"s.{field}" for field in fields)
         sql = (
             f"SELECT {names} FROM {self.table('propel_scans')} s "  # noqa: S608 - names are ours
             f"JOIN {self.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
@@ -90,9 +91,10 @@ class Warehouse:
         )
         with contextlib.suppress(DatabaseUndefinedRelation):
             if found := self.rows(sql, table.name, limit=1):
-                *told, at = found[0]
-                row: list[Any] = [*told, datetime.fromisoformat(at) if isinstance(at, str) else at]  # SQLite: text
-                return LastLoad(*row)
+                told: dict[str, Any] = dict(zip(fields, found[0], strict=True))
+                if isinstance(told["finished_at"], str):  # SQLite
+                    told["finished_at"] = datetime.fromisoformat(told["finished_at"])
+                return LastLoad(**told)
         return None
 
     def rows_read(self, table: Table, *, loads: int) -> list[int]:
