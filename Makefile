@@ -14,6 +14,7 @@ RELEASE := .venv-release
 # The extras in the image, and the tests that say whether the lowest versions do.
 DEPLOYED := production,postgres,celery,k8s
 SAMPLE := $(addprefix propel_assets_tests/,test_definitions.py defs/test_recent.py warehouse/test_load.py warehouse/test_recent.py)
+WITH_DAGSTER := $(addprefix propel_assets_tests/,defs marts deploy test_definitions.py test_dagster_dev.py test_cli.py test_secrets.py)
 LEFT_OUT := node or browser or destinations
 PYTEST_FLAGS ?=
 # Every extra but `embedded-elt`, which wants another Dagster.
@@ -60,8 +61,8 @@ test-destinations: .venv/has-destinations $(STAND_INS)  ## every destination, on
 
 test-all: test test-rest  ## both; `make test-destinations` is for itself
 
-test-embedded-elt: $(CARD)/has-test  ## the same tests as `make test`, on dagster-embedded-elt and its Dagster 1.13.1
-	$(CARD)/bin/python -m pytest -n auto --dist worksteal -m 'not ($(LEFT_OUT))' $(PYTEST_FLAGS)
+test-embedded-elt: $(CARD)/has-test  ## the tests that run Dagster, on dagster-embedded-elt and its Dagster 1.13.1
+	$(CARD)/bin/python -m pytest $(WITH_DAGSTER) -n auto --dist worksteal -m 'not ($(LEFT_OUT))' $(PYTEST_FLAGS)
 
 test-wheel: .venv/has-core  ## the built wheel, installed and used from an empty folder
 	@sh .ci/test-wheel $(BIN)/python
