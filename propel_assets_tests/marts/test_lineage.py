@@ -29,6 +29,7 @@ MADE_HERE = {  # counts of rows, and constants of the SQL
     "fct_seat_usage.pending_invites",
     "fct_security_posture.users",
     "fct_signups_daily.signups",
+    "ops_api_budget.tables",
     "ops_reconciliation.checks",
 }
 

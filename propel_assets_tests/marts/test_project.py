@@ -57,6 +57,21 @@ def test_a_tenant_without_orgs_insights_and_keys_gets_the_other_marts(small_sand
     assert query("SELECT count(*) FROM propel_auth_marts.fct_seat_usage") == [(0,)]
 
 
+def test_the_api_budget_is_what_propel_auth_was_asked(small_sandbox, small, build, query) -> None:
+    small_sandbox.faults.parse("server_error=429,requests=2,path=/api/backend/v1/user")
+    asked = []
+    for scan in ("users", "orgs"):
+        before = len(small_sandbox.requests)
+        load_scan(scan, small)
+        asked.append(len(small_sandbox.requests) - before)
+    build(small, "ops_api_budget")
+    told = "table_name, tables, requests, retries, rate_limited, pages"
+    assert query(f"SELECT {told} FROM propel_auth_marts.ops_api_budget ORDER BY started_at") == [
+        ("org_membership", 2, asked[0], 2, 2, 1),
+        ("org_query", 1, asked[1], 0, 0, 1),
+    ]
+
+
 @pytest.mark.parametrize(
     ("feature", "deleted", "status"), [("", 0, "pass"), ("", 10, "warn"), ("insights_off", 10, "pass")]
 )
