@@ -15,6 +15,7 @@ from propel_assets.warehouse.lineage import LAYERS, lineage
 
 DBT = {"dbt_scd_id", "dbt_updated_at", "dbt_valid_from", "dbt_valid_to"}
 MADE_HERE = {  # counts of rows, and constants of the SQL
+    "fct_active_orgs.source",
     "fct_active_users.source",
     "fct_churn_state.subject",
     "fct_churn_state.window_days",

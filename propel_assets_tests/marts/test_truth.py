@@ -88,6 +88,17 @@ def test_active_users_of_the_day_of_the_reading_are_exact(loaded, store) -> None
     assert row == [(truth, False)]
 
 
+def test_active_orgs_of_the_day_of_the_reading_are_those_with_an_active_member(loaded, store) -> None:
+    today = day(store.now)
+    active = {u for u, user in store.users.items() if day(user.wire["last_active_at"]) == today}
+    truth = sum(not active.isdisjoint(members) for members in store.of_org.values())
+    rows = loaded.ask(
+        "SELECT source, active_orgs, is_lower_bound FROM fct_active_orgs "
+        f"WHERE cadence = 'Daily' AND period_start = DATE '{today}' ORDER BY source"
+    )
+    assert rows == [("derived", truth, False), ("provider", truth, False)]
+
+
 def test_derived_activity_never_exceeds_the_providers(loaded) -> None:
     rows = "FROM fct_active_users WHERE source = 'derived' AND provider_active_users IS NOT NULL"
     [(compared, above)] = loaded.ask(f"SELECT count(*), count(*) FILTER (difference > 0) {rows}")
