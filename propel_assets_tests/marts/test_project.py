@@ -1,5 +1,6 @@
 """The dbt project itself: it follows the catalogue, and runs on nothing at all."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -70,6 +71,22 @@ def test_the_api_budget_is_what_propel_auth_was_asked(small_sandbox, small, buil
         ("org_membership", 2, asked[0], 2, 2, 1),
         ("org_query", 1, asked[1], 0, 0, 1),
     ]
+
+
+def test_a_month_is_priced_by_the_plan_named(small, query) -> None:
+    load_scan("chart_metrics", small)
+    plan = {"propel_auth_included_mau": 5, "propel_auth_plan_price": 150, "propel_auth_price_per_mau": 0.5}
+    with connected_dbt(small) as dbt:
+        assert dbt.run("build", "--select", "fct_mau_billing", "--vars", json.dumps(plan)).broken == {}
+    rows = query("SELECT mau, overage_mau, price FROM propel_auth_marts.fct_mau_billing")
+    assert {mau > 5 for mau, *_ in rows} == {True, False}
+    assert rows == [(mau, max(mau - 5, 0), 150 + 0.5 * max(mau - 5, 0)) for mau, *_ in rows]
+
+
+def test_a_plan_that_is_no_number_is_said(small) -> None:
+    with connected_dbt(small) as dbt:
+        ended = dbt.run("build", "--select", "fct_mau_billing", "--vars", '{"propel_auth_included_mau": "1; drop"}')
+    assert "propel_auth_included_mau must be a number, not 1; drop." in ended.broken["fct_mau_billing"]
 
 
 @pytest.mark.parametrize(

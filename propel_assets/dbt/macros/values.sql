@@ -73,3 +73,12 @@
 {% macro postgres__snapshot_get_time() %}timezone('UTC', now()){% endmacro %}
 {% macro duckdb__snapshot_get_time() %}timezone('UTC', now()){% endmacro %}
 {% macro redshift__snapshot_get_time() %}getdate(){% endmacro %}
+
+{# The number a variable has, as a type of the warehouse; null where it has none. #}
+{% macro number_of(variable, type) -%}
+  {%- set number = var(variable) -%}
+  {%- if number is not none and number is not number -%}
+    {{ exceptions.raise_compiler_error("The variable " ~ variable ~ " must be a number, not " ~ number ~ ".") }}
+  {%- endif -%}
+  cast({{ 'null' if number is none else number }} as {{ type }})
+{%- endmacro %}
