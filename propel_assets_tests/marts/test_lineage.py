@@ -33,6 +33,7 @@ MADE_HERE = {  # counts of rows, and constants of the SQL
     "fct_signups_daily.signups",
     "ops_api_budget.tables",
     "ops_reconciliation.checks",
+    "ops_schema_changes.loads",
 }
 
 

@@ -73,6 +73,22 @@ def test_the_api_budget_is_what_propel_auth_was_asked(small_sandbox, small, buil
     ]
 
 
+def test_schema_changes_are_the_fields_that_came_and_went(small_sandbox, small, build, query) -> None:
+    load_scan("orgs", small)
+    small_sandbox.faults.set("unknown_field", "orgs")
+    small_sandbox.faults.set("retyped_field", "orgs.is_saml_configured")
+    load_scan("orgs", small)
+    small_sandbox.faults.set("retyped_field", None)
+    load_scan("orgs", small)
+    build(small, "ops_schema_changes")
+    told = "table_name, field_name, told, kind, loads, is_current"
+    assert query(f"SELECT {told} FROM propel_auth_marts.ops_schema_changes ORDER BY field_name") == [
+        ("org_query", "is_saml_configured", "not bool, see is_saml_configured__v_text", "mismatched", 1, False),
+        ("org_query", "new_object", "unknown, loaded as json", "unknown", 2, True),
+        ("org_query", "new_scalar", "unknown, loaded as text", "unknown", 2, True),
+    ]
+
+
 def test_a_month_is_priced_by_the_plan_named(small, query) -> None:
     load_scan("chart_metrics", small)
     plan = {"propel_auth_included_mau": 5, "propel_auth_plan_price": 150, "propel_auth_price_per_mau": 0.5}
