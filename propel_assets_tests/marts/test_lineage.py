@@ -19,6 +19,7 @@ MADE_HERE = {  # counts of rows, and constants of the SQL
     "fct_active_users.source",
     "fct_churn_state.subject",
     "fct_churn_state.window_days",
+    "fct_growth_accounting.active_orgs",
     "fct_growth_accounting.active_users",
     "fct_mau_billing.included_mau",
     "fct_orgs_created_daily.orgs_created",
