@@ -150,3 +150,30 @@ def test_growth_of_users_and_orgs_over_two_months(small_sandbox, small, query) -
         back = len(after[kind] - before[kind] - {created})
         assert second == (len(after[kind]), 1, len(after[kind] & before[kind]), back, len(before[kind] - after[kind]))
     assert gone not in after["orgs"]
+
+
+def test_bounded_retention_is_told_where_weeks_were_read(small_sandbox, small, query) -> None:
+    store = small_sandbox.store
+    newcomer, bystander = store.add_user(), next(iter(store.users))  # the second one to sign up on the 24th, a Tuesday
+
+    def load(as_of: str, *active: str) -> None:
+        for user_id in active:
+            store.touch_user(user_id)
+        load_scan("users", small)
+        with connected_dbt(small) as dbt:
+            words = ("--select", "+fct_retention_cohort", "--vars", f"{{propel_auth_as_of: '{as_of} 13:00:00+00:00'}}")
+            assert dbt.run("build", *words).broken == {}
+
+    load("2026-11-24")
+    store.advance(10)
+    load("2026-12-04", newcomer)
+    store.advance(14)
+    load("2026-12-18", bystander)
+    told = "weeks_after, retained_users, bounded_retained_users, bounded_retention, round(bounded_coverage * 13)"
+    where = "cohort_week = DATE '2026-11-23' AND cohort_users = 2"
+    assert query(f"SELECT {told} FROM propel_auth_marts.fct_retention_cohort WHERE {where} ORDER BY weeks_after") == [
+        (0, 2, 2, 1.0, 2),
+        (1, 1, 1, 0.5, 1),
+        (2, 0, 0, 0.0, 1),
+        (3, 0, None, None, 1),  # not over yet
+    ]
