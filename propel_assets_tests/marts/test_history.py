@@ -1,9 +1,12 @@
 """The histories: who was there, as what, from when to when."""
 
+from datetime import datetime
+
 import pytest
 
 from propel_assets.errors import UnprovedScan
 from propel_assets.warehouse.load import load_scan
+from propel_assets.warehouse.marts import connected_dbt
 
 HISTORIES = ("users_history", "memberships_history", "orgs_history", "role_mappings_history")
 VERSIONS = """
@@ -109,3 +112,68 @@ def test_a_raw_table_that_is_gone_deletes_nobody(small, load, query, tmp_path) -
         broken = dbt.run("build", "--select", "users_history").broken
     assert "is gone, but there is a history of it" in broken["users_history"]
     assert query("SELECT count(*) FROM propel_auth_history.users_history WHERE dbt_valid_to IS NOT NULL") == [(0,)]
+
+
+def test_growth_of_users_and_orgs_over_two_months(small_sandbox, small, query) -> None:
+    store = small_sandbox.store
+    active: list[dict[str, set[str]]] = []
+
+    def load(as_of: str) -> None:
+        for scan in ("users", "orgs", "org_details"):
+            load_scan(scan, small)
+        with connected_dbt(small) as dbt:
+            words = ("--select", "+fct_growth_accounting", "--vars", f"{{propel_auth_as_of: '{as_of} 13:00:00+00:00'}}")
+            assert dbt.run("build", *words).broken == {}
+        since = datetime.fromisoformat(f"{as_of[:8]}01T00:00:00+00:00").timestamp()
+        users = {user_id for user_id, user in store.users.items() if user.wire["last_active_at"] >= since}
+        orgs = {org_id for org_id, members in store.of_org.items() if not users.isdisjoint(members)}
+        active.append({"users": users, "orgs": orgs})
+
+    load("2026-11-24")
+    store.advance(30)
+    org, gone = sorted(active[0]["orgs"])[:2]
+    quiet = next(user_id for user_id in store.users if user_id not in active[0]["users"])
+    stays = next(user_id for user_id in store.of_org[org] if user_id in active[0]["users"])
+    store.touch_user(stays)
+    store.touch_user(quiet)
+    newcomer, new_org = store.add_user(), store.add_org()
+    store.add_membership(newcomer, new_org, "Owner")
+    load("2026-12-24")
+
+    before, after = active
+    for kind, created in (("users", newcomer), ("orgs", new_org)):
+        told = ", ".join(f"{name}_{kind}" for name in ("active", "new", "retained", "resurrected", "churned"))
+        [first, second] = query(f"SELECT {told} FROM propel_auth_marts.fct_growth_accounting ORDER BY month")
+        assert first[0] == len(before[kind])
+        assert first[2:] == (None, None, None)
+        assert created in after[kind]
+        back = len(after[kind] - before[kind] - {created})
+        assert second == (len(after[kind]), 1, len(after[kind] & before[kind]), back, len(before[kind] - after[kind]))
+    assert gone not in after["orgs"]
+
+
+def test_bounded_retention_is_told_where_weeks_were_read(small_sandbox, small, query) -> None:
+    store = small_sandbox.store
+    newcomer, bystander = store.add_user(), next(iter(store.users))  # the second one to sign up on the 24th, a Tuesday
+
+    def load(as_of: str, *active: str) -> None:
+        for user_id in active:
+            store.touch_user(user_id)
+        load_scan("users", small)
+        with connected_dbt(small) as dbt:
+            words = ("--select", "+fct_retention_cohort", "--vars", f"{{propel_auth_as_of: '{as_of} 13:00:00+00:00'}}")
+            assert dbt.run("build", *words).broken == {}
+
+    load("2026-11-24")
+    store.advance(10)
+    load("2026-12-04", newcomer)
+    store.advance(14)
+    load("2026-12-18", bystander)
+    told = "weeks_after, retained_users, bounded_retained_users, bounded_retention, round(bounded_coverage * 13)"
+    where = "cohort_week = DATE '2026-11-23' AND cohort_users = 2"
+    assert query(f"SELECT {told} FROM propel_auth_marts.fct_retention_cohort WHERE {where} ORDER BY weeks_after") == [
+        (0, 2, 2, 1.0, 2),
+        (1, 1, 1, 0.5, 1),
+        (2, 0, 0, 0.0, 1),
+        (3, 0, None, None, 1),  # not over yet
+    ]

@@ -15,11 +15,15 @@ from propel_assets.warehouse.lineage import LAYERS, lineage
 
 DBT = {"dbt_scd_id", "dbt_updated_at", "dbt_valid_from", "dbt_valid_to"}
 MADE_HERE = {  # counts of rows, and constants of the SQL
+    "fct_active_orgs.source",
     "fct_active_users.source",
     "fct_churn_state.subject",
     "fct_churn_state.window_days",
+    "fct_growth_accounting.active_orgs",
     "fct_growth_accounting.active_users",
+    "fct_mau_billing.included_mau",
     "fct_orgs_created_daily.orgs_created",
+    "fct_retention_cohort.bounded_coverage",
     "fct_retention_cohort.cohort_users",
     "fct_retention_cohort.weeks_after",
     "fct_role_mix.members",
@@ -29,7 +33,9 @@ MADE_HERE = {  # counts of rows, and constants of the SQL
     "fct_seat_usage.pending_invites",
     "fct_security_posture.users",
     "fct_signups_daily.signups",
+    "ops_api_budget.tables",
     "ops_reconciliation.checks",
+    "ops_schema_changes.loads",
 }
 
 

@@ -21,7 +21,8 @@ from propel_assets_tests.marts.conftest import SCANS
 
 MODELS = yaml.safe_load((PROJECT / "models" / "marts.yml").read_text())["models"]
 # When and by which load something was seen: of each warehouse its own.
-OWN = {"first_seen_at", "deleted_seen_at", "load_id", "started_at", "finished_at", "waited_seconds", "concurrency"}
+OWN = {"first_seen_at", "deleted_seen_at", "first_found_at", "last_found_at", "started_at", "finished_at"}
+OWN |= {"load_id", "waited_seconds", "concurrency"}
 JSON = {"properties", "metadata", "additional_roles", "inherited_roles", "permissions"}
 AS_OF = "{propel_auth_as_of: '2026-11-24 12:00:00+00:00'}"
 pytestmark = pytest.mark.timeout(900)  # two warehouses, loaded and built twice
@@ -58,6 +59,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Rows, Rows]
         first, other, *_ = sandbox.store.users
         sandbox.store.delete_user(first)
         sandbox.store.update_user(other, properties={"select": "'; --", "a.b": {"c": ["ü"]}})
+        sandbox.faults.set("unknown_field", "users")
         load("users", "invites")
         with duckdb.connect(str(file), read_only=True) as db, psycopg2.connect(credentials) as pg:
             yield _rows(db), _rows(pg.cursor())

@@ -1,5 +1,6 @@
 """The dbt project itself: it follows the catalogue, and runs on nothing at all."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -55,6 +56,53 @@ def test_a_tenant_without_orgs_insights_and_keys_gets_the_other_marts(small_sand
     assert query("SELECT sum(signups), count(provider_signups) FROM propel_auth_marts.fct_signups_daily") == [(20, 0)]
     assert query("SELECT DISTINCT found_by FROM propel_auth_marts.fct_churn_state") == [("no_report",)]
     assert query("SELECT count(*) FROM propel_auth_marts.fct_seat_usage") == [(0,)]
+
+
+def test_the_api_budget_is_what_propel_auth_was_asked(small_sandbox, small, build, query) -> None:
+    small_sandbox.faults.parse("server_error=429,requests=2,path=/api/backend/v1/user")
+    asked = []
+    for scan in ("users", "orgs"):
+        before = len(small_sandbox.requests)
+        load_scan(scan, small)
+        asked.append(len(small_sandbox.requests) - before)
+    build(small, "ops_api_budget")
+    told = "table_name, tables, requests, retries, rate_limited, pages"
+    assert query(f"SELECT {told} FROM propel_auth_marts.ops_api_budget ORDER BY started_at") == [
+        ("org_membership", 2, asked[0], 2, 2, 1),
+        ("org_query", 1, asked[1], 0, 0, 1),
+    ]
+
+
+def test_schema_changes_are_the_fields_that_came_and_went(small_sandbox, small, build, query) -> None:
+    load_scan("orgs", small)
+    small_sandbox.faults.set("unknown_field", "orgs")
+    small_sandbox.faults.set("retyped_field", "orgs.is_saml_configured")
+    load_scan("orgs", small)
+    small_sandbox.faults.set("retyped_field", None)
+    load_scan("orgs", small)
+    build(small, "ops_schema_changes")
+    told = "table_name, field_name, told, kind, loads, is_current"
+    assert query(f"SELECT {told} FROM propel_auth_marts.ops_schema_changes ORDER BY field_name") == [
+        ("org_query", "is_saml_configured", "not bool, see is_saml_configured__v_text", "mismatched", 1, False),
+        ("org_query", "new_object", "unknown, loaded as json", "unknown", 2, True),
+        ("org_query", "new_scalar", "unknown, loaded as text", "unknown", 2, True),
+    ]
+
+
+def test_a_month_is_priced_by_the_plan_named(small, query) -> None:
+    load_scan("chart_metrics", small)
+    plan = {"propel_auth_included_mau": 5, "propel_auth_plan_price": 150, "propel_auth_price_per_mau": 0.5}
+    with connected_dbt(small) as dbt:
+        assert dbt.run("build", "--select", "fct_mau_billing", "--vars", json.dumps(plan)).broken == {}
+    rows = query("SELECT mau, overage_mau, price FROM propel_auth_marts.fct_mau_billing")
+    assert {mau > 5 for mau, *_ in rows} == {True, False}
+    assert rows == [(mau, max(mau - 5, 0), 150 + 0.5 * max(mau - 5, 0)) for mau, *_ in rows]
+
+
+def test_a_plan_that_is_no_number_is_said(small) -> None:
+    with connected_dbt(small) as dbt:
+        ended = dbt.run("build", "--select", "fct_mau_billing", "--vars", '{"propel_auth_included_mau": "1; drop"}')
+    assert "propel_auth_included_mau must be a number, not 1; drop." in ended.broken["fct_mau_billing"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The marts against the sandbox, which knows what really happened."""
 
+from calendar import monthrange
 from collections import Counter
 from datetime import UTC, datetime
 
@@ -86,6 +87,28 @@ def test_active_users_of_the_day_of_the_reading_are_exact(loaded, store) -> None
         f"WHERE source = 'derived' AND cadence = 'Daily' AND period_start = DATE '{today}'"
     )
     assert row == [(truth, False)]
+
+
+def test_active_orgs_of_the_day_of_the_reading_are_those_with_an_active_member(loaded, store) -> None:
+    today = day(store.now)
+    active = {u for u, user in store.users.items() if day(user.wire["last_active_at"]) == today}
+    truth = sum(not active.isdisjoint(members) for members in store.of_org.values())
+    rows = loaded.ask(
+        "SELECT source, active_orgs, is_lower_bound FROM fct_active_orgs "
+        f"WHERE cadence = 'Daily' AND period_start = DATE '{today}' ORDER BY source"
+    )
+    assert rows == [("derived", truth, False), ("provider", truth, False)]
+
+
+def test_monthly_active_users_are_the_providers_and_projected_to_the_months_end(loaded, store) -> None:
+    today = day(store.now)
+    month, in_month = today.replace(day=1), monthrange(today.year, today.month)[1]
+    mau = sum(bool(user.activity >> (month - day(store.first_day * DAY)).days) for user in store.everyone.values())
+    [row] = loaded.ask(
+        "SELECT mau, days_counted, projected_mau, included_mau, price FROM fct_mau_billing "
+        f"WHERE month = DATE '{month}'"
+    )
+    assert row == (mau, today.day, int(mau * in_month / today.day + 0.5), None, None)
 
 
 def test_derived_activity_never_exceeds_the_providers(loaded) -> None:

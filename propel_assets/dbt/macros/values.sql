@@ -73,3 +73,46 @@
 {% macro postgres__snapshot_get_time() %}timezone('UTC', now()){% endmacro %}
 {% macro duckdb__snapshot_get_time() %}timezone('UTC', now()){% endmacro %}
 {% macro redshift__snapshot_get_time() %}getdate(){% endmacro %}
+
+{# The number a variable has, as a type of the warehouse; null where it has none. #}
+{% macro number_of(variable, type) -%}
+  {%- set number = var(variable) -%}
+  {%- if number is not none and number is not number -%}
+    {{ exceptions.raise_compiler_error("The variable " ~ variable ~ " must be a number, not " ~ number ~ ".") }}
+  {%- endif -%}
+  cast({{ 'null' if number is none else number }} as {{ type }})
+{%- endmacro %}
+
+{# The columns `keep` of a table called `of`, once for each pair of the JSON object `column`, whose values are texts:
+   `name` and `told`. #}
+{% macro json_pairs(of, keep, column) -%}
+  {{ return(adapter.dispatch('json_pairs', 'propel_auth')(of, keep, column)) }}
+{%- endmacro %}
+{% macro default__json_pairs(of, keep, column) -%}
+select {{ keep | join(', ') }}, name, json_extract_string({{ column }}, '$."' || name || '"') as told
+from (select *, unnest(json_keys({{ column }})) as name from {{ of }}) as named
+{%- endmacro %}
+{% macro postgres__json_pairs(of, keep, column) -%}
+select {{ keep | join(', ') }}, pairs.key as name, pairs.value as told
+from {{ of }}
+cross join lateral jsonb_each_text({{ column }}) as pairs
+{%- endmacro %}
+{% macro snowflake__json_pairs(of, keep, column) -%}
+select {{ keep | join(', ') }}, pairs.key as name, cast(pairs.value as varchar) as told
+from {{ of }}
+cross join lateral flatten(input => {{ column }}) as pairs
+{%- endmacro %}
+{% macro bigquery__json_pairs(of, keep, column) -%}
+select {{ keep | join(', ') }}, name, json_value({{ column }}[name]) as told
+from {{ of }}
+cross join unnest(json_keys({{ column }}, 1)) as name
+{%- endmacro %}
+{% macro redshift__json_pairs(of, keep, column) -%}
+select {{ keep | join(', ') }}, name, cast(told as varchar) as told
+from {{ of }}, unpivot {{ of }}.{{ column }} as told at name
+{%- endmacro %}
+{% macro databricks__json_pairs(of, keep, column) -%}
+select {{ keep | join(', ') }}, name, told
+from {{ of }}
+lateral view explode(from_json({{ column }}, 'map<string,string>')) pairs as name, told
+{%- endmacro %}

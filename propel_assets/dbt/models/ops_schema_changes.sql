@@ -1,0 +1,34 @@
+{{ config(materialized='view') }}
+
+with scans as (
+  select load_id, table_name, finished_at, unknown_fields
+  from {{ propel_auth.raw('propel_scans') }} as all_scans
+  where verdict <> 'skipped'
+),
+
+fields as (
+  {{ propel_auth.json_pairs('scans', ['load_id', 'table_name', 'finished_at'], 'unknown_fields') }}
+),
+
+last_scans as (
+  select table_name, max(finished_at) as finished_at
+  from scans
+  group by table_name
+)
+
+select
+  fields.table_name,
+  fields.name as field_name,
+  fields.told,
+  case
+    when fields.told like 'unknown,%' then 'unknown'
+    when fields.told like 'not %' then 'mismatched'
+    else 'held back'
+  end as kind,
+  count(*) as loads,
+  min(fields.finished_at) as first_found_at,
+  max(fields.finished_at) as last_found_at,
+  max(fields.finished_at) = last_scans.finished_at as is_current
+from fields
+inner join last_scans on last_scans.table_name = fields.table_name
+group by fields.table_name, fields.name, fields.told, last_scans.finished_at
