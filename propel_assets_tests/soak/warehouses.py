@@ -98,6 +98,12 @@ class Postgres:
             server.cursor().execute(f"CREATE DATABASE {self.name} TEMPLATE {template}")
 
     def drop(self) -> None:
+        try:
+            self._drop()
+        except psycopg2.OperationalError:  # a busy server may end a connection
+            self._drop()
+
+    def _drop(self) -> None:
         with self.connect("postgres") as server:
             server.cursor().execute(f"DROP DATABASE IF EXISTS {self.name} WITH (FORCE)")
 

@@ -240,6 +240,7 @@ def test_a_refusal_names_fields_and_not_what_was_in_them(sandbox, connect) -> No
 )
 def test_no_log_tells_a_key_an_address_or_a_query(fault, value, sandbox, connect, caplog) -> None:
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="urllib3")  # dagster-k8s makes it quieter
     client = connect(retry_seconds=0.1)
     if fault:
         sandbox.faults.set(fault, value)
