@@ -117,7 +117,9 @@ class Dbt:
         results: Any = getattr(done.result, "results", ())
         for r in results:  # dbt keeps the SQL of histories to itself; dagster-dbt reads their lineage from it
             if r.node.resource_type == "snapshot" and (sql := getattr(r.node, "compiled_code", "")):
-                file = self.folder / "compiled" / r.node.package_name / r.node.original_file_path / f"{r.node.name}.sql"
+                file = self.folder / "compiled" / r.node.package_name / r.node.original_file_path
+                if importlib.metadata.version("dagster-dbt") != "0.29.1":  # that of dagster-embedded-elt
+                    file /= f"{r.node.name}.sql"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(sql, encoding="utf-8")
         broken = {

@@ -58,7 +58,7 @@ def test_materialize_see_the_checks_turn_a_schedule_on_and_follow_an_asset_to_th
 ) -> None:
     expect.set_options(timeout=30_000)
     page.goto(f"{ui}/asset-groups")
-    page.get_by_role("button", name=re.compile(r"Materialize all \(24\)")).click()
+    page.get_by_role("button", name=re.compile("Materialize all")).click()
     expect(page.get_by_text("Launched run")).to_be_visible()
     page.goto(f"{ui}/runs")
     expect(page.get_by_text("Success", exact=True).first).to_be_visible(timeout=RUN_MS)
@@ -78,6 +78,12 @@ def test_materialize_see_the_checks_turn_a_schedule_on_and_follow_an_asset_to_th
     expect(page.get_by_text("E-mail address. Not unique once isolated orgs exist.")).to_be_visible()
     expect(page.get_by_text("Row count")).to_be_visible()
     picture("asset")
+
+    page.goto(f"{ui}/assets/propel_auth_marts/fct_signups_daily")
+    expect(page.get_by_text("Show markdown").first).to_be_visible()
+    page.get_by_text("Show markdown").first.click()
+    expect(page.get_by_role("dialog").get_by_role("img").first).to_be_visible()
+    picture("mart")
 
     page.goto(f"{ui}/locations/propel_assets.definitions/schedules/refresh_daily")
     running = page.get_by_role("row").filter(has_text="Running").get_by_role("checkbox")
