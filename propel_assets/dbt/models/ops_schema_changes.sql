@@ -11,7 +11,8 @@ fields as (
 ),
 
 last_scans as (
-  select table_name, max(finished_at) as finished_at
+  -- load ids are times, and finer than finished_at
+  select table_name, max(load_id) as load_id
   from scans
   group by table_name
 )
@@ -28,7 +29,7 @@ select
   count(*) as loads,
   min(fields.finished_at) as first_found_at,
   max(fields.finished_at) as last_found_at,
-  max(fields.finished_at) = last_scans.finished_at as is_current
+  max(fields.load_id) = last_scans.load_id as is_current
 from fields
 inner join last_scans on last_scans.table_name = fields.table_name
-group by fields.table_name, fields.name, fields.told, last_scans.finished_at
+group by fields.table_name, fields.name, fields.told, last_scans.load_id
