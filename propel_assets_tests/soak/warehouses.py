@@ -64,9 +64,6 @@ class DuckDb:
             yield Holder(process.stdin.close, lambda said: "Waiting: " in said)
             process.kill()
 
-    def cut(self) -> int:
-        raise NotImplementedError("nothing is connected to a file")
-
 
 @dataclass
 class Holder:
