@@ -1,9 +1,5 @@
-with versions as (
-  select
-    *,
-    row_number() over (partition by user_id, org_id order by dbt_valid_from desc) as age,
-    min(dbt_valid_from) over (partition by user_id, org_id) as first_valid_from
-  from {{ ref('memberships_history') }}
+with latest as (
+  {{ propel_auth.latest_versions(ref('memberships_history'), 'user_id, org_id') }}
 )
 
 select
@@ -19,5 +15,4 @@ select
   dbt_valid_to is not null as is_deleted,
   {{ propel_auth.with_zone('dbt_valid_to') }} as deleted_seen_at,
   {{ propel_auth.as_of('org_membership') }} as as_of
-from versions
-where age = 1
+from latest

@@ -1,13 +1,5 @@
-with versions as (
-  select
-    *,
-    row_number() over (partition by user_id order by dbt_valid_from desc) as age,
-    min(dbt_valid_from) over (partition by user_id) as first_valid_from
-  from {{ ref('users_history') }}
-),
-
-latest as (
-  select * from versions where age = 1
+with latest as (
+  {{ propel_auth.latest_versions(ref('users_history'), 'user_id') }}
 )
 
 select
