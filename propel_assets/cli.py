@@ -14,6 +14,7 @@ import click
 
 from propel_assets import __version__
 from propel_assets.errors import PropelError
+from propel_assets.settings import work_for
 from propel_assets.source.tables import BY_NAME, SCANS, TABLES, Table, tables_of
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ class PropelGroup(click.Group):
     epilog="Try it without an account: propel-assets demo",
 )
 @click.version_option(__version__, prog_name="propel-assets")
-def main() -> None:
+@click.option("--environment", help="Which of several PropelAuth environments. [PROPELAUTH_ENVIRONMENT]")
+def main(environment: str | None) -> None:
     """PropelAuth in your warehouse: complete, checked, as Dagster assets.
 
     \b
@@ -53,6 +55,8 @@ def main() -> None:
       propel-assets status                    what is in the warehouse, how old, last checks
       propel-assets report                    the same and more as a page, with charts
     """
+    if environment:
+        work_for(environment)
 
 
 # --- load, check, status, tables: plain dlt and SQL, without Dagster ---

@@ -2,10 +2,14 @@
 
 A setting comes from the first place that has it: an argument, the environment, then, for the auth URL and the keys,
 dlt's own config and secrets (`[sources.propel_auth_source]` in `.dlt/*.toml`). Nothing is read at import.
+
+A process works for one environment of PropelAuth. Where PROPELAUTH_ENVIRONMENT names it (staging), variables that
+begin with STAGING__ come before those of all, and its tables, files and assets are named after it.
 """
 
 import ipaddress
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -18,6 +22,9 @@ from propel_assets.errors import SettingsError
 SOURCE_SECTION = "sources.propel_auth_source"
 PIPELINE = "propel_auth_pipeline"
 DATASET = "propel_auth_data"
+ENVIRONMENT = "PROPELAUTH_ENVIRONMENT"
+ENVIRONMENT_NAME = re.compile(r"[a-z][a-z0-9_]{0,19}")
+NOT_SHARED = ("auth_url", "api_key", "oauth_token")  # between environments: one's key must never go to another
 TABLE_FORMATS = ("delta", "parquet")
 EXECUTORS = ("in_process", "multiprocess", "celery", "k8s")
 HOW_TO_TRY = "To try without a tenant: make demo."
@@ -138,11 +145,61 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
     """
     values: dict[str, Any] = {}
     for setting in fields(Settings):
-        text = os.environ.get(setting.metadata["variable"], "").strip()
-        if text:
-            values[setting.name] = _parse(setting.metadata["variable"], text, type(setting.default))
+        if found := _found(setting.name):
+            values[setting.name] = _parse(*found, type(setting.default))
     values.update({name: value for name, value in (overrides or {}).items() if value not in (None, "")})
     return Settings(**values)
+
+
+def _found(name: str) -> tuple[str, str] | None:
+    """Return the variable a setting has its text from, and the text."""
+    for variable in _variables(name):
+        if text := os.environ.get(variable, "").strip():
+            return variable, text
+    return None
+
+
+def _variables(name: str) -> list[str]:
+    """Return the variables a setting may come from, the first one first."""
+    plain, environment = variable_of(name), environment_name()
+    own = [f"{environment.upper()}__{plain}"] if environment else []
+    return own if own and name in NOT_SHARED else [*own, plain]
+
+
+def environment_name() -> str:
+    """Return the name of the environment this process works for; empty where there is only one.
+
+    Raises:
+        SettingsError: it cannot be part of a table's name.
+    """
+    name = os.environ.get(ENVIRONMENT, "").strip()
+    if name and not ENVIRONMENT_NAME.fullmatch(name):
+        raise SettingsError(
+            f"{ENVIRONMENT} is {name!r}; a name has at most 20 small letters, digits and _, and begins with a letter."
+        )
+    return name
+
+
+def work_for(environment: str) -> None:
+    """Have this process work for ``environment``, before it makes assets.
+
+    Raises:
+        SettingsError: the name is not one, or the process works for another environment.
+    """
+    before = environment_name()
+    if before not in ("", environment):
+        raise SettingsError(f"This process works for {before}. Give {environment} one of its own.")
+    os.environ[ENVIRONMENT] = environment
+    environment_name()
+
+
+def named(name: str) -> str:
+    """Return ``name`` as the environment of this process has it: staging_propel_auth_data.
+
+    Not the other way round: dlt keeps rows it is about to merge in a dataset that ends in _staging.
+    """
+    environment = environment_name()
+    return f"{environment}_{name}" if environment else name
 
 
 def _parse(variable: str, text: str, kind: type) -> Any:
@@ -176,18 +233,22 @@ def _from_dlt(name: str) -> str:
     no_dlt_telemetry()
     import dlt
 
-    field = f"{SOURCE_SECTION}.{name}"
+    field = f"{_section()}.{name}"
     if name == "auth_url":
         return dlt.config.get(field, str) or ""
     # Without a type: by dlt's own it is a secret then, and vaults are asked for nothing else.
     return str(dlt.secrets.get(field) or "")  # pyright: ignore[reportArgumentType]
 
 
+def _section() -> str:
+    return ".".join(filter(None, (SOURCE_SECTION, environment_name())))
+
+
 def _missing(name: str) -> str:
     what = {"auth_url": "auth URL", "api_key": "API key"}[name]
     file = {"auth_url": "config.toml", "api_key": "secrets.toml"}[name]
     return (
-        f"No PropelAuth {what}. Set {variable_of(name)}, or {name} under [{SOURCE_SECTION}] in .dlt/{file}, "
+        f"No PropelAuth {what}. Set {_variables(name)[0]}, or {name} under [{_section()}] in .dlt/{file}, "
         f"or the field {name} of the Dagster resource propel_auth. {HOW_TO_TRY}"
     )
 
@@ -238,7 +299,8 @@ def no_dlt_telemetry() -> None:
 
 def destination_name() -> str:
     """Return the destination named by the environment, for labels: unlike `load_settings` it refuses nothing."""
-    return os.environ.get(variable_of("destination"), "").strip() or "duckdb"
+    _, name = _found("destination") or ("", "duckdb")
+    return name
 
 
 def executor_name() -> str:
@@ -247,7 +309,7 @@ def executor_name() -> str:
     Raises:
         SettingsError: there is no such executor.
     """
-    name = os.environ.get(variable_of("executor"), "").strip() or "in_process"
+    _, name = _found("executor") or ("", "in_process")
     if name not in EXECUTORS:
         raise SettingsError(f"{variable_of('executor')} is {name!r}; choose one of {', '.join(EXECUTORS)}.")
     return name

@@ -15,7 +15,7 @@ import dagster as dg
 
 from propel_assets.defs.delivery import TARGETS, NotDelivered, targets
 from propel_assets.errors import LossRefused, OtherEnvironment, SettingsError
-from propel_assets.settings import load_settings
+from propel_assets.settings import environment_name, load_settings
 from propel_assets.warehouse.load import without_personal_data
 
 ENDS = (dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_SUCCESS)
@@ -206,8 +206,8 @@ def _deliver(context: dg.SensorEvaluationContext, memory: Memory, lines: list[st
 
 def message(lines: Iterable[str]) -> tuple[str, str]:
     """Return the title and the text that say ``lines``."""
-    lines = list(lines)
+    lines, environment = list(lines), environment_name()
     first = lines[0].split(": ")
     more = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
     hidden = [f"... and {len(lines) - SHOWN} more: see Dagster."] if len(lines) > SHOWN else []
-    return f"PropelAuth: {': '.join(first[:2])}{more}", "\n".join([f"- {line}" for line in lines[:SHOWN]] + hidden)
+    return f"PropelAuth{environment and ' '}{environment}: {': '.join(first[:2])}{more}", "\n".join([f"- {line}" for line in lines[:SHOWN]] + hidden)

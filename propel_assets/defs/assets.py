@@ -14,7 +14,7 @@ from pydantic import Field
 
 from propel_assets.defs.resources import PropelAuthApiKey, Warehouse, settings_of
 from propel_assets.errors import PropelError
-from propel_assets.settings import DATASET, Settings, destination_name
+from propel_assets.settings import DATASET, Settings, destination_name, environment_name, named
 from propel_assets.source.dlt_source import propel_auth_source
 from propel_assets.source.lists import ScanReport
 from propel_assets.source.privacy import load_policy
@@ -23,7 +23,6 @@ from propel_assets.source.tables import BY_NAME, SCANS, Table, tables_of
 from propel_assets.warehouse.load import ScanLoad, load_scan
 from propel_assets.warehouse.query import opened
 
-API_KEY = dg.AssetKey("propel_auth_api")
 PREFIX = "propel_auth"
 OWNERS = ["team:data"]
 PROGRESS_ROWS = 50_000
@@ -32,9 +31,19 @@ MAX_RETRIES = 2  # of an op, after the client has given up
 FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=26), fail_window=timedelta(hours=50))
 
 
+def key_of(*path: str) -> dg.AssetKey:
+    """Return the key of an asset: behind the name of the environment, where it has one."""
+    return dg.AssetKey([*filter(None, [environment_name()]), *path])
+
+
 def asset_key(table: Table) -> dg.AssetKey:
     """Return the asset of ``table``."""
-    return dg.AssetKey([PREFIX, table.name])
+    return key_of(PREFIX, table.name)
+
+
+def api_asset() -> dg.AssetKey:
+    """Return the asset that stands for PropelAuth itself."""
+    return key_of("propel_auth_api")
 
 
 class RawTables(DagsterDltTranslator):
@@ -58,12 +67,12 @@ def asset_spec(table: Table) -> dg.AssetSpec:
         for c in table.columns
     ]
     upstream = {
-        c.name: [dg.TableColumnDep(API_KEY, f"{table.path} {table.items or 'answer'}.{c.api_field or c.name}")]
+        c.name: [dg.TableColumnDep(api_asset(), f"{table.path} {table.items or 'answer'}.{c.api_field or c.name}")]
         for c in table.columns
     }
     return dg.AssetSpec(
         asset_key(table),
-        deps=[API_KEY],
+        deps=[api_asset()],
         description=f"{table.description}\n\nRead from `GET {table.path}`. [PropelAuth's reference]({table.doc})",
         group_name=table.group,
         kinds={"propelauth", "dlt", destination_name()},
@@ -73,7 +82,7 @@ def asset_spec(table: Table) -> dg.AssetSpec:
         metadata={
             "dagster/column_schema": dg.TableSchema(columns=columns),
             "dagster/column_lineage": dg.TableColumnLineage(deps_by_column=upstream),
-            "dagster/table_name": f"{DATASET}.{table.name}",
+            "dagster/table_name": f"{named(DATASET)}.{table.name}",
             "primary_key": ", ".join(table.key),
             "load": table.load,
             "reference": dg.MetadataValue.url(table.doc),
@@ -132,7 +141,7 @@ def _build_scan_assets(scan: str) -> dg.AssetsDefinition:
         dlt_source=propel_auth_source(tables=names).with_resources(*names),  # for names and keys; never extracted
         dlt_pipeline=None,  # type: ignore[arg-type]  # a pipeline made here would write to disk at import
         dagster_dlt_translator=RawTables(),
-        pool="propel_auth_api",
+        pool=named("propel_auth_api"),
     )
     if scan in CONFIGURABLE:
         config_class, options_of = CONFIGURABLE[scan]

@@ -5,7 +5,7 @@ import time
 
 import dagster as dg
 
-from propel_assets.defs.assets import API_KEY, as_failure
+from propel_assets.defs.assets import api_asset, as_failure
 from propel_assets.defs.automation import refresh, refresh_recent
 from propel_assets.defs.resources import PropelAuthApiKey, Warehouse, settings_of
 from propel_assets.errors import PropelError
@@ -25,7 +25,7 @@ def _look(settings: Settings) -> Changes:
 
 
 @dg.observable_source_asset(
-    key=API_KEY,
+    key=api_asset(),
     description="PropelAuth's backend API. Observing it counts users, orgs, invites and API keys in five requests; "
     "its version changes when one of these totals does.\n\n[PropelAuth's reference](https://docs.propelauth.com/reference)",
     group_name="propel_auth_api",

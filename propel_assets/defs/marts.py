@@ -12,14 +12,15 @@ from typing import Any
 
 import dagster as dg
 
-from propel_assets.defs.assets import FRESH, OWNERS, PREFIX, as_failure
+from propel_assets.defs.assets import FRESH, OWNERS, PREFIX, as_failure, key_of
 from propel_assets.defs.resources import Warehouse, settings_of
 from propel_assets.errors import PropelError, WarehouseError
-from propel_assets.settings import destination_name
+from propel_assets.settings import destination_name, named
 from propel_assets.source.tables import BOOKS
 from propel_assets.warehouse import charts, marts
 from propel_assets.warehouse.load import without_personal_data
 
+MARTS_PREFIX, HISTORY_PREFIX = "propel_auth_marts", "propel_auth_history"
 BOOK_NAMES = {table.name for table in BOOKS}
 AFTER = "user_query"  # what a mart of nothing but the books waits for: they exist once anything is loaded
 
@@ -57,7 +58,7 @@ def _build_op(manifest: Mapping[str, Any], tables: Sequence[str], models: Sequen
         select=" ".join(models),
         name=f"marts_from_{'_and_'.join(tables) or 'the_books'}",
         dagster_dbt_translator=_translator(),
-        pool="warehouse",
+        pool=named("warehouse"),
     )
     def build(context: dg.AssetExecutionContext, warehouse: Warehouse) -> Iterator[Any]:
         yield from _build(context, warehouse)
@@ -143,20 +144,18 @@ def _translator() -> Any:
 
         def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:
             """Return the schema and the table."""
-            schemas = {"source": PREFIX, "snapshot": marts.HISTORY_SCHEMA}
-            return dg.AssetKey(
-                [schemas.get(dbt_resource_props["resource_type"], marts.MARTS_SCHEMA), dbt_resource_props["name"]]
-            )
+            schemas = {"source": PREFIX, "snapshot": HISTORY_PREFIX}
+            return key_of(schemas.get(dbt_resource_props["resource_type"], MARTS_PREFIX), dbt_resource_props["name"])
 
         def get_asset_spec(self, manifest: Mapping[str, Any], unique_id: str, project: Any) -> dg.AssetSpec:
             """Return the spec, without the books: no op loads them by themselves."""
             spec = super().get_asset_spec(manifest, unique_id, project)
-            books = {dg.AssetKey([PREFIX, name]) for name in BOOK_NAMES}
+            books = {key_of(PREFIX, name) for name in BOOK_NAMES}
             source = unique_id.startswith("source")
             # By their keys alone: Dagster 1.13.1 refuses an op whose specs tell different things of one dependency.
             deps = [dg.AssetDep(dep.asset_key) for dep in spec.deps if dep.asset_key not in books]
             if not deps and not source:
-                deps = [dg.AssetDep(dg.AssetKey([PREFIX, AFTER]))]
+                deps = [dg.AssetDep(key_of(PREFIX, AFTER))]
             return spec.replace_attributes(
                 deps=deps,
                 group_name="history" if unique_id.startswith("snapshot") else "marts",

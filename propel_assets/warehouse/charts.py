@@ -13,7 +13,7 @@ from html import escape
 from typing import Any
 
 from propel_assets.warehouse.load import without_personal_data
-from propel_assets.warehouse.marts import MARTS_SCHEMA
+from propel_assets.warehouse.marts import marts_schema
 
 Ask = Callable[[str], Sequence[Sequence[Any]]]
 WEEKS = 52
@@ -83,7 +83,7 @@ def signups(ask: Ask) -> Chart | None:
     """Return sign-ups per week, ours and PropelAuth's own figure."""
     ours: Counter[date] = Counter()
     theirs: Counter[date] = Counter()
-    for day, count, provider in ask(f"SELECT day, signups, provider_signups FROM {MARTS_SCHEMA}.fct_signups_daily"):  # noqa: S608
+    for day, count, provider in ask(f"SELECT day, signups, provider_signups FROM {marts_schema()}.fct_signups_daily"):  # noqa: S608
         ours[_monday(day)] += int(count)
         if provider is not None:
             theirs[_monday(day)] += int(provider)
@@ -129,7 +129,7 @@ def active_users(ask: Ask) -> Chart | None:
     names = {"provider": "As PropelAuth counts", "derived": "As seen by loads: at least"}
     found: dict[str, dict[date, int]] = defaultdict(dict)
     sql = "SELECT source, cadence, period_start, active_users, cadence_completed FROM "
-    rows = ask(f"{sql}{MARTS_SCHEMA}.fct_active_users WHERE cadence IN ('Daily', 'Weekly')")
+    rows = ask(f"{sql}{marts_schema()}.fct_active_users WHERE cadence IN ('Daily', 'Weekly')")
     cadence = "Weekly" if sum(r[1] == "Weekly" and bool(r[4]) for r in rows) > 1 else "Daily"
     for source, of, start, users, completed in rows:
         if of == cadence and (completed or cadence == "Daily"):
@@ -176,7 +176,7 @@ def cohorts(ask: Ask) -> Chart | None:
     started: Counter[date] = Counter()
     reached: Counter[tuple[date, int]] = Counter()  # users whose week has come
     stayed: Counter[tuple[date, int]] = Counter()
-    for week, after, users, retained in ask(f"{sql}{MARTS_SCHEMA}.fct_retention_cohort"):
+    for week, after, users, retained in ask(f"{sql}{marts_schema()}.fct_retention_cohort"):
         month = _day(week).replace(day=1)
         started[month] += int(users) if after == 0 else 0
         reached[month, after] += int(users)
@@ -339,7 +339,7 @@ def mfa(ask: Ask) -> Chart | None:
             counts[next(band for band, most in bands.items() if float(row[3]) <= most)] += 1
     if not everybody or not everybody[1]:
         return None
-    past = ask(f"SELECT day, mfa_adoption FROM {MARTS_SCHEMA}.fct_security_posture WHERE org_id = 'all' ORDER BY day")  # noqa: S608
+    past = ask(f"SELECT day, mfa_adoption FROM {marts_schema()}.fct_security_posture WHERE org_id = 'all' ORDER BY day")  # noqa: S608
     since = f"; it was {float(past[0][1]):.0%} on {_day(past[0][0])}" if len(past) > 1 else ""
     share = everybody[2] / everybody[1]
     summary = f"{everybody[2]:,} of {_of(everybody[1], 'enabled user')} ({share:.0%}) with a second factor{since}."
@@ -365,7 +365,7 @@ CHARTS: dict[str, Callable[[Ask], Chart | None]] = {
 
 
 def _last_day(mart: str) -> str:
-    return f"{MARTS_SCHEMA}.{mart} WHERE day = (SELECT max(day) FROM {MARTS_SCHEMA}.{mart})"  # noqa: S608 - our names
+    return f"{marts_schema()}.{mart} WHERE day = (SELECT max(day) FROM {marts_schema()}.{mart})"  # noqa: S608 - our names
 
 
 def _over_time(theme: Mapping[str, str], width: int, series: list[str]) -> dict[str, Any]:

@@ -25,17 +25,26 @@ from typing import Any
 import yaml
 
 from propel_assets.errors import SettingsError, WarehouseError
-from propel_assets.settings import DATASET, Settings, cache_folder, environment_extended
+from propel_assets.settings import DATASET, Settings, cache_folder, environment_extended, named
 from propel_assets.source.tables import BOOKS, TABLES
 from propel_assets.warehouse.load import without_personal_data
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, loading, working_folder
 
 PROJECT = Path(__file__).parents[1] / "dbt"
 PACKAGE = "propel_auth"
-MARTS_SCHEMA = "propel_auth_marts"
-HISTORY_SCHEMA = "propel_auth_history"
+PREFIX = "{{ env_var('PROPEL_DBT_PREFIX', '') }}"  # of the schemas: what `named` adds
 MAX_ERROR = 800
 ADAPTERS = {"duckdb": "dbt-duckdb", "postgres": "dbt-postgres"}
+
+
+def marts_schema() -> str:
+    """Return the schema of the marts."""
+    return named("propel_auth_marts")
+
+
+def history_schema() -> str:
+    """Return the schema of the histories."""
+    return named("propel_auth_history")
 
 
 def installed() -> bool:
@@ -69,7 +78,7 @@ def sources_yaml() -> str:
     source = {
         "name": PACKAGE,
         "description": "What PropelAuth has, loaded by propel-assets.",
-        "schema": f"{{{{ var('propel_auth_raw_schema', '{DATASET}') }}}}",
+        "schema": f"{PREFIX}{{{{ var('propel_auth_raw_schema', '{DATASET}') }}}}",
         "tables": tables,
     }
     head = "# Made from the catalogue by `python -m propel_assets.warehouse.marts`; do not edit.\n"
@@ -214,7 +223,7 @@ def connected_dbt(settings: Settings, say: Callable[[str], None] = lambda _: Non
 def dbt_on(database: Path, folder: Path) -> Iterator[Dbt]:
     """Give dbt on a DuckDB file that nobody else uses; it writes to ``folder``."""
     try:
-        yield Dbt({"PROPEL_DBT_TARGET": "duckdb", "PROPEL_DBT_DATABASE": str(database)}, folder)
+        yield Dbt({**_target("duckdb"), "PROPEL_DBT_DATABASE": str(database)}, folder)
     finally:
         _let_go()
 
@@ -246,11 +255,11 @@ def _environment(settings: Settings, pipeline: Any) -> dict[str, str]:
         file = database_file(pipeline)
         if file is None:
             raise SettingsError("The marts need a DuckDB file; this destination has none.")
-        return {"PROPEL_DBT_TARGET": kind, "PROPEL_DBT_DATABASE": str(file.resolve())}
+        return {**_target(kind), "PROPEL_DBT_DATABASE": str(file.resolve())}
     credentials: Any = pipeline.destination_client().config.credentials
     host = (credentials.query or {}).get("host") or credentials.host
     return {
-        "PROPEL_DBT_TARGET": kind,
+        **_target(kind),
         "PROPEL_DBT_HOST": str(host),
         "PROPEL_DBT_PORT": str(credentials.port or 5432),
         "PROPEL_DBT_USER": str(credentials.username),
@@ -259,15 +268,19 @@ def _environment(settings: Settings, pipeline: Any) -> dict[str, str]:
     }
 
 
+def _target(kind: str) -> dict[str, str]:
+    return {"PROPEL_DBT_TARGET": kind, "PROPEL_DBT_PREFIX": named("")}
+
+
 def manifest_path() -> Path:
     """Return the manifest that definitions are made from, built once for each state of the project's files."""
-    digest = hashlib.sha256(importlib.metadata.version("dbt-core").encode())
+    digest = hashlib.sha256((importlib.metadata.version("dbt-core") + named("")).encode())
     for file in sorted(PROJECT.rglob("*")):
         if file.suffix in {".sql", ".yml"} and "target" not in file.parts:
             digest.update(file.relative_to(PROJECT).as_posix().encode() + file.read_bytes())
     path = cache_folder() / f"marts-{digest.hexdigest()[:16]}.json"
     if not path.exists():
-        manifest = json.dumps(_as_dict((("PROPEL_DBT_TARGET", "duckdb"),)), default=str)
+        manifest = json.dumps(_as_dict(tuple(sorted(_target("duckdb").items()))), default=str)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             fresh = Path(tempfile.mkstemp(dir=path.parent, suffix=".json")[1])

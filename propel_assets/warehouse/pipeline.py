@@ -28,7 +28,7 @@ from dlt.common.destination.reference import DestinationReference
 from filelock import FileLock
 
 from propel_assets.errors import SettingsError
-from propel_assets.settings import DATASET, PIPELINE, Settings, no_dlt_telemetry
+from propel_assets.settings import DATASET, PIPELINE, Settings, named, no_dlt_telemetry
 from propel_assets.warehouse.clients import with_our_client
 from propel_assets.warehouse.destinations import DESTINATIONS, extra_of, policy_of
 from propel_assets.warehouse.duckdb_destination import Patience, atomic_duckdb, exclusive
@@ -65,7 +65,8 @@ def build_pipeline(settings: Settings, folder: str | None, say: Callable[[str], 
     if settings.staging:
         where["staging"] = settings.staging
     with _explained(settings):
-        pipeline = dlt.pipeline(PIPELINE, destination=destination(settings, say), dataset_name=DATASET, **where)
+        where |= {"destination": destination(settings, say), "dataset_name": named(DATASET)}
+        pipeline = dlt.pipeline(named(PIPELINE), **where)
         _ = pipeline.destination.client_class  # imports what it needs: to install that comes before configuring it
         if formats(settings).get("table_format") == "delta":
             importlib.import_module("deltalake")
@@ -190,8 +191,8 @@ def writing(settings: Settings, pipeline: dlt.Pipeline, say: Callable[[str], Non
         return
     waiting = Patience(settings.lock_seconds, say).begin()
     with pipeline.sql_client() as client:
-        while client.execute_sql("SELECT pg_try_advisory_lock(hashtext(%s))", DATASET) != [(True,)]:
-            waiting.go_on(f"another load is writing to {DATASET}")
+        while client.execute_sql("SELECT pg_try_advisory_lock(hashtext(%s))", pipeline.dataset_name) != [(True,)]:
+            waiting.go_on(f"another load is writing to {pipeline.dataset_name}")
         yield
 
 

@@ -129,9 +129,9 @@ def _panel(warehouse: Warehouse, mart: str) -> Panel:
     try:
         chart = charts.CHARTS[mart](warehouse.rows)
     except DatabaseUndefinedRelation:
-        return Panel(title, instead=_why_not(warehouse, raw) or f"{marts.MARTS_SCHEMA}.{mart} {_not_built()}")
+        return Panel(title, instead=_why_not(warehouse, raw) or f"{marts.marts_schema()}.{mart} {_not_built()}")
     if chart is None:
-        why = _why_not(warehouse, raw) or f"{marts.MARTS_SCHEMA}.{mart} is empty: there is nothing to show yet."
+        why = _why_not(warehouse, raw) or f"{marts.marts_schema()}.{mart} is empty: there is nothing to show yet."
         return Panel(title, instead=why)
     if not marts.drawing_installed():
         return Panel(chart.title, chart, instead="To draw it: pip install 'propel-assets[marts]'.")
@@ -164,7 +164,7 @@ def _changes(warehouse: Warehouse, of: History) -> Changes:
     if why := _why_not(warehouse, of.raw):
         return Changes(of.kind, instead=why)
     try:
-        [(as_of,)] = warehouse.rows(f"SELECT max(as_of) FROM {marts.MARTS_SCHEMA}.{of.mart}")  # noqa: S608 - our names
+        [(as_of,)] = warehouse.rows(f"SELECT max(as_of) FROM {marts.marts_schema()}.{of.mart}")  # noqa: S608 - our names
         if as_of is None:
             return Changes(of.kind, instead="None yet.")
         since = f"CAST('{_utc(as_of):%Y-%m-%d %H:%M:%S.%f}' AS TIMESTAMP)"
@@ -181,10 +181,10 @@ def _changes(warehouse: Warehouse, of: History) -> Changes:
             f"SELECT {', '.join(f'count(CASE WHEN {c} THEN 1 END)' for c in counted)} FROM (SELECT "  # noqa: S608
             "min(dbt_valid_from) AS first_from, max(dbt_valid_from) AS last_from, max(dbt_valid_to) AS last_to, "
             "count(CASE WHEN dbt_valid_to IS NULL THEN 1 END) AS present "
-            f"FROM {marts.HISTORY_SCHEMA}.{of.versions} GROUP BY {of.key}) things"
+            f"FROM {marts.history_schema()}.{of.versions} GROUP BY {of.key}) things"
         )
     except DatabaseUndefinedRelation:
-        return Changes(of.kind, instead=f"{marts.HISTORY_SCHEMA}.{of.versions} {_not_built()}")
+        return Changes(of.kind, instead=f"{marts.history_schema()}.{of.versions} {_not_built()}")
     *told, before = map(int, counts)
     last = warehouse.last_load(BY_NAME[of.raw])
     if last and _utc(last.finished_at) > _utc(as_of):

@@ -1,0 +1,100 @@
+"""Several PropelAuth environments from one installation: a code location, a key, tables and alerts for each."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from propel_assets.errors import SettingsError
+from propel_assets.sandbox.running import Sandbox
+from propel_assets.settings import connected, environment_name, load_settings, named, work_for
+
+WORKSPACE = """
+load_from:
+  - python_module: {module_name: propel_assets.environments, attribute: production, location_name: production}
+  - python_module: {module_name: propel_assets.environments, attribute: staging, location_name: staging}
+"""
+DAGSTER = [sys.executable, "-m", "dagster"]
+
+
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Sandbox]]:
+    """Two sandboxes, configured as two environments; dlt chooses the files."""
+    monkeypatch.delenv("DESTINATION__DUCKDB__CREDENTIALS")
+    with Sandbox(users=40, orgs=4, seed=1) as production, Sandbox(users=60, orgs=6, seed=2) as staging:
+        both = {"production": production, "staging": staging}
+        for name, sandbox in both.items():
+            monkeypatch.setenv(f"{name.upper()}__PROPELAUTH_AUTH_URL", sandbox.url)
+            monkeypatch.setenv(f"{name.upper()}__PROPELAUTH_API_KEY", sandbox.api_key)
+        yield both
+
+
+def run(*words: str) -> str:
+    ran = subprocess.run([*DAGSTER, *words], capture_output=True, text=True, timeout=300, check=False)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return ran.stdout + ran.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_each_environment_has_assets_a_file_and_marts_of_its_own(two, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    (tmp_path / "workspace.yaml").write_text(WORKSPACE)
+    assert "Validation successful" in run("definitions", "validate", "-w", "workspace.yaml")
+    for name in two:
+        where = ("-m", "propel_assets.environments", "-a", name)
+        select = f'key:"{name}/propel_auth/org_query" or key:"{name}/propel_auth_marts/dim_orgs"'
+        said = run("asset", "list", *where)
+        assert f"{name}/propel_auth/user_query" in said
+        assert all(line.startswith(name) for line in said.splitlines() if "propel_auth" in line)
+        run("asset", "materialize", *where, "--select", f"key:{name}/propel_auth/* or {select}")
+    for name, sandbox in two.items():
+        with duckdb.connect(str(tmp_path / f"{name}_propel_auth_pipeline.duckdb"), read_only=True) as database:
+            schemas = {schema for (schema,) in database.execute("SELECT schema_name FROM duckdb_schemas()").fetchall()}
+            assert {f"{name}_propel_auth_data", f"{name}_propel_auth_marts"} <= schemas
+            [(orgs,)] = database.execute(f"SELECT count(*) FROM {name}_propel_auth_marts.dim_orgs").fetchall()
+            assert orgs == len(sandbox.store.orgs)
+
+
+def test_the_command_line_works_for_the_environment_it_is_given(two, run_cli, tmp_path) -> None:
+    done = run_cli("--environment", "staging", "load", "org_query")
+    assert done.returncode == 0, done.stderr
+    assert [file.name for file in tmp_path.glob("*.duckdb")] == ["staging_propel_auth_pipeline.duckdb"]
+    assert "org_query" in run_cli("status", PROPELAUTH_ENVIRONMENT="staging").stdout
+
+
+def test_a_key_of_all_or_of_another_environment_is_never_used(two, monkeypatch) -> None:
+    monkeypatch.setenv("PROPELAUTH_API_KEY", "of-all")
+    monkeypatch.setenv("PROPELAUTH_PAGE_SIZE", "50")
+    monkeypatch.setenv("STAGING__PROPELAUTH_ALERT_TO", "staging@example.com")
+    monkeypatch.delenv("STAGING__PROPELAUTH_API_KEY")
+    monkeypatch.setenv("PROPELAUTH_ENVIRONMENT", "staging")
+    settings = load_settings()
+    assert (settings.page_size, settings.alert_to) == (50, "staging@example.com")
+    with pytest.raises(SettingsError, match=r"Set STAGING__PROPELAUTH_API_KEY, or api_key under \[.*\.staging\]"):
+        connected(settings)
+    Path(".dlt").mkdir()
+    Path(".dlt/secrets.toml").write_text('[sources.propel_auth_source.staging]\napi_key = "of-staging"\n')
+    code = "from propel_assets.settings import *; print(connected(load_settings()).api_key)"
+    ran = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, check=False)
+    assert ran.stdout.strip() == "of-staging", ran.stderr
+
+
+@pytest.mark.parametrize("name", ["Prod", "a-b", "1st", "x" * 21, "select; drop"])
+def test_a_name_that_no_table_could_have_is_refused(monkeypatch, name) -> None:
+    monkeypatch.setenv("PROPELAUTH_ENVIRONMENT", name)
+    with pytest.raises(SettingsError, match="PROPELAUTH_ENVIRONMENT is"):
+        environment_name()
+
+
+def test_a_process_works_for_one_environment(monkeypatch) -> None:
+    monkeypatch.setenv("PROPELAUTH_ENVIRONMENT", "staging")
+    work_for("staging")
+    assert named("propel_auth_data") == "staging_propel_auth_data"
+    with pytest.raises(SettingsError, match="works for staging"):
+        work_for("production")
