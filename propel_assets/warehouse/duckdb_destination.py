@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import duckdb as engine
 import psutil
@@ -36,7 +36,8 @@ from propel_assets.errors import WarehouseBusy, WarehouseClosed
 
 WAIT_SECONDS = 0.25
 SAY_EVERY_SECONDS = 10.0
-MEMORY_LIMIT = "256MB"
+T = TypeVar("T")
+MEMORY_LIMIT = "180MB"
 MEMORY_SETTINGS = frozenset({"memory_limit", "max_memory"})
 ANOTHER_FILE = "Put that right, or name another file in DESTINATION__DUCKDB__CREDENTIALS."
 
@@ -59,34 +60,33 @@ class ReplaceInOneTransaction(FollowupJobRequestImpl):
 
 
 class ReplaceWithLittleMemory(SqlLoadJob):
-    """Runs `ReplaceInOneTransaction`: DuckDB takes all the memory it may, and needs little to insert.
-
-    Very wide rows do need more, and get it. One table at a time: the limit is the whole database's.
-    """
+    """Runs `ReplaceInOneTransaction`, one table at a time: the limit is the whole database's."""
 
     _one_at_a_time = threading.Lock()
 
     def run(self) -> None:
         """Run the statements."""
         with self._one_at_a_time:
-            self._run()
+            with_little_memory(self._job_client.sql_client, super().run)
 
-    def _run(self) -> None:
-        client = self._job_client.sql_client
-        if MEMORY_SETTINGS & set(client.credentials.global_config or {}):
-            super().run()  # the user has said how much
-            return
-        [(usual,)] = client.execute_sql("SELECT current_setting('memory_limit')") or []
-        client.execute_sql(f"SET memory_limit = '{MEMORY_LIMIT}'")
-        try:
-            super().run()
-            return
-        except DatabaseException as error:
-            if not isinstance(error.dbapi_exception, engine.OutOfMemoryException):
-                raise
-        finally:
-            client.execute_sql(f"SET memory_limit = '{usual}'")  # RESET leaves the buffers limited (1.5.5)
-        super().run()
+
+def with_little_memory(client: DuckDbSqlClient, work: Callable[[], T]) -> T:
+    """Return what ``work`` returns: DuckDB takes all the memory it may, and needs little.
+
+    Very wide rows do need more, and get it: ``work`` is then done again.
+    """
+    if MEMORY_SETTINGS & set(client.credentials.global_config or {}):
+        return work()  # the user has said how much
+    [(usual,)] = client.execute_sql("SELECT current_setting('memory_limit')") or []
+    client.execute_sql(f"SET memory_limit = '{MEMORY_LIMIT}'")
+    try:
+        return work()
+    except DatabaseException as error:
+        if not isinstance(error.dbapi_exception, engine.OutOfMemoryException):
+            raise
+    finally:
+        client.execute_sql(f"SET memory_limit = '{usual}'")  # RESET leaves the buffers limited (1.5.5)
+    return work()
 
 
 class KeptFile(RunnableLoadJob, HasFollowupJobs):

@@ -1,6 +1,7 @@
 """One scan, from PropelAuth into its tables."""
 
 import contextlib
+import gc
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -8,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import dlt
+import pyarrow as pa
 from dlt.common.destination.client import WithStagingDataset
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 from dlt.pipeline.exceptions import PipelineStepFailed
@@ -86,6 +88,7 @@ def load_scan(
                     for table in tables_of(scan):
                         source.resources[table.name].apply_hints(write_disposition="replace")
                 pipeline.extract(source, **formats(settings))
+                _give_memory_back()
                 pipeline.normalize()
                 with writing(settings, pipeline, say):
                     for report in reports:
@@ -108,6 +111,12 @@ def _memory(pipeline: dlt.Pipeline, settings: Settings, scan: str) -> dict[str, 
         return {}
     with asking(pipeline, settings) as warehouse:
         return warehouse.memory(tables_of(scan)[0])
+
+
+def _give_memory_back() -> None:
+    """Give back what reading took, before the database asks for more. `lists.py` lets Python look seldom."""
+    gc.collect()
+    pa.default_memory_pool().release_unused()
 
 
 def _clear_staging(pipeline: dlt.Pipeline, tables: Sequence[str]) -> None:

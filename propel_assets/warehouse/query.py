@@ -12,6 +12,7 @@ import dlt
 import duckdb
 import pyarrow as pa
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
+from dlt.destinations.impl.duckdb.sql_client import DuckDbSqlClient
 from dlt.destinations.impl.filesystem.filesystem import FilesystemClient
 from dlt.destinations.job_client_impl import SqlJobClientBase
 
@@ -21,6 +22,7 @@ from propel_assets.source.decode import ARROW_TYPES
 from propel_assets.source.dlt_source import SCAN_LOG, complete_schema
 from propel_assets.source.privacy import Policy, load_policy
 from propel_assets.source.tables import Table
+from propel_assets.warehouse.duckdb_destination import with_little_memory
 from propel_assets.warehouse.files import FileTables
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, formats, working_folder
 
@@ -53,9 +55,13 @@ class Warehouse:
 
     def rows(self, sql: str, *params: Any, limit: int | None = None) -> list[tuple[Any, ...]]:
         """Return the rows of ``sql``, at most ``limit``. Parameters are written `%s`."""
-        with self._client.sql_client.execute_query(sql, *params) as cursor:
-            found = cursor.fetchall() if limit is None else cursor.fetchmany(limit)
-        return [tuple(row) for row in found]
+        client: Any = self._client.sql_client
+
+        def ask() -> list[tuple[Any, ...]]:
+            with client.execute_query(sql, *params) as cursor:
+                return [tuple(row) for row in (cursor.fetchall() if limit is None else cursor.fetchmany(limit))]
+
+        return with_little_memory(client, ask) if isinstance(client, DuckDbSqlClient) else ask()
 
     def number(self, sql: str) -> int:
         """Return the one number ``sql`` asks for."""
