@@ -210,6 +210,5 @@ def message(lines: Iterable[str]) -> tuple[str, str]:
     first = lines[0].split(": ")
     more = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
     hidden = [f"... and {len(lines) - SHOWN} more: see Dagster."] if len(lines) > SHOWN else []
-    return f"PropelAuth{environment and ' '}{environment}: {': '.join(first[:2])}{more}", "\n".join(
-        [f"- {line}" for line in lines[:SHOWN]] + hidden
-    )
+    title = f"PropelAuth{environment and ' '}{environment}: {': '.join(first[:2])}{more}"
+    return title, "\n".join([f"- {line}" for line in lines[:SHOWN]] + hidden)

@@ -9,7 +9,6 @@ reports it.
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from operator import attrgetter
 from types import NoneType
 from typing import Annotated, Any, get_args
 
@@ -119,26 +118,26 @@ class RowType:
         ``given`` has the columns that are not in the rows: a list with one value per row, or one value for all.
         """
         columns: dict[str, pa.Array] = {}
+        values = self._values(rows)
         for column in self.table.columns:
             name = column.api_field or column.name
             if name not in self._declared:
                 columns[column.name] = _repeated((given or {}).get(column.name), column.type, len(rows))
             else:
-                values = self._values(rows, f"f_{name}")
-                columns |= _column(column.name, column.type, values, raw=name in self.misfits)
+                columns |= _column(column.name, column.type, values[f"f_{name}"], raw=name in self.misfits)
         for position, name in enumerate(self.unknown):
-            columns |= self._unknown_column(name, self._values(rows, f"u_{position}"))
+            columns |= self._unknown_column(name, values[f"u_{position}"])
         return pa.table(columns)
 
-    def _values(self, rows: Sequence[Row], attribute: str) -> list[Any]:
-        if rows and all(type(row) is self.struct for row in (rows[0], rows[-1])):
-            try:
-                return list(map(attrgetter(attribute), rows))
-            except AttributeError:
-                pass  # Some rows were decoded before the struct was widened.
-        return [getattr(row, attribute, NOTHING) for row in rows]
+    def _values(self, rows: Sequence[Row]) -> dict[str, Sequence[Any]]:
+        """Return the values of each attribute, in the order of ``rows``."""
+        names = self.struct.__struct_fields__
+        if set(map(type, rows)) == {self.struct}:
+            return dict(zip(names, zip(*map(msgspec.structs.astuple, rows), strict=True), strict=True))
+        # Some rows were decoded before the struct was widened, or there are none.
+        return {name: [getattr(row, name, NOTHING) for row in rows] for name in names}
 
-    def _unknown_column(self, name: str, values: list[msgspec.Raw]) -> dict[str, pa.Array]:
+    def _unknown_column(self, name: str, values: Sequence[msgspec.Raw]) -> dict[str, pa.Array]:
         if name not in self._guessed:
             first = next((v for v in values if bytes(v) not in NULLS), None)
             if first is None:
@@ -203,7 +202,7 @@ def to_arrow(table: Table, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     return pa.table(columns)
 
 
-def _column(name: str, kind: ColumnType, values: list[Any], *, raw: bool) -> dict[str, pa.Array]:
+def _column(name: str, kind: ColumnType, values: Sequence[Any], *, raw: bool) -> dict[str, pa.Array]:
     """Return one column, and one beside it for values that are not of ``kind`` where there are any."""
     if not raw or kind == "json":
         return {name: _array(values, kind)}
@@ -219,7 +218,7 @@ def _present(value: Any) -> bool:
     return isinstance(value, msgspec.Raw) and bytes(value) not in NULLS
 
 
-def _array(values: list[Any], kind: ColumnType) -> pa.Array:
+def _array(values: Sequence[Any], kind: ColumnType) -> pa.Array:
     if kind == "json":
         return _json_array(values)
     if kind == "timestamp":
@@ -229,7 +228,7 @@ def _array(values: list[Any], kind: ColumnType) -> pa.Array:
     return pa.array(values, ARROW_TYPES[kind])
 
 
-def _json_array(values: list[Any]) -> pa.Array:
+def _json_array(values: Sequence[Any]) -> pa.Array:
     """Return JSON texts, or None, as text. The JSON null and a missing value are both null.
 
     Joined and cut by their lengths, because a bytes object for each of them takes twice as long.
