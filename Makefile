@@ -17,6 +17,7 @@ SAMPLE := $(addprefix propel_assets_tests/,test_definitions.py defs/test_recent.
 WITH_DAGSTER := $(addprefix propel_assets_tests/,defs marts deploy test_definitions.py test_dagster_dev.py test_cli.py test_secrets.py)
 LEFT_OUT := node or browser or destinations
 PYTEST_FLAGS ?=
+FUZZ_SECONDS ?= 60
 # Every extra but `embedded-elt`, which wants another Dagster.
 EXTRAS := test,test-destinations,dashboard,mcp,postgres,redshift,snowflake,bigquery,databricks,filesystem,s3,gs,az,ducklake
 
@@ -26,7 +27,7 @@ STAND_INS := .venv-fakesnow/ready .venv-bigquery/ready .venv-azurite/ready
 $(foreach venv,.venv $(CARD) $(LOWEST) $(RELEASE) $(BENCH) $(PEERS),$(shell [ -x $(venv)/bin/python ] || rm -f $(venv)/has-*))
 
 .PHONY: help demo dev notebook dashboard test test-rest screenshots test-destinations test-all test-embedded-elt test-wheel check \
-    soak bench bench-peers lock sbom audit test-lowest constraints clean
+    soak fuzz bench bench-peers lock sbom audit test-lowest constraints clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -74,6 +75,9 @@ check: .venv/has-test  ## ruff and pyright
 
 soak: .venv/has-test  ## 300 fault schedules against the real command: what is lost? (SOAK_FLAGS=--help)
 	$(BIN)/python -m propel_assets_tests.soak $(SOAK_FLAGS)
+
+fuzz: .venv/has-fuzz  ## atheris against what decodes answers, for a minute (FUZZ_SECONDS=3600)
+	$(BIN)/python -m propel_assets_tests.fuzz -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=4096
 
 bench: $(BENCH)/has-core bench-peers  ## how fast it is, beside what else there is (about an hour; BENCH_FLAGS=--quick)
 	$(BENCH)/bin/python benchmarks/run.py $(BENCH_FLAGS)
@@ -130,6 +134,10 @@ $(LOWEST)/has-test: pyproject.toml constraints-lowest.txt
 
 $(RELEASE)/has-tools:
 	@python=$(PYTHON) && exec "$$python" .ci/install.py $(RELEASE) /dev/null cyclonedx-bom==7.5.0 pip-audit==2.10.1
+	@touch $@
+
+.venv/has-fuzz: .venv/has-test
+	@python=$(PYTHON) && exec "$$python" .ci/install.py .venv constraints.txt atheris==3.0.0
 	@touch $@
 
 .venv/has-destinations: .venv/has-test

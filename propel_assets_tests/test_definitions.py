@@ -16,7 +16,7 @@ import yaml
 import propel_assets.defs
 from propel_assets.definitions import build_defs, defs
 from propel_assets.defs import alerts, assets, automation, changes, checks, delivery, marts
-from propel_assets.defs.assets import API_KEY, asset_key
+from propel_assets.defs.assets import api_asset, asset_key
 from propel_assets.errors import SettingsError
 from propel_assets.source.tables import TABLES
 from propel_assets.warehouse.checks import checks_of
@@ -130,7 +130,7 @@ def test_an_executor_that_does_not_exist_is_named_beside_those_that_do(monkeypat
 
 def test_every_table_and_mart_is_an_asset_and_nothing_else_is() -> None:
     made = {key for op in MARTS.values() for key in op.keys}
-    assert set(SPECS) == {API_KEY, *map(asset_key, TABLES), *made}
+    assert set(SPECS) == {api_asset(), *map(asset_key, TABLES), *made}
     assert {key.path[0] for key in made} == {"propel_auth_marts", "propel_auth_history"}
 
 
@@ -163,7 +163,7 @@ def test_every_asset_of_the_room_is_defined() -> None:
     kinds = (dg.AssetsDefinition, dg.SourceAsset, dg.AssetSpec)
     made = [item for room in ROOMS for item in vars(room).values() if isinstance(item, kinds)]
     keys = {key for item in made for key in ([item.key] if not isinstance(item, dg.AssetsDefinition) else item.keys)}
-    assert keys == {API_KEY}
+    assert keys == {api_asset()}
     assert keys <= set(SPECS)
 
 
@@ -213,7 +213,7 @@ def test_an_asset_tells_what_it_is(table) -> None:
     assert f"({table.doc})" in (spec.description or "")
     assert table.path in (spec.description or "")
     assert spec.metadata["dagster/table_name"] == f"propel_auth_data.{table.name}"
-    assert [dep.asset_key for dep in spec.deps] == [API_KEY]
+    assert [dep.asset_key for dep in spec.deps] == [api_asset()]
 
 
 @every_table
@@ -226,17 +226,17 @@ def test_an_asset_shows_every_column_and_where_it_comes_from(table) -> None:
     assert all(c.description for c in columns)
     lineage = metadata["dagster/column_lineage"].deps_by_column
     assert set(lineage) == {c.name for c in table.columns}
-    assert {dep.asset_key for deps in lineage.values() for dep in deps} == {API_KEY}
+    assert {dep.asset_key for deps in lineage.values() for dep in deps} == {api_asset()}
 
 
 def test_the_api_is_an_asset_of_its_own() -> None:
-    spec = SPECS[API_KEY]
+    spec = SPECS[api_asset()]
     assert spec.group_name
     assert "https://docs.propelauth.com" in (spec.description or "")
     assert spec.kinds == {"propelauth", "api"}
     graph = defs.resolve_asset_graph()
-    assert graph.get(API_KEY).is_observable
-    assert not graph.get(API_KEY).is_materializable
+    assert graph.get(api_asset()).is_observable
+    assert not graph.get(api_asset()).is_materializable
 
 
 @pytest.mark.parametrize("field", ["api_key", "oauth_token"])

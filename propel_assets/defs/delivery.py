@@ -101,7 +101,7 @@ def _email(settings: Settings) -> Deliver:
 
     def deliver(title: str, text: str) -> None:
         message = EmailMessage()
-        message["Subject"], message["From"], message["To"] = title, sender[0], ", ".join(receivers)
+        message["Subject"], message["From"], message["To"] = " ".join(title.split()), sender[0], ", ".join(receivers)
         message["Date"], message["Message-ID"] = formatdate(), make_msgid(domain="propel-assets")
         message["Auto-Submitted"] = "auto-generated"  # no out-of-office answers
         message.set_content(text)

@@ -114,7 +114,8 @@ class Client:
         sent_at = time.monotonic()
         success = False
         try:
-            url = f"{quote(path)}?{urlencode(params)}" if params else quote(path)
+            quoted = quote(path, safe="/%")
+            url = f"{quoted}?{urlencode(params)}" if params else quoted
             response = self._pool.urlopen("GET", url, headers=headers, redirect=False)
             if response.status in RETRIED:
                 pause = _retry_after(response.headers.get("Retry-After"))

@@ -118,6 +118,7 @@ class RowType:
         ``given`` has the columns that are not in the rows: a list with one value per row, or one value for all.
         """
         columns: dict[str, pa.Array] = {}
+        unknown = self.unknown  # before the struct: that has then no less
         values = self._values(rows)
         for column in self.table.columns:
             name = column.api_field or column.name
@@ -125,14 +126,15 @@ class RowType:
                 columns[column.name] = _repeated((given or {}).get(column.name), column.type, len(rows))
             else:
                 columns |= _column(column.name, column.type, values[f"f_{name}"], raw=name in self.misfits)
-        for position, name in enumerate(self.unknown):
+        for position, name in enumerate(unknown):
             columns |= self._unknown_column(name, values[f"u_{position}"])
         return pa.table(columns)
 
     def _values(self, rows: Sequence[Row]) -> dict[str, Sequence[Any]]:
         """Return the values of each attribute, in the order of ``rows``."""
-        names = self.struct.__struct_fields__
-        if set(map(type, rows)) == {self.struct}:
+        struct = self.struct
+        names = struct.__struct_fields__
+        if set(map(type, rows)) == {struct}:
             return dict(zip(names, zip(*map(msgspec.structs.astuple, rows), strict=True), strict=True))
         # Some rows were decoded before the struct was widened, or there are none.
         return {name: [getattr(row, name, NOTHING) for row in rows] for name in names}

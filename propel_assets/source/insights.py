@@ -120,7 +120,7 @@ class InsightsReader(TableReader):
 
     def _read_report(self, report: ScanReport, table: Table, kind: str, interval: str) -> Iterator[Rows]:
         row_type = RowType(table, given=("type", "interval", "report_time"))
-        path = table.path.replace("{type}", kind)
+        path = table.path_of(type=kind)
         params = {"report_interval": interval}
         times: list[int] = []
         order = Order(attrgetter("f_report_id", "f_id"))
@@ -152,7 +152,7 @@ class InsightsReader(TableReader):
                 for cadence in CADENCES:
                     start = _period_start(since, cadence).isoformat()
                     params = {"cadence": cadence, "start_date": start, "end_date": today.isoformat()}
-                    answer = self._client.get(table.path.replace("{metric}", metric), decode, params)
+                    answer = self._client.get(table.path_of(metric=metric), decode, params)
                     rows = answer.items
                     unfinished += [date.fromisoformat(row.f_date) for row in rows if not row.f_cadence_completed]
                     report.rows_read += len(rows)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from queue import SimpleQueue
+from threading import Event, Semaphore
 from typing import Any, TypeVar
 
 from propel_assets.errors import PermanentApiError, UnprovedScan
@@ -22,6 +23,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 BATCH_ROWS = 10_000
+PAGES_AHEAD = 64
 MAX_PASSES = 3
 OBJECTS_BEFORE_COLLECTION = 100_000
 MIN_PAGE_SIZE = 10
@@ -164,16 +166,37 @@ class ListReader:
             yield buffer
 
     def _drive(self, scan: Scan, fetch: Callable[[Request], Page]) -> Iterator[list[Any]]:
-        """Send what ``scan`` wants, as many at once as it allows, and yield the new rows of each answer."""
-        answers: SimpleQueue[tuple[Request, Future[Page]]] = SimpleQueue()
-        with self._workers() as pool, _collecting_seldom():
-            while not scan.done:
-                for request in scan.wanted():
-                    future = pool.submit(fetch, request)
-                    future.add_done_callback(lambda done, asked=request: answers.put((asked, done)))
-                request, future = answers.get()
-                if rows := scan.receive(request, future.result()):
-                    yield rows
+        """Send what ``scan`` wants, as many at once as it allows, and yield the new rows of each answer.
+
+        A thread does so, some pages ahead: the server need not wait for what becomes of the rows.
+        """
+        rows: SimpleQueue[list[Any] | None] = SimpleQueue()
+        room, gone = Semaphore(PAGES_AHEAD), Event()
+
+        def ask(pool: ThreadPoolExecutor) -> None:
+            answers: SimpleQueue[tuple[Request, Future[Page]]] = SimpleQueue()
+            try:
+                while not (scan.done or gone.is_set()):
+                    for request in scan.wanted():
+                        future = pool.submit(fetch, request)
+                        future.add_done_callback(lambda done, asked=request: answers.put((asked, done)))
+                    request, future = answers.get()
+                    if new := scan.receive(request, future.result()):
+                        room.acquire()
+                        rows.put(new)
+            finally:
+                rows.put(None)
+
+        with ThreadPoolExecutor(1, thread_name_prefix="scan") as ahead, self._workers() as pool, _collecting_seldom():
+            asking = ahead.submit(ask, pool)
+            try:
+                while (new := rows.get()) is not None:
+                    room.release()
+                    yield new
+            finally:
+                gone.set()
+                room.release()  # it may wait for room
+            asking.result()
 
     @contextmanager
     def _workers(self) -> Iterator[ThreadPoolExecutor]:

@@ -220,7 +220,7 @@ class Reader(InsightsReader, ScimReader):
         decode = PageDecoder(row_type)
 
         def ask(id_: str) -> Any:
-            return self._unless_missing(table.path.replace(f"{{{parameter}}}", id_), decode)
+            return self._unless_missing(table.path_of(**{parameter: id_}), decode)
 
         with self._skipping(table):
             ids, parent = parents()
@@ -284,7 +284,7 @@ class Reader(InsightsReader, ScimReader):
     # --- look-ups ---
 
     def _read_user_by_id(self) -> Iterator[Rows]:
-        yield from self._look_up("user_by_id", self._options.user_ids, "{user_id}")
+        yield from self._look_up("user_by_id", self._options.user_ids, "user_id")
 
     def _read_user_by_email(self) -> Iterator[Rows]:
         yield from self._look_up("user_by_email", self._options.emails, "email")
@@ -303,11 +303,11 @@ class Reader(InsightsReader, ScimReader):
             return
         row_type = RowType(table, given=("looked_up", "found"))
         decode = PageDecoder(row_type)
-        in_path = parameter.startswith("{")
+        in_path = f"{{{parameter}}}" in table.path
 
         def ask(value: str) -> Any:
-            path = table.path.replace(parameter, value) if in_path else table.path
-            return self._unless_missing(path, decode, None if in_path else {parameter: value})
+            asked = {parameter: value}
+            return self._unless_missing(table.path_of(**asked), decode, None if in_path else asked)
 
         answers = list(self._each(ask, wanted, name))
         nobody = msgspec.json.decode(b"{}", type=row_type.struct)

@@ -57,7 +57,7 @@ class ScimReader(TableReader):
 
     def _scim_groups(self, org_id: str, row_type: RowType, refusals: list[PermanentApiError]) -> list[Any]:
         decode = PageDecoder(row_type, "groups", [("page_size", int | None)])
-        path = BY_NAME["scim_groups"].path.replace("{org_id}", org_id)
+        path = BY_NAME["scim_groups"].path_of(org_id=org_id)
         try:
             return self._until_short(path, decode, "page_size", "page_number", attrgetter("f_group_id"))
         except PermanentApiError as error:
@@ -67,7 +67,7 @@ class ScimReader(TableReader):
             return []
 
     def _scim_members(self, org_id: str, group_id: str) -> list[str]:
-        path = BY_NAME["scim_group_members"].path.replace("{org_id}", org_id).replace("{group_id}", group_id)
+        path = BY_NAME["scim_group_members"].path_of(org_id=org_id, group_id=group_id)
         decode = PageDecoder(RowType(BY_NAME["scim_group_members"], given=("org_id", "group_id")), "members")
         try:
             rows = self._until_short(path, decode, "members_page_size", "members_page_number", attrgetter("f_user_id"))

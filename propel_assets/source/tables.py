@@ -9,6 +9,7 @@ somebody has them, so columns are declared here and never inferred from a page.
 
 from dataclasses import dataclass, field
 from typing import Literal
+from urllib.parse import quote
 
 ColumnType = Literal["text", "bigint", "double", "bool", "timestamp", "date", "json"]
 Feature = Literal["orgs", "insights", "api_keys", "scim"]
@@ -78,6 +79,10 @@ class Table:
     def column(self, name: str) -> Column:
         """Return the column called ``name``; KeyError if there is none."""
         return {c.name: c for c in self.columns}[name]
+
+    def path_of(self, **values: str) -> str:
+        """Return the path for ``values``: each of them is one segment of it, and can name no other endpoint."""
+        return self.path.format(**{name: quote(v, safe="").replace(".", "%2E") for name, v in values.items()})
 
 
 def _text(name: str, description: str, *, required: bool = False, personal: bool = False) -> Column:

@@ -24,7 +24,6 @@ from propel_assets.source.tables import tables_of
 from propel_assets.warehouse.pipeline import (
     EMAIL,
     build_pipeline,
-    database_file,
     formats,
     leave_a_map,
     loading,
@@ -103,12 +102,11 @@ def load_scan(
 
 
 def _memory(pipeline: dlt.Pipeline, settings: Settings, scan: str) -> dict[str, Any]:
-    """Return what the scan has left for its next load, where loads run beside each other.
+    """Return what the scan has left for its next load. It counts more than dlt's state.
 
-    The last one to begin leaves its state at the destination: what it knows of the other scans may be older than they.
+    Of loads that run beside each other the last one to begin leaves its state at the destination, and what it knows of
+    other scans may be older than they; and where a clock has once gone wrong, dlt takes that state for the newest.
     """
-    if database_file(pipeline) is not None:  # one load at a time
-        return {}
     with asking(pipeline, settings) as warehouse:
         return warehouse.memory(tables_of(scan)[0])
 
@@ -120,12 +118,19 @@ def _give_memory_back() -> None:
 
 
 def _clear_staging(pipeline: dlt.Pipeline, tables: Sequence[str]) -> None:
-    """Leave no second copy of people's rows in the staging dataset. dlt's own way would empty other loads' tables."""
+    """Leave no second copy of people's rows, in the staging dataset or the bucket that the warehouse loads from.
+
+    dlt's own way would empty other loads' tables.
+    """
     with pipeline.destination_client() as client:
         if isinstance(client, WithStagingDataset):
             for name in filter(client.should_load_data_to_staging_dataset, tables):
                 with client.with_staging_dataset(), contextlib.suppress(DatabaseUndefinedRelation):
                     client.initialize_storage(truncate_tables=[name])
+    _, bucket = pipeline._get_destination_clients()  # noqa: SLF001 - dlt has no other way to it
+    if bucket is not None:
+        with bucket:
+            bucket.initialize_storage(truncate_tables=list(tables))
 
 
 def _remove(pipeline: dlt.Pipeline, report: ScanReport) -> None:

@@ -5,7 +5,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dlt
@@ -26,6 +26,8 @@ from propel_assets.warehouse.duckdb_destination import with_little_memory
 from propel_assets.warehouse.files import FileTables
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, formats, working_folder
 
+MOST_LOADS = 200  # looked at
+CLOCKS_APART = timedelta(hours=1)  # of two machines
 HOW_TO_LOAD = "Run propel-assets load first, or make demo to try."
 
 
@@ -87,44 +89,47 @@ class Warehouse:
 
     def last_load(self, table: Table, *, skipped: bool = False) -> LastLoad | None:
         """Return the last complete load of ``table``; with ``skipped`` also one that left it as it was."""
-        wanted = "" if skipped else "AND s.verdict <> 'skipped'"
-        fields = [field.name for field in dataclasses.fields(LastLoad)]
-        names = ", ".join(f"s.{field}" for field in fields)
-        sql = (
-            f"SELECT {names} FROM {self.table('propel_scans')} s "  # noqa: S608 - names are ours
-            f"JOIN {self.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
-            f"WHERE s.table_name = %s {wanted} ORDER BY l.inserted_at DESC, s.load_id DESC"
-        )
-        with contextlib.suppress(DatabaseUndefinedRelation):
-            if found := self.rows(sql, table.name, limit=1):
-                told: dict[str, Any] = dict(zip(fields, found[0], strict=True))
-                if isinstance(told["finished_at"], str):  # SQLite
-                    told["finished_at"] = datetime.fromisoformat(told["finished_at"])
-                return LastLoad(**told)
+        names = [field.name for field in dataclasses.fields(LastLoad)]
+        for row in self._loads(table, names, skipped=skipped):
+            return LastLoad(**row)
         return None
 
     def rows_read(self, table: Table, *, loads: int) -> list[int]:
         """Return how many rows the last loads of ``table`` read, the newest first: those of the newest one's mode."""
-        sql = (
-            f"SELECT s.mode, s.rows_read FROM {self.table('propel_scans')} s "  # noqa: S608 - names are ours
-            f"JOIN {self.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
-            "WHERE s.table_name = %s AND s.verdict <> 'skipped' ORDER BY l.inserted_at DESC, s.load_id DESC"
-        )
-        found = self.rows(sql, table.name)
-        return [int(rows) for mode, rows in found if mode == found[0][0]][:loads]
+        found = self._loads(table, ["mode", "rows_read"])
+        return [int(row["rows_read"]) for row in found if row["mode"] == found[0]["mode"]][:loads]
 
     def memory(self, table: Table) -> dict[str, Any]:
         """Return what the last complete load of ``table`` has left for the next one; empty: nothing, or it is older."""
         if "memory" not in self.columns_of(SCAN_LOG.name):
             return {}
+        for row in self._loads(table, ["memory"], skipped=True):
+            left = row["memory"]
+            return json.loads(left) if isinstance(left, str) else left or {}
+        return {}
+
+    def _loads(self, table: Table, columns: Sequence[str], *, skipped: bool = False) -> list[dict[str, Any]]:
+        """Return ``columns`` of `propel_scans` for the complete loads of ``table``, the newest first.
+
+        Those that a clock gone wrong has put into the future come last: they would be the newest for years.
+        """
+        wanted = list(dict.fromkeys([*columns, "finished_at"]))
+        which = "" if skipped else "AND s.verdict <> 'skipped' "
         sql = (
-            f"SELECT s.memory FROM {self.table('propel_scans')} s "  # noqa: S608 - names are ours
+            f"SELECT {', '.join(f's.{name}' for name in wanted)} FROM {self.table('propel_scans')} s "  # noqa: S608
             f"JOIN {self.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
-            "WHERE s.table_name = %s ORDER BY l.inserted_at DESC, s.load_id DESC"
+            f"WHERE s.table_name = %s {which}ORDER BY l.inserted_at DESC, s.load_id DESC"
         )
-        found = self.rows(sql, table.name, limit=1)
-        left = found[0][0] if found else None
-        return json.loads(left) if isinstance(left, str) else left or {}
+        found: list[dict[str, Any]] = []
+        with contextlib.suppress(DatabaseUndefinedRelation):
+            found = [dict(zip(wanted, row, strict=True)) for row in self.rows(sql, table.name, limit=MOST_LOADS)]
+        for row in found:
+            at = row["finished_at"]
+            at = datetime.fromisoformat(at) if isinstance(at, str) else at  # SQLite
+            row["finished_at"] = at if at.tzinfo else at.replace(tzinfo=UTC)
+        now = datetime.now(UTC) + CLOCKS_APART
+        found.sort(key=lambda row: row["finished_at"] > now)
+        return [{name: row[name] for name in columns} for row in found]
 
     def insert(self, table: Table, rows: Sequence[dict[str, Any]]) -> None:
         """Add rows to one of the books."""

@@ -27,6 +27,8 @@ OTHERS = {
     "snowflake": "snowflake.Snowflake",
     "bigquery": "bigquery.BigQuery",
     "databricks": "databricks.Databricks",
+    "redshift_s3": "staged.RedshiftFromS3",
+    "databricks_s3": "staged.DatabricksFromS3",
     "gcs": "buckets.Gcs",
     "azure": "buckets.Azure",
 }

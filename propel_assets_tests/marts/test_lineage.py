@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from propel_assets.definitions import defs
-from propel_assets.defs.assets import API_KEY
+from propel_assets.defs.assets import api_asset
 from propel_assets.errors import SettingsError
 from propel_assets.source.tables import TABLES
 from propel_assets.warehouse.lineage import LAYERS, lineage
@@ -117,7 +117,7 @@ def test_dagster_is_told_the_same_of_the_raw_tables() -> None:
     for table in TABLES:
         told = specs[table.name].metadata["dagster/column_lineage"].deps_by_column
         for column, (dep,) in told.items():
-            assert dep.asset_key == API_KEY
+            assert dep.asset_key == api_asset()
             assert {f"GET {dep.column_name}"} == lineage().api_fields(f"{table.name}.{column}")
 
 

@@ -1,11 +1,14 @@
 """Whatever a server answers: rows, or one sentence that quotes nobody. Fuzzed by hypothesis, over a real socket."""
 
 import json
+from contextlib import suppress
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any, cast
+from urllib.parse import unquote
 
+import msgspec
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -14,7 +17,10 @@ from hypothesis import strategies as st
 from propel_assets.errors import PropelError, SettingsError
 from propel_assets.settings import Settings, checked_auth_url, connected, load_settings
 from propel_assets.source.client import Client
+from propel_assets.source.decode import PageDecoder, RowType
 from propel_assets.source.readers import Reader
+from propel_assets.source.table_reader import ReadOptions
+from propel_assets.source.tables import BY_NAME
 
 CANARY = "canary@example.org"
 MANY_REQUESTS = 500
@@ -64,6 +70,7 @@ bodies = st.binary() | (values | pages).map(lambda value: json.dumps(value).enco
 class Answers(ThreadingHTTPServer):
     body = b""
     asked = 0
+    path = ""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -72,6 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         answers = cast(Answers, self.server)
         answers.asked += 1
+        answers.path = self.path
         self.send_response(200 if answers.asked < MANY_REQUESTS else 400)
         self.send_header("Content-Length", str(len(answers.body)))
         self.end_headers()
@@ -109,6 +117,35 @@ def test_any_body_gives_rows_or_a_sentence_that_quotes_nobody(scan, server, body
     assert CANARY not in said
     assert said.endswith(".")
     assert server.asked < MANY_REQUESTS
+
+
+DECODED = [table for table in BY_NAME.values() if table.items]
+
+
+@given(table=st.sampled_from(DECODED), body=bodies)
+def test_any_body_is_decoded_whole_or_refused(table, body) -> None:
+    row_type = RowType(table)
+    try:
+        rows = PageDecoder(row_type, table.items)(body).items
+    except msgspec.DecodeError:
+        return
+    assert row_type.to_arrow(rows).num_rows == len(rows)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(value=st.text(min_size=1))
+@example(value="../../org/query")
+@example(value="..")
+@example(value="a/b?c=d#e%2F")
+def test_whoever_is_looked_up_the_request_stays_at_its_endpoint(server, value) -> None:
+    server.body, server.asked = b"{}", 0
+    known = Settings(auth_url=f"http://127.0.0.1:{server.server_port}", api_key="k", retry_seconds=0)
+    with suppress(PropelError):
+        list(Reader(Client(connected(known)), {}, ReadOptions(user_ids=[value])).read("user_by_id"))
+    assert server.asked == 1
+    before, _, segment = server.path.partition("?")[0].rpartition("/")
+    assert before == "/api/backend/v1/user"
+    assert unquote(segment) == value
 
 
 VARIABLES = ["PROPELAUTH_PAGE_SIZE", "PROPELAUTH_MAX_RPS", "PROPELAUTH_ALLOW_LOSS", "PROPELAUTH_TABLE_FORMAT"]

@@ -1,12 +1,17 @@
 """What changed, merged into what is there: the same rows as a full reading gives, deletions and edits aside."""
 
+from datetime import UTC, datetime, timedelta
 from random import Random
 
 import pytest
+import time_machine
 
 from propel_assets.errors import LossRefused
 from propel_assets.source.table_reader import ReadOptions
+from propel_assets.source.tables import tables_of
+from propel_assets.warehouse.checks import examine
 from propel_assets.warehouse.load import load_scan
+from propel_assets.warehouse.query import opened
 
 RECENT = ReadOptions(recent=True)
 USERS = "SELECT * FROM user_query ORDER BY user_id"
@@ -68,3 +73,27 @@ def test_another_environment_never_replaces_this_ones_rows(settings, sandbox, qu
         load_scan("users", settings)
     assert len(sandbox.requests) == before
     assert query("SELECT count(*) FROM user_query") == [(len(sandbox.store.users),)]
+
+
+@pytest.mark.parametrize("days", [-400, 400])
+def test_a_clock_that_jumps_and_comes_back_loses_nobody_and_misleads_no_check(days, settings, sandbox, query) -> None:
+    rng = Random(days)
+
+    def load(options: ReadOptions | None = None) -> None:
+        load_scan("users", settings, options=options)
+        with opened(settings) as warehouse:
+            findings = [finding for table in tables_of("users") for finding in examine(warehouse, table)]
+        assert [finding.summary for finding in findings if finding.severity == "ERROR" and not finding.passed] == []
+
+    load()
+    for _ in range(2):
+        some_life(sandbox.store, rng)
+        with time_machine.travel(datetime.now(UTC) + timedelta(days=days)):
+            load()
+            some_life(sandbox.store, rng)
+            load(RECENT)
+        some_life(sandbox.store, rng)
+        load(RECENT)
+        sandbox.store.delete_user(next(iter(sandbox.store.users)))
+        load()
+        assert {user for (user,) in query("SELECT user_id FROM user_query")} == set(sandbox.store.users)

@@ -36,7 +36,11 @@ class S3(StandIn):
         moto = Path(sys.executable).with_name("moto_server")
         self.enter_context(running([moto, "-H", "127.0.0.1", "-p", str(port)], port))
         keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "region_name": "us-east-1"}
-        boto3.client("s3", endpoint_url=self.url, **keys).create_bucket(Bucket=BUCKET)
+        self.client = boto3.client("s3", endpoint_url=self.url, **keys)
+        self.client.create_bucket(Bucket=BUCKET)
+
+    def files(self) -> list[dict]:
+        return self.client.list_objects_v2(Bucket=BUCKET).get("Contents", [])
 
     def place(self, _folder: Path) -> dict[str, str]:
         return files_in("s3") | {

@@ -13,11 +13,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import duckdb
+import httpx
 import sqlglot
 from sqlglot import exp
 
 CATALOG = "unity"  # `main` is taken in DuckDB
 FOLDER = "STANDIN_DATABRICKS"
+S3 = "STANDIN_DATABRICKS_S3"  # the URL of a stand-in for S3 that COPY INTO reads
 TYPES = """CASE data_type
     WHEN 'VARCHAR' THEN 'string' WHEN 'TIMESTAMP WITH TIME ZONE' THEN 'timestamp' ELSE lower(data_type) END"""
 
@@ -122,7 +124,13 @@ class Cursor:
         there.unlink() if there.is_file() else shutil.rmtree(there, ignore_errors=True)
 
     def _copy_into(self, table: str, path: str, kind: str) -> None:
-        files = f"{self._volume(path)}/*"
+        if path.startswith("s3://"):
+            file = self.folder / path.rpartition("/")[2]
+            answer = httpx.get(f"{os.environ[S3]}/{path.removeprefix('s3://')}").raise_for_status()
+            file.write_bytes(answer.content)
+            files = str(file)
+        else:
+            files = f"{self._volume(path)}/*"
         reader = f"read_parquet('{files}')" if kind == "PARQUET" else f"read_ndjson('{files}')"
         self.duckdb.execute(f"INSERT INTO {quoted(table)} BY NAME SELECT * FROM {reader}")
 

@@ -4,10 +4,13 @@ The proxy rewrites what PostgreSQL does not parse. psycopg2 sends nothing but si
 """
 
 import asyncio
+import gzip
 import re
 import struct
 import threading
 from pathlib import Path
+
+import httpx
 
 from propel_assets_tests.destinations.standins.postgres import Postgres
 
@@ -16,6 +19,7 @@ SPELLINGS = [
     # On Redshift a TRUNCATE commits. PostgreSQL would hide that; so no load may use one here.
     (re.compile(rb"\bTRUNCATE TABLE\b", re.IGNORECASE), b"TRUNCATE COMMITS ON REDSHIFT"),
 ]
+COPY = re.compile(rb"COPY\s+(\S+)\s+FROM 's3:/(/\S+?)'\s+FORMAT AS JSON 'auto'(.*)", re.IGNORECASE | re.DOTALL)
 SSL_REQUEST, GSS_REQUEST = 80877103, 80877104
 NAMES = r"""
 CREATE DOMAIN public.super AS text;
@@ -30,6 +34,8 @@ CREATE FUNCTION public.from_hex(t text) RETURNS public.varbinary LANGUAGE sql IM
 
 
 class Redshift(Postgres):
+    s3 = ""  # the URL of a stand-in for S3 that COPY reads
+
     def __enter__(self):
         super().__enter__()
         self.loop = asyncio.new_event_loop()
@@ -65,7 +71,7 @@ class Redshift(Postgres):
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         from_server, to_server = await asyncio.open_unix_connection(str(self.folder / ".s.PGSQL.5432"))
-        await asyncio.gather(_queries(reader, to_server), _pass(from_server, writer), return_exceptions=True)
+        await asyncio.gather(_queries(reader, to_server, self.s3), _pass(from_server, writer), return_exceptions=True)
 
 
 async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -77,7 +83,7 @@ async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.close()
 
 
-async def _queries(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _queries(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, s3: str) -> None:
     """Pass messages on, queries rewritten; the first ones have no type."""
     try:
         while await _untyped(reader, writer) in (SSL_REQUEST, GSS_REQUEST):
@@ -89,12 +95,24 @@ async def _queries(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
             if kind == b"Q":
                 for spelling, ours in SPELLINGS:
                     body = spelling.sub(ours, body)
+                if copy := COPY.search(body):
+                    body = await _insert(*copy.groups(), s3)
             writer.write(kind + struct.pack("!I", len(body) + 4) + body)
             await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError):
         pass
     finally:
         writer.close()
+
+
+async def _insert(table: bytes, path: bytes, options: bytes, s3: str) -> bytes:
+    """Return the INSERT that a COPY of JSON lines amounts to."""
+    async with httpx.AsyncClient() as client:
+        lines = (await client.get(f"{s3}{path.decode()}")).raise_for_status().content
+    lines = gzip.decompress(lines) if b"GZIP" in options else lines
+    rows = b"[" + b",".join(lines.splitlines()) + b"]"
+    literal = rows.replace(b"\\", b"\\\\").replace(b"'", b"''")
+    return b"INSERT INTO %s SELECT * FROM json_populate_recordset(NULL::%s, '%s')\0" % (table, table, literal)
 
 
 async def _untyped(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> int:
