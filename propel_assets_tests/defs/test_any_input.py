@@ -76,12 +76,16 @@ def slack() -> Iterator[str]:
     text=texts,
 )
 @example(200, "", f"smtp://{SECRET}@127.0.0.1:1", "data@example.com", "a\nb", "\r\n.\r\n")
-def test_any_target_delivers_or_is_refused_and_quotes_no_secret(slack, status, path, smtp, address, title, text) -> None:
+def test_any_target_delivers_or_is_refused_and_quotes_no_secret(
+    slack, status, path, smtp, address, title, text
+) -> None:
     _Slack.status = status
     asked = [
         Settings(alert_webhook=slack + path),
         Settings(alert_webhook=f"https://[{SECRET}{path}"),
-        Settings(alert_smtp=smtp if "@" in smtp else f"smtp://127.0.0.1:1/{smtp}", alert_from=address, alert_to=address),
+        Settings(
+            alert_smtp=smtp if "@" in smtp else f"smtp://127.0.0.1:1/{smtp}", alert_from=address, alert_to=address
+        ),
     ]
     said = []
     for known in asked:

@@ -5,6 +5,7 @@ import sys
 import tempfile
 import uuid
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -25,18 +26,29 @@ def files_in(scheme: str) -> dict[str, str]:
     }
 
 
+def client_of(url: str) -> Any:
+    """Return a client of the stand-in for S3 at ``url``."""
+    import boto3
+
+    keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "region_name": "us-east-1"}
+    return boto3.client("s3", endpoint_url=url, **keys)
+
+
+def read_object(url: str, path: str) -> bytes:
+    """Return what is at ``path``, a bucket and a key, in the stand-in for S3 at ``url``."""
+    bucket, _, key = path.partition("/")
+    return client_of(url).get_object(Bucket=bucket, Key=key)["Body"].read()
+
+
 class S3(StandIn):
     """moto's server."""
 
     def start(self):
-        import boto3
-
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         moto = Path(sys.executable).with_name("moto_server")
         self.enter_context(running([moto, "-H", "127.0.0.1", "-p", str(port)], port))
-        keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "region_name": "us-east-1"}
-        self.client = boto3.client("s3", endpoint_url=self.url, **keys)
+        self.client = client_of(self.url)
         self.client.create_bucket(Bucket=BUCKET)
 
     def files(self) -> list[dict]:

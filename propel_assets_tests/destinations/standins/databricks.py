@@ -13,9 +13,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import duckdb
-import httpx
 import sqlglot
 from sqlglot import exp
+
+from propel_assets_tests.destinations.standins.buckets import read_object
 
 CATALOG = "unity"  # `main` is taken in DuckDB
 FOLDER = "STANDIN_DATABRICKS"
@@ -126,8 +127,7 @@ class Cursor:
     def _copy_into(self, table: str, path: str, kind: str) -> None:
         if path.startswith("s3://"):
             file = self.folder / path.rpartition("/")[2]
-            answer = httpx.get(f"{os.environ[S3]}/{path.removeprefix('s3://')}").raise_for_status()
-            file.write_bytes(answer.content)
+            file.write_bytes(read_object(os.environ[S3], path.removeprefix("s3://")))
             files = str(file)
         else:
             files = f"{self._volume(path)}/*"

@@ -10,8 +10,7 @@ import struct
 import threading
 from pathlib import Path
 
-import httpx
-
+from propel_assets_tests.destinations.standins.buckets import read_object
 from propel_assets_tests.destinations.standins.postgres import Postgres
 
 SPELLINGS = [
@@ -19,7 +18,7 @@ SPELLINGS = [
     # On Redshift a TRUNCATE commits. PostgreSQL would hide that; so no load may use one here.
     (re.compile(rb"\bTRUNCATE TABLE\b", re.IGNORECASE), b"TRUNCATE COMMITS ON REDSHIFT"),
 ]
-COPY = re.compile(rb"COPY\s+(\S+)\s+FROM 's3:/(/\S+?)'\s+FORMAT AS JSON 'auto'(.*)", re.IGNORECASE | re.DOTALL)
+COPY = re.compile(rb"COPY\s+(\S+)\s+FROM 's3://(\S+?)'\s+FORMAT AS JSON 'auto'(.*)", re.IGNORECASE | re.DOTALL)
 SSL_REQUEST, GSS_REQUEST = 80877103, 80877104
 NAMES = r"""
 CREATE DOMAIN public.super AS text;
@@ -107,8 +106,7 @@ async def _queries(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, s
 
 async def _insert(table: bytes, path: bytes, options: bytes, s3: str) -> bytes:
     """Return the INSERT that a COPY of JSON lines amounts to."""
-    async with httpx.AsyncClient() as client:
-        lines = (await client.get(f"{s3}{path.decode()}")).raise_for_status().content
+    lines = await asyncio.to_thread(read_object, s3, path.decode())
     lines = gzip.decompress(lines) if b"GZIP" in options else lines
     rows = b"[" + b",".join(lines.splitlines()) + b"]"
     literal = rows.replace(b"\\", b"\\\\").replace(b"'", b"''")
