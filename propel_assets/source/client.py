@@ -127,7 +127,7 @@ class Client:
             except msgspec.ValidationError as error:
                 message = f"GET {path} answered JSON of another shape than documented: {error}."
                 raise PermanentApiError(message) from None
-            except msgspec.DecodeError:
+            except NOT_JSON:
                 return _Retry(f"{response.status} with {_kind(response)} that is not JSON", sent_at)
             success = True
             return value
@@ -185,6 +185,7 @@ NOT_REACHED = (
     urllib3.exceptions.ConnectTimeoutError,
     urllib3.exceptions.SSLError,
 )
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError)
 OK, TOO_MANY_REQUESTS = 200, 429
 
 
@@ -253,6 +254,6 @@ def _refusal(path: str, response: urllib3.BaseHTTPResponse, auth: str) -> Perman
 def _refused_fields(body: bytes) -> str:
     try:
         fields = sorted(msgspec.json.decode(body, type=dict[str, msgspec.Raw]))
-    except msgspec.DecodeError:
+    except NOT_JSON:
         return "the request"
     return ", ".join(fields) or "the request"

@@ -175,6 +175,10 @@ class PageDecoder:
             msgspec.ValidationError: JSON of another shape, for instance a row without its key.
         """
         try:
+            body.decode()  # values that are kept as they came are looked at later, when nobody could ask again
+        except UnicodeDecodeError:  # it would quote the body
+            raise msgspec.DecodeError("not UTF-8") from None
+        try:
             return self._decoder.decode(body)
         except msgspec.ValidationError:
             with self.row_type.widening:

@@ -67,7 +67,7 @@ class ReplaceWithLittleMemory(SqlLoadJob):
     def run(self) -> None:
         """Run the statements."""
         with self._one_at_a_time:
-            with_little_memory(self._job_client.sql_client, super().run)
+            with_little_memory(cast(DuckDbSqlClient, self._job_client.sql_client), super().run)
 
 
 def with_little_memory(client: DuckDbSqlClient, work: Callable[[], T]) -> T:

@@ -127,7 +127,7 @@ def _clear_staging(pipeline: dlt.Pipeline, tables: Sequence[str]) -> None:
             for name in filter(client.should_load_data_to_staging_dataset, tables):
                 with client.with_staging_dataset(), contextlib.suppress(DatabaseUndefinedRelation):
                     client.initialize_storage(truncate_tables=[name])
-    _, bucket = pipeline._get_destination_clients()  # noqa: SLF001 - dlt has no other way to it
+    _, bucket = pipeline._get_destination_clients()  # dlt has no public way to it
     if bucket is not None:
         with bucket:
             bucket.initialize_storage(truncate_tables=list(tables))

@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 
 from propel_assets.definitions import build_defs
-from propel_assets.defs.assets import API_KEY, asset_key
+from propel_assets.defs.assets import api_asset, asset_key
 from propel_assets.defs.automation import refresh_daily
 from propel_assets.defs.changes import propel_auth_changes
 from propel_assets.defs.marts import build_marts
@@ -91,7 +91,7 @@ def observe(settings, instance):
 
     def look() -> dg.AssetObservation:
         job = build_defs().resolve_implicit_global_asset_job_def()
-        result = job.execute_in_process(instance=instance, asset_selection=[API_KEY])
+        result = job.execute_in_process(instance=instance, asset_selection=[api_asset()])
         (event,) = [event for event in result.all_events if event.event_type_value == "ASSET_OBSERVATION"]
         return event.asset_observation_data.asset_observation
 
@@ -144,9 +144,9 @@ def evaluate(instance):
 
 def test_the_api_is_observed_every_quarter_of_an_hour(evaluate) -> None:
     assert evaluate() == set()
-    assert evaluate(minutes=15) == {API_KEY}
+    assert evaluate(minutes=15) == {api_asset()}
     assert evaluate() == set()
-    assert evaluate(minutes=15) == {API_KEY}
+    assert evaluate(minutes=15) == {api_asset()}
 
 
 def test_tables_are_loaded_when_the_totals_changed_and_only_then(evaluate, observe, sandbox) -> None:
