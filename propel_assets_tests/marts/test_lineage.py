@@ -12,6 +12,7 @@ from propel_assets.defs.assets import api_asset
 from propel_assets.errors import SettingsError
 from propel_assets.source.tables import TABLES
 from propel_assets.warehouse.lineage import LAYERS, lineage
+from propel_assets_tests.processes import ROOT
 
 DBT = {"dbt_scd_id", "dbt_updated_at", "dbt_valid_from", "dbt_valid_to"}
 MADE_HERE = {  # counts of rows, and constants of the SQL
@@ -83,6 +84,11 @@ def test_the_command_shows_what_a_column_comes_from_and_goes_into(run_cli) -> No
 def test_a_name_that_is_not_there_is_answered_with_those_near_it() -> None:
     with pytest.raises(SettingsError, match=r"no table or column dim_user.emial. Did you mean dim_user.email"):
         lineage().find("dim_user.emial")
+
+
+def test_the_page_in_the_docs_is_that_of_the_code() -> None:
+    """If not: propel-assets lineage --html docs/lineage.html."""
+    assert (ROOT / "docs" / "lineage.html").read_text(encoding="utf-8") == lineage().page()
 
 
 def test_a_file_that_cannot_be_written_is_said(run_cli) -> None:
