@@ -91,7 +91,11 @@ def test_every_command_of_ours_in_the_text_is_known(text) -> None:
 
 def parsed(line: str) -> None:
     """Read a command line of ours as click would, without running it; raise what click would say."""
-    name, *rest = [word for word in shlex.split(line)[1:] if word != "..."] or ["--help"]
+    words = [word for word in shlex.split(line)[1:] if word != "..."]
+    if words[:1] == ["--environment"]:
+        main.make_context("propel-assets", words[:2], resilient_parsing=True)
+        words = words[2:]
+    name, *rest = words or ["--help"]
     if name.startswith("-"):
         main.make_context("propel-assets", [name], resilient_parsing=name in {"-h", "--help", "--version"})
     elif name not in main.commands:
