@@ -50,6 +50,7 @@ class ReplaceInOneTransaction(FollowupJobRequestImpl):
         name = str(table["name"])
         job = ParsedLoadJobFileName(name, ParsedLoadJobFileName.new_file_id(), 0, "sql")
         super().__init__(job.file_name())
+        self._file_path = str(Path(files[0]).parents[1] / job.file_name())  # dlt's choice would outlive a kill
         qualified = client.sql_client.make_qualified_table_name(name)
         listed = ", ".join(f"'{path.replace(chr(39), 2 * chr(39))}'" for path in files)
         self._save_text_file(
