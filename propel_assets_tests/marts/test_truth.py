@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 import pytest
 import yaml
 
+from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.marts import PROJECT
 
 DAY = 86_400
+FOUND_BY = "SELECT DISTINCT found_by FROM propel_auth_marts.fct_reengagement"
 MODELS = {
     model["name"]: [column["name"] for column in model["columns"]]
     for model in yaml.safe_load((PROJECT / "models" / "marts.yml").read_text())["models"]
@@ -141,3 +143,25 @@ def test_orphaned_api_keys(loaded, store) -> None:
 def test_reconciliation_finds_no_difference(loaded) -> None:
     rows = loaded.ask("SELECT table_name, difference FROM ops_reconciliation WHERE table_name = 'user_query'")
     assert rows == [("user_query", 0)]
+
+
+def test_who_came_back_is_who_the_report_names(small_sandbox, small, build, query) -> None:
+    store = small_sandbox.store
+
+    def load() -> None:
+        for scan in ("users", "user_reports", "org_reports"):
+            load_scan(scan, small)
+        build(small, "fct_user_activity_daily", "fct_org_activity_daily", "fct_reengagement")
+
+    load()
+    # Of one reading nobody can tell who was quiet; a report that names nobody has no time.
+    assert set(query(FOUND_BY)) <= {("no_history",), ("no_report",)}
+    store.advance(20)
+    load()
+    store.advance(2)
+    back = list(store.users)[:3]
+    for user_id in back:
+        store.touch_user(user_id)
+    load()
+    named = query("SELECT subject_id, found_by FROM propel_auth_marts.fct_reengagement WHERE cadence = 'Weekly'")
+    assert dict(named) == dict.fromkeys([*back, *{org for user in back for org in store.of_user[user]}], "both")
