@@ -160,7 +160,7 @@ def test_dlts_own_command_knows_the_pipeline(settings, words, shown) -> None:
 
 
 def test_dlts_own_show_asks_for_its_commercial_package(settings) -> None:
-    load_scan("roles", settings)
+    load_scan("role_mappings", settings)
     command = [Path(sys.executable).with_name("dlt"), "pipeline", "propel_auth_pipeline", "show"]
     said = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=100, check=False)
     assert "dlt[hub]" in said.stdout + said.stderr
