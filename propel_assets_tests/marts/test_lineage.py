@@ -24,7 +24,6 @@ MADE_HERE = {  # counts of rows, and constants of the SQL
     "fct_growth_accounting.active_users",
     "fct_mau_billing.included_mau",
     "fct_orgs_created_daily.orgs_created",
-    "fct_reengagement.cadence",
     "fct_reengagement.subject",
     "fct_retention_cohort.bounded_coverage",
     "fct_retention_cohort.cohort_users",
