@@ -172,7 +172,10 @@ def environment_name() -> str:
     Raises:
         SettingsError: it cannot be part of a table's name.
     """
-    name = os.environ.get(ENVIRONMENT, "").strip()
+    return _checked_environment(os.environ.get(ENVIRONMENT, "").strip())
+
+
+def _checked_environment(name: str) -> str:
     if name and not ENVIRONMENT_NAME.fullmatch(name):
         raise SettingsError(
             f"{ENVIRONMENT} is {name!r}; a name has at most 20 small letters, digits and _, and begins with a letter."
@@ -189,8 +192,7 @@ def work_for(environment: str) -> None:
     before = environment_name()
     if before not in ("", environment):
         raise SettingsError(f"This process works for {before}. Give {environment} one of its own.")
-    os.environ[ENVIRONMENT] = environment
-    environment_name()
+    os.environ[ENVIRONMENT] = _checked_environment(environment)
 
 
 def named(name: str) -> str:

@@ -20,7 +20,6 @@ from propel_assets.source.tables import BOOKS
 from propel_assets.warehouse import charts, marts
 from propel_assets.warehouse.load import without_personal_data
 
-MARTS_PREFIX, HISTORY_PREFIX = "propel_auth_marts", "propel_auth_history"
 BOOK_NAMES = {table.name for table in BOOKS}
 AFTER = "user_query"  # what a mart of nothing but the books waits for: they exist once anything is loaded
 
@@ -144,8 +143,8 @@ def _translator() -> Any:
 
         def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:
             """Return the schema and the table."""
-            schemas = {"source": PREFIX, "snapshot": HISTORY_PREFIX}
-            return key_of(schemas.get(dbt_resource_props["resource_type"], MARTS_PREFIX), dbt_resource_props["name"])
+            schemas = {"source": PREFIX, "snapshot": marts.HISTORY}
+            return key_of(schemas.get(dbt_resource_props["resource_type"], marts.MARTS), dbt_resource_props["name"])
 
         def get_asset_spec(self, manifest: Mapping[str, Any], unique_id: str, project: Any) -> dg.AssetSpec:
             """Return the spec, without the books: no op loads them by themselves."""

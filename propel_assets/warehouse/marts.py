@@ -32,6 +32,7 @@ from propel_assets.warehouse.pipeline import build_pipeline, database_file, load
 
 PROJECT = Path(__file__).parents[1] / "dbt"
 PACKAGE = "propel_auth"
+MARTS, HISTORY = "propel_auth_marts", "propel_auth_history"
 PREFIX = "{{ env_var('PROPEL_DBT_PREFIX', '') }}"  # of the schemas: what `named` adds
 MAX_ERROR = 800
 ADAPTERS = {"duckdb": "dbt-duckdb", "postgres": "dbt-postgres"}
@@ -39,12 +40,12 @@ ADAPTERS = {"duckdb": "dbt-duckdb", "postgres": "dbt-postgres"}
 
 def marts_schema() -> str:
     """Return the schema of the marts."""
-    return named("propel_auth_marts")
+    return named(MARTS)
 
 
 def history_schema() -> str:
     """Return the schema of the histories."""
-    return named("propel_auth_history")
+    return named(HISTORY)
 
 
 def installed() -> bool:
