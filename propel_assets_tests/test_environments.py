@@ -65,6 +65,10 @@ def test_the_command_line_works_for_the_environment_it_is_given(two, run_cli, tm
     assert done.returncode == 0, done.stderr
     assert [file.name for file in tmp_path.glob("*.duckdb")] == ["staging_propel_auth_pipeline.duckdb"]
     assert "org_query" in run_cli("status", PROPELAUTH_ENVIRONMENT="staging").stdout
+    assert run_cli("--environment", "staging", "report", "--output", "r.html").returncode == 0
+    page = (tmp_path / "r.html").read_text()
+    assert "<title>PropelAuth staging report</title>" in page
+    assert "<h1>PropelAuth staging report</h1>" in page
 
 
 def test_a_key_of_all_or_of_another_environment_is_never_used(two, monkeypatch) -> None:

@@ -17,7 +17,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,10 @@ import yaml
 
 from propel_assets.errors import SettingsError, WarehouseError
 from propel_assets.settings import DATASET, Settings, cache_folder, environment_extended, named
-from propel_assets.source.tables import BOOKS, TABLES
+from propel_assets.source.tables import BOOKS, TABLES, Table
 from propel_assets.warehouse.load import without_personal_data
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, loading, working_folder
+from propel_assets.warehouse.query import Warehouse, asking
 
 PROJECT = Path(__file__).parents[1] / "dbt"
 PACKAGE = "propel_auth"
@@ -96,11 +97,20 @@ class Ended:
 
 
 @dataclass(frozen=True)
+class Unread:
+    """Why PropelAuth's own figures were not read at the last load, and whether those of a load before are there."""
+
+    reason: str
+    has_rows: bool
+
+
+@dataclass(frozen=True)
 class Dbt:
     """dbt, connected to a warehouse. Use `connected_dbt`."""
 
     environment: Mapping[str, str]
     folder: Path
+    unread: Mapping[str, Unread] = field(default_factory=dict)
 
     def run(self, *words: str) -> Ended:
         """Run dbt with ``words``, and return what it did.
@@ -211,13 +221,30 @@ def connected_dbt(settings: Settings, say: Callable[[str], None] = lambda _: Non
         pipeline = build_pipeline(settings, folder, say)
         environment = _environment(settings, pipeline)
         with loading(settings, pipeline, say):
-            if environment["PROPEL_DBT_TARGET"] == "duckdb":
-                with pipeline.sql_client():  # waits for whoever has the file open, and says for whom
-                    pass
+            with asking(pipeline, settings) as warehouse:  # waits for whoever has the file open, and says for whom
+                unread = _unread(warehouse)
             try:
-                yield Dbt(environment, Path(folder))
+                yield Dbt(environment, Path(folder), unread)
             finally:
                 _let_go()
+
+
+def _unread(warehouse: Warehouse) -> dict[str, Unread]:
+    """Return the tables of PropelAuth's own figures that the last load did not read."""
+    theirs = [table for table in TABLES if table.feature == "insights"]
+    return {
+        table.name: Unread(why, has_rows=warehouse.last_load(table) is not None)
+        for table in theirs
+        if (why := why_not(warehouse, table))
+    }
+
+
+def why_not(warehouse: Warehouse, table: Table) -> str:
+    """Return why a raw table gives nothing; empty: it does."""
+    tried = warehouse.last_load(table, skipped=True)
+    if tried is None:
+        return f"{table.name} has not been loaded: propel-assets load {table.name}."
+    return f"{table.name} was skipped: {tried.reason}" if tried.verdict == "skipped" else ""
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
 from propel_assets import __version__
 from propel_assets.errors import PropelError
+from propel_assets.settings import environment_name
 from propel_assets.source.tables import BY_NAME, TABLES, Table
 from propel_assets.warehouse import charts, marts
 from propel_assets.warehouse.checks import CHECK_LOG
@@ -113,6 +114,7 @@ def render(warehouse: Warehouse) -> str:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(template).render(
         version=__version__,
+        environment=environment_name(),
         now=datetime.now(UTC),
         read_at=max((t.at for t in tables if t.at), default=None),
         headlines=[panel.chart.headline for panel in panels if panel.chart and panel.chart.headline],
@@ -129,9 +131,14 @@ def _panel(warehouse: Warehouse, mart: str) -> Panel:
     try:
         chart = charts.CHARTS[mart](warehouse.rows)
     except DatabaseUndefinedRelation:
-        return Panel(title, instead=_why_not(warehouse, raw) or f"{marts.marts_schema()}.{mart} {_not_built()}")
+        return Panel(
+            title, instead=marts.why_not(warehouse, BY_NAME[raw]) or f"{marts.marts_schema()}.{mart} {_not_built()}"
+        )
     if chart is None:
-        why = _why_not(warehouse, raw) or f"{marts.marts_schema()}.{mart} is empty: there is nothing to show yet."
+        why = (
+            marts.why_not(warehouse, BY_NAME[raw])
+            or f"{marts.marts_schema()}.{mart} is empty: there is nothing to show yet."
+        )
         return Panel(title, instead=why)
     if not marts.drawing_installed():
         return Panel(chart.title, chart, instead="To draw it: pip install 'propel-assets[marts]'.")
@@ -145,14 +152,6 @@ def _widths() -> tuple[int, int]:
     return charts.WIDE, charts.NARROW
 
 
-def _why_not(warehouse: Warehouse, raw: str) -> str:
-    """Return why a raw table gives nothing; empty: it does."""
-    tried = warehouse.last_load(BY_NAME[raw], skipped=True)
-    if tried is None:
-        return f"{raw} has not been loaded: propel-assets load {raw}."
-    return f"{raw} was skipped: {tried.reason}" if tried.verdict == "skipped" else ""
-
-
 def _not_built() -> str:
     if not marts.installed():
         return "is made by the marts: pip install 'propel-assets[marts]', then materialize them in Dagster."
@@ -161,7 +160,7 @@ def _not_built() -> str:
 
 def _changes(warehouse: Warehouse, of: History) -> Changes:
     """Compare the last reading that the history has with all before it."""
-    if why := _why_not(warehouse, of.raw):
+    if why := marts.why_not(warehouse, BY_NAME[of.raw]):
         return Changes(of.kind, instead=why)
     try:
         [(as_of,)] = warehouse.rows(f"SELECT max(as_of) FROM {marts.marts_schema()}.{of.mart}")  # noqa: S608 - our names

@@ -1,16 +1,29 @@
-"""The marts as assets: a bad table stops what is made from it, and nothing else."""
+"""The marts as assets: a bad table stops what is made from it, and nothing else; a skipped comparison says why."""
 
 import dagster as dg
 
 from propel_assets.definitions import build_defs
 from propel_assets.defs.assets import asset_key
+from propel_assets.defs.marts import build_marts
+from propel_assets.defs.resources import Warehouse
 from propel_assets.source.tables import BY_NAME
+from propel_assets.warehouse.load import load_scan
 
 MADE = {
     "user_query": "propel_auth_history/users_history",
     "org_query": "propel_auth_history/orgs_history",
     "custom_role_mappings": "propel_auth_history/role_mappings_history",
 }
+
+COMPARED = {
+    "fct_signups_daily": ["chart_metrics"],
+    "fct_orgs_created_daily": ["chart_metrics"],
+    "fct_active_users": ["chart_metrics"],
+    "fct_active_orgs": ["chart_metrics"],
+    "fct_churn_state": ["org_report", "user_report"],
+    "fct_reengagement": ["org_report", "user_report"],
+}
+"""The marts with figures of PropelAuth's own, and where those are from."""
 
 
 def test_a_bad_table_stops_its_own_marts_which_say_why(small_sandbox, monkeypatch, capsys) -> None:
@@ -31,3 +44,58 @@ def test_a_bad_table_stops_its_own_marts_which_say_why(small_sandbox, monkeypatc
     said = capsys.readouterr().err
     assert "Dependencies for step marts_from_org_query failed: ['check_org_query'" in said
     assert "Dependencies for step marts_from_org_by_id_and_org_query" in said
+
+
+def evaluated(*marts: str) -> dict[str, dg.AssetCheckEvaluation]:
+    """Build these marts and what they are made of, and return what their comparisons with PropelAuth say."""
+    wanted = dg.AssetSelection.assets(*(["propel_auth_marts", mart] for mart in marts)).upstream()
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = dg.materialize(build_marts(), resources={"warehouse": Warehouse()}, instance=instance, selection=wanted)
+    assert done.success
+    return {e.check_name: e for e in done.get_asset_check_evaluations() if "_with_propel_auth" in e.check_name}
+
+
+def skipped(evaluation: dg.AssetCheckEvaluation) -> str:
+    return str(evaluation.metadata["skipped"].value)
+
+
+def test_a_check_with_nothing_to_compare_says_why(small_sandbox, small, query) -> None:
+    small_sandbox.faults.parse("insights_off")
+    for scan in ("users", "orgs", "chart_metrics", "user_reports", "org_reports"):
+        load_scan(scan, small)
+    told = dict(query("SELECT table_name, reason FROM propel_auth_data.propel_scans WHERE verdict = 'skipped'"))
+    assert set(told) == {"chart_metrics", "user_report", "org_report"}
+    found = evaluated(*COMPARED)
+    assert len(found) == len(COMPARED)
+    for evaluation in found.values():
+        read = COMPARED[evaluation.asset_key.path[-1]]
+        assert evaluation.passed
+        assert skipped(evaluation) == " ".join(f"{table} was skipped: {told[table]}" for table in read)
+        assert evaluation.description == f"Skipped, nothing to compare: {skipped(evaluation)}"
+        assert "answered 403" in skipped(evaluation)
+
+
+def test_a_check_that_compared_does_not_say_that_it_was_skipped(small) -> None:
+    for scan in ("users", "chart_metrics", "user_reports", "org_reports"):
+        load_scan(scan, small)
+    found = evaluated("fct_signups_daily", "fct_churn_state")
+    assert len(found) == 2
+    for evaluation in found.values():
+        assert "skipped" not in evaluation.metadata
+        assert evaluation.description is None
+
+
+def test_a_check_that_compared_in_part_says_what_was_not_there(small_sandbox, small) -> None:
+    load_scan("users", small)
+    [nothing] = evaluated("fct_churn_state").values()
+    load_scan("user_reports", small)
+    [part] = evaluated("fct_churn_state").values()
+    small_sandbox.faults.parse("insights_off")
+    load_scan("user_reports", small)
+    [old] = evaluated("fct_churn_state").values()
+    never = "org_report has not been loaded: propel-assets load org_report."
+    told = f"Skipped, nothing to compare: {never} user_report has not been loaded: propel-assets load user_report."
+    assert nothing.description == told
+    assert part.description == f"Compared with what there is: {never}"
+    assert old.description is not None
+    assert old.description.startswith(f"Compared with what there is: {never} user_report was skipped: ")

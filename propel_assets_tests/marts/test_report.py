@@ -49,6 +49,8 @@ def cells(page: str, kind: str) -> list[str]:
 
 def test_a_loaded_warehouse_gives_a_page_with_everything_that_names_nobody_and_loads_nothing(loaded, report) -> None:
     page = report(loaded.file)
+    assert "<title>PropelAuth report</title>" in page
+    assert "<h1>PropelAuth report</h1>" in page
     for title in TITLES:
         assert f"<h3>{title}" in page
     for section in ("changes", "charts", "checks"):
@@ -101,12 +103,15 @@ def test_without_marts_each_chart_says_how_to_get_them(small, report) -> None:
 
 def test_a_feature_that_is_off_is_the_reason_told(small_sandbox, small, build, report) -> None:
     small_sandbox.faults.parse("orgs_off")
+    small_sandbox.faults.parse("insights_off")
     load_all(small)
+    load_scan("chart_metrics", small)
     build(small)
     page = report()
     assert "<h3>Sign-ups per week" in page
     assert "org_query was skipped: " in page
     assert "org_membership" in page
+    assert '>chart_<wbr>metrics<br><span class="quiet">Skipped. GET /api/backend/v1/chart_metrics/signups ' in page
 
 
 @pytest.mark.parametrize("built", [True, False])
