@@ -8,14 +8,15 @@ made by others are found too. docs/privacy.md says what is out of reach.
 import contextlib
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import dlt
-from dlt.common.exceptions import DltException
 from dlt.destinations.exceptions import DatabaseException
+from dlt.destinations.impl.filesystem.filesystem import FilesystemClient
 from dlt.destinations.job_client_impl import SqlJobClientBase
 
 from propel_assets.errors import WarehouseError, find_cause
@@ -31,6 +32,7 @@ from propel_assets.source.privacy import (
 )
 from propel_assets.source.tables import BY_NAME
 from propel_assets.warehouse.duckdb_destination import put_in_place, rewrite
+from propel_assets.warehouse.file_copies import copied
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, leave_a_map, loading, working_folder
 from propel_assets.warehouse.query import HOW_TO_LOAD, client_of
 
@@ -43,7 +45,10 @@ AFTERWARDS = (
     "docs/privacy.md has more."
 )
 HASH = re.compile("[0-9a-f]{64}")
+UNFINISHED = "erasing"  # in dlt's state: by which rows the books are to be lowered, should a kill come before that
 INSTEAD = "erased"
+LEARNED = ("email", "username", "api_key_id")
+NUMBERS = ("rows_expected", "rows_read", "total_min", "total_max")
 
 
 @dataclass(frozen=True)
@@ -116,8 +121,12 @@ def erase(
             raise WarehouseError(f"There is no {file}. {HOW_TO_LOAD}")
         try:
             with loading(settings, pipeline, say):
+                pipeline.sync_destination()
+                client = client_of(pipeline, settings)
+                if isinstance(client, FilesystemClient):
+                    return _erase_files(settings, pipeline, client, folder, policy, person, dry_run=dry_run)
                 return _erase(settings, pipeline, file, policy, person, dry_run=dry_run)
-        except DltException as error:  # its text may have values in it
+        except Exception as error:  # each destination's library has classes of its own; their texts have values in them
             raise find_cause(error) or WarehouseError(
                 f"Erasing from {settings.destination} failed: {type(error).__name__}. Run it again: that is safe."
             ) from None
@@ -126,11 +135,11 @@ def erase(
 def _erase(
     settings: Settings, pipeline: dlt.Pipeline, file: Path | None, policy: Policy, person: _Person, *, dry_run: bool
 ) -> list[Removed]:
-    pipeline.sync_destination()
     with client_of(pipeline, settings) as client:
         if not isinstance(client, SqlJobClientBase):
-            raise WarehouseError(_files(settings))
+            raise WarehouseError(f"Nothing was erased: the destination {settings.destination} cannot be asked in SQL.")
         _Eraser(client, person).find()
+        _find_keys(pipeline, policy, person)
         if dry_run:
             return list(_Eraser(client, person).erase(dry_run=True))
     _remember(pipeline, policy, person)
@@ -146,22 +155,57 @@ def _erase(
     return receipt
 
 
-def _files(settings: Settings) -> str:
-    return (
-        f"Nothing was erased: the tables of {settings.destination} are files, which this command does not rewrite. "
-        "Delete the person at PropelAuth and run propel-assets load for every table, which writes all files anew; then "
-        "remove the older versions of the Delta tables (vacuum with a retention of 0 hours) and their logs."
-    )
+def _erase_files(
+    settings: Settings,
+    pipeline: dlt.Pipeline,
+    client: FilesystemClient,
+    folder: str,
+    policy: Policy,
+    person: _Person,
+    *,
+    dry_run: bool,
+) -> list[Removed]:
+    """Erase from a copy of the tables, and write back one table after another what that has changed."""
+    with copied(client, folder) as copies:
+        if SCAN_LOG.name not in copies.names:
+            raise WarehouseError(f"Nothing has been loaded into {settings.destination} yet. {HOW_TO_LOAD}")
+        eraser = _Eraser(copies.client, person)
+        eraser.find()
+        _find_keys(pipeline, policy, person)
+        eraser.go_on(_ours(pipeline.state).get(UNFINISHED, {}))
+        receipt = list(eraser.erase(dry_run=dry_run))
+        if dry_run:
+            return receipt
+        _remember(pipeline, policy, person, eraser.fewer)
+        for name in eraser.in_order(copies.names):
+            copies.write_back(name)
+        for name in copies.names:  # also of those that have nothing of the person any more: their older versions do
+            copies.files.forget(name)
+        copies.files.forget_states(pipeline.pipeline_name)
+    leave_a_map(settings)
+    return receipt
 
 
-def _remember(pipeline: dlt.Pipeline, policy: Policy, person: _Person) -> None:
+def _ours(state: Any) -> dict[str, Any]:
+    return state.setdefault("sources", {}).setdefault(SOURCE, {})
+
+
+def _find_keys(pipeline: dlt.Pipeline, policy: Policy, person: _Person) -> None:
+    """Learn the API keys that are stored hashed: dlt's state has them plain."""
+    person.keys |= {key for key in _ours(pipeline.state).get("usage_since", {}) if policy.digest(key) in person.keys}
+
+
+def _remember(
+    pipeline: dlt.Pipeline, policy: Policy, person: _Person, unfinished: Mapping[str, Sequence[Any]] | None = None
+) -> None:
     """Put the person on the list that every load leaves out, and their keys out of what dlt remembers."""
     with pipeline.managed_state(extract_state=True) as state:
-        ours = state.setdefault("sources", {}).setdefault(SOURCE, {})
+        ours = _ours(state)
         Erased(ours, policy).add(person.hashes(policy))
-        for key in list(ours.get("usage_since", {})):
-            if {key, policy.digest(key)} & person.keys:
-                del ours["usage_since"][key]
+        for key in person.keys & {*ours.get("usage_since", {})}:
+            del ours["usage_since"][key]
+        if unfinished:
+            ours[UNFINISHED] = dict(unfinished)
     if pipeline.has_pending_data:  # else they were on it already
         pipeline.normalize()
         pipeline.load().raise_on_failed_jobs()
@@ -172,17 +216,15 @@ class _Eraser:
 
     def __init__(self, client: Any, person: _Person) -> None:
         self._client, self._sql, self.person = client, client.sql_client, person
+        self.fewer: dict[str, list[Any]] = {}
         self._upper = client.capabilities.casefold_identifier is str.upper
         self._places = list(self._find_places())
 
     def find(self) -> None:
         """Learn what else identifies the person."""
         for place in self._places:
-            for column, known in (
-                ("email", self.person.emails),
-                ("username", self.person.usernames),
-                ("api_key_id", self.person.keys),
-            ):
+            known_by = (self.person.emails, self.person.usernames, self.person.keys)
+            for column, known in zip(LEARNED, known_by, strict=True):
                 if {"user_id", column} <= {*place.columns}:
                     known.update(self._values(place, column))
 
@@ -219,18 +261,41 @@ class _Eraser:
         """Take ``rows`` off what the last load is known to have left, so that the checks hold."""
         if place.schema != self._sql.dataset_name or place.name not in BY_NAME:
             return
-        scans = self._name(_Place(place.schema, SCAN_LOG.name, ()))
-        last = f"SELECT max(load_id) FROM {scans} WHERE table_name = %s AND verdict <> 'skipped'"  # noqa: S608 - quoted
-        numbers = ("rows_expected", "rows_read", "total_min", "total_max")
-        less = ", ".join(f"{n} = CASE WHEN {n} > {rows} THEN {n} - {rows} WHEN {n} >= 0 THEN 0 END" for n in numbers)
+        self.fewer[place.name] = [*self._stands(place), rows]
+        scans, last = self._books(place)
+        less = ", ".join(f"{n} = CASE WHEN {n} > {rows} THEN {n} - {rows} WHEN {n} >= 0 THEN 0 END" for n in NUMBERS)
         sql = f"UPDATE {scans} SET {less} WHERE table_name = %s AND load_id = ({last})"  # noqa: S608 - quoted names
         self._run(sql, place.name, place.name)
+
+    def _books(self, place: _Place) -> tuple[str, str]:
+        """Return the name of `propel_scans`, and a query for the last load of a table, whose name is its parameter."""
+        scans = self._name(_Place(place.schema, SCAN_LOG.name, ()))
+        return scans, f"SELECT max(load_id) FROM {scans} WHERE table_name = %s AND verdict <> 'skipped'"  # noqa: S608
+
+    def _stands(self, place: _Place) -> list[Any]:
+        """Return the last load of a table, its numbers, and how many rows there are."""
+        scans, last = self._books(place)
+        sql = f"SELECT load_id, {', '.join(NUMBERS)} FROM {scans} WHERE table_name = %s AND load_id = ({last})"  # noqa: S608
+        return [*chain(*self._rows(sql, place.name, place.name)), self._count(place, "1 = 1", ())]
+
+    def go_on(self, unfinished: Mapping[str, Sequence[Any]]) -> None:
+        """Lower what a kill has left too high: tables stand as it was to leave them, and the books as before."""
+        for place in self._places:
+            *stands, rows = unfinished.get(place.name, [None])
+            if stands and stands == self._stands(place):
+                self._expect_fewer(place, rows)
+
+    def in_order(self, names: Iterable[str]) -> list[str]:
+        """Return tables so that, after a kill between any two, what is still to be learned is there to be learned."""
+        teach = {p.name for p in self._places if "user_id" in p.columns and {*LEARNED} & {*p.columns}}
+        return sorted(names, key=lambda name: (name == SCAN_LOG.name, name in teach))
 
     def _replace_within(
         self, place: _Place, column: str, other: str, params: Sequence[Any], *, dry_run: bool
     ) -> Iterator[Removed]:
         """Replace ids and addresses that stand within texts and JSON, in rows about others."""
-        told = sorted({w for v in self.person.ids | self.person.emails for w in (v, json.dumps(v)[1:-1])})
+        values = self.person.ids | self.person.emails | self.person.keys
+        told = sorted({word for value in values for word in (value, json.dumps(value)[1:-1])})
         text, name = self._text(column), self._name(place)
         like = " OR ".join([f"lower({text}) LIKE %s"] * len(told))
         sql = f"SELECT {text}, count(*) FROM {name} WHERE ({like}) AND {other} GROUP BY {text}"  # noqa: S608 - quoted

@@ -3,7 +3,9 @@
 Delta's own library and pyarrow read the files, not DuckDB: its extensions for that are downloads.
 """
 
+import re
 import uuid
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import duckdb
@@ -18,7 +20,14 @@ from propel_assets.errors import WarehouseError
 from propel_assets.source.tables import BOOKS
 
 LOADS = "_dlt_loads"
+NEW = ".new"
+LEFT_BY_A_KILL = re.compile(rf"_commit_.+|.+(#\d+|{re.escape(NEW)})")  # the first two are those of Delta's library
 LOADS_SCHEMA = pa.schema({"load_id": pa.string(), "inserted_at": pa.float64(), "status": pa.int64()})
+
+
+def one_schema(schemas: Iterable[pa.Schema]) -> pa.Schema:
+    """Return a schema that the rows of all ``schemas`` fit."""
+    return pa.unify_schemas(list(schemas), promote_options="permissive")
 
 
 class FileTables:
@@ -31,6 +40,7 @@ class FileTables:
         self.connection = duckdb.connect()
         self.connection.execute("SET TimeZone = 'UTC'")
         self._datasets: dict[str, Any] = {}
+        self._versions: dict[str, Any] = {}  # as they were read
 
     def see(self, name: str) -> bool:
         """Make the table ``name`` a view; return whether there is such a table."""
@@ -62,19 +72,71 @@ class FileTables:
         if self._datasets.pop(name, None) is not None:
             self.connection.unregister(name)
 
+    def parts(self, name: str) -> dict[str, Any]:
+        """Return what of a table is replaced at once, unread: the Delta table, or each file. Empty: no such table."""
+        try:
+            if name in self._delta:
+                self._versions[name] = self._client.load_open_table("delta", name)
+                return {name: self._versions[name].to_pyarrow_dataset()}
+            return {path: self._plain([path], schema) for path, schema in self._schemas(name).items()}
+        except DestinationUndefinedEntity:
+            return {}
+
+    def replace(self, name: str, part: str, rows: pa.RecordBatchReader) -> None:
+        """Put ``rows`` in the place of one of `parts`: by one commit, or by one file moved over another."""
+        if name in self._delta:
+            from deltalake import write_deltalake
+
+            write_deltalake(self._versions[name], rows, mode="overwrite")
+            return
+        files, new = self._client.fs_client, part + NEW
+        with files.open(new, "wb") as file, pq.ParquetWriter(file, rows.schema) as writer:
+            for batch in rows:
+                writer.write_batch(batch)
+        files.mv(new, part)
+
+    def forget(self, name: str) -> None:
+        """Remove what the rows of a table do not need: older versions, their log, and what was left by a kill."""
+        self._client.fs_client.invalidate_cache()
+        log, oldest = "", ""
+        try:
+            if name in self._delta:
+                table = self._client.load_open_table("delta", name)
+                table.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False, full=True)
+                table.create_checkpoint()
+                # The entries before a checkpoint: they hold the least and the greatest value of every column.
+                log, oldest = "_delta_log", f"{table.version():020}"
+            paths = self._client.list_table_files(name)
+        except DestinationUndefinedEntity:
+            return
+        for path in paths:
+            folder, file = self._client.pathlib.split(path)
+            older = log == self._client.pathlib.basename(folder) and file < oldest
+            if older or LEFT_BY_A_KILL.fullmatch(file):
+                self._client.fs_client.rm_file(path)
+
+    def forget_states(self, pipeline_name: str) -> None:
+        """Remove all states of dlt's but the last: older ones name API keys."""
+        self._client.config.max_state_files = 1
+        self._client._cleanup_pipeline_states(pipeline_name)  # dlt has no public way to it
+
     def _dataset(self, name: str) -> Any:
         """Return a table's rows, unread; None where there is no such table."""
         try:
             if name in self._delta:
                 return self._client.load_open_table("delta", name).to_pyarrow_dataset()
-            files = [path for path in self._client.list_table_files(name) if path.endswith(".parquet")]
+            schemas = self._schemas(name)
         except DestinationUndefinedEntity:
             return None
-        schemas = {path: schema for path in files if (schema := self._schema_of(name, path)) is not None}
-        if not schemas:
-            return None
-        schema = pa.unify_schemas(list(schemas.values()), promote_options="permissive")
-        return pads.dataset(list(schemas), schema=schema, filesystem=self._client.fs_client, format="parquet")
+        return self._plain(list(schemas), one_schema(schemas.values())) if schemas else None
+
+    def _plain(self, paths: Sequence[str], schema: pa.Schema) -> Any:
+        return pads.dataset(list(paths), schema=schema, filesystem=self._client.fs_client, format="parquet")
+
+    def _schemas(self, name: str) -> dict[str, pa.Schema]:
+        """Return the files of a plain table."""
+        files = [path for path in self._client.list_table_files(name) if path.endswith(".parquet")]
+        return {path: schema for path in files if (schema := self._schema_of(name, path)) is not None}
 
     def _schema_of(self, name: str, path: str) -> pa.Schema | None:
         """Return the schema of a Parquet file; None for one of the books that a killed load left half-written."""
