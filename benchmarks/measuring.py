@@ -7,10 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event, Thread
 
 ENDED_WELL = 0
-LOOK_EVERY_SECONDS = 0.05
 
 
 class CommandFailed(Exception):
@@ -19,7 +17,7 @@ class CommandFailed(Exception):
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run took. ``memory_mb``: the peak of all its processes together, what they share counted for each."""
+    """What a run took. ``memory_mb``: the peak of its largest process."""
 
     wall: float
     cpu: float
@@ -39,8 +37,7 @@ def measured(command: Sequence[str], folder: Path, environment: Mapping[str, str
             command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
         )
         try:
-            with _watched(process.pid) as together:
-                _, status, used = os.wait4(process.pid, 0)  # it and all it has waited for
+            _, status, used = os.wait4(process.pid, 0)  # it and all it has waited for
         except BaseException:
             process.kill()
             raise
@@ -49,39 +46,7 @@ def measured(command: Sequence[str], folder: Path, environment: Mapping[str, str
     if process.returncode != ENDED_WELL:
         said = log.read_text(errors="replace")[-2_000:]
         raise CommandFailed(f"{' '.join(command)} ended with {process.returncode}:\n{said}")
-    return Cost(wall, used.ru_utime + used.ru_stime, max(used.ru_maxrss / 1024, *together))
-
-
-@contextmanager
-def _watched(pid: int) -> Iterator[list[float]]:
-    """Give a list that is filled with the memory of ``pid`` and all processes below it, in MB, where Linux tells."""
-    seen, over = [0.0], Event()
-
-    def look() -> None:
-        while not over.wait(LOOK_EVERY_SECONDS):
-            seen.append(_resident(pid) / 2**20)
-
-    looking = Thread(target=look, daemon=True)
-    looking.start()
-    try:
-        yield seen
-    finally:
-        over.set()
-        looking.join()
-
-
-def _resident(pid: int) -> int:
-    """Return the bytes of ``pid`` and of all below it; 0 for one that is gone."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        below = [child for task in Path(f"/proc/{pid}/task").iterdir() for child in _children(task)]
-    except OSError:
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE") + sum(map(_resident, below))
-
-
-def _children(task: Path) -> list[int]:
-    return [int(child) for child in (task / "children").read_text().split()]
+    return Cost(wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
 
 
 @contextmanager

@@ -91,18 +91,13 @@ def load(
       PROPELAUTH_DESTINATION=postgres propel-assets load
     """
     from propel_assets.settings import connected, load_settings
-
-    settings = connected(load_settings())
-    scans = _scans_of(tables)
-    if "users" in scans and not recent:
-        from propel_assets.source import apart
-
-        apart.start()  # before dlt is imported, which takes as long
     from propel_assets.source.table_reader import ReadOptions
     from propel_assets.warehouse.load import load_scan
     from propel_assets.warehouse.query import opened
 
+    settings = connected(load_settings())
     options = ReadOptions(user_ids, emails, usernames, usage_per_key, recent)
+    scans = _scans_of(tables)
     failed: dict[str, PropelError] = {}
     done: list[Table] = []
     findings: list[Finding] = []

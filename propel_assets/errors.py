@@ -7,7 +7,6 @@ PropelError
 │   │   └── KeyRefused       the backend key is not one of this environment
 │   └── TransientApiError    asking again later may help: 429, 5xx, resets, time-outs, truncated answers
 │       └── Unreachable      no server could be reached at all
-├── ReadingStopped           the process that reads was killed
 ├── UnprovedScan             every pass over a list left room for a missing row: nothing is replaced
 ├── LossRefused              a complete answer has lost more rows than is believed without being told to
 │   └── OtherEnvironment     the tables hold what another environment has
@@ -62,12 +61,6 @@ class Unreachable(TransientApiError):
     """No server could be reached at all."""
 
     concerns_every_scan = True
-
-
-class ReadingStopped(PropelError):
-    """The process that reads was killed."""
-
-    retry_may_help = True
 
 
 class UnprovedScan(PropelError):

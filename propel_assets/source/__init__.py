@@ -1,6 +1,6 @@
 """PropelAuth to rows. HTTP and dlt; no Dagster.
 
-In reading order: tables, throttle, client, decode, ties, scan, lists, readers, apart, privacy, dlt_source.
+In reading order: tables, throttle, client, decode, ties, scan, lists, readers, privacy, dlt_source.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -20,11 +20,12 @@ from dlt.common.schema.typing import TColumnSchema, TTableSchema, TTableSchemaCo
 from dlt.extract import DltResource, DltSource
 
 from propel_assets.settings import Settings, connected, load_settings
-from propel_assets.source.apart import reader_of
+from propel_assets.source.client import Client
 from propel_assets.source.decode import to_arrow
 from propel_assets.source.json_columns import keep_json
 from propel_assets.source.lists import Progress, ScanReport
 from propel_assets.source.privacy import Gate
+from propel_assets.source.readers import Reader
 from propel_assets.source.table_reader import ReadOptions, memory_of, recall
 from propel_assets.source.tables import BOOKS, BY_NAME, SCANS, TABLES, Table
 
@@ -105,10 +106,10 @@ def _resources(
         asked = options or ReadOptions()
         if gate.changed:
             asked = replace(asked, recent=False)
-        reader = reader_of(scan, known, state, asked, progress)
+        reader = Reader(Client(known), state, asked, progress)
         merged: set[str] = set()
         for name, rows in reader.read(scan, {table.name for table in tables}):
-            if asked.recent and reader.reports[name].recent and name not in merged:
+            if reader.reports[name].recent and name not in merged:
                 merged.add(name)
                 dlt.current.source().resources[name].apply_hints(write_disposition=MERGE, columns=_merged_by_user(name))
             yield {name: gate.pass_on(name, rows)}
