@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import dlt
+from dlt.common.destination.client import WithStateSync
 from dlt.destinations.exceptions import DatabaseException
 from dlt.destinations.impl.filesystem.filesystem import FilesystemClient
 from dlt.destinations.job_client_impl import SqlJobClientBase
@@ -142,11 +143,13 @@ def _erase(
         _find_keys(pipeline, policy, person)
         if dry_run:
             return list(_Eraser(client, person).erase(dry_run=True))
-    _remember(pipeline, policy, person)
+    state = _remember(pipeline, policy, person)
     with client_of(pipeline, settings) as client:
         atomic = client.capabilities.supports_transactions
         with client.sql_client.begin_transaction() if atomic else contextlib.nullcontext():
-            receipt = list(_Eraser(client, person).erase(dry_run=False))
+            eraser = _Eraser(client, person)
+            receipt = list(eraser.erase(dry_run=False))
+            eraser.forget_states(pipeline.pipeline_name, state)
         if file is not None:
             rewrite(client.sql_client, file)
     if file is not None:
@@ -176,12 +179,12 @@ def _erase_files(
         receipt = list(eraser.erase(dry_run=dry_run))
         if dry_run:
             return receipt
-        _remember(pipeline, policy, person, eraser.fewer)
+        state = _remember(pipeline, policy, person, eraser.fewer)
         for name in eraser.in_order(copies.names):
             copies.write_back(name)
         for name in copies.names:  # also of those that have nothing of the person any more: their older versions do
             copies.files.forget(name)
-        copies.files.forget_states(pipeline.pipeline_name)
+        copies.files.forget_states(pipeline.pipeline_name, state)
     leave_a_map(settings)
     return receipt
 
@@ -197,8 +200,12 @@ def _find_keys(pipeline: dlt.Pipeline, policy: Policy, person: _Person) -> None:
 
 def _remember(
     pipeline: dlt.Pipeline, policy: Policy, person: _Person, unfinished: Mapping[str, Sequence[Any]] | None = None
-) -> None:
-    """Put the person on the list that every load leaves out, and their keys out of what dlt remembers."""
+) -> str:
+    """Put the person on the list that every load leaves out, and their keys out of what dlt remembers.
+
+    Return the load whose state has that. All other states must go: older ones name keys, and one that was written while
+    the clock was ahead would be taken for newer.
+    """
     with pipeline.managed_state(extract_state=True) as state:
         ours = _ours(state)
         Erased(ours, policy).add(person.hashes(policy))
@@ -208,7 +215,16 @@ def _remember(
             ours[UNFINISHED] = dict(unfinished)
     if pipeline.has_pending_data:  # else they were on it already
         pipeline.normalize()
-        pipeline.load().raise_on_failed_jobs()
+        info = pipeline.load()
+        info.raise_on_failed_jobs()
+        return info.loads_ids[-1]
+    with pipeline.destination_client() as client:
+        stored = client.get_stored_state(pipeline.pipeline_name) if isinstance(client, WithStateSync) else None
+    if stored is None or stored._dlt_load_id is None:
+        raise WarehouseError(
+            "Nothing was erased: dlt's state is not at the destination. Load a table and run again."
+        )
+    return stored._dlt_load_id
 
 
 class _Eraser:
@@ -289,6 +305,12 @@ class _Eraser:
         """Return tables so that, after a kill between any two, what is still to be learned is there to be learned."""
         teach = {p.name for p in self._places if "user_id" in p.columns and {*LEARNED} & {*p.columns}}
         return sorted(names, key=lambda name: (name == SCAN_LOG.name, name in teach))
+
+    def forget_states(self, pipeline_name: str, but: str) -> None:
+        """Remove dlt's states of the pipeline, but not that of the load ``but``."""
+        states = self._name(_Place(self._sql.dataset_name, self._client.schema.state_table_name, ()))
+        theirs = f"{self._quoted('pipeline_name')} = %s AND {self._quoted('_dlt_load_id')} <> %s"
+        self._run(f"DELETE FROM {states} WHERE {theirs}", pipeline_name, but)  # noqa: S608 - quoted names
 
     def _replace_within(
         self, place: _Place, column: str, other: str, params: Sequence[Any], *, dry_run: bool

@@ -115,10 +115,12 @@ class FileTables:
             if older or LEFT_BY_A_KILL.fullmatch(file):
                 self._client.fs_client.rm_file(path)
 
-    def forget_states(self, pipeline_name: str) -> None:
-        """Remove all states of dlt's but the last: older ones name API keys."""
-        self._client.config.max_state_files = 1
-        self._client._cleanup_pipeline_states(pipeline_name)  # dlt has no public way to it
+    def forget_states(self, pipeline_name: str, but: str) -> None:
+        """Remove dlt's states of the pipeline, but not that of the load ``but``."""
+        states = self._client._list_dlt_table_files(self._client.schema.state_table_name, pipeline_name)
+        for path, (_, load_id, _) in list(states):  # dlt has no public way to them
+            if load_id != but:
+                self._client.fs_client.rm_file(path)
 
     def _dataset(self, name: str) -> Any:
         """Return a table's rows, unread; None where there is no such table."""

@@ -6,13 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import time_machine
 from dlt.common.versioned_state import decompress_state
 
 from propel_assets.source.tables import BY_NAME
+from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.pipeline import build_pipeline
 from propel_assets.warehouse.query import client_of, opened
 from propel_assets_tests.destinations.conftest import ROOT
@@ -191,6 +194,16 @@ def test_no_load_brings_an_erased_person_back_and_every_check_passes(person, san
         assert "ERROR" not in loaded.stderr
         assert len(rows("user_query")) == len(sandbox.store.users) - 1
         assert [row for row in everything() if user_id in row or email in row] == []
+
+
+@pytest.mark.parametrize("destination", ["duckdb", "postgres", "files", "plain_files"], indirect=True)
+def test_a_clock_that_was_ahead_brings_nobody_back(person, settings, run, rows) -> None:
+    with time_machine.travel(datetime.now(UTC) + timedelta(days=400)):
+        load_scan("users", settings)
+    for words in (["erase", person["user_id"]], ["load", "user_query"]):
+        done = run(*words)
+        assert done.returncode == 0, done.stderr
+    assert [row for row in rows("user_query") if person["user_id"] in str(row)] == []
 
 
 @pytest.mark.parametrize("destination", ["duckdb"], indirect=True)
