@@ -34,6 +34,7 @@ from propel_assets.source.privacy import (
 from propel_assets.source.tables import BY_NAME
 from propel_assets.warehouse.duckdb_destination import put_in_place, rewrite
 from propel_assets.warehouse.file_copies import copied
+from propel_assets.warehouse.load import empty_bucket
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, leave_a_map, loading, working_folder
 from propel_assets.warehouse.query import HOW_TO_LOAD, client_of
 
@@ -154,6 +155,7 @@ def _erase(
             rewrite(client.sql_client, file)
     if file is not None:
         put_in_place(file)
+    empty_bucket(pipeline, list(BY_NAME))  # a load that was killed has left its files there
     leave_a_map(settings)
     return receipt
 
@@ -221,9 +223,7 @@ def _remember(
     with pipeline.destination_client() as client:
         stored = client.get_stored_state(pipeline.pipeline_name) if isinstance(client, WithStateSync) else None
     if stored is None or stored._dlt_load_id is None:
-        raise WarehouseError(
-            "Nothing was erased: dlt's state is not at the destination. Load a table and run again."
-        )
+        raise WarehouseError("Nothing was erased: dlt's state is not at the destination. Load a table and run again.")
     return stored._dlt_load_id
 
 

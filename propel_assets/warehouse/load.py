@@ -127,6 +127,11 @@ def _clear_staging(pipeline: dlt.Pipeline, tables: Sequence[str]) -> None:
             for name in filter(client.should_load_data_to_staging_dataset, tables):
                 with client.with_staging_dataset(), contextlib.suppress(DatabaseUndefinedRelation):
                     client.initialize_storage(truncate_tables=[name])
+    empty_bucket(pipeline, tables)
+
+
+def empty_bucket(pipeline: dlt.Pipeline, tables: Sequence[str]) -> None:
+    """Remove the files of ``tables`` from the bucket that the warehouse loads from, where there is one."""
     _, bucket = pipeline._get_destination_clients()  # dlt has no public way to it
     if bucket is not None:
         with bucket:

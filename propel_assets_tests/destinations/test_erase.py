@@ -206,6 +206,21 @@ def test_a_clock_that_was_ahead_brings_nobody_back(person, settings, run, rows) 
     assert [row for row in rows("user_query") if person["user_id"] in str(row)] == []
 
 
+@pytest.mark.parametrize("destination", ["redshift_s3"], indirect=True)
+@pytest.mark.destinations
+def test_what_a_killed_load_left_in_the_bucket_goes_too(destination, person, run, rows, started) -> None:
+    def in_bucket() -> list[str]:
+        return [file["Key"] for file in started(destination).bucket.files() if "/user_query/" in file["Key"]]
+
+    assert run("load", "user_query").returncode == 0
+    assert run("load", "user_query", dies_at="complete_package", times=1).returncode == -signal.SIGKILL
+    assert in_bucket()
+    erased = run("erase", person["user_id"])
+    assert erased.returncode == 0, erased.stderr
+    assert in_bucket() == []
+    assert [row for row in rows("user_query") if person["user_id"] in str(row)] == []
+
+
 @pytest.mark.parametrize("destination", ["duckdb"], indirect=True)
 def test_the_bytes_are_gone_from_the_duckdb_file(person, run, tmp_path) -> None:
     def bytes_on_disk() -> bytes:
