@@ -11,11 +11,20 @@ from typing import Any
 
 import duckdb
 import psycopg2
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from propel_assets.settings import DATASET
 
 TABLES = ("user_query", "org_membership", "org_query", "pending_org_invites")
 HOLD = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
+
+# A server that has lost one of its processes ends all connections, and takes none until it has recovered.
+until_it_answers = retry(
+    retry=retry_if_exception_type(psycopg2.OperationalError),
+    stop=stop_after_delay(60),
+    wait=wait_fixed(0.2),
+    reraise=True,
+)
 
 Tables = dict[str, list[dict[str, Any]] | None]
 """The rows of each of `TABLES`; None: there is no such table."""
@@ -85,6 +94,7 @@ class Postgres:
         url = f"postgresql://postgres:x@localhost/{self.name}?host={self.folder}"
         return {"PROPELAUTH_DESTINATION": "postgres", "DESTINATION__POSTGRES__CREDENTIALS": url}
 
+    @until_it_answers
     def connect(self, name: str = "") -> Any:
         connection = psycopg2.connect(dbname=name or self.name, user="postgres", host=self.folder)
         connection.autocommit = True
@@ -94,13 +104,8 @@ class Postgres:
         with self.connect("postgres") as server:
             server.cursor().execute(f"CREATE DATABASE {self.name} TEMPLATE {template}")
 
+    @until_it_answers
     def drop(self) -> None:
-        try:
-            self._drop()
-        except psycopg2.OperationalError:  # a busy server may end a connection
-            self._drop()
-
-    def _drop(self) -> None:
         with self.connect("postgres") as server:
             server.cursor().execute(f"DROP DATABASE IF EXISTS {self.name} WITH (FORCE)")
 
