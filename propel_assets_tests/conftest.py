@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 # Before anything imports dlt, which looks at this once: its default folder is shared by the whole machine.
@@ -14,6 +15,8 @@ os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"
 
 import duckdb
 import pytest
+import time_machine
+from dlt.common.time import increasing_precise_time
 
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import Settings, load_settings
@@ -29,6 +32,13 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DESTINATION__DUCKDB__CREDENTIALS", str(tmp_path / "propel_auth_pipeline.duckdb"))
+
+
+@pytest.fixture
+def travel(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], time_machine.travel]:
+    """Let so many days pass, or come back, within a block. dlt's load ids do not come back before the test ends."""
+    monkeypatch.setattr(increasing_precise_time, "_last", increasing_precise_time._last)
+    return lambda days: time_machine.travel(datetime.now(UTC) + timedelta(days=days))
 
 
 @pytest.fixture

@@ -50,6 +50,7 @@ class Warehouse:
     """An open connection. Use `opened`."""
 
     privacy: Policy
+    _stored_at = "l.inserted_at"
 
     def __init__(self, client: SqlJobClientBase) -> None:
         """Ask through ``client``."""
@@ -118,7 +119,7 @@ class Warehouse:
         sql = (
             f"SELECT {', '.join(f's.{name}' for name in wanted)} FROM {self.table('propel_scans')} s "  # noqa: S608
             f"JOIN {self.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
-            f"WHERE s.table_name = %s {which}ORDER BY l.inserted_at DESC, s.load_id DESC"
+            f"WHERE s.table_name = %s {which}ORDER BY {self._stored_at} DESC, s.load_id DESC"
         )
         found: list[dict[str, Any]] = []
         with contextlib.suppress(DatabaseUndefinedRelation):
@@ -142,6 +143,9 @@ class Warehouse:
 
 class FileWarehouse(Warehouse):
     """Tables that are files, asked through DuckDB."""
+
+    # Of a load the files tell its id only, and in a process whose clock was ahead once all ids are of the future.
+    _stored_at = "s.finished_at"
 
     def __init__(self, client: FilesystemClient) -> None:
         """Ask the files behind ``client``."""

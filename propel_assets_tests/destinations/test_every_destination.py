@@ -65,6 +65,17 @@ def test_a_bucket_that_a_warehouse_loads_from_holds_nobody_afterwards(settings, 
     assert left  # of what nobody's name is in: so it was the bucket they came from
 
 
+@pytest.mark.parametrize("destination", ["duckdb", "postgres", "files", "plain_files"], indirect=True)
+def test_a_process_whose_clock_was_ahead_misleads_no_check(settings, sandbox, rows, expected, run, travel) -> None:
+    with travel(400):
+        load_scan("users", settings)
+    for load in (lambda: load_scan("users", settings), lambda: run("load", "user_query")):
+        sandbox.store.delete_user(next(iter(sandbox.store.users)))
+        load()
+        assert differences(rows("user_query"), expected("user_query")) == []
+        assert set(findings(settings, "user_query").values()) == {"ok"}
+
+
 def test_a_field_propelauth_adds_gets_a_column_and_a_warning(settings, sandbox, rows, expected) -> None:
     load_scan("users", settings)
     sandbox.faults.set("unknown_field", ["users"])

@@ -1,10 +1,8 @@
 """What changed, merged into what is there: the same rows as a full reading gives, deletions and edits aside."""
 
-from datetime import UTC, datetime, timedelta
 from random import Random
 
 import pytest
-import time_machine
 
 from propel_assets.errors import LossRefused
 from propel_assets.source.table_reader import ReadOptions
@@ -76,7 +74,9 @@ def test_another_environment_never_replaces_this_ones_rows(settings, sandbox, qu
 
 
 @pytest.mark.parametrize("days", [-400, 400])
-def test_a_clock_that_jumps_and_comes_back_loses_nobody_and_misleads_no_check(days, settings, sandbox, query) -> None:
+def test_a_clock_that_jumps_and_comes_back_loses_nobody_and_misleads_no_check(
+    days, settings, sandbox, query, travel
+) -> None:
     rng = Random(days)
 
     def load(options: ReadOptions | None = None) -> None:
@@ -88,7 +88,7 @@ def test_a_clock_that_jumps_and_comes_back_loses_nobody_and_misleads_no_check(da
     load()
     for _ in range(2):
         some_life(sandbox.store, rng)
-        with time_machine.travel(datetime.now(UTC) + timedelta(days=days)):
+        with travel(days):
             load()
             some_life(sandbox.store, rng)
             load(RECENT)
