@@ -140,10 +140,11 @@ def _erase(
     with client_of(pipeline, settings) as client:
         if not isinstance(client, SqlJobClientBase):
             raise WarehouseError(f"Nothing was erased: the destination {settings.destination} cannot be asked in SQL.")
-        _Eraser(client, person).find()
+        eraser = _Eraser(client, person)
+        eraser.find()
         _find_keys(pipeline, policy, person)
         if dry_run:
-            return list(_Eraser(client, person).erase(dry_run=True))
+            return list(eraser.erase(dry_run=True))
     state = _remember(pipeline, policy, person)
     with client_of(pipeline, settings) as client:
         atomic = client.capabilities.supports_transactions

@@ -100,6 +100,11 @@ class Warehouse:
         found = self._loads(table, ["mode", "rows_read"])
         return [int(row["rows_read"]) for row in found if row["mode"] == found[0]["mode"]][:loads]
 
+    def rows_left(self, table: Table, *, loads: int) -> list[int]:
+        """Return how many rows the last loads of ``table`` left, the newest first; merges do not tell."""
+        found = self._loads(table, ["rows_expected"])
+        return [int(row["rows_expected"]) for row in found if row["rows_expected"] is not None][:loads]
+
     def memory(self, table: Table) -> dict[str, Any]:
         """Return what the last complete load of ``table`` has left for the next one; empty: nothing, or it is older."""
         if "memory" not in self.columns_of(SCAN_LOG.name):

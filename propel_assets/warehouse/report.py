@@ -232,14 +232,8 @@ def _loaded(warehouse: Warehouse, table: Table, checks: dict[str, list[dict[str,
 
 def _more(warehouse: Warehouse, table: Table) -> int | None:
     """Return how many more rows the last complete load left than the one before; None: there was none."""
-    sql = (
-        f"SELECT s.rows_expected FROM {warehouse.table('propel_scans')} s "  # noqa: S608 - quoted names
-        f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
-        "WHERE s.table_name = %s AND s.verdict <> 'skipped' AND s.rows_expected IS NOT NULL "
-        "ORDER BY l.inserted_at DESC, s.load_id DESC"
-    )
-    found = warehouse.rows(sql, table.name, limit=2)
-    return int(found[0][0]) - int(found[1][0]) if len(found) == 2 else None
+    last = warehouse.rows_left(table, loads=2)
+    return last[0] - last[1] if len(last) == 2 else None
 
 
 def _utc(at: datetime) -> datetime:
