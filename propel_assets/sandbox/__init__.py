@@ -10,7 +10,7 @@ In the order data flows:
 - ``belongings``: invites, API keys, SCIM groups, employees.
 - ``store``: the state those events lead to, and what changes it.
 - ``insights``: the charts and reports that the state and its history add up to.
-- ``faults``: everything that can go wrong, as switches.
+- ``switches``: everything that can go wrong: names, allowed values, limits. ``faults``: those that are on.
 - ``parameters``, ``pages``, ``calls``: requests read, and answers built, as the API does.
 - ``user_endpoints``, ``org_endpoints``, ``insight_endpoints``, ``documents``: what is answered.
 - ``server``: the routes. ``interference``: what faults make of an answer.

@@ -1,93 +1,23 @@
-"""Everything that can go wrong, as switches.
+"""The faults of one sandbox: which are on, and which affect a request.
 
-A switch has a name, a value, and four limits: ``path`` (only paths that begin so), ``after`` (not the
-next so many requests), ``requests`` (then only so many), ``share`` (only this share of requests, drawn
-from the seed). Which switches strike a request is decided once, when it comes in. What a strike does is
-in ``interference.py`` (the answer as a whole, features), ``running.py`` (people), ``pages.py`` and
-``calls.py`` (fields).
+A fault has a value and four limits: ``path`` (only paths that start with it), ``after`` (not the next n requests),
+``requests`` (then only n), ``share`` (only this share of requests, drawn from the seed). Which faults affect a request
+is decided once, when it arrives. ``switches.py`` has their names and allowed values. Their effects are in
+``interference.py`` (the response as a whole, features), ``running.py`` (users), ``pages.py`` and ``calls.py`` (fields).
 """
 
-import json
-import re
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from random import Random
 from threading import Lock
 from typing import Any
 
-SWITCHES = {
-    # the answer as a whole
-    "latency_ms": "wait so long before answering",
-    "rate_limit": "requests a second (token bucket, at least one in it), else 429",
-    "retry_after": "on 429 and 503: 'seconds', 'date' or 'none' (default)",
-    "server_error": "answer with this status (default 500)",
-    "reset": "reset the TCP connection instead of answering",
-    "truncated": "announce the whole body, send half of it, close",
-    "slow_body_ms": "spread the body over so long",
-    "html": "answer with an HTML page and this status (default 200)",
-    "wrong_json": "answer 200 with this JSON value (default a list) instead of the object",
-    "redirect": "answer 302 to this base URL (default http://elsewhere.example)",
-    "key_revoked": "answer 401 to every key",
-    # features that are off: the status to answer with
-    "orgs_off": "default 426; users then come without org_id_to_org_info",
-    "include_orgs_off": "default 426: refuse include_orgs=true",
-    "insights_off": "default 403",
-    "api_keys_off": "default 403",
-    "scim_off": "default 403",
-    # pages
-    "page_size_cap": "the largest page_size honoured (100 when off)",
-    "page_size_refused": "answer 400 above the cap instead of clamping",
-    "repeated_page": "this page_number has the content of the next page",
-    "shuffled_ties": "users and orgs of the same second change places at each request",
-    # people
-    "delete_every": "delete a user at every so many requests",
-    "signup_every": "sign up a user at every so many requests",
-    # fields, given as 'users.email', 'orgs.name', 'memberships.user_role', or a list of such
-    "unknown_field": "add a scalar and an object to 'users', 'orgs', 'memberships' (default: all)",
-    "missing_field": "leave this field out",
-    "retyped_field": "send this field as a value of another type",
-}
-DEFAULTS: dict[str, Any] = {
-    "server_error": 500,
-    "html": 200,
-    "wrong_json": [],
-    "redirect": "http://elsewhere.example",
-    "orgs_off": 426,
-    "include_orgs_off": 426,
-    "insights_off": 403,
-    "api_keys_off": 403,
-    "scim_off": 403,
-    "unknown_field": ["users", "orgs", "memberships"],
-}
-# switches whose value is a number, and the smallest one that makes sense
-NUMBERS = {
-    "latency_ms": 0,
-    "rate_limit": 1e-9,
-    "slow_body_ms": 0,
-    "page_size_cap": 1,
-    "repeated_page": 0,
-    "delete_every": 1,
-    "signup_every": 1,
-    **dict.fromkeys(("server_error", "html"), 200),
-    **dict.fromkeys(("orgs_off", "include_orgs_off"), 400),
-    **dict.fromkeys(("insights_off", "api_keys_off", "scim_off"), 400),
-}
+from propel_assets.sandbox.switches import Fault, parse_json, parse_option, read_switch
 
 Struck = Mapping[str, Any]
 """The value of every switch that strikes a request, by name."""
-
-
-@dataclass(slots=True)
-class Fault:
-    """One switch that is on."""
-
-    value: Any
-    requests: int | None = None
-    path: str = ""
-    share: float = 1.0
-    after: int = 0
 
 
 class TokenBucket:
@@ -126,72 +56,38 @@ class Faults:
         self.struck: Counter[str] = Counter()
         self._bucket = TokenBucket(1)
 
-    def set(
-        self,
-        name: str,
-        value: Any = True,
-        *,
-        requests: int | None = None,
-        path: str = "",
-        share: float = 1.0,
-        after: int = 0,
-    ) -> None:
-        """Switch ``name`` on. True stands for its default value.
+    def set(self, name: str, value: Any = True, **limits: Any) -> None:
+        """Turn ``name`` on. True stands for its default value; False and None turn it off.
 
         Raises:
-            ValueError: no switch has this name, or its value has to be a number and is not.
+            ValueError: see ``switches.read_switch``.
         """
-        if name not in SWITCHES:
-            raise ValueError(f"no fault is named {name!r}; there are: {', '.join(SWITCHES)}")
-        value = DEFAULTS.get(name, value) if value is True else value
-        if name in NUMBERS and (type(value) not in (int, float) or value < NUMBERS[name]):
-            raise ValueError(f"fault {name} needs a number from {NUMBERS[name]}, not {value!r}")
-        with self._lock:
-            self._on[name] = Fault(value, requests, path, share, after)
-            self._counts[name] = 0
-            if name == "rate_limit":
-                self._bucket = TokenBucket(value)
+        self._apply({name: read_switch(name, value, limits)})
 
     def clear(self, *names: str) -> None:
-        """Switch these off; all of them when none is named."""
+        """Turn these off; all of them when none is named."""
         with self._lock:
             for name in names or list(self._on):
                 self._on.pop(name, None)
 
     def parse(self, option: str) -> None:
-        """Switch on what a command line says: ``NAME[=VALUE][,path=P][,after=N][,requests=N][,share=S]``.
+        """Turn on what a command line says; see ``switches.parse_option``."""
+        self._apply(dict([parse_option(option)]))
 
-        Values are JSON where they can be, otherwise text.
+    def update(self, switches: Any) -> None:
+        """Set switches from JSON, all of them or, when one is not allowed, none; see ``switches.parse_json``."""
+        self._apply(parse_json(switches))
 
-        Raises:
-            ValueError: no switch has this name, or a limit is none of the four.
-        """
-        first, *limits = re.split(r",(?=[a-z]+=)", option)
-        name, _, value = first.partition("=")
-        known = {"path": str, "after": int, "requests": int, "share": float}
-        limited = {}
-        for limit in limits:
-            key, _, given = limit.partition("=")
-            if key not in known:
-                raise ValueError(f"{option!r}: a fault is limited by {', '.join(known)}")
-            limited[key] = known[key](given)
-        self.set(name, _json_or_text(value) if value else True, **limited)
-
-    def update(self, switches: Mapping[str, Any]) -> None:
-        """Set switches from JSON: name to value, to ``{"value": …, "requests": …}``, or to null.
-
-        Raises:
-            ValueError: no switch has this name, or a limit is none of the four.
-        """
-        for name, given in switches.items():
-            if given is None or given is False:
-                self.clear(name)
-            elif isinstance(given, dict):
-                if unknown := set(given) - {"value", "path", "after", "requests", "share"}:
-                    raise ValueError(f"{name}: unknown {', '.join(sorted(unknown))}")
-                self.set(name, given.get("value", True), **_limits(given))
-            else:
-                self.set(name, given)
+    def _apply(self, switches: Mapping[str, Fault | None]) -> None:
+        with self._lock:
+            for name, fault in switches.items():
+                if fault is None:
+                    self._on.pop(name, None)
+                    continue
+                self._on[name] = fault
+                self._counts[name] = 0
+                if name == "rate_limit":
+                    self._bucket = TokenBucket(fault.value)
 
     def describe(self) -> dict[str, Any]:
         """Return the switches that are on, with value and limits."""
@@ -228,14 +124,3 @@ class Faults:
             wait = self._bucket.take()
             self.struck["rate_limit"] += wait > 0
             return wait
-
-
-def _limits(given: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in given.items() if key != "value"}
-
-
-def _json_or_text(value: str) -> Any:
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError:
-        return value

@@ -26,7 +26,7 @@ from random import Random
 from typing import Any, cast
 from urllib.parse import parse_qsl
 
-from propel_assets.sandbox.faults import Faults, TokenBucket
+from propel_assets.sandbox.faults import TokenBucket
 from propel_assets.sandbox.interference import BACKEND
 from propel_assets.sandbox.pages import Paging
 from propel_assets.sandbox.parameters import Refusal, choice, flag, refuse
@@ -35,6 +35,7 @@ from propel_assets.sandbox.roles import MAPPINGS, Membership, member_info
 from propel_assets.sandbox.running import listen, url_of
 from propel_assets.sandbox.seed import draw_moments, noon
 from propel_assets.sandbox.server import API_KEY
+from propel_assets.sandbox.switches import Fault, parse_option
 
 USERS_PER_ORG = 20
 # how many orgs a user is in: 0, 1, 2, 3, 5; on average 1.5
@@ -167,13 +168,16 @@ def gate_options(faults: Iterable[str]) -> dict[str, Any]:
     Raises:
         ValueError: a fault does not exist, or not in frozen mode.
     """
-    switches = Faults(seed=0)
-    for fault in faults:
-        switches.parse(fault)
-    on = switches.describe()
-    if others := set(on) - {"latency_ms", "rate_limit", "retry_after"}:
-        raise ValueError(f"frozen pages know latency_ms, rate_limit and retry_after only, not {', '.join(others)}")
-    values = {name: fault["value"] for name, fault in on.items()}
+    values: dict[str, Any] = {}
+    for option in faults:
+        name, fault = parse_option(option)
+        if name not in ("latency_ms", "rate_limit", "retry_after"):
+            raise ValueError(f"Frozen pages support latency_ms, rate_limit and retry_after only, not {name}.")
+        if fault is None:
+            continue
+        if fault != Fault(fault.value) or fault.value == "date":
+            raise ValueError(f"Frozen pages support neither limits nor retry_after=date: {option}.")
+        values[name] = fault.value
     return values | {"retry_after": values.get("retry_after") == "seconds"}
 
 

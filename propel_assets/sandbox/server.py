@@ -1,6 +1,6 @@
-"""The app: routes, keys, and statuses. Read-only, but for its own switches.
+"""The app: routes, keys, and statuses. Read-only, except for its own switches.
 
-Nothing but ``POST /sandbox/faults`` changes anything: creating, editing and deleting do not exist
+Only ``POST`` and ``DELETE /sandbox/faults`` change anything: creating, editing and deleting do not exist
 here, and neither do the endpoints that send e-mail, consume grants or count usage.
 
 The direct way in (the auth URL) and the clients' way in (another host and the header
@@ -41,7 +41,7 @@ def build_app(store: Store, faults: Faults, arrived: Callable[[Request, Struck],
     """
     control = [
         Route(CONTROL_PATH, _status(store, faults)),
-        Route(f"{CONTROL_PATH}/faults", _switches(faults), methods=["GET", "POST"]),
+        Route(f"{CONTROL_PATH}/faults", _switches(faults), methods=["GET", "POST", "DELETE"]),
     ]
     api = [
         _route(store, path, handler, token=token, methods=methods or ["GET"])
@@ -184,14 +184,16 @@ def _status(store: Store, faults: Faults) -> Callable[[Request], Response]:
 
 
 def _switches(faults: Faults) -> Callable[[Request], Any]:
-    """Return the endpoint that shows the switches, and sets them. Not part of PropelAuth."""
+    """Return the endpoint that shows, sets and clears the switches. Not part of PropelAuth."""
 
     async def endpoint(request: Request) -> Response:
+        if request.method == "DELETE":
+            faults.clear()
         if request.method == "POST":
             try:
                 faults.update(await request.json())
-            except (ValueError, TypeError, AttributeError) as error:
-                return JSONResponse({"error": str(error)}, 400)
+            except (ValueError, RecursionError) as error:
+                return JSONResponse({"error": str(error), "faults": faults.describe()}, 400)
         return JSONResponse(faults.describe())
 
     return endpoint

@@ -9,8 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from propel_assets.sandbox.faults import SWITCHES, Faults
+from propel_assets.sandbox.faults import Faults
 from propel_assets.sandbox.running import Sandbox
+from propel_assets.sandbox.switches import FIELDS, SWITCHES
 
 USERS = "/api/backend/v1/user/query"
 ORGS = "/api/backend/v1/org/query"
@@ -102,8 +103,137 @@ def test_command_line_options_are_read() -> None:
         "missing_field": {"value": ["users.email", "orgs.name"], **plain},
     }
     for option in ("nothing=1", "latency_ms=1,for=3", "rate_limit=fast", "delete_every=0"):
-        with pytest.raises(ValueError, match="fault"):
+        with pytest.raises(ValueError, match=r"[Ff]ault"):
             faults.parse(option)
+
+
+NOT_ALLOWED = [
+    ("scim_off", "1", "a whole number from 400 to 599; true: 403."),
+    ("scim_off", '"403"', "a whole number from 400 to 599; true: 403."),
+    ("server_error", "200", "from 400 to 599"),
+    ("html", "204", "200, or a whole number from 400 to 599"),
+    ("latency_ms", "true", "a number from 0 to 3,600,000."),
+    ("latency_ms", "NaN", "a number from 0 to 3,600,000."),
+    ("rate_limit", "0", "a number from 0.001"),
+    ("page_size_cap", "2.5", "a whole number from 1"),
+    ("delete_every", "0", "a whole number from 1"),
+    ("reset", "1", "Allowed: true."),
+    ("retry_after", '"minutes"', "Allowed: seconds, date, none."),
+    ("retry_after", "true", "Allowed: seconds, date, none."),
+    ("redirect", '"elsewhere"', "a URL that starts with http:// or https://"),
+    ("wrong_json", "NaN", "any JSON value"),
+    ("unknown_field", "1", "one of users, orgs, memberships"),
+    ("unknown_field", '"org"', "Did you mean 'orgs'?"),
+    ("unknown_field", '["users", "ogs"]', "Did you mean 'orgs'?"),
+    ("unknown_field", "[]", "a JSON list of them"),
+    ("missing_field", '"users.emial"', "Did you mean 'users.email'?"),
+    ("retyped_field", '"email"', "a field such as users.email"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "allowed"), NOT_ALLOWED)
+def test_a_value_that_is_not_allowed_is_refused_alike_from_code_options_and_json(name, value, allowed, http) -> None:
+    refusals = set()
+    for faults_set in (lambda f: f.set(name, json.loads(value)), lambda f: f.parse(f"{name}={value}")):
+        faults = Faults(1)
+        with pytest.raises(ValueError, match=f"Fault {name}: .* is not allowed") as refused:
+            faults_set(faults)
+        assert faults.describe() == {}
+        refusals.add(str(refused.value))
+    for body in (f'{{"{name}": {value}}}', f'{{"{name}": {{"value": {value}}}}}'):
+        answer = http.post("/sandbox/faults", content=body)
+        assert (answer.status_code, answer.json()["faults"]) == (400, {})
+        refusals.add(answer.json()["error"])
+    (refusal,) = refusals
+    assert allowed in refusal
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "allowed"),
+    [
+        ("requests", "0", "from 1"),
+        ("requests", '"many"', "from 1"),
+        ("after", "-1", "from 0"),
+        ("share", "0", "above 0"),
+        ("share", "2", "up to 1"),
+        ("path", '"user/query"', "starts with /"),
+        ("path", "5", "starts with /"),
+        ("often", "1", "path, after, requests, share"),
+    ],
+)
+def test_a_limit_that_is_not_allowed_is_refused_alike_from_code_options_and_json(limit, value, allowed, http) -> None:
+    for faults_set in (
+        lambda faults: faults.set("reset", **{limit: json.loads(value)}),
+        lambda faults: faults.parse(f"reset,{limit}={value}"),
+    ):
+        with pytest.raises(ValueError, match=f"Fault reset.*{limit}.*{allowed}"):
+            faults_set(Faults(1))
+    answer = http.post("/sandbox/faults", content=f'{{"reset": {{"{limit}": {value}}}}}')
+    assert (answer.status_code, answer.json()["faults"]) == (400, {})
+    assert allowed in answer.json()["error"]
+
+
+def test_one_switch_that_is_refused_leaves_all_as_they_were(http) -> None:
+    http.post("/sandbox/faults", json={"latency_ms": 1})
+    refused = http.post("/sandbox/faults", json={"latency_ms": 2, "scim_of": True})
+    assert refused.json()["error"] == "No fault is named 'scim_of'. Did you mean 'scim_off'?"
+    assert refused.json()["faults"]["latency_ms"]["value"] == 1
+
+
+def test_switches_are_turned_off_by_false_by_null_and_all_by_delete(http) -> None:
+    shown = http.post("/sandbox/faults", json={"latency_ms": 1, "reset": True, "wrong_json": {"value": None}}).json()
+    assert set(shown) == {"latency_ms", "reset", "wrong_json"}
+    assert http.post("/sandbox/faults", json=shown).json() == shown
+    assert set(http.post("/sandbox/faults", json={"latency_ms": None, "reset": False}).json()) == {"wrong_json"}
+    assert http.delete("/sandbox/faults").json() == {}
+
+
+@pytest.mark.parametrize("name", [n for n in SWITCHES if n not in ("latency_ms", "slow_body_ms", "reset", "truncated")])
+def test_whatever_value_is_accepted_the_sandbox_still_responds(name, http) -> None:
+    values = [
+        "true",
+        "0",
+        "1",
+        "-1",
+        "2.5",
+        "404",
+        "1e999",
+        "NaN",
+        '""',
+        '"orgs"',
+        '"orgs.name"',
+        '"\\ud800"',
+        "[]",
+        "[1]",
+    ]
+    for value in [*values, '"date"', '"http://a/\\n"', '["users", "orgs"]', '["users.email"]', "[[]]"]:
+        accepted = http.post("/sandbox/faults", content=f'{{"{name}": {{"value": {value}}}}}')
+        assert accepted.status_code in (200, 400), value
+        for path in (USERS, ORGS):
+            assert http.get(path, params=SCAN if path == USERS else {}).text != "Internal Server Error", value
+        assert http.delete("/sandbox/faults").json() == {}
+
+
+def test_the_fields_that_switches_can_change_are_those_of_the_api() -> None:
+    objects: dict[str, list[dict[str, Any]]] = {}
+    with Sandbox(users=1000, orgs=150, seed=3) as sandbox:
+        backend, headers = f"{sandbox.url}/api/backend/v1", {"Authorization": f"Bearer {sandbox.api_key}"}
+        with httpx.Client(base_url=backend, headers=headers) as http:
+            reports = [f"user_report/{kind}" for kind in ("top_inviter", "reengagement")]
+            reports += [f"org_report/{kind}" for kind in ("growth", "churn")]
+            lists = ["user/query", "org/query", "pending_org_invites", "end_user_api_keys", *reports]
+            for path in lists + [f"scim/{org_id}/groups" for org_id in sandbox.store.orgs]:
+                for number in range(10):
+                    query = {"page_size": 100, "page_number": number}
+                    page = http.get(path, params=query | ({"include_orgs": "true"} if path == "user/query" else {}))
+                    for kind, rows in page.json().items():
+                        objects.setdefault(kind, []).extend(rows if isinstance(rows, list) else [])
+                    if not page.json().get("has_more_results"):
+                        break
+            objects["orgs"] += [http.get(f"org/{org_id}").json() for org_id in sandbox.store.orgs]
+    objects["memberships"] = [row for user in objects["users"] for row in user["org_id_to_org_info"].values()]
+    found = {kind: {field for row in rows for field in row} for kind, rows in objects.items() if rows}
+    assert found == {kind: set(fields.split()) for kind, fields in FIELDS.items()}
 
 
 # The answer as a whole

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from propel_assets.sandbox.faults import SWITCHES
+from propel_assets.sandbox.switches import SWITCHES
 
 COMPLETE, RETRIED, SKIPPED = "proved", "retried", "skipped"
 
