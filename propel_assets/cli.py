@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from propel_assets import __version__
+from propel_assets.cli_sandbox import fault
 from propel_assets.errors import PropelError
 from propel_assets.settings import work_for
 from propel_assets.source.tables import BY_NAME, SCANS, TABLES, Table, tables_of
@@ -432,7 +433,12 @@ def _sandbox_options(command: Callable[..., None]) -> Callable[..., None]:
 @main.command()
 @click.option("--port", default=8400, type=PORT, show_default=True, help="Port on 127.0.0.1; 0 for a free one.")
 @_sandbox_options
-@click.option("--fault", "faults", multiple=True, help="A switch to start with, for example latency_ms=50. Repeatable.")
+@click.option(
+    "--fault",
+    "faults",
+    multiple=True,
+    help="A fault to start with, as for `propel-assets fault`, for example latency_ms=50. Repeatable.",
+)
 @click.option(
     "--frozen",
     "folder",
@@ -474,6 +480,9 @@ def sandbox(
         raise click.ClickException(f"Cannot listen on port {port}: {error.strerror}. Choose another --port.") from error
 
 
+main.add_command(fault)
+
+
 @main.command()
 @_sandbox_options
 def demo(users: int, orgs: int, seed: int, now: date) -> None:
@@ -491,18 +500,19 @@ def demo(users: int, orgs: int, seed: int, now: date) -> None:
 
 @main.command()
 @click.option("--port", default=3000, type=PORT, show_default=True, help="Port of the Dagster UI on 127.0.0.1.")
+@click.option("--sandbox-port", default=8400, type=PORT, show_default=True, help="Port of the sandbox on 127.0.0.1.")
 @_sandbox_options
-def dev(port: int, users: int, orgs: int, seed: int, now: date) -> None:
-    """Run the sandbox and `dagster dev` together, to play with. Ctrl-C stops both.
+def dev(port: int, sandbox_port: int, users: int, orgs: int, seed: int, now: date) -> None:
+    """Run the sandbox and `dagster dev` together. Ctrl-C stops both. Port 0 selects a free port.
 
     \b
     Examples:
       propel-assets dev
-      propel-assets dev --port 3001 --users 20000
+      propel-assets dev --port 3001 --sandbox-port 8401 --users 20000
     """
     from propel_assets.demo import run_dev
 
-    run_dev(port=port, users=users, orgs=orgs, seed=seed, now=now)
+    run_dev(port=port, sandbox_port=sandbox_port, users=users, orgs=orgs, seed=seed, now=now)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,22 @@
 """The sandbox and Dagster together, to try things: `propel-assets demo` and `propel-assets dev`."""
 
 import logging
+import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import click
 import dagster as dg
+import urllib3
 
 from propel_assets.definitions import build_defs
 from propel_assets.defs.assets import PREFIX, asset_key
@@ -30,6 +34,22 @@ Next:
   {bin}/propel-assets dev        the same in the Dagster UI: lineage, checks, schedules
   {bin}/propel-assets status     what is in the warehouse, how old, last checks
   {bin}/python -c "import dlt; print(dlt.pipeline('propel_auth_pipeline').dataset().user_query.arrow())"
+"""
+POLL_SECONDS, PROGRESS_SECONDS = 0.5, 5
+DEV_GUIDE = """
+Dagster UI: http://{host}:{port}/asset-groups
+  1. The page shows the lineage of all assets; in the menu it is called Lineage.
+  2. Click "Materialize all" to load every table and to build what depends on them.
+  3. Open Runs to follow the run. Open an asset to see its rows, columns and checks.
+
+PropelAuth sandbox: {sandbox.url} ({users:,} users, {orgs:,} orgs)
+  API key: {sandbox.api_key}
+  User token: {sandbox.user_token}
+  List the faults:  {bin}/propel-assets fault --list
+  Turn one on:      {bin}/propel-assets fault scim_off --url {sandbox.url}
+  Turn all off:     {bin}/propel-assets fault --clear --url {sandbox.url}
+
+Ctrl-C stops both.
 """
 
 
@@ -134,13 +154,14 @@ def _progress_logger() -> dg.LoggerDefinition:
     return progress
 
 
-def run_dev(*, port: int, users: int, orgs: int, seed: int, now: date) -> None:
+def run_dev(*, port: int, sandbox_port: int, users: int, orgs: int, seed: int, now: date) -> None:
     """Run a sandbox and `dagster dev` on it until Ctrl-C or SIGTERM, which stop both.
 
     Raises:
-        PropelError: `dagster dev` ended by itself.
+        PropelError: a port is in use, or `dagster dev` ended by itself.
     """
-    with Sandbox(users=users, orgs=orgs, seed=seed, now=now) as sandbox:
+    port, sandbox_port = _require_free_ports({"--port": port, "--sandbox-port": sandbox_port})
+    with Sandbox(users=users, orgs=orgs, seed=seed, now=now, port=sandbox_port) as sandbox:
         environment = environment_with(
             {
                 "PROPELAUTH_AUTH_URL": sandbox.url,
@@ -149,31 +170,73 @@ def run_dev(*, port: int, users: int, orgs: int, seed: int, now: date) -> None:
                 "DAGSTER_HOME": str(prepared_home()),
             }
         )
-        click.echo(f"A PropelAuth answers at {sandbox.url}. The Dagster UI comes up at http://{HOST}:{port}.")
+        guide = DEV_GUIDE.format(
+            bin=_shown(Path(sys.executable).parent), host=HOST, port=port, sandbox=sandbox, users=users, orgs=orgs
+        )
+        click.echo(f"Starting Dagster; this takes 10 to 30 s.\n{guide}")
         command = [
             sys.executable,
-            "-m",
-            "dagster",
-            "dev",
-            "-m",
-            "propel_assets.definitions",
-            "-h",
-            HOST,
-            "-p",
-            str(port),
+            "-W",
+            "ignore:Function `dev_command` is superseded",
+            *("-m", "dagster", "dev", "-m", "propel_assets.definitions", "-h", HOST, "-p", str(port)),
         ]
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _stop)
         # A session of its own, so that Ctrl-C reaches it once: `dagster dev` takes a second one for "at once".
         process = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603 - our own words
+        ready = False
         try:
+            ready = _wait_for_ui(process, port)
+            if ready:
+                click.echo(f"\nThe Dagster UI is ready.\n{guide}")
             status = process.wait()
         except KeyboardInterrupt:
-            _cancel_runs(environment["DAGSTER_HOME"], port)
-            process.send_signal(signal.SIGINT)
-            status = process.wait()
-    if status not in (0, -signal.SIGINT, 128 + signal.SIGINT):
-        raise PropelError(f"dagster dev ended with {status}. If port {port} is taken, choose another: --port.")
+            try:
+                if ready:
+                    _cancel_runs(environment["DAGSTER_HOME"], port)
+            finally:
+                process.send_signal(signal.SIGINT)
+                status = process.wait()
+            if status in (0, -signal.SIGINT, 128 + signal.SIGINT):
+                return
+        with suppress(ProcessLookupError):  # a `dagster dev` that was killed leaves its UI, which holds the port
+            os.killpg(process.pid, signal.SIGTERM)
+    raise PropelError(f"`dagster dev` ended with status {status}. The lines above have the reason.")
+
+
+def _require_free_ports(ports: dict[str, int]) -> list[int]:
+    """Return the ports, by option, that this process can listen on; a free one for 0.
+
+    Raises:
+        PropelError: one of them cannot be used.
+    """
+    found = []
+    with ExitStack() as sockets:  # each is held until all are checked: the same port twice is refused
+        for option, port in ports.items():
+            try:
+                listener = sockets.enter_context(socket.create_server((HOST, port)))
+            except OSError as error:
+                reason = os.strerror(error.errno or 0).lower()
+                raise PropelError(f"Cannot use port {port} of {HOST}: {reason}. Choose another {option}.") from error
+            found.append(listener.getsockname()[1])
+    return found
+
+
+def _wait_for_ui(process: subprocess.Popen[bytes], port: int) -> bool:
+    """Print a line every 5 s until the UI responds. Return False if ``process`` ends before."""
+    started = printed = time.monotonic()
+    while process.poll() is None:
+        try:
+            urllib3.request("GET", f"http://{HOST}:{port}/server_info", timeout=5, retries=False)
+            return True
+        except urllib3.exceptions.HTTPError:
+            pass
+        if time.monotonic() - printed >= PROGRESS_SECONDS:
+            printed = time.monotonic()
+            click.echo(f"Starting Dagster: {printed - started:.0f} s")
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(POLL_SECONDS)
+    return False
 
 
 def _stop(*_: object) -> None:

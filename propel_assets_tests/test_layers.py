@@ -13,7 +13,7 @@ import propel_assets
 
 PACKAGE = Path(propel_assets.__file__).parent
 ROOMS = ("sandbox", "source", "warehouse", "defs")  # in the order data flows; the entrances come last
-ENTRANCES = ("definitions", "environments", "cli", "demo")
+ENTRANCES = ("definitions", "environments", "cli", "cli_sandbox", "demo")
 EVERYWHERE = ("settings", "errors", "")  # "" is the package itself: its version
 KNOW_DAGSTER = ("defs", *ENTRANCES)
 MODULES = {path.relative_to(PACKAGE.parent).as_posix(): path.read_text() for path in PACKAGE.rglob("*.py")}

@@ -1,0 +1,104 @@
+"""The command `propel-assets fault`, which sets the switches of a running sandbox."""
+
+import json
+from dataclasses import asdict
+from typing import Any, TypeGuard
+
+import click
+
+from propel_assets.sandbox.switches import LIMITS, SWITCHES, Fault, parse_option, read_switch
+
+SECONDS = 10
+"""How long one request may take."""
+
+
+@click.command()
+@click.argument("options", nargs=-1, metavar="[NAME[=VALUE][,LIMIT=VALUE]...]...")
+@click.option("--url", default="http://127.0.0.1:8400", show_default=True, help="URL of the running sandbox.")
+@click.option("--clear", is_flag=True, help="Turn the named faults off; all of them when none is named.")
+@click.option("--list", "list_all", is_flag=True, help="List the faults and their limits. Needs no sandbox.")
+def fault(options: tuple[str, ...], url: str, clear: bool, list_all: bool) -> None:
+    """Turn faults of a running sandbox on or off, then show those that are on. Without NAME, only show them.
+
+    \b
+    Examples:
+      propel-assets fault --list
+      propel-assets fault scim_off
+      propel-assets fault rate_limit=5 retry_after=seconds
+      propel-assets fault server_error=503,path=/api/backend/v1/org,requests=3
+      propel-assets fault missing_field=users.last_name --url http://127.0.0.1:8401
+      propel-assets fault --clear scim_off
+      propel-assets fault --clear
+    """
+    if list_all:
+        click.echo(_list_of_faults())
+        return
+    try:
+        named = [(name, read_switch(name, False, {})) for name in options] if clear else map(parse_option, options)
+        switches = dict(named)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="NAME") from error
+    on = _request("GET", url)  # first, so that only a sandbox receives what changes something
+    if switches:
+        body = {name: None if clear or found is None else asdict(found) for name, found in switches.items()}
+        on = _request("POST", url, body)
+    elif clear:
+        on = _request("DELETE", url)
+    click.echo("\n".join(_option(name, Fault(**found)) for name, found in on.items()) or "No fault is on.")
+
+
+def _list_of_faults() -> str:
+    """Return every fault and limit, with its effect and the allowed values."""
+    formatter = click.HelpFormatter(max_width=100)
+    for title, switches in (("Faults", SWITCHES), ("Limits of a fault", LIMITS)):
+        with formatter.section(title):
+            rows = [(name, f"{switch.effect}. Allowed: {switch.allowed}.") for name, switch in switches.items()]
+            formatter.write_dl(rows)
+    return formatter.getvalue().rstrip()
+
+
+def _option(name: str, fault: Fault) -> str:
+    """Return ``fault`` as it is written on a command line."""
+    unlimited = Fault(fault.value)
+    limits = {limit: getattr(fault, limit) for limit in LIMITS if getattr(fault, limit) != getattr(unlimited, limit)}
+    return f"{name}={json.dumps(fault.value)}" + "".join(f",{limit}={value}" for limit, value in limits.items())
+
+
+def _request(method: str, url: str, body: Any = None) -> dict[str, Any]:
+    """Send one request to the switches of the sandbox at ``url`` and return those that are on.
+
+    Raises:
+        click.ClickException: no sandbox responds, or it refuses.
+    """
+    import urllib3
+
+    try:
+        response = urllib3.request(
+            method, f"{url.rstrip('/')}/sandbox/faults", json=body, timeout=SECONDS, retries=False, redirect=False
+        )
+    except urllib3.exceptions.HTTPError as error:
+        reason = getattr(error.__cause__, "strerror", None) or type(error).__name__
+        raise click.ClickException(
+            f"No sandbox responds at {url}: {reason}. Start one with `propel-assets sandbox` or `propel-assets dev`, "
+            "or set its URL with --url."
+        ) from error
+    try:
+        answer = response.json()
+    except ValueError:
+        answer = None
+    if response.status == 400 and isinstance(answer, dict):
+        raise click.ClickException(f"The sandbox at {url} refused: {answer.get('error')}")
+    if response.status == 200 and _is_description(answer):
+        return answer
+    raise click.ClickException(
+        f"{url} is not a sandbox with faults: {method} /sandbox/faults returned status {response.status}. Set the URL "
+        "of `propel-assets sandbox` or `propel-assets dev` with --url. With --frozen, faults are set at the start only."
+    )
+
+
+def _is_description(answer: Any) -> TypeGuard[dict[str, Any]]:
+    """Return whether ``answer`` maps names to faults, as a sandbox responds."""
+    keys = asdict(Fault(None)).keys()
+    return isinstance(answer, dict) and all(
+        isinstance(found, dict) and found.keys() == keys for found in answer.values()
+    )
