@@ -184,24 +184,31 @@ def run_dev(*, port: int, sandbox_port: int, users: int, orgs: int, seed: int, n
             signal.signal(number, _stop)
         # A session of its own, so that Ctrl-C reaches it once: `dagster dev` takes a second one for "at once".
         process = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603 - our own words
-        ready = False
+        status = _wait_until_stopped(process, environment["DAGSTER_HOME"], port, guide)
+    if status is not None:
+        raise PropelError(f"`dagster dev` ended with status {status}. The lines above have the reason.")
+
+
+def _wait_until_stopped(process: subprocess.Popen[bytes], home: str, port: int, guide: str) -> int | None:
+    """Wait until this process is interrupted, then stop ``process``; return its status if it ended otherwise."""
+    ready = False
+    try:
+        ready = _wait_for_ui(process, port)
+        if ready:
+            click.echo(f"\nThe Dagster UI is ready.\n{guide}")
+        status = process.wait()
+    except KeyboardInterrupt:
         try:
-            ready = _wait_for_ui(process, port)
             if ready:
-                click.echo(f"\nThe Dagster UI is ready.\n{guide}")
+                _cancel_runs(home, port)
+        finally:
+            process.send_signal(signal.SIGINT)
             status = process.wait()
-        except KeyboardInterrupt:
-            try:
-                if ready:
-                    _cancel_runs(environment["DAGSTER_HOME"], port)
-            finally:
-                process.send_signal(signal.SIGINT)
-                status = process.wait()
-            if status in (0, -signal.SIGINT, 128 + signal.SIGINT):
-                return
-        with suppress(ProcessLookupError):  # a `dagster dev` that was killed leaves its UI, which holds the port
-            os.killpg(process.pid, signal.SIGTERM)
-    raise PropelError(f"`dagster dev` ended with status {status}. The lines above have the reason.")
+        if status in (0, -signal.SIGINT, 128 + signal.SIGINT):
+            return None
+    with suppress(ProcessLookupError):  # a `dagster dev` that was killed leaves its UI, which holds the port
+        os.killpg(process.pid, signal.SIGTERM)
+    return status
 
 
 def _require_free_ports(ports: dict[str, int]) -> list[int]:

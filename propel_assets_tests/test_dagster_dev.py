@@ -1,8 +1,11 @@
 """The real `dagster dev`, used through its GraphQL API as the UI uses it."""
 
+import contextlib
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +17,7 @@ import psutil
 import pytest
 
 import propel_assets
+from propel_assets import demo
 from propel_assets.source.tables import BY_NAME
 from propel_assets.warehouse.checks import checks_of
 from propel_assets_tests.processes import free_port, listens, wait_until
@@ -26,6 +30,7 @@ CHECK = """query ($key: AssetKeyInput!, $name: String!) {
     assetCheckExecutions(assetKey: $key, checkName: $name, limit: 1) { runId status evaluation { success } } }"""
 ROWS = """query ($key: AssetKeyInput!) { assetOrError(assetKey: $key) { ... on Asset {
     assetMaterializations(limit: 1) { metadataEntries { label ... on IntMetadataEntry { intValue } } } } } }"""
+SMALL_SANDBOX = ("--sandbox-port", "0", "--users", "20", "--orgs", "3")
 TERMINATE = "mutation ($id: String!) { terminateRun(runId: $id) { __typename } }"
 START_SENSOR = """mutation ($selector: SensorSelector!) { startSensor(sensorSelector: $selector) {
     __typename ... on Sensor { sensorState { status } } } }"""
@@ -163,7 +168,7 @@ def test_dagster_dev_materializes_checks_ticks_and_stops(dev, sandbox, query) ->
 @pytest.mark.timeout(280)
 def test_propel_assets_dev_listens_on_this_machine_only() -> None:
     port = free_port()
-    command = [sys.executable, "-m", "propel_assets.cli", "dev", "--port", str(port), "--users", "20", "--orgs", "3"]
+    command = [sys.executable, "-m", "propel_assets.cli", "dev", "--port", str(port), *SMALL_SANDBOX]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             wait_until(lambda: listens(port), process, "the UI comes up", seconds=200)
@@ -176,3 +181,61 @@ def test_propel_assets_dev_listens_on_this_machine_only() -> None:
     assert {address.ip for address in listening} == {"127.0.0.1"}
     assert port in {address.port for address in listening}
     assert len(listening) >= 2  # the sandbox too
+
+
+@pytest.mark.parametrize("option", ["--port", "--sandbox-port"])
+def test_propel_assets_dev_refuses_a_port_that_is_in_use_before_it_starts_anything(option, run_cli, tmp_path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        ran = run_cli("dev", "--port", "0", "--sandbox-port", "0", option, str(port))
+    sentence = f"Error: Cannot use port {port} of 127.0.0.1: address already in use. Choose another {option}.\n"
+    assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", sentence)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_propel_assets_dev_refuses_one_port_for_both(run_cli) -> None:
+    port = str(free_port())
+    ran = run_cli("dev", "--port", port, "--sandbox-port", port)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert f"Cannot use port {port} of 127.0.0.1" in ran.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+@pytest.mark.parametrize("killed", ["dagster_webserver", "dagster dev"])
+def test_propel_assets_dev_prints_what_to_do_and_ends_when_a_process_of_dagster_ends(killed, tmp_path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "propel_assets.cli", "dev", "--port", str(port), *SMALL_SANDBOX]
+    log, family = tmp_path / "dev.log", []
+    with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=out) as process:
+        try:
+            wait_until(lambda: "UI is ready" in log.read_text(), process, "the UI is ready", seconds=200)
+            family = psutil.Process(process.pid).children(recursive=True)
+            next(member for member in family if f"-m {killed} " in " ".join(member.cmdline())).kill()
+            assert process.wait(60) == 1
+            psutil.wait_procs(family, timeout=60)
+            assert not listens(port)
+        finally:
+            for member in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    member.kill()
+            process.kill()
+    printed = log.read_text()
+    assert printed.count("Error: `dagster dev` ended with status ") == 1
+    assert "dg dev" not in printed
+    before, _, after = printed.partition("The Dagster UI is ready.")
+    sandbox = re.search(r"PropelAuth sandbox: (http://127\.0\.0\.1:\d+) ", before)
+    assert sandbox
+    for guide in (before, after):
+        assert f"Dagster UI: http://127.0.0.1:{port}/asset-groups" in guide
+        assert "Materialize all" in guide
+        assert "API key: sandbox-api-key" in guide
+        assert "User token: sandbox-user-token" in guide
+        assert f"propel-assets fault scim_off --url {sandbox[1]}\n" in guide
+
+
+def test_the_wait_for_the_ui_prints_its_progress_and_ends_with_the_process(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(demo, "PROGRESS_SECONDS", 0)
+    with subprocess.Popen(["sleep", "1"]) as process:
+        assert not demo._wait_for_ui(process, free_port())
+    assert "Starting Dagster: 0 s\n" in capsys.readouterr().out

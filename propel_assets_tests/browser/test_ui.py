@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,9 +22,9 @@ RUN_MS = 240_000
 
 @pytest.fixture
 def ui(tmp_path: Path) -> Iterator[str]:
-    """`propel-assets dev` as a script would start it, deaf to SIGINT; SIGTERM must end all of it."""
+    """The URL of the UI that `propel-assets dev` prints, started as by a script, deaf to SIGINT; SIGTERM ends all."""
     port = free_port()
-    words = ["dev", "--port", str(port), "--users", "400", "--orgs", "30"]
+    words = ["dev", "--port", str(port), "--sandbox-port", "0", "--users", "400", "--orgs", "30"]
     with (tmp_path / "dev.log").open("wb") as log:
         dev = subprocess.Popen(
             [sys.executable, "-m", "propel_assets.cli", *words],
@@ -34,10 +33,11 @@ def ui(tmp_path: Path) -> Iterator[str]:
             env={**os.environ, "DAGSTER_HOME": str(tmp_path / "home")},
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
         )
-        url = f"http://127.0.0.1:{port}"
+        ready = re.compile(r"UI is ready\.\n\nDagster UI: (\S+)\n")
         try:
-            wait_until(lambda: answers(f"{url}/server_info"), dev, "the UI answers", every=1)
-            yield url
+            yield wait_until(lambda: ready.search((tmp_path / "dev.log").read_text()), dev, "the UI is ready", every=1)[
+                1
+            ]
         finally:
             dev.send_signal(signal.SIGTERM)
             dev.wait(60)
@@ -45,19 +45,14 @@ def ui(tmp_path: Path) -> Iterator[str]:
     assert not listens(port), "the UI still answers after SIGTERM"
 
 
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5):
-            return True
-    except OSError:
-        return False
-
-
 def test_materialize_see_the_checks_turn_a_schedule_on_and_follow_an_asset_to_the_api(
     ui: str, page: Page, picture
 ) -> None:
     expect.set_options(timeout=30_000)
-    page.goto(f"{ui}/asset-groups")
+    page.goto(ui)
+    for group in ("users", "orgs", "marts"):
+        expect(page.get_by_text(group, exact=True).last).to_be_visible()
+    ui = ui.removesuffix("/asset-groups")
     page.get_by_role("button", name=re.compile("Materialize all")).click()
     expect(page.get_by_text("Launched run")).to_be_visible()
     page.goto(f"{ui}/runs")

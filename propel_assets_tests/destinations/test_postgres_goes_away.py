@@ -1,10 +1,11 @@
 """A database server that stops in the middle of a load."""
 
+import os
 import subprocess
 import sys
 
 from propel_assets_tests.destinations.standins.postgres import Postgres
-from propel_assets_tests.processes import wait_until
+from propel_assets_tests.processes import ROOT, wait_until
 from propel_assets_tests.soak import warehouses
 from propel_assets_tests.truth import truth
 
@@ -38,3 +39,10 @@ def test_a_server_that_stops_keeps_the_last_good_rows_and_is_named_in_a_sentence
         assert warehouse.read() == before
         subprocess.run(LOAD, check=True, capture_output=True)
         assert len(warehouse.read()["user_query"] or []) == len(truth(sandbox.store, "user_query"))
+
+
+def test_useradd_which_postgresql_needs_as_root_is_found_without_its_folder_in_path() -> None:
+    code = "from propel_assets_tests.destinations.standins import postgres; import os; print(os.environ['PATH'])"
+    env = {**os.environ, "PATH": "/usr/bin:/bin"}
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["/usr/bin:/bin:/usr/sbin"]

