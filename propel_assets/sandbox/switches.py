@@ -82,9 +82,9 @@ def _did_you_mean(word: str, names: tuple[str, ...]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def _number(effect: str, minimum: float, maximum: float, *, default: float | None = None) -> Switch:
+def _number(effect: str, minimum: float, maximum: float) -> Switch:
     values = f"a number from {minimum:,} to {maximum:,}"
-    return Switch(effect, values, lambda v: type(v) in (int, float) and minimum <= v <= maximum, default)
+    return Switch(effect, values, lambda v: type(v) in (int, float) and minimum <= v <= maximum)
 
 
 def _whole(effect: str, minimum: int, maximum: float = math.inf, *, default: int | None = None) -> Switch:

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from propel_assets.sandbox.frozen import freeze
+from propel_assets.sandbox.frozen import freeze, gate_options
 
 USERS = "/api/backend/v1/user/query"
 COUNT = 250
@@ -131,3 +131,9 @@ def test_latency_and_rate_limit(folder) -> None:
         answers = [client.get(USERS) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [200, 429]
     assert 990 <= int(answers[1].headers["retry-after"]) <= 1000
+
+
+@pytest.mark.parametrize("option", ["scim_off", "retry_after=date", "latency_ms=5,requests=2", "rate_limit=0"])
+def test_a_fault_that_frozen_pages_do_not_support_is_refused(option) -> None:
+    with pytest.raises(ValueError, match="Frozen pages support|not allowed"):
+        gate_options([option])
