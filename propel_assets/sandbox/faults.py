@@ -44,6 +44,7 @@ SWITCHES = {
     # people
     "delete_every": "delete a user at every so many requests",
     "signup_every": "sign up a user at every so many requests",
+    "insert_every": "add a user as old as one of the oldest tenth at every so many requests",
     # fields, given as 'users.email', 'orgs.name', 'memberships.user_role', or a list of such
     "unknown_field": "add a scalar and an object to 'users', 'orgs', 'memberships' (default: all)",
     "missing_field": "leave this field out",
@@ -70,6 +71,7 @@ NUMBERS = {
     "repeated_page": 0,
     "delete_every": 1,
     "signup_every": 1,
+    "insert_every": 1,
     **dict.fromkeys(("server_error", "html"), 200),
     **dict.fromkeys(("orgs_off", "include_orgs_off"), 400),
     **dict.fromkeys(("insights_off", "api_keys_off", "scim_off"), 400),

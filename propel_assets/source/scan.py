@@ -63,6 +63,11 @@ class Order:
     since: int | None = None
     settled: bool = True
 
+    def is_before(self, row: Any, border: float) -> bool:
+        """Return whether ``row`` has a value smaller than ``border``."""
+        value = self.value(row) if self.value else None
+        return isinstance(value, int | float) and value < border
+
 
 @dataclass(eq=False)
 class _Segment:
