@@ -155,6 +155,9 @@ class Sandbox:
                 self.store.delete_user(self._rng.choice(list(self.store.users)))
             if "signup_every" in struck:
                 self.store.add_user()
+            if "insert_every" in struck and (users := list(self.store.users.values())):
+                oldest = users[: len(users) // 10 + 1]
+                self.store.add_user(created_at=self._rng.choice(oldest).wire["created_at"])
 
 
 def serve(

@@ -155,6 +155,7 @@ SWITCHES = {
     # users
     "delete_every": _whole("delete a user at every n-th request", 1),
     "signup_every": _whole("sign up a user at every n-th request", 1),
+    "insert_every": _whole("add a user as old as one of the oldest tenth at every n-th request", 1),
     # fields
     "unknown_field": _names(
         "add the fields new_scalar and new_object to these objects",

@@ -4,6 +4,7 @@ A list is read pass after pass until `scan.py` says it is complete; what came of
 """
 
 import gc
+import math
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ class ScanReport:
     """How one table was read. Fields as the columns of `propel_scans`.
 
     ``emptied``, in the mode ``recent``: whose rows must go, because a new reading gave none.
+    ``newest``: the greatest value the list was sorted by when its end was found, for the next `Watch`.
     """
 
     table_name: str
@@ -54,6 +56,7 @@ class ScanReport:
     concurrency: int = 0
     unknown_fields: dict[str, str] = field(default_factory=dict)
     emptied: list[str] = field(default_factory=list)
+    newest: float | None = None
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     finished_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
@@ -72,6 +75,18 @@ class ScanReport:
         """Rows the table must hold after the load; None where that does not follow from this reading."""
         merged = self.recent or BY_NAME[self.table_name].load == "merge"
         return None if self.skipped or merged else self.rows_read
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What shows that rows come to the middle of a list, which the totals of one scan need not show.
+
+    Every row that existed when the previous scan found the end has a value of at most ``newest``, and later rows have
+    at least that. ``count_unknown`` returns how many of the ids given to it the warehouse does not have.
+    """
+
+    newest: float
+    count_unknown: Callable[[set[Any]], int]
 
 
 Progress = Callable[[str, int, int | None], None]
@@ -108,10 +123,12 @@ class ListReader:
         params: dict[str, Any],
         also: Callable[[Any], None] | None = None,
         earlier: Iterable[Hashable] = (),
+        watch: Watch | None = None,
     ) -> Iterator[list[Any]]:
         """Yield the rows of a numbered list, each once, in batches; pass after pass until one is proved.
 
-        Rows whose keys are in ``earlier`` are left out.
+        Rows whose keys are in ``earlier`` are left out. Where ``watch`` finds that rows have come to the middle of the
+        list, a proved pass is repeated until one brings no row that the passes before it should have had.
         """
         others: list[tuple[str, Any]] = [(total, int), ("has_more_results", bool), ("report_time", int | None)]
         others += [(name, int | None) for name in ("current_page", "page_size")]
@@ -130,12 +147,18 @@ class ListReader:
         size = self._settings.page_size
         buffer: list[Any] = []
         reasons: list[str] = []
-        passes = 0
-        while passes < MAX_PASSES:
+        passes, most = 0, MAX_PASSES
+        unknown, border = 0, -math.inf  # old rows that are unknown; rows below the border should have been read before
+        while passes < most:
             scan = Scan(order, size, self._settings.max_concurrency)
+            later: set[Hashable] = set()
+            missed = 0
             try:
                 for rows in self._drive(scan, fetch):
                     new = [row for row in rows if order.key(row) not in known] if known else rows
+                    if watch:
+                        later.update(order.key(row) for row in rows if not order.is_before(row, watch.newest))
+                        missed += sum(order.is_before(row, border) for row in new) if unknown else 0
                     report.rows_read += len(new)
                     buffer += new
                     if len(buffer) >= BATCH_ROWS:
@@ -152,16 +175,31 @@ class ListReader:
             report.total_min, report.total_max = scan.total_min, scan.total_max
             report.verdict, report.reason = scan.verdict, "; ".join(scan.reasons[:3])
             if scan.verdict != "unproved":
-                break
+                report.newest = scan.newest
+                if not watch or scan.newest is None or scan.pages == 1 or (unknown and not missed):
+                    break
+                if not unknown:
+                    unknown, most = watch.count_unknown(scan.seen - later), passes + MAX_PASSES - 1
+                    if not unknown:
+                        break
+                border = scan.newest
             reasons += [reason for reason in scan.reasons if reason not in reasons]
             known |= scan.seen
         else:
-            raise UnprovedScan(
-                f"{report.table_name}: {MAX_PASSES} readings of {path} each left room for a missing row, so nothing "
-                f"was replaced. What came back: {'; '.join(reasons[:3])}. Run again at a quieter time; if it stays, "
-                "the answers of this server cannot be trusted to be complete."
+            if not unknown:
+                raise UnprovedScan(
+                    f"{report.table_name}: {MAX_PASSES} readings of {path} each left room for a missing row, so "
+                    f"nothing was replaced. What came back: {'; '.join(reasons[:3])}. Run again at a quieter time; if "
+                    "it stays, the answers of this server cannot be trusted to be complete."
+                )
+            report.verdict = "counted"
+        if unknown:
+            outcome = "the last one returned no further row" if report.verdict == "proved" else "each returned others"
+            report.reason = (
+                f"{unknown} unknown row{'' if unknown == 1 else 's'} older than the previous scan: the list was read "
+                f"{passes} times, and {outcome}"
             )
-        self._progress(report.table_name, report.rows_read, scan.total_max)
+        self._progress(report.table_name, report.rows_read, report.total_max)
         if buffer:
             yield buffer
 

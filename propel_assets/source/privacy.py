@@ -7,7 +7,7 @@ erased, that is one comparison per batch of rows.
 import hashlib
 import hmac
 import tomllib
-from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -301,6 +301,10 @@ class Erased:
         """Whether ``value``, as PropelAuth sends it, identified somebody who was erased."""
         return value is not None and any(self._policy.digest(v) in self._hashes for v in {value, value.lower()})
 
+    def has(self, value: str, *, hashed: bool) -> bool:
+        """Whether ``value``, or what it is the keyed hash of, identified a person who was erased."""
+        return value in self._hashes if hashed else value in self
+
     def add(self, hashes: Collection[str]) -> None:
         """Add to the list, which is then to be stored with dlt's state."""
         self._hashes |= set(hashes)
@@ -348,6 +352,19 @@ class Gate:
         rows, held_back = self._policy.apply(BY_NAME[name], rows)
         self._held_back.setdefault(name, {}).update(dict.fromkeys(held_back, HELD_BACK))
         return rows
+
+    def count_unknown(self, name: str, ids: set[str], stored: Iterable[str]) -> int:
+        """Return how many of ``ids`` are neither ``stored`` in the table ``name`` nor of erased people.
+
+        0 where nothing is stored: the table is not the one that was loaded before.
+        """
+        hashed = self._policy.rules[name][BY_NAME[name].key[0]].action == "hash"
+        left = {self._policy.digest(id_) for id_ in ids} if hashed else ids
+        known = 0
+        for id_ in stored:
+            left.discard(id_)
+            known += 1
+        return sum(not self._erased.has(id_, hashed=hashed) for id_ in left) if known else 0
 
     def settle(self, report: ScanReport) -> None:
         """Make ``report`` tell of what was passed on: rows and totals without those who were left out."""

@@ -78,6 +78,8 @@ class Reader(InsightsReader, ScimReader):
         before = self._state.setdefault("rows", {}).get(report.table_name)
         if report.skipped or report.recent:
             return
+        if report.newest is not None and report.table_name in self._wanted:
+            self._state.setdefault("newest", {})[report.table_name] = report.newest
         allowed = max(MIN_LOSS_ROWS, self._settings.max_loss * (before or 0))
         lost = (before or 0) - report.rows_read
         emptied = before and not report.rows_read
@@ -124,6 +126,7 @@ class Reader(InsightsReader, ScimReader):
         """Yield all users, or those who signed up or were active at ``since`` or later (docs/decisions/0004)."""
         table = BY_NAME["user_query"]
         seen: set[str] = set()
+        watch = self._watch(table.name) if since is None else None
         lists = [("CREATED_AT_ASC", "f_created_at", True)]
         if since is not None:
             lists.append(("LAST_ACTIVE_AT_ASC", "f_last_active_at", False))
@@ -131,7 +134,7 @@ class Reader(InsightsReader, ScimReader):
             order = Order(attrgetter("f_user_id"), attrgetter(value), since, settled)
             params = {"include_orgs": "true" if has_orgs else "false", "order_by": order_by}
             for rows in self._read_list(
-                report, table.path, table.items, "total_users", user, order, params, earlier=seen
+                report, table.path, table.items, "total_users", user, order, params, earlier=seen, watch=watch
             ):
                 if since is not None:
                     seen.update(row.f_user_id for row in rows)
@@ -186,7 +189,8 @@ class Reader(InsightsReader, ScimReader):
         order = Order(key or attrgetter(f"f_{table.key[0]}"), attrgetter("f_created_at") if order_by else None)
         params = {"order_by": order_by} if order_by else {}
         with self._skipping(table):
-            for rows in self._read_list(report, table.path, table.items, total, row_type, order, params):
+            watch = self._watch(name)
+            for rows in self._read_list(report, table.path, table.items, total, row_type, order, params, watch=watch):
                 yield name, row_type.to_arrow(rows)
             report.unknown_fields = row_type.surprises
             if not report.rows_read:

@@ -18,18 +18,23 @@ from typing import Any, Literal
 from propel_assets.source.ties import Tie
 
 Verdict = Literal["proved", "counted", "unproved"]
-MIN_PAGES_PER_SEGMENT = 4
 MAX_TRIES_TO_FIND_THE_END = 100
+MAX_TAILS = 3
 WINDOW_ROWS = 10  # any server gives as many: the default page size. More only where pages hold more.
 
 
 @dataclass(frozen=True)
 class Request:
-    """One page to ask for; ``wanted_by`` is the stage, the segment or the tie that wants it."""
+    """One page to ask for; ``wanted_by`` is the stage, the segment or the tie that wants it.
+
+    ``added`` and ``base`` are what the answers before it have shown, see `Scan._count_additions`.
+    """
 
     number: int
     size: int
     wanted_by: Any
+    added: float = 0
+    base: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,11 @@ class Order:
     since: int | None = None
     settled: bool = True
 
+    def is_before(self, row: Any, border: float) -> bool:
+        """Return whether ``row`` has a value smaller than ``border``."""
+        value = self.value(row) if self.value else None
+        return isinstance(value, int | float) and value < border
+
 
 @dataclass(eq=False)
 class _Segment:
@@ -75,12 +85,13 @@ class _Segment:
 class Scan:
     """One pass over one list. `verdict` and `reasons` are final once `done`."""
 
-    def __init__(self, order: Order, page_size: int, workers: int) -> None:
-        """Ask for ``page_size`` rows a page, by ``workers`` segments."""
+    def __init__(self, order: Order, page_size: int, workers: int, *, min_pages_per_segment: int = 4) -> None:
+        """Request ``page_size`` rows a page, by at most ``workers`` segments of at least so many pages each."""
         self._order = order
         self._ordered = order.value is not None
         self._size = page_size
         self._workers = max(1, workers) if order.since is None else 1
+        self._min_pages_per_segment = min_pages_per_segment
         self._stage: Literal["start", "last", "segments", "tail", "ties", "done"] = "start"
         self._next = self._tries = 0
         self._asked = False
@@ -90,7 +101,13 @@ class Scan:
         self._since = -math.inf  # whoever has signed up after that has at least this value
         self._known: set[Hashable] = set()  # those who have it, and were there
         self._end_found = False
-        self._end_total = self._new = self._unexplained = 0
+        self._end: tuple[int, Any] = (0, -math.inf)  # where it was found last: its page, and the value of its last row
+        self._end_total = self._tails = self._new = self._unexplained = 0
+        self._added, self._base = 0.0, math.inf  # see `_count_additions`
+        self._surely_new = 0  # of `_new`, the rows that cannot have been there when the end was found
+        self._all_known = self._second_known = False  # whether `_known` has all at the end, and all of its last value
+        self._no_insertion = self._complete = False  # whether that was known when the end was read again
+        self._late_counts = False  # whether a tie was counted after that
         self._problems: dict[str, None] = {}
         self.seen: set[Hashable] = set()
         self.pages = 0
@@ -104,6 +121,11 @@ class Scan:
         """Whether nothing is left to ask for."""
         return self._stage == "done"
 
+    @property
+    def newest(self) -> int | float | None:
+        """The greatest value when the end was found: every row that was there has it or a smaller one."""
+        return self._since if self._ordered and self._since > -math.inf else None
+
     # --- what to ask for ---
 
     def wanted(self) -> list[Request]:
@@ -112,16 +134,19 @@ class Scan:
             ready = [s for s in self._segments if not (s.asked or s.done) and self._may_go_on(s)]
             for segment in ready:
                 segment.asked = True
-            return [Request(s.next, self._size, s) for s in ready]
+            return [self._request(s.next, self._size, s) for s in ready]
         if self._stage == "ties":
             waiting = [t for t in self._ties.values() if t.open and not t.asked]
             for tie in waiting:
                 tie.asked = True
-            return [Request(t.number, t.size, t) for t in waiting]
+            return [self._request(t.number, t.size, t) for t in waiting]
         if self._stage == "done" or self._asked:
             return []
         self._asked = True
-        return [Request(self._next, self._size, self._stage)]
+        return [self._request(self._next, self._size, self._stage)]
+
+    def _request(self, number: int, size: int, wanted_by: Any) -> Request:
+        return Request(number, size, wanted_by, self._added, self._base)
 
     def _may_go_on(self, segment: _Segment) -> bool:
         """One page beyond its range is always needed; further ones once the neighbour has begun."""
@@ -138,6 +163,7 @@ class Scan:
             # A page with more behind it is a full one, whatever was asked for.
             self._size = len(page.rows) if page.has_more and page.rows else page.size or self._size
         self._check(request, page)
+        self._count_additions(request, page)
         if isinstance(request.wanted_by, Tie):
             fresh = self._received_tie(request.wanted_by, request, page)
         elif isinstance(request.wanted_by, _Segment):
@@ -147,7 +173,7 @@ class Scan:
         else:
             fresh = self._received_last(request, page)
         if self._problems:
-            self._end("unproved")
+            self._finish("unproved")
         return fresh
 
     def _received_last(self, request: Request, page: Page) -> list[Any]:
@@ -156,13 +182,17 @@ class Scan:
         if page.rows and self._ordered:
             self._since = self._value(page.rows[-1])
             self._known = {self._order.key(row) for row in page.rows}
+            self._all_known = not page.has_more
+            self._second_known = request.number == 0 or self._value(page.rows[0]) < self._since
         if not self._is_end(request, page):
             self._stage = "last"
             return []
         self._there = request.number * self._size + len(page.rows)
+        self._end = (self._there // self._size, self._since)
+        self._added, self._base = 0, self._there
         fresh = self._accept(page)
         if self._stage == "start":
-            self._end("proved")  # one answer is one moment
+            self._finish("proved")  # one answer is one moment
             return fresh
         self._cut(request.number + 1)
         segment = self._segments[-1]
@@ -189,7 +219,7 @@ class Scan:
         return True
 
     def _cut(self, pages: int) -> None:
-        count = max(1, min(self._workers, pages // MIN_PAGES_PER_SEGMENT))
+        count = max(1, min(self._workers, pages // self._min_pages_per_segment))
         for start, stop in itertools.pairwise(pages * k // count for k in range(count + 1)):
             self._segments.append(_Segment(start, self._segments[-1] if self._segments else None, next=stop - 1))
 
@@ -211,11 +241,10 @@ class Scan:
             segment.done |= segment.next < 0 or met or self._far_enough(segment.previous)
         if not all(segment.done for segment in self._segments):
             return
-        if self._order.since is not None:
-            self._after_reading()  # whoever has signed up meanwhile is for the next such reading
+        if self._order.since is not None and (self._explained() or not self._order.settled):
+            self._after_reading()  # rows added meanwhile are for the next such scan
         else:
-            self._stage, self._tries = "tail", 0
-            self._next = self._there // self._size
+            self._read_tail()
 
     def _has_met(self, segment: _Segment) -> bool:
         """Whether ``segment`` has read everybody who stood right of the first page its left neighbour read.
@@ -237,6 +266,11 @@ class Scan:
         """Whether ``page`` begins with a row of a smaller value: all that have ``value`` or a greater one follow it."""
         return page is not None and self._ordered and bool(page.rows) and self._value(page.rows[0]) < value
 
+    def _read_tail(self) -> None:
+        self._stage, self._tries, self._end_found, self._late_counts = "tail", 0, False, False
+        self._next, self._tail_since = self._end
+        self._tails += 1
+
     def _received_tail(self, request: Request, page: Page) -> list[Any]:
         """Read the end once more, the same way, for those who have signed up: back to a row older than them."""
         self._asked = False
@@ -245,9 +279,12 @@ class Scan:
             if not self._is_end(request, page):
                 return fresh
             self._end_found, self._end_total = True, page.total
-        if not self._ordered or request.number == 0 or self._is_older(page, self._since):
-            self._after_reading()
+            self._no_insertion = self._explained()
+            self._complete |= self._counts_prove()
+            self._end = (request.number, self._value(page.rows[-1]) if page.rows else self._tail_since)
         self._next = request.number - 1
+        if not self._ordered or request.number == 0 or self._is_older(page, self._tail_since):
+            self._after_reading()
         return fresh
 
     # --- rows with the same value, cut in two by a page's edge ---
@@ -288,36 +325,63 @@ class Scan:
             size = page.size or request.size
             ends = len(page.rows) < size and not page.has_more
             tie.take(request.number * size, *self._values_and_keys(page), ends=ends, more=page.has_more)
+            self._late_counts |= tie.counted
         if tie.failed:
             self._problem(f"more rows are sorted equal ({tie.value}) than could be read together")
         if not self._ordered or not any(t.open for t in self._ties.values()):
             self._conclude()
         return fresh
 
+    # --- rows inserted in the middle push others to the right, past the reader ---
+
+    def _count_additions(self, request: Request, page: Page) -> None:
+        """Count the rows added since the end was found, as far as totals show them.
+
+        A total above that of an answer that came before the request was sent shows additions in between; deletions
+        at other times hide nothing. ``_base`` is the smallest total so far, less the additions until then.
+        """
+        added = max(request.added, page.total - request.base)  # a base of infinity shows none
+        self._added = max(self._added, added)
+        self._base = min(self._base, page.total - added)
+
+    def _explained(self) -> bool:
+        """Whether the rows read account for all additions so far, so that none was an insertion that hid a row."""
+        return self._added <= max(self._surely_new, len(self.seen) - self._there)
+
+    def _insertions_excluded(self) -> bool:
+        known_before = self._complete or (self._no_insertion and not self._late_counts)
+        return not self._ordered or known_before or self._explained()
+
     # --- what is known in the end ---
 
     def _after_reading(self) -> None:
         self._stage = "ties"
-        if not self._ordered or self._counts_prove() or not any(t.open for t in self._ties.values()):
+        if not self._ordered or self._complete or self._counts_prove() or not any(t.open for t in self._ties.values()):
             self._conclude()
 
     def _counts_prove(self) -> bool:
         """Whether as many were seen of those who were there when the end was found as there were places."""
-        return self._ordered and not self._problems and len(self.seen) - self._new == self._there
+        all_seen = len(self.seen) - self._new == self._there
+        return self._ordered and not self._problems and all_seen and self._explained()
 
     def _conclude(self) -> None:
+        if self._order.settled and not self._problems and not self._insertions_excluded():
+            if self._tails < MAX_TAILS:  # rows may have been added at the end after it was read
+                self._read_tail()
+                return
+            self._problem(f"{self._added:.0f} rows were added, and {self._surely_new} of them at the end")
         if not self._ordered:
             if not self.total_min <= len(self.seen) <= self.total_max:
                 self._problem(f"{len(self.seen)} rows were read, {self.total_min} to {self.total_max} were counted")
-        elif not self._counts_prove():
+        elif not (self._complete or self._counts_prove()):
             # One deletion moves one row; a sign-up at the same time hides it from the totals.
             if self._order.settled and self._unexplained > self._new:
                 self._problem(f"{self._unexplained - self._new} more rows came twice than were deleted")
             if self._order.since is None and self._end_total > len(self.seen):
                 self._problem(f"{len(self.seen)} rows were read, and {self._end_total} were there in the end")
-        self._end("proved" if self._ordered and self._order.settled else "counted")
+        self._finish("proved" if self._ordered and self._order.settled else "counted")
 
-    def _end(self, best: Verdict) -> None:
+    def _finish(self, best: Verdict) -> None:
         self.verdict = "unproved" if self._problems else best
         self.reasons = list(self._problems)
         self._stage = "done"
@@ -358,5 +422,10 @@ class Scan:
         fresh = [row for key, row in rows.items() if key not in self.seen]
         self.seen.update(rows)
         if self._ordered and page.rows and self._value(page.rows[-1]) >= self._since:
-            self._new += sum(self._value(r) >= self._since and self._order.key(r) not in self._known for r in fresh)
+            new = [self._value(r) for r in fresh if self._order.key(r) not in self._known]
+            self._new += sum(value >= self._since for value in new)
+            if self._all_known:
+                self._surely_new += sum(
+                    value > self._since or (value == self._since and self._second_known) for value in new
+                )
         return fresh

@@ -1,8 +1,9 @@
 """What every reading of tables has: state, options, one report per table, features that are off."""
 
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 from propel_assets.errors import PermanentApiError
 from propel_assets.source.client import Client
 from propel_assets.source.decode import RowType
-from propel_assets.source.lists import ListReader, Progress, ScanReport
+from propel_assets.source.lists import ListReader, Progress, ScanReport, Watch
 from propel_assets.source.scan import Order
 from propel_assets.source.tables import BY_NAME, Table, tables_of
 
@@ -25,7 +26,8 @@ FEATURE_OFF: dict[str, frozenset[int]] = {
 }
 
 
-# What of the state belongs to one scan; the rest of it is the environment, and rows by table.
+BY_TABLE = ("rows", "newest")  # how many rows a table had, and the greatest `created_at` when its scan began
+# What of the state belongs to one scan; the rest of it is the environment, and `BY_TABLE`.
 MEMORY = {"users": "users_read_until", "api_key_usage": "usage_since", "chart_metrics": "charts_since"}
 
 
@@ -33,14 +35,16 @@ def memory_of(state: Mapping[str, Any], scan: str) -> dict[str, Any]:
     """Return what ``state`` has for the next load of ``scan``."""
     names = ["environment", *([MEMORY[scan]] if scan in MEMORY else [])]
     tables = {table.name for table in tables_of(scan)}
-    rows = {name: number for name, number in state.get("rows", {}).items() if name in tables}
-    return {name: state[name] for name in names if name in state} | {"rows": rows}
+    by_table = {
+        kind: {name: value for name, value in state.get(kind, {}).items() if name in tables} for kind in BY_TABLE
+    }
+    return {name: state[name] for name in names if name in state} | by_table
 
 
 def recall(state: MutableMapping[str, Any], memory: Mapping[str, Any]) -> None:
     """Put what `memory_of` has returned into ``state``."""
-    rows = {**state.get("rows", {}), **memory.get("rows", {})}
-    state.update({**memory, "rows": rows})
+    by_table = {kind: {**state.get(kind, {}), **memory.get(kind, {})} for kind in BY_TABLE}
+    state.update({**memory, **by_table})
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,14 @@ class TableReader(ListReader):
         state: MutableMapping[str, Any],
         options: ReadOptions | None = None,
         progress: Progress = lambda *_: None,
+        count_unknown: Callable[[str, set[Any]], int] | None = None,
     ) -> None:
-        """Read through ``client``; call ``progress`` with table, rows so far and rows expected."""
+        """Read through ``client``; call ``progress`` with table, rows so far and rows expected.
+
+        ``count_unknown`` returns how many of these ids the table of this name does not have.
+        """
         super().__init__(client, progress)
+        self._count_unknown = count_unknown
         self._state = state
         self._options = options or ReadOptions()
         self.reports: dict[str, ScanReport] = {}
@@ -88,6 +97,11 @@ class TableReader(ListReader):
     def _skip(self, reason: str, *tables: Table) -> None:
         for table in tables:
             self.reports[table.name].verdict, self.reports[table.name].reason = "skipped", reason
+
+    def _watch(self, name: str) -> Watch | None:
+        """Return what to compare a full scan of the table ``name`` with, once there was one."""
+        newest = self._state.get("newest", {}).get(name)
+        return Watch(newest, partial(self._count_unknown, name)) if self._count_unknown and newest is not None else None
 
     def _all_of(self, name: str, total: str) -> tuple[Iterator[Any], ScanReport]:
         """Return all users or orgs, without their memberships, and the report on them, which ends with them."""

@@ -31,7 +31,7 @@ class Tie:
         """``edge``: how many rows stand left of the page's edge. ``largest``: rows that one answer may hold."""
         self.value, self.found_by = value, found_by
         self.number = self.size = 0
-        self.asked = self.closed = self.failed = False
+        self.asked = self.closed = self.counted = self.failed = False
         self._all_sizes = range(largest // 2 + 1, largest + 1)
         self._sizes: set[int] = set()
         self._high = edge
@@ -67,7 +67,9 @@ class Tie:
         before, behind = first == 0 or low > 0, high < len(values)
         self._count(first + low, first + high, set(keys[low:high]), before=before, behind=behind, ends=ends)
         complete = any(c.room is not None and len(c.met) >= c.room for c in self._counts)
-        self.closed = self.closed or complete or (before and (behind or ends))
+        in_one_answer = before and (behind or ends)
+        self.counted = complete and not (self.closed or in_one_answer)
+        self.closed = self.closed or complete or in_one_answer
 
     def _count(self, low: int, high: int, here: set[Hashable], *, before: bool, behind: bool, ends: bool) -> None:
         """Count the different rows that come after an answer that shows their end.

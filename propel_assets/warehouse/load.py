@@ -4,7 +4,7 @@ import contextlib
 import gc
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from propel_assets.source.dlt_source import MERGE, propel_auth_source
 from propel_assets.source.lists import Progress, ScanReport
 from propel_assets.source.privacy import load_policy
 from propel_assets.source.table_reader import ReadOptions
-from propel_assets.source.tables import tables_of
+from propel_assets.source.tables import BY_NAME, tables_of
 from propel_assets.warehouse.pipeline import (
     EMAIL,
     build_pipeline,
@@ -80,6 +80,7 @@ def load_scan(
                     settings=settings,
                     options=options,
                     memory=_memory(pipeline, settings, scan),
+                    stored_keys=lambda name: _stored_keys(pipeline, settings, name),
                     on_report=reports.append,
                     progress=progress,
                 )
@@ -109,6 +110,11 @@ def _memory(pipeline: dlt.Pipeline, settings: Settings, scan: str) -> dict[str, 
     """
     with asking(pipeline, settings) as warehouse:
         return warehouse.memory(tables_of(scan)[0])
+
+
+def _stored_keys(pipeline: dlt.Pipeline, settings: Settings, name: str) -> Iterator[Any]:
+    with asking(pipeline, settings) as warehouse:
+        yield from warehouse.keys(BY_NAME[name])
 
 
 def _give_memory_back() -> None:

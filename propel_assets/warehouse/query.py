@@ -27,6 +27,7 @@ from propel_assets.warehouse.files import FileTables
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, formats, working_folder
 
 MOST_LOADS = 200  # looked at
+ROWS_AT_ONCE = 10_000
 CLOCKS_APART = timedelta(hours=1)  # of two machines
 HOW_TO_LOAD = "Run propel-assets load first, or make demo to try."
 
@@ -65,6 +66,18 @@ class Warehouse:
                 return [tuple(row) for row in (cursor.fetchall() if limit is None else cursor.fetchmany(limit))]
 
         return with_little_memory(client, ask) if isinstance(client, DuckDbSqlClient) else ask()
+
+    def keys(self, table: Table) -> Iterator[Any]:
+        """Yield the first column of the key of each row of ``table``; none where there is no such table."""
+        column = table.key[0]
+        if column in self.columns_of(table.name):
+            sql = f"SELECT {self.column(column)} FROM {self.table(table.name)}"  # noqa: S608
+            with self._cursor(sql) as cursor:
+                while chunk := cursor.fetchmany(ROWS_AT_ONCE):
+                    yield from (row[0] for row in chunk)
+
+    def _cursor(self, sql: str) -> contextlib.AbstractContextManager[Any]:
+        return self._client.sql_client.execute_query(sql)
 
     def number(self, sql: str) -> int:
         """Return the one number ``sql`` asks for."""
@@ -164,6 +177,9 @@ class FileWarehouse(Warehouse):
             return self._files.connection.execute(bounded.replace("%s", "?"), params).fetchall()
         except duckdb.CatalogException as error:
             raise DatabaseUndefinedRelation(error) from error
+
+    def _cursor(self, sql: str) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext(self._files.connection.execute(sql))
 
     def table(self, name: str) -> str:
         """Return the name of the table's view, which is made here."""

@@ -73,6 +73,7 @@ def draw(seed: int) -> Schedule:
 def _run(rng: Random, destination: str, empty: bool) -> Run:
     more = rng.sample(["org_query", "pending_org_invites"], rng.choice([0, 0, 1, 2]))
     kinds = rng.sample([name for name in FAULTS if not (empty and name == "nobody")], rng.choice([0, 1, 1, 2, 3]))
+    kinds = [kind for kind in kinds if not any(kind in HIDDEN_FROM_TOTALS.get(other, ()) for other in kinds)]
     faults = tuple(option for kind in kinds for option in FAULTS[kind](rng))
     strike, locked = None, ""
     chance = rng.random()
@@ -96,6 +97,11 @@ def _limits(rng: Random, *, paths: Sequence[str] = ("", USERS)) -> str:
     return f"{limits},share={rng.choice([0.05, 0.2, 0.5])}"
 
 
+# What may come between the same two requests as the fault before the colon: docs/scan.md, assumption 3.
+HIDDEN_FROM_TOTALS = {
+    "insertions": ("deletes",),
+    "deletes, then insertions": ("deletes", "sign-ups", "insertions"),
+}
 FAULTS = {
     "429 storm": lambda rng: (
         f"rate_limit={rng.choice([5, 20, 60])}{rng.choice(['', ',after=3,requests=20'])}",
@@ -116,6 +122,13 @@ FAULTS = {
     "include_orgs off": lambda rng: (f"include_orgs_off{_limits(rng, paths=['', USERS])}",),
     "deletes": lambda rng: (f"delete_every={rng.choice([2, 3, 7])},requests={rng.choice([3, 10])}",),
     "sign-ups": lambda rng: (f"signup_every={rng.choice([2, 3, 7])},requests={rng.choice([3, 30])}",),
+    "insertions": lambda rng: (
+        f"insert_every={rng.choice([2, 3, 7])},after={rng.choice([0, 4, 8])},requests={rng.choice([1, 1, 3])}",
+    ),
+    "deletes, then insertions": lambda rng: (
+        f"delete_every=2,requests={rng.choice([1, 3])}",
+        f"insert_every={rng.choice([2, 7])},after=16,requests={rng.choice([1, 3])}",
+    ),
     "page repeated": lambda rng: (f"repeated_page={rng.randrange(4)}{_limits(rng, paths=[USERS])}",),
     "ties shuffled": lambda rng: (f"shuffled_ties{_limits(rng)}",),
     "pages capped": lambda rng: (f"page_size_cap={rng.choice([3, 8])}{_limits(rng)}",),

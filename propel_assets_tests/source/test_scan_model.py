@@ -27,7 +27,7 @@ from propel_assets.source.scan import MAX_TRIES_TO_FIND_THE_END, Order, Page, Re
 from propel_assets.source.tables import BY_NAME
 from propel_assets.source.ties import MAX_PAGES_TO_THE_RIGHT, MAX_SWEEPS, Tie
 
-Row = tuple[int, int]
+Row = tuple[int, float]
 ORDER = Order(key=lambda row: row[0], value=lambda row: row[1])
 NO_ORDER = Order(key=lambda row: row[0])
 INTERLEAVINGS = 4_000  # 100,000 were run once without a finding
@@ -48,6 +48,12 @@ class Server:
             self.clock += not tied and self.rng.random() >= self.ties
             self.rows.append((self.born, self.clock))
             self.born += 1
+
+    def insert(self, place: int) -> None:
+        """Add a row left of the one at ``place``, as old as one of its neighbours or in between."""
+        left, right = self.rows[max(0, place - 1)][1], self.rows[place][1]
+        self.rows.insert(place, (self.born, self.rng.choice([left, right, (left + right) / 2])))
+        self.born += 1
 
     def delete(self, count: int, start: int) -> None:
         del self.rows[start : start + count]
@@ -87,6 +93,7 @@ class Adversary:
     tie: float = 0.0
     swap: float = 0.0
     hide: float = 0.0
+    insert: float = 0.0
     many: bool = True
 
     def act(self, server: Server, request: Request, seen: set[Any]) -> None:
@@ -94,11 +101,15 @@ class Adversary:
         if server.rows and rng.random() < self.delete:
             # anywhere; at the very left, where one deletion moves everybody; or at the page that is read
             places = [0, rng.randrange(len(server.rows)), first, first - 1, len(server.rows) - 1]
-            server.delete(1, max(0, min(rng.choice(places), len(server.rows) - 1)))
+            place = rng.choice(places) if self.many else places[1]
+            server.delete(1, max(0, min(place, len(server.rows) - 1)))
         if server.rows and rng.random() < self.burst:
             server.delete(rng.randint(size, 3 * size), rng.choice([0, rng.randrange(len(server.rows))]))
         if server.rows and rng.random() < self.shrink:
             server.delete(len(server.rows), rng.randrange(len(server.rows) // size + 1) * size)  # to a page's edge
+        if self.insert and server.rows and rng.random() < self.insert:
+            places = [0, 5, rng.randrange(len(server.rows)), first - 1]
+            server.insert(max(0, min(rng.choice(places), len(server.rows) - 1)))
         if rng.random() < self.append:
             server.append(rng.choice([1, 1, 2, size if self.many else 1, size + 1 if self.many else 1]))
         if rng.random() < self.tie:
@@ -107,6 +118,29 @@ class Adversary:
             server.hide(request, seen)
         elif rng.random() < self.swap:
             server.swap_ties()
+
+
+class InTurns:
+    """Deletes before some answers and adds before others: no deletion hides an addition from the totals.
+
+    With one worker each answer is asked for after the one before it, so the turns may be as short as that.
+    """
+
+    def __init__(self, rng: Random, workers: int) -> None:
+        strength = rng.choice([0.02, 0.1, 0.5])
+        delete, append, tie, swap = (rng.choice([0.0, strength]) for _ in range(4))
+        burst, shrink = (rng.choice([0.0, 0.0, strength / 4]) for _ in range(2))
+        hide = rng.choice([0.0, 0.0, 0.5, 1.0])
+        deleting = Adversary(delete, burst, shrink, swap=swap, hide=hide)
+        adding = Adversary(append=append, tie=tie, swap=swap, hide=hide, insert=rng.choice([0.02, 0.1, 0.3]))
+        self.rng, self.turns, self.left = rng, rng.sample([deleting, adding], 2), rng.randrange(60)
+        self.short = workers == 1 and rng.random() < 0.5
+
+    def act(self, server: "Server", request: Request, seen: set[Any]) -> None:
+        """Let the one whose turn it is act."""
+        self.left -= 1
+        which = self.rng.randrange(2) if self.short else int(self.left < 0)
+        self.turns[which].act(server, request, seen)
 
 
 @dataclass
@@ -125,7 +159,7 @@ def most_requests(pages: int, workers: int, ties: int) -> int:
     return 2 * MAX_TRIES_TO_FIND_THE_END + (workers + 1) * (pages + 1) + a_tie * ties
 
 
-def play(scan: Any, server: Any, *, workers: int, adversary: Adversary | None = None) -> Outcome:
+def play(scan: Any, server: Any, *, workers: int, adversary: Adversary | InTurns | None = None) -> Outcome:
     """Play one pass: answers are made, and arrive, in any order; the adversary acts before each is made."""
     rng, there = server.rng, set(server.rows)
     asked: list[Request] = []
@@ -166,13 +200,20 @@ def any_server(rng: Random, page_size: int) -> Server:
 class FineScan(Scan):
     """Cuts into segments of one page where there are workers enough: more borders to get wrong."""
 
-    MIN_PAGES_PER_SEGMENT = 1
+    def __init__(self, order: Order, page_size: int, workers: int) -> None:
+        super().__init__(order, page_size, workers, min_pages_per_segment=1)
 
 
 def any_pass(rng: Random, scanner: Callable[..., Any] = FineScan) -> Outcome:
     page_size, workers = rng.choice([1, 2, 3, 5, 8, 13, 20]), rng.randint(1, 12)
     server = any_server(rng, page_size)
     return play(scanner(ORDER, page_size, workers), server, workers=workers, adversary=any_adversary(rng))
+
+
+def pass_with_insertions(rng: Random, scanner: Callable[..., Any] = FineScan) -> Outcome:
+    page_size, workers = rng.choice([1, 2, 3, 5, 8, 13, 20]), rng.choice([1, rng.randint(2, 12)])
+    server = any_server(rng, page_size)
+    return play(scanner(ORDER, page_size, workers), server, workers=workers, adversary=InTurns(rng, workers))
 
 
 # The claims
@@ -205,7 +246,23 @@ def test_a_proved_pass_has_lost_nobody_in_thousands_of_interleavings() -> None:
     print(f"{verdicts['unproved'] / INTERLEAVINGS:.2%} of {INTERLEAVINGS} passes unproved; {losing} of them lost rows")
     for reason, count in reasons.most_common():
         print(f"{count:6} {reason}")
-    assert verdicts["proved"] > 0.85 * INTERLEAVINGS
+    # Many of the others: a row was added and deleted again, or in the second of the last row. Totals cannot tell it
+    # from a row inserted in the middle, whose deletion hides nothing.
+    assert verdicts["proved"] > 0.75 * INTERLEAVINGS
+
+
+def test_a_proved_scan_lost_no_row_although_rows_were_inserted_in_the_middle() -> None:
+    verdicts: Counter[str] = Counter()
+    for seed in range(INTERLEAVINGS):
+        outcome = pass_with_insertions(Random(seed))
+        try:
+            assert_sound(outcome)
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {error}") from None
+        verdicts[f"{outcome.scan.verdict}{', lost rows' if outcome.lost else ''}"] += 1
+    print(dict(verdicts))
+    assert verdicts["proved"] > 0.2 * INTERLEAVINGS
+    assert verdicts["unproved, lost rows"] > 0.05 * INTERLEAVINGS
 
 
 @settings(ANY, max_examples=150)
@@ -320,7 +377,7 @@ def test_a_quietly_changing_list_is_nearly_always_proved(ties) -> None:
         verdicts[outcome.scan.verdict] += 1
         requests += outcome.requests
     print(f"quiet, ties {ties}: {verdicts['unproved'] / 200:.2%} unproved, {requests / 200:.0f} requests for 75 pages")
-    assert verdicts["unproved"] <= 6
+    assert verdicts["unproved"] <= 8
 
 
 # Passes joined, as they are for a table
@@ -390,11 +447,13 @@ def played(
 ) -> Outcome:
     """Play one worker; step *n* changes the list before answer *n*; ``total_of`` and ``spoil`` make false answers."""
     scan, returned, there, number = Scan(ORDER, size, 1), [], set(rows), 0
+    asked: list[Request] = []
     while not scan.done:
-        (request,) = scan.wanted()
+        asked += scan.wanted()
+        request = asked.pop(0)
         rows = steps.get(number, list)(rows)
         number += 1
-        first, total = request.number * size, total_of(rows)
+        first, total = request.number * request.size, total_of(rows)
         page = spoil(rows[first : first + request.size], number)
         has_more = first + request.size < total
         returned += scan.receive(request, Page(page, request.number, request.size, total, has_more))
@@ -406,7 +465,40 @@ def test_a_list_cut_at_a_pages_edge_and_joined_in_the_same_second() -> None:
     rows = [(0, 1), (1, 2), (2, 3), *((n, 5) for n in range(3, 11))]  # page 1 is answer 2, page 0 is answer 3
     outcome = played(rows, 4, {2: lambda rows: rows[:4], 3: lambda rows: [*rows[:3], (99, 5), *rows[3:]]})
     assert_sound(outcome)
-    assert outcome.scan.verdict == "proved"
+    assert outcome.scan.verdict == "unproved"  # it may as well be older than that second: see `_explained`
+
+
+def insertion(place: int) -> Callable[[list[Row]], list[Row]]:
+    return lambda rows: [*rows[:place], (10**6, rows[place][1]), *rows[place:]]
+
+
+@pytest.mark.parametrize("length", [500, 3_000])
+@pytest.mark.parametrize("deletion", [None, 4, 6, 8])
+def test_a_row_inserted_in_the_middle_is_found_in_the_totals(length, deletion) -> None:
+    """One worker; before answer 5 a row comes to position 5, before another answer a row is deleted."""
+    steps = {5: insertion(5)}
+    if deletion:
+        steps[deletion] = lambda rows: rows[1:]
+    outcome = played([(n, n) for n in range(length)], 100 if length > 500 else 50, steps)
+    assert outcome.lost
+    assert outcome.scan.verdict == "unproved"
+    assert "rows were added" in outcome.scan.reasons[0]
+
+
+def test_an_insertion_and_a_deletion_between_the_same_two_answers_cannot_be_seen() -> None:
+    """This is assumption 3 of docs/scan.md, not a promise."""
+    outcome = played([(n, n) for n in range(500)], 50, {5: lambda rows: insertion(5)(rows[:-1])})
+    assert (outcome.scan.verdict, len(outcome.lost)) == ("proved", 1)
+
+
+@pytest.mark.parametrize("ties", [0.0, 0.9])
+def test_sign_ups_alone_are_never_taken_for_insertions(ties) -> None:
+    """A bulk import while the list is read: many a second, also in the second of the last row."""
+    for seed in range(100):
+        server = Server(Random(seed), 400 + seed, ties)
+        adversary = Adversary(append=0.5, tie=0.5, many=False)
+        outcome = play(Scan(ORDER, 20, 4), server, workers=4, adversary=adversary)
+        assert (outcome.scan.verdict, outcome.lost) == ("proved", set()), f"seed {seed}: {outcome.scan.reasons}"
 
 
 @pytest.mark.parametrize(("length", "counted"), [(25, 10), (25, 20), (30, 20), (150, 100)])
@@ -516,6 +608,20 @@ class CountingNewcomersOfASecond(FineScan):
         return super()._received_tie(tie, request, page)
 
 
+class WithoutAdditions(FineScan):
+    """Counts no additions."""
+
+    def _explained(self) -> bool:
+        return True
+
+
+class ComparingWithTheGreatestTotal(FineScan):
+    """Compares the greatest total alone: a deletion before the insertion hides it."""
+
+    def _explained(self) -> bool:
+        return self.total_max <= self._there + self._new
+
+
 def pass_at_the_end(rng: Random, scanner: Callable[..., Any]) -> Outcome:
     """Play with short lists that are cut at a page's edge and joined in the same second."""
     page_size, workers = rng.randint(2, 4), rng.randint(1, 3)
@@ -534,6 +640,8 @@ def pass_at_the_end(rng: Random, scanner: Callable[..., Any]) -> Outcome:
         (CountingNewRows, any_pass),
         (WithoutTiesAtAnEmptyPage, pass_at_the_end),
         (CountingNewcomersOfASecond, pass_at_the_end),
+        (WithoutAdditions, pass_with_insertions),
+        (ComparingWithTheGreatestTotal, pass_with_insertions),
     ],
 )
 def test_a_wrong_scanner_is_caught(scanner, play_with) -> None:
