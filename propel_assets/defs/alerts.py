@@ -21,7 +21,6 @@ from propel_assets.errors import LossRefused, OtherEnvironment, PropelError, Set
 from propel_assets.reporting import delivery
 from propel_assets.settings import environment_name, load_settings
 from propel_assets.source.tables import BY_NAME, SCANS
-from propel_assets.warehouse.checks import UP_TO_DATE
 from propel_assets.warehouse.load import without_personal_data
 
 ENDS = (dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_SUCCESS)
@@ -41,7 +40,7 @@ WHAT_TO_DO = {
     "Check failed": "Open the check in Dagster: it shows the evidence and the query.",
     "Schema changed": "New fields are kept in columns of their own. If a column is missing or has another type, check "
     "what reads it, and look for a newer propel-assets.",
-    "Not loaded": "The previous data is kept, and grows old.",
+    "Not loaded": "Charts and marts show old data until then.",
     "Unusual loss": "Nothing was replaced. Compare with PropelAuth's dashboard before you allow it.",
     "Stale": "Check that the schedule refresh_daily is on, that dagster-daemon runs, and what the last run reports.",
 }
@@ -190,13 +189,14 @@ def _findings_of(instance: dg.DagsterInstance, run: dg.DagsterRun, end: dg.Dagst
 
 
 def _failed_check(found: dg.AssetCheckEvaluation, run: dg.DagsterRun) -> Problem | None:
-    """Return the problem of a check. A table that has never been loaded cannot stop being loaded."""
-    age = found.check_name == UP_TO_DATE
-    if found.passed or (age and not found.metadata["loaded_before"].value):
+    """Return the problem of a check. A table that has never been loaded did not stop loading."""
+    loaded_before = found.metadata.get("loaded_before")
+    if found.passed or (loaded_before and not loaded_before.value):
         return None
     table, reason = found.asset_key.to_user_string(), found.description or "It did not hold."
-    if age:
-        return Problem(_cause("Not loaded", _without_names(reason)), table, _reason("Not loaded", reason, run))
+    if found.check_name == "up_to_date" and (why := found.metadata.get("reason")):
+        cause = _cause("Not loaded", str(why.value).partition(":")[0])
+        return Problem(cause, table, _reason("Not loaded", reason, run))
     kind = "Schema changed" if found.check_name == "schema" else "Check failed"
     cause = f"{kind}: {found.check_name} ({found.severity.value})"
     return Problem(cause, table, _reason(kind, reason, run))
@@ -293,16 +293,20 @@ def _alert_lines(before: Mapping[str, str], findings: Mapping[str, Problem | Non
     for key, problem in findings.items():
         if problem and before.get(key) != problem.cause and not (problem.is_shared and problem.cause in known):
             new[problem.cause].append(problem)
-    return [f"{_shown(cause)}: {_listed(p.name for p in problems)}: {problems[0].reason}" for cause, problems in new.items()]
+    return [
+        f"{_shown(cause)}: {_listed(p.name for p in problems)}: {problems[0].reason}" for cause, problems in new.items()
+    ]
 
 
 def _recovery_lines(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return one line for each cause of which nothing is left. A problem that only changed its cause is not resolved."""
+    """Return one line for each cause of which nothing is left, unless its problems only changed their cause."""
     affected = defaultdict(list)
     for key, cause in before.items():
         affected[cause].append(key)
     resolved = {
-        cause: keys for cause, keys in affected.items() if cause not in now.values() and not any(key in now for key in keys)
+        cause: keys
+        for cause, keys in affected.items()
+        if cause not in now.values() and not any(key in now for key in keys)
     }
     return [f"Recovered: {_shown(cause)}: {_listed(keys)}" for cause, keys in resolved.items()]
 

@@ -60,7 +60,11 @@ def deliver(settings: Settings, messages: Mapping[str, tuple[str, str]], *, seco
         job |= {"target": target, "title": title, "text": text}
         try:
             ended = subprocess.run(  # noqa: S603 - our own code; secrets go to its standard input
-                [sys.executable, "-c", CHILD], input=json.dumps(job).encode(), capture_output=True, timeout=seconds, check=False
+                [sys.executable, "-c", CHILD],
+                input=json.dumps(job).encode(),
+                capture_output=True,
+                timeout=seconds,
+                check=False,
             )
         except subprocess.TimeoutExpired:
             return f"The {target} did not accept it within {seconds:g} s."
