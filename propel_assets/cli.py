@@ -231,22 +231,24 @@ def status() -> None:
 
     with opened(load_settings(), _say) as warehouse:
         _print_table(
-            ("table", "rows", "verdict", "age", "checks passed"),
+            ("table", "rows", "verdict", "age", "checks passed", "up to date"),
             [_status_row(warehouse, table) for table in TABLES if warehouse.last_load(table, skipped=True)],
         )
 
 
 def _status_row(warehouse: Any, table: Table) -> tuple[str, ...]:
-    from propel_assets.warehouse.checks import last_findings
+    from propel_assets.warehouse.checks import last_findings, up_to_date
 
     tried, good = warehouse.last_load(table, skipped=True), warehouse.last_load(table)
     passed, examined = last_findings(warehouse, table)
+    age = up_to_date(warehouse, table)
     return (
         table.name,
         f"{warehouse.count(table.name):,}" if good else "-",
         tried.verdict,
         _age(good.finished_at) if good else "-",
         f"{passed} of {examined}" if examined else "-",
+        "yes" if age.passed else age.summary,
     )
 
 
@@ -380,22 +382,21 @@ def alert() -> None:
     Example:
       propel-assets alert
     """
-    from propel_assets.defs.delivery import NotDelivered, targets
+    from propel_assets.reporting.delivery import deliver, targets
     from propel_assets.settings import load_settings
 
-    found = targets(load_settings())
-    if not found:
+    settings = load_settings()
+    names = targets(settings)
+    if not names:
         raise click.ClickException("Set PROPELAUTH_ALERT_WEBHOOK or PROPELAUTH_ALERT_SMTP: see docs/alerts.md.")
-    failed = False
-    for name, deliver in found.items():
-        try:
-            deliver("PropelAuth: a test", "If you read this, alerts reach you.")
+    failures = deliver(settings, dict.fromkeys(names, ("PropelAuth: a test", "If you read this, alerts reach you.")))
+    for name in names:
+        if name in failures:
+            _say(f"{name}: {failures[name]}")
+        else:
             click.echo(f"{name}: delivered")
-        except NotDelivered as error:
-            failed = True
-            _say(f"{name}: {error}")
-    if failed:
-        raise click.ClickException("Not every alert was delivered. The reasons stand above.")
+    if failures:
+        raise click.ClickException("Not every alert was delivered. The reasons are above.")
 
 
 def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -15,14 +15,14 @@ import yaml
 
 import propel_assets.defs
 from propel_assets.definitions import build_defs, defs
-from propel_assets.defs import alerts, assets, automation, changes, checks, delivery, marts
+from propel_assets.defs import alerts, assets, automation, changes, checks, marts
 from propel_assets.defs.assets import api_asset, asset_key
 from propel_assets.errors import SettingsError
 from propel_assets.source.tables import TABLES
 from propel_assets.warehouse.checks import checks_of
 
 ROOT = Path(__file__).parents[1]
-ROOMS = [alerts, assets, automation, changes, checks, delivery, marts]
+ROOMS = [alerts, assets, automation, changes, checks, marts]
 SPECS = {spec.key: spec for spec in defs.resolve_all_asset_specs()}
 MARTS = {op.op.name: op for op in marts.build_marts()}
 MANIFEST = "marts-*.json"  # what dbt has read of its project: the one file that loading leaves, in the cache

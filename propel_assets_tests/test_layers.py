@@ -12,7 +12,7 @@ import pytest
 import propel_assets
 
 PACKAGE = Path(propel_assets.__file__).parent
-ROOMS = ("sandbox", "source", "warehouse", "defs")  # in the order data flows; the entrances come last
+ROOMS = ("sandbox", "source", "warehouse", "reporting", "defs")  # in the order data flows; the entrances come last
 ENTRANCES = ("definitions", "environments", "cli", "cli_sandbox", "demo")
 EVERYWHERE = ("settings", "errors", "")  # "" is the package itself: its version
 KNOW_DAGSTER = ("defs", *ENTRANCES)

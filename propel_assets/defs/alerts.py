@@ -1,97 +1,160 @@
-"""What people should know of, told once: failed steps and checks, stale assets, changed schemas, losses.
+"""Report failed runs and checks, stale assets, changed schemas and losses: once for each cause, until it is resolved.
 
-The sensor `alerts` follows runs by the event log, and keeps in its cursor what is wrong now and what could not be
-delivered yet. A run status sensor would see each run once and forget it: it can neither wait for a webhook that is
-down nor know that something is still broken.
+The sensor `alerts` reads ended runs from the event log, and keeps the open problems and the undelivered alerts in its
+cursor. A run status sensor sees each run once and keeps nothing: it can neither wait for a webhook that is down nor
+report that a problem is resolved.
 """
 
+import hashlib
 import json
+import re
 import time
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import dagster as dg
 
-from propel_assets.defs.delivery import TARGETS, NotDelivered, targets
-from propel_assets.errors import LossRefused, OtherEnvironment, SettingsError
+from propel_assets import errors
+from propel_assets.errors import LossRefused, OtherEnvironment, PropelError, SettingsError
+from propel_assets.reporting import delivery
 from propel_assets.settings import environment_name, load_settings
+from propel_assets.source.tables import BY_NAME, SCANS
 from propel_assets.warehouse.load import without_personal_data
 
 ENDS = (dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_SUCCESS)
 RUNS_AT_ONCE = 100
-SHOWN = 20  # problems in one message
+# The daemon gives up on a tick after 60 s (DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS), and the cursor is lost then: reading
+# the event log (this limit) and delivery (its own, 20 s) together stay below that. The next tick reads on.
+READING_SECONDS = 20.0
+MAX_LINES = 20  # in one message
+MAX_NAMES = 30  # in one line
 MAX_TEXT = 700  # characters of a reason
-MAX_TRIES = 1024  # ticks: 17 hours
+MAX_ATTEMPTS = 1024  # ticks: 17 hours
+MAX_PENDING = 200  # lines for one target: the message shows the first 20, Dagster has the rest
 LOSSES = {LossRefused.__name__, OtherEnvironment.__name__}
 
 WHAT_TO_DO = {
-    "Run failed": "Open the run in Dagster, put right what it names, then run the job again.",
+    "Run failed": "Open the run in Dagster, correct what the error names, then run the job again.",
     "Check failed": "Open the check in Dagster: it shows the evidence and the query.",
-    "Schema changed": "New fields are kept in columns of their own. If one is missing or has another type, see what "
-    "reads it, and look for a newer propel-assets.",
+    "Schema changed": "New fields are kept in columns of their own. If a column is missing or has another type, check "
+    "what reads it, and look for a newer propel-assets.",
+    "Not loaded": "Charts and marts show old data until then.",
     "Unusual loss": "Nothing was replaced. Compare with PropelAuth's dashboard before you allow it.",
-    "Stale": "See that the schedule refresh_daily is on, that dagster-daemon runs, and what the last run says.",
+    "Stale": "Check that the schedule refresh_daily is on, that dagster-daemon runs, and what the last run reports.",
 }
+CAUSES = {
+    "KeyRefused": "PropelAuth refused the API key",
+    "Unreachable": "PropelAuth cannot be reached",
+    "TransientApiError": "PropelAuth answered with errors",
+    "PermanentApiError": "PropelAuth refused a request",
+    "UnprovedScan": "a scan cannot be proved complete",
+    "SettingsError": "a setting is missing or invalid",
+    "LossRefused": "too many rows are gone",
+    "OtherEnvironment": "the tables belong to another environment",
+    "WarehouseError": "the warehouse refused the load",
+    "WarehouseClosed": "the database cannot be opened",
+    "WarehouseBusy": "another process holds the database",
+}
+"""What each class of error means, as a cause."""
 
 
 @dataclass
-class Memory:
-    """The sensor's cursor: ends of runs seen by kind, what is wrong now, what each target has not been told yet."""
+class AlertState:
+    """The sensor's cursor.
+
+    Attributes:
+        seen: storage id of the last run end that was read, by kind of end.
+        open_problems: the cause of each problem, by what it affects: a step, a job, a check, the age of an asset.
+        pending: alerts that are not delivered yet, by target.
+        attempts: ticks since the newest of them, by target.
+    """
 
     seen: dict[str, int] = field(default_factory=dict)
-    wrong: dict[str, str] = field(default_factory=dict)
-    waiting: dict[str, list[str]] = field(default_factory=dict)
-    tries: dict[str, int] = field(default_factory=dict)
+    open_problems: dict[str, str] = field(default_factory=dict)
+    pending: dict[str, list[str]] = field(default_factory=dict)
+    attempts: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def from_cursor(cls, cursor: str) -> "AlertState":
+        """Return the state in ``cursor``. One of an earlier version has no causes: its problems are reported again."""
+        stored = json.loads(cursor)
+        if "wrong" in stored:
+            return cls(seen=stored["seen"], pending=stored["waiting"])
+        return cls(**stored)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A problem as it is first reported.
+
+    Attributes:
+        cause: what problems are grouped by, as text; behind ` #` a digest tells causes with the same text apart.
+        name: the step, job, check or asset that it affects.
+        reason: what happened, and what to do.
+        is_shared: whether the cause affects everything: then it is not reported again for each further step.
+    """
+
+    cause: str
+    name: str
+    reason: str
+    is_shared: bool = False
 
 
 @dg.sensor(
     name="alerts",
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.STOPPED,
-    description="Says what failed, what is stale, what changed, and what to do: once, until it is well again. Logs it, "
-    "posts it to PROPELAUTH_ALERT_WEBHOOK and mails it by PROPELAUTH_ALERT_SMTP, where they are set.",
+    description="Reports what failed, what is stale, what changed, and what to do: once for each cause, and once when "
+    "it is resolved. Logs it, posts it to PROPELAUTH_ALERT_WEBHOOK and sends it by PROPELAUTH_ALERT_SMTP, where set.",
 )
 def alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:  # noqa: D103
-    memory = Memory(**json.loads(context.cursor)) if context.cursor else _begin(context.instance)
-    told = dict(memory.wrong)
-    for run, event in _ended_runs(context, memory):
-        _follow(context.instance, run, event, memory.wrong)
-    _look_for_stale(context, memory.wrong)
-    new = [text for key, text in memory.wrong.items() if key not in told]
-    well = [f"Well again: {key}" for key in told if key not in memory.wrong]
-    for text in new:
-        context.log.error(text)
-    for text in well:
-        context.log.info(text)
-    _deliver(context, memory, [*new, *well])
-    context.update_cursor(json.dumps(asdict(memory)))
-    waiting = f" Not delivered yet: {', '.join(memory.waiting)}." if memory.waiting else ""
-    return dg.SkipReason(f"{len(memory.wrong)} wrong now, {len(new)} of them new.{waiting}")
+    state = AlertState.from_cursor(context.cursor) if context.cursor else _first_state(context.instance)
+    findings: dict[str, Problem | None] = {}
+    for run, event in _ended_runs(context, state):
+        findings |= _findings_of(context.instance, run, event)
+    findings |= _stale_assets(context)
+    before = state.open_problems
+    state.open_problems = _open_problems(before, findings)
+    new, resolved = _alert_lines(before, findings), _recovery_lines(before, state.open_problems)
+    for line in new:
+        context.log.error(line)
+    for line in resolved:
+        context.log.info(line)
+    _deliver(context, state, [*new, *resolved])
+    context.update_cursor(json.dumps(asdict(state)))
+    causes = set(state.open_problems.values())
+    undelivered = f" Not delivered yet: {', '.join(state.pending)}." if state.pending else ""
+    return dg.SkipReason(f"{len(causes)} open problems, {len(new)} new alerts.{undelivered}")
 
 
-# --- what is wrong ---
+# --- events to problems ---
 
 
-def _begin(instance: dg.DagsterInstance) -> Memory:
-    """Return a memory that begins now: what failed before somebody turned alerts on is known."""
+def _first_state(instance: dg.DagsterInstance) -> AlertState:
+    """Return a state that begins now: runs that ended before the sensor was turned on are not reported."""
     last = {kind: instance.fetch_run_status_changes(kind, limit=1).records for kind in ENDS}
-    return Memory(seen={kind.value: records[0].storage_id if records else 0 for kind, records in last.items()})
+    return AlertState(seen={kind.value: records[0].storage_id if records else 0 for kind, records in last.items()})
 
 
-def _ended_runs(context: dg.SensorEvaluationContext, memory: Memory) -> Iterator[tuple[dg.DagsterRun, dg.DagsterEvent]]:
-    """Yield the runs that ended since the last tick, in their order, and remember them as seen."""
-    instance, ended = context.instance, []
+def _ended_runs(
+    context: dg.SensorEvaluationContext, state: AlertState
+) -> Iterator[tuple[dg.DagsterRun, dg.DagsterEvent]]:
+    """Yield the runs that ended since the last tick, in order, and mark each as seen. Stops at the time limit."""
+    instance, ended, deadline = context.instance, [], time.monotonic() + READING_SECONDS
     for kind in ENDS:
-        newer = dg.RunStatusChangeRecordsFilter(kind, after_storage_id=memory.seen[kind.value])
+        newer = dg.RunStatusChangeRecordsFilter(kind, after_storage_id=state.seen[kind.value])
         found = instance.fetch_run_status_changes(newer, limit=RUNS_AT_ONCE, ascending=True).records
-        ended += found
-        if found:
-            memory.seen[kind.value] = found[-1].storage_id
-    for record in sorted(ended, key=lambda record: record.timestamp):
+        ended += [(record.storage_id, kind, record) for record in found]
+    for storage_id, kind, record in sorted(ended, key=lambda end: end[0]):
         run, event = instance.get_run_by_id(record.run_id), record.event_log_entry.dagster_event
         if run and event and _is_ours(context, run):
             yield run, event
+        state.seen[kind.value] = storage_id
+        if time.monotonic() > deadline:
+            context.log.info("Not every ended run was read in time. The next tick continues.")
+            return
 
 
 def _is_ours(context: dg.SensorEvaluationContext, run: dg.DagsterRun) -> bool:
@@ -102,10 +165,11 @@ def _is_ours(context: dg.SensorEvaluationContext, run: dg.DagsterRun) -> bool:
     return origin.repository_origin.code_location_origin.location_name == here.location_name
 
 
-def _follow(instance: dg.DagsterInstance, run: dg.DagsterRun, end: dg.DagsterEvent, wrong: dict[str, str]) -> None:
-    """Add to ``wrong`` what the run found broken, and take out what it found well."""
+def _findings_of(instance: dg.DagsterInstance, run: dg.DagsterRun, end: dg.DagsterEvent) -> dict[str, Problem | None]:
+    """Return the problem of each step and check of ``run``, or None where it succeeded."""
     kinds = dg.DagsterEventType
     wanted = {kinds.STEP_FAILURE, kinds.STEP_SUCCESS, kinds.ASSET_CHECK_EVALUATION}
+    findings: dict[str, Problem | None] = {}
     failed_steps = 0
     for entry in instance.all_logs(run.run_id, of_type=wanted):
         event = entry.dagster_event
@@ -113,63 +177,81 @@ def _follow(instance: dg.DagsterInstance, run: dg.DagsterRun, end: dg.DagsterEve
             continue
         if event.event_type == kinds.ASSET_CHECK_EVALUATION:
             found = event.asset_check_evaluation_data
-            key = f"{found.asset_key.to_user_string()}: {found.check_name}"
-            kind = "Schema changed" if found.check_name == "schema" else "Check failed"
-            text = _text(kind, f"{key} ({found.severity.value})", found.description or "It did not hold.", run)
-            _set(wrong, key, None if found.passed else text)
+            findings[f"{found.asset_key.to_user_string()}: {found.check_name}"] = _failed_check(found, run)
         else:
-            key = f"step {event.step_key}"
             failed = event.event_type == kinds.STEP_FAILURE
             failed_steps += failed
-            _set(wrong, key, _failed_step(event, run) if failed and not _by_a_check(event) else None)
-    lost = end.event_type == kinds.RUN_FAILURE and not failed_steps  # before its first step, or its process died
-    reason = end.message or "It ended without a reason."
-    _set(wrong, f"job {run.job_name}", _text("Run failed", run.job_name, reason, run) if lost else None)
+            findings[f"step {event.step_key}"] = _failed_step(event, run) if failed else None
+    # Before its first step, or its process died.
+    has_no_step_to_name = end.event_type == kinds.RUN_FAILURE and not failed_steps
+    findings[f"job {run.job_name}"] = _failed_run(end, run) if has_no_step_to_name else None
+    return findings
 
 
-def _by_a_check(event: dg.DagsterEvent) -> bool:
-    """Tell whether a step failed because a blocking check did: that is told as the check."""
-    error = event.step_failure_data.error
-    return error is not None and error.cls_name == "DagsterAssetCheckFailedError"
+def _failed_check(found: dg.AssetCheckEvaluation, run: dg.DagsterRun) -> Problem | None:
+    """Return the problem of a check. A table that has never been loaded did not stop loading."""
+    loaded_before = found.metadata.get("loaded_before")
+    if found.passed or (loaded_before and not loaded_before.value):
+        return None
+    table, reason = found.asset_key.to_user_string(), found.description or "It did not hold."
+    if found.check_name == "up_to_date" and (why := found.metadata.get("reason")):
+        cause = _cause("Not loaded", str(why.value).partition(":")[0])
+        return Problem(cause, table, _reason("Not loaded", reason, run))
+    kind = "Schema changed" if found.check_name == "schema" else "Check failed"
+    cause = f"{kind}: {found.check_name} ({found.severity.value})"
+    return Problem(cause, table, _reason(kind, reason, run))
 
 
-def _failed_step(event: dg.DagsterEvent, run: dg.DagsterRun) -> str:
+def _failed_step(event: dg.DagsterEvent, run: dg.DagsterRun) -> Problem | None:
+    """Return the problem of a step; None if it failed because of a blocking check, which is reported itself."""
     data = event.step_failure_data
-    ours = data.user_failure_data
-    name = ours.metadata.get("error") if ours else None
-    kind = "Unusual loss" if name and name.value in LOSSES else "Run failed"
-    reason = (ours.description if ours else "") or (data.error.message if data.error else event.message) or ""
-    return _text(kind, f"{run.job_name}, step {event.step_key}", reason, run)
+    if data.error is not None and data.error.cls_name == "DagsterAssetCheckFailedError":
+        return None
+    ours, name = data.user_failure_data, event.step_key or ""
+    if ours is None or "error" not in ours.metadata:
+        # Not an error of ours: its text may quote rows, so only its class is reported.
+        inner = (data.error and data.error.cause) or data.error
+        reason = f"{inner.cls_name if inner else 'an unknown error'} was raised."
+        return Problem(_cause("Run failed", reason), name, _reason("Run failed", reason, run))
+    error, text = str(ours.metadata["error"].value), ours.description or ""
+    kind = "Unusual loss" if error in LOSSES else "Run failed"
+    is_shared = getattr(errors, error, PropelError).concerns_every_scan
+    # Texts of one outage differ: only a setting is named by its text.
+    group = "" if is_shared and error != SettingsError.__name__ else _without_names(text)
+    cause = _cause(kind, CAUSES.get(error, error), group)
+    return Problem(cause, name, _reason(kind, text, run), is_shared)
 
 
-def _text(kind: str, what: str, reason: str, run: dg.DagsterRun) -> str:
-    reason = without_personal_data(reason)
-    reason = reason if len(reason) <= MAX_TEXT else reason[:MAX_TEXT] + " ..."
-    return f"{kind}: {what}: {reason} {WHAT_TO_DO[kind]} Run: {run.run_id}."
+def _failed_run(end: dg.DagsterEvent, run: dg.DagsterRun) -> Problem:
+    reason = end.message or "It ended without a reason."
+    cause = _cause("Run failed", "no step was reached", _without_names(reason.replace(run.job_name, "")))
+    return Problem(cause, run.job_name, _reason("Run failed", reason, run))
 
 
-def _set(wrong: dict[str, str], key: str, text: str | None) -> None:
-    """Keep the text of what was wrong before: it has been told so."""
-    if text is None:
-        wrong.pop(key, None)
-    else:
-        wrong.setdefault(key, text)
+def _stale_assets(context: dg.SensorEvaluationContext) -> dict[str, Problem | None]:
+    """Return a problem for each asset of a run of which an asset is older than its freshness policy allows.
 
-
-def _look_for_stale(context: dg.SensorEvaluationContext, wrong: dict[str, str]) -> None:
-    """Add what is older than its freshness policy warns of. What was never loaded is not stale."""
+    The assets of one run become stale within minutes of each other: they are one cause. Assets that have never been
+    materialized are not stale.
+    """
     graph = context.repository_def.asset_graph if context.repository_def else None
     if graph is None:
-        return
+        return {}
     hours = {key: limit for key in graph.get_all_asset_keys() if (limit := _hours(graph.get(key).freshness_policy))}
+    ages: dict[str, dict[dg.AssetKey, float]] = defaultdict(dict)
     for record in context.instance.get_asset_records(list(hours)):
-        key = record.asset_entry.asset_key
-        event = record.asset_entry.last_materialization
-        if event is None:
-            continue
-        age = (time.time() - event.timestamp) / 3600
-        what = f"Stale: {key.to_user_string()}: loaded {age:.0f} hours ago, expected within {hours[key]:.0f}."
-        _set(wrong, f"{key.to_user_string()}: age", f"{what} {WHAT_TO_DO['Stale']}" if age > hours[key] else None)
+        if event := record.asset_entry.last_materialization:
+            ages[event.run_id][record.asset_entry.asset_key] = (time.time() - event.timestamp) / 3600
+    findings: dict[str, Problem | None] = {}
+    for run_id, assets in ages.items():
+        oldest = max(assets, key=lambda key: assets[key] - hours[key])
+        is_stale = assets[oldest] > hours[oldest]
+        reason = f"loaded {assets[oldest]:.0f} hours ago, expected within {hours[oldest]:.0f}. {WHAT_TO_DO['Stale']}"
+        for key in assets:
+            name = key.to_user_string()
+            problem = Problem(f"Stale: no later load #{run_id}", name, reason, is_shared=True)
+            findings[f"{name}: age"] = problem if is_stale else None
+    return findings
 
 
 def _hours(policy: Any) -> float:
@@ -177,38 +259,101 @@ def _hours(policy: Any) -> float:
     return window.to_timedelta().total_seconds() / 3600 if window else 0
 
 
-# --- telling it ---
+# --- problems to alerts: one line for each cause ---
 
 
-def _deliver(context: dg.SensorEvaluationContext, memory: Memory, lines: list[str]) -> None:
-    """Send what is new and what is waiting. What fails waits: for 1, 2, 4, 8 ... ticks, and then no more."""
+def _cause(kind: str, title: str, group: str = "") -> str:
+    """Return the cause of a problem: ``kind`` and ``title``, and a digest of ``group`` where there is one."""
+    return f"{kind}: {title}{f' #{hashlib.sha256(group.encode()).hexdigest()[:12]}' if group else ''}"
+
+
+NAMES = "|".join(sorted({*BY_NAME, *SCANS}, key=len, reverse=True))
+VARYING = re.compile(rf"\b(answered \d{{3}})\b|/\S+|\b(?:{NAMES})\b|\d[\d.,:]*")
+
+
+def _without_names(text: str) -> str:
+    """Return ``text`` without tables, paths and numbers other than a status: the same for every table it affects."""
+    return VARYING.sub(lambda found: found[1] or "", text)
+
+
+def _reason(kind: str, reason: str, run: dg.DagsterRun) -> str:
+    reason = without_personal_data(reason)
+    reason = reason if len(reason) <= MAX_TEXT else reason[:MAX_TEXT] + " ..."
+    return f"{reason} {WHAT_TO_DO[kind]} Run: {run.run_id}."
+
+
+def _open_problems(before: Mapping[str, str], findings: Mapping[str, Problem | None]) -> dict[str, str]:
+    found = {key: problem.cause for key, problem in findings.items() if problem}
+    return {key: cause for key, cause in before.items() if key not in findings} | found
+
+
+def _alert_lines(before: Mapping[str, str], findings: Mapping[str, Problem | None]) -> list[str]:
+    """Return one line for each cause that is new, or that affects more than before."""
+    known, new = set(before.values()), defaultdict(list)
+    for key, problem in findings.items():
+        if problem and before.get(key) != problem.cause and not (problem.is_shared and problem.cause in known):
+            new[problem.cause].append(problem)
+    return [
+        f"{_shown(cause)}: {_listed(p.name for p in problems)}: {problems[0].reason}" for cause, problems in new.items()
+    ]
+
+
+def _recovery_lines(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return one line for each cause of which nothing is left, unless its problems only changed their cause."""
+    affected = defaultdict(list)
+    for key, cause in before.items():
+        affected[cause].append(key)
+    resolved = {
+        cause: keys
+        for cause, keys in affected.items()
+        if cause not in now.values() and not any(key in now for key in keys)
+    }
+    return [f"Recovered: {_shown(cause)}: {_listed(keys)}" for cause, keys in resolved.items()]
+
+
+def _shown(cause: str) -> str:
+    return cause.partition(" #")[0]
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    count = f"{len(names)} affected: " if len(names) > 1 else ""
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return f"{count}{', '.join(names[:MAX_NAMES])}{more}"
+
+
+# --- delivery ---
+
+
+def _deliver(context: dg.SensorEvaluationContext, state: AlertState, lines: list[str]) -> None:
+    """Send new and pending alerts. What fails is retried after 1, 2, 4, 8 ... ticks, and then given up."""
     try:
-        known = targets(load_settings())
-    except SettingsError as error:  # what is new waits until it is put right
+        settings = load_settings()
+        names = list(delivery.targets(settings))
+    except SettingsError as error:  # new alerts wait until the setting is corrected
         context.log.warning(f"No alert can be delivered. {error}")
-        for name in TARGETS:
-            memory.waiting[name] = [*memory.waiting.get(name, []), *lines]
+        for name in delivery.TARGETS:
+            state.pending[name] = [*state.pending.get(name, []), *lines][:MAX_PENDING]
         return
-    memory.waiting = {name: rest for name in known if (rest := [*memory.waiting.get(name, []), *lines])}
-    for name, rest in list(memory.waiting.items()):
-        tries = memory.tries[name] = 1 if lines else memory.tries.get(name, 0) + 1
-        if tries & (tries - 1):  # not a power of two
-            continue
-        try:
-            known[name](*message(rest))
-        except NotDelivered as error:
-            last = tries >= MAX_TRIES
-            context.log.warning(f"{error} {'Given up.' if last else 'It is tried again.'}")
-            if not last:
-                continue
-        del memory.waiting[name], memory.tries[name]
+    state.pending = {name: rest for name in names if (rest := [*state.pending.get(name, []), *lines][:MAX_PENDING])}
+    state.attempts = {name: 1 if lines else state.attempts.get(name, 0) + 1 for name in state.pending}
+    due = [name for name, attempts in state.attempts.items() if not attempts & (attempts - 1)]  # a power of two
+    failures = delivery.deliver(
+        settings, {name: message(state.pending[name]) for name in due}, seconds=delivery.SECONDS
+    )
+    for name in due:
+        gives_up = state.attempts[name] >= MAX_ATTEMPTS
+        if reason := failures.get(name):
+            context.log.warning(f"{reason} {'Given up.' if gives_up else 'It is retried.'}")
+        if gives_up or not reason:
+            del state.pending[name], state.attempts[name]
 
 
 def message(lines: Iterable[str]) -> tuple[str, str]:
-    """Return the title and the text that say ``lines``."""
+    """Return the title and the text of a message with ``lines``."""
     lines, environment = list(lines), environment_name()
     first = lines[0].split(": ")
     more = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
-    hidden = [f"... and {len(lines) - SHOWN} more: see Dagster."] if len(lines) > SHOWN else []
+    hidden = [f"... and {len(lines) - MAX_LINES} more: see Dagster."] if len(lines) > MAX_LINES else []
     title = f"PropelAuth{environment and ' '}{environment}: {': '.join(first[:2])}{more}"
-    return title, "\n".join([f"- {line}" for line in lines[:SHOWN]] + hidden)
+    return title, "\n".join([f"- {line}" for line in lines[:MAX_LINES]] + hidden)

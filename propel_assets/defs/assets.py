@@ -20,6 +20,7 @@ from propel_assets.source.lists import ScanReport
 from propel_assets.source.privacy import load_policy
 from propel_assets.source.table_reader import ReadOptions
 from propel_assets.source.tables import BY_NAME, SCANS, Table, tables_of
+from propel_assets.warehouse.checks import MAX_AGE
 from propel_assets.warehouse.load import ScanLoad, load_scan
 from propel_assets.warehouse.query import opened
 
@@ -27,8 +28,8 @@ PREFIX = "propel_auth"
 OWNERS = ["team:data"]
 PROGRESS_ROWS = 50_000
 MAX_RETRIES = 2  # of an op, after the client has given up
-# A day is what the schedule refresh_daily leaves between two loads; two hours are for the load itself.
-FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=26), fail_window=timedelta(hours=50))
+# It counts materializations, also those of a skipped table: the check `up_to_date` shows the age of the data.
+FRESH = dg.FreshnessPolicy.time_window(warn_window=MAX_AGE, fail_window=timedelta(hours=50))
 
 
 def key_of(*path: str) -> dg.AssetKey:
@@ -197,7 +198,11 @@ def as_failure(error: PropelError) -> dg.Failure:
 
 
 def _results(load: ScanLoad, settings: Settings, selected: Set[dg.AssetKey]) -> Iterator[dg.MaterializeResult[Any]]:
-    """Yield one materialization per table asked for, also for a table that was skipped and keeps its rows."""
+    """Yield one materialization per selected table.
+
+    A skipped table is materialized with the data version of its last load: Dagster would skip every step downstream of
+    a missing output.
+    """
     with opened(settings) as warehouse:
         for report in load.reports:
             table = BY_NAME[report.table_name]

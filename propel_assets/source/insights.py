@@ -10,7 +10,7 @@ from propel_assets.errors import PermanentApiError
 from propel_assets.source.decode import PageDecoder, RowType, to_arrow
 from propel_assets.source.lists import ScanReport
 from propel_assets.source.scan import Order
-from propel_assets.source.table_reader import FEATURE_OFF, Rows, TableReader
+from propel_assets.source.table_reader import FEATURE_OFF, Rows, TableReader, skip_reason
 from propel_assets.source.tables import BY_NAME, Table
 
 CHART_DAYS_AGAIN = 35
@@ -91,7 +91,7 @@ class InsightsReader(TableReader):
     def _read_reports(self, name: str, kinds: dict[str, tuple[str, ...]]) -> Iterator[Rows]:
         """Read every type and interval; one that the tenant does not have is named, all missing is a skip."""
         table, total = BY_NAME[name], self.reports[name]
-        off: list[str] = []
+        refusals: dict[str, PermanentApiError] = {}
         asked = [(kind, interval) for kind, intervals in kinds.items() for interval in intervals]
         verdicts = []
         for kind, interval in asked:
@@ -101,7 +101,7 @@ class InsightsReader(TableReader):
             except PermanentApiError as error:
                 if error.status not in FEATURE_OFF["insights"]:
                     raise
-                off.append(f"{kind} {interval}: {error}")
+                refusals[f"{kind} {interval}"] = error
                 continue
             verdicts.append(part.verdict)
             total.rows_read += part.rows_read
@@ -111,10 +111,11 @@ class InsightsReader(TableReader):
             total.total_max = (total.total_max or 0) + (part.total_max or 0)
             total.unknown_fields |= part.unknown_fields
         if not verdicts:
-            self._skip(off[0], table)
+            self._skip(skip_reason(table.path, *refusals.values()), table)
             return
         total.verdict = "proved" if set(verdicts) == {"proved"} else "counted"
-        total.reason = f"Not available: {'; '.join(off)}" if off else ""
+        off = (f"{part}: {skip_reason(table.path, error)}" for part, error in refusals.items())
+        total.reason = f"Not available: {' '.join(off)}" if refusals else ""
         if not total.rows_read:
             yield name, to_arrow(table, ())
 

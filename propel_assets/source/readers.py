@@ -1,6 +1,6 @@
 """One reader per scan: which requests it takes, and which rows of which tables come out. Start here: `Reader.read`.
 
-Readers yield Arrow tables as they read and leave a `ScanReport` per table. A feature the tenant does not have ends in
+Readers yield Arrow tables as they read and leave a `ScanReport` per table. A feature that cannot be read ends in
 a report with the verdict `skipped` and no rows at all, never in an empty table. `insights.py` and `scim.py` have more.
 """
 
@@ -20,7 +20,7 @@ from propel_assets.source.insights import InsightsReader
 from propel_assets.source.lists import RECENT, ScanReport
 from propel_assets.source.scan import Order
 from propel_assets.source.scim import ScimReader
-from propel_assets.source.table_reader import FEATURE_OFF, Rows
+from propel_assets.source.table_reader import FEATURE_OFF, Rows, skip_reason
 from propel_assets.source.tables import BY_NAME, tables_of
 
 MIN_LOSS_ROWS = 50
@@ -158,11 +158,14 @@ class Reader(InsightsReader, ScimReader):
         except PermanentApiError as error:
             if error.status not in FEATURE_OFF["orgs"] or not has_orgs:
                 raise
-            has_orgs, why_not = False, str(error)
+            has_orgs, why_not = False, skip_reason(path, error)
             answer = self._client.get(path, decode, params | {"include_orgs": "false"})
         if answer.items and has_orgs and answer.items[0].f_org_id_to_org_info is None:
             has_orgs = False
-            why_not = "Users come without org_id_to_org_info: orgs are not switched on for this project."
+            why_not = (
+                "Feature not enabled: users come without org_id_to_org_info. If this project should have orgs, enable "
+                "them in the PropelAuth dashboard."
+            )
         newest = answer.items[0].f_last_active_at if answer.items else 0
         known = int(newest) if isinstance(newest, int | float) else 0  # null, or of another type
         return has_orgs, why_not, min(known, int(time.time()) - CLOCKS_APART_SECONDS)

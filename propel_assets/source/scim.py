@@ -7,7 +7,7 @@ from typing import Any
 from propel_assets.errors import PermanentApiError
 from propel_assets.source.decode import PageDecoder, RowType, to_arrow
 from propel_assets.source.lists import MIN_PAGE_SIZE, NOT_FOUND
-from propel_assets.source.table_reader import FEATURE_OFF, Rows, TableReader
+from propel_assets.source.table_reader import FEATURE_OFF, Rows, TableReader, skip_reason
 from propel_assets.source.tables import BY_NAME
 
 
@@ -23,7 +23,7 @@ class ScimReader(TableReader):
             except PermanentApiError as error:
                 if error.status not in FEATURE_OFF["orgs"]:
                     raise
-                self._skip(str(error), groups, members)
+                self._skip(skip_reason(BY_NAME["org_query"].path, error), groups, members)
                 return
             refusals: list[PermanentApiError] = []
             group_type = RowType(groups, given=("org_id",))
@@ -35,7 +35,7 @@ class ScimReader(TableReader):
             ):
                 found += [(org_id, row) for row in rows]
             if org_ids and len(refusals) == len(org_ids):
-                self._skip(f"No org has SCIM: {refusals[0]}", groups, members)
+                self._skip(skip_reason(groups.path, *refusals), groups, members)
                 return
             of_groups = [(org_id, row.f_group_id) for org_id, row in found]
             people = list(self._each(lambda pair: self._scim_members(*pair), of_groups, members.name))

@@ -26,6 +26,21 @@ FEATURE_OFF: dict[str, frozenset[int]] = {
 }
 
 
+FORBIDDEN = 403
+
+
+def skip_reason(path: str, *refusals: PermanentApiError) -> str:
+    """Return why a table is skipped and what to do. A key without permission is not a feature that is missing."""
+    status = FORBIDDEN if FORBIDDEN in {error.status for error in refusals} else refusals[0].status
+    answer = f"GET {path} answered {status}."
+    if status == FORBIDDEN:
+        return (
+            f"The key may not read this: {answer} Give the key the permission on the Backend Integration page of the "
+            "PropelAuth dashboard."
+        )
+    return f"Feature not enabled: {answer} If this project should have it, enable it in the PropelAuth dashboard."
+
+
 BY_TABLE = ("rows", "newest")  # how many rows a table had, and the greatest `created_at` when its scan began
 # What of the state belongs to one scan; the rest of it is the environment, and `BY_TABLE`.
 MEMORY = {"users": "users_read_until", "api_key_usage": "usage_since", "chart_metrics": "charts_since"}
@@ -85,14 +100,14 @@ class TableReader(ListReader):
 
     @contextmanager
     def _skipping(self, *tables: Table) -> Iterator[None]:
-        """Turn the statuses that mean a feature is off into a skipped report."""
+        """Turn the statuses that mean a feature cannot be read into a skipped report."""
         try:
             yield
         except PermanentApiError as error:
             statuses = FEATURE_OFF[tables[0].feature] if tables[0].feature else frozenset()
             if error.status not in statuses or any(self.reports[t.name].rows_read for t in tables):
                 raise
-            self._skip(str(error), *tables)
+            self._skip(skip_reason(tables[0].path, error), *tables)
 
     def _skip(self, reason: str, *tables: Table) -> None:
         for table in tables:

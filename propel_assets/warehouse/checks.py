@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from statistics import median
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ SAME_TYPE = {
     "double": {"double", "decimal"},
 }
 CHECK_LOG = BOOKS[1]
+MAX_AGE = timedelta(hours=26)  # a day between two loads of the schedule refresh_daily, and two hours for the load
 HISTORY_LOADS = 30
 LEAST_LOADS = 5  # before a history says anything
 LEAST_ROWS, LEAST_SHARE, DEVIATIONS = 10, 0.1, 4.0  # how far from the median is still usual
@@ -212,12 +213,44 @@ def volume(warehouse: Warehouse, table: Table) -> Finding:
     return _finding(table, "volume", text, failed="WARN", evidence=evidence)
 
 
+def up_to_date(warehouse: Warehouse, table: Table) -> Finding:
+    """The last load read the table, and its data is at most 26 hours old. Loading by name has no such limit."""
+    tried, last = warehouse.last_load(table, skipped=True), warehouse.last_load(table)
+    if tried is None:
+        return _finding(table, "up_to_date", "Not loaded yet.")
+    evidence: dict[str, Any] = {"loaded_before": last is not None}
+    state, age = "There is no data.", timedelta(0)
+    if last:
+        age = datetime.now(UTC) - last.finished_at
+        evidence |= {"loaded_at": last.finished_at.isoformat(), "age_hours": round(age / timedelta(hours=1), 1)}
+        state = f"The data is {_age(age)} old."
+    if tried.verdict == "skipped":
+        evidence["reason"] = tried.reason
+        kept = " The previous data is kept." if last else ""
+        text = f"Skipped at the last load. {tried.reason} {state}{kept}"
+        return _finding(table, "up_to_date", text, failed="WARN", evidence=evidence)
+    if table.default and age > MAX_AGE:
+        evidence["reason"] = f"Older than {MAX_AGE / timedelta(hours=1):.0f} hours"
+        text = (
+            f"{evidence['reason']}. {state} Run `propel-assets load {table.name}`, and check that the schedule "
+            "refresh_daily is on and that its last run succeeded."
+        )
+        return _finding(table, "up_to_date", text, failed="WARN", evidence=evidence)
+    return _finding(table, "up_to_date", state, evidence=evidence)
+
+
+def _age(age: timedelta) -> str:
+    hours = max(0, int(age / timedelta(hours=1)))
+    return f"{hours} hours" if hours < 48 else f"{hours // 24} days"
+
+
 CHECKS: dict[str, Callable[[Warehouse, Table], Finding]] = {
     "row_count": row_count,
     "schema": schema,
     "primary_key_is_unique": primary_key_is_unique,
     "references_exist": references_exist,
     "volume": volume,
+    "up_to_date": up_to_date,
 }
 
 

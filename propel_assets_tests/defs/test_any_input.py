@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from propel_assets.definitions import defs
 from propel_assets.defs.assets import CONFIGURABLE
-from propel_assets.defs.delivery import NotDelivered, targets
 from propel_assets.errors import SettingsError
+from propel_assets.reporting.delivery import NotDelivered, targets
 from propel_assets.settings import Settings
 from propel_assets_tests.defs.test_alerts import SECRET, Webhook
 

@@ -1,0 +1,1 @@
+"""Marts and findings to charts, the HTML report and alert delivery. No Dagster."""

@@ -1,0 +1,196 @@
+"""Deliver alerts to a webhook and by e-mail over SMTP, within one total time limit.
+
+A socket timeout limits each read, not the delivery: a server that sends one byte a second never reaches it. Each
+delivery therefore runs in a process of its own, which is killed at the limit, whatever it waits for: DNS, TLS, headers.
+
+urllib3 and the standard library send the requests. Dagster's Slack integration needs a bot token instead of a webhook
+and reaches only Slack; apprise supports a hundred services, nearly all of which accept one of these two protocols.
+"""
+
+import contextlib
+import json
+import smtplib
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from email.errors import MessageError
+from email.message import EmailMessage
+from email.utils import formatdate, getaddresses, make_msgid
+from typing import Any
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+
+import urllib3
+
+from propel_assets.errors import PropelError, SettingsError
+from propel_assets.settings import Settings, is_loopback, variable_of
+
+SECONDS = 20.0  # in total, over all targets: they are delivered to at the same time
+SOCKET_SECONDS = 10.0  # a silent server is reported by its own error before the total limit
+SMTP_PORTS = {"smtp": 587, "smtps": 465}
+STARTTLS = ("always", "never")
+TARGETS = ("webhook", "e-mail")
+FIELDS = ("alert_webhook", "alert_smtp", "alert_from", "alert_to")
+# `sys.path` is passed on, so that the child imports this package from where the parent has it.
+CHILD = (
+    "import json, sys; job = json.load(sys.stdin); sys.path[:] = job.pop('path'); "
+    "from propel_assets.reporting.delivery import run_child; run_child(**job)"
+)
+
+Send = Callable[[str, str], None]
+"""Takes a title and a text; raises `NotDelivered` with a reason that contains no secret."""
+
+
+class NotDelivered(PropelError):
+    """A target did not accept an alert. A later try may succeed."""
+
+    retry_may_help = True
+
+
+def deliver(settings: Settings, messages: Mapping[str, tuple[str, str]], *, seconds: float = SECONDS) -> dict[str, str]:
+    """Deliver a title and a text to each target, by its name; return the reason for each target that failed.
+
+    Takes ``seconds`` at most for all targets together.
+    """
+
+    def deliver_to(target: str) -> str:
+        title, text = messages[target]
+        job = {"fields": {name: getattr(settings, name) for name in FIELDS}, "path": sys.path}
+        job |= {"target": target, "title": title, "text": text}
+        try:
+            ended = subprocess.run(  # noqa: S603 - our own code; secrets go to its standard input
+                [sys.executable, "-c", CHILD],
+                input=json.dumps(job).encode(),
+                capture_output=True,
+                timeout=seconds,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return f"The {target} did not accept it within {seconds:g} s."
+        except OSError as error:
+            return f"The {target} was not tried: a process for it could not be started ({type(error).__name__})."
+        if ended.returncode:
+            return f"The {target} was not reached: the process that delivers ended with {ended.returncode}."
+        return ended.stdout.decode()
+
+    if not messages:
+        return {}
+    with ThreadPoolExecutor(len(messages)) as pool:
+        reasons = dict(zip(messages, pool.map(deliver_to, messages), strict=True))
+    return {target: reason for target, reason in reasons.items() if reason}
+
+
+def run_child(fields: Mapping[str, Any], target: str, title: str, text: str) -> None:
+    """Deliver to one target and print the reason if that fails: what the child process of `deliver` runs."""
+    try:
+        targets(Settings(**fields))[target](title, text)
+    except PropelError as error:
+        sys.stdout.buffer.write(str(error).encode(errors="replace"))
+
+
+def targets(settings: Settings) -> Mapping[str, Send]:
+    """Return where alerts go, by name: `webhook`, `e-mail`, both or none.
+
+    Raises:
+        SettingsError: one cannot be used as it is set; the text does not quote what is secret.
+    """
+    found: dict[str, Send] = {}
+    if settings.alert_webhook:
+        found[TARGETS[0]] = _webhook(settings.alert_webhook)
+    if settings.alert_smtp:
+        found[TARGETS[1]] = _email(settings)
+    return found
+
+
+def _split(url: str, variable: str, schemes: tuple[str, ...], example: str) -> tuple[SplitResult, str]:
+    """Return the parts of ``url`` and its host, or refuse it without quoting it."""
+    try:
+        parts = urlsplit(url)
+        host, _port = parts.hostname, parts.port
+    except ValueError:
+        raise SettingsError(f"{variable} cannot be read as a URL; it must look like {example}.") from None
+    if parts.scheme not in schemes or not host:
+        raise SettingsError(f"{variable} must look like {example}; it has no {' or '.join(schemes)} scheme or no host.")
+    return parts, host
+
+
+def _webhook(url: str) -> Send:
+    variable = variable_of("alert_webhook")
+    parts, host = _split(url, variable, ("https", "http"), "https://hooks.slack.com/services/...")
+    if parts.scheme == "http" and not is_loopback(host):
+        raise SettingsError(f"{variable} must begin with https; plain http is only for a server on this machine.")
+
+    def send(title: str, text: str) -> None:
+        # Slack and compatible services interpret these three characters as markup.
+        escaped = f"*{title}*\n{text}".replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        try:
+            answer = urllib3.request(  # the body is not read: it may be endless
+                "POST",
+                url,
+                json={"text": escaped},
+                timeout=SOCKET_SECONDS,
+                retries=False,
+                redirect=False,
+                preload_content=False,
+            )
+            answer.close()
+        except (urllib3.exceptions.HTTPError, OSError) as error:  # their texts may contain the path
+            raise NotDelivered(f"The webhook at {host} could not be reached: {type(error).__name__}.") from None
+        if answer.status >= 300:
+            hint = f" Make a new one and set {variable}." if answer.status in {401, 403, 404, 410} else ""
+            raise NotDelivered(f"The webhook at {host} answered {answer.status}.{hint}")
+
+    return send
+
+
+def _email(settings: Settings) -> Send:
+    variable = variable_of("alert_smtp")
+    parts, host = _split(settings.alert_smtp, variable, tuple(SMTP_PORTS), "smtp://user:password@smtp.example.com:587")
+    # A mail server on this machine has no certificate that can be verified.
+    chosen = parse_qs(parts.query).get("starttls", ["never" if is_loopback(host) else "always"])[0]
+    if chosen not in STARTTLS:
+        raise SettingsError(f"starttls in {variable} must be {' or '.join(STARTTLS)}.")
+    encrypted = parts.scheme == "smtps" or chosen == "always"
+    if parts.username and not encrypted and not is_loopback(host):
+        raise SettingsError(f"{variable} would send the password in clear text: leave out starttls=never.")
+    sender = _addresses(settings.alert_from, variable_of("alert_from"))
+    receivers = _addresses(settings.alert_to, variable_of("alert_to"))
+    port = parts.port or SMTP_PORTS[parts.scheme]
+
+    def connect() -> smtplib.SMTP:
+        if parts.scheme == "smtps":
+            return smtplib.SMTP_SSL(host, port, timeout=SOCKET_SECONDS, context=ssl.create_default_context())
+        return smtplib.SMTP(host, port, timeout=SOCKET_SECONDS)
+
+    def send(title: str, text: str) -> None:
+        message = EmailMessage()
+        message["Subject"], message["From"], message["To"] = " ".join(title.split()), sender[0], ", ".join(receivers)
+        message["Date"], message["Message-ID"] = formatdate(), make_msgid(domain="propel-assets")
+        message["Auto-Submitted"] = "auto-generated"  # no out-of-office answers
+        message.set_content(text)
+        try:
+            with contextlib.closing(connect()) as server:
+                if parts.scheme == "smtp" and encrypted:
+                    server.starttls(context=ssl.create_default_context())
+                if parts.username:
+                    server.login(unquote(parts.username), unquote(parts.password or ""))
+                server.send_message(message)
+                # The mail is accepted: an error or a delay from here on must not send it a second time.
+                with contextlib.suppress(smtplib.SMTPException, OSError):
+                    server.putcmd("QUIT")
+        except (smtplib.SMTPException, MessageError, OSError) as error:  # their texts may contain addresses of people
+            code = getattr(error, "smtp_code", "")
+            why = f"{type(error).__name__}{f' {code}' if code else ''}"
+            raise NotDelivered(f"The mail server {host}:{port} did not accept it: {why}.") from None
+
+    return send
+
+
+def _addresses(text: str, variable: str) -> list[str]:
+    found = [address for _, address in getaddresses([text])]
+    if not found or not all(
+        address.count("@") == 1 and address.isprintable() and " " not in address for address in found
+    ):
+        raise SettingsError(f"{variable} must be set to e-mail addresses, for example data@example.com.")
+    return found
