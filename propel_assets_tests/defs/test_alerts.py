@@ -16,9 +16,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from dagster._core.events import DagsterEvent, StepMaterializationData
 
 from propel_assets.definitions import defs
-from propel_assets.defs.alerts import MAX_TRIES, SHOWN, alerts, message
-from propel_assets.defs.delivery import targets
+from propel_assets.defs.alerts import MAX_ATTEMPTS, MAX_LINES, AlertState, alerts, message
 from propel_assets.errors import SettingsError
+from propel_assets.reporting import delivery
+from propel_assets.reporting.delivery import deliver, targets
 from propel_assets.settings import load_settings
 from propel_assets_tests.processes import free_port
 
@@ -74,32 +75,42 @@ def tick(instance, webhook, capsys):
         cursor = alerts.evaluate_tick(context).cursor
         return capsys.readouterr().err
 
-    assert "wrong" not in look()  # the first look only remembers
+    look()  # the first tick only marks what has ended before it
     return look
 
 
-# --- what is told ---
+# --- causes and members ---
 
 
-def test_a_failed_run_is_told_once_with_its_reason_and_told_again_after_it_was_well(
-    tick, run, webhook, monkeypatch
-) -> None:
+SEVERAL = ("org_query", "user_query", "custom_role_mappings", "end_user_api_keys", "pending_org_invites")
+
+
+def test_one_revoked_key_is_one_alert_that_lists_every_step_and_one_recovery(tick, run, webhook, monkeypatch) -> None:
     with monkeypatch.context() as wrong:
         wrong.setenv("PROPELAUTH_API_KEY", "not-the-key")
-        first = run("jwks", "org_query")
-        said = tick()
-        run("org_query")
+        first = run("jwks", *SEVERAL)
+        logged = tick()
+        run("org_query", "user_report")  # one more step: the same cause, which is known
         tick()
         (text,) = webhook.texts
-    assert "Run failed: __ASSET_JOB, step load_orgs: GET /api/backend/v1/org/query answered 401" in text
-    assert "Backend Integration" in text
-    assert "Open the run in Dagster" in text
-    assert first.run_id in text
-    assert "ERROR" in said
-    assert "not-the-key" not in said + text
+    steps = sorted(event.step_key for event in first.get_step_failure_events())
+    title, line = text.splitlines()
+    assert title == "*PropelAuth: Run failed: PropelAuth refused the API key*"
+    assert line.startswith(f"- Run failed: PropelAuth refused the API key: {len(steps)} affected: ")
+    assert [step for step in steps if step not in line] == []
+    assert "answered 401" in line
+    assert "Backend Integration" in line
+    assert "Open the run in Dagster" in line
+    assert first.run_id in line
+    assert "ERROR" in logged
+    assert "not-the-key" not in logged + text
     run("org_query")
     tick()
-    assert "Well again: step load_orgs" in webhook.texts[-1]
+    assert len(webhook.texts) == 1
+    run(*SEVERAL, "user_report")
+    tick()
+    assert len(webhook.texts) == 2
+    assert "- Recovered: Run failed: PropelAuth refused the API key: " in webhook.texts[-1]
     with monkeypatch.context() as wrong:
         wrong.setenv("PROPELAUTH_API_KEY", "not-the-key")
         run("org_query")
@@ -107,69 +118,154 @@ def test_a_failed_run_is_told_once_with_its_reason_and_told_again_after_it_was_w
     assert len(webhook.texts) == 3
 
 
-def test_a_run_that_ended_before_its_first_step_is_told(tick, instance, webhook) -> None:
+def test_two_causes_are_two_lines_of_one_message(tick, run, webhook, sandbox) -> None:
+    sandbox.faults.set("wrong_json", {}, path="/api/backend/v1/custom_role_mappings")
+    sandbox.faults.set("unknown_field", ["orgs"])
+    run("custom_role_mappings", "org_query")
+    tick()
+    (text,) = webhook.texts
+    _, *lines = sorted(text.splitlines())
+    assert [line[:30] for line in lines] == ["- Run failed: PropelAuth refus", "- Schema changed: schema (WARN)"[:30]]
+
+
+def test_a_cause_that_changes_is_reported_and_its_former_cause_does_not_recover(
+    tick, run, webhook, sandbox, monkeypatch
+) -> None:
+    with monkeypatch.context() as wrong:
+        wrong.setenv("PROPELAUTH_API_KEY", "not-the-key")
+        run("org_query")
+        tick()
+    sandbox.faults.set("redirect")
+    run("org_query")
+    tick()
+    assert "Run failed: PropelAuth refused a request: load_orgs" in webhook.texts[-1]
+    assert not any("Recovered" in text for text in webhook.texts)
+
+
+def test_a_run_that_ended_before_its_first_step_is_reported(tick, instance, webhook) -> None:
     job = defs.resolve_job_def("refresh")
     instance.report_run_failed(instance.create_run_for_job(job), "The process was killed.")
     tick()
-    assert "Run failed: refresh: The process was killed." in webhook.texts[0]
+    assert "Run failed: no step was reached: refresh: The process was killed." in webhook.texts[0]
 
 
-def test_a_failed_check_is_told_as_the_check_and_not_also_as_its_step(tick, run, webhook, sandbox) -> None:
+def test_a_failed_check_is_reported_as_the_check_and_not_also_as_its_step(tick, run, webhook, sandbox) -> None:
     sandbox.faults.set("missing_field", "orgs.name")
     run("org_query")
     tick()
     (text,) = webhook.texts
-    assert "propel_auth/org_query: schema (ERROR): PropelAuth sends this table otherwise" in text
-    assert "step check_org_query" not in text
+    assert "Schema changed: schema (ERROR): propel_auth/org_query: " in text
+    assert "check_org_query" not in text
 
 
-def test_a_changed_schema_is_told_with_the_column(tick, run, webhook, sandbox) -> None:
+def test_a_further_table_whose_schema_changes_is_reported(tick, run, webhook, sandbox) -> None:
     sandbox.faults.set("unknown_field", ["orgs"])
     assert run("org_query").success
     tick()
-    assert (
-        "Schema changed: propel_auth/org_query: schema (WARN): Fields the catalogue does not know" in webhook.texts[0]
-    )
+    assert "Schema changed: schema (WARN): propel_auth/org_query: " in webhook.texts[0]
     assert "columns of their own" in webhook.texts[0]
+    sandbox.faults.set("unknown_field", ["orgs", "users"])
+    run("org_query", "user_query")
+    tick()
+    assert "Schema changed: schema (WARN): propel_auth/user_query: " in webhook.texts[1]
+    assert len(webhook.texts) == 2
 
 
-def test_an_unusual_loss_is_told_with_how_to_allow_it(tick, run, webhook, sandbox) -> None:
+def test_an_unusual_loss_is_reported_with_how_to_allow_it(tick, run, webhook, sandbox) -> None:
     run("user_query")
     for user in list(sandbox.store.users)[:200]:
         sandbox.store.delete_user(user)
     run("user_query")
     tick()
-    assert "Unusual loss: __ASSET_JOB, step load_users" in webhook.texts[-1]
+    assert "Unusual loss: too many rows are gone: load_users" in webhook.texts[-1]
     assert "PROPELAUTH_ALLOW_LOSS" in webhook.texts[-1]
     assert "@" not in webhook.texts[-1]
 
 
-def test_a_stale_asset_is_told_once(tick, instance, webhook) -> None:
-    key = dg.AssetKey(["propel_auth", "jwks"])
-    loaded = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=30)
-    event = DagsterEvent(
-        event_type_value="ASSET_MATERIALIZATION",
-        job_name="refresh",
-        event_specific_data=StepMaterializationData(dg.AssetMaterialization(key)),
-    )
-    instance.report_dagster_event(event, run_id=dg.DagsterRun("refresh").run_id, timestamp=loaded.timestamp())
+def test_an_error_that_is_not_ours_is_reported_by_its_class_only(tick, run, webhook) -> None:
+    @dg.asset(key=["propel_auth", "of_somebody_else"])
+    def of_somebody_else() -> None:
+        raise ValueError("Could not convert string 'Alice Q. Smith' to BOOL")
+
+    run("of_somebody_else", defs=dg.Definitions(assets=[of_somebody_else]))
+    logged = tick()
+    assert "Run failed: ValueError was raised.: propel_auth__of_somebody_else" in webhook.texts[0]
+    assert "Alice" not in webhook.texts[0] + logged
+
+
+# --- old data ---
+
+
+@pytest.mark.parametrize(("status", "cause"), [(403, "The key may not read this"), (404, "Feature not enabled")])
+def test_a_table_that_stops_loading_is_reported_once_with_the_reason(
+    tick, run, webhook, sandbox, status, cause
+) -> None:
+    tables = ("scim_groups", "scim_group_members")
+    run(*tables)
+    sandbox.faults.set("scim_off", status)
+    for _ in range(2):
+        assert run(*tables).success
+        tick()
+    (text,) = webhook.texts
+    assert f"- Not loaded: {cause}: 2 affected: " in text
+    assert [table for table in tables if f"propel_auth/{table}" not in text] == []
+    assert f"answered {status}" in text
+    assert "The previous data is kept." in text
+    sandbox.faults.clear()
+    run(*tables)
+    tick()
+    assert f"Recovered: Not loaded: {cause}: 2 affected: " in webhook.texts[-1]
+
+
+def test_a_table_that_was_never_loaded_did_not_stop(tick, run, webhook, sandbox) -> None:
+    sandbox.faults.set("scim_off")
+    run("scim_groups")
+    assert tick() == ""
+    assert webhook.requests == 0
+
+
+def materialized(instance, run_id: str, hours: int, *tables: str) -> None:
+    at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=hours)
+    for table in tables:
+        event = DagsterEvent(
+            event_type_value="ASSET_MATERIALIZATION",
+            job_name="refresh",
+            event_specific_data=StepMaterializationData(dg.AssetMaterialization(dg.AssetKey(["propel_auth", table]))),
+        )
+        instance.report_dagster_event(event, run_id=run_id, timestamp=at.timestamp())
+
+
+def test_the_stale_assets_of_a_run_are_one_alert(tick, instance, webhook) -> None:
+    runs = [dg.DagsterRun("refresh").run_id for _ in range(3)]
+    materialized(instance, runs[0], 30, "jwks", "org_query")
+    materialized(instance, runs[1], 2, "user_query")
     tick()
     tick()
     (text,) = webhook.texts
-    assert "Stale: propel_auth/jwks: loaded 30 hours ago, expected within 26." in text
+    assert "Stale: no later load: 2 affected: " in text
+    assert "propel_auth/jwks" in text
+    assert "propel_auth/org_query" in text
+    assert "user_query" not in text
+    assert "loaded 30 hours ago, expected within 26." in text
     assert "refresh_daily" in text
-    instance.report_runless_asset_event(dg.AssetMaterialization(key))
+    materialized(instance, runs[2], 0, "jwks")
     tick()
-    assert "Well again: propel_auth/jwks: age" in webhook.texts[-1]
+    assert len(webhook.texts) == 1
+    instance.report_runless_asset_event(dg.AssetMaterialization(dg.AssetKey(["propel_auth", "org_query"])))
+    tick()
+    assert "Recovered: Stale: no later load: propel_auth/org_query: age" in webhook.texts[-1]
 
 
-def test_a_good_run_is_told_to_nobody(tick, run, webhook) -> None:
+# --- what is not reported ---
+
+
+def test_a_successful_run_is_not_reported(tick, run, webhook) -> None:
     assert run("jwks").success
     assert tick() == ""
     assert webhook.requests == 0
 
 
-def test_what_failed_before_alerts_were_turned_on_is_not_told(run, request, webhook, monkeypatch) -> None:
+def test_runs_that_failed_before_alerts_were_turned_on_are_not_reported(run, request, webhook, monkeypatch) -> None:
     with monkeypatch.context() as wrong:
         wrong.setenv("PROPELAUTH_API_KEY", "not-the-key")
         run("jwks", "org_query")
@@ -177,14 +273,34 @@ def test_what_failed_before_alerts_were_turned_on_is_not_told(run, request, webh
     assert webhook.requests == 0
 
 
-def test_a_long_message_says_how_much_is_left_out() -> None:
-    title, text = message([f"Stale: table {n}: loaded" for n in range(SHOWN + 5)])
-    assert title == f"PropelAuth: Stale: table 0 and {SHOWN + 4} more"
-    assert len(text.splitlines()) == SHOWN + 1
+def test_a_long_message_shows_how_much_is_left_out() -> None:
+    title, text = message([f"Stale: table {n}: loaded" for n in range(MAX_LINES + 5)])
+    assert title == f"PropelAuth: Stale: table 0 and {MAX_LINES + 4} more"
+    assert len(text.splitlines()) == MAX_LINES + 1
     assert text.endswith("... and 5 more: see Dagster.")
 
 
-# --- what cannot be delivered ---
+# --- the cursor ---
+
+
+def test_runs_that_a_tick_has_no_time_for_are_read_by_the_next(tick, run, webhook, sandbox, monkeypatch) -> None:
+    sandbox.faults.set("redirect")
+    run("org_query")
+    run("custom_role_mappings")
+    monkeypatch.setattr("propel_assets.defs.alerts.READING_SECONDS", -1.0)
+    tick()
+    assert ["load_role_mappings" in text for text in webhook.texts] == [False]
+    tick()
+    assert ["load_role_mappings" in text for text in webhook.texts] == [False, True]
+
+
+def test_a_cursor_of_an_earlier_version_keeps_its_place_and_its_undelivered_alerts() -> None:
+    old = {"seen": {"PIPELINE_FAILURE": 7}, "wrong": {"step x": "text"}, "waiting": {"webhook": ["a"]}, "tries": {}}
+    state = AlertState.from_cursor(json.dumps(old))
+    assert (state.seen, state.open_problems, state.pending) == (old["seen"], {}, old["waiting"])
+
+
+# --- failed deliveries ---
 
 
 @pytest.fixture
@@ -212,9 +328,9 @@ def test_an_alert_that_was_refused_is_sent_at_the_next_tick(broken, tick, webhoo
 
 def test_an_alert_is_not_tried_for_ever(broken, tick, webhook) -> None:
     webhook.status = 500
-    said = [tick() for _ in range(MAX_TRIES + 5)]
+    said = [tick() for _ in range(MAX_ATTEMPTS + 5)]
     assert webhook.requests == 11  # after 1, 2, 4, ... 1024 minutes
-    assert ["Given up" in text for text in said].index(True) == MAX_TRIES - 1
+    assert ["Given up" in text for text in said].index(True) == MAX_ATTEMPTS - 1
     webhook.status = 200
     tick()
     assert webhook.texts == []
