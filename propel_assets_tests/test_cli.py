@@ -10,8 +10,8 @@ import urllib.request
 import duckdb
 import pytest
 
-from propel_assets.cli import main
-from propel_assets.source.tables import TABLES
+from propel_assets.catalog import TABLES
+from propel_assets.cli.main import main
 
 KEY_PLACES = (
     "No PropelAuth API key. Set PROPELAUTH_API_KEY, or api_key under [sources.propel_auth_source] in "
@@ -141,7 +141,7 @@ def test_help_shows_an_example(command, run_cli) -> None:
 
 def test_help_imports_neither_dlt_nor_dagster() -> None:
     code = (
-        "import sys\nfrom propel_assets.cli import main\nmain(['load', '--help'], standalone_mode=False)\n"
+        "import sys\nfrom propel_assets.cli.main import main\nmain(['load', '--help'], standalone_mode=False)\n"
         "print(sorted({'dlt', 'dagster', 'duckdb', 'pyarrow'} & set(sys.modules)))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

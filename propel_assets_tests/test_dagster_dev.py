@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 import propel_assets
-from propel_assets import demo
-from propel_assets.source.tables import BY_NAME
+from propel_assets.catalog import BY_NAME
+from propel_assets.cli import demo
 from propel_assets.warehouse.checks import checks_of
 from propel_assets_tests.processes import free_port, listens, wait_until
 
@@ -93,7 +93,7 @@ def dev(settings, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[De
     """A `dagster dev` on the sandbox, with the instance settings we ship; its log's tail is shown if the test fails."""
     home = tmp_path / "dagster_home"
     home.mkdir()
-    shutil.copy(Path(propel_assets.__file__).with_name("dagster.yaml"), home)
+    shutil.copy(Path(propel_assets.__file__).parent / "cli" / "dagster.yaml", home)
     running = Dev(home, free_port(), tmp_path / "dagster-dev.log")
     try:
         yield running

@@ -14,11 +14,11 @@ import pytest
 import yaml
 
 import propel_assets.defs
+from propel_assets.catalog import TABLES
 from propel_assets.definitions import build_defs, defs
 from propel_assets.defs import alerts, assets, automation, changes, checks, marts
 from propel_assets.defs.assets import api_asset, asset_key
 from propel_assets.errors import SettingsError
-from propel_assets.source.tables import TABLES
 from propel_assets.warehouse.checks import checks_of
 
 ROOT = Path(__file__).parents[1]

@@ -10,9 +10,9 @@ import click
 import pytest
 
 from propel_assets import __version__
-from propel_assets.cli import main
+from propel_assets.catalog import TABLES
+from propel_assets.cli.main import main
 from propel_assets.settings import Settings
-from propel_assets.source.tables import TABLES
 from propel_assets.warehouse.checks import CHECKS
 
 ROOT = Path(__file__).parents[1]

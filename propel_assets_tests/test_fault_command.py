@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from click.testing import CliRunner, Result
 
-from propel_assets.cli import main
+from propel_assets.cli.main import main
 from propel_assets.sandbox.switches import LIMITS, SWITCHES
 from propel_assets_tests.processes import ROOT, free_port
 

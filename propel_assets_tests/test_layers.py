@@ -113,7 +113,7 @@ def test_only_settings_reads_the_environment(path) -> None:
     ("path", "source"),
     [
         ("propel_assets/sandbox/x.py", "import propel_assets.settings"),
-        ("propel_assets/sandbox/x.py", "def f():\n    from propel_assets.source.tables import TABLES"),
+        ("propel_assets/sandbox/x.py", "def f():\n    from propel_assets.catalog import TABLES"),
         ("propel_assets/sandbox/x.py", "from propel_assets import __version__"),
         ("propel_assets/source/x.py", "from propel_assets.warehouse import load"),
         ("propel_assets/source/x.py", "from propel_assets import warehouse"),
@@ -121,8 +121,8 @@ def test_only_settings_reads_the_environment(path) -> None:
         ("propel_assets/warehouse/x.py", "from propel_assets.defs.assets import asset_key"),
         ("propel_assets/warehouse/x.py", "class A:\n    def f(self):\n        import dagster as dg"),
         ("propel_assets/warehouse/x.py", "async def f():\n    from dagster_dlt import dlt_assets"),
-        ("propel_assets/defs/x.py", "from propel_assets.cli import main"),
-        ("propel_assets/settings.py", "from propel_assets.source.tables import TABLES"),
+        ("propel_assets/defs/x.py", "from propel_assets.cli.main import main"),
+        ("propel_assets/settings.py", "from propel_assets.catalog import TABLES"),
         ("propel_assets/source/x.py", "from . import tables"),
     ],
 )
@@ -143,7 +143,7 @@ def test_a_module_that_reads_the_environment_is_caught(source) -> None:
     assert reads_environment(source)
 
 
-@pytest.mark.parametrize("path", ["propel_assets/source/tables.py", "propel_assets/cli.py"])
+@pytest.mark.parametrize("path", ["propel_assets/catalog/__init__.py", "propel_assets/cli.py"])
 def test_the_catalogue_and_help_import_neither_dlt_nor_dagster(path) -> None:
     heavy = {i.name for i in imports(MODULES[path]) if i.at_import and i.name.split(".")[0] in {"dlt", "dagster"}}
     assert heavy == set()

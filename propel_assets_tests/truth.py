@@ -4,8 +4,8 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+from propel_assets.catalog import BY_NAME, Table
 from propel_assets.sandbox.store import Store
-from propel_assets.source.tables import BY_NAME, Table
 
 Rows = dict[tuple, dict[str, Any]]
 """Rows by key."""

@@ -17,11 +17,11 @@ from typing import Any
 import dagster as dg
 
 from propel_assets import errors
+from propel_assets.catalog import BY_NAME, SCANS
 from propel_assets.errors import LossRefused, OtherEnvironment, PropelError, SettingsError
+from propel_assets.privacy.redaction import without_personal_data
 from propel_assets.reporting import delivery
 from propel_assets.settings import environment_name, load_settings
-from propel_assets.source.tables import BY_NAME, SCANS
-from propel_assets.warehouse.load import without_personal_data
 
 ENDS = (dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_SUCCESS)
 RUNS_AT_ONCE = 100

@@ -12,14 +12,14 @@ from dagster_dlt import DagsterDltTranslator, dlt_assets
 from dagster_dlt.translator import DltResourceTranslatorData
 from pydantic import Field
 
+from propel_assets.catalog import BY_NAME, SCANS, Table, tables_of
 from propel_assets.defs.resources import PropelAuthApiKey, Warehouse, settings_of
 from propel_assets.errors import PropelError
+from propel_assets.privacy.policy import load_policy
 from propel_assets.settings import DATASET, Settings, destination_name, environment_name, named
 from propel_assets.source.dlt_source import propel_auth_source
 from propel_assets.source.lists import ScanReport
-from propel_assets.source.privacy import load_policy
 from propel_assets.source.table_reader import ReadOptions
-from propel_assets.source.tables import BY_NAME, SCANS, Table, tables_of
 from propel_assets.warehouse.checks import MAX_AGE
 from propel_assets.warehouse.load import ScanLoad, load_scan
 from propel_assets.warehouse.query import opened

@@ -2,8 +2,8 @@
 
 import dagster as dg
 
+from propel_assets.catalog import TABLES
 from propel_assets.defs.assets import asset_key
-from propel_assets.source.tables import TABLES
 
 RECENT_SCANS = ("users", "chart_metrics")
 

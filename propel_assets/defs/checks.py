@@ -6,10 +6,10 @@ from typing import Any
 
 import dagster as dg
 
+from propel_assets.catalog import TABLES, Table
 from propel_assets.defs.assets import as_failure, asset_key
 from propel_assets.defs.resources import Warehouse, settings_of
 from propel_assets.errors import PropelError
-from propel_assets.source.tables import TABLES, Table
 from propel_assets.warehouse.checks import CHECKS, Finding, checks_of, examine
 from propel_assets.warehouse.query import opened
 

@@ -12,13 +12,14 @@ from typing import Any
 
 import dagster as dg
 
+from propel_assets.catalog import BOOKS, BY_NAME
 from propel_assets.defs.assets import FRESH, OWNERS, PREFIX, as_failure, key_of
 from propel_assets.defs.resources import Warehouse, settings_of
 from propel_assets.errors import PropelError, WarehouseError
+from propel_assets.marts import runner as marts
+from propel_assets.privacy.redaction import without_personal_data
+from propel_assets.reporting import charts
 from propel_assets.settings import destination_name, named
-from propel_assets.source.tables import BOOKS, BY_NAME
-from propel_assets.warehouse import charts, marts
-from propel_assets.warehouse.load import without_personal_data
 
 BOOK_NAMES = {table.name for table in BOOKS}
 COMPARES = "agrees_with_propel_auth"  # the dbt test that holds our figures against PropelAuth's own

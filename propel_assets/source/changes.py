@@ -5,10 +5,10 @@ from typing import Any
 
 import msgspec
 
+from propel_assets.catalog import BY_NAME
 from propel_assets.errors import PermanentApiError
 from propel_assets.source.client import Client
 from propel_assets.source.table_reader import FEATURE_OFF
-from propel_assets.source.tables import BY_NAME
 
 OFF = -1
 

@@ -16,7 +16,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute
 
-from propel_assets.source.tables import Column, ColumnType, Table
+from propel_assets.catalog import Column, ColumnType, Table
 
 pc: Any = pyarrow.compute  # makes its functions at import, unseen by type checkers
 

@@ -19,15 +19,15 @@ from dlt.common.pipeline import PipelineContext
 from dlt.common.schema.typing import TColumnSchema, TTableSchema, TTableSchemaColumns
 from dlt.extract import DltResource, DltSource
 
+from propel_assets.catalog import BOOKS, BY_NAME, SCANS, TABLES, Table
+from propel_assets.privacy.policy import Gate
 from propel_assets.settings import Settings, connected, load_settings
 from propel_assets.source.client import Client
 from propel_assets.source.decode import to_arrow
-from propel_assets.source.json_columns import keep_json
 from propel_assets.source.lists import Progress, ScanReport
-from propel_assets.source.privacy import Gate
 from propel_assets.source.readers import Reader
 from propel_assets.source.table_reader import ReadOptions, memory_of, recall
-from propel_assets.source.tables import BOOKS, BY_NAME, SCANS, TABLES, Table
+from propel_assets.warehouse.json_columns import keep_json
 
 SOURCE = "propel_auth_source"
 # How rows read by `recent` are loaded; tables that always merge do so as their destination does best.

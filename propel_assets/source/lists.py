@@ -14,11 +14,11 @@ from queue import SimpleQueue
 from threading import Event, Semaphore
 from typing import Any, TypeVar
 
+from propel_assets.catalog import BY_NAME
 from propel_assets.errors import PermanentApiError, UnprovedScan
 from propel_assets.source.client import Client
 from propel_assets.source.decode import PageDecoder, RowType
 from propel_assets.source.scan import Order, Page, Request, Scan
-from propel_assets.source.tables import BY_NAME
 
 T = TypeVar("T")
 U = TypeVar("U")

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from propel_assets.catalog import BY_NAME, tables_of
 from propel_assets.errors import LossRefused, OtherEnvironment, PermanentApiError, UnprovedScan
 from propel_assets.settings import environment_of
 from propel_assets.source.client import BACKEND_KEY, NO_AUTH
@@ -21,7 +22,6 @@ from propel_assets.source.lists import RECENT, ScanReport
 from propel_assets.source.scan import Order
 from propel_assets.source.scim import ScimReader
 from propel_assets.source.table_reader import FEATURE_OFF, Rows, skip_reason
-from propel_assets.source.tables import BY_NAME, tables_of
 
 MIN_LOSS_ROWS = 50
 CLOCKS_APART_SECONDS = 300

@@ -4,11 +4,11 @@ from collections.abc import Callable, Hashable, Iterator
 from operator import attrgetter
 from typing import Any
 
+from propel_assets.catalog import BY_NAME
 from propel_assets.errors import PermanentApiError
 from propel_assets.source.decode import PageDecoder, RowType, to_arrow
 from propel_assets.source.lists import MIN_PAGE_SIZE, NOT_FOUND
 from propel_assets.source.table_reader import FEATURE_OFF, Rows, TableReader, skip_reason
-from propel_assets.source.tables import BY_NAME
 
 
 class ScimReader(TableReader):

@@ -9,12 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from propel_assets.catalog import BY_NAME, Table, tables_of
 from propel_assets.errors import PermanentApiError
 from propel_assets.source.client import Client
 from propel_assets.source.decode import RowType
 from propel_assets.source.lists import ListReader, Progress, ScanReport, Watch
 from propel_assets.source.scan import Order
-from propel_assets.source.tables import BY_NAME, Table, tables_of
 
 Rows = tuple[str, pa.Table]
 

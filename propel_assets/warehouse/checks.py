@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 from statistics import median
 from typing import Any, Literal
 
-from propel_assets.source.privacy import HELD_BACK
-from propel_assets.source.tables import BOOKS, Reference, Table
+from propel_assets.catalog import BOOKS, Reference, Table
+from propel_assets.privacy.policy import HELD_BACK
 from propel_assets.warehouse.query import LastLoad, Warehouse
 
 Severity = Literal["ERROR", "WARN"]

@@ -20,10 +20,9 @@ from dlt.destinations.exceptions import DatabaseException
 from dlt.destinations.impl.filesystem.filesystem import FilesystemClient
 from dlt.destinations.job_client_impl import SqlJobClientBase
 
+from propel_assets.catalog import BY_NAME
 from propel_assets.errors import WarehouseError, find_cause
-from propel_assets.settings import Settings
-from propel_assets.source.dlt_source import SCAN_LOG, SOURCE
-from propel_assets.source.privacy import (
+from propel_assets.privacy.policy import (
     Erased,
     Policy,
     columns_about,
@@ -31,9 +30,10 @@ from propel_assets.source.privacy import (
     load_policy,
     require_key,
 )
-from propel_assets.source.tables import BY_NAME
-from propel_assets.warehouse.duckdb_destination import put_in_place, rewrite
-from propel_assets.warehouse.file_copies import copied
+from propel_assets.settings import Settings
+from propel_assets.source.dlt_source import SCAN_LOG, SOURCE
+from propel_assets.warehouse.destinations.duckdb import put_in_place, rewrite
+from propel_assets.warehouse.destinations.file_copies import copied
 from propel_assets.warehouse.load import empty_bucket
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, leave_a_map, loading, working_folder
 from propel_assets.warehouse.query import HOW_TO_LOAD, client_of

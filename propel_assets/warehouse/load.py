@@ -14,15 +14,15 @@ from dlt.common.destination.client import WithStagingDataset
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 from dlt.pipeline.exceptions import PipelineStepFailed
 
+from propel_assets.catalog import BY_NAME, tables_of
 from propel_assets.errors import PropelError, WarehouseError, find_cause
+from propel_assets.privacy.policy import load_policy
+from propel_assets.privacy.redaction import without_personal_data
 from propel_assets.settings import Settings, connected
 from propel_assets.source.dlt_source import MERGE, propel_auth_source
 from propel_assets.source.lists import Progress, ScanReport
-from propel_assets.source.privacy import load_policy
 from propel_assets.source.table_reader import ReadOptions
-from propel_assets.source.tables import BY_NAME, tables_of
 from propel_assets.warehouse.pipeline import (
-    EMAIL,
     build_pipeline,
     formats,
     leave_a_map,
@@ -157,11 +157,6 @@ def _remove(pipeline: dlt.Pipeline, report: ScanReport) -> None:
             places = ", ".join(["%s"] * len(some))
             table = client.make_qualified_table_name(report.table_name)
             client.execute_sql(f"DELETE FROM {table} WHERE user_id IN ({places})", *some)  # noqa: S608 - a quoted name
-
-
-def without_personal_data(text: str) -> str:
-    """Return ``text`` on one line, without the e-mail addresses in it."""
-    return EMAIL.sub("<e-mail>", " ".join(text.split()))
 
 
 def _ours(error: Exception, scan: str, settings: Settings) -> PropelError:

@@ -4,7 +4,6 @@ import contextlib
 import importlib
 import logging
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,27 +27,14 @@ from dlt.common.destination.reference import DestinationReference
 from filelock import FileLock
 
 from propel_assets.errors import SettingsError
+from propel_assets.privacy.redaction import RedactingFilter
 from propel_assets.settings import DATASET, PIPELINE, Settings, named, no_dlt_telemetry
-from propel_assets.warehouse.clients import with_our_client
-from propel_assets.warehouse.destinations import DESTINATIONS, extra_of, policy_of
-from propel_assets.warehouse.duckdb_destination import Patience, atomic_duckdb, exclusive
+from propel_assets.warehouse.destinations.clients import with_our_client
+from propel_assets.warehouse.destinations.duckdb import Patience, atomic_duckdb, exclusive
+from propel_assets.warehouse.destinations.policies import DESTINATIONS, extra_of, policy_of
 
 FOLDER_PREFIX = "propel-assets-"
 ENVIRONMENT = "Environment Variables"  # dlt's name of that place
-EMAIL = re.compile(r"[^\s@'\"<>(),;:]+@[^\s@'\"<>(),;:]+")
-
-
-class _NamesNobody(logging.Filter):
-    """Cuts dlt's log to one line each: databases quote people's rows in their errors, and dlt logs each it retries."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Change ``record``; it is always logged."""
-        first, *rest = record.getMessage().splitlines() or [""]
-        what, _, _ = EMAIL.sub("<e-mail>", first).partition(" with message ")
-        kinds = [line.split(":")[0] for line in rest if re.match(r"(\w+\.)+[A-Z]\w*(:|$)", line)]
-        record.msg = f"{what}: {kinds[-1]}" if kinds else what
-        record.args, record.exc_info, record.exc_text, record.stack_info = (), None, None, None
-        return True
 
 
 def build_pipeline(settings: Settings, folder: str | None, say: Callable[[str], None] = lambda _: None) -> dlt.Pipeline:
@@ -59,8 +45,8 @@ def build_pipeline(settings: Settings, folder: str | None, say: Callable[[str], 
     """
     no_dlt_telemetry()
     log = logging.getLogger("dlt")
-    if not any(isinstance(known, _NamesNobody) for known in log.filters):
-        log.addFilter(_NamesNobody())
+    if not any(isinstance(known, RedactingFilter) for known in log.filters):
+        log.addFilter(RedactingFilter())
     where: dict[str, Any] = {"pipelines_dir": folder} if folder else {}
     if settings.staging:
         where["staging"] = settings.staging

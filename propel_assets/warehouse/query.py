@@ -16,14 +16,14 @@ from dlt.destinations.impl.duckdb.sql_client import DuckDbSqlClient
 from dlt.destinations.impl.filesystem.filesystem import FilesystemClient
 from dlt.destinations.job_client_impl import SqlJobClientBase
 
+from propel_assets.catalog import Table
 from propel_assets.errors import WarehouseError
+from propel_assets.privacy.policy import Policy, load_policy
 from propel_assets.settings import Settings
 from propel_assets.source.decode import ARROW_TYPES
 from propel_assets.source.dlt_source import SCAN_LOG, complete_schema
-from propel_assets.source.privacy import Policy, load_policy
-from propel_assets.source.tables import Table
-from propel_assets.warehouse.duckdb_destination import with_little_memory
-from propel_assets.warehouse.files import FileTables
+from propel_assets.warehouse.destinations.duckdb import with_little_memory
+from propel_assets.warehouse.destinations.files import FileTables
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, formats, working_folder
 
 MOST_LOADS = 200  # looked at

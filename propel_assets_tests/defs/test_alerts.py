@@ -18,8 +18,7 @@ from dagster._core.events import DagsterEvent, StepMaterializationData
 from propel_assets.definitions import defs
 from propel_assets.defs.alerts import MAX_ATTEMPTS, MAX_LINES, AlertState, alerts, message
 from propel_assets.errors import SettingsError
-from propel_assets.reporting import delivery
-from propel_assets.reporting.delivery import deliver, targets
+from propel_assets.reporting.delivery import targets
 from propel_assets.settings import load_settings
 from propel_assets_tests.processes import free_port
 

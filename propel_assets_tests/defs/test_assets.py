@@ -9,9 +9,9 @@ import sys
 import dagster as dg
 import pytest
 
+from propel_assets.catalog import BY_NAME
 from propel_assets.definitions import build_defs
 from propel_assets.defs.resources import PropelAuthApiKey
-from propel_assets.source.tables import BY_NAME
 from propel_assets.warehouse.checks import checks_of
 
 ORGS_PATH = "/api/backend/v1/org/query"

@@ -5,13 +5,13 @@ import datetime
 import dagster as dg
 import pytest
 
+from propel_assets.catalog import TABLES
 from propel_assets.definitions import build_defs
 from propel_assets.defs.assets import api_asset, asset_key
 from propel_assets.defs.automation import refresh_daily
 from propel_assets.defs.changes import propel_auth_changes
 from propel_assets.defs.marts import build_marts
 from propel_assets.defs.resources import PropelAuthApiKey, Warehouse
-from propel_assets.source.tables import TABLES
 
 BY_DEFAULT = {asset_key(table) for table in TABLES if table.default}
 MARTS = {key for op in build_marts() for key in op.keys}  # what is made of them follows them

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from propel_assets.catalog import BY_NAME
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import Settings, load_settings
-from propel_assets.source.tables import BY_NAME
 from propel_assets.warehouse.query import opened
 from propel_assets_tests.truth import Rows, by_key, truth
 

@@ -10,7 +10,7 @@ from dlt.common.destination.reference import DestinationReference
 
 from propel_assets.errors import SettingsError, WarehouseError
 from propel_assets.settings import load_settings
-from propel_assets.warehouse.destinations import DESTINATIONS, extra_of
+from propel_assets.warehouse.destinations.policies import DESTINATIONS, extra_of
 from propel_assets.warehouse.pipeline import build_pipeline
 from propel_assets.warehouse.query import opened
 

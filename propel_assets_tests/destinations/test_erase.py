@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from dlt.common.versioned_state import decompress_state
 
-from propel_assets.source.tables import BY_NAME
+from propel_assets.catalog import BY_NAME
 from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.pipeline import build_pipeline
 from propel_assets.warehouse.query import client_of, opened
@@ -26,8 +26,8 @@ FILES = pytest.mark.parametrize("destination", ["files", "plain_files", *BUCKETS
 LOCAL_FILES = pytest.mark.parametrize("destination", ["files", "plain_files"], indirect=True)
 ERASE_AND_DIE = """
 import os, signal, sys
-from propel_assets.cli import main
-from propel_assets.warehouse.files import FileTables
+from propel_assets.cli.main import main
+from propel_assets.warehouse.destinations.files import FileTables
 
 replace, written = FileTables.replace, []
 

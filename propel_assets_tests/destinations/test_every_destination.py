@@ -3,9 +3,9 @@
 import pytest
 from click.testing import CliRunner, Result
 
-from propel_assets.cli import main
+from propel_assets.catalog import BY_NAME
+from propel_assets.cli.main import main
 from propel_assets.source.table_reader import ReadOptions
-from propel_assets.source.tables import BY_NAME
 from propel_assets.warehouse.checks import examine
 from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.pipeline import plain_files

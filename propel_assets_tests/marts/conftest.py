@@ -8,11 +8,11 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from propel_assets.catalog import TABLES
+from propel_assets.marts.runner import connected_dbt
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import Settings, load_settings
-from propel_assets.source.tables import TABLES
 from propel_assets.warehouse.load import load_scan
-from propel_assets.warehouse.marts import connected_dbt
 
 SCANS = tuple(
     dict.fromkeys(t.scan for t in TABLES if t.group in {"users", "orgs", "api_keys", "insights"} and t.default)

@@ -2,11 +2,11 @@
 
 import dagster as dg
 
+from propel_assets.catalog import BY_NAME
 from propel_assets.definitions import build_defs
 from propel_assets.defs.assets import asset_key
 from propel_assets.defs.marts import build_marts
 from propel_assets.defs.resources import Warehouse
-from propel_assets.source.tables import BY_NAME
 from propel_assets.warehouse.load import load_scan
 
 MADE = {

@@ -9,7 +9,7 @@ import pytest
 import sqlglot
 from sqlglot import expressions
 
-from propel_assets.warehouse.marts import connected_dbt
+from propel_assets.marts.runner import connected_dbt
 
 DIALECTS = {
     "snowflake": "dateadd(day,",

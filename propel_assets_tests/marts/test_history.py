@@ -5,8 +5,8 @@ from datetime import datetime
 import pytest
 
 from propel_assets.errors import UnprovedScan
+from propel_assets.marts.runner import connected_dbt
 from propel_assets.warehouse.load import load_scan
-from propel_assets.warehouse.marts import connected_dbt
 
 HISTORIES = ("users_history", "memberships_history", "orgs_history", "role_mappings_history")
 VERSIONS = """
@@ -103,7 +103,7 @@ def test_an_unproved_scan_deletes_nobody(small_sandbox, small, load, build, quer
 def test_a_raw_table_that_is_gone_deletes_nobody(small, load, query, tmp_path) -> None:
     import duckdb
 
-    from propel_assets.warehouse.marts import connected_dbt
+    from propel_assets.marts.runner import connected_dbt
 
     load()
     with duckdb.connect(str(tmp_path / "propel_auth_pipeline.duckdb")) as db:

@@ -7,11 +7,11 @@ import dagster as dg
 import pytest
 from playwright.sync_api import sync_playwright
 
+from propel_assets.catalog import TABLES
 from propel_assets.definitions import defs
 from propel_assets.defs.assets import api_asset
 from propel_assets.errors import SettingsError
-from propel_assets.source.tables import TABLES
-from propel_assets.warehouse.lineage import LAYERS, lineage
+from propel_assets.marts.lineage import LAYERS, lineage
 from propel_assets_tests.processes import ROOT
 
 DBT = {"dbt_scd_id", "dbt_updated_at", "dbt_valid_from", "dbt_valid_to"}

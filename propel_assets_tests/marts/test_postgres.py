@@ -13,10 +13,10 @@ import psycopg2
 import pytest
 import yaml
 
+from propel_assets.marts.runner import PROJECT, connected_dbt
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import load_settings
 from propel_assets.warehouse.load import load_scan
-from propel_assets.warehouse.marts import PROJECT, connected_dbt
 from propel_assets_tests.marts.conftest import SCANS
 
 MODELS = yaml.safe_load((PROJECT / "models" / "marts.yml").read_text())["models"]

@@ -9,10 +9,10 @@ import duckdb
 import pytest
 import yaml
 
+from propel_assets.catalog import BY_NAME
 from propel_assets.errors import SettingsError
-from propel_assets.source.tables import BY_NAME
+from propel_assets.marts.runner import PROJECT, connected_dbt, manifest_path, sources_yaml
 from propel_assets.warehouse.load import load_scan
-from propel_assets.warehouse.marts import PROJECT, connected_dbt, manifest_path, sources_yaml
 
 DBT_COLUMNS = {"dbt_scd_id", "dbt_updated_at", "dbt_valid_from", "dbt_valid_to"}
 HISTORIES = {
@@ -24,7 +24,7 @@ HISTORIES = {
 
 
 def test_the_sources_are_those_of_the_catalogue() -> None:
-    remedy = "python -m propel_assets.warehouse.marts > propel_assets/dbt/models/sources.yml"
+    remedy = "python -m propel_assets.marts.runner > propel_assets/marts/dbt/models/sources.yml"
     assert (PROJECT / "models" / "sources.yml").read_text() == sources_yaml(), remedy
 
 

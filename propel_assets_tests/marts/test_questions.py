@@ -9,12 +9,12 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from propel_assets.marts.runner import connected_dbt
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.sandbox.seed import Event
 from propel_assets.sandbox.store import Store
 from propel_assets.settings import load_settings
 from propel_assets.warehouse.load import load_scan
-from propel_assets.warehouse.marts import connected_dbt
 
 DAY = 86_400
 SECTION = (Path(__file__).parents[2] / "README.md").read_text().split("\n## What you can ask\n")[1].split("\n## ")[0]

@@ -13,16 +13,16 @@ import dagster as dg
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from propel_assets.catalog import BY_NAME
 from propel_assets.defs.marts import build_marts
 from propel_assets.defs.resources import Warehouse
+from propel_assets.reporting.charts import CHARTS
+from propel_assets.reporting.report import render
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import load_settings
-from propel_assets.source.tables import BY_NAME
-from propel_assets.warehouse.charts import CHARTS
 from propel_assets.warehouse.checks import examine
 from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.query import opened
-from propel_assets.warehouse.report import render
 
 TITLES = ("Sign-ups per week", "Active users per week", "Who stays", "Seats used", "Roles", "MFA")
 EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.\w+")

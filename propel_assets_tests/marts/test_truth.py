@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import pytest
 import yaml
 
+from propel_assets.marts.runner import PROJECT
 from propel_assets.warehouse.load import load_scan
-from propel_assets.warehouse.marts import PROJECT
 
 DAY = 86_400
 FOUND_BY = "SELECT DISTINCT found_by FROM propel_auth_marts.fct_reengagement"

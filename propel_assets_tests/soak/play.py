@@ -15,8 +15,8 @@ from typing import TypeVar
 
 from filelock import FileLock
 
+from propel_assets.catalog import BY_NAME
 from propel_assets.sandbox.running import Sandbox
-from propel_assets.source.tables import BY_NAME
 from propel_assets_tests.soak.schedule import WORLDS, Run, Schedule, Strike
 from propel_assets_tests.soak.warehouses import TABLES, DuckDb, Holder, Postgres, Tables, Warehouse
 from propel_assets_tests.truth import Rows, shown, truth

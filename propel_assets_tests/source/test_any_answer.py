@@ -14,13 +14,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from propel_assets.catalog import BY_NAME
 from propel_assets.errors import PropelError, SettingsError
 from propel_assets.settings import Settings, checked_auth_url, connected, load_settings
 from propel_assets.source.client import Client
 from propel_assets.source.decode import PageDecoder, RowType
 from propel_assets.source.readers import Reader
 from propel_assets.source.table_reader import ReadOptions
-from propel_assets.source.tables import BY_NAME
 
 CANARY = "canary@example.org"
 MANY_REQUESTS = 500

@@ -9,8 +9,8 @@ import msgspec
 import pyarrow as pa
 import pytest
 
+from propel_assets.catalog import BY_NAME
 from propel_assets.source.decode import PageDecoder, RowType, to_arrow
-from propel_assets.source.tables import BY_NAME
 
 USERS, MEMBERS = BY_NAME["user_query"], BY_NAME["org_membership"]
 USER = {

@@ -19,12 +19,12 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from propel_assets.catalog import BY_NAME
 from propel_assets.errors import UnprovedScan
 from propel_assets.source.decode import RowType
 from propel_assets.source.lists import MAX_PASSES, ScanReport
 from propel_assets.source.readers import Reader
 from propel_assets.source.scan import MAX_TRIES_TO_FIND_THE_END, Order, Page, Request, Scan
-from propel_assets.source.tables import BY_NAME
 from propel_assets.source.ties import MAX_PAGES_TO_THE_RIGHT, MAX_SWEEPS, Tie
 
 Row = tuple[int, float]

@@ -96,7 +96,7 @@ def test_users_that_keep_coming_to_the_middle_never_make_a_load_fail(sandbox, sl
 
     def both() -> None:  # hidden from the totals, in each scan
         sandbox.store.add_user(created_at=first)
-        sandbox.store.delete_user(list(sandbox.store.users)[0])
+        sandbox.store.delete_user(next(iter(sandbox.store.users)))
 
     at_request({n: both for n in range(6, 60, 3)})
     report = load_users(slow)

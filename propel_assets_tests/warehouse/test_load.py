@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import pytest
 
+from propel_assets.catalog import SCANS, TABLES
 from propel_assets.errors import LossRefused
 from propel_assets.source.client import Client
 from propel_assets.source.readers import Reader
 from propel_assets.source.table_reader import ReadOptions
-from propel_assets.source.tables import SCANS, TABLES
 from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.pipeline import build_pipeline
 

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from propel_assets.warehouse import duckdb_destination
-from propel_assets.warehouse.duckdb_destination import Patience, atomic_duckdb
+from propel_assets.warehouse.destinations import duckdb as duckdb_destination
+from propel_assets.warehouse.destinations.duckdb import Patience, atomic_duckdb
 
 LIMIT, ROWS, TIMES = "64MB", 2_000, 20_000
 WIDE = pa.table({"id": [str(n) for n in range(ROWS)], "text": [f"{n}" * TIMES for n in range(ROWS)]})

@@ -8,11 +8,11 @@ import tomllib
 import pyarrow as pa
 import pytest
 
+from propel_assets.catalog import TABLES
 from propel_assets.errors import SettingsError
+from propel_assets.privacy.policy import STRICT_FILE, Gate, load_policy
 from propel_assets.settings import load_settings
-from propel_assets.source.privacy import STRICT_FILE, Gate, load_policy
 from propel_assets.source.table_reader import ReadOptions
-from propel_assets.source.tables import TABLES
 from propel_assets.warehouse.load import load_scan
 
 KEY = "a key for these tests only"

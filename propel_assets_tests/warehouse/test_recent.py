@@ -4,9 +4,9 @@ from random import Random
 
 import pytest
 
+from propel_assets.catalog import tables_of
 from propel_assets.errors import LossRefused
 from propel_assets.source.table_reader import ReadOptions
-from propel_assets.source.tables import tables_of
 from propel_assets.warehouse.checks import examine
 from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.query import opened

@@ -6,8 +6,8 @@ import duckdb
 import pytest
 
 from propel_assets import __version__
+from propel_assets.catalog import BY_NAME
 from propel_assets.sandbox.running import Sandbox
-from propel_assets.source.tables import BY_NAME
 from propel_assets_tests.released import FOLDER, TABLES, WORLD, read, write
 from propel_assets_tests.truth import Rows, by_key, truth
 

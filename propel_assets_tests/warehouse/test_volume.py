@@ -10,9 +10,9 @@ import dagster as dg
 import duckdb
 import pytest
 
+from propel_assets.catalog import BY_NAME
 from propel_assets.defs.checks import _as_result
 from propel_assets.settings import load_settings
-from propel_assets.source.tables import BY_NAME
 from propel_assets.warehouse.checks import examine
 from propel_assets.warehouse.query import opened
 

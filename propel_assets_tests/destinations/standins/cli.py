@@ -10,7 +10,7 @@ import sys
 from dlt.common.destination.client import RunnableLoadJob
 from dlt.load.load import Load
 
-from propel_assets.cli import main
+from propel_assets.cli.main import main
 from propel_assets_tests.destinations.standins import databricks
 
 

@@ -4,7 +4,7 @@ dbt runs in this process, through its own programmatic entry: a process of its o
 builds marts, and there is one for each set of raw tables (docs/decisions/0006). Imports dbt only when it is used:
 it comes with the extra `marts`.
 
-    python -m propel_assets.warehouse.marts > propel_assets/dbt/models/sources.yml
+    python -m propel_assets.marts.runner > propel_assets/marts/dbt/models/sources.yml
 
 writes the sources again after the catalogue has changed.
 """
@@ -24,14 +24,14 @@ from typing import Any
 
 import yaml
 
+from propel_assets.catalog import BOOKS, TABLES, Table
 from propel_assets.errors import SettingsError, WarehouseError
+from propel_assets.privacy.redaction import without_personal_data
 from propel_assets.settings import DATASET, Settings, cache_folder, environment_extended, named
-from propel_assets.source.tables import BOOKS, TABLES, Table
-from propel_assets.warehouse.load import without_personal_data
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, loading, working_folder
 from propel_assets.warehouse.query import Warehouse, asking
 
-PROJECT = Path(__file__).parents[1] / "dbt"
+PROJECT = Path(__file__).with_name("dbt")
 PACKAGE = "propel_auth"
 MARTS, HISTORY = "propel_auth_marts", "propel_auth_history"
 PREFIX = "{{ env_var('PROPEL_DBT_PREFIX', '') }}"  # of the schemas: what `named` adds
@@ -83,7 +83,7 @@ def sources_yaml() -> str:
         "schema": f"{PREFIX}{{{{ var('propel_auth_raw_schema', '{DATASET}') }}}}",
         "tables": tables,
     }
-    head = "# Made from the catalogue by `python -m propel_assets.warehouse.marts`; do not edit.\n"
+    head = "# Made from the catalogue by `python -m propel_assets.marts.runner`; do not edit.\n"
     return head + yaml.safe_dump({"version": 2, "sources": [source]}, sort_keys=False, width=120, allow_unicode=True)
 
 

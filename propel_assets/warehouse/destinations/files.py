@@ -16,8 +16,8 @@ from dlt.common.destination.exceptions import DestinationUndefinedEntity
 from dlt.common.libs.pyarrow import get_column_type_from_py_arrow
 from dlt.destinations.impl.filesystem.filesystem import FILENAME_SEPARATOR, FilesystemClient
 
+from propel_assets.catalog import BOOKS
 from propel_assets.errors import WarehouseError
-from propel_assets.source.tables import BOOKS
 
 LOADS = "_dlt_loads"
 NEW = ".new"

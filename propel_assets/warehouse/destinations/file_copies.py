@@ -14,8 +14,8 @@ import pyarrow as pa
 from dlt.destinations.impl.duckdb.duck import DuckDbClient
 from dlt.destinations.impl.filesystem.filesystem import FilesystemClient
 
-from propel_assets.warehouse.duckdb_destination import with_little_memory
-from propel_assets.warehouse.files import FileTables, one_schema
+from propel_assets.warehouse.destinations.duckdb import with_little_memory
+from propel_assets.warehouse.destinations.files import FileTables, one_schema
 
 PART = "which part of the table"
 ROWS_AT_ONCE = 50_000

@@ -16,10 +16,10 @@ from typing import Any
 
 import duckdb
 
+from propel_assets.catalog import BOOKS, TABLES
 from propel_assets.errors import SettingsError
+from propel_assets.marts import runner as marts
 from propel_assets.settings import DATASET
-from propel_assets.source.tables import BOOKS, TABLES
-from propel_assets.warehouse import marts
 
 LAYERS = ("PropelAuth's API", "raw tables", "histories", "marts")
 DUCKDB_TYPES = {"text": "VARCHAR", "timestamp": "TIMESTAMPTZ", "bool": "BOOLEAN"}

@@ -15,15 +15,14 @@ from typing import Any, Literal
 import msgspec
 import pyarrow as pa
 
+from propel_assets.catalog import BY_NAME, TABLES, Table
 from propel_assets.errors import SettingsError
 from propel_assets.settings import Settings, variable_of
-from propel_assets.source.lists import ScanReport
-from propel_assets.source.tables import BY_NAME, TABLES, Table
 
 Action = Literal["keep", "hash", "drop"]
 ACTIONS: tuple[Action, ...] = ("keep", "hash", "drop")
 OPEN, STRICT = "open", "strict"
-STRICT_FILE = Path(__file__).with_name("privacy.toml")
+STRICT_FILE = Path(__file__).with_name("strict.toml")
 ANY = "*"
 VARIANT = "__v_text"
 HELD_BACK = "held back by the privacy policy"
@@ -366,7 +365,7 @@ class Gate:
             known += 1
         return sum(not self._erased.has(id_, hashed=hashed) for id_ in left) if known else 0
 
-    def settle(self, report: ScanReport) -> None:
+    def settle(self, report: Any) -> None:
         """Make ``report`` tell of what was passed on: rows and totals without those who were left out."""
         if report.table_name == "org_membership" and not report.recent:  # it comes with the users
             self._state["privacy"] = self._policy.fingerprint

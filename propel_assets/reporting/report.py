@@ -14,10 +14,11 @@ import jinja2
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
 from propel_assets import __version__
+from propel_assets.catalog import BY_NAME, TABLES, Table
 from propel_assets.errors import PropelError
+from propel_assets.marts import runner as marts
+from propel_assets.reporting import charts
 from propel_assets.settings import environment_name
-from propel_assets.source.tables import BY_NAME, TABLES, Table
-from propel_assets.warehouse import charts, marts
 from propel_assets.warehouse.checks import CHECK_LOG
 from propel_assets.warehouse.query import Warehouse
 

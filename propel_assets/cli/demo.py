@@ -18,13 +18,13 @@ import click
 import dagster as dg
 import urllib3
 
+from propel_assets.catalog import TABLES
 from propel_assets.definitions import build_defs
 from propel_assets.defs.assets import PREFIX, asset_key
 from propel_assets.defs.resources import PropelAuthApiKey, Warehouse
 from propel_assets.errors import PropelError, WarehouseError
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import dagster_home, environment_with
-from propel_assets.source.tables import TABLES
 
 STEP_DONE = {dg.DagsterEventType.STEP_SUCCESS, dg.DagsterEventType.STEP_FAILURE}
 HOST = "127.0.0.1"

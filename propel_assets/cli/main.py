@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from propel_assets import __version__
-from propel_assets.cli_sandbox import fault
+from propel_assets.catalog import BY_NAME, SCANS, TABLES, Table, tables_of
+from propel_assets.cli.sandbox import fault
 from propel_assets.errors import PropelError
 from propel_assets.settings import work_for
-from propel_assets.source.tables import BY_NAME, SCANS, TABLES, Table, tables_of
 
 if TYPE_CHECKING:
     from propel_assets.source.lists import ScanReport
@@ -278,9 +278,9 @@ def report(output: Path) -> None:
       propel-assets report
       propel-assets report --output morning.html
     """
+    from propel_assets.reporting.report import write_report
     from propel_assets.settings import load_settings
     from propel_assets.warehouse.query import opened
-    from propel_assets.warehouse.report import write_report
 
     with opened(load_settings(), _say) as warehouse:
         write_report(warehouse, output)
@@ -311,8 +311,8 @@ def privacy(tables: tuple[str, ...]) -> None:
       propel-assets privacy
       PROPELAUTH_PRIVACY=strict propel-assets privacy user_query
     """
+    from propel_assets.privacy.policy import load_policy
     from propel_assets.settings import load_settings
-    from propel_assets.source.privacy import load_policy
 
     policy = load_policy(load_settings(), hashing=False)
     rows = [(name, column, str(rule)) for name in tables or BY_NAME for column, rule in policy.rules[name].items()]
@@ -360,7 +360,7 @@ def lineage(column: str, html: Path | None) -> None:
       propel-assets lineage last_active_at
       propel-assets lineage --html lineage.html
     """
-    from propel_assets.warehouse.lineage import lineage as lineage_of_all
+    from propel_assets.marts.lineage import lineage as lineage_of_all
 
     known = lineage_of_all()
     names = known.find(column) if column else list(known.sources)
@@ -494,7 +494,7 @@ def demo(users: int, orgs: int, seed: int, now: date) -> None:
       propel-assets demo
       propel-assets demo --users 20000 --orgs 900
     """
-    from propel_assets.demo import run_demo
+    from propel_assets.cli.demo import run_demo
 
     run_demo(users=users, orgs=orgs, seed=seed, now=now, show=_print_table)
 
@@ -511,10 +511,6 @@ def dev(port: int, sandbox_port: int, users: int, orgs: int, seed: int, now: dat
       propel-assets dev
       propel-assets dev --port 3001 --sandbox-port 8401 --users 20000
     """
-    from propel_assets.demo import run_dev
+    from propel_assets.cli.demo import run_dev
 
     run_dev(port=port, sandbox_port=sandbox_port, users=users, orgs=orgs, seed=seed, now=now)
-
-
-if __name__ == "__main__":
-    main()

@@ -12,8 +12,8 @@ from datetime import date, timedelta
 from html import escape
 from typing import Any
 
-from propel_assets.warehouse.load import without_personal_data
-from propel_assets.warehouse.marts import marts_schema
+from propel_assets.marts.runner import marts_schema
+from propel_assets.privacy.redaction import without_personal_data
 
 Ask = Callable[[str], Sequence[Sequence[Any]]]
 WEEKS = 52

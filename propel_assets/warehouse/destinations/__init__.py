@@ -1,0 +1,1 @@
+"""How each kind of destination is loaded: one module per destination that needs special treatment."""
