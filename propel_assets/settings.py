@@ -35,8 +35,65 @@ def _setting(variable: str, default: Any, description: str, *, secret: bool = Fa
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tenant:
+    """One PropelAuth environment, and how it is read. What `source/` needs."""
+
+    auth_url: str
+    api_key: str = field(repr=False)
+    oauth_token: str = field(default="", repr=False)
+    page_size: int = 100
+    max_concurrency: int = 8
+    max_rps: float = 0.0
+    retry_seconds: float = 300.0
+    max_loss: float = 0.2
+    allow_loss: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Where tables are written. What `warehouse/` and `marts/` need."""
+
+    destination: str = "duckdb"
+    table_format: str = "delta"
+    staging: str = ""
+    lock_seconds: float = 600.0
+    environment: str = ""
+
+    def named(self, name: str) -> str:
+        """Return ``name`` for this environment: `staging_propel_auth_data`.
+
+        The environment comes first: dlt keeps rows that it merges in a dataset whose name ends in `_staging`.
+        """
+        return f"{self.environment}_{name}" if self.environment else name
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivacySettings:
+    """The privacy policy by name or file, and the key of keyed hashes. What `privacy/` needs."""
+
+    policy: str = "open"
+    key: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlertSettings:
+    """Where alerts are sent. What `reporting/delivery.py` needs."""
+
+    webhook: str = field(default="", repr=False)
+    smtp: str = field(default="", repr=False)
+    sender: str = ""
+    recipients: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a run is told. Secrets are left out of `repr`."""
+    """Every setting, resolved once at the entry point. Inner functions take the part they need, never all of them."""
+
+    environment: str = _setting(
+        "PROPELAUTH_ENVIRONMENT",
+        "",
+        "Which of several PropelAuth environments: part of the names of datasets and files.",
+    )
 
     auth_url: str = _setting(
         "PROPELAUTH_AUTH_URL", "", "Auth URL of the environment, for example https://auth.example.com. Required."
@@ -130,6 +187,28 @@ class Settings:
         if self.table_format not in TABLE_FORMATS:
             choice = " or ".join(TABLE_FORMATS)
             raise SettingsError(f"{variable_of('table_format')} is {self.table_format!r}; choose {choice}.")
+
+    @property
+    def tenant(self) -> Tenant:
+        """Return what the source needs."""
+        return Tenant(**{f.name: getattr(self, f.name) for f in fields(Tenant)})
+
+    @property
+    def target(self) -> Target:
+        """Return what the warehouse needs."""
+        return Target(**{f.name: getattr(self, f.name) for f in fields(Target)})
+
+    @property
+    def privacy_settings(self) -> PrivacySettings:
+        """Return what the privacy policy needs."""
+        return PrivacySettings(policy=self.privacy, key=self.privacy_key)
+
+    @property
+    def alert_settings(self) -> AlertSettings:
+        """Return what the delivery of alerts needs."""
+        return AlertSettings(
+            webhook=self.alert_webhook, smtp=self.alert_smtp, sender=self.alert_from, recipients=self.alert_to
+        )
 
 
 def variable_of(name: str) -> str:
