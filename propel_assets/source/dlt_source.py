@@ -24,10 +24,10 @@ from propel_assets.privacy.policy import Gate
 from propel_assets.settings import Settings, connected, load_settings
 from propel_assets.source.client import Client
 from propel_assets.source.decode import to_arrow
+from propel_assets.source.json_columns import keep_json
 from propel_assets.source.lists import Progress, ScanReport
 from propel_assets.source.readers import Reader
 from propel_assets.source.table_reader import ReadOptions, memory_of, recall
-from propel_assets.warehouse.json_columns import keep_json
 
 SOURCE = "propel_auth_source"
 # How rows read by `recent` are loaded; tables that always merge do so as their destination does best.

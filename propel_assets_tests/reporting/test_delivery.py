@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from propel_assets.reporting.delivery import deliver
 from propel_assets.settings import Settings
 
 LIMIT = 2.0
-MAIL = {"alert_from": "dagster@example.com", "alert_to": "data@example.com"}
+MAIL: Any = {"alert_from": "dagster@example.com", "alert_to": "data@example.com"}
 ALERT = ("PropelAuth: a test", "- Run failed: what to do")
 
 

@@ -462,7 +462,13 @@ def played(
 
 def test_a_list_cut_at_a_pages_edge_and_joined_in_the_same_second() -> None:
     """The page to the right is empty, so that no tie shows; the sign-up stands before the last row."""
-    rows = [(0, 1), (1, 2), (2, 3), *((n, 5) for n in range(3, 11))]  # page 1 is answer 2, page 0 is answer 3
+    # Page 1 is answer 2, page 0 is answer 3.
+    rows: list[Row] = [
+        (0, 1),
+        (1, 2),
+        (2, 3),
+        *((n, 5) for n in range(3, 11)),
+    ]  # page 1 is answer 2, page 0 is answer 3
     outcome = played(rows, 4, {2: lambda rows: rows[:4], 3: lambda rows: [*rows[:3], (99, 5), *rows[3:]]})
     assert_sound(outcome)
     assert outcome.scan.verdict == "unproved"  # it may as well be older than that second: see `_explained`
