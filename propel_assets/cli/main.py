@@ -311,10 +311,10 @@ def privacy(tables: tuple[str, ...]) -> None:
       propel-assets privacy
       PROPELAUTH_PRIVACY=strict propel-assets privacy user_query
     """
-    from propel_assets.privacy.policy import load_policy
+    from propel_assets.privacy.policy_file import load_policy
     from propel_assets.settings import load_settings
 
-    policy = load_policy(load_settings(), hashing=False)
+    policy = load_policy(load_settings().privacy_settings, needs_key=False)
     rows = [(name, column, str(rule)) for name in tables or BY_NAME for column, rule in policy.rules[name].items()]
     rest = [(name, "any other field", policy.unclassified) for name in tables or BY_NAME]
     _say(f"Privacy policy: {policy.name}")

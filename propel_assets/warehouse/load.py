@@ -16,7 +16,7 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 
 from propel_assets.catalog import BY_NAME, tables_of
 from propel_assets.errors import PropelError, WarehouseError, find_cause
-from propel_assets.privacy.policy import load_policy
+from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import without_personal_data
 from propel_assets.settings import Settings, require_credentials
 from propel_assets.source.dlt_source import MERGE, propel_auth_source
@@ -60,7 +60,7 @@ def load_scan(
         PropelError: nothing was replaced; the text says why and what to do.
     """
     settings = require_credentials(settings)
-    load_policy(settings)  # refused before anything is opened
+    load_policy(settings.privacy_settings)  # refused before anything is opened
     started = time.monotonic()
     reports: list[ScanReport] = []
     names = [table.name for table in tables_of(scan)]
