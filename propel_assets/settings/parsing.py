@@ -28,7 +28,8 @@ def load_settings(overrides: Mapping[str, Any] | None = None, environment: str |
         if found := _find(name, environment):
             values[name] = _parse(*found, type(setting.default))
     values.update({name: value for name, value in (overrides or {}).items() if value not in (None, "")})
-    return Settings(**values | {"environment": environment})
+    values["environment"] = environment
+    return Settings(**values)
 
 
 def destination_name(environment: str | None = None) -> str:
@@ -58,7 +59,7 @@ def variables_of(name: str, environment: str) -> list[str]:
 
 def _value(name: str, environment: str | None) -> str:
     found = _find(name, _environment(environment))
-    return found[1] if found else FIELDS[name].default
+    return found[1] if found else str(FIELDS[name].default)
 
 
 def _environment(name: str | None) -> str:
