@@ -15,7 +15,7 @@ from pydantic import Field
 from propel_assets.catalog import BY_NAME, SCANS, RunOption, Table, options_of, tables_of
 from propel_assets.defs.resources import PropelAuthApiKey, Warehouse, settings_of
 from propel_assets.errors import PropelError
-from propel_assets.privacy.policy import load_policy
+from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import DATASET, Settings, destination_name, environment_name, named
 from propel_assets.source.dlt_source import propel_auth_source
 from propel_assets.source.lists import ScanReport
@@ -126,7 +126,7 @@ CONFIGS: dict[RunOption, tuple[type[dg.Config], Callable[[str, Any], ReadOptions
     "values": (LookUp, lambda scan, config: ReadOptions(lookups={t.name: config.values for t in tables_of(scan)})),
     "per_key": (Usage, lambda _, config: ReadOptions(usage_per_key=config.per_key)),
 }
-"""By option of a scan: its config class, and the function that makes read options of the scan and the config."""
+"""By option of a scan: its config class, and the function that turns scan and config into read options."""
 
 
 def build_raw_assets() -> list[dg.AssetsDefinition]:
@@ -245,7 +245,7 @@ def _metadata(report: ScanReport, load: ScanLoad, settings: Settings) -> dict[st
 
 def _privacy(table: Table, settings: Settings) -> dict[str, Any]:
     """Return what the privacy policy did to the columns."""
-    policy = load_policy(settings)
+    policy = load_policy(settings.privacy_settings)
     hashed, dropped = policy.columns(table, "hash"), policy.columns(table, "drop")
     told: dict[str, Any] = {
         "privacy": policy.name,

@@ -6,7 +6,8 @@ import pytest
 
 from propel_assets.catalog import AUDIT_TABLES, BY_NAME, SCANS, TABLES, options_of, tables_of
 from propel_assets.catalog.model import Audit, Custom, Lookup, PagedList, PerParent
-from propel_assets.privacy.policy import STRICT_FILE, columns_about, columns_that_mention
+from propel_assets.privacy.erasure_list import identifying_columns, mentioning_columns
+from propel_assets.privacy.policy_file import STRICT_FILE
 from propel_assets.privacy.presets import strict_rules
 
 ALL = (*TABLES, *AUDIT_TABLES)
@@ -29,8 +30,8 @@ def test_columns_are_unique_and_contain_the_key(table) -> None:
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
 def test_a_row_about_a_person_is_recognized_by_the_declared_columns(table) -> None:
     names = [column.name for column in table.columns]
-    assert {c.name for c in table.columns if c.person == "subject"} == {*columns_about(names)}
-    assert {c.name for c in table.columns if c.person == "mention"} == {*columns_that_mention(names)}
+    assert {c.name for c in table.columns if c.person == "subject"} == {*identifying_columns(names)}
+    assert {c.name for c in table.columns if c.person == "mention"} == {*mentioning_columns(names)}
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
