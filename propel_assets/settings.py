@@ -24,7 +24,8 @@ PIPELINE = "propel_auth_pipeline"
 DATASET = "propel_auth_data"
 ENVIRONMENT = "PROPELAUTH_ENVIRONMENT"
 ENVIRONMENT_NAME = re.compile(r"[a-z][a-z0-9_]{0,19}")
-NOT_SHARED = ("auth_url", "api_key", "oauth_token")  # between environments: one's key must never go to another
+# Between environments: the key of one must never go to another.
+NOT_SHARED = ("auth_url", "api_key", "oauth_token", "webhook_secret", "webhook_store")
 TABLE_FORMATS = ("delta", "parquet")
 EXECUTORS = ("in_process", "multiprocess", "celery", "k8s")
 HOW_TO_TRY = "To try without a tenant: make demo."
@@ -172,6 +173,18 @@ class Settings:
     )
     alert_from: str = _setting("PROPELAUTH_ALERT_FROM", "", "The sender of these e-mails.")
     alert_to: str = _setting("PROPELAUTH_ALERT_TO", "", "Who gets them: addresses with commas between them.")
+    webhook_secret: str = _setting(
+        "PROPELAUTH_WEBHOOK_SECRET",
+        "",
+        "Signing secret of the webhook endpoint (whsec_...). Several during a rotation, separated by commas.",
+        secret=True,
+    )
+    webhook_store: str = _setting(
+        "PROPELAUTH_WEBHOOK_STORE",
+        "sqlite:///propel_auth_webhooks.db",
+        "SQLAlchemy URL of the store of webhook events: SQLite or PostgreSQL.",
+        secret=True,
+    )
     executor: str = _setting(
         "PROPEL_EXECUTOR", "in_process", "Dagster executor of the jobs: in_process, multiprocess, celery or k8s."
     )
@@ -209,6 +222,12 @@ class Settings:
         return AlertSettings(
             webhook=self.alert_webhook, smtp=self.alert_smtp, sender=self.alert_from, recipients=self.alert_to
         )
+
+
+    @property
+    def webhook_secrets(self) -> tuple[str, ...]:
+        """Return the signing secrets of the webhook endpoint."""
+        return tuple(filter(None, (secret.strip() for secret in self.webhook_secret.split(","))))
 
 
 def variable_of(name: str) -> str:
