@@ -13,9 +13,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from propel_assets.errors import SettingsError, WebhookStoreError, WebhookStoreFull
 
@@ -196,10 +197,10 @@ def _engine(url: str) -> Engine:
             )
         if parsed.get_backend_name() == "sqlite":
             engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
-            sa.event.listen(engine, "connect", _configure_sqlite)
+            sqlalchemy_event.listen(engine, "connect", _configure_sqlite)
             return engine
         return sa.create_engine(parsed, pool_pre_ping=True)
-    except sa.exc.ArgumentError:
+    except ArgumentError:
         raise SettingsError(
             "PROPELAUTH_WEBHOOK_STORE is not a database URL such as sqlite:///events.db or "
             "postgresql+psycopg2://user:password@host/database."
