@@ -15,6 +15,7 @@ import click
 from propel_assets import __version__
 from propel_assets.catalog import BY_NAME, SCANS, TABLES, Table, tables_of
 from propel_assets.cli.sandbox import fault
+from propel_assets.cli.webhooks import webhooks
 from propel_assets.errors import PropelError
 from propel_assets.settings import work_for
 
@@ -483,6 +484,7 @@ def sandbox(
 
 
 main.add_command(fault)
+main.add_command(webhooks)
 
 
 @main.command()
