@@ -45,6 +45,7 @@ class Tenant:
     max_concurrency: int = 8
     max_rps: float = 0.0
     retry_seconds: float = 300.0
+    scan_seconds: float = 86_400.0
     max_loss: float = 0.2
     allow_loss: bool = False
 
@@ -130,6 +131,9 @@ class Settings:
     retry_seconds: float = _setting(
         "PROPELAUTH_RETRY_SECONDS", 300.0, "How long one request is retried, and a rate limit waited for, in all."
     )
+    scan_seconds: float = _setting(
+        "PROPELAUTH_SCAN_SECONDS", 86_400.0, "How long one scan may take, retries and rate limits included."
+    )
     max_loss: float = _setting(
         "PROPELAUTH_MAX_LOSS",
         0.2,
@@ -178,7 +182,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, naming the variable."""
-        least_values = {"page_size": 1, "max_concurrency": 1, "max_rps": 0, "retry_seconds": 0, "lock_seconds": 0}
+        least_values = {"page_size": 1, "max_concurrency": 1, "max_rps": 0}
+        least_values |= dict.fromkeys(("retry_seconds", "scan_seconds", "lock_seconds"), 0)
         for name, least in least_values.items():
             if not getattr(self, name) >= least:  # so written, it refuses nan too
                 raise SettingsError(f"{variable_of(name)} is {getattr(self, name)}; it must be at least {least}.")

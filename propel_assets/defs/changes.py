@@ -19,7 +19,7 @@ SENSOR_SECONDS = 300
 
 def _look(settings: Settings) -> Changes:
     try:
-        return look_for_changes(Client(connected(settings)))
+        return look_for_changes(Client(connected(settings).tenant))
     except PropelError as error:
         raise as_failure(error) from None
 

@@ -115,7 +115,7 @@ def _resources(
             # Ids stored under another policy have another form.
             return 0 if stored_keys is None or gate.changed else gate.count_unknown(name, ids, stored_keys(name))
 
-        reader = Reader(Client(known), state, asked, progress, count_unknown)
+        reader = Reader(Client(known.tenant), state, asked, progress, count_unknown)
         merged: set[str] = set()
         for name, rows in reader.read(scan, {table.name for table in tables}):
             if reader.reports[name].recent and name not in merged:

@@ -79,7 +79,7 @@ def test_what_dlt_logs_of_a_job_it_tries_again_names_nobody(settings, caplog) ->
 
 
 def test_who_wants_users_alone_does_not_read_their_orgs(settings, sandbox) -> None:
-    reader = Reader(Client(settings), {})
+    reader = Reader(Client(settings.tenant), {})
     assert {name for name, _ in reader.read("users", {"user_query"})} == {"user_query"}
     assert reader.reports["user_query"].rows_read == len(sandbox.store.users)
     assert {request.query["include_orgs"] for request in sandbox.requests} == {"false"}
