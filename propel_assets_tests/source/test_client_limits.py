@@ -132,7 +132,7 @@ def test_no_retry_after_causes_a_request_flood(form, status, serve) -> None:
     client = client_of(server, retry_seconds=2.5)
     with pytest.raises(TransientApiError, match=f"returned {status}"):
         get(client)
-    assert 2 <= server.requests <= 8
+    assert 2 <= server.requests <= 6
 
 
 def test_workers_share_the_backoff(serve) -> None:
@@ -159,11 +159,7 @@ def drip_status_line(_: str) -> Parts:
     return dripping(itertools.chain([b"HTTP/1.1 200 "], itertools.repeat(b"x")))
 
 
-def drip_headers(_: str) -> Parts:
-    return dripping(itertools.chain([HEAD], (b"X-%d: y\r\n" % (n % 50) for n in itertools.count())))
-
-
-def drip_one_header(_: str) -> Parts:
+def drip_header(_: str) -> Parts:
     return dripping(itertools.chain([HEAD + b"X: "], itertools.repeat(b"y")))
 
 
@@ -195,17 +191,17 @@ def silence(_: str) -> Parts:
 
 @pytest.mark.parametrize(
     "respond",
-    [drip_status_line, drip_headers, drip_one_header, drip_body, drip_chunks, drip_chunk_size, drip_gzip, silence],
+    [drip_status_line, drip_header, drip_body, drip_chunks, drip_chunk_size, drip_gzip, silence],
 )
 def test_a_response_that_drips_times_out(respond, serve) -> None:
     client = client_of(serve(respond), request_seconds=1.0)
     error = in_time(lambda: get(client))
     assert isinstance(error, TransientApiError)
-    assert "failed: timed out after 1 s" in str(error) or "failed: connection broken" in str(error)
+    assert "failed: timed out after 1 s" in str(error)
     assert "GET /x" in str(error)
 
 
-@pytest.mark.parametrize("respond", [drip_headers, drip_body, silence])
+@pytest.mark.parametrize("respond", [drip_header, drip_body, silence])
 def test_a_tls_response_that_drips_times_out(respond, serve, certificate, monkeypatch) -> None:
     file, context = certificate
     monkeypatch.setenv("SSL_CERT_FILE", str(file))
