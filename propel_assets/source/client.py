@@ -80,7 +80,7 @@ class Client:
     def __init__(
         self, tenant: Tenant, *, request_seconds: float = REQUEST_SECONDS, max_body_bytes: int = MAX_BODY_BYTES
     ) -> None:
-        """Prepare connections; send nothing. ``tenant`` needs an auth URL and a key."""
+        """Prepare connections; send nothing. ``tenant`` has its credentials: `require_credentials`."""
         log = logging.getLogger("urllib3.connectionpool")
         if not any(isinstance(known, _QueryFilter) for known in log.filters):
             log.addFilter(_QueryFilter())
