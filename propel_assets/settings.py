@@ -311,7 +311,7 @@ def connected(settings: Settings) -> Settings:
 
 
 def _from_dlt(name: str) -> str:
-    no_dlt_telemetry()
+    disable_dlt_telemetry()
     import dlt
 
     field = f"{_section()}.{name}"
@@ -373,8 +373,8 @@ def set_default_environment(values: Mapping[str, str]) -> None:
         os.environ.setdefault(name, value)
 
 
-def no_dlt_telemetry() -> None:
-    """Have dlt tell its makers nothing, unless it is told to. It decides when its configuration is first asked."""
+def disable_dlt_telemetry() -> None:
+    """Disable dlt telemetry unless it is explicitly enabled. dlt reads this when its configuration is first used."""
     set_default_environment({"RUNTIME__DLTHUB_TELEMETRY": "false"})
 
 
