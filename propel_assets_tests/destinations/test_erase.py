@@ -13,7 +13,7 @@ import pytest
 from dlt.common.versioned_state import decompress_state
 
 from propel_assets.catalog import BY_NAME
-from propel_assets.privacy.policy import load_policy
+from propel_assets.privacy.policy_file import load_policy
 from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.pipeline import build_pipeline
 from propel_assets.warehouse.query import open_warehouse, warehouse_client
@@ -53,7 +53,7 @@ def ask(settings):
     """Run statements in the warehouse; return the rows of the last."""
 
     def rows(*statements: str):
-        with open_warehouse(settings.target, load_policy(settings)) as warehouse:
+        with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
             *first, last = statements
             for statement in first:
                 warehouse._client.sql_client.execute_sql(statement)
@@ -86,7 +86,7 @@ def stored(settings):
     """Return every row of every table that is files, as text."""
 
     def read() -> list[str]:
-        with open_warehouse(settings.target, load_policy(settings)) as warehouse:
+        with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
             return sorted(
                 f"{name} {row}"
                 for name in BY_NAME

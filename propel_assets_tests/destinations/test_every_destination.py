@@ -5,7 +5,7 @@ from click.testing import CliRunner, Result
 
 from propel_assets.catalog import BY_NAME
 from propel_assets.cli.main import main
-from propel_assets.privacy.policy import load_policy
+from propel_assets.privacy.policy_file import load_policy
 from propel_assets.source.table_reader import ReadOptions
 from propel_assets.warehouse.checks import examine
 from propel_assets.warehouse.load import load_scan
@@ -16,7 +16,7 @@ STRANGE = 'O\'Brien "Bob"\\,;\t\n\r\nヤマダ 🦆 %s $1 \u2028 é'
 
 
 def findings(settings, name: str) -> dict[str, str]:
-    with open_warehouse(settings.target, load_policy(settings)) as warehouse:
+    with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
         found = examine(warehouse, BY_NAME[name])
     return {f.check: "ok" if f.passed else f"{f.severity}: {f.summary}" for f in found}
 

@@ -6,7 +6,7 @@ import pytest
 
 from propel_assets.catalog import tables_of
 from propel_assets.errors import LossRefused
-from propel_assets.privacy.policy import load_policy
+from propel_assets.privacy.policy_file import load_policy
 from propel_assets.source.table_reader import ReadOptions
 from propel_assets.warehouse.checks import examine
 from propel_assets.warehouse.load import load_scan
@@ -66,7 +66,7 @@ def test_a_recent_load_asks_little_and_leaves_no_person_in_the_staging_tables(se
 
 def test_another_environment_never_replaces_this_ones_rows(settings, sandbox, query, monkeypatch) -> None:
     load_scan("users", settings)
-    monkeypatch.setattr("propel_assets.source.readers.environment_of", lambda _: "auth.example.com")
+    monkeypatch.setattr("propel_assets.source.readers.auth_host", lambda _: "auth.example.com")
     before = len(sandbox.requests)
     with pytest.raises(LossRefused, match=r"this machine.*auth\.example\.com.*DESTINATION__DUCKDB__CREDENTIALS"):
         load_scan("users", settings)
@@ -82,7 +82,7 @@ def test_a_clock_that_jumps_and_comes_back_loses_nobody_and_misleads_no_check(
 
     def load(options: ReadOptions | None = None) -> None:
         load_scan("users", settings, options=options)
-        with open_warehouse(settings.target, load_policy(settings)) as warehouse:
+        with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
             findings = [finding for table in tables_of("users") for finding in examine(warehouse, table)]
         assert [finding.summary for finding in findings if finding.severity == "ERROR" and not finding.passed] == []
 

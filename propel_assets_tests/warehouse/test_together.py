@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from propel_assets.privacy.policy import load_policy
+from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import load_settings
 from propel_assets.warehouse.query import open_warehouse
 from propel_assets_tests.destinations.standins.postgres import Postgres
@@ -39,7 +39,7 @@ def rows(database):
 
     def ask(sql: str) -> list[tuple]:
         settings = load_settings()
-        with open_warehouse(settings.target, load_policy(settings)) as warehouse:
+        with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
             return warehouse.rows(sql.replace("{", "propel_auth_data.").replace("}", ""))
 
     return ask

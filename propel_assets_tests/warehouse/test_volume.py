@@ -12,7 +12,7 @@ import pytest
 
 from propel_assets.catalog import BY_NAME
 from propel_assets.defs.checks import _as_result
-from propel_assets.privacy.policy import load_policy
+from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import load_settings
 from propel_assets.warehouse.checks import examine
 from propel_assets.warehouse.query import open_warehouse
@@ -42,7 +42,7 @@ def volume(loaded, tmp_path):
                     [load, table.name, mode, read, time, time],
                 )
         settings = load_settings()
-        with open_warehouse(settings.target, load_policy(settings)) as warehouse:
+        with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
             (finding,) = examine(warehouse, table, ["volume"])
         return finding
 
