@@ -15,6 +15,7 @@ import click
 from propel_assets import __version__
 from propel_assets.catalog import BY_NAME, SCANS, TABLES, Table, tables_of
 from propel_assets.cli.sandbox import fault
+from propel_assets.cli.webhooks import webhooks
 from propel_assets.errors import PropelError
 from propel_assets.settings import work_for
 
@@ -98,7 +99,8 @@ def load(
     from propel_assets.warehouse.query import open_warehouse
 
     settings = require_credentials(load_settings())
-    options = ReadOptions(user_ids, emails, usernames, usage_per_key, recent)
+    lookups = {"user_by_id": user_ids, "user_by_email": emails, "user_by_username": usernames}
+    options = ReadOptions(lookups=lookups, usage_per_key=usage_per_key, recent=recent)
     scans = _scans_of(tables)
     failed: dict[str, PropelError] = {}
     done: list[Table] = []
@@ -489,6 +491,7 @@ def sandbox(
 
 
 main.add_command(fault)
+main.add_command(webhooks)
 
 
 @main.command()

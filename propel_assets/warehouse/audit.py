@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
-from propel_assets.catalog import Table
-from propel_assets.source.dlt_source import SCAN_LOG
+from propel_assets.catalog import PROPEL_SCANS, Table
 
 if TYPE_CHECKING:
     from propel_assets.warehouse.query import Warehouse
@@ -61,10 +60,10 @@ class Audit:
 
     def resume_state(self, table: Table) -> dict[str, Any]:
         """Return the resume state of the last load of ``table``; empty: there is none."""
-        if "memory" not in self._warehouse.columns_of(SCAN_LOG.name):
+        if "resume_state" not in self._warehouse.columns_of(PROPEL_SCANS.name):
             return {}
-        for row in self._loads(table, ["memory"], skipped=True):
-            state = row["memory"]
+        for row in self._loads(table, ["resume_state"], skipped=True):
+            state = row["resume_state"]
             return json.loads(state) if isinstance(state, str) else state or {}
         return {}
 
@@ -77,7 +76,7 @@ class Audit:
         selected = list(dict.fromkeys([*columns, "finished_at"]))
         condition = "" if skipped else "AND s.verdict <> 'skipped' "
         sql = (
-            f"SELECT {', '.join(f's.{name}' for name in selected)} FROM {warehouse.table(SCAN_LOG.name)} s "  # noqa: S608
+            f"SELECT {', '.join(f's.{name}' for name in selected)} FROM {warehouse.table(PROPEL_SCANS.name)} s "  # noqa: S608
             f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
             f"WHERE s.table_name = %s {condition}ORDER BY {warehouse.load_time} DESC, s.load_id DESC"
         )

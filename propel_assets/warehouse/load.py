@@ -80,7 +80,7 @@ def load_scan(
                     tables=names,
                     settings=settings,
                     options=options,
-                    memory=_memory(pipeline, target, policy, scan),
+                    resume_state=_resume_state(pipeline, target, policy, scan),
                     stored_keys=lambda name: _stored_keys(pipeline, target, policy, name),
                     on_report=reports.append,
                     progress=progress,
@@ -103,8 +103,8 @@ def load_scan(
     return ScanLoad(info.loads_ids[0] if info.loads_ids else "", reports, time.monotonic() - started)
 
 
-def _memory(pipeline: dlt.Pipeline, target: Target, policy: Policy, scan: str) -> dict[str, Any]:
-    """Return what the scan has left for its next load. It counts more than dlt's state.
+def _resume_state(pipeline: dlt.Pipeline, target: Target, policy: Policy, scan: str) -> dict[str, Any]:
+    """Return the resume state of the scan. It takes precedence over dlt's state.
 
     Of loads that run beside each other the last one to begin leaves its state at the destination, and what it knows of
     other scans may be older than they; and where a clock has once gone wrong, dlt takes that state for the newest.

@@ -10,12 +10,12 @@ import duckdb
 import pyarrow as pa
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
-from propel_assets.catalog import Table
+from propel_assets.catalog import PROPEL_SCANS, Table
 from propel_assets.errors import WarehouseError
 from propel_assets.privacy.policy import Policy
 from propel_assets.settings import Target
 from propel_assets.source.decode import ARROW_TYPES
-from propel_assets.source.dlt_source import SCAN_LOG, complete_schema
+from propel_assets.source.dlt_source import complete_schema
 from propel_assets.warehouse.audit import Audit
 from propel_assets.warehouse.destinations.duckdb import limited_memory
 from propel_assets.warehouse.destinations.files import FileTables
@@ -151,7 +151,7 @@ def open_warehouse(target: Target, policy: Policy, log: Log = lambda _: None) ->
         if file is not None and not file.exists():
             raise WarehouseError(f"There is no {file} yet. {HOW_TO_LOAD}")
         with connect(pipeline, target, policy) as warehouse:
-            if not warehouse.columns_of(SCAN_LOG.name):
+            if not warehouse.columns_of(PROPEL_SCANS.name):
                 raise WarehouseError(f"Nothing has been loaded into {target.destination} yet. {HOW_TO_LOAD}")
             yield warehouse
 

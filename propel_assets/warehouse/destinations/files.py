@@ -14,7 +14,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from dlt.common.destination.exceptions import DestinationUndefinedEntity
 
-from propel_assets.catalog import BOOKS
+from propel_assets.catalog import AUDIT_TABLES
 from propel_assets.errors import WarehouseError
 from propel_assets.warehouse.dlt_compat import (
     FilesystemClient,
@@ -151,7 +151,7 @@ class FileTables:
         try:
             return pq.read_schema(path, filesystem=self._client.fs_client)
         except pa.ArrowInvalid:
-            if name in {table.name for table in BOOKS}:
+            if name in {table.name for table in AUDIT_TABLES}:
                 return None
             raise WarehouseError(
                 f"A file of {name} is incomplete, because a load was killed while it wrote it. "
