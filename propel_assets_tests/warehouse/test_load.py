@@ -70,7 +70,7 @@ def test_nothing_but_documented_reads_is_ever_asked(settings, sandbox) -> None:
 
 
 def test_what_dlt_logs_of_a_job_it_tries_again_names_nobody(settings, caplog) -> None:
-    build_pipeline(settings, None)
+    build_pipeline(settings.target, None)
     log = logging.getLogger("dlt")
     log.addHandler(caplog.handler)
     row = 'psycopg2.errors.BadCopy: no\nCONTEXT:  COPY user_query, line 2: "somebody@example.org"'
