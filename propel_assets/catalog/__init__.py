@@ -34,6 +34,7 @@ __all__ = [
     "AUDIT_TABLES",
     "BY_NAME",
     "END_USER_API_KEYS",
+    "END_USER_API_KEY_USAGE",
     "INSIGHTS",
     "ORGS",
     "ORG_BY_ID",

@@ -68,7 +68,7 @@ def skip_if_not_enabled(
 def skip_reason(path: str, *errors: PermanentApiError) -> str:
     """Return why a table is skipped and what to do. 403 is a missing permission, not a missing feature."""
     status = FORBIDDEN if FORBIDDEN in {error.status for error in errors} else errors[0].status
-    answer = f"GET {path} answered {status}."
+    answer = f"GET {path} returned {status}."
     if status == FORBIDDEN:
         return (
             f"The key may not read this: {answer} Give the key the permission on the Backend Integration page of the "

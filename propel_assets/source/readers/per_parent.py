@@ -44,7 +44,7 @@ def _with_flagged(context: ScanContext, shape: PerParent, result: ScanResult, ro
 
 
 def _request_all(context: ScanContext, table: Table, request: Any, ids: list[str]) -> dict[str, Any]:
-    """Return the rows of ``ids``, in their order, without those that answer 404."""
+    """Return the rows of ``ids``, in their order, without those that returned 404."""
     answers = request_each(context.client, request, ids, table.name, context.progress)
     return {id_: row for id_, row in zip(ids, answers, strict=True) if row is not None}
 
@@ -60,13 +60,13 @@ def _retry_missing(
 ) -> tuple[dict[str, Any], ListOutcome]:
     """Read the list again, and request the rows of ``missing`` that it still has once more.
 
-    A parent that was deleted after it was listed answers 404 and is no longer in the list. One that is still in the
+    A parent that was deleted after it was listed returns 404 and is no longer in the list. One that is still in the
     list has a row that was not read: the scan is not proved.
     """
     listed = set(read_ids(context, parent)[0])
     rows = rows | _request_all(context, table, request, [id_ for id_ in missing if id_ in listed])
     left = sum(id_ in listed and id_ not in rows for id_ in missing)
     if left:
-        reason = f"{left} row{'' if left == 1 else 's'} of {parent.name} answered 404 twice and are still in its list"
+        reason = f"{left} row{'' if left == 1 else 's'} of {parent.name} returned 404 twice and are still in its list"
         outcome = replace(outcome, verdict="counted", reason=f"{outcome.reason}; {reason}".removeprefix("; "))
     return rows, outcome
