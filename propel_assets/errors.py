@@ -11,9 +11,11 @@ PropelError
 ├── LossRefused              a complete answer has lost more rows than is believed without being told to
 │   └── OtherEnvironment     the tables hold what another environment has
 ├── UnexpectedError          a defect: an error that no code of ours handles
-└── WarehouseError           the destination cannot be used
-    └── WarehouseClosed      the database cannot be opened
-        └── WarehouseBusy    another process holds it
+├── WarehouseError           the destination cannot be used
+│   └── WarehouseClosed      the database cannot be opened
+│       └── WarehouseBusy    another process holds it
+└── WebhookStoreError        the webhook store cannot be used
+    └── WebhookStoreFull     it has reached its limit
 """
 
 from collections.abc import Iterator
@@ -96,6 +98,16 @@ class WarehouseClosed(WarehouseError):
 
 class WarehouseBusy(WarehouseClosed):
     """Another process holds the database and did not let go in time: it has been waited for already."""
+
+
+class WebhookStoreError(PropelError):
+    """The webhook store cannot be used."""
+
+    retry_may_help = True
+
+
+class WebhookStoreFull(WebhookStoreError):
+    """The webhook store has reached its limit: events have to be applied before it accepts others."""
 
 
 def find_cause(error: BaseException) -> PropelError | None:

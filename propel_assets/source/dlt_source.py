@@ -21,7 +21,7 @@ from dlt.extract import DltResource, DltSource
 
 from propel_assets.catalog import BOOKS, BY_NAME, SCANS, TABLES, Table
 from propel_assets.privacy.filter import FINGERPRINT_KEY, HELD_BACK, PrivacyFilter
-from propel_assets.settings import Settings, connected, load_settings
+from propel_assets.settings import Settings, load_settings, require_credentials
 from propel_assets.source.client import Client
 from propel_assets.source.decode import to_arrow
 from propel_assets.source.json_columns import keep_json
@@ -78,7 +78,7 @@ def propel_auth_source(
     chosen = [t for t in TABLES if (t.default if tables is None else t.name in tables)]
 
     def resolved() -> Settings:
-        return connected(settings or load_settings({"auth_url": auth_url, "api_key": api_key}))
+        return require_credentials(settings or load_settings({"auth_url": auth_url, "api_key": api_key}))
 
     @dlt.source(schema=complete_schema(), max_table_nesting=0)
     def source() -> Iterator[DltResource]:
