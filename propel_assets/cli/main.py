@@ -98,7 +98,8 @@ def load(
     from propel_assets.warehouse.query import opened
 
     settings = require_credentials(load_settings())
-    options = ReadOptions(user_ids, emails, usernames, usage_per_key, recent)
+    lookups = {"user_by_id": user_ids, "user_by_email": emails, "user_by_username": usernames}
+    options = ReadOptions(lookups=lookups, usage_per_key=usage_per_key, recent=recent)
     scans = _scans_of(tables)
     failed: dict[str, PropelError] = {}
     done: list[Table] = []
