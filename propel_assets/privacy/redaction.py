@@ -12,10 +12,11 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from propel_assets.catalog import BOOKS, TABLES
+from propel_assets.catalog import AUDIT_TABLES, TABLES
 from propel_assets.errors import UnexpectedError
 
-COLUMN = re.compile("|".join(rf"\b{t.name}\.(?:{'|'.join(c.name for c in t.columns)})\b" for t in (*TABLES, *BOOKS)))
+ALL_TABLES = (*TABLES, *AUDIT_TABLES)
+COLUMN = re.compile("|".join(rf"\b{t.name}\.(?:{'|'.join(c.name for c in t.columns)})\b" for t in ALL_TABLES))
 SYSTEM_REASONS = sorted({os.strerror(code) for code in errno.errorcode if code}, key=len, reverse=True)
 ERROR_NAME = re.compile(
     r"\b(?:Database|Runtime|Compilation|Parsing|Dependency|Binder|Catalog|Connection|Constraint|Conversion|HTTP|IO|"
