@@ -24,7 +24,7 @@ from propel_assets.source.lists import ScanReport
 from propel_assets.source.table_reader import ReadOptions
 from propel_assets.warehouse.checks import MAX_AGE
 from propel_assets.warehouse.load import ScanLoad, load_scan
-from propel_assets.warehouse.query import opened
+from propel_assets.warehouse.query import open_warehouse
 
 PREFIX = "propel_auth"
 OWNERS = ["team:data"]
@@ -199,12 +199,12 @@ def _results(load: ScanLoad, settings: Settings, selected: Set[dg.AssetKey]) -> 
     A skipped table is materialized with the data version of its last load: Dagster would skip every step downstream of
     a missing output.
     """
-    with opened(settings) as warehouse:
+    with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
         for report in load.reports:
             table = BY_NAME[report.table_name]
             if asset_key(table) not in selected:
                 continue
-            last = warehouse.last_load(table)
+            last = warehouse.audit.last_load(table)
             rows = warehouse.count(table.name) if last else 0
             yield dg.MaterializeResult(
                 asset_key=asset_key(table),

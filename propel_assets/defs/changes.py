@@ -19,7 +19,7 @@ SENSOR_SECONDS = 300
 
 def _look(settings: Settings) -> Changes:
     with convert_errors():
-        return look_for_changes(Client(require_credentials(settings)))
+        return look_for_changes(Client(require_credentials(settings).tenant))
 
 
 @dg.observable_source_asset(

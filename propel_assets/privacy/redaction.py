@@ -5,7 +5,6 @@ an error without its text. `describe_message` describes a text that came without
 """
 
 import errno
-import logging
 import os
 import re
 import traceback
@@ -89,16 +88,3 @@ def unexpected_error(error: BaseException) -> UnexpectedError:
         f"Unexpected {describe_error(error)} at {' < '.join(reversed(frames[-MAX_FRAMES:]))}. Nothing was replaced. "
         "This is a defect: report it with this line. The text of the error is not shown, because it may quote rows."
     )
-
-
-class RedactingFilter(logging.Filter):
-    """Shortens each record of dlt's log to one line: databases quote rows in their errors, and dlt logs each retry."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Change ``record``. It is always logged."""
-        first, *rest = record.getMessage().splitlines() or [""]
-        text, _, _ = EMAIL.sub("<e-mail>", first).partition(" with message ")
-        classes = [line.split(":")[0] for line in rest if re.match(r"(\w+\.)+[A-Z]\w*(:|$)", line)]
-        record.msg = f"{text}: {classes[-1]}" if classes else text
-        record.args, record.exc_info, record.exc_text, record.stack_info = (), None, None, None
-        return True
