@@ -6,10 +6,12 @@ PropelError
 │   ├── PermanentApiError    asking again cannot help: 400, 401, 403, 404, an answer of the wrong shape
 │   │   └── KeyRefused       the backend key is not one of this environment
 │   └── TransientApiError    asking again later may help: 429, 5xx, resets, time-outs, truncated answers
+│       ├── ResponseTooLarge the body exceeds the limit: request fewer rows
 │       └── Unreachable      no server could be reached at all
 ├── UnprovedScan             every pass over a list left room for a missing row: nothing is replaced
 ├── LossRefused              a complete answer has lost more rows than is believed without being told to
 │   └── OtherEnvironment     the tables hold what another environment has
+├── UnexpectedError          a defect: an error that no code of ours handles
 ├── WarehouseError           the destination cannot be used
 │   └── WarehouseClosed      the database cannot be opened
 │       └── WarehouseBusy    another process holds it
@@ -59,6 +61,10 @@ class TransientApiError(ApiError):
     retry_may_help = True
 
 
+class ResponseTooLarge(TransientApiError):
+    """The body exceeds the limit. A list can be read with a smaller page size."""
+
+
 class Unreachable(TransientApiError):
     """No server could be reached at all."""
 
@@ -79,6 +85,10 @@ class OtherEnvironment(LossRefused):
     """The tables hold what another environment has."""
 
     concerns_every_scan = True
+
+
+class UnexpectedError(PropelError):
+    """A defect: an error that no code of ours handles. Its text is not copied, because it may quote rows."""
 
 
 class WarehouseError(PropelError):
