@@ -177,6 +177,18 @@ class Settings:
     )
     alert_from: str = _setting("PROPELAUTH_ALERT_FROM", "", "Sender of alerts by e-mail.")
     alert_to: str = _setting("PROPELAUTH_ALERT_TO", "", "Recipients of alerts by e-mail, separated by commas.")
+    webhook_secret: str = _setting(
+        "PROPELAUTH_WEBHOOK_SECRET",
+        "",
+        "Signing secret of the webhook endpoint (whsec_...). Several during a rotation, separated by commas.",
+        secret=True,
+    )
+    webhook_store: str = _setting(
+        "PROPELAUTH_WEBHOOK_STORE",
+        "sqlite:///propel_auth_webhooks.db",
+        "SQLAlchemy URL of the store of webhook events: SQLite or PostgreSQL.",
+        secret=True,
+    )
     executor: str = _setting(
         "PROPEL_EXECUTOR",
         "in_process",
@@ -219,6 +231,11 @@ class Settings:
         return AlertSettings(
             webhook=self.alert_webhook, smtp=self.alert_smtp, sender=self.alert_from, recipients=self.alert_to
         )
+
+    @property
+    def webhook_secrets(self) -> tuple[str, ...]:
+        """Return the signing secrets of the webhook endpoint."""
+        return tuple(filter(None, (secret.strip() for secret in self.webhook_secret.split(","))))
 
 
 FIELDS = {setting.name: setting for setting in fields(Settings)}

@@ -7,7 +7,7 @@ from typing import Any
 from propel_assets.errors import SettingsError
 from propel_assets.settings.fields import ENVIRONMENT_NAME, FIELDS, Settings, check_value, variable_of
 
-PER_ENVIRONMENT = ("auth_url", "api_key", "oauth_token")
+PER_ENVIRONMENT = ("auth_url", "api_key", "oauth_token", "webhook_secret", "webhook_store")
 """Settings without a common value: the key of one environment must never be sent to another."""
 TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no")
 
