@@ -41,5 +41,5 @@ def built_models(warehouse: Warehouse, target: Target) -> Sequence[BuiltModel]:
         quoted = f"{warehouse.column(schema)}.{warehouse.column(table)}"
         newest = f"max({AS_OF})" if AS_OF in names else "NULL"
         [(count, as_of)] = warehouse.rows(f"SELECT count(*), {newest} FROM {quoted}")  # noqa: S608 - quoted names
-        models.append(BuiltModel(table.lower(), int(count), as_of))
+        models.append(BuiltModel(table.lower(), int(count), as_of if isinstance(as_of, datetime) else None))
     return models
