@@ -1,11 +1,12 @@
 """The command `propel-assets load`: plain dlt, without Dagster."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from propel_assets.catalog import BY_NAME, SCANS, TABLES, Table, tables_of
+from propel_assets.catalog.model import Lookup
 from propel_assets.cli.arguments import UserId, current_settings, table_arguments
 from propel_assets.cli.rendering import format_count, progress_bar
 from propel_assets.cli.status import exit_by_findings, log_failed_checks, run_checks
@@ -15,24 +16,34 @@ if TYPE_CHECKING:
     from propel_assets.source.lists import ScanReport
     from propel_assets.warehouse.checks import Finding
 
-LOOK_UP_OPTIONS = {"user_by_id": "--user-id", "user_by_email": "--email", "user_by_username": "--username"}
+
+LOOKUPS = {table.name: table.shape.parameter for table in TABLES if isinstance(table.shape, Lookup)}
+"""The tables that hold users who are looked up, with the parameter of the request."""
+
+
+def _lookup_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add one option per table of `LOOKUPS`, passed on by the name of the table."""
+    for table, parameter in reversed(LOOKUPS.items()):
+        command = click.option(
+            _option_of(table),
+            table,
+            multiple=True,
+            type=UserId() if parameter == "user_id" else str,
+            help=f"Look up this {parameter} for {table}. Repeatable.",
+        )(command)
+    return command
+
+
+def _option_of(table: str) -> str:
+    return f"--{LOOKUPS[table].replace('_', '-')}"
 
 
 @click.command(short_help="Load tables from PropelAuth, then check them.")
 @table_arguments
-@click.option("--user-id", "user_ids", multiple=True, type=UserId(), help="Look up this id for user_by_id. Repeatable.")
-@click.option("--email", "emails", multiple=True, help="Look up this address for user_by_email. Repeatable.")
-@click.option("--username", "usernames", multiple=True, help="Look up this name for user_by_username. Repeatable.")
+@_lookup_options
 @click.option("--recent", is_flag=True, help="Only users who signed up or were active since the last load; merged.")
 @click.option("--usage-per-key", is_flag=True, help="Also count API key usage per key: keys x days requests.")
-def load(
-    tables: tuple[str, ...],
-    user_ids: tuple[str, ...],
-    emails: tuple[str, ...],
-    usernames: tuple[str, ...],
-    recent: bool,
-    usage_per_key: bool,
-) -> None:
+def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: tuple[str, ...]) -> None:
     """Load TABLES (default: all that are on by default), then check them.
 
     Tables that are read together are loaded together. A table that cannot be loaded keeps its previous data, and the
@@ -46,14 +57,14 @@ def load(
       propel-assets load user_by_email --email someone@example.com
       PROPELAUTH_DESTINATION=postgres propel-assets load
     """
-    _check_look_ups(tables, {"user_by_id": user_ids, "user_by_email": emails, "user_by_username": usernames})
+    _check_lookups(tables, lookups)
     from propel_assets.settings import require_credentials
     from propel_assets.source.table_reader import ReadOptions
     from propel_assets.warehouse.load import load_scan
     from propel_assets.warehouse.query import opened
 
     settings = require_credentials(current_settings())
-    options = ReadOptions(user_ids, emails, usernames, usage_per_key, recent)
+    options = ReadOptions(lookups=lookups, usage_per_key=usage_per_key, recent=recent)
     scans = _scans_of(tables)
     failed: dict[str, PropelError] = {}
     loaded: list[Table] = []
@@ -81,16 +92,17 @@ def load(
     exit_by_findings(findings)
 
 
-def _check_look_ups(tables: Sequence[str], values: dict[str, tuple[str, ...]]) -> None:
-    """Refuse a look-up table without a value, and a value without its table.
+def _check_lookups(tables: Sequence[str], lookups: Mapping[str, Sequence[str]]) -> None:
+    """Refuse a table of `LOOKUPS` without a value, and a value without its table.
 
     Raises:
         click.UsageError: with the table and the option.
     """
-    for table, option in LOOK_UP_OPTIONS.items():
-        if table in tables and not values[table]:
+    for table, values in lookups.items():
+        option = _option_of(table)
+        if table in tables and not values:
             raise click.UsageError(f"{table} needs {option}: the user to look up.")
-        if values[table] and table not in tables:
+        if values and table not in tables:
             raise click.UsageError(f"{option} is for the table {table}: propel-assets load {table} {option} ...")
 
 

@@ -118,7 +118,7 @@ def _explained(settings: Settings) -> Iterator[None]:
         ways = list(dict.fromkeys(" and ".join(names) for names in _missing_variables(error.traces)))
         raise SettingsError(
             f"The destination {settings.destination} is not configured. Set {', or '.join(ways)}, or the same in "
-            ".dlt/secrets.toml. docs/destinations.md has an example for each destination."
+            ".dlt/secrets.toml."
         ) from None
     except ImportError as error:
         extra = extra_of(kind_of(settings), dlt.config.get("destination.filesystem.bucket_url", str) or "")

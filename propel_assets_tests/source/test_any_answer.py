@@ -142,7 +142,11 @@ def test_whoever_is_looked_up_the_request_stays_at_its_endpoint(server, value) -
     server.body, server.asked = b"{}", 0
     known = Settings(auth_url=f"http://127.0.0.1:{server.server_port}", api_key="k", retry_seconds=0)
     with suppress(PropelError):
-        list(Reader(Client(require_credentials(known)), {}, ReadOptions(user_ids=[value])).read("user_by_id"))
+        list(
+            Reader(Client(require_credentials(known)), {}, ReadOptions(lookups={"user_by_id": [value]})).read(
+                "user_by_id"
+            )
+        )
     assert server.asked == 1
     before, _, segment = server.path.partition("?")[0].rpartition("/")
     assert before == "/api/backend/v1/user"
