@@ -107,8 +107,8 @@ def schema(warehouse: Warehouse, table: Table) -> Finding:
         return _finding(table, "schema", text, failed="ERROR", evidence=evidence, query=query)
     if held_back:
         text = (
-            f"Fields the privacy policy does not know were held back: {', '.join(held_back)}. Add rules for them to the "
-            "policy file; propel-assets privacy shows the rules in force."
+            f"Fields the privacy policy does not know were held back: {', '.join(held_back)}. Add rules for them to "
+            "the policy file; propel-assets privacy shows the rules in force."
         )
         return _finding(table, "schema", text, failed="ERROR", evidence=evidence, query=query)
     if unknown:
