@@ -6,10 +6,12 @@ PropelError
 │   ├── PermanentApiError    a retry cannot succeed: 400, 401, 403, 404, a response of the wrong shape
 │   │   └── KeyRefused       the API key is not valid in this environment
 │   └── TransientApiError    a later run may succeed: 429, 5xx, connection reset, timeout, truncated response
+│       ├── ResponseTooLarge the body exceeds the limit: request fewer rows
 │       └── Unreachable      no connection to the server
 ├── UnprovedScan             no attempt of a scan could be proved complete: nothing is replaced
 ├── LossRefused              the row count fell by more than the allowed loss
 │   └── OtherEnvironment     the tables hold the data of another environment
+├── UnexpectedError          a defect: an error that no code of ours handles
 ├── WarehouseError           the destination cannot be used
 │   └── WarehouseClosed      the database cannot be opened
 │       └── WarehouseBusy    another process has it open
@@ -60,6 +62,10 @@ class TransientApiError(ApiError):
     retry_may_help = True
 
 
+class ResponseTooLarge(TransientApiError):
+    """The body exceeds the limit. A list can be read with a smaller page size."""
+
+
 class Unreachable(TransientApiError):
     """No connection to the server."""
 
@@ -80,6 +86,10 @@ class OtherEnvironment(LossRefused):
     """The tables hold the data of another environment."""
 
     concerns_every_scan = True
+
+
+class UnexpectedError(PropelError):
+    """A defect: an error that no code of ours handles. Its text is not copied, because it may quote rows."""
 
 
 class WarehouseError(PropelError):

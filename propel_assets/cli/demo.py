@@ -12,7 +12,8 @@ import dagster as dg
 
 from propel_assets.catalog import TABLES
 from propel_assets.cli.instance import prepare_dagster_home, short_path
-from propel_assets.cli.rendering import format_count, log, print_table
+from propel_assets.cli.rendering import format_count, print_table
+from propel_assets.cli.warehouse import open_configured_warehouse
 from propel_assets.definitions import build_defs
 from propel_assets.defs.assets import PREFIX, asset_key
 from propel_assets.defs.resources import PropelAuthApiKey, Warehouse
@@ -20,7 +21,6 @@ from propel_assets.errors import WarehouseError
 from propel_assets.marts import runner as marts
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import load_settings
-from propel_assets.warehouse.query import opened
 
 DESTINATION = "duckdb"
 ACTIVE_DAYS = 30
@@ -95,7 +95,7 @@ def _print_answers(now: date) -> None:
     """Print the answers to three questions, from the marts."""
     schema = marts.marts_schema()
     active_since = now - timedelta(days=ACTIVE_DAYS)
-    with opened(load_settings({"destination": DESTINATION}), log) as warehouse:
+    with open_configured_warehouse(load_settings({"destination": DESTINATION})) as warehouse:
         signups = warehouse.number(
             f"SELECT coalesce(sum(signups), 0) FROM {schema}.fct_signups_daily "  # noqa: S608 - our names
             f"WHERE day BETWEEN DATE '{now.replace(day=1)}' AND DATE '{now}'"

@@ -10,6 +10,7 @@ from propel_assets.catalog.model import Lookup
 from propel_assets.cli.arguments import UserId, current_settings, table_arguments
 from propel_assets.cli.rendering import format_count, progress_bar
 from propel_assets.cli.status import exit_by_findings, log_failed_checks, run_checks
+from propel_assets.cli.warehouse import open_configured_warehouse
 from propel_assets.errors import PropelError
 
 if TYPE_CHECKING:
@@ -61,7 +62,6 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
     from propel_assets.settings import require_credentials
     from propel_assets.source.table_reader import ReadOptions
     from propel_assets.warehouse.load import load_scan
-    from propel_assets.warehouse.query import opened
 
     settings = require_credentials(current_settings())
     options = ReadOptions(lookups=lookups, usage_per_key=usage_per_key, recent=recent)
@@ -83,7 +83,7 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
             for report in done.reports:
                 log(f"{report.table_name}: {_describe(report)}")
         if loaded:
-            with opened(settings, log) as warehouse:
+            with open_configured_warehouse(settings, log) as warehouse:
                 findings = run_checks(warehouse, loaded)
     if findings:
         log_failed_checks(findings)

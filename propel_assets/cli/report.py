@@ -6,6 +6,7 @@ import click
 
 from propel_assets.cli.arguments import current_settings
 from propel_assets.cli.rendering import log
+from propel_assets.cli.warehouse import open_configured_warehouse
 
 
 @click.command(short_help="Write an HTML page with charts.")
@@ -27,9 +28,8 @@ def report(output: Path) -> None:
       propel-assets report --output morning.html
     """
     from propel_assets.reporting.report import write_report
-    from propel_assets.warehouse.query import opened
 
-    with opened(current_settings(), log) as warehouse:
+    with open_configured_warehouse(current_settings()) as warehouse:
         write_report(warehouse, output)
     click.echo(output)
 

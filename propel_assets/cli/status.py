@@ -8,6 +8,7 @@ import click
 from propel_assets.catalog import BY_NAME, TABLES, Table
 from propel_assets.cli.arguments import current_settings, table_arguments
 from propel_assets.cli.rendering import format_age, log, print_table
+from propel_assets.cli.warehouse import open_configured_warehouse
 
 if TYPE_CHECKING:
     from propel_assets.warehouse.checks import Finding
@@ -27,9 +28,7 @@ def check(tables: tuple[str, ...]) -> None:
       propel-assets check
       propel-assets check org_membership
     """
-    from propel_assets.warehouse.query import opened
-
-    with opened(current_settings(), log) as warehouse:
+    with open_configured_warehouse(current_settings()) as warehouse:
         chosen = [BY_NAME[name] for name in tables] or [t for t in TABLES if warehouse.columns_of(t.name)]
         findings = run_checks(warehouse, chosen)
     print_table(
@@ -48,13 +47,12 @@ def status() -> None:
       propel-assets status
     """
     from propel_assets.marts.built import built_models
-    from propel_assets.warehouse.query import opened
 
     settings = current_settings()
-    with opened(settings, log) as warehouse:
+    with open_configured_warehouse(settings) as warehouse:
         print_table(
             ("table", "rows", "last scan", "age", "checks passed", "up to date"),
-            [_status_row(warehouse, table) for table in TABLES if warehouse.last_load(table, skipped=True)],
+            [_status_row(warehouse, table) for table in TABLES if warehouse.audit.last_load(table, skipped=True)],
         )
         models = built_models(warehouse, settings.target)
     click.echo()
@@ -70,7 +68,7 @@ def status() -> None:
 def _status_row(warehouse: "Warehouse", table: Table) -> tuple[str, ...]:
     from propel_assets.warehouse.checks import last_findings, up_to_date
 
-    last, good = warehouse.last_load(table, skipped=True), warehouse.last_load(table)
+    last, good = warehouse.audit.last_load(table, skipped=True), warehouse.audit.last_load(table)
     passed, all_checks = last_findings(warehouse, table)
     age = up_to_date(warehouse, table)
     return (
