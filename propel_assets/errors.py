@@ -11,6 +11,7 @@ PropelError
 ├── UnprovedScan             every pass over a list left room for a missing row: nothing is replaced
 ├── LossRefused              a complete answer has lost more rows than is believed without being told to
 │   └── OtherEnvironment     the tables hold what another environment has
+├── UnexpectedError          a defect: an error that no code of ours handles
 ├── WarehouseError           the destination cannot be used
 │   └── WarehouseClosed      the database cannot be opened
 │       └── WarehouseBusy    another process holds it
@@ -84,6 +85,10 @@ class OtherEnvironment(LossRefused):
     """The tables hold what another environment has."""
 
     concerns_every_scan = True
+
+
+class UnexpectedError(PropelError):
+    """A defect: an error that no code of ours handles. Its text is not copied, because it may quote rows."""
 
 
 class WarehouseError(PropelError):
