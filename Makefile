@@ -14,7 +14,7 @@ RELEASE := .venv-release
 # The extras in the image, and the tests that say whether the lowest versions do.
 DEPLOYED := production,postgres,celery,k8s
 LOWEST_SAMPLE := $(addprefix propel_assets_tests/,test_definitions.py defs/test_recent.py warehouse/test_load.py warehouse/test_recent.py)
-WITH_DAGSTER := $(addprefix propel_assets_tests/,defs marts deploy test_definitions.py test_dagster_dev.py test_cli.py test_secrets.py)
+WITH_DAGSTER := $(addprefix propel_assets_tests/,cli defs marts deploy test_definitions.py test_secrets.py)
 # What the gate runs of the two slow suites (`make test-embedded-elt SAMPLE=1`); without SAMPLE, they run completely.
 ELT_SAMPLE := $(addprefix propel_assets_tests/,test_definitions.py defs/test_assets.py marts/test_assets.py)
 STAND_INS_SAMPLE := the_tables_hold_exactly or metrics_merge or command_line_loads
