@@ -385,7 +385,7 @@ def alert() -> None:
     from propel_assets.reporting.delivery import deliver, targets
     from propel_assets.settings import load_settings
 
-    settings = load_settings()
+    settings = load_settings().alert_settings
     names = targets(settings)
     if not names:
         raise click.ClickException("Set PROPELAUTH_ALERT_WEBHOOK or PROPELAUTH_ALERT_SMTP: see docs/alerts.md.")

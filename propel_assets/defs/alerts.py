@@ -76,14 +76,6 @@ class AlertState:
     pending: dict[str, list[str]] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
 
-    @classmethod
-    def from_cursor(cls, cursor: str) -> "AlertState":
-        """Return the state in ``cursor``. One of an earlier version has no causes: its problems are reported again."""
-        stored = json.loads(cursor)
-        if "wrong" in stored:
-            return cls(seen=stored["seen"], pending=stored["waiting"])
-        return cls(**stored)
-
 
 @dataclass(frozen=True)
 class Problem:
@@ -110,7 +102,7 @@ class Problem:
     "it is resolved. Logs it, posts it to PROPELAUTH_ALERT_WEBHOOK and sends it by PROPELAUTH_ALERT_SMTP, where set.",
 )
 def alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:  # noqa: D103
-    state = AlertState.from_cursor(context.cursor) if context.cursor else _first_state(context.instance)
+    state = AlertState(**json.loads(context.cursor)) if context.cursor else _first_state(context.instance)
     findings: dict[str, Problem | None] = {}
     for run, event in _ended_runs(context, state):
         findings |= _findings_of(context.instance, run, event)
@@ -182,7 +174,7 @@ def _findings_of(instance: dg.DagsterInstance, run: dg.DagsterRun, end: dg.Dagst
             failed = event.event_type == kinds.STEP_FAILURE
             failed_steps += failed
             findings[f"step {event.step_key}"] = _failed_step(event, run) if failed else None
-    # Before its first step, or its process died.
+    # The run ended before its first step, or its process died.
     has_no_step_to_name = end.event_type == kinds.RUN_FAILURE and not failed_steps
     findings[f"job {run.job_name}"] = _failed_run(end, run) if has_no_step_to_name else None
     return findings
@@ -223,9 +215,14 @@ def _failed_step(event: dg.DagsterEvent, run: dg.DagsterRun) -> Problem | None:
 
 
 def _failed_run(end: dg.DagsterEvent, run: dg.DagsterRun) -> Problem:
-    reason = end.message or "It ended without a reason."
-    cause = _cause("Run failed", "no step was reached", _without_names(reason.replace(run.job_name, "")))
-    return Problem(cause, run.job_name, _reason("Run failed", reason, run))
+    """Return the problem of a run without a failed step. Messages of Dagster may quote rows: only codes are used."""
+    data: Any = end.event_specific_data
+    codes = [
+        data.failure_reason.value.replace("_", " ").lower() if data and data.failure_reason else "",
+        data.error.cls_name if data and data.error else "",
+    ]
+    reason = f"Dagster reports: {', '.join(filter(None, codes)) or 'no reason'}."
+    return Problem(_cause("Run failed", "no step failed", reason), run.job_name, _reason("Run failed", reason, run))
 
 
 def _stale_assets(context: dg.SensorEvaluationContext) -> dict[str, Problem | None]:
@@ -328,7 +325,7 @@ def _listed(names: Iterable[str]) -> str:
 def _deliver(context: dg.SensorEvaluationContext, state: AlertState, lines: list[str]) -> None:
     """Send new and pending alerts. What fails is retried after 1, 2, 4, 8 ... ticks, and then given up."""
     try:
-        settings = load_settings()
+        settings = load_settings().alert_settings
         names = list(delivery.targets(settings))
     except SettingsError as error:  # new alerts wait until the setting is corrected
         context.log.warning(f"No alert can be delivered. {error}")
@@ -338,9 +335,7 @@ def _deliver(context: dg.SensorEvaluationContext, state: AlertState, lines: list
     state.pending = {name: rest for name in names if (rest := [*state.pending.get(name, []), *lines][:MAX_PENDING])}
     state.attempts = {name: 1 if lines else state.attempts.get(name, 0) + 1 for name in state.pending}
     due = [name for name, attempts in state.attempts.items() if not attempts & (attempts - 1)]  # a power of two
-    failures = delivery.deliver(
-        settings, {name: message(state.pending[name]) for name in due}, seconds=delivery.SECONDS
-    )
+    failures = delivery.deliver(settings, {name: message(state.pending[name]) for name in due})
     for name in due:
         gives_up = state.attempts[name] >= MAX_ATTEMPTS
         if reason := failures.get(name):
