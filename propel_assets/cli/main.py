@@ -15,6 +15,7 @@ import click
 from propel_assets import __version__
 from propel_assets.catalog import BY_NAME, SCANS, TABLES, Table, tables_of
 from propel_assets.cli.sandbox import fault
+from propel_assets.cli.webhooks import webhooks
 from propel_assets.errors import PropelError
 from propel_assets.settings import work_for
 
@@ -91,13 +92,14 @@ def load(
       propel-assets load user_by_email --email someone@example.com
       PROPELAUTH_DESTINATION=postgres propel-assets load
     """
-    from propel_assets.settings import connected, load_settings
+    from propel_assets.settings import load_settings, require_credentials
     from propel_assets.source.table_reader import ReadOptions
     from propel_assets.warehouse.load import load_scan
     from propel_assets.warehouse.query import opened
 
-    settings = connected(load_settings())
-    options = ReadOptions(user_ids, emails, usernames, usage_per_key, recent)
+    settings = require_credentials(load_settings())
+    lookups = {"user_by_id": user_ids, "user_by_email": emails, "user_by_username": usernames}
+    options = ReadOptions(lookups=lookups, usage_per_key=usage_per_key, recent=recent)
     scans = _scans_of(tables)
     failed: dict[str, PropelError] = {}
     done: list[Table] = []
@@ -482,6 +484,7 @@ def sandbox(
 
 
 main.add_command(fault)
+main.add_command(webhooks)
 
 
 @main.command()

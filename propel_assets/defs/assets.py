@@ -12,7 +12,7 @@ from dagster_dlt import DagsterDltTranslator, dlt_assets
 from dagster_dlt.translator import DltResourceTranslatorData
 from pydantic import Field
 
-from propel_assets.catalog import BY_NAME, SCANS, Table, tables_of
+from propel_assets.catalog import BY_NAME, SCANS, RunOption, Table, options_of, tables_of
 from propel_assets.defs.resources import PropelAuthApiKey, Warehouse, settings_of
 from propel_assets.errors import PropelError
 from propel_assets.privacy.policy_file import load_policy
@@ -68,7 +68,7 @@ def asset_spec(table: Table) -> dg.AssetSpec:
         for c in table.columns
     ]
     upstream = {
-        c.name: [dg.TableColumnDep(api_asset(), f"{table.path} {table.items or 'answer'}.{c.api_field or c.name}")]
+        c.name: [dg.TableColumnDep(api_asset(), f"{table.path} {table.items or 'answer'}.{c.source_field}")]
         for c in table.columns
     }
     return dg.AssetSpec(
@@ -121,13 +121,12 @@ class Usage(dg.Config):
     per_key: bool = Field(default=False, description="Also count each key: one request per key and day.")
 
 
-CONFIGURABLE: dict[str, tuple[type[dg.Config], Callable[[Any], ReadOptions]]] = {
-    "users": (Users, lambda config: ReadOptions(recent=config.recent)),
-    "user_by_id": (LookUp, lambda config: ReadOptions(user_ids=config.values)),
-    "user_by_email": (LookUp, lambda config: ReadOptions(emails=config.values)),
-    "user_by_username": (LookUp, lambda config: ReadOptions(usernames=config.values)),
-    "api_key_usage": (Usage, lambda config: ReadOptions(usage_per_key=config.per_key)),
+CONFIGS: dict[RunOption, tuple[type[dg.Config], Callable[[str, Any], ReadOptions]]] = {
+    "recent": (Users, lambda _, config: ReadOptions(recent=config.recent)),
+    "values": (LookUp, lambda scan, config: ReadOptions(lookups={t.name: config.values for t in tables_of(scan)})),
+    "per_key": (Usage, lambda _, config: ReadOptions(usage_per_key=config.per_key)),
 }
+"""By option of a scan: its config class, and the function that turns scan and config into read options."""
 
 
 def build_raw_assets() -> list[dg.AssetsDefinition]:
@@ -144,8 +143,8 @@ def _build_scan_assets(scan: str) -> dg.AssetsDefinition:
         dagster_dlt_translator=RawTables(),
         pool=named("propel_auth_api"),
     )
-    if scan in CONFIGURABLE:
-        config_class, options_of = CONFIGURABLE[scan]
+    if options := options_of(scan):
+        config_class, read_options = CONFIGS[options[0]]
 
         @decorate
         def load_as_configured(
@@ -154,7 +153,7 @@ def _build_scan_assets(scan: str) -> dg.AssetsDefinition:
             propel_auth: PropelAuthApiKey,
             warehouse: Warehouse,
         ) -> Iterator[dg.MaterializeResult[Any]]:
-            yield from _load(context, scan, settings_of(warehouse, propel_auth), options_of(config))
+            yield from _load(context, scan, settings_of(warehouse, propel_auth), read_options(scan, config))
 
         return load_as_configured
 

@@ -6,7 +6,7 @@ it comes with the extra `marts`.
 
     python -m propel_assets.marts.runner > propel_assets/marts/dbt/models/sources.yml
 
-writes the sources again after the catalogue has changed.
+writes the sources again after a change of the catalog.
 """
 
 import contextlib
@@ -24,10 +24,10 @@ from typing import Any
 
 import yaml
 
-from propel_assets.catalog import BOOKS, TABLES, Table
+from propel_assets.catalog import AUDIT_TABLES, INSIGHTS, TABLES, Table
 from propel_assets.errors import SettingsError, WarehouseError
 from propel_assets.privacy.redaction import without_personal_data
-from propel_assets.settings import DATASET, Settings, cache_folder, environment_extended, named
+from propel_assets.settings import DATASET, Settings, cache_folder, named, temporary_environment
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, loading, working_folder
 from propel_assets.warehouse.query import Warehouse, asking
 
@@ -60,7 +60,7 @@ def drawing_installed() -> bool:
 
 
 def sources_yaml() -> str:
-    """Return the raw tables as dbt sources, columns described as in the catalogue."""
+    """Return the raw tables as dbt sources, with the catalog's descriptions."""
     tables = [
         {
             "name": table.name,
@@ -75,7 +75,7 @@ def sources_yaml() -> str:
                 for c in table.columns
             ],
         }
-        for table in (*TABLES, *BOOKS)
+        for table in (*TABLES, *AUDIT_TABLES)
     ]
     source = {
         "name": PACKAGE,
@@ -83,7 +83,7 @@ def sources_yaml() -> str:
         "schema": f"{PREFIX}{{{{ var('propel_auth_raw_schema', '{DATASET}') }}}}",
         "tables": tables,
     }
-    head = "# Made from the catalogue by `python -m propel_assets.marts.runner`; do not edit.\n"
+    head = "# Generated from the catalog by `python -m propel_assets.marts.runner`; do not edit.\n"
     return head + yaml.safe_dump({"version": 2, "sources": [source]}, sort_keys=False, width=120, allow_unicode=True)
 
 
@@ -130,7 +130,7 @@ class Dbt:
                 events.append(msg_to_dict(event))
 
         manifest = _parsed(tuple(sorted(self.environment.items())))
-        with environment_extended({**self.environment, **QUIET}):
+        with temporary_environment({**self.environment, **QUIET}):
             done = dbtRunner(manifest=manifest, callbacks=[hear]).invoke([*words, *_places(self.folder)])
         if done.exception is not None:
             raise WarehouseError(f"dbt stopped: {without_personal_data(str(done.exception))[:MAX_ERROR]}")
@@ -197,7 +197,7 @@ def _parsed(environment: tuple[tuple[str, str], ...]) -> Any:
     with quiet_import():
         from dbt.cli.main import dbtRunner
 
-    with tempfile.TemporaryDirectory() as folder, environment_extended({**dict(environment), **QUIET}):
+    with tempfile.TemporaryDirectory() as folder, temporary_environment({**dict(environment), **QUIET}):
         result = dbtRunner().invoke(["parse", *_places(Path(folder))])
     if not result.success:
         raise WarehouseError(f"dbt cannot read the project of the marts: {result.exception}")
@@ -231,7 +231,7 @@ def connected_dbt(settings: Settings, say: Callable[[str], None] = lambda _: Non
 
 def _unread(warehouse: Warehouse) -> dict[str, Unread]:
     """Return the tables of PropelAuth's own figures that the last load did not read."""
-    theirs = [table for table in TABLES if table.feature == "insights"]
+    theirs = [table for table in TABLES if table.feature == INSIGHTS]
     return {
         table.name: Unread(why, has_rows=warehouse.last_load(table) is not None)
         for table in theirs

@@ -19,9 +19,9 @@ from dlt.common.pipeline import PipelineContext
 from dlt.common.schema.typing import TColumnSchema, TTableSchema, TTableSchemaColumns
 from dlt.extract import DltResource, DltSource
 
-from propel_assets.catalog import BOOKS, BY_NAME, SCANS, TABLES, Table
+from propel_assets.catalog import AUDIT_TABLES, BY_NAME, PROPEL_CHECKS, PROPEL_SCANS, SCANS, TABLES, Table
 from propel_assets.privacy.filter import FINGERPRINT_KEY, HELD_BACK, PrivacyFilter
-from propel_assets.settings import Settings, connected, load_settings
+from propel_assets.settings import Settings, load_settings, require_credentials
 from propel_assets.source.client import Client
 from propel_assets.source.decode import to_arrow
 from propel_assets.source.json_columns import keep_json
@@ -33,7 +33,6 @@ SOURCE = "propel_auth_source"
 # How rows read by `recent` are loaded; tables that always merge do so as their destination does best.
 MERGE: Any = {"disposition": "merge", "strategy": "delete-insert"}
 STRATEGY = "replace_strategy"
-SCAN_LOG, CHECK_LOG = BOOKS
 
 
 class _ExpectedDifference(logging.Filter):
@@ -53,7 +52,7 @@ def propel_auth_source(
     tables: Sequence[str] | None = None,
     settings: Settings | None = None,
     options: ReadOptions | None = None,
-    memory: Mapping[str, Any] | None = None,
+    resume_state: Mapping[str, Any] | None = None,
     stored_keys: Callable[[str], Iterable[Any]] | None = None,
     on_report: Callable[[ScanReport], None] = lambda _: None,
     progress: Progress = lambda *_: None,
@@ -62,7 +61,7 @@ def propel_auth_source(
 
     The auth URL and the key come from the arguments, the environment (`PROPELAUTH_AUTH_URL`, `PROPELAUTH_API_KEY`) or
     dlt's files (`[sources.propel_auth_source]`), when extraction begins. ``on_report`` is called once per table read.
-    ``memory`` is what the last load of the scan has written to its books, where that counts more than dlt's state.
+    ``resume_state`` is that of the last load of the scan; it takes precedence over dlt's state.
     ``stored_keys`` returns the ids that the table of this name has at the destination: a scan that finds older ones
     beside them is repeated. Without it there is no such comparison.
 
@@ -78,13 +77,15 @@ def propel_auth_source(
     chosen = [t for t in TABLES if (t.default if tables is None else t.name in tables)]
 
     def resolved() -> Settings:
-        return connected(settings or load_settings({"auth_url": auth_url, "api_key": api_key}))
+        return require_credentials(settings or load_settings({"auth_url": auth_url, "api_key": api_key}))
 
     @dlt.source(schema=complete_schema(), max_table_nesting=0)
     def source() -> Iterator[DltResource]:
         for scan in SCANS:
             if wanted := [table for table in chosen if table.scan == scan]:
-                yield from _resources(scan, wanted, resolved, options, memory or {}, stored_keys, on_report, progress)
+                yield from _resources(
+                    scan, wanted, resolved, options, resume_state or {}, stored_keys, on_report, progress
+                )
 
     return source()
 
@@ -94,7 +95,7 @@ def _resources(
     tables: Sequence[Table],
     settings: Callable[[], Settings],
     options: ReadOptions | None,
-    memory: Mapping[str, Any],
+    resume_state: Mapping[str, Any],
     stored_keys: Callable[[str], Iterable[Any]] | None,
     on_report: Callable[[ScanReport], None],
     progress: Progress,
@@ -105,7 +106,7 @@ def _resources(
     def reading() -> Iterator[dict[str, pa.Table]]:
         _replace_safely()
         known, state = settings(), dlt.current.source_state()
-        recall(state, memory)
+        recall(state, resume_state)
         privacy = PrivacyFilter(known.privacy_settings, state)
         asked = options or ReadOptions()
         if privacy.policy_changed:
@@ -132,12 +133,15 @@ def _resources(
             on_report(report)
             if report.skipped:  # dlt would empty the table of a `replace` resource that yields nothing
                 dlt.current.source().resources[report.table_name].apply_hints(write_disposition="append")
-        yield {SCAN_LOG.name: _as_rows(reports, memory_of(state, scan)), CHECK_LOG.name: to_arrow(CHECK_LOG, ())}
+        yield {
+            PROPEL_SCANS.name: _as_rows(reports, memory_of(state, scan)),
+            PROPEL_CHECKS.name: to_arrow(PROPEL_CHECKS, ()),
+        }
 
     for table in tables:
         yield reading | _pick(table, table.name)
-    for book in BOOKS:
-        yield reading | _pick(book, f"{book.name}_of_{scan}")
+    for table in AUDIT_TABLES:
+        yield reading | _pick(table, f"{table.name}_of_{scan}")
 
 
 def _add_privacy(report: ScanReport, privacy: PrivacyFilter) -> None:
@@ -198,20 +202,20 @@ def _pick(table: Table, resource: str) -> DltResource:
     )
 
 
-def _as_rows(reports: Sequence[ScanReport], memory: Mapping[str, Any]) -> pa.Table:
-    of_load = {"load_id": dlt.current.load_package_state()["load_id"], "memory": memory}
-    names = [column.name for column in SCAN_LOG.columns]
+def _as_rows(reports: Sequence[ScanReport], resume_state: Mapping[str, Any]) -> pa.Table:
+    of_load = {"load_id": dlt.current.load_package_state()["load_id"], "resume_state": resume_state}
+    names = [column.name for column in PROPEL_SCANS.columns]
 
     def value(report: ScanReport, name: str) -> Any:
         found = of_load[name] if name in of_load else getattr(report, name)
         return int(found.timestamp()) if isinstance(found, datetime) else found or None if name == "reason" else found
 
-    return to_arrow(SCAN_LOG, ({name: value(report, name) for name in names} for report in reports))
+    return to_arrow(PROPEL_SCANS, ({name: value(report, name) for name in names} for report in reports))
 
 
 def disposition(table: Table) -> Any:
-    """Return how dlt loads ``table``. Only the books are appended to, and each of their rows names its load."""
-    if table in BOOKS:
+    """Return how dlt loads ``table``. Rows are appended to the audit tables; each names its load."""
+    if table in AUDIT_TABLES:
         return "append"
     return table.load
 
@@ -239,11 +243,11 @@ def _merged_by_user(name: str) -> TTableSchemaColumns:
 def complete_schema() -> dlt.Schema:
     """Return the schema of every table: loads that run beside each other then all store the same one."""
     schema = dlt.Schema(SOURCE)
-    for table in (*TABLES, *BOOKS):
+    for table in (*TABLES, *AUDIT_TABLES):
         columns = column_hints(table)
         for name in table.key:
             columns[name]["primary_key"] = True
         known: TTableSchema = {"name": table.name, "columns": columns, "resource": table.name}
-        known["write_disposition"] = "append" if table in BOOKS else table.load
+        known["write_disposition"] = "append" if table in AUDIT_TABLES else table.load
         schema.update_table(known)
     return schema

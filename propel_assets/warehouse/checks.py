@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from statistics import median
 from typing import Any, Literal
 
-from propel_assets.catalog import BOOKS, Reference, Table
+from propel_assets.catalog import PROPEL_CHECKS, Reference, Table
 from propel_assets.privacy.filter import HELD_BACK
 from propel_assets.warehouse.query import LastLoad, Warehouse
 
@@ -25,7 +25,6 @@ SAME_TYPE = {
     "bool": {"bool", "bigint"},
     "double": {"double", "decimal"},
 }
-CHECK_LOG = BOOKS[1]
 MAX_AGE = timedelta(hours=26)  # a day between two loads of the schedule refresh_daily, and two hours for the load
 HISTORY_LOADS = 30
 LEAST_LOADS = 5  # before a history says anything
@@ -268,7 +267,7 @@ def examine(warehouse: Warehouse, table: Table, names: Sequence[str] | None = No
     if load is not None:
         now = datetime.now(UTC)
         warehouse.insert(
-            CHECK_LOG,
+            PROPEL_CHECKS,
             [
                 {
                     "load_id": load.load_id,
@@ -310,7 +309,7 @@ def last_findings(warehouse: Warehouse, table: Table) -> tuple[int, int]:
     """Return how many of the last checks of ``table`` passed, and how many there were."""
     latest: dict[str, bool] = {}
     sql = (
-        f"SELECT check_name, passed FROM {warehouse.table(CHECK_LOG.name)} "  # noqa: S608 - a quoted name
+        f"SELECT check_name, passed FROM {warehouse.table(PROPEL_CHECKS.name)} "  # noqa: S608 - a quoted name
         "WHERE table_name = %s ORDER BY checked_at"
     )
     for name, passed in warehouse.rows(sql, table.name):

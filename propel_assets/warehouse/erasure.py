@@ -20,13 +20,13 @@ from dlt.destinations.exceptions import DatabaseException
 from dlt.destinations.impl.filesystem.filesystem import FilesystemClient
 from dlt.destinations.job_client_impl import SqlJobClientBase
 
-from propel_assets.catalog import BY_NAME
+from propel_assets.catalog import BY_NAME, PROPEL_SCANS
 from propel_assets.errors import WarehouseError, find_cause
 from propel_assets.privacy.erasure_list import STATE_KEY, ErasureList, identifying_columns, mentioning_columns
 from propel_assets.privacy.policy import Policy, require_key
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import Settings
-from propel_assets.source.dlt_source import SCAN_LOG, SOURCE
+from propel_assets.source.dlt_source import SOURCE
 from propel_assets.warehouse.destinations.duckdb import put_in_place, rewrite
 from propel_assets.warehouse.destinations.file_copies import copied
 from propel_assets.warehouse.load import empty_bucket
@@ -42,7 +42,7 @@ AFTERWARDS = (
     "docs/privacy.md has more."
 )
 HASH = re.compile("[0-9a-f]{64}")
-UNFINISHED = "erasing"  # in dlt's state: by which rows the books are to be lowered, should a kill come before that
+UNFINISHED = "erasing"  # in dlt's state: the rows by which `propel_scans` is lowered after a kill
 INSTEAD = "erased"
 LEARNED = ("email", "username", "api_key_id")
 NUMBERS = ("rows_expected", "rows_read", "total_min", "total_max")
@@ -168,7 +168,7 @@ def _erase_files(
 ) -> list[Removed]:
     """Erase from a copy of the tables, and write back one table after another what that has changed."""
     with copied(client, folder) as copies:
-        if SCAN_LOG.name not in copies.names:
+        if PROPEL_SCANS.name not in copies.names:
             raise WarehouseError(f"Nothing has been loaded into {settings.destination} yet. {HOW_TO_LOAD}")
         eraser = _Eraser(copies.client, person)
         eraser.find()
@@ -281,7 +281,7 @@ class _Eraser:
 
     def _books(self, place: _Place) -> tuple[str, str]:
         """Return the name of `propel_scans`, and a query for the last load of a table, whose name is its parameter."""
-        scans = self._name(_Place(place.schema, SCAN_LOG.name, ()))
+        scans = self._name(_Place(place.schema, PROPEL_SCANS.name, ()))
         return scans, f"SELECT max(load_id) FROM {scans} WHERE table_name = %s AND verdict <> 'skipped'"  # noqa: S608
 
     def _stands(self, place: _Place) -> list[Any]:
@@ -291,7 +291,7 @@ class _Eraser:
         return [*chain(*self._rows(sql, place.name, place.name)), self._count(place, "1 = 1", ())]
 
     def go_on(self, unfinished: Mapping[str, Sequence[Any]]) -> None:
-        """Lower what a kill has left too high: tables stand as it was to leave them, and the books as before."""
+        """Lower what a kill has left too high: tables stand as it was to leave them, and `propel_scans` as before."""
         for place in self._places:
             *stands, rows = unfinished.get(place.name, [None])
             if stands and stands == self._stands(place):
@@ -300,7 +300,7 @@ class _Eraser:
     def in_order(self, names: Iterable[str]) -> list[str]:
         """Return tables so that, after a kill between any two, what is still to be learned is there to be learned."""
         teach = {p.name for p in self._places if "user_id" in p.columns and {*LEARNED} & {*p.columns}}
-        return sorted(names, key=lambda name: (name == SCAN_LOG.name, name in teach))
+        return sorted(names, key=lambda name: (name == PROPEL_SCANS.name, name in teach))
 
     def forget_states(self, pipeline_name: str, but: str) -> None:
         """Remove dlt's states of the pipeline, but not that of the load ``but``."""

@@ -18,7 +18,7 @@ from propel_assets.catalog import BY_NAME, tables_of
 from propel_assets.errors import PropelError, WarehouseError, find_cause
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import without_personal_data
-from propel_assets.settings import Settings, connected
+from propel_assets.settings import Settings, require_credentials
 from propel_assets.source.dlt_source import MERGE, propel_auth_source
 from propel_assets.source.lists import Progress, ScanReport
 from propel_assets.source.table_reader import ReadOptions
@@ -59,7 +59,7 @@ def load_scan(
     Raises:
         PropelError: nothing was replaced; the text says why and what to do.
     """
-    settings = connected(settings)
+    settings = require_credentials(settings)
     load_policy(settings.privacy_settings)  # refused before anything is opened
     started = time.monotonic()
     reports: list[ScanReport] = []
@@ -79,7 +79,7 @@ def load_scan(
                     tables=names,
                     settings=settings,
                     options=options,
-                    memory=_memory(pipeline, settings, scan),
+                    resume_state=_resume_state(pipeline, settings, scan),
                     stored_keys=lambda name: _stored_keys(pipeline, settings, name),
                     on_report=reports.append,
                     progress=progress,
@@ -102,14 +102,14 @@ def load_scan(
     return ScanLoad(info.loads_ids[0] if info.loads_ids else "", reports, time.monotonic() - started)
 
 
-def _memory(pipeline: dlt.Pipeline, settings: Settings, scan: str) -> dict[str, Any]:
-    """Return what the scan has left for its next load. It counts more than dlt's state.
+def _resume_state(pipeline: dlt.Pipeline, settings: Settings, scan: str) -> dict[str, Any]:
+    """Return the resume state of the scan. It takes precedence over dlt's state.
 
     Of loads that run beside each other the last one to begin leaves its state at the destination, and what it knows of
     other scans may be older than they; and where a clock has once gone wrong, dlt takes that state for the newest.
     """
     with asking(pipeline, settings) as warehouse:
-        return warehouse.memory(tables_of(scan)[0])
+        return warehouse.resume_state(tables_of(scan)[0])
 
 
 def _stored_keys(pipeline: dlt.Pipeline, settings: Settings, name: str) -> Iterator[Any]:

@@ -16,13 +16,13 @@ from dlt.destinations.impl.duckdb.sql_client import DuckDbSqlClient
 from dlt.destinations.impl.filesystem.filesystem import FilesystemClient
 from dlt.destinations.job_client_impl import SqlJobClientBase
 
-from propel_assets.catalog import Table
+from propel_assets.catalog import PROPEL_SCANS, Table
 from propel_assets.errors import WarehouseError
 from propel_assets.privacy.policy import Policy
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import Settings
 from propel_assets.source.decode import ARROW_TYPES
-from propel_assets.source.dlt_source import SCAN_LOG, complete_schema
+from propel_assets.source.dlt_source import complete_schema
 from propel_assets.warehouse.destinations.duckdb import with_little_memory
 from propel_assets.warehouse.destinations.files import FileTables
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, formats, working_folder
@@ -119,13 +119,13 @@ class Warehouse:
         found = self._loads(table, ["rows_expected"])
         return [int(row["rows_expected"]) for row in found if row["rows_expected"] is not None][:loads]
 
-    def memory(self, table: Table) -> dict[str, Any]:
-        """Return what the last complete load of ``table`` has left for the next one; empty: nothing, or it is older."""
-        if "memory" not in self.columns_of(SCAN_LOG.name):
+    def resume_state(self, table: Table) -> dict[str, Any]:
+        """Return the resume state of the last complete load of ``table``; empty if there is none."""
+        if "resume_state" not in self.columns_of(PROPEL_SCANS.name):
             return {}
-        for row in self._loads(table, ["memory"], skipped=True):
-            left = row["memory"]
-            return json.loads(left) if isinstance(left, str) else left or {}
+        for row in self._loads(table, ["resume_state"], skipped=True):
+            state = row["resume_state"]
+            return json.loads(state) if isinstance(state, str) else state or {}
         return {}
 
     def _loads(self, table: Table, columns: Sequence[str], *, skipped: bool = False) -> list[dict[str, Any]]:
@@ -152,7 +152,7 @@ class Warehouse:
         return [{name: row[name] for name in columns} for row in found]
 
     def insert(self, table: Table, rows: Sequence[dict[str, Any]]) -> None:
-        """Add rows to one of the books."""
+        """Insert rows into an audit table."""
         names = [column.name for column in table.columns]
         values = ", ".join(["%s"] * len(names))
         sql = f"INSERT INTO {self.table(table.name)} ({', '.join(map(self.column, names))}) VALUES ({values})"  # noqa: S608
@@ -196,7 +196,7 @@ class FileWarehouse(Warehouse):
         return self._files.types(name)
 
     def insert(self, table: Table, rows: Sequence[dict[str, Any]]) -> None:
-        """Add rows to one of the books."""
+        """Insert rows into an audit table."""
         columns = {c.name: pa.array([row[c.name] for row in rows], ARROW_TYPES[c.type]) for c in table.columns}
         self._files.append(table.name, pa.table(columns))
 
@@ -214,7 +214,7 @@ def opened(settings: Settings, say: Callable[[str], None] = lambda _: None) -> I
         if file is not None and not file.exists():
             raise WarehouseError(f"There is no {file} yet. {HOW_TO_LOAD}")
         with asking(pipeline, settings) as warehouse:
-            if not warehouse.columns_of(SCAN_LOG.name):
+            if not warehouse.columns_of(PROPEL_SCANS.name):
                 raise WarehouseError(f"Nothing has been loaded into {settings.destination} yet. {HOW_TO_LOAD}")
             yield warehouse
 

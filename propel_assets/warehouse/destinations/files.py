@@ -16,7 +16,7 @@ from dlt.common.destination.exceptions import DestinationUndefinedEntity
 from dlt.common.libs.pyarrow import get_column_type_from_py_arrow
 from dlt.destinations.impl.filesystem.filesystem import FILENAME_SEPARATOR, FilesystemClient
 
-from propel_assets.catalog import BOOKS
+from propel_assets.catalog import AUDIT_TABLES
 from propel_assets.errors import WarehouseError
 
 LOADS = "_dlt_loads"
@@ -141,11 +141,11 @@ class FileTables:
         return {path: schema for path in files if (schema := self._schema_of(name, path)) is not None}
 
     def _schema_of(self, name: str, path: str) -> pa.Schema | None:
-        """Return the schema of a Parquet file; None for one of the books that a killed load left half-written."""
+        """Return the schema of a Parquet file; None for a truncated file of an audit table."""
         try:
             return pq.read_schema(path, filesystem=self._client.fs_client)
         except pa.ArrowInvalid:
-            if name in {book.name for book in BOOKS}:
+            if name in {table.name for table in AUDIT_TABLES}:
                 return None
             raise WarehouseError(f"A load of {name} was stopped while it wrote its files. Load it again.") from None
 
