@@ -19,9 +19,9 @@ import dagster as dg
 import urllib3
 
 from propel_assets.catalog import TABLES
-from propel_assets.definitions import build_defs
-from propel_assets.defs.assets import PREFIX, asset_key
-from propel_assets.defs.resources import PropelAuthApiKey, Warehouse
+from propel_assets.defs.build import build_definitions
+from propel_assets.defs.config import PropelAuthConfig
+from propel_assets.defs.environment import Environment
 from propel_assets.errors import PropelError, WarehouseError
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import child_environment, dagster_home

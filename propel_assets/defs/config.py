@@ -82,9 +82,7 @@ class PropelAuthConfig(dg.Model, dg.Resolvable):
     ] = ""
     privacy: Annotated[
         str,
-        _option(
-            "Privacy policy: open, strict, or a file of rules. Default: PROPELAUTH_PRIVACY, then open.", "strict"
-        ),
+        _option("Privacy policy: open, strict, or a file of rules. Default: PROPELAUTH_PRIVACY, then open.", "strict"),
     ] = ""
     tables: Annotated[
         Sequence[str] | None,
@@ -148,6 +146,12 @@ class PropelAuthConfig(dg.Model, dg.Resolvable):
             {"tags": {"layer": "{{ layer }}"}},
         ),
     ] = None
+
+    @field_validator("auth_url", "api_key", "oauth_token", mode="before")
+    @classmethod
+    def _allow_none(cls, value: Any) -> Any:
+        """Return an empty text for the template of an environment variable that is not set."""
+        return "" if value is None else value
 
     @field_validator("environment")
     @classmethod
