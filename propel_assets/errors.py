@@ -6,6 +6,7 @@ PropelError
 │   ├── PermanentApiError    asking again cannot help: 400, 401, 403, 404, an answer of the wrong shape
 │   │   └── KeyRefused       the backend key is not one of this environment
 │   └── TransientApiError    asking again later may help: 429, 5xx, resets, time-outs, truncated answers
+│       ├── ResponseTooLarge the body exceeds the limit: request fewer rows
 │       └── Unreachable      no server could be reached at all
 ├── UnprovedScan             every pass over a list left room for a missing row: nothing is replaced
 ├── LossRefused              a complete answer has lost more rows than is believed without being told to
@@ -57,6 +58,10 @@ class TransientApiError(ApiError):
     """All retries are spent; a later run may succeed."""
 
     retry_may_help = True
+
+
+class ResponseTooLarge(TransientApiError):
+    """The body exceeds the limit. A list can be read with a smaller page size."""
 
 
 class Unreachable(TransientApiError):

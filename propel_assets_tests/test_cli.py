@@ -94,15 +94,17 @@ def test_a_wrong_key_is_asked_once_and_changes_nothing(loaded, run_cli, query) -
     assert query("SELECT count(*) FROM user_query") == [(60,)]
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
-def test_a_server_that_is_not_there_is_given_up_on_once(host, run_cli) -> None:
+@pytest.mark.parametrize(
+    ("host", "reason"), [("127.0.0.1", "connection refused"), ("no-such-host.invalid", "host name not found")]
+)
+def test_a_server_that_is_not_there_is_given_up_on_once(host, reason, run_cli) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))  # and nobody listens
         url = f"{'http' if host[0] == '1' else 'https'}://{host}:{free.getsockname()[1]}"
         ran = run_cli("load", PROPELAUTH_AUTH_URL=url, PROPELAUTH_API_KEY="0123456789", PROPELAUTH_RETRY_SECONDS="0.5")
     assert ran.returncode == 1
-    assert f"{url} is PROPELAUTH_AUTH_URL; see that it is the right one." in ran.stderr
-    assert ran.stderr.count("answered nothing") == 1
+    assert f"Check that PROPELAUTH_AUTH_URL is right: {url}." in ran.stderr
+    assert ran.stderr.count(reason) == 1
     assert "Not tried after that: org_query, " in ran.stderr
 
 

@@ -19,6 +19,7 @@ import dagster as dg
 import urllib3
 
 from propel_assets.catalog import TABLES
+from propel_assets.defs.assets import load_op_name
 from propel_assets.defs.build import build_definitions
 from propel_assets.defs.config import PropelAuthConfig
 from propel_assets.defs.environment import Environment
@@ -28,7 +29,6 @@ from propel_assets.settings import child_environment, dagster_home
 
 STEP_DONE = {dg.DagsterEventType.STEP_SUCCESS, dg.DagsterEventType.STEP_FAILURE}
 HOST = "127.0.0.1"
-EVERYTHING = dg.define_asset_job("demo", selection=dg.AssetSelection.assets(*map(asset_key, TABLES)).downstream())
 NEXT = """
 Next:
   {bin}/propel-assets dev        the same in the Dagster UI: lineage, checks, schedules
@@ -77,18 +77,30 @@ def run_demo(
         somebody = next(iter(sandbox.store.users))
         person = sandbox.store.user_object(somebody)
         look_ups = {"id": somebody, "email": person["email"], "username": person.get("username", "nobody")}
-        api_key = PropelAuthApiKey(auth_url=sandbox.url, api_key=sandbox.api_key, oauth_token=sandbox.user_token)
-        definitions = build_defs(
-            resources={"propel_auth": api_key, "warehouse": Warehouse(destination="duckdb")},
-            loggers={"progress": _progress_logger()},
-            more_jobs=[EVERYTHING],
+        config = PropelAuthConfig(
+            auth_url=sandbox.url,
+            api_key=sandbox.api_key,
+            oauth_token=sandbox.user_token,
+            destination="duckdb",
+        )
+        environment = Environment.from_config(config)
+        everything = dg.AssetSelection.all() - dg.AssetSelection.assets(environment.api_spec.key)
+        definitions = dg.Definitions.merge(
+            build_definitions(config),
+            dg.Definitions(
+                jobs=[dg.define_asset_job("demo", selection=everything)],
+                loggers={"progress": _progress_logger(environment)},
+            ),
         )
         with dg.DagsterInstance.from_config(str(prepared_home())) as instance:
             result = definitions.resolve_job_def("demo").execute_in_process(
                 instance=instance,
                 raise_on_error=False,
                 run_config={
-                    "ops": {f"load_user_by_{kind}": {"config": {"values": [v]}} for kind, v in look_ups.items()},
+                    "ops": {
+                        load_op_name(environment, f"user_by_{kind}"): {"config": {"values": [value]}}
+                        for kind, value in look_ups.items()
+                    },
                     "loggers": {"progress": {}},
                 },
             )
@@ -121,8 +133,8 @@ def _rows(result: dg.ExecuteInProcessResult) -> list[tuple[str, ...]]:
     return sorted(rows, key=lambda row: (order.index(row[0]), "") if row[0] in order else (len(order), row[0]))
 
 
-def _progress_logger() -> dg.LoggerDefinition:
-    """Return a logger that says one line per step of a run, and nothing else."""
+def _progress_logger(environment: Environment) -> dg.LoggerDefinition:
+    """Return a logger that prints one line per step of a run."""
 
     class Lines(logging.Handler):
         """Prints steps as they end."""
@@ -134,16 +146,16 @@ def _progress_logger() -> dg.LoggerDefinition:
             event: Any = getattr(record, "dagster_event", None)
             if event is None or event.event_type not in STEP_DONE:
                 return
-            step = event.step_key
+            step = event.step_key.removeprefix(environment.named(""))
             if event.event_type == dg.DagsterEventType.STEP_FAILURE:
                 data = event.step_failure_data
-                said = data.user_failure_data.description if data.user_failure_data else data.error.message
-                click.echo(f"{step}: failed. {said}", err=True)
-            elif step.startswith(("load_", "marts_")):
+                reason = data.user_failure_data.description if data.user_failure_data else data.error.cls_name
+                click.echo(f"{event.step_key}: failed. {reason}", err=True)
+            elif not step.startswith("check_"):
                 self.done += 1
                 seconds = event.step_success_data.duration_ms / 1_000
-                what = step.removeprefix("load_") + (" loaded" if step.startswith("load_") else "")
-                click.echo(f"[{self.done:2}] {PREFIX}: {what} in {seconds:.1f} s", err=True)
+                done = f"{step.removeprefix('load_')} loaded" if step.startswith("load_") else step
+                click.echo(f"[{self.done:2}] {environment.name_prefix}: {done} in {seconds:.1f} s", err=True)
 
     @dg.logger
     def progress(_context: dg.InitLoggerContext) -> logging.Logger:

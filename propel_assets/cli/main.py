@@ -92,10 +92,11 @@ def load(
       propel-assets load user_by_email --email someone@example.com
       PROPELAUTH_DESTINATION=postgres propel-assets load
     """
+    from propel_assets.privacy.policy_file import load_policy
     from propel_assets.settings import load_settings, require_credentials
     from propel_assets.source.table_reader import ReadOptions
     from propel_assets.warehouse.load import load_scan
-    from propel_assets.warehouse.query import opened
+    from propel_assets.warehouse.query import open_warehouse
 
     settings = require_credentials(load_settings())
     lookups = {"user_by_id": user_ids, "user_by_email": emails, "user_by_username": usernames}
@@ -118,7 +119,7 @@ def load(
             for report in loaded.reports:
                 say(f"{report.table_name}: {_what_came(report)}")
         if done:
-            with opened(settings, say) as warehouse:
+            with open_warehouse(settings.target, load_policy(settings.privacy_settings), say) as warehouse:
                 findings = _examine(warehouse, done)
     if findings:
         _show_failed(findings)
@@ -189,10 +190,12 @@ def check(tables: tuple[str, ...]) -> None:
       propel-assets check
       propel-assets check org_membership
     """
+    from propel_assets.privacy.policy_file import load_policy
     from propel_assets.settings import load_settings
-    from propel_assets.warehouse.query import opened
+    from propel_assets.warehouse.query import open_warehouse
 
-    with opened(load_settings(), _say) as warehouse:
+    settings = load_settings()
+    with open_warehouse(settings.target, load_policy(settings.privacy_settings), _say) as warehouse:
         chosen = [BY_NAME[name] for name in tables] or [t for t in TABLES if warehouse.columns_of(t.name)]
         findings = _examine(warehouse, chosen)
     _print_table(
@@ -228,20 +231,22 @@ def status() -> None:
     Example:
       propel-assets status
     """
+    from propel_assets.privacy.policy_file import load_policy
     from propel_assets.settings import load_settings
-    from propel_assets.warehouse.query import opened
+    from propel_assets.warehouse.query import open_warehouse
 
-    with opened(load_settings(), _say) as warehouse:
+    settings = load_settings()
+    with open_warehouse(settings.target, load_policy(settings.privacy_settings), _say) as warehouse:
         _print_table(
             ("table", "rows", "verdict", "age", "checks passed", "up to date"),
-            [_status_row(warehouse, table) for table in TABLES if warehouse.last_load(table, skipped=True)],
+            [_status_row(warehouse, table) for table in TABLES if warehouse.audit.last_load(table, skipped=True)],
         )
 
 
 def _status_row(warehouse: Any, table: Table) -> tuple[str, ...]:
     from propel_assets.warehouse.checks import last_findings, up_to_date
 
-    tried, good = warehouse.last_load(table, skipped=True), warehouse.last_load(table)
+    tried, good = warehouse.audit.last_load(table, skipped=True), warehouse.audit.last_load(table)
     passed, examined = last_findings(warehouse, table)
     age = up_to_date(warehouse, table)
     return (
@@ -280,11 +285,13 @@ def report(output: Path) -> None:
       propel-assets report
       propel-assets report --output morning.html
     """
+    from propel_assets.privacy.policy_file import load_policy
     from propel_assets.reporting.report import write_report
     from propel_assets.settings import load_settings
-    from propel_assets.warehouse.query import opened
+    from propel_assets.warehouse.query import open_warehouse
 
-    with opened(load_settings(), _say) as warehouse:
+    settings = load_settings()
+    with open_warehouse(settings.target, load_policy(settings.privacy_settings), _say) as warehouse:
         write_report(warehouse, output)
     click.echo(output)
 

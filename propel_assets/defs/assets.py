@@ -21,7 +21,7 @@ from propel_assets.source.dlt_source import propel_auth_source
 from propel_assets.source.lists import ScanReport
 from propel_assets.source.table_reader import ReadOptions
 from propel_assets.warehouse.load import ScanLoad, load_scan
-from propel_assets.warehouse.query import opened
+from propel_assets.warehouse.query import open_warehouse
 
 PROGRESS_ROWS = 50_000
 MAX_RETRIES = 2  # of an op, after the retries of the client
@@ -144,13 +144,13 @@ def _results(
     A skipped table is materialized with the data version of its last load: Dagster would skip every step downstream of
     a missing output.
     """
-    with opened(settings) as warehouse:
+    with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
         for report in load.reports:
             table = BY_NAME[report.table_name]
             key = environment.asset_key(table)
             if key not in selected:
                 continue
-            last = warehouse.last_load(table)
+            last = warehouse.audit.last_load(table)
             rows = warehouse.count(table.name) if last else 0
             yield dg.MaterializeResult(
                 asset_key=key,

@@ -22,7 +22,7 @@ ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRun
 
 def _read_totals(settings: Settings) -> Changes:
     try:
-        return look_for_changes(Client(require_credentials(settings)))
+        return look_for_changes(Client(require_credentials(settings).tenant))
     except PropelError as error:
         raise as_failure(error) from None
 

@@ -26,10 +26,12 @@ import yaml
 
 from propel_assets.catalog import AUDIT_TABLES, INSIGHTS, TABLES, Table
 from propel_assets.errors import SettingsError, WarehouseError
+from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import without_personal_data
 from propel_assets.settings import DATASET, Settings, cache_folder, named, temporary_environment
-from propel_assets.warehouse.pipeline import build_pipeline, database_file, loading, working_folder
-from propel_assets.warehouse.query import Warehouse, asking
+from propel_assets.warehouse.folders import working_folder
+from propel_assets.warehouse.pipeline import build_pipeline, database_file, load_lock
+from propel_assets.warehouse.query import Warehouse, connect
 
 PROJECT = Path(__file__).with_name("dbt")
 PACKAGE = "propel_auth"
@@ -218,10 +220,10 @@ def connected_dbt(settings: Settings, say: Callable[[str], None] = lambda _: Non
         WarehouseBusy: somebody else has held the DuckDB file for too long.
     """
     with working_folder() as folder:
-        pipeline = build_pipeline(settings, folder, say)
+        pipeline = build_pipeline(settings.target, folder, say)
         environment = _environment(settings, pipeline)
-        with loading(settings, pipeline, say):
-            with asking(pipeline, settings) as warehouse:  # waits for whoever has the file open, and says for whom
+        with load_lock(settings.target, pipeline, say):
+            with connect(pipeline, settings.target, load_policy(settings.privacy_settings)) as warehouse:
                 unread = _unread(warehouse)
             try:
                 yield Dbt(environment, Path(folder), unread)
@@ -233,7 +235,7 @@ def _unread(warehouse: Warehouse) -> dict[str, Unread]:
     """Return the tables of PropelAuth's own figures that the last load did not read."""
     theirs = [table for table in TABLES if table.feature == INSIGHTS]
     return {
-        table.name: Unread(why, has_rows=warehouse.last_load(table) is not None)
+        table.name: Unread(why, has_rows=warehouse.audit.last_load(table) is not None)
         for table in theirs
         if (why := why_not(warehouse, table))
     }
@@ -241,7 +243,7 @@ def _unread(warehouse: Warehouse) -> dict[str, Unread]:
 
 def why_not(warehouse: Warehouse, table: Table) -> str:
     """Return why a raw table gives nothing; empty: it does."""
-    tried = warehouse.last_load(table, skipped=True)
+    tried = warehouse.audit.last_load(table, skipped=True)
     if tried is None:
         return f"{table.name} has not been loaded: propel-assets load {table.name}."
     return f"{table.name} was skipped: {tried.reason}" if tried.verdict == "skipped" else ""

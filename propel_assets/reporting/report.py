@@ -175,7 +175,7 @@ def _changes(warehouse: Warehouse, of: History) -> Changes:
     except DatabaseUndefinedRelation:
         return Changes(of.kind, instead=f"{marts.history_schema()}.{of.versions} {_not_built()}")
     *told, before = map(int, counts)
-    last = warehouse.last_load(BY_NAME[of.raw])
+    last = warehouse.audit.last_load(BY_NAME[of.raw])
     if last and _utc(last.finished_at) > _utc(as_of):
         return Changes(of.kind, instead="The marts are older than the last load: materialize them in Dagster.")
     if not before:
@@ -203,7 +203,7 @@ def _last_checks(warehouse: Warehouse) -> dict[str, list[dict[str, Any]]]:
 
 
 def _loaded(warehouse: Warehouse, table: Table, checks: dict[str, list[dict[str, Any]]]) -> Loaded | None:
-    tried, good = warehouse.last_load(table, skipped=True), warehouse.last_load(table)
+    tried, good = warehouse.audit.last_load(table, skipped=True), warehouse.audit.last_load(table)
     if tried is None:
         return None
     mine = checks.get(table.name, [])
@@ -222,7 +222,7 @@ def _loaded(warehouse: Warehouse, table: Table, checks: dict[str, list[dict[str,
 
 def _more(warehouse: Warehouse, table: Table) -> int | None:
     """Return how many more rows the last complete load left than the one before; None: there was none."""
-    last = warehouse.rows_left(table, loads=2)
+    last = warehouse.audit.rows_after(table, loads=2)
     return last[0] - last[1] if len(last) == 2 else None
 
 

@@ -24,7 +24,6 @@ from propel_assets.privacy.filter import FINGERPRINT_KEY, HELD_BACK, PrivacyFilt
 from propel_assets.settings import Settings, load_settings, require_credentials
 from propel_assets.source.client import Client
 from propel_assets.source.decode import to_arrow
-from propel_assets.source.json_columns import keep_json
 from propel_assets.source.lists import Progress, ScanReport
 from propel_assets.source.readers import Reader
 from propel_assets.source.table_reader import ReadOptions, memory_of, recall
@@ -71,7 +70,6 @@ def propel_auth_source(
     log = logging.getLogger("dlt")
     if not any(isinstance(known, _ExpectedDifference) for known in log.filters):
         log.addFilter(_ExpectedDifference())
-    keep_json()
     _forget_unfinished_load()
     _replace_safely()
     chosen = [t for t in TABLES if (t.default if tables is None else t.name in tables)]
@@ -118,7 +116,7 @@ def _resources(
                 return 0
             return privacy.count_unknown(name, ids, stored_keys(name))
 
-        reader = Reader(Client(known), state, asked, progress, count_unknown)
+        reader = Reader(Client(known.tenant), state, asked, progress, count_unknown)
         merged: set[str] = set()
         for name, rows in reader.read(scan, {table.name for table in tables}):
             if reader.reports[name].recent and name not in merged:

@@ -24,7 +24,7 @@ FORBIDDEN = 403
 def skip_reason(path: str, *refusals: PermanentApiError) -> str:
     """Return why a table is skipped and what to do. A key without permission is not a feature that is missing."""
     status = FORBIDDEN if FORBIDDEN in {error.status for error in refusals} else refusals[0].status
-    answer = f"GET {path} answered {status}."
+    answer = f"GET {path} returned {status}."
     if status == FORBIDDEN:
         return (
             f"The key may not read this: {answer} Give the key the permission on the Backend Integration page of the "

@@ -17,8 +17,6 @@ from typing import Any
 import dlt
 from dlt.common.destination.client import WithStateSync
 from dlt.destinations.exceptions import DatabaseException
-from dlt.destinations.impl.filesystem.filesystem import FilesystemClient
-from dlt.destinations.job_client_impl import SqlJobClientBase
 
 from propel_assets.catalog import BY_NAME, PROPEL_SCANS
 from propel_assets.errors import WarehouseError, find_cause
@@ -27,11 +25,13 @@ from propel_assets.privacy.policy import Policy, require_key
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import Settings
 from propel_assets.source.dlt_source import SOURCE
-from propel_assets.warehouse.destinations.duckdb import put_in_place, rewrite
-from propel_assets.warehouse.destinations.file_copies import copied
+from propel_assets.warehouse.destinations.duckdb_file import replace_with_compacted_copy, write_compacted_copy
+from propel_assets.warehouse.destinations.file_copies import copy_tables
+from propel_assets.warehouse.dlt_compat import FilesystemClient, SqlJobClientBase
+from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.load import empty_bucket
-from propel_assets.warehouse.pipeline import build_pipeline, database_file, leave_a_map, loading, working_folder
-from propel_assets.warehouse.query import HOW_TO_LOAD, client_of
+from propel_assets.warehouse.pipeline import build_pipeline, database_file, load_lock, sync_local_pipeline
+from propel_assets.warehouse.query import HOW_TO_LOAD, warehouse_client
 
 TEXTS = re.compile(
     r"(character varying|varchar|char|text|string|json|jsonb|super|variant|uuid)(\(.*\))?", re.IGNORECASE
@@ -112,14 +112,14 @@ def erase(
     require_key(policy, "Who was erased is remembered by a keyed hash, so that no load brings them back")
     person = _Person({user_id, policy.digest(user_id)}, {h for e in emails for h in (e, policy.digest(e))})
     with working_folder() as folder:
-        pipeline = build_pipeline(settings, folder, say)
+        pipeline = build_pipeline(settings.target, folder, say)
         file = database_file(pipeline)
         if file is not None and not file.exists():
             raise WarehouseError(f"There is no {file}. {HOW_TO_LOAD}")
         try:
-            with loading(settings, pipeline, say):
+            with load_lock(settings.target, pipeline, say):
                 pipeline.sync_destination()
-                client = client_of(pipeline, settings)
+                client = warehouse_client(pipeline, settings.target)
                 if isinstance(client, FilesystemClient):
                     return _erase_files(settings, pipeline, client, folder, policy, person, dry_run=dry_run)
                 return _erase(settings, pipeline, file, policy, person, dry_run=dry_run)
@@ -132,7 +132,7 @@ def erase(
 def _erase(
     settings: Settings, pipeline: dlt.Pipeline, file: Path | None, policy: Policy, person: _Person, *, dry_run: bool
 ) -> list[Removed]:
-    with client_of(pipeline, settings) as client:
+    with warehouse_client(pipeline, settings.target) as client:
         if not isinstance(client, SqlJobClientBase):
             raise WarehouseError(f"Nothing was erased: the destination {settings.destination} cannot be asked in SQL.")
         eraser = _Eraser(client, person)
@@ -141,18 +141,18 @@ def _erase(
         if dry_run:
             return list(eraser.erase(dry_run=True))
     state = _remember(pipeline, policy, person)
-    with client_of(pipeline, settings) as client:
+    with warehouse_client(pipeline, settings.target) as client:
         atomic = client.capabilities.supports_transactions
         with client.sql_client.begin_transaction() if atomic else contextlib.nullcontext():
             eraser = _Eraser(client, person)
             receipt = list(eraser.erase(dry_run=False))
             eraser.forget_states(pipeline.pipeline_name, state)
         if file is not None:
-            rewrite(client.sql_client, file)
+            write_compacted_copy(client.sql_client, file)
     if file is not None:
-        put_in_place(file)
+        replace_with_compacted_copy(file)
     empty_bucket(pipeline, list(BY_NAME))  # a load that was killed has left its files there
-    leave_a_map(settings)
+    sync_local_pipeline(settings.target)
     return receipt
 
 
@@ -167,7 +167,7 @@ def _erase_files(
     dry_run: bool,
 ) -> list[Removed]:
     """Erase from a copy of the tables, and write back one table after another what that has changed."""
-    with copied(client, folder) as copies:
+    with copy_tables(client, folder) as copies:
         if PROPEL_SCANS.name not in copies.names:
             raise WarehouseError(f"Nothing has been loaded into {settings.destination} yet. {HOW_TO_LOAD}")
         eraser = _Eraser(copies.client, person)
@@ -181,9 +181,9 @@ def _erase_files(
         for name in eraser.in_order(copies.names):
             copies.write_back(name)
         for name in copies.names:  # also of those that have nothing of the person any more: their older versions do
-            copies.files.forget(name)
-        copies.files.forget_states(pipeline.pipeline_name, state)
-    leave_a_map(settings)
+            copies.files.remove_old_versions(name)
+        copies.files.remove_states(pipeline.pipeline_name, state)
+    sync_local_pipeline(settings.target)
     return receipt
 
 
@@ -218,9 +218,10 @@ def _remember(
         return info.loads_ids[-1]
     with pipeline.destination_client() as client:
         stored = client.get_stored_state(pipeline.pipeline_name) if isinstance(client, WithStateSync) else None
-    if stored is None or stored._dlt_load_id is None:
+    load_id = stored.as_doc().get("_dlt_load_id") if stored is not None else None
+    if load_id is None:
         raise WarehouseError("Nothing was erased: dlt's state is not at the destination. Load a table and run again.")
-    return stored._dlt_load_id
+    return str(load_id)
 
 
 class _Eraser:

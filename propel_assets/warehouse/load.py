@@ -16,22 +16,23 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 
 from propel_assets.catalog import BY_NAME, tables_of
 from propel_assets.errors import PropelError, WarehouseError, find_cause
+from propel_assets.privacy.policy import Policy
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import without_personal_data
-from propel_assets.settings import Settings, require_credentials
+from propel_assets.settings import Settings, Target, require_credentials
 from propel_assets.source.dlt_source import MERGE, propel_auth_source
 from propel_assets.source.lists import Progress, ScanReport
 from propel_assets.source.table_reader import ReadOptions
+from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.pipeline import (
     build_pipeline,
-    formats,
-    leave_a_map,
-    loading,
-    plain_files,
-    working_folder,
-    writing,
+    load_formats,
+    load_lock,
+    sync_local_pipeline,
+    write_lock,
+    writes_plain_files,
 )
-from propel_assets.warehouse.query import asking
+from propel_assets.warehouse.query import connect
 
 MAX_ERROR = 500
 ROWS_PER_DELETE = 500
@@ -60,60 +61,60 @@ def load_scan(
         PropelError: nothing was replaced; the text says why and what to do.
     """
     settings = require_credentials(settings)
-    load_policy(settings.privacy_settings)  # refused before anything is opened
+    target, policy = settings.target, load_policy(settings.privacy_settings)  # refused before anything is opened
     started = time.monotonic()
     reports: list[ScanReport] = []
     names = [table.name for table in tables_of(scan)]
     with working_folder() as folder:
-        pipeline = build_pipeline(settings, folder, say)
+        pipeline = build_pipeline(target, folder, say)
         options = options or ReadOptions()
         if options.recent and MERGE["strategy"] not in (pipeline.destination.capabilities().supported_merge_strategies):
             say(f"{settings.destination} cannot replace rows by their key: everything is read.")
             options = replace(options, recent=False)
-        if plain_files(settings):
+        if writes_plain_files(target):
             options = replace(options, anew=True)
         try:
-            with loading(settings, pipeline, say):
+            with load_lock(target, pipeline, say):
                 pipeline.sync_destination()
                 source = propel_auth_source(
                     tables=names,
                     settings=settings,
                     options=options,
-                    resume_state=_resume_state(pipeline, settings, scan),
-                    stored_keys=lambda name: _stored_keys(pipeline, settings, name),
+                    resume_state=_resume_state(pipeline, target, policy, scan),
+                    stored_keys=lambda name: _stored_keys(pipeline, target, policy, name),
                     on_report=reports.append,
                     progress=progress,
                 )
-                if plain_files(settings):  # dlt would append what it cannot merge
+                if writes_plain_files(target):  # dlt would append what it cannot merge
                     for table in tables_of(scan):
                         source.resources[table.name].apply_hints(write_disposition="replace")
-                pipeline.extract(source, **formats(settings))
+                pipeline.extract(source, **load_formats(target))
                 _give_memory_back()
                 pipeline.normalize()
-                with writing(settings, pipeline, say):
+                with write_lock(target, pipeline, say):
                     for report in reports:
                         _remove(pipeline, report)
                     info = pipeline.load()
                     info.raise_on_failed_jobs()
                     _clear_staging(pipeline, [report.table_name for report in reports if not report.skipped])
-                leave_a_map(settings)
+                sync_local_pipeline(target)
         except Exception as error:  # each database's driver has error classes of its own
             raise _ours(error, scan, settings) from None
     return ScanLoad(info.loads_ids[0] if info.loads_ids else "", reports, time.monotonic() - started)
 
 
-def _resume_state(pipeline: dlt.Pipeline, settings: Settings, scan: str) -> dict[str, Any]:
+def _resume_state(pipeline: dlt.Pipeline, target: Target, policy: Policy, scan: str) -> dict[str, Any]:
     """Return the resume state of the scan. It takes precedence over dlt's state.
 
     Of loads that run beside each other the last one to begin leaves its state at the destination, and what it knows of
     other scans may be older than they; and where a clock has once gone wrong, dlt takes that state for the newest.
     """
-    with asking(pipeline, settings) as warehouse:
-        return warehouse.resume_state(tables_of(scan)[0])
+    with connect(pipeline, target, policy) as warehouse:
+        return warehouse.audit.resume_state(tables_of(scan)[0])
 
 
-def _stored_keys(pipeline: dlt.Pipeline, settings: Settings, name: str) -> Iterator[Any]:
-    with asking(pipeline, settings) as warehouse:
+def _stored_keys(pipeline: dlt.Pipeline, target: Target, policy: Policy, name: str) -> Iterator[Any]:
+    with connect(pipeline, target, policy) as warehouse:
         yield from warehouse.keys(BY_NAME[name])
 
 
@@ -138,8 +139,8 @@ def _clear_staging(pipeline: dlt.Pipeline, tables: Sequence[str]) -> None:
 
 def empty_bucket(pipeline: dlt.Pipeline, tables: Sequence[str]) -> None:
     """Remove the files of ``tables`` from the bucket that the warehouse loads from, where there is one."""
-    _, bucket = pipeline._get_destination_clients()  # dlt has no public way to it
-    if bucket is not None:
+    if pipeline.staging is not None:
+        bucket = dlt.dataset(pipeline.staging, pipeline.dataset_name, pipeline.default_schema).destination_client
         with bucket:
             bucket.initialize_storage(truncate_tables=list(tables))
 
