@@ -26,7 +26,7 @@ SAME_TYPE = {
     "bool": {"bool", "bigint"},
     "double": {"double", "decimal"},
 }
-MAX_AGE = timedelta(hours=26)  # a day between two loads of the schedule refresh_daily, and two hours for the load
+MAX_AGE = timedelta(hours=26)  # one day between two runs of the daily schedule, and 2 hours for the load
 HISTORY_LOADS = 30
 LEAST_LOADS = 5  # before a history says anything
 LEAST_ROWS, LEAST_SHARE, DEVIATIONS = 10, 0.1, 4.0  # how far from the median is still usual
@@ -232,8 +232,8 @@ def up_to_date(warehouse: Warehouse, table: Table) -> Finding:
     if table.default and age > MAX_AGE:
         evidence["reason"] = f"Older than {MAX_AGE / timedelta(hours=1):.0f} hours"
         text = (
-            f"{evidence['reason']}. {state} Run `propel-assets load {table.name}`, and check that the schedule "
-            "refresh_daily is on and that its last run succeeded."
+            f"{evidence['reason']}. {state} Run `propel-assets load {table.name}`, and check that the daily "
+            "schedule is on and that its last run succeeded."
         )
         return _finding(table, "up_to_date", text, failed="WARN", evidence=evidence)
     return _finding(table, "up_to_date", state, evidence=evidence)

@@ -7,13 +7,16 @@ import dagster as dg
 import pytest
 from dagster._core.events import DagsterEvent, JobFailureData, RunFailureReason, StepMaterializationData
 from dagster._grpc.client import DEFAULT_SENSOR_GRPC_TIMEOUT
-from dagster._utils.error import SerializableErrorInfo
+from dagster_shared.error import SerializableErrorInfo
 
 from propel_assets.definitions import defs
 from propel_assets.defs import alerts as alerts_module
-from propel_assets.defs.alerts import MAX_LINES, READING_SECONDS, alerts, message
+from propel_assets.defs import assets
+from propel_assets.defs.alerts import MAX_LINES, READING_SECONDS, message
 from propel_assets.reporting import delivery
 from propel_assets_tests.reporting.servers import SECRET, dripping, running_mail_server, running_webhook
+
+ALERTS = defs.resolve_sensor_def("propel_auth_alerts")
 
 
 @pytest.fixture
@@ -30,9 +33,9 @@ def tick(instance, webhook, capsys):
 
     def look() -> str:
         nonlocal cursor
-        context = dg.build_sensor_context(instance=instance, cursor=cursor, definitions=defs, sensor_name="alerts")
+        context = dg.build_sensor_context(instance=instance, cursor=cursor, definitions=defs, sensor_name=ALERTS.name)
         capsys.readouterr()
-        cursor = alerts.evaluate_tick(context).cursor
+        cursor = ALERTS.evaluate_tick(context).cursor
         return capsys.readouterr().err
 
     look()  # the first tick only marks what has ended before it
@@ -98,18 +101,19 @@ def test_a_cause_that_changes_is_reported_and_its_former_cause_does_not_recover(
     sandbox.faults.set("redirect")
     run("org_query")
     tick()
-    assert "Run failed: PropelAuth refused a request: load_orgs" in webhook.texts[-1]
+    assert "Run failed: PropelAuth refused a request: propel_auth_load_orgs" in webhook.texts[-1]
     assert not any("Recovered" in text for text in webhook.texts)
 
 
 def test_a_run_that_ended_before_its_first_step_is_reported(tick, instance, webhook) -> None:
-    job = defs.resolve_job_def("refresh")
+    job = defs.resolve_job_def("propel_auth_refresh")
     row = "Key (email)=(Alice Q. Smith) already exists."
     failure = JobFailureData(SerializableErrorInfo(row, [], "IntegrityError"), RunFailureReason.UNEXPECTED_TERMINATION)
     instance.report_run_failed(instance.create_run_for_job(job), f"The run worker failed: {row}", failure)
     tick()
     (text,) = webhook.texts
-    assert "Run failed: no step failed: refresh: Dagster reports: unexpected termination, IntegrityError." in text
+    assert "Run failed: no step failed: propel_auth_refresh: Dagster reports: " in text
+    assert "reports: unexpected termination, IntegrityError." in text
     assert "Alice" not in text
 
 
@@ -141,20 +145,41 @@ def test_an_unusual_loss_is_reported_with_how_to_allow_it(tick, run, webhook, sa
         sandbox.store.delete_user(user)
     run("user_query")
     tick()
-    assert "Unusual loss: too many rows are gone: load_users" in webhook.texts[-1]
+    assert "Unusual loss: too many rows are gone: propel_auth_load_users" in webhook.texts[-1]
     assert "PROPELAUTH_ALLOW_LOSS" in webhook.texts[-1]
     assert "@" not in webhook.texts[-1]
 
 
-def test_an_error_that_is_not_ours_is_reported_by_its_class_only(tick, run, webhook) -> None:
-    @dg.asset(key=["propel_auth", "of_somebody_else"])
-    def of_somebody_else() -> None:
+def test_an_error_of_another_library_is_reported_by_its_class_only(tick, run, webhook, monkeypatch) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ValueError("Could not convert string 'Alice Q. Smith' to BOOL")
 
-    run("of_somebody_else", defs=dg.Definitions(assets=[of_somebody_else]))
+    monkeypatch.setattr(assets, "load_scan", fail)
+    run("org_query")
     logged = tick()
-    assert "Run failed: ValueError was raised.: propel_auth__of_somebody_else" in webhook.texts[0]
+    assert "Run failed: ValueError was raised.: propel_auth_load_orgs" in webhook.texts[0]
     assert "Alice" not in webhook.texts[0] + logged
+
+
+def test_assets_and_jobs_of_other_definitions_are_not_reported(tick, instance, webhook) -> None:
+    @dg.asset
+    def theirs() -> None:
+        raise ValueError
+
+    @dg.asset_check(asset=["propel_auth", "org_query"])  # a check of theirs on a table of ours is reported
+    def their_check() -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(passed=False, description="It failed.")
+
+    @dg.asset_check(asset=theirs)
+    def another_check() -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(passed=False)
+
+    definitions = dg.Definitions(assets=[theirs], asset_checks=[their_check, another_check])
+    definitions.resolve_implicit_global_asset_job_def().execute_in_process(instance=instance, raise_on_error=False)
+    tick()
+    (text,) = webhook.texts
+    (line,) = text.splitlines()[1:]
+    assert line.startswith("- Check failed: their_check (ERROR): propel_auth/org_query: It failed.")
 
 
 # --- old data ---
@@ -193,14 +218,14 @@ def materialized(instance, run_id: str, hours: int, *tables: str) -> None:
     for table in tables:
         event = DagsterEvent(
             event_type_value="ASSET_MATERIALIZATION",
-            job_name="refresh",
+            job_name="propel_auth_refresh",
             event_specific_data=StepMaterializationData(dg.AssetMaterialization(dg.AssetKey(["propel_auth", table]))),
         )
         instance.report_dagster_event(event, run_id=run_id, timestamp=at.timestamp())
 
 
 def test_the_stale_assets_of_a_run_are_one_alert(tick, instance, webhook) -> None:
-    runs = [dg.DagsterRun("refresh").run_id for _ in range(3)]
+    runs = [dg.DagsterRun("propel_auth_refresh").run_id for _ in range(3)]
     materialized(instance, runs[0], 30, "jwks", "org_query")
     materialized(instance, runs[1], 2, "user_query")
     tick()
@@ -211,7 +236,7 @@ def test_the_stale_assets_of_a_run_are_one_alert(tick, instance, webhook) -> Non
     assert "propel_auth/org_query" in text
     assert "user_query" not in text
     assert "loaded 30 hours ago, expected within 26." in text
-    assert "refresh_daily" in text
+    assert "propel_auth_daily" in text
     materialized(instance, runs[2], 0, "jwks")
     tick()
     assert len(webhook.texts) == 1
@@ -238,7 +263,7 @@ def test_runs_that_failed_before_alerts_were_turned_on_are_not_reported(run, req
 
 
 def test_a_long_message_shows_how_much_is_left_out() -> None:
-    title, text = message([f"Stale: table {n}: loaded" for n in range(MAX_LINES + 5)])
+    title, text = message([f"Stale: table {n}: loaded" for n in range(MAX_LINES + 5)], "")
     assert title == f"PropelAuth: Stale: table 0 and {MAX_LINES + 4} more"
     assert len(text.splitlines()) == MAX_LINES + 1
     assert text.endswith("... and 5 more: see Dagster.")
@@ -253,9 +278,9 @@ def test_runs_that_a_tick_has_no_time_for_are_read_by_the_next(tick, run, webhoo
     run("custom_role_mappings")
     monkeypatch.setattr(alerts_module, "READING_SECONDS", -1.0)
     tick()
-    assert ["load_role_mappings" in text for text in webhook.texts] == [False]
+    assert ["propel_auth_load_role_mappings" in text for text in webhook.texts] == [False]
     tick()
-    assert ["load_role_mappings" in text for text in webhook.texts] == [False, True]
+    assert ["propel_auth_load_role_mappings" in text for text in webhook.texts] == [False, True]
 
 
 def test_a_tick_ends_and_saves_its_cursor_although_the_webhook_drips(broken, tick, webhook, monkeypatch) -> None:

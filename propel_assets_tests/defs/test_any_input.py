@@ -35,8 +35,8 @@ JOB = defs.resolve_job_def("__ASSET_JOB")
 def test_any_run_config_is_taken_or_refused_by_dagster(scan, config) -> None:
     config_class, read_options = CONFIGS[options_of(scan)[0]]
     try:
-        taken = dg.validate_run_config(JOB, {"ops": {f"load_{scan}": {"config": config}}})
-        read_options(scan, config_class(**taken["ops"][f"load_{scan}"]["config"]))
+        taken = dg.validate_run_config(JOB, {"ops": {f"propel_auth_load_{scan}": {"config": config}}})
+        read_options(scan, config_class(**taken["ops"][f"propel_auth_load_{scan}"]["config"]))
     except dg.DagsterInvalidConfigError as error:
         as_meant = f"load_{scan}" in str(error)
     except pydantic.ValidationError as error:  # a null, which Dagster lets through
