@@ -14,8 +14,10 @@ from pydantic import Field
 
 from propel_assets.catalog import BY_NAME, SCANS, RunOption, Table, options_of, tables_of
 from propel_assets.defs.environment import Environment, PropelAuthResource, WarehouseResource
+from propel_assets.defs.failures import as_failure
 from propel_assets.errors import PropelError
 from propel_assets.privacy.policy_file import load_policy
+from propel_assets.privacy.redaction import unexpected_error
 from propel_assets.settings import Settings
 from propel_assets.source.dlt_source import propel_auth_source
 from propel_assets.source.lists import ScanReport
@@ -127,13 +129,8 @@ def _load(
             raise failure from None
         # No retry policy: it would also retry a run that a user has terminated.
         raise dg.RetryRequested(MAX_RETRIES, settings.retry_seconds / 10) from failure
-
-
-def as_failure(error: PropelError) -> dg.Failure:
-    """Return ``error`` as Dagster shows it, retried only where a retry can help."""
-    return dg.Failure(
-        description=str(error), metadata={"error": type(error).__name__}, allow_retries=error.retry_may_help
-    )
+    except Exception as error:
+        raise as_failure(unexpected_error(error)) from None
 
 
 def _results(

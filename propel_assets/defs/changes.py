@@ -8,10 +8,9 @@ from typing import Any
 
 import dagster as dg
 
-from propel_assets.defs.assets import as_failure
 from propel_assets.defs.automation import AUTOMATION, RECENT_HOURLY
 from propel_assets.defs.environment import Environment
-from propel_assets.errors import PropelError
+from propel_assets.defs.failures import convert_errors
 from propel_assets.settings import Settings, require_credentials
 from propel_assets.source.changes import Changes, look_for_changes
 from propel_assets.source.client import Client
@@ -21,10 +20,8 @@ ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRun
 
 
 def _read_totals(settings: Settings) -> Changes:
-    try:
+    with convert_errors():
         return look_for_changes(Client(require_credentials(settings).tenant))
-    except PropelError as error:
-        raise as_failure(error) from None
 
 
 def build_api_asset(environment: Environment) -> dg.AssetsDefinition:

@@ -7,9 +7,8 @@ from typing import Any
 import dagster as dg
 
 from propel_assets.catalog import Table
-from propel_assets.defs.assets import as_failure
 from propel_assets.defs.environment import Environment
-from propel_assets.errors import PropelError
+from propel_assets.defs.failures import convert_errors
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.warehouse.checks import CHECKS, Finding, checks_of, examine
 from propel_assets.warehouse.query import open_warehouse
@@ -34,12 +33,10 @@ def _build_check_op(environment: Environment, table: Table) -> dg.AssetChecksDef
     )
     def check_table(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         names = [check.name for check in context.selected_asset_check_keys]
-        try:
+        with convert_errors():
             settings = environment.settings(context.resources)
             with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
                 findings = examine(warehouse, table, [name for name in CHECKS if name in names])
-        except PropelError as error:
-            raise as_failure(error) from None
         for finding in findings:
             yield _as_result(finding, key)
 

@@ -8,6 +8,7 @@ that are not JSON, within `Tenant.retry_seconds`. Every other failure is permane
 import http.client
 import logging
 import random
+import re
 import ssl
 import threading
 import time
@@ -46,6 +47,8 @@ OK, TOO_MANY_REQUESTS = 200, 429
 RETRIED_STATUSES = frozenset({408, 425, TOO_MANY_REQUESTS, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 NO_AUTH, BACKEND_KEY = "", "backend key"
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError)
+NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]')
+"""A text, or the start or end of an array or object."""
 NOT_CONNECTED = (
     urllib3.exceptions.NewConnectionError,
     urllib3.exceptions.ConnectTimeoutError,
@@ -158,9 +161,17 @@ class Client:
             try:
                 value = decode(body)
             except msgspec.ValidationError as error:
-                raise PermanentApiError(f"{request} returned JSON of an unexpected shape: {error}.") from None
-            except NOT_JSON:
-                return _Failure(f"returned {response.status} with {_content_type(response)} that is not JSON", sent_at)
+                raise PermanentApiError(
+                    f"{request} returned JSON of an unexpected shape{request.page}: {error}."
+                ) from None
+            except RecursionError:
+                raise PermanentApiError(
+                    f"{request} returned JSON that cannot be parsed{request.page}: {_deepest_nesting(body)}. "
+                    "The previous data is kept. Correct the record with this value in the PropelAuth dashboard."
+                ) from None
+            except NOT_JSON as error:
+                kind = f"{_content_type(response)} that is not JSON{request.page}: {_position(error)}"
+                return _Failure(f"returned {response.status} with {kind}", sent_at)
             success = True
             return value
         except urllib3.exceptions.HTTPError as error:
@@ -227,6 +238,7 @@ class _Request:
         self.started = time.monotonic()
         quoted = quote(path, safe="/%")
         self.url = f"{quoted}?{urlencode(params)}" if params else quoted
+        self.page = f" (page {params['page_number']})" if "page_number" in params else ""
         self._text = f"GET {path}"
 
     def __str__(self) -> str:
@@ -266,6 +278,24 @@ def _retry_after(value: str | None) -> float | None:
 
 def _content_type(response: urllib3.BaseHTTPResponse) -> str:
     return response.headers.get("Content-Type", "a body without a type").split(";")[0]
+
+
+def _position(error: msgspec.DecodeError | UnicodeDecodeError) -> str:
+    """Return what is wrong and where, without content."""
+    return f"invalid UTF-8 (byte {error.start})" if isinstance(error, UnicodeDecodeError) else f"{error}"
+
+
+def _deepest_nesting(body: bytes) -> str:
+    """Return how deeply the JSON text is nested, and where."""
+    depth = deepest = position = 0
+    for token in NESTING.finditer(body):
+        if token[0] in b"[{":
+            depth += 1
+            if depth > deepest:
+                deepest, position = depth, token.start()
+        elif token[0] in b"]}":
+            depth -= 1
+    return f"{deepest:,} levels of nesting (byte {position})"
 
 
 def _network_failure(error: urllib3.exceptions.HTTPError, request_seconds: float) -> str:

@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from propel_assets.catalog import BY_NAME, tables_of
 from propel_assets.errors import PropelError, WarehouseError, find_cause
 from propel_assets.privacy.policy import Policy
 from propel_assets.privacy.policy_file import load_policy
-from propel_assets.privacy.redaction import without_personal_data
+from propel_assets.privacy.redaction import describe_error
 from propel_assets.settings import Settings, Target, require_credentials
 from propel_assets.source.dlt_source import MERGE, propel_auth_source
 from propel_assets.source.lists import Progress, ScanReport
@@ -34,7 +33,6 @@ from propel_assets.warehouse.pipeline import (
 )
 from propel_assets.warehouse.query import connect
 
-MAX_ERROR = 500
 ROWS_PER_DELETE = 500
 
 
@@ -161,18 +159,12 @@ def _remove(pipeline: dlt.Pipeline, report: ScanReport) -> None:
 
 
 def _ours(error: Exception, scan: str, settings: Settings) -> PropelError:
-    """Return the error of ours inside ``error``, or one that says what dlt could not do, without anybody's data."""
+    """Return the error of ours inside ``error``, or one that describes it without its text, which may quote rows."""
     cause = find_cause(error)
     if cause is not None:
         return cause
     step = error.step if isinstance(error, PipelineStepFailed) else "opening the destination"
-    inner = error.exception if isinstance(error, PipelineStepFailed) and error.exception else error
-    # Of a traceback its last error: the first line of that, since PostgreSQL goes on with somebody's row.
-    raised = re.findall(r"^(?:\w+\.)+[A-Z]\w*: .+$", str(inner), re.MULTILINE)
-    text = without_personal_data(raised[-1] if raised else str(inner))
-    for secret in (settings.api_key, settings.oauth_token, settings.privacy_key):
-        text = text.replace(secret, "<secret>") if secret else text
     return WarehouseError(
-        f"Loading {scan} into {settings.destination} failed ({step}): {type(inner).__name__}: {text[:MAX_ERROR]}. "
-        "The last good rows are still there. Put right what it names and run again."
+        f"Loading {scan} into {settings.destination} failed ({step}): {describe_error(error)}. "
+        "The previous data is kept. Correct the cause and run the load again."
     )

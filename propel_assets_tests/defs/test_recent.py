@@ -1,4 +1,4 @@
-"""`refresh_recent` through Dagster, and the sensor that asks for it."""
+"""`propel_auth_refresh_recent` through Dagster, and the sensor that asks for it."""
 
 import json
 from collections.abc import Iterator

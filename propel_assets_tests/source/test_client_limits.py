@@ -20,9 +20,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from propel_assets.catalog import BY_NAME
 from propel_assets.errors import PermanentApiError, ResponseTooLarge, TransientApiError
 from propel_assets.settings import Tenant
 from propel_assets.source.client import Client
+from propel_assets.source.decode import PageDecoder, RowType
 from propel_assets.source.readers import Reader
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -265,6 +267,7 @@ def test_an_interrupted_process_ends_while_a_response_drips(serve, tmp_path) -> 
         import os, signal, threading
         from propel_assets.settings import Tenant
         from propel_assets.source.client import Client
+from propel_assets.source.decode import PageDecoder, RowType
         from propel_assets.source.readers import Reader
         client = Client(Tenant(auth_url={server.url!r}, api_key="k"))
         threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
@@ -325,9 +328,11 @@ BODIES = [
 ]
 PEAK = """
 import resource, sys, msgspec
+from propel_assets.catalog import BY_NAME
 from propel_assets.errors import ResponseTooLarge
 from propel_assets.settings import Tenant
 from propel_assets.source.client import Client
+from propel_assets.source.decode import PageDecoder, RowType
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 2**20)
@@ -396,6 +401,27 @@ def test_a_corrupt_body_is_transient(kind, text, serve) -> None:
 
     with pytest.raises(TransientApiError, match=text):
         get(client_of(serve(respond)))
+
+
+def nested(levels: int) -> bytes:
+    return b'{"users": [{"metadata": "[[[" , "properties": ' + b"[" * levels + b'"secret"' + b"]" * levels + b"}]}"
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "text"),
+    [
+        (nested(100_000), PermanentApiError, r"cannot be parsed \(page 7\): 100,003 levels of nesting \(byte 100045\)"),
+        (b'{"users": [{"email": "secret", "x": NaN}]}', TransientApiError, r"not JSON \(page 7\): .*\(byte 36\)"),
+        (b'{"users": [{"email": "secret\xff"}]}', TransientApiError, r"not JSON \(page 7\): invalid UTF-8 \(byte 28\)"),
+    ],
+)
+def test_a_page_that_cannot_be_parsed_is_refused_with_page_and_position(body, error, text, serve) -> None:
+    client = client_of(serve(lambda _: [sized(body)]))
+    decode = PageDecoder(RowType(BY_NAME["user_query"]), "users")
+    with pytest.raises(error, match=text) as caught:
+        client.get("/users", decode, {"page_size": 10, "page_number": 7})
+    assert "secret" not in str(caught.value)
+    assert type(caught.value) is error
 
 
 def test_a_refused_connection_is_named() -> None:
