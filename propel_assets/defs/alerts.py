@@ -57,9 +57,11 @@ CAUSES = {
     "OtherEnvironment": "the tables belong to another environment",
     "WarehouseError": "the warehouse refused the load",
     "WarehouseClosed": "the database cannot be opened",
-    "WarehouseBusy": "another process holds the database",
+    "WarehouseBusy": "another process has the database open",
+    "UnexpectedError": "an unexpected error occurred",
+    "PropelError": "an error occurred",
 }
-"""What each class of error means, as a cause."""
+"""The cause that each class of error stands for. A class without an entry has that of its base class."""
 
 
 @dataclass
@@ -256,10 +258,12 @@ def _failed_step(event: dg.DagsterEvent, run: dg.DagsterRun) -> Problem | None:
         return Problem(_cause("Run failed", reason), name, _reason("Run failed", reason, run))
     error, text = str(ours.metadata["error"].value), ours.description or ""
     kind = "Unusual loss" if error in LOSSES else "Run failed"
-    is_shared = getattr(errors, error, PropelError).concerns_every_scan
+    error_class = getattr(errors, error, PropelError)
+    is_shared = error_class.concerns_every_scan
     # Texts of one outage differ: only a setting is named by its text.
     group = "" if is_shared and error != SettingsError.__name__ else _without_names(text)
-    cause = _cause(kind, CAUSES.get(error, error), group)
+    title = next(CAUSES[base.__name__] for base in error_class.__mro__ if base.__name__ in CAUSES)
+    cause = _cause(kind, title, group)
     return Problem(cause, name, _reason(kind, text, run), is_shared)
 
 

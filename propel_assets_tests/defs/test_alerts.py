@@ -157,7 +157,7 @@ def test_an_error_of_another_library_is_reported_by_its_class_only(tick, run, we
     monkeypatch.setattr(assets, "load_scan", fail)
     run("org_query")
     logged = tick()
-    assert "Run failed: ValueError was raised.: propel_auth_load_orgs" in webhook.texts[0]
+    assert "Run failed: an unexpected error occurred: propel_auth_load_orgs: Unexpected ValueError" in webhook.texts[0]
     assert "Alice" not in webhook.texts[0] + logged
 
 
