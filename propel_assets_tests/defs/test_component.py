@@ -14,6 +14,9 @@ from propel_assets import PropelAuthComponent, PropelAuthConfig
 from propel_assets.settings import load_settings
 from propel_assets_tests.conftest import Query
 
+# Dagster, of its own code, whenever YAML is resolved without files.
+pytestmark = pytest.mark.filterwarnings("ignore:`parse_obj_as` is deprecated:DeprecationWarning")
+
 PYPROJECT = """
 [project]
 name = "my_project"
