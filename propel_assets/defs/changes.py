@@ -12,7 +12,7 @@ from propel_assets.defs.automation import AUTOMATION, RECENT_HOURLY
 from propel_assets.defs.environment import Environment
 from propel_assets.defs.failures import convert_errors
 from propel_assets.settings import Settings, require_credentials
-from propel_assets.source.changes import Changes, look_for_changes
+from propel_assets.source.changes import Changes, find_changes
 from propel_assets.source.client import Client
 
 SENSOR_SECONDS = 300
@@ -21,7 +21,7 @@ ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRun
 
 def _read_totals(settings: Settings) -> Changes:
     with convert_errors():
-        return look_for_changes(Client(require_credentials(settings).tenant))
+        return find_changes(Client(require_credentials(settings).tenant))
 
 
 def build_api_asset(environment: Environment) -> dg.AssetsDefinition:
