@@ -612,7 +612,15 @@ BOOKS: tuple[Table, ...] = (
             _count("rate_limited", "Answers of 429."),
             Column("waited_seconds", "double", "Seconds waited for the rate limit, summed over workers."),
             _count("concurrency", "Requests in flight at most."),
-            _json("unknown_fields", "Fields the catalogue does not know, with the column each landed in."),
+            _json(
+                "unknown_fields",
+                "Fields that are not as the catalog declares them: how each differs and the column that stores it.",
+            ),
+            _json("values_read", "Non-null values read of each column, those in `__v_text` included."),
+            _json(
+                "variants",
+                "Values that their column cannot hold and that are in `__v_text`: column, reason, number of values.",
+            ),
             _json("memory", "What the next load of the table starts from: rows, and how far was read."),
             _time("started_at", "When reading began (UTC).", required=True),
             _time("finished_at", "When reading ended (UTC).", required=True),

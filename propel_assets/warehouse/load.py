@@ -22,9 +22,11 @@ from propel_assets.settings import Settings, connected
 from propel_assets.source.dlt_source import MERGE, propel_auth_source
 from propel_assets.source.lists import Progress, ScanReport
 from propel_assets.source.table_reader import ReadOptions
+from propel_assets.warehouse.destinations.policies import policy_of
 from propel_assets.warehouse.pipeline import (
     build_pipeline,
     formats,
+    kind_of,
     leave_a_map,
     loading,
     plain_files,
@@ -75,12 +77,15 @@ def load_scan(
         try:
             with loading(settings, pipeline, say):
                 pipeline.sync_destination()
+                memory, columns = _before_load(pipeline, settings, scan)
                 source = propel_auth_source(
                     tables=names,
                     settings=settings,
                     options=options,
-                    memory=_memory(pipeline, settings, scan),
+                    memory=memory,
                     stored_keys=lambda name: _stored_keys(pipeline, settings, name),
+                    stored_columns=columns.__getitem__,
+                    limits=policy_of(kind_of(settings)).limits,
                     on_report=reports.append,
                     progress=progress,
                 )
@@ -102,14 +107,17 @@ def load_scan(
     return ScanLoad(info.loads_ids[0] if info.loads_ids else "", reports, time.monotonic() - started)
 
 
-def _memory(pipeline: dlt.Pipeline, settings: Settings, scan: str) -> dict[str, Any]:
-    """Return what the scan has left for its next load. It counts more than dlt's state.
+def _before_load(
+    pipeline: dlt.Pipeline, settings: Settings, scan: str
+) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
+    """Return what the scan has left for its next load, and the columns of its tables. It counts more than dlt's state.
 
     Of loads that run beside each other the last one to begin leaves its state at the destination, and what it knows of
     other scans may be older than they; and where a clock has once gone wrong, dlt takes that state for the newest.
     """
     with asking(pipeline, settings) as warehouse:
-        return warehouse.memory(tables_of(scan)[0])
+        columns = {table.name: warehouse.columns_of(table.name) for table in tables_of(scan)}
+        return warehouse.memory(tables_of(scan)[0]), columns
 
 
 def _stored_keys(pipeline: dlt.Pipeline, settings: Settings, name: str) -> Iterator[Any]:

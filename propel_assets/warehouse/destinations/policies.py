@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from propel_assets.source.reconcile import ValueLimits
+
 FileFormat = Literal["parquet", "csv", "jsonl"]
 MergeStrategy = Literal["delete-insert", "upsert"]
 Replace = Literal["own transaction", "one statement", "insert-from-staging"]
@@ -21,6 +23,7 @@ class Policy:
     `duckdb_destination.py` and `clients.py`. ``merge``: dlt's strategy for tables that merge by key.
     ``files``: what rows travel in; None is dlt's choice. ``staged_files``: the same with PROPELAUTH_STAGING.
     ``extra``: what installs it, empty where the core install does. ``capabilities``: dlt's, where ours differ.
+    ``limits``: which values it stores, with the reason. A value beyond them goes to `<column>__v_text`.
     """
 
     replace: Replace
@@ -30,11 +33,19 @@ class Policy:
     why: str
     staged_files: FileFormat | None = None
     capabilities: Mapping[str, Any] = field(default_factory=dict)
+    limits: ValueLimits = field(default_factory=ValueLimits)  # where not tested: what every destination stores
 
 
+# Text is any UTF-8, and a JSON column keeps its text.
+ANY_TEXT = ValueLimits(nul=True, json_numbers="any")
 DESTINATIONS: dict[str, Policy] = {
     "duckdb": Policy(
-        "own transaction", "delete-insert", "parquet", "", "One transaction reads the Parquet files: nothing is faster."
+        "own transaction",
+        "delete-insert",
+        "parquet",
+        "",
+        "One transaction reads the Parquet files: nothing is faster.",
+        limits=ANY_TEXT,
     ),
     "postgres": Policy(
         "insert-from-staging",
@@ -43,12 +54,19 @@ DESTINATIONS: dict[str, Policy] = {
         "postgres",
         "TRUNCATE and INSERT are one transaction. Rows come by COPY, in CSV: Parquet needs one more driver and makes "
         "jsonb columns json.",
+        # No type holds U+0000. Numbers in jsonb are numeric: 131,072 digits before the point, 16,383 after.
+        limits=ValueLimits(nul=False, json_numbers="numeric"),
     ),
     "ducklake": Policy(
         "insert-from-staging", "delete-insert", "parquet", "ducklake", "DELETE and INSERT are one snapshot of the lake."
     ),
     "motherduck": Policy(
-        "insert-from-staging", "delete-insert", "parquet", "motherduck", "DELETE and INSERT are one transaction."
+        "insert-from-staging",
+        "delete-insert",
+        "parquet",
+        "motherduck",
+        "DELETE and INSERT are one transaction.",
+        limits=ANY_TEXT,
     ),
     "redshift": Policy(
         "insert-from-staging",
@@ -86,6 +104,7 @@ DESTINATIONS: dict[str, Policy] = {
         "databricks",
         "No transactions over statements: INSERT OVERWRITE is one commit of the Delta table, and so is MERGE.",
         staged_files="parquet",
+        limits=ValueLimits(json_numbers="any"),  # JSON columns are STRING
     ),
     "filesystem": Policy(
         "insert-from-staging",
@@ -93,6 +112,7 @@ DESTINATIONS: dict[str, Policy] = {
         "parquet",
         "filesystem",
         "Delta tables: replace and merge are one commit each. Plain files can be neither replaced at once nor merged.",
+        limits=ANY_TEXT,
     ),
 }
 ANY_OTHER = Policy(
