@@ -237,11 +237,11 @@ def status() -> None:
 
 
 def _status_row(warehouse: Any, table: Table) -> tuple[str, ...]:
-    from propel_assets.warehouse.checks import last_findings, up_to_date
+    from propel_assets.warehouse.checks import TableFacts, last_findings, up_to_date
 
     tried, good = warehouse.last_load(table, skipped=True), warehouse.last_load(table)
     passed, examined = last_findings(warehouse, table)
-    age = up_to_date(warehouse, table)
+    age = up_to_date(TableFacts(warehouse, table))
     return (
         table.name,
         f"{warehouse.count(table.name):,}" if good else "-",

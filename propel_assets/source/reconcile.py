@@ -46,6 +46,7 @@ REASONS: dict[Reason, str] = {
     "surrogate": "lone surrogate, which no encoding has",
     "range": "number out of range",
 }
+UNEXPECTED = "unexpected"  # how the description of a field that the catalog does not declare begins
 RESERVED_NAME = re.compile(r"_dlt.*|.*__v_text|.*__f[0-9a-f]{8}")
 TAG_DIGITS = 8
 INTEGER = re.compile(r"-?\d+")
@@ -173,9 +174,9 @@ class Reconciler:
         for api_field, column in counts.unexpected.items():
             others = dict.fromkeys([*declared, *(other for other in counts.unexpected if other != api_field)])
             same = [other for other in others if self._same_name(other, api_field)]
-            found[api_field] = f"unexpected, stored as {kinds[column]}"
-            found[api_field] += f" in {column}" if column != api_field else ""
-            found[api_field] += f"; same normalized name as {', '.join(same)}" if same else ""
+            found[api_field] = f"{UNEXPECTED}, stored as {kinds[column]}"
+            found[api_field] += f" in `{column}`" if column != api_field else ""
+            found[api_field] += f"; same normalized name as {' and '.join(f'`{n}`' for n in same)}" if same else ""
         columns = {column: api_field for api_field, column in counts.unexpected.items()}
         for column, reason in sorted(counts.variants):
             text = f"{REASONS[reason].format(kind=kinds[column])}, see {column}{VARIANT}"

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from propel_assets.catalog import BOOKS, Reference, Table
 from propel_assets.privacy.policy import HELD_BACK
 from propel_assets.source.decode import VARIANT
-from propel_assets.source.reconcile import REASONS, is_same_type
+from propel_assets.source.reconcile import REASONS, UNEXPECTED, is_same_type
 from propel_assets.warehouse.query import LastLoad, Warehouse
 
 Severity = Literal["ERROR", "WARN"]
@@ -203,19 +203,16 @@ def _sql_type(kind: str) -> str:
 
 
 def _unexpected(facts: TableFacts, described: Mapping[str, str]) -> dict[str, str]:
-    """Return the unexpected fields, and other columns with values, each with where it is stored."""
-    declared = {column.name for column in facts.table.columns}
-    columns = [name for name in facts.columns if name not in declared and not name.startswith("_dlt")]
-    found: dict[str, str] = {}
-    for name, text in described.items():
-        if text.startswith("unexpected"):
-            stored, _, same = text.split(";")[0].partition(" in ")[2], *text.partition("same normalized name as ")[1:]
-            details = [f"stored in `{stored}`"] if stored else []
-            details += [f"same normalized name as `{'`, `'.join(same.split(';')[0].split(', '))}`"] if same else []
-            found[name] = f"`{name}`" + (f" ({', '.join(details)})" if details else "")
-            columns = [column for column in columns if column not in {stored or name, f"{stored or name}{VARIANT}"}]
-    for name in columns:
-        if facts.values[name] and not (name.endswith(VARIANT) and name.removesuffix(VARIANT) in facts.columns):
+    """Return the unexpected fields of the last load, and other columns with values, each with where it is stored."""
+    found = {
+        name: f"`{name}` ({text.removeprefix(UNEXPECTED).strip(', ')})"
+        for name, text in described.items()
+        if text.startswith(UNEXPECTED)
+    }
+    known = {column.name for column in facts.table.columns}
+    known |= _decoded(facts.load.values_read, {}).keys() if facts.load else set()
+    for name in facts.columns:
+        if facts.values[name] and name.removesuffix(VARIANT) not in known and not name.startswith("_dlt"):
             found[name] = f"`{name}`"
     return found
 

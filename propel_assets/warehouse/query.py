@@ -45,6 +45,7 @@ class LastLoad:
     total_max: int | None
     finished_at: datetime
     unknown_fields: Any
+    values_read: Any = None
 
 
 class Warehouse:
@@ -103,7 +104,10 @@ class Warehouse:
 
     def last_load(self, table: Table, *, skipped: bool = False) -> LastLoad | None:
         """Return the last complete load of ``table``; with ``skipped`` also one that left it as it was."""
-        names = [field.name for field in dataclasses.fields(LastLoad)]
+        stored = self.columns_of(SCAN_LOG.name)  # a database of an earlier version lacks some
+        names = [field.name for field in dataclasses.fields(LastLoad) if field.name in stored]
+        if not names:
+            return None
         for row in self._loads(table, names, skipped=skipped):
             return LastLoad(**row)
         return None
@@ -117,6 +121,19 @@ class Warehouse:
         """Return how many rows the last loads of ``table`` left, the newest first; merges do not tell."""
         found = self._loads(table, ["rows_expected"])
         return [int(row["rows_expected"]) for row in found if row["rows_expected"] is not None][:loads]
+
+    def variant_reasons(self, table: Table) -> dict[str, set[str]]:
+        """Return why values are in the variant of each column, by the newest load that wrote some."""
+        found: dict[str, set[str]] = {}
+        for row in self._loads(table, ["variants"]) if "variants" in self.columns_of(SCAN_LOG.name) else ():
+            listed = row["variants"]
+            while isinstance(listed, str):
+                listed = json.loads(listed)
+            by_column: dict[str, set[str]] = {}
+            for variant in listed or ():
+                by_column.setdefault(variant["column"], set()).add(variant["reason"])
+            found = by_column | found
+        return found
 
     def memory(self, table: Table) -> dict[str, Any]:
         """Return what the last complete load of ``table`` has left for the next one; empty: nothing, or it is older."""

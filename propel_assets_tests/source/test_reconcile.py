@@ -320,7 +320,7 @@ def test_a_field_that_meets_a_declared_column_names_both() -> None:
     fitting.apply(MEMBERS, with_names([("userId", ['"x"']), ("user_id", ['"y"']), ("new", ["1"])]))
     described = fitting.describe(MEMBERS)
     assert described["new"] == "unexpected, stored as bigint"
-    assert described["userId"].startswith("unexpected, stored as text in user_id__f")
-    assert described["userId"].endswith("; same normalized name as user_id")
-    assert described["user_id"].startswith("unexpected, stored as text in user_id__f")
-    assert described["user_id"].endswith("; same normalized name as user_id, userId")
+    assert described["userId"].startswith("unexpected, stored as text in `user_id__f")
+    assert described["userId"].endswith("`; same normalized name as `user_id`")
+    assert described["user_id"].startswith("unexpected, stored as text in `user_id__f")
+    assert described["user_id"].endswith("`; same normalized name as `user_id` and `userId`")
