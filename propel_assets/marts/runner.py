@@ -27,7 +27,7 @@ import yaml
 from propel_assets.catalog import BOOKS, TABLES, Table
 from propel_assets.errors import SettingsError, WarehouseError
 from propel_assets.privacy.redaction import without_personal_data
-from propel_assets.settings import DATASET, Settings, cache_folder, environment_extended, named
+from propel_assets.settings import DATASET, Settings, cache_folder, named, temporary_environment
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, loading, working_folder
 from propel_assets.warehouse.query import Warehouse, asking
 
@@ -130,7 +130,7 @@ class Dbt:
                 events.append(msg_to_dict(event))
 
         manifest = _parsed(tuple(sorted(self.environment.items())))
-        with environment_extended({**self.environment, **QUIET}):
+        with temporary_environment({**self.environment, **QUIET}):
             done = dbtRunner(manifest=manifest, callbacks=[hear]).invoke([*words, *_places(self.folder)])
         if done.exception is not None:
             raise WarehouseError(f"dbt stopped: {without_personal_data(str(done.exception))[:MAX_ERROR]}")
@@ -197,7 +197,7 @@ def _parsed(environment: tuple[tuple[str, str], ...]) -> Any:
     with quiet_import():
         from dbt.cli.main import dbtRunner
 
-    with tempfile.TemporaryDirectory() as folder, environment_extended({**dict(environment), **QUIET}):
+    with tempfile.TemporaryDirectory() as folder, temporary_environment({**dict(environment), **QUIET}):
         result = dbtRunner().invoke(["parse", *_places(Path(folder))])
     if not result.success:
         raise WarehouseError(f"dbt cannot read the project of the marts: {result.exception}")

@@ -213,8 +213,9 @@ class PageDecoder:
             # Built again in any case: another decoder of the same rows may have learned what this one lacks.
             self._decoder = decoder = self._build()
         answer = decoder.decode(body)
-        for row in (answer.items if self._items else [answer]) if marked else ():
-            marked.restore_row(row)
+        if marked:
+            for row in answer.items if self._items else [answer]:
+                marked.restore_row(row)
         return answer
 
     def _raw_rows(self, body: bytes) -> list[dict[str, msgspec.Raw]]:

@@ -39,7 +39,7 @@ SAME_TYPE: dict[str, Collection[str]] = {
     "double": {"decimal"},
 }
 Reason = Literal["type", "column type", "NUL", "surrogate", "range"]
-REASONS: dict[Reason, str] = {
+REASONS: dict[str, str] = {
     "type": "not {kind}",
     "column type": "not {kind}, the type of the column at the destination",
     "NUL": "NUL character, which the destination cannot store",
@@ -204,7 +204,8 @@ class _Fitted:
         listed = texts.to_pylist()
         values = [None if text is None else _fit(text, kind) for text in listed]
         variant = [text if value is None else None for text, value in zip(listed, values, strict=True)]
-        fitted = cls(arrow_array(values, kind) if kind in ARROW_TYPES else pa.nulls(len(values)), kind)
+        known: Any = kind
+        fitted = cls(arrow_array(values, known) if kind in ARROW_TYPES else pa.nulls(len(values)), kind)
         for text in variant:
             if text is not None:
                 fitted.add(reason_of(text, kind, otherwise="column type"), 1)

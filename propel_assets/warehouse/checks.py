@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any, Literal
 
 from propel_assets.catalog import BOOKS, Reference, Table
-from propel_assets.privacy.policy import HELD_BACK
+from propel_assets.privacy.filter import HELD_BACK
 from propel_assets.source.decode import VARIANT
 from propel_assets.source.reconcile import REASONS, UNEXPECTED, is_same_type
 from propel_assets.warehouse.query import LastLoad, Warehouse
@@ -129,9 +129,7 @@ def _wrong_values(facts: TableFacts, load: LastLoad) -> dict[str, tuple[int, int
     """
     replaced, wrong = load.rows_expected is not None, {}
     for column, read in _decoded(load.values_read, {}).items():
-        found = facts.values.get(column, 0) + facts.values.get(f"{column}{VARIANT}", 0)
-        if column in facts.table.key and f"{column}{VARIANT}" in facts.values:
-            found = facts.values.get(column, 0)  # a key that cannot be stored is in both
+        found = _number_of_values(facts, column)
         if found < read or (replaced and found != read):
             wrong[column] = (found, read)
     return wrong
@@ -191,11 +189,15 @@ def _declared_columns(facts: TableFacts) -> dict[str, list[str]]:
         elif not is_same_type(column.type, found):
             other_type.append(name)
             errors.append(f"`{name}` is {_sql_type(found)}, expected {_sql_type(column.type)}")
-        elif column.required and facts.rows and name not in dropped:
-            if not facts.values[name] + facts.values.get(f"{name}{VARIANT}", 0):
-                empty.append(name)
-                errors.append(f"required column `{name}` is empty")
+        elif column.required and facts.rows and name not in dropped and not _number_of_values(facts, name):
+            empty.append(name)
+            errors.append(f"required column `{name}` is empty")
     return {"missing": missing, "other_type": other_type, "required_but_empty": empty, "errors": errors}
+
+
+def _number_of_values(facts: TableFacts, column: str) -> int:
+    """Return how many values a column has, those in its variant included."""
+    return facts.values.get(column, 0) + facts.values.get(f"{column}{VARIANT}", 0)
 
 
 def _sql_type(kind: str) -> str:
