@@ -12,7 +12,7 @@ from typing import Any
 
 import dagster as dg
 
-from propel_assets.catalog import BOOKS, BY_NAME
+from propel_assets.catalog import AUDIT_TABLES, BY_NAME, INSIGHTS
 from propel_assets.defs.assets import FRESH, OWNERS, PREFIX, as_failure, key_of
 from propel_assets.defs.resources import Warehouse, settings_of
 from propel_assets.errors import PropelError, WarehouseError
@@ -21,9 +21,9 @@ from propel_assets.privacy.redaction import without_personal_data
 from propel_assets.reporting import charts
 from propel_assets.settings import destination_name, named
 
-BOOK_NAMES = {table.name for table in BOOKS}
+AUDIT_TABLE_NAMES = {table.name for table in AUDIT_TABLES}
 COMPARES = "agrees_with_propel_auth"  # the dbt test that holds our figures against PropelAuth's own
-AFTER = "user_query"  # what a mart of nothing but the books waits for: they exist once anything is loaded
+AFTER = "user_query"  # the upstream table of marts that read only audit tables, which exist once any table is loaded
 
 
 def build_marts() -> list[dg.AssetsDefinition]:
@@ -45,7 +45,7 @@ def group_by_raw_tables(manifest: Mapping[str, Any]) -> dict[tuple[str, ...], li
 
 def _raw_tables(manifest: Mapping[str, Any], unique_id: str) -> set[str]:
     if unique_id in manifest["sources"]:
-        return {manifest["sources"][unique_id]["name"]} - BOOK_NAMES
+        return {manifest["sources"][unique_id]["name"]} - AUDIT_TABLE_NAMES
     parents = manifest["parent_map"][unique_id]
     return {table for parent in parents for table in _raw_tables(manifest, parent)}
 
@@ -139,7 +139,7 @@ def _explained(result: dg.AssetCheckResult, dbt: marts.Dbt) -> dg.AssetCheckResu
     test = str(result.metadata["unique_id"].value)
     if dbt.manifest["nodes"][test]["test_metadata"]["name"] != COMPARES:
         return result
-    theirs = [name for name in sorted(_raw_tables(dbt.manifest, test)) if BY_NAME[name].feature == "insights"]
+    theirs = [name for name in sorted(_raw_tables(dbt.manifest, test)) if BY_NAME[name].feature == INSIGHTS]
     unread = [dbt.unread[name] for name in theirs if name in dbt.unread]
     if not unread:
         return result
@@ -171,12 +171,12 @@ def _translator() -> Any:
             return key_of(schemas.get(dbt_resource_props["resource_type"], marts.MARTS), dbt_resource_props["name"])
 
         def get_asset_spec(self, manifest: Mapping[str, Any], unique_id: str, project: Any) -> dg.AssetSpec:
-            """Return the spec, without the books: no op loads them by themselves."""
+            """Return the spec without the audit tables, which have no op of their own."""
             spec = super().get_asset_spec(manifest, unique_id, project)
-            books = {key_of(PREFIX, name) for name in BOOK_NAMES}
+            audit = {key_of(PREFIX, name) for name in AUDIT_TABLE_NAMES}
             source = unique_id.startswith("source")
             # By their keys alone: Dagster 1.13.1 refuses an op whose specs tell different things of one dependency.
-            deps = [dg.AssetDep(dep.asset_key) for dep in spec.deps if dep.asset_key not in books]
+            deps = [dg.AssetDep(dep.asset_key) for dep in spec.deps if dep.asset_key not in audit]
             if not deps and not source:
                 deps = [dg.AssetDep(key_of(PREFIX, AFTER))]
             return spec.replace_attributes(

@@ -1,6 +1,6 @@
 """Which API field each column comes from: PropelAuth's answers -> raw tables -> histories -> marts.
 
-The first step stands in the catalogue, the others in the SQL of the dbt project: it is compiled against empty tables
+The catalog has the first step, the SQL of the dbt project the others: it is compiled against empty tables
 and read by sqlglot. No warehouse is asked.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import duckdb
 
-from propel_assets.catalog import BOOKS, TABLES
+from propel_assets.catalog import AUDIT_TABLES, TABLES
 from propel_assets.errors import SettingsError
 from propel_assets.marts import runner as marts
 from propel_assets.settings import DATASET
@@ -96,10 +96,10 @@ def lineage() -> Lineage:
     """Return the lineage of every column; of the raw tables alone without the extra `marts`."""
     sources: dict[str, frozenset[str]] = {}
     layers: dict[str, str] = {}
-    for table in (*TABLES, *BOOKS):
+    for table in (*TABLES, *AUDIT_TABLES):
         layers[table.name] = LAYERS[1]
         for c in table.columns:
-            field = f"GET {table.path} {table.items or 'answer'}.{c.api_field or c.name}"
+            field = f"GET {table.path} {table.items or 'answer'}.{c.source_field}"
             sources[f"{table.name}.{c.name}"] = frozenset({field} if table.path else ())
     if marts.installed():
         for node in _compiled():
@@ -115,7 +115,7 @@ def _compiled() -> list[dict[str, Any]]:
         database = folder / "empty.duckdb"
         with duckdb.connect(str(database)) as connection:
             connection.execute(f"CREATE SCHEMA {DATASET}")
-            for table in (*TABLES, *BOOKS):
+            for table in (*TABLES, *AUDIT_TABLES):
                 columns = ", ".join(f'"{c.name}" {DUCKDB_TYPES.get(c.type, c.type)}' for c in table.columns)
                 connection.execute(f'CREATE TABLE {DATASET}."{table.name}" ({columns})')
         with marts.dbt_on(database, folder) as dbt:

@@ -6,7 +6,7 @@ it comes with the extra `marts`.
 
     python -m propel_assets.marts.runner > propel_assets/marts/dbt/models/sources.yml
 
-writes the sources again after the catalogue has changed.
+writes the sources again after a change of the catalog.
 """
 
 import contextlib
@@ -24,12 +24,14 @@ from typing import Any
 
 import yaml
 
-from propel_assets.catalog import BOOKS, TABLES, Table
+from propel_assets.catalog import AUDIT_TABLES, INSIGHTS, TABLES, Table
 from propel_assets.errors import SettingsError, WarehouseError
+from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import without_personal_data
 from propel_assets.settings import DATASET, Settings, cache_folder, named, temporary_environment
-from propel_assets.warehouse.pipeline import build_pipeline, database_file, loading, working_folder
-from propel_assets.warehouse.query import Warehouse, asking
+from propel_assets.warehouse.folders import working_folder
+from propel_assets.warehouse.pipeline import build_pipeline, database_file, load_lock
+from propel_assets.warehouse.query import Warehouse, connect
 
 PROJECT = Path(__file__).with_name("dbt")
 PACKAGE = "propel_auth"
@@ -60,7 +62,7 @@ def drawing_installed() -> bool:
 
 
 def sources_yaml() -> str:
-    """Return the raw tables as dbt sources, columns described as in the catalogue."""
+    """Return the raw tables as dbt sources, with the catalog's descriptions."""
     tables = [
         {
             "name": table.name,
@@ -75,7 +77,7 @@ def sources_yaml() -> str:
                 for c in table.columns
             ],
         }
-        for table in (*TABLES, *BOOKS)
+        for table in (*TABLES, *AUDIT_TABLES)
     ]
     source = {
         "name": PACKAGE,
@@ -83,7 +85,7 @@ def sources_yaml() -> str:
         "schema": f"{PREFIX}{{{{ var('propel_auth_raw_schema', '{DATASET}') }}}}",
         "tables": tables,
     }
-    head = "# Made from the catalogue by `python -m propel_assets.marts.runner`; do not edit.\n"
+    head = "# Generated from the catalog by `python -m propel_assets.marts.runner`; do not edit.\n"
     return head + yaml.safe_dump({"version": 2, "sources": [source]}, sort_keys=False, width=120, allow_unicode=True)
 
 
@@ -218,10 +220,10 @@ def connected_dbt(settings: Settings, say: Callable[[str], None] = lambda _: Non
         WarehouseBusy: somebody else has held the DuckDB file for too long.
     """
     with working_folder() as folder:
-        pipeline = build_pipeline(settings, folder, say)
+        pipeline = build_pipeline(settings.target, folder, say)
         environment = _environment(settings, pipeline)
-        with loading(settings, pipeline, say):
-            with asking(pipeline, settings) as warehouse:  # waits for whoever has the file open, and says for whom
+        with load_lock(settings.target, pipeline, say):
+            with connect(pipeline, settings.target, load_policy(settings.privacy_settings)) as warehouse:
                 unread = _unread(warehouse)
             try:
                 yield Dbt(environment, Path(folder), unread)
@@ -231,9 +233,9 @@ def connected_dbt(settings: Settings, say: Callable[[str], None] = lambda _: Non
 
 def _unread(warehouse: Warehouse) -> dict[str, Unread]:
     """Return the tables of PropelAuth's own figures that the last load did not read."""
-    theirs = [table for table in TABLES if table.feature == "insights"]
+    theirs = [table for table in TABLES if table.feature == INSIGHTS]
     return {
-        table.name: Unread(why, has_rows=warehouse.last_load(table) is not None)
+        table.name: Unread(why, has_rows=warehouse.audit.last_load(table) is not None)
         for table in theirs
         if (why := why_not(warehouse, table))
     }
@@ -241,7 +243,7 @@ def _unread(warehouse: Warehouse) -> dict[str, Unread]:
 
 def why_not(warehouse: Warehouse, table: Table) -> str:
     """Return why a raw table gives nothing; empty: it does."""
-    tried = warehouse.last_load(table, skipped=True)
+    tried = warehouse.audit.last_load(table, skipped=True)
     if tried is None:
         return f"{table.name} has not been loaded: propel-assets load {table.name}."
     return f"{table.name} was skipped: {tried.reason}" if tried.verdict == "skipped" else ""
@@ -272,7 +274,7 @@ def _environment(settings: Settings, pipeline: Any) -> dict[str, str]:
     if kind not in ADAPTERS:
         raise SettingsError(
             f"There is no dbt profile for {settings.destination} in propel-assets. The models are portable: use "
-            f"{PROJECT} as a package of a dbt project with a profile of your own (docs/marts.md)."
+            f"{PROJECT} as a package of a dbt project with a profile of your own."
         )
     if not importlib.util.find_spec(f"dbt.adapters.{kind}"):
         raise SettingsError(

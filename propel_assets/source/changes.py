@@ -8,7 +8,6 @@ import msgspec
 from propel_assets.catalog import BY_NAME
 from propel_assets.errors import PermanentApiError
 from propel_assets.source.client import Client
-from propel_assets.source.table_reader import FEATURE_OFF
 
 OFF = -1
 
@@ -60,7 +59,7 @@ def _first(client: Client, name: str, total: str, order_by: str = "") -> tuple[i
     try:
         answer = client.get(table.path, msgspec.json.Decoder(dict[str, Any]).decode, params)
     except PermanentApiError as error:
-        if table.feature and error.status in FEATURE_OFF[table.feature]:
+        if table.feature and error.status in table.feature.statuses:
             return OFF, {}
         raise
     rows = answer.get(table.items) or [{}]

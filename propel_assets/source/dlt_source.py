@@ -19,12 +19,11 @@ from dlt.common.pipeline import PipelineContext
 from dlt.common.schema.typing import TColumnSchema, TTableSchema, TTableSchemaColumns
 from dlt.extract import DltResource, DltSource
 
-from propel_assets.catalog import BOOKS, BY_NAME, SCANS, TABLES, Table
+from propel_assets.catalog import AUDIT_TABLES, BY_NAME, PROPEL_CHECKS, PROPEL_SCANS, SCANS, TABLES, Table
 from propel_assets.privacy.filter import FINGERPRINT_KEY, HELD_BACK, PrivacyFilter
 from propel_assets.settings import Settings, load_settings, require_credentials
 from propel_assets.source.client import Client
 from propel_assets.source.decode import to_arrow
-from propel_assets.source.json_columns import keep_json
 from propel_assets.source.lists import Progress, ScanReport
 from propel_assets.source.readers import Reader
 from propel_assets.source.reconcile import ColumnCounts, Reconciler, ValueLimits, merge_types
@@ -34,7 +33,6 @@ SOURCE = "propel_auth_source"
 # How rows read by `recent` are loaded; tables that always merge do so as their destination does best.
 MERGE: Any = {"disposition": "merge", "strategy": "delete-insert"}
 STRATEGY = "replace_strategy"
-SCAN_LOG, CHECK_LOG = BOOKS
 
 
 class _ExpectedDifference(logging.Filter):
@@ -54,7 +52,7 @@ def propel_auth_source(
     tables: Sequence[str] | None = None,
     settings: Settings | None = None,
     options: ReadOptions | None = None,
-    memory: Mapping[str, Any] | None = None,
+    resume_state: Mapping[str, Any] | None = None,
     stored_keys: Callable[[str], Iterable[Any]] | None = None,
     stored_columns: Callable[[str], Mapping[str, str]] | None = None,
     limits: ValueLimits | None = None,
@@ -65,7 +63,7 @@ def propel_auth_source(
 
     The auth URL and the key come from the arguments, the environment (`PROPELAUTH_AUTH_URL`, `PROPELAUTH_API_KEY`) or
     dlt's files (`[sources.propel_auth_source]`), when extraction begins. ``on_report`` is called once per table read.
-    ``memory`` is what the last load of the scan has written to its books, where that counts more than dlt's state.
+    ``resume_state`` is that of the last load of the scan; it takes precedence over dlt's state.
     ``stored_keys`` returns the ids that the table of this name has at the destination: a scan that finds older ones
     beside them is repeated. Without it there is no such comparison.
     ``stored_columns`` returns the columns that the table of this name has at the destination, with dlt's names of their
@@ -78,7 +76,6 @@ def propel_auth_source(
     log = logging.getLogger("dlt")
     if not any(isinstance(known, _ExpectedDifference) for known in log.filters):
         log.addFilter(_ExpectedDifference())
-    keep_json()
     _forget_unfinished_load()
     _replace_safely()
     chosen = [t for t in TABLES if (t.default if tables is None else t.name in tables)]
@@ -99,7 +96,7 @@ def propel_auth_source(
         for scan in SCANS:
             if wanted := [table for table in chosen if table.scan == scan]:
                 yield from _resources(
-                    scan, wanted, resolved, options, memory or {}, stored_keys, reconciler, on_report, progress
+                    scan, wanted, resolved, options, resume_state or {}, stored_keys, reconciler, on_report, progress
                 )
 
     return source()
@@ -110,7 +107,7 @@ def _resources(
     tables: Sequence[Table],
     settings: Callable[[], Settings],
     options: ReadOptions | None,
-    memory: Mapping[str, Any],
+    resume_state: Mapping[str, Any],
     stored_keys: Callable[[str], Iterable[Any]] | None,
     reconciler: Callable[[], Reconciler],
     on_report: Callable[[ScanReport], None],
@@ -122,7 +119,7 @@ def _resources(
     def reading() -> Iterator[dict[str, pa.Table]]:
         _replace_safely()
         known, state = settings(), dlt.current.source_state()
-        recall(state, memory)
+        recall(state, resume_state)
         privacy, fitted = PrivacyFilter(known.privacy_settings, state), reconciler()
         asked = options or ReadOptions()
         if privacy.policy_changed:
@@ -134,7 +131,7 @@ def _resources(
                 return 0
             return privacy.count_unknown(name, ids, stored_keys(name))
 
-        reader = Reader(Client(known), state, asked, progress, count_unknown)
+        reader = Reader(Client(known.tenant), state, asked, progress, count_unknown)
         merged: set[str] = set()
         json_columns: dict[str, set[str]] = {table.name: set() for table in tables}
         for name, rows in reader.read(scan, {table.name for table in tables}):
@@ -155,12 +152,15 @@ def _resources(
             on_report(report)
             if report.skipped:  # dlt would empty the table of a `replace` resource that yields nothing
                 dlt.current.source().resources[report.table_name].apply_hints(write_disposition="append")
-        yield {SCAN_LOG.name: _as_rows(reports, memory_of(state, scan)), CHECK_LOG.name: to_arrow(CHECK_LOG, ())}
+        yield {
+            PROPEL_SCANS.name: _as_rows(reports, memory_of(state, scan)),
+            PROPEL_CHECKS.name: to_arrow(PROPEL_CHECKS, ()),
+        }
 
     for table in tables:
         yield reading | _pick(table, table.name)
-    for book in BOOKS:
-        yield reading | _pick(book, f"{book.name}_of_{scan}")
+    for table in AUDIT_TABLES:
+        yield reading | _pick(table, f"{table.name}_of_{scan}")
 
 
 def _columns_in_schema(name: str) -> dict[str, str]:
@@ -234,20 +234,20 @@ def _pick(table: Table, resource: str) -> DltResource:
     )
 
 
-def _as_rows(reports: Sequence[ScanReport], memory: Mapping[str, Any]) -> pa.Table:
-    of_load = {"load_id": dlt.current.load_package_state()["load_id"], "memory": memory}
-    names = [column.name for column in SCAN_LOG.columns]
+def _as_rows(reports: Sequence[ScanReport], resume_state: Mapping[str, Any]) -> pa.Table:
+    of_load = {"load_id": dlt.current.load_package_state()["load_id"], "resume_state": resume_state}
+    names = [column.name for column in PROPEL_SCANS.columns]
 
     def value(report: ScanReport, name: str) -> Any:
         found = of_load[name] if name in of_load else getattr(report, name)
         return int(found.timestamp()) if isinstance(found, datetime) else found or None if name == "reason" else found
 
-    return to_arrow(SCAN_LOG, ({name: value(report, name) for name in names} for report in reports))
+    return to_arrow(PROPEL_SCANS, ({name: value(report, name) for name in names} for report in reports))
 
 
 def disposition(table: Table) -> Any:
-    """Return how dlt loads ``table``. Only the books are appended to, and each of their rows names its load."""
-    if table in BOOKS:
+    """Return how dlt loads ``table``. Rows are appended to the audit tables; each names its load."""
+    if table in AUDIT_TABLES:
         return "append"
     return table.load
 
@@ -280,11 +280,11 @@ def _merged_by_user(name: str) -> TTableSchemaColumns:
 def complete_schema() -> dlt.Schema:
     """Return the schema of every table: loads that run beside each other then all store the same one."""
     schema = dlt.Schema(SOURCE)
-    for table in (*TABLES, *BOOKS):
+    for table in (*TABLES, *AUDIT_TABLES):
         columns = column_hints(table)
         for name in table.key:
             columns[name]["primary_key"] = True
         known: TTableSchema = {"name": table.name, "columns": columns, "resource": table.name}
-        known["write_disposition"] = "append" if table in BOOKS else table.load
+        known["write_disposition"] = "append" if table in AUDIT_TABLES else table.load
         schema.update_table(known)
     return schema

@@ -6,12 +6,12 @@ from operator import attrgetter
 
 import msgspec
 
-from propel_assets.catalog import BY_NAME, Table
+from propel_assets.catalog import BY_NAME, INSIGHTS, Table
 from propel_assets.errors import PermanentApiError
 from propel_assets.source.decode import PageDecoder, RowType, to_arrow
 from propel_assets.source.lists import ScanReport
 from propel_assets.source.scan import Order
-from propel_assets.source.table_reader import FEATURE_OFF, Rows, TableReader, skip_reason
+from propel_assets.source.table_reader import Rows, TableReader, skip_reason
 
 CHART_DAYS_AGAIN = 35
 USAGE_DAYS_AT_FIRST = 30
@@ -99,7 +99,7 @@ class InsightsReader(TableReader):
             try:
                 yield from self._read_report(part, table, kind, interval)
             except PermanentApiError as error:
-                if error.status not in FEATURE_OFF["insights"]:
+                if error.status not in INSIGHTS.statuses:
                     raise
                 refusals[f"{kind} {interval}"] = error
                 continue

@@ -15,7 +15,7 @@ from threading import Event, Semaphore
 from typing import Any, TypeVar
 
 from propel_assets.catalog import BY_NAME
-from propel_assets.errors import PermanentApiError, UnprovedScan
+from propel_assets.errors import PermanentApiError, ResponseTooLarge, UnprovedScan
 from propel_assets.source.client import Client
 from propel_assets.source.decode import PageDecoder, RowType
 from propel_assets.source.scan import Order, Page, Request, Scan
@@ -111,7 +111,7 @@ class ListReader:
     def __init__(self, client: Client, progress: Progress) -> None:
         """Send nothing yet."""
         self._client = client
-        self._settings = client.settings
+        self._settings = client.tenant
         self._progress = progress
 
     def _read_list(
@@ -171,6 +171,12 @@ class ListReader:
                 if error.status != BAD_REQUEST or scan.pages or size <= MIN_PAGE_SIZE:
                     raise
                 size = max(MIN_PAGE_SIZE, size // 2)  # the server may not give that many rows at once
+                continue
+            except ResponseTooLarge:
+                if size <= MIN_PAGE_SIZE:
+                    raise
+                size = max(MIN_PAGE_SIZE, size // 2)
+                known |= scan.seen
                 continue
             passes += 1
             report.passes, report.pages = passes, report.pages + scan.pages

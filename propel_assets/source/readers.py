@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from propel_assets.catalog import BY_NAME, tables_of
+from propel_assets.catalog import BY_NAME, ORGS, tables_of
 from propel_assets.errors import LossRefused, OtherEnvironment, PermanentApiError, UnprovedScan
 from propel_assets.settings import auth_host
 from propel_assets.source.client import BACKEND_KEY, NO_AUTH
@@ -21,7 +21,7 @@ from propel_assets.source.insights import InsightsReader
 from propel_assets.source.lists import RECENT, ScanReport
 from propel_assets.source.scan import Order
 from propel_assets.source.scim import ScimReader
-from propel_assets.source.table_reader import FEATURE_OFF, Rows, skip_reason
+from propel_assets.source.table_reader import Rows, skip_reason
 
 MIN_LOSS_ROWS = 50
 CLOCKS_APART_SECONDS = 300
@@ -156,7 +156,7 @@ class Reader(InsightsReader, ScimReader):
         try:
             answer = self._client.get(path, decode, params)
         except PermanentApiError as error:
-            if error.status not in FEATURE_OFF["orgs"] or not has_orgs:
+            if error.status not in ORGS.statuses or not has_orgs:
                 raise
             has_orgs, why_not = False, skip_reason(path, error)
             answer = self._client.get(path, decode, params | {"include_orgs": "false"})
@@ -291,18 +291,18 @@ class Reader(InsightsReader, ScimReader):
     # --- look-ups ---
 
     def _read_user_by_id(self) -> Iterator[Rows]:
-        yield from self._look_up("user_by_id", self._options.user_ids, "user_id")
+        yield from self._look_up("user_by_id", "user_id")
 
     def _read_user_by_email(self) -> Iterator[Rows]:
-        yield from self._look_up("user_by_email", self._options.emails, "email")
+        yield from self._look_up("user_by_email", "email")
 
     def _read_user_by_username(self) -> Iterator[Rows]:
-        yield from self._look_up("user_by_username", self._options.usernames, "username")
+        yield from self._look_up("user_by_username", "username")
 
-    def _look_up(self, name: str, values: Sequence[str], parameter: str) -> Iterator[Rows]:
+    def _look_up(self, name: str, parameter: str) -> Iterator[Rows]:
         """Ask for one user each; a value nobody has gives a row that says so."""
         table, report = BY_NAME[name], self.reports[name]
-        wanted = list(dict.fromkeys(values))
+        wanted = list(dict.fromkeys(self._options.lookups.get(name, ())))
         if not wanted:
             self._skip(
                 "Nothing to look up: propel-assets load takes values as options, Dagster in the run's config.", table

@@ -4,11 +4,11 @@ from collections.abc import Callable, Hashable, Iterator
 from operator import attrgetter
 from typing import Any
 
-from propel_assets.catalog import BY_NAME
+from propel_assets.catalog import BY_NAME, ORGS, SCIM
 from propel_assets.errors import PermanentApiError
 from propel_assets.source.decode import PageDecoder, RowType, to_arrow
 from propel_assets.source.lists import MIN_PAGE_SIZE, NOT_FOUND
-from propel_assets.source.table_reader import FEATURE_OFF, Rows, TableReader, skip_reason
+from propel_assets.source.table_reader import Rows, TableReader, skip_reason
 
 
 class ScimReader(TableReader):
@@ -21,7 +21,7 @@ class ScimReader(TableReader):
             try:
                 org_ids, parent = self._org_ids()
             except PermanentApiError as error:
-                if error.status not in FEATURE_OFF["orgs"]:
+                if error.status not in ORGS.statuses:
                     raise
                 self._skip(skip_reason(BY_NAME["org_query"].path, error), groups, members)
                 return
@@ -61,7 +61,7 @@ class ScimReader(TableReader):
         try:
             return self._until_short(path, decode, "page_size", "page_number", attrgetter("f_group_id"))
         except PermanentApiError as error:
-            if error.status not in FEATURE_OFF["scim"]:
+            if error.status not in SCIM.statuses:
                 raise
             refusals.append(error)
             return []

@@ -18,21 +18,13 @@ from propel_assets.source.scan import Order
 
 Rows = tuple[str, pa.Table]
 
-FEATURE_OFF: dict[str, frozenset[int]] = {
-    "orgs": frozenset({426}),
-    "insights": frozenset({402, 403, 404, 426}),
-    "api_keys": frozenset({402, 403, 404}),
-    "scim": frozenset({402, 403, 404, 426}),
-}
-
-
 FORBIDDEN = 403
 
 
 def skip_reason(path: str, *refusals: PermanentApiError) -> str:
     """Return why a table is skipped and what to do. A key without permission is not a feature that is missing."""
     status = FORBIDDEN if FORBIDDEN in {error.status for error in refusals} else refusals[0].status
-    answer = f"GET {path} answered {status}."
+    answer = f"GET {path} returned {status}."
     if status == FORBIDDEN:
         return (
             f"The key may not read this: {answer} Give the key the permission on the Backend Integration page of the "
@@ -64,14 +56,14 @@ def recall(state: MutableMapping[str, Any], memory: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What a run asks for beyond the lists: look-ups, API key usage per key, only what changed of users.
+    """Options of one run.
 
-    ``anew``: read metrics and usage as at the first load, for destinations that cannot merge them into what is there.
+    ``lookups``: by table, the values to look up. ``usage_per_key``: also read the API key usage of each key.
+    ``recent``: read only recent changes of users.
+    ``anew``: read metrics and usage as the first load does, for destinations that cannot merge.
     """
 
-    user_ids: Sequence[str] = ()
-    emails: Sequence[str] = field(default=(), repr=False)
-    usernames: Sequence[str] = field(default=(), repr=False)
+    lookups: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
     usage_per_key: bool = False
     recent: bool = False
     anew: bool = False
@@ -104,7 +96,7 @@ class TableReader(ListReader):
         try:
             yield
         except PermanentApiError as error:
-            statuses = FEATURE_OFF[tables[0].feature] if tables[0].feature else frozenset()
+            statuses = tables[0].feature.statuses if tables[0].feature else frozenset()
             if error.status not in statuses or any(self.reports[t.name].rows_read for t in tables):
                 raise
             self._skip(skip_reason(tables[0].path, error), *tables)

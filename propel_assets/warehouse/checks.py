@@ -5,7 +5,6 @@ check is not bad data.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -13,17 +12,17 @@ from functools import cached_property
 from statistics import median
 from typing import Any, Literal
 
-from propel_assets.catalog import BOOKS, Reference, Table
+from propel_assets.catalog import PROPEL_CHECKS, Reference, Table
 from propel_assets.privacy.filter import HELD_BACK
 from propel_assets.source.decode import VARIANT
 from propel_assets.source.reconcile import REASONS, UNEXPECTED, is_same_type
-from propel_assets.warehouse.query import LastLoad, Warehouse
+from propel_assets.warehouse.audit import LoadRecord, decode_json
+from propel_assets.warehouse.query import Warehouse
 
 Severity = Literal["ERROR", "WARN"]
 FIRST = 5
 SQL_TYPES = {"text": "VARCHAR", "bool": "BOOLEAN"}  # by dlt's names; the others are the same in SQL
 MISMATCHES = {"type", "column type"}  # reasons that mean: the value is not of the declared type
-CHECK_LOG = BOOKS[1]
 MAX_AGE = timedelta(hours=26)  # a day between two loads of the schedule refresh_daily, and two hours for the load
 HISTORY_LOADS = 30
 LEAST_LOADS = 5  # before a history says anything
@@ -58,14 +57,14 @@ class TableFacts:
         return self.warehouse.columns_of(self.table.name)
 
     @cached_property
-    def load(self) -> LastLoad | None:
+    def load(self) -> LoadRecord | None:
         """The last load that wrote the table."""
-        return self.warehouse.last_load(self.table)
+        return self.warehouse.audit.last_load(self.table)
 
     @cached_property
-    def attempt(self) -> LastLoad | None:
+    def attempt(self) -> LoadRecord | None:
         """The last load that tried to read the table."""
-        return self.warehouse.last_load(self.table, skipped=True)
+        return self.warehouse.audit.last_load(self.table, skipped=True)
 
     @property
     def counts_query(self) -> str:
@@ -122,27 +121,20 @@ def row_count(facts: TableFacts) -> Finding:
     return _finding(table, "row_count", f"{rows} rows, as many as were read.", evidence=evidence, query=query)
 
 
-def _wrong_values(facts: TableFacts, load: LastLoad) -> dict[str, tuple[int, int]]:
+def _wrong_values(facts: TableFacts, load: LoadRecord) -> dict[str, tuple[int, int]]:
     """Return the columns whose number of values, variants included, is not what was read, with both numbers.
 
     A table that was merged into has at least what was read.
     """
     replaced, wrong = load.rows_expected is not None, {}
-    for column, read in _decoded(load.values_read, {}).items():
+    for column, read in (decode_json(load.values_read) or {}).items():
         found = _number_of_values(facts, column)
         if found < read or (replaced and found != read):
             wrong[column] = (found, read)
     return wrong
 
 
-def _decoded(value: Any, default: Any) -> Any:
-    """Return a JSON value of an audit table. Some destinations return text, and SQLite's is encoded twice."""
-    while isinstance(value, str):
-        value = json.loads(value)
-    return default if value is None else value
-
-
-def _outside(rows: int, load: LastLoad) -> bool:
+def _outside(rows: int, load: LoadRecord) -> bool:
     if load.total_min is None or load.total_max is None:
         return False
     return not load.total_min <= rows <= load.total_max
@@ -152,7 +144,7 @@ def schema(facts: TableFacts) -> Finding:
     """Every declared column exists with its type and, where required, has values. Unexpected fields are listed."""
     if not facts.columns:
         return _finding(facts.table, "schema", NOT_LOADED)
-    described = _decoded(facts.load.unknown_fields, {}) if facts.load else {}
+    described = (decode_json(facts.load.unknown_fields) if facts.load else None) or {}
     held_back = [name for name, text in described.items() if text == HELD_BACK]
     unexpected = _unexpected(facts, described)
     mismatched, kept = _variants(facts)
@@ -166,7 +158,7 @@ def schema(facts: TableFacts) -> Finding:
         return _finding(facts.table, "schema", text, failed="ERROR", evidence=evidence, query=facts.counts_query)
     if held_back:
         text = f"Fields that the privacy policy does not classify were not stored: {', '.join(held_back)}. "
-        text += "Add a rule for each: docs/privacy.md."
+        text += "Add rules for them to the policy file. `propel-assets privacy` shows the rules in force."
         return _finding(facts.table, "schema", text, failed="ERROR", evidence=evidence, query=facts.counts_query)
     if unexpected or kept:
         texts = [f"Unexpected fields: {', '.join(unexpected.values())}."] if unexpected else []
@@ -212,7 +204,7 @@ def _unexpected(facts: TableFacts, described: Mapping[str, str]) -> dict[str, st
         if text.startswith(UNEXPECTED)
     }
     known = {column.name for column in facts.table.columns}
-    known |= _decoded(facts.load.values_read, {}).keys() if facts.load else set()
+    known |= ((decode_json(facts.load.values_read) if facts.load else None) or {}).keys()
     for name in facts.columns:
         if facts.values[name] and name.removesuffix(VARIANT) not in known and not name.startswith("_dlt"):
             found[name] = f"`{name}`"
@@ -223,7 +215,7 @@ def _variants(facts: TableFacts) -> tuple[dict[str, str], dict[str, str]]:
     """Return the variants that hold values: those of declared columns that have another type, and the others."""
     declared = {column.name: column.type for column in facts.table.columns}
     filled = {name: n for name in facts.columns if name.endswith(VARIANT) and (n := facts.values[name])}
-    reasons = facts.warehouse.variant_reasons(facts.table) if filled else {}
+    reasons = facts.warehouse.audit.variant_reasons(facts.table) if filled else {}
     mismatched, kept = {}, {}
     for variant, number in filled.items():
         column = variant.removesuffix(VARIANT)
@@ -319,7 +311,7 @@ def volume(facts: TableFacts) -> Finding:
     table = facts.table
     if facts.load is None:
         return _finding(table, "volume", NOT_LOADED)
-    now, *before = facts.warehouse.rows_read(table, loads=HISTORY_LOADS + 1)
+    now, *before = facts.warehouse.audit.rows_read(table, loads=HISTORY_LOADS + 1)
     if len(before) < LEAST_LOADS:
         text = f"{now} rows. The check starts after {LEAST_LOADS} earlier loads; there are {len(before)}."
         return _finding(table, "volume", text)
@@ -393,7 +385,7 @@ def examine(warehouse: Warehouse, table: Table, names: Sequence[str] | None = No
     if load is not None:
         now = datetime.now(UTC)
         warehouse.insert(
-            CHECK_LOG,
+            PROPEL_CHECKS,
             [
                 {
                     "load_id": load.load_id,
@@ -435,7 +427,7 @@ def last_findings(warehouse: Warehouse, table: Table) -> tuple[int, int]:
     """Return how many of the last checks of ``table`` passed, and how many there were."""
     latest: dict[str, bool] = {}
     sql = (
-        f"SELECT check_name, passed FROM {warehouse.table(CHECK_LOG.name)} "  # noqa: S608 - a quoted name
+        f"SELECT check_name, passed FROM {warehouse.table(PROPEL_CHECKS.name)} "  # noqa: S608 - a quoted name
         "WHERE table_name = %s ORDER BY checked_at"
     )
     for name, passed in warehouse.rows(sql, table.name):

@@ -17,32 +17,31 @@ from typing import Any
 import dlt
 from dlt.common.destination.client import WithStateSync
 from dlt.destinations.exceptions import DatabaseException
-from dlt.destinations.impl.filesystem.filesystem import FilesystemClient
-from dlt.destinations.job_client_impl import SqlJobClientBase
 
-from propel_assets.catalog import BY_NAME
+from propel_assets.catalog import BY_NAME, PROPEL_SCANS
 from propel_assets.errors import WarehouseError, find_cause
 from propel_assets.privacy.erasure_list import STATE_KEY, ErasureList, identifying_columns, mentioning_columns
 from propel_assets.privacy.policy import Policy, require_key
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import Settings
-from propel_assets.source.dlt_source import SCAN_LOG, SOURCE
-from propel_assets.warehouse.destinations.duckdb import put_in_place, rewrite
-from propel_assets.warehouse.destinations.file_copies import copied
+from propel_assets.source.dlt_source import SOURCE
+from propel_assets.warehouse.destinations.duckdb_file import replace_with_compacted_copy, write_compacted_copy
+from propel_assets.warehouse.destinations.file_copies import copy_tables
+from propel_assets.warehouse.dlt_compat import FilesystemClient, SqlJobClientBase
+from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.load import empty_bucket
-from propel_assets.warehouse.pipeline import build_pipeline, database_file, leave_a_map, loading, working_folder
-from propel_assets.warehouse.query import HOW_TO_LOAD, client_of
+from propel_assets.warehouse.pipeline import build_pipeline, database_file, load_lock, sync_local_pipeline
+from propel_assets.warehouse.query import HOW_TO_LOAD, warehouse_client
 
 TEXTS = re.compile(
     r"(character varying|varchar|char|text|string|json|jsonb|super|variant|uuid)(\(.*\))?", re.IGNORECASE
 )
 AFTERWARDS = (
     "Every load leaves this person out from now on. Delete them at PropelAuth too: while they are there, only the list "
-    "in this warehouse keeps them out. Out of reach are backups, exports, and what Dagster keeps of its runs; "
-    "docs/privacy.md has more."
+    "in this warehouse keeps them out. Out of reach are backups, exports, and what Dagster keeps of its runs."
 )
 HASH = re.compile("[0-9a-f]{64}")
-UNFINISHED = "erasing"  # in dlt's state: by which rows the books are to be lowered, should a kill come before that
+UNFINISHED = "erasing"  # in dlt's state: the rows by which `propel_scans` is lowered after a kill
 INSTEAD = "erased"
 LEARNED = ("email", "username", "api_key_id")
 NUMBERS = ("rows_expected", "rows_read", "total_min", "total_max")
@@ -112,14 +111,14 @@ def erase(
     require_key(policy, "Who was erased is remembered by a keyed hash, so that no load brings them back")
     person = _Person({user_id, policy.digest(user_id)}, {h for e in emails for h in (e, policy.digest(e))})
     with working_folder() as folder:
-        pipeline = build_pipeline(settings, folder, say)
+        pipeline = build_pipeline(settings.target, folder, say)
         file = database_file(pipeline)
         if file is not None and not file.exists():
             raise WarehouseError(f"There is no {file}. {HOW_TO_LOAD}")
         try:
-            with loading(settings, pipeline, say):
+            with load_lock(settings.target, pipeline, say):
                 pipeline.sync_destination()
-                client = client_of(pipeline, settings)
+                client = warehouse_client(pipeline, settings.target)
                 if isinstance(client, FilesystemClient):
                     return _erase_files(settings, pipeline, client, folder, policy, person, dry_run=dry_run)
                 return _erase(settings, pipeline, file, policy, person, dry_run=dry_run)
@@ -132,7 +131,7 @@ def erase(
 def _erase(
     settings: Settings, pipeline: dlt.Pipeline, file: Path | None, policy: Policy, person: _Person, *, dry_run: bool
 ) -> list[Removed]:
-    with client_of(pipeline, settings) as client:
+    with warehouse_client(pipeline, settings.target) as client:
         if not isinstance(client, SqlJobClientBase):
             raise WarehouseError(f"Nothing was erased: the destination {settings.destination} cannot be asked in SQL.")
         eraser = _Eraser(client, person)
@@ -141,18 +140,18 @@ def _erase(
         if dry_run:
             return list(eraser.erase(dry_run=True))
     state = _remember(pipeline, policy, person)
-    with client_of(pipeline, settings) as client:
+    with warehouse_client(pipeline, settings.target) as client:
         atomic = client.capabilities.supports_transactions
         with client.sql_client.begin_transaction() if atomic else contextlib.nullcontext():
             eraser = _Eraser(client, person)
             receipt = list(eraser.erase(dry_run=False))
             eraser.forget_states(pipeline.pipeline_name, state)
         if file is not None:
-            rewrite(client.sql_client, file)
+            write_compacted_copy(client.sql_client, file)
     if file is not None:
-        put_in_place(file)
+        replace_with_compacted_copy(file)
     empty_bucket(pipeline, list(BY_NAME))  # a load that was killed has left its files there
-    leave_a_map(settings)
+    sync_local_pipeline(settings.target)
     return receipt
 
 
@@ -167,8 +166,8 @@ def _erase_files(
     dry_run: bool,
 ) -> list[Removed]:
     """Erase from a copy of the tables, and write back one table after another what that has changed."""
-    with copied(client, folder) as copies:
-        if SCAN_LOG.name not in copies.names:
+    with copy_tables(client, folder) as copies:
+        if PROPEL_SCANS.name not in copies.names:
             raise WarehouseError(f"Nothing has been loaded into {settings.destination} yet. {HOW_TO_LOAD}")
         eraser = _Eraser(copies.client, person)
         eraser.find()
@@ -181,9 +180,9 @@ def _erase_files(
         for name in eraser.in_order(copies.names):
             copies.write_back(name)
         for name in copies.names:  # also of those that have nothing of the person any more: their older versions do
-            copies.files.forget(name)
-        copies.files.forget_states(pipeline.pipeline_name, state)
-    leave_a_map(settings)
+            copies.files.remove_old_versions(name)
+        copies.files.remove_states(pipeline.pipeline_name, state)
+    sync_local_pipeline(settings.target)
     return receipt
 
 
@@ -218,9 +217,10 @@ def _remember(
         return info.loads_ids[-1]
     with pipeline.destination_client() as client:
         stored = client.get_stored_state(pipeline.pipeline_name) if isinstance(client, WithStateSync) else None
-    if stored is None or stored._dlt_load_id is None:
+    load_id = stored.as_doc().get("_dlt_load_id") if stored is not None else None
+    if load_id is None:
         raise WarehouseError("Nothing was erased: dlt's state is not at the destination. Load a table and run again.")
-    return stored._dlt_load_id
+    return str(load_id)
 
 
 class _Eraser:
@@ -283,14 +283,14 @@ class _Eraser:
 
     def _forget_values(self, place: _Place) -> None:
         """Remove how many values the last load read of each column, which the table no longer has."""
-        scans = next((p for p in self._places if p.schema == place.schema and p.name == SCAN_LOG.name), None)
+        scans = next((p for p in self._places if p.schema == place.schema and p.name == PROPEL_SCANS.name), None)
         if scans and "values_read" in scans.columns:
             sql = f"UPDATE {self._name(scans)} SET values_read = NULL WHERE table_name = %s"  # noqa: S608 - quoted
             self._run(sql, place.name)
 
     def _books(self, place: _Place) -> tuple[str, str]:
         """Return the name of `propel_scans`, and a query for the last load of a table, whose name is its parameter."""
-        scans = self._name(_Place(place.schema, SCAN_LOG.name, ()))
+        scans = self._name(_Place(place.schema, PROPEL_SCANS.name, ()))
         return scans, f"SELECT max(load_id) FROM {scans} WHERE table_name = %s AND verdict <> 'skipped'"  # noqa: S608
 
     def _stands(self, place: _Place) -> list[Any]:
@@ -300,7 +300,7 @@ class _Eraser:
         return [*chain(*self._rows(sql, place.name, place.name)), self._count(place, "1 = 1", ())]
 
     def go_on(self, unfinished: Mapping[str, Sequence[Any]]) -> None:
-        """Lower what a kill has left too high: tables stand as it was to leave them, and the books as before."""
+        """Lower what a kill has left too high: tables stand as it was to leave them, and `propel_scans` as before."""
         for place in self._places:
             *stands, rows = unfinished.get(place.name, [None])
             if stands and stands == self._stands(place):
@@ -309,7 +309,7 @@ class _Eraser:
     def in_order(self, names: Iterable[str]) -> list[str]:
         """Return tables so that, after a kill between any two, what is still to be learned is there to be learned."""
         teach = {p.name for p in self._places if "user_id" in p.columns and {*LEARNED} & {*p.columns}}
-        return sorted(names, key=lambda name: (name == SCAN_LOG.name, name in teach))
+        return sorted(names, key=lambda name: (name == PROPEL_SCANS.name, name in teach))
 
     def forget_states(self, pipeline_name: str, but: str) -> None:
         """Remove dlt's states of the pipeline, but not that of the load ``but``."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,26 +15,26 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 
 from propel_assets.catalog import BY_NAME, tables_of
 from propel_assets.errors import PropelError, WarehouseError, find_cause
+from propel_assets.privacy.policy import Policy
 from propel_assets.privacy.policy_file import load_policy
-from propel_assets.privacy.redaction import without_personal_data
-from propel_assets.settings import Settings, require_credentials
+from propel_assets.privacy.redaction import describe_error
+from propel_assets.settings import Settings, Target, require_credentials
 from propel_assets.source.dlt_source import MERGE, propel_auth_source
 from propel_assets.source.lists import Progress, ScanReport
 from propel_assets.source.table_reader import ReadOptions
 from propel_assets.warehouse.destinations.policies import policy_of
+from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.pipeline import (
     build_pipeline,
-    formats,
-    kind_of,
-    leave_a_map,
-    loading,
-    plain_files,
-    working_folder,
-    writing,
+    destination_kind,
+    load_formats,
+    load_lock,
+    sync_local_pipeline,
+    write_lock,
+    writes_plain_files,
 )
-from propel_assets.warehouse.query import asking
+from propel_assets.warehouse.query import connect
 
-MAX_ERROR = 500
 ROWS_PER_DELETE = 500
 
 
@@ -62,66 +61,66 @@ def load_scan(
         PropelError: nothing was replaced; the text says why and what to do.
     """
     settings = require_credentials(settings)
-    load_policy(settings.privacy_settings)  # refused before anything is opened
+    target, policy = settings.target, load_policy(settings.privacy_settings)  # refused before anything is opened
     started = time.monotonic()
     reports: list[ScanReport] = []
     names = [table.name for table in tables_of(scan)]
     with working_folder() as folder:
-        pipeline = build_pipeline(settings, folder, say)
+        pipeline = build_pipeline(target, folder, say)
         options = options or ReadOptions()
         if options.recent and MERGE["strategy"] not in (pipeline.destination.capabilities().supported_merge_strategies):
             say(f"{settings.destination} cannot replace rows by their key: everything is read.")
             options = replace(options, recent=False)
-        if plain_files(settings):
+        if writes_plain_files(target):
             options = replace(options, anew=True)
         try:
-            with loading(settings, pipeline, say):
+            with load_lock(target, pipeline, say):
                 pipeline.sync_destination()
-                memory, columns = _before_load(pipeline, settings, scan)
+                resume_state, columns = _before_load(pipeline, target, policy, scan)
                 source = propel_auth_source(
                     tables=names,
                     settings=settings,
                     options=options,
-                    memory=memory,
-                    stored_keys=lambda name: _stored_keys(pipeline, settings, name),
+                    resume_state=resume_state,
+                    stored_keys=lambda name: _stored_keys(pipeline, target, policy, name),
                     stored_columns=columns.__getitem__,
-                    limits=policy_of(kind_of(settings)).limits,
+                    limits=policy_of(destination_kind(target)).limits,
                     on_report=reports.append,
                     progress=progress,
                 )
-                if plain_files(settings):  # dlt would append what it cannot merge
+                if writes_plain_files(target):  # dlt would append what it cannot merge
                     for table in tables_of(scan):
                         source.resources[table.name].apply_hints(write_disposition="replace")
-                pipeline.extract(source, **formats(settings))
+                pipeline.extract(source, **load_formats(target))
                 _give_memory_back()
                 pipeline.normalize()
-                with writing(settings, pipeline, say):
+                with write_lock(target, pipeline, say):
                     for report in reports:
                         _remove(pipeline, report)
                     info = pipeline.load()
                     info.raise_on_failed_jobs()
                     _clear_staging(pipeline, [report.table_name for report in reports if not report.skipped])
-                leave_a_map(settings)
+                sync_local_pipeline(target)
         except Exception as error:  # each database's driver has error classes of its own
             raise _ours(error, scan, settings) from None
     return ScanLoad(info.loads_ids[0] if info.loads_ids else "", reports, time.monotonic() - started)
 
 
 def _before_load(
-    pipeline: dlt.Pipeline, settings: Settings, scan: str
+    pipeline: dlt.Pipeline, target: Target, policy: Policy, scan: str
 ) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
-    """Return what the scan has left for its next load, and the columns of its tables. It counts more than dlt's state.
+    """Return the resume state of the scan, and the columns of its tables. It takes precedence over dlt's state.
 
     Of loads that run beside each other the last one to begin leaves its state at the destination, and what it knows of
     other scans may be older than they; and where a clock has once gone wrong, dlt takes that state for the newest.
     """
-    with asking(pipeline, settings) as warehouse:
+    with connect(pipeline, target, policy) as warehouse:
         columns = {table.name: warehouse.columns_of(table.name) for table in tables_of(scan)}
-        return warehouse.memory(tables_of(scan)[0]), columns
+        return warehouse.audit.resume_state(tables_of(scan)[0]), columns
 
 
-def _stored_keys(pipeline: dlt.Pipeline, settings: Settings, name: str) -> Iterator[Any]:
-    with asking(pipeline, settings) as warehouse:
+def _stored_keys(pipeline: dlt.Pipeline, target: Target, policy: Policy, name: str) -> Iterator[Any]:
+    with connect(pipeline, target, policy) as warehouse:
         yield from warehouse.keys(BY_NAME[name])
 
 
@@ -146,8 +145,8 @@ def _clear_staging(pipeline: dlt.Pipeline, tables: Sequence[str]) -> None:
 
 def empty_bucket(pipeline: dlt.Pipeline, tables: Sequence[str]) -> None:
     """Remove the files of ``tables`` from the bucket that the warehouse loads from, where there is one."""
-    _, bucket = pipeline._get_destination_clients()  # dlt has no public way to it
-    if bucket is not None:
+    if pipeline.staging is not None:
+        bucket = dlt.dataset(pipeline.staging, pipeline.dataset_name, pipeline.default_schema).destination_client
         with bucket:
             bucket.initialize_storage(truncate_tables=list(tables))
 
@@ -168,18 +167,12 @@ def _remove(pipeline: dlt.Pipeline, report: ScanReport) -> None:
 
 
 def _ours(error: Exception, scan: str, settings: Settings) -> PropelError:
-    """Return the error of ours inside ``error``, or one that says what dlt could not do, without anybody's data."""
+    """Return the error of ours inside ``error``, or one that describes it without its text, which may quote rows."""
     cause = find_cause(error)
     if cause is not None:
         return cause
     step = error.step if isinstance(error, PipelineStepFailed) else "opening the destination"
-    inner = error.exception if isinstance(error, PipelineStepFailed) and error.exception else error
-    # Of a traceback its last error: the first line of that, since PostgreSQL goes on with somebody's row.
-    raised = re.findall(r"^(?:\w+\.)+[A-Z]\w*: .+$", str(inner), re.MULTILINE)
-    text = without_personal_data(raised[-1] if raised else str(inner))
-    for secret in (settings.api_key, settings.oauth_token, settings.privacy_key):
-        text = text.replace(secret, "<secret>") if secret else text
     return WarehouseError(
-        f"Loading {scan} into {settings.destination} failed ({step}): {type(inner).__name__}: {text[:MAX_ERROR]}. "
-        "The last good rows are still there. Put right what it names and run again."
+        f"Loading {scan} into {settings.destination} failed ({step}): {describe_error(error)}. "
+        "The previous data is kept. Correct the cause and run the load again."
     )

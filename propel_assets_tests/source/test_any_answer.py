@@ -108,7 +108,7 @@ def server() -> Iterator[Answers]:
 def test_any_body_gives_rows_or_a_sentence_that_quotes_nobody(scan, server, body) -> None:
     server.body, server.asked = body, 0
     url = f"http://127.0.0.1:{server.server_port}"
-    client = Client(require_credentials(Settings(auth_url=url, api_key="k", retry_seconds=0, max_concurrency=2)))
+    client = Client(require_credentials(Settings(auth_url=url, api_key="k", retry_seconds=0, max_concurrency=2)).tenant)
     said = "Nothing."
     try:
         assert all(isinstance(rows, pa.Table) for _, rows in Reader(client, {}).read(scan))
@@ -142,7 +142,11 @@ def test_whoever_is_looked_up_the_request_stays_at_its_endpoint(server, value) -
     server.body, server.asked = b"{}", 0
     known = Settings(auth_url=f"http://127.0.0.1:{server.server_port}", api_key="k", retry_seconds=0)
     with suppress(PropelError):
-        list(Reader(Client(require_credentials(known)), {}, ReadOptions(user_ids=[value])).read("user_by_id"))
+        list(
+            Reader(Client(require_credentials(known).tenant), {}, ReadOptions(lookups={"user_by_id": [value]})).read(
+                "user_by_id"
+            )
+        )
     assert server.asked == 1
     before, _, segment = server.path.partition("?")[0].rpartition("/")
     assert before == "/api/backend/v1/user"

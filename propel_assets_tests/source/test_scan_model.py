@@ -386,7 +386,7 @@ def test_a_quietly_changing_list_is_nearly_always_proved(ties) -> None:
 class ModelClient:
     """Stands for the HTTP client; answers from a `Server`, and lets the adversary act before."""
 
-    settings = SimpleNamespace(page_size=10, max_concurrency=4)
+    tenant = SimpleNamespace(page_size=10, max_concurrency=4)
 
     def __init__(self, server: Server, adversary: Adversary) -> None:
         self.server, self.adversary = server, adversary

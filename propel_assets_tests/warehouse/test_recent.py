@@ -6,10 +6,11 @@ import pytest
 
 from propel_assets.catalog import tables_of
 from propel_assets.errors import LossRefused
+from propel_assets.privacy.policy_file import load_policy
 from propel_assets.source.table_reader import ReadOptions
 from propel_assets.warehouse.checks import examine
 from propel_assets.warehouse.load import load_scan
-from propel_assets.warehouse.query import opened
+from propel_assets.warehouse.query import open_warehouse
 
 RECENT = ReadOptions(recent=True)
 USERS = "SELECT * FROM user_query ORDER BY user_id"
@@ -81,7 +82,7 @@ def test_a_clock_that_jumps_and_comes_back_loses_nobody_and_misleads_no_check(
 
     def load(options: ReadOptions | None = None) -> None:
         load_scan("users", settings, options=options)
-        with opened(settings) as warehouse:
+        with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
             findings = [finding for table in tables_of("users") for finding in examine(warehouse, table)]
         assert [finding.summary for finding in findings if finding.severity == "ERROR" and not finding.passed] == []
 

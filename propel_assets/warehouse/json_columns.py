@@ -1,15 +1,21 @@
-"""Keeps JSON columns JSON on their way into formats that have objects.
+"""Write JSON columns as JSON into file formats that have objects.
 
 Arrow has no JSON type: such a column is text. dlt writes that text into JSON Lines and INSERT statements as a string,
-and a destination with a real JSON type (Snowflake, BigQuery, Redshift) would then hold a string with JSON in it.
+and a destination with a JSON type (Snowflake, BigQuery, Redshift) would then store a string that contains JSON.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-from dlt.common.data_writers import writers
 from dlt.common.json import json
 from dlt.common.schema.typing import TTableSchemaColumns
+
+from propel_assets.warehouse.dlt_compat import (
+    ArrowToInsertValuesWriter,
+    ArrowToJsonlWriter,
+    ArrowToObjectAdapter,
+    register_writer,
+)
 
 
 class _DecodesJson:
@@ -18,7 +24,7 @@ class _DecodesJson:
     _json_columns: Sequence[str] = ()
 
     def write_header(self, columns_schema: TTableSchemaColumns) -> None:
-        """Remember which columns are JSON."""
+        """Note which columns are JSON."""
         self._json_columns = [name for name, column in columns_schema.items() if column.get("data_type") == "json"]
         super().write_header(columns_schema)  # type: ignore[misc]
 
@@ -30,18 +36,18 @@ class _DecodesJson:
                 for row in rows:
                     if row[name] is not None:
                         row[name] = json.loads(row[name])
-            super(writers.ArrowToObjectAdapter, self).write_data(rows)  # type: ignore[misc]
+            super(ArrowToObjectAdapter, self).write_data(rows)  # type: ignore[misc]
 
 
-class JsonlWriter(_DecodesJson, writers.ArrowToJsonlWriter):
-    """dlt's, with JSON columns as objects."""
+class JsonlWriter(_DecodesJson, ArrowToJsonlWriter):
+    """dlt's writer of JSON Lines, with JSON columns as objects."""
 
 
-class InsertValuesWriter(_DecodesJson, writers.ArrowToInsertValuesWriter):
-    """dlt's, with JSON columns as the destination writes JSON literals."""
+class InsertValuesWriter(_DecodesJson, ArrowToInsertValuesWriter):
+    """dlt's writer of INSERT statements, with JSON columns as JSON literals of the destination."""
 
 
-def keep_json() -> None:
-    """Make dlt use these writers for Arrow tables."""
+def register_json_writers() -> None:
+    """Make dlt write Arrow tables with these writers."""
     for writer in (JsonlWriter, InsertValuesWriter):
-        writers.WRITER_SPECS[writer.writer_spec()] = writer
+        register_writer(writer)

@@ -1,0 +1,114 @@
+"""The audit tables: `propel_scans` has a row for each table and load, `propel_checks` for each check."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from dlt.destinations.exceptions import DatabaseUndefinedRelation
+
+from propel_assets.catalog import PROPEL_SCANS, Table
+
+if TYPE_CHECKING:
+    from propel_assets.warehouse.query import Warehouse
+
+MAX_LOADS = 200
+MAX_CLOCK_DIFFERENCE = timedelta(hours=1)  # between the clocks of two machines
+
+
+@dataclass(frozen=True)
+class LoadRecord:
+    """A load of a table that is complete: its row of `propel_scans`."""
+
+    load_id: str
+    verdict: str
+    reason: str
+    rows_expected: int | None
+    rows_read: int
+    total_min: int | None
+    total_max: int | None
+    finished_at: datetime
+    unknown_fields: Any
+    values_read: Any = None
+
+
+def decode_json(value: Any) -> Any:
+    """Return a JSON value of an audit table. Some destinations return text, and SQLite's text is encoded twice."""
+    while isinstance(value, str):
+        value = json.loads(value)
+    return value
+
+
+class Audit:
+    """The audit tables of a warehouse."""
+
+    def __init__(self, warehouse: "Warehouse") -> None:
+        """Read and write through ``warehouse``."""
+        self._warehouse = warehouse
+
+    def last_load(self, table: Table, *, skipped: bool = False) -> LoadRecord | None:
+        """Return the last load that wrote ``table``; with ``skipped`` also one that kept the previous data."""
+        stored = self._warehouse.columns_of(PROPEL_SCANS.name)  # an earlier version has fewer columns
+        names = [field.name for field in dataclasses.fields(LoadRecord) if field.name in stored]
+        if not names:
+            return None
+        for row in self._loads(table, names, skipped=skipped):
+            return LoadRecord(**row)
+        return None
+
+    def rows_read(self, table: Table, *, loads: int) -> list[int]:
+        """Return the numbers of rows that the last loads read, the newest first; only loads of the newest mode."""
+        found = self._loads(table, ["mode", "rows_read"])
+        return [int(row["rows_read"]) for row in found if row["mode"] == found[0]["mode"]][:loads]
+
+    def rows_after(self, table: Table, *, loads: int) -> list[int]:
+        """Return the numbers of rows after the last loads, the newest first. Merges do not record them."""
+        found = self._loads(table, ["rows_expected"])
+        return [int(row["rows_expected"]) for row in found if row["rows_expected"] is not None][:loads]
+
+    def variant_reasons(self, table: Table) -> dict[str, set[str]]:
+        """Return why values are in the variant of each column, by the newest load that stored some there."""
+        found: dict[str, set[str]] = {}
+        if "variants" not in self._warehouse.columns_of(PROPEL_SCANS.name):
+            return found
+        for row in self._loads(table, ["variants"]):
+            reasons: dict[str, set[str]] = {}
+            for variant in decode_json(row["variants"]) or ():
+                reasons.setdefault(variant["column"], set()).add(variant["reason"])
+            found = reasons | found
+        return found
+
+    def resume_state(self, table: Table) -> dict[str, Any]:
+        """Return the resume state of the last load of ``table``; empty: there is none."""
+        if "resume_state" not in self._warehouse.columns_of(PROPEL_SCANS.name):
+            return {}
+        for row in self._loads(table, ["resume_state"], skipped=True):
+            return decode_json(row["resume_state"]) or {}
+        return {}
+
+    def _loads(self, table: Table, columns: Sequence[str], *, skipped: bool = False) -> list[dict[str, Any]]:
+        """Return ``columns`` of `propel_scans` for the complete loads of ``table``, the newest first.
+
+        Loads with a time in the future come last. A wrong clock wrote them, and they would be the newest for years.
+        """
+        warehouse = self._warehouse
+        selected = list(dict.fromkeys([*columns, "finished_at"]))
+        condition = "" if skipped else "AND s.verdict <> 'skipped' "
+        sql = (
+            f"SELECT {', '.join(f's.{name}' for name in selected)} FROM {warehouse.table(PROPEL_SCANS.name)} s "  # noqa: S608
+            f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
+            f"WHERE s.table_name = %s {condition}ORDER BY {warehouse.load_time} DESC, s.load_id DESC"
+        )
+        found: list[dict[str, Any]] = []
+        with contextlib.suppress(DatabaseUndefinedRelation):
+            found = [dict(zip(selected, row, strict=True)) for row in warehouse.rows(sql, table.name, limit=MAX_LOADS)]
+        for row in found:
+            at = row["finished_at"]
+            at = datetime.fromisoformat(at) if isinstance(at, str) else at  # SQLite
+            row["finished_at"] = at if at.tzinfo else at.replace(tzinfo=UTC)
+        latest = datetime.now(UTC) + MAX_CLOCK_DIFFERENCE
+        found.sort(key=lambda row: row["finished_at"] > latest)
+        return [{name: row[name] for name in columns} for row in found]
