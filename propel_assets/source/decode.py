@@ -83,12 +83,6 @@ class RowType:
         self.widening = threading.RLock()
         self.struct = self._build()
 
-    @property
-    def surprises(self) -> dict[str, str]:
-        """API fields that are not as the catalogue says, and what each is."""
-        new = dict.fromkeys(self.unknown, "unexpected")
-        return new | {name: f"not {self._declared[name].type}, see {name}{VARIANT}" for name in self.misfits}
-
     def _build(self) -> type[msgspec.Struct]:
         fields: list[Any] = []
         for name, column in self._declared.items():
