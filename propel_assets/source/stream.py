@@ -89,6 +89,8 @@ class ScanResult:
     passes: int = 1
     pages: int = 0
     unknown_fields: Mapping[str, str] = field(default_factory=dict)
+    values_read: Mapping[str, int] = field(default_factory=dict)
+    variants: Sequence[Mapping[str, Any]] = ()
     emptied: Sequence[str] = ()
     newest: float | None = None
     cursor: Mapping[str, Any] | None = None
