@@ -7,6 +7,7 @@ The direct way in (the auth URL) and the clients' way in (another host and the h
 ``X-Propelauth-url``) are the same here: the header is not looked at.
 """
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ from propel_assets.sandbox.org_endpoints import OrgEndpoints
 from propel_assets.sandbox.parameters import Refusal, refuse
 from propel_assets.sandbox.store import Store
 from propel_assets.sandbox.user_endpoints import UserEndpoints
+from propel_assets.sandbox.webhooks import Webhooks
 
 API_KEY = "sandbox-api-key"
 USER_TOKEN = "sandbox-user-token"  # noqa: S105 - opens nothing but this sandbox
@@ -31,24 +33,31 @@ USER_TOKEN = "sandbox-user-token"  # noqa: S105 - opens nothing but this sandbox
 Handler = Callable[[Call], Any]
 
 
-def build_app(store: Store, faults: Faults, arrived: Callable[[Request, Struck], None]) -> Interference:
+def build_app(
+    store: Store,
+    faults: Faults,
+    log_request: Callable[[Request, Struck], None],
+    webhooks: Webhooks,
+) -> Interference:
     """Return the ASGI app of one environment.
 
     Args:
-        store: the state to answer from.
-        faults: the switches, which may change while the app answers.
-        arrived: told of each request to the API before it is answered.
+        store: the state.
+        faults: the switches, which can change while the app runs.
+        log_request: called with each request to the API before the response.
+        webhooks: the deliveries of webhook events.
     """
     control = [
         Route(CONTROL_PATH, _status(store, faults)),
         Route(f"{CONTROL_PATH}/faults", _switches(faults), methods=["GET", "POST", "DELETE"]),
+        Route(f"{CONTROL_PATH}/webhooks", lambda _: JSONResponse(webhooks.describe())),
     ]
     api = [
         _route(store, path, handler, token=token, methods=methods or ["GET"])
         for token, routes in _routes(store).items()
         for path, handler, *methods in routes
     ]
-    return Interference(Starlette(routes=[*control, *api]), faults, arrived)
+    return Interference(Starlette(routes=[*control, *api]), faults, log_request)
 
 
 def _routes(store: Store) -> dict[str | None, list[tuple[Any, ...]]]:
@@ -122,6 +131,17 @@ def _insight_routes(store: Store) -> list[tuple[Any, ...]]:
     ]
 
 
+class _JsonResponse(JSONResponse):
+    """A JSON body. Text that UTF-8 does not have, such as half of a UTF-16 pair, is sent as ASCII escapes."""
+
+    def render(self, content: Any) -> bytes:
+        """Return the body."""
+        try:
+            return super().render(content)
+        except UnicodeEncodeError:
+            return json.dumps(content, allow_nan=False).encode()
+
+
 def _route(store: Store, path: str, handler: Handler, *, token: str | None, methods: list[str]) -> Route:
     """Return a route that checks the bearer token, calls ``handler`` and answers in JSON."""
 
@@ -131,7 +151,7 @@ def _route(store: Store, path: str, handler: Handler, *, token: str | None, meth
         try:
             call = await _read_call(request)
             with store.lock:
-                return JSONResponse(handler(call))
+                return _JsonResponse(handler(call))
         except Refusal as refusal:
             if refusal.body is None:
                 return Response(status_code=refusal.status)

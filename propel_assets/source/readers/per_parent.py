@@ -40,7 +40,7 @@ def read_per_parent(context: ScanContext, table: Table, shape: PerParent) -> Ite
                 outcome = replace(outcome, verdict="counted", reason=join_reasons(outcome.reason, reason))
     constants = None if shape.has_key else {parameter: [*rows]}
     yield Rows(table.name, row_type.to_arrow([*rows.values()], constants))
-    result = replace(list_result(table, outcome, row_type), rows_read=len(rows), newest=None)
+    result = replace(list_result(table, outcome), rows_read=len(rows), newest=None)
     yield _with_flagged(context, shape, result, rows) if shape.flag else result
 
 

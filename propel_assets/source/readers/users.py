@@ -142,7 +142,7 @@ def _results(
         outcome = replace(outcome, verdict="counted", reason=join_reasons(outcome.reason, reason))
     mode: Mode = "recent" if is_recent else "full"
     cursor = {READ_UNTIL: newest_activity} if context.wants(ORG_MEMBERSHIP) else None
-    yield replace(list_result(USER_QUERY, outcome, user), mode=mode, cursor=cursor)
+    yield replace(list_result(USER_QUERY, outcome), mode=mode, cursor=cursor)
     yield ScanResult(
         table_name=ORG_MEMBERSHIP.name,
         verdict="skipped" if no_orgs_reason else outcome.verdict,
@@ -151,7 +151,6 @@ def _results(
         rows_read=memberships.rows_read,
         passes=outcome.passes,
         pages=outcome.pages,
-        unknown_fields=memberships.row_type.surprises,
         emptied=tuple(memberships.emptied),
     )
 
@@ -168,7 +167,7 @@ def _compare_isolated_orgs(context: ScanContext, counted: dict[str, int]) -> str
     """Compare the members counted for each isolated org with the total of the org's own list.
 
     Return what is missing, or empty text. At most `MAX_COMPARED_ORGS` are compared, those with the fewest members
-    first: one request each (docs/decisions/0009-isolated-orgs.md).
+    first: one request each (docs/decisions/0015-isolated-orgs.md).
     """
     if not counted:
         return ""
