@@ -43,7 +43,7 @@ notebook: .venv/has-dashboard  ## notebooks/explore.py as an app, on what `make 
 	@exec $(BIN)/marimo run notebooks/explore.py
 
 dashboard: .venv/has-dashboard  ## dlt's dashboard of the pipeline: runs, schema, rows
-	@exec $(BIN)/marimo run $$($(BIN)/python -c 'from dlt._workspace.helpers.dashboard import dlt_dashboard as app; print(app.__file__)') -- --pipeline propel_auth_pipeline
+	@exec $(BIN)/marimo run $$($(BIN)/python -m propel_assets.warehouse.dlt_compat) -- --pipeline propel_auth_pipeline
 
 test: .venv/has-test  ## the tests that need nothing but Python
 	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not ($(LEFT_OUT))' $(PYTEST_FLAGS)
