@@ -2,10 +2,10 @@
 
 import contextlib
 import gc
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import dlt
@@ -18,11 +18,10 @@ from propel_assets.catalog import BY_NAME, tables_of
 from propel_assets.errors import PropelError, WarehouseError, find_cause
 from propel_assets.privacy.policy import Policy
 from propel_assets.privacy.policy_file import load_policy
-from propel_assets.privacy.redaction import without_personal_data
+from propel_assets.privacy.redaction import describe_error
 from propel_assets.settings import Settings, Target, require_credentials
 from propel_assets.source.dlt_source import MERGE, propel_auth_source
-from propel_assets.source.lists import Progress, ScanReport
-from propel_assets.source.table_reader import ReadOptions
+from propel_assets.source.stream import Progress, ReadOptions, ResumeState, ScanResult
 from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.pipeline import (
     build_pipeline,
@@ -34,7 +33,6 @@ from propel_assets.warehouse.pipeline import (
 )
 from propel_assets.warehouse.query import connect
 
-MAX_ERROR = 500
 ROWS_PER_DELETE = 500
 
 
@@ -43,7 +41,7 @@ class ScanLoad:
     """What one load did. ``seconds`` is wall time, reading included."""
 
     load_id: str
-    reports: Sequence[ScanReport]
+    results: Sequence[ScanResult]
     seconds: float
 
 
@@ -63,7 +61,7 @@ def load_scan(
     settings = require_credentials(settings)
     target, policy = settings.target, load_policy(settings.privacy_settings)  # refused before anything is opened
     started = time.monotonic()
-    reports: list[ScanReport] = []
+    results: list[ScanResult] = []
     names = [table.name for table in tables_of(scan)]
     with working_folder() as folder:
         pipeline = build_pipeline(target, folder, say)
@@ -72,7 +70,7 @@ def load_scan(
             say(f"{settings.destination} cannot replace rows by their key: everything is read.")
             options = replace(options, recent=False)
         if writes_plain_files(target):
-            options = replace(options, anew=True)
+            options = replace(options, full_refresh=True)
         try:
             with load_lock(target, pipeline, say):
                 pipeline.sync_destination()
@@ -80,37 +78,50 @@ def load_scan(
                     tables=names,
                     settings=settings,
                     options=options,
-                    resume_state=_resume_state(pipeline, target, policy, scan),
+                    resume_store=AuditResumeStore(pipeline, target, policy),
                     stored_keys=lambda name: _stored_keys(pipeline, target, policy, name),
-                    on_report=reports.append,
+                    on_result=results.append,
                     progress=progress,
                 )
                 if writes_plain_files(target):  # dlt would append what it cannot merge
                     for table in tables_of(scan):
                         source.resources[table.name].apply_hints(write_disposition="replace")
                 pipeline.extract(source, **load_formats(target))
-                _give_memory_back()
+                release_memory()
                 pipeline.normalize()
                 with write_lock(target, pipeline, say):
-                    for report in reports:
-                        _remove(pipeline, report)
+                    for result in results:
+                        _delete_emptied(pipeline, result)
                     info = pipeline.load()
                     info.raise_on_failed_jobs()
-                    _clear_staging(pipeline, [report.table_name for report in reports if not report.skipped])
+                    _clear_staging(pipeline, [result.table_name for result in results if not result.skipped])
                 sync_local_pipeline(target)
         except Exception as error:  # each database's driver has error classes of its own
             raise _ours(error, scan, settings) from None
-    return ScanLoad(info.loads_ids[0] if info.loads_ids else "", reports, time.monotonic() - started)
+    return ScanLoad(info.loads_ids[0] if info.loads_ids else "", results, time.monotonic() - started)
 
 
-def _resume_state(pipeline: dlt.Pipeline, target: Target, policy: Policy, scan: str) -> dict[str, Any]:
-    """Return the resume state of the scan. It takes precedence over dlt's state.
+class AuditResumeStore:
+    """Reads resume states from `propel_scans`. Each load writes its own with its rows of that table.
 
-    Of loads that run beside each other the last one to begin leaves its state at the destination, and what it knows of
-    other scans may be older than they; and where a clock has once gone wrong, dlt takes that state for the newest.
+    dlt's state is not used: of concurrent loads, the last one to begin stores its state, which can be older than what
+    other loads have written; and dlt uses the state with the latest time, even if a clock was wrong.
     """
-    with connect(pipeline, target, policy) as warehouse:
-        return warehouse.audit.resume_state(tables_of(scan)[0])
+
+    def __init__(self, pipeline: dlt.Pipeline, target: Target, policy: Policy) -> None:
+        """Read from the warehouse of ``pipeline``."""
+        self._connect = partial(connect, pipeline, target, policy)
+
+    def read(self, scan: str) -> ResumeState:
+        """Return the resume state of the last complete load of ``scan``."""
+        with self._connect() as warehouse:
+            stored = warehouse.audit.resume_state(tables_of(scan)[0])
+            if not stored:
+                return ResumeState(auth_host=warehouse.audit.last_auth_host())
+        return ResumeState.from_json(stored)
+
+    def write(self, scan: str, state: ResumeState) -> None:
+        """Do nothing: ``state`` is in the rows of `propel_scans`, which the load writes."""
 
 
 def _stored_keys(pipeline: dlt.Pipeline, target: Target, policy: Policy, name: str) -> Iterator[Any]:
@@ -118,8 +129,8 @@ def _stored_keys(pipeline: dlt.Pipeline, target: Target, policy: Policy, name: s
         yield from warehouse.keys(BY_NAME[name])
 
 
-def _give_memory_back() -> None:
-    """Give back what reading took, before the database asks for more. `lists.py` lets Python look seldom."""
+def release_memory() -> None:
+    """Release the memory of the scan before the database needs it. `source/lists.py` collects garbage rarely."""
     gc.collect()
     pa.default_memory_pool().release_unused()
 
@@ -145,34 +156,28 @@ def empty_bucket(pipeline: dlt.Pipeline, tables: Sequence[str]) -> None:
             bucket.initialize_storage(truncate_tables=list(tables))
 
 
-def _remove(pipeline: dlt.Pipeline, report: ScanReport) -> None:
-    """Delete the rows of those who have none any more: a merge deletes nothing without a row to put in its place.
+def _delete_emptied(pipeline: dlt.Pipeline, result: ScanResult) -> None:
+    """Delete the rows of users who have none any more: a merge deletes rows only where it inserts others.
 
-    Before the load, which remembers how far was read: killed in between, they are only deleted twice.
+    This comes before the load, which stores the resume state. After a kill in between, they are deleted again.
     """
-    if not report.emptied:
+    if not result.emptied:
         return
     with pipeline.sql_client() as client, contextlib.suppress(DatabaseUndefinedRelation):
-        for start in range(0, len(report.emptied), ROWS_PER_DELETE):
-            some = report.emptied[start : start + ROWS_PER_DELETE]
+        for start in range(0, len(result.emptied), ROWS_PER_DELETE):
+            some = result.emptied[start : start + ROWS_PER_DELETE]
             places = ", ".join(["%s"] * len(some))
-            table = client.make_qualified_table_name(report.table_name)
+            table = client.make_qualified_table_name(result.table_name)
             client.execute_sql(f"DELETE FROM {table} WHERE user_id IN ({places})", *some)  # noqa: S608 - a quoted name
 
 
 def _ours(error: Exception, scan: str, settings: Settings) -> PropelError:
-    """Return the error of ours inside ``error``, or one that says what dlt could not do, without anybody's data."""
+    """Return the error of ours inside ``error``, or one that describes it without its text, which may quote rows."""
     cause = find_cause(error)
     if cause is not None:
         return cause
     step = error.step if isinstance(error, PipelineStepFailed) else "opening the destination"
-    inner = error.exception if isinstance(error, PipelineStepFailed) and error.exception else error
-    # Of a traceback its last error: the first line of that, since PostgreSQL goes on with somebody's row.
-    raised = re.findall(r"^(?:\w+\.)+[A-Z]\w*: .+$", str(inner), re.MULTILINE)
-    text = without_personal_data(raised[-1] if raised else str(inner))
-    for secret in (settings.api_key, settings.oauth_token, settings.privacy_key):
-        text = text.replace(secret, "<secret>") if secret else text
     return WarehouseError(
-        f"Loading {scan} into {settings.destination} failed ({step}): {type(inner).__name__}: {text[:MAX_ERROR]}. "
-        "The last good rows are still there. Put right what it names and run again."
+        f"Loading {scan} into {settings.destination} failed ({step}): {describe_error(error)}. "
+        "The previous data is kept. Correct the cause and run the load again."
     )

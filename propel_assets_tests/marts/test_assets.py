@@ -72,7 +72,7 @@ def test_a_check_with_nothing_to_compare_says_why(small_sandbox, small, query) -
         assert evaluation.passed
         assert skipped(evaluation) == " ".join(f"{table} was skipped: {told[table]}" for table in read)
         assert evaluation.description == f"Skipped, nothing to compare: {skipped(evaluation)}"
-        assert "answered 403" in skipped(evaluation)
+        assert "returned 403" in skipped(evaluation)
 
 
 def test_a_check_that_compared_does_not_say_that_it_was_skipped(small) -> None:

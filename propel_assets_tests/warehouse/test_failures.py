@@ -95,7 +95,7 @@ def test_rows_that_cannot_be_inserted_leave_the_old_ones(loaded, database, users
     loaded.store.update_user(min(before), email=None)
     ran = run_cli("load", "user_query")
     assert ran.returncode == 1
-    assert "NOT NULL constraint failed: user_query.email" in ran.stderr, ran.stderr
+    assert "ConstraintException (user_query.email)" in ran.stderr, ran.stderr
     assert users() == before
 
 

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import tomllib
 
 import pyarrow as pa
 import pytest
@@ -11,9 +10,9 @@ import pytest
 from propel_assets.catalog import TABLES
 from propel_assets.errors import SettingsError
 from propel_assets.privacy.filter import PrivacyFilter
-from propel_assets.privacy.policy_file import STRICT_FILE, load_policy
+from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import PrivacySettings, load_settings
-from propel_assets.source.table_reader import ReadOptions
+from propel_assets.source.stream import ReadOptions
 from propel_assets.warehouse.load import load_scan
 
 KEY = "a key for these tests only"
@@ -59,11 +58,23 @@ def test_open_lets_rows_go_on_as_they_are() -> None:
     assert PrivacyFilter(PrivacySettings(), {}).apply("user_query", rows) is rows
 
 
-def test_strict_says_what_becomes_of_every_column_and_of_no_other() -> None:
-    written = tomllib.loads(STRICT_FILE.read_text())
-    assert written.pop("unclassified") == "drop"
-    told = {name: {c for c in columns if "." not in c} for name, columns in written.items()}
-    assert told == {table.name: {column.name for column in table.columns} for table in TABLES}
+def test_strict_hashes_and_drops_exactly_these_columns(strict) -> None:
+    policy = load_policy(load_settings().privacy_settings)
+    columns = {action: {name for t in TABLES for name in policy.columns(t, action)} for action in ("hash", "drop")}
+    assert columns["hash"] == {"email", "invitee_email", "inviter_email", "legacy_user_id", "looked_up", "username"}
+    assert columns["drop"] == {
+        "display_name",
+        "first_name",
+        "last_name",
+        "metadata",
+        "mfa_setup",
+        "org_id_to_org_info",
+        "org_metadata",
+        "picture_url",
+        "properties",
+        "user_signup_query_parameters",
+    }
+    assert str(policy.rules["oauth_userinfo"]["org_id_to_org_info"]) == "keep, * keep, *.org_metadata drop"
 
 
 def test_strict_treats_every_column_that_is_marked_personal(strict) -> None:
@@ -147,10 +158,10 @@ def test_a_field_nobody_knows_is_held_back_and_fails_its_check(strict, small, qu
 def test_a_recent_load_under_another_policy_reads_everybody_again(policy, settings, query) -> None:
     load_scan("users", settings)
     policy('[user_query]\nemail = "hash"')
-    reports = load_scan("users", load_settings(), options=RECENT).reports
+    reports = load_scan("users", load_settings(), options=RECENT).results
     assert {report.mode for report in reports} == {"full"}
     assert query("SELECT count(*) FROM user_query WHERE email LIKE '%@%'") == [(0,)]
-    assert {r.mode for r in load_scan("users", load_settings(), options=RECENT).reports} == {"recent"}
+    assert {r.mode for r in load_scan("users", load_settings(), options=RECENT).results} == {"recent"}
 
 
 @pytest.mark.parametrize(
