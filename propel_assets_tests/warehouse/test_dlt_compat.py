@@ -27,10 +27,10 @@ from propel_assets.warehouse.destinations.jobs import ClientJob, SetsClient
 from propel_assets_tests.processes import ROOT
 
 PACKAGE = Path(propel_assets.__file__).parent
-COMPAT = ("warehouse/dlt_compat.py", "marts/dbt_compat.py", "source/dlt_source.py")
+COMPAT = ("warehouse/dlt_compat.py", "marts/dbt_compat.py")
 # What dlt documents, and the base classes of `dlt.common.destination` that the author of a destination extends.
 DOCUMENTED = re.compile(
-    r"dlt(\.(destinations|extract|sources))?(\.\w+)?"
+    r"dlt(\.(destinations|extract|sources))?(\.\w+)?|dlt\.common\.pipeline\.LoadInfo"
     r"|dlt\.(destinations|pipeline)\.exceptions\.\w+"
     r"|dlt\.common\.(configuration|destination|json|pendulum|schema|typing)(\.\w+)*"
 )
