@@ -31,13 +31,13 @@ def scan(http: httpx.Client, *, page_size: int = 10, pages: int = 30) -> list[st
 # How they are set
 
 
-def test_a_fault_strikes_the_next_requests_and_is_off_again(sandbox, http) -> None:
+def test_a_fault_affects_the_next_requests_and_is_off_again(sandbox, http) -> None:
     sandbox.faults.set("server_error", 503, requests=2)
     assert [http.get(USERS).status_code for _ in range(4)] == [503, 503, 200, 200]
     assert sandbox.faults.describe() == {}
 
 
-def test_a_fault_strikes_only_its_paths(sandbox, http) -> None:
+def test_a_fault_affects_only_its_paths(sandbox, http) -> None:
     sandbox.faults.set("server_error", 500, path="/api/backend/v1/org")
     assert (http.get(ORGS).status_code, http.get(USERS).status_code) == (500, 200)
     sandbox.faults.clear("server_error")
@@ -47,7 +47,7 @@ def test_a_fault_strikes_only_its_paths(sandbox, http) -> None:
 def test_a_fault_begins_after_so_many_requests_and_is_counted(sandbox, http) -> None:
     sandbox.faults.parse(f"server_error=503,path={USERS},after=2,requests=1")
     assert [http.get(path).status_code for path in (USERS, ORGS, USERS, USERS, USERS)] == [200, 200, 200, 503, 200]
-    assert sandbox.faults.struck == {"server_error": 1}
+    assert sandbox.faults.hits == {"server_error": 1}
 
 
 def test_a_share_of_the_requests_is_drawn_from_the_seed() -> None:
