@@ -25,6 +25,8 @@ from propel_assets.sandbox.store import Store
 HOST = "127.0.0.1"
 LOG_LENGTH = 100_000
 STOP_SECONDS = 1
+SERVER = "propel-assets-sandbox"
+"""The header `Server` of every response is this, a slash and the seed: the same tenant on every port."""
 
 
 def listen(port: int) -> socket.socket:
@@ -134,6 +136,7 @@ class Sandbox:
         config = uvicorn.Config(app, lifespan="off", ws="none", log_config=None, access_log=False)
         config.load()
         state = ServerState()
+        state.default_headers = [(b"server", f"{SERVER}/{self.store.seed}".encode())]
         server = await asyncio.get_running_loop().create_server(
             lambda: TrackedProtocol(config, state, {}), sock=listener
         )
