@@ -14,7 +14,7 @@ RELEASE := .venv-release
 # The extras in the image, and the tests that say whether the lowest versions do.
 DEPLOYED := production,postgres,celery,k8s
 SAMPLE := $(addprefix propel_assets_tests/,test_definitions.py defs/test_recent.py warehouse/test_load.py warehouse/test_recent.py)
-WITH_DAGSTER := $(addprefix propel_assets_tests/,defs marts deploy test_definitions.py test_dagster_dev.py test_cli.py test_secrets.py)
+WITH_DAGSTER := $(addprefix propel_assets_tests/,cli defs marts deploy test_definitions.py test_secrets.py)
 LEFT_OUT := node or browser or destinations
 PYTEST_FLAGS ?=
 FUZZ_SECONDS ?= 60

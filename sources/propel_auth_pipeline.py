@@ -3,6 +3,9 @@
 import dlt
 from propel_auth import propel_auth_source
 
+from propel_assets.errors import exit_on_error
+
 if __name__ == "__main__":
-    pipeline = dlt.pipeline("propel_auth_pipeline", destination="duckdb", dataset_name="propel_auth_data")
-    print(pipeline.run(propel_auth_source()))
+    with exit_on_error():
+        pipeline = dlt.pipeline("propel_auth_pipeline", destination="duckdb", dataset_name="propel_auth_data")
+        print(pipeline.run(propel_auth_source()))

@@ -1,18 +1,56 @@
-"""The command `propel-assets fault`, which sets the switches of a running sandbox."""
+"""The commands `propel-assets sandbox` and `propel-assets fault`."""
 
 import json
 from dataclasses import asdict
+from datetime import date
 from typing import Any, TypeGuard
 
 import click
 
+from propel_assets.cli.arguments import PORT, sandbox_options
 from propel_assets.sandbox.switches import LIMITS, SWITCHES, Fault, parse_option, read_switch
 
 SECONDS = 10
-"""How long one request may take."""
+"""Time limit of one request to the sandbox."""
 
 
-@click.command()
+@click.command(short_help="Run a PropelAuth on this machine.")
+@click.option("--port", default=8400, type=PORT, show_default=True, help="Port on 127.0.0.1; 0 for a free one.")
+@sandbox_options
+@click.option(
+    "--fault",
+    "faults",
+    multiple=True,
+    help="A fault that is on from the start, as for `propel-assets fault`, for example latency_ms=50. Repeatable.",
+)
+def sandbox(port: int, users: int, orgs: int, seed: int, now: date, faults: tuple[str, ...]) -> None:
+    """Run a PropelAuth on this machine, with users, orgs, roles, API keys and insight reports.
+
+    \b
+    Examples:
+      propel-assets sandbox
+      propel-assets sandbox --port 8400 --users 100000 --seed 7
+      propel-assets sandbox --fault rate_limit=10 --fault latency_ms=50
+    """
+    from propel_assets.sandbox.running import serve
+
+    try:
+        for option in faults:
+            parse_option(option)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--fault") from error
+
+    def print_settings(url: str) -> None:
+        click.echo(f"PROPELAUTH_AUTH_URL={url}\nPROPELAUTH_API_KEY=sandbox-api-key")
+        click.echo("PROPELAUTH_OAUTH_TOKEN=sandbox-user-token")
+
+    try:
+        serve(port=port, users=users, orgs=orgs, seed=seed, now=now, faults=faults, on_ready=print_settings)
+    except OSError as error:
+        raise click.ClickException(f"Cannot listen on port {port}: {error.strerror}. Choose another --port.") from error
+
+
+@click.command(short_help="Turn faults of a running sandbox on or off.")
 @click.argument("options", nargs=-1, metavar="[NAME[=VALUE][,LIMIT=VALUE]...]...")
 @click.option("--url", default="http://127.0.0.1:8400", show_default=True, help="URL of the running sandbox.")
 @click.option("--clear", is_flag=True, help="Turn the named faults off; all of them when none is named.")
@@ -92,7 +130,7 @@ def _request(method: str, url: str, body: Any = None) -> dict[str, Any]:
         return answer
     raise click.ClickException(
         f"{url} is not a sandbox with faults: {method} /sandbox/faults returned status {response.status}. Set the URL "
-        "of `propel-assets sandbox` or `propel-assets dev` with --url. With --frozen, faults are set at the start only."
+        "of `propel-assets sandbox` or `propel-assets dev` with --url."
     )
 
 

@@ -274,7 +274,7 @@ def _environment(settings: Settings, pipeline: Any) -> dict[str, str]:
     if kind not in ADAPTERS:
         raise SettingsError(
             f"There is no dbt profile for {settings.destination} in propel-assets. The models are portable: use "
-            f"{PROJECT} as a package of a dbt project with a profile of your own (docs/marts.md)."
+            f"{PROJECT} as a package of a dbt project with a profile of your own."
         )
     if not importlib.util.find_spec(f"dbt.adapters.{kind}"):
         raise SettingsError(

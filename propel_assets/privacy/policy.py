@@ -95,7 +95,7 @@ class Policy:
 
     def digest(self, value: str) -> str:
         """Return the keyed hash of ``value``: HMAC-SHA256, 64 hex digits, equal in every column and table."""
-        return hmac.digest(self.key, value.encode(), "sha256").hex()
+        return hmac.digest(self.key, value.encode(errors="surrogatepass"), "sha256").hex()
 
     def columns(self, table: Table, action: Action) -> list[str]:
         """Return the columns of ``table`` with this action, or with parts that have it."""

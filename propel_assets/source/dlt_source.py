@@ -145,7 +145,7 @@ def _resources(
 def _add_privacy(report: ScanReport, privacy: PrivacyFilter) -> None:
     """Take what the privacy filter has removed out of the counts of ``report``."""
     name = report.table_name
-    if out := privacy.rows_left_out.get(name):
+    if out := privacy.rows_left_out[name]:
         report.rows_read -= out
         report.total_min = None if report.total_min is None else report.total_min - out
         report.total_max = None if report.total_max is None else report.total_max - out

@@ -107,7 +107,10 @@ def schema(warehouse: Warehouse, table: Table) -> Finding:
         text = f"PropelAuth sends this table otherwise than declared: {wrong}."
         return _finding(table, "schema", text, failed="ERROR", evidence=evidence, query=query)
     if held_back:
-        text = f"Fields the privacy policy does not know were held back: {', '.join(held_back)}. See docs/privacy.md."
+        text = (
+            f"Fields the privacy policy does not know were held back: {', '.join(held_back)}. Add rules for them to "
+            "the policy file; propel-assets privacy shows the rules in force."
+        )
         return _finding(table, "schema", text, failed="ERROR", evidence=evidence, query=query)
     if unknown:
         text = f"Fields the catalogue does not know were loaded too: {', '.join(unknown)}."

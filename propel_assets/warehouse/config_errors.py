@@ -7,7 +7,6 @@ import dlt
 from dlt.common.configuration.exceptions import ConfigFieldMissingException, LookupTrace, LookupTraces
 
 from propel_assets.errors import SettingsError
-from propel_assets.settings import dlt_file_errors
 from propel_assets.warehouse.destinations.policies import extra_of
 
 ENVIRONMENT_VARIABLES = "Environment Variables"  # dlt's name of that provider
@@ -17,13 +16,12 @@ ENVIRONMENT_VARIABLES = "Environment Variables"  # dlt's name of that provider
 def explain_config_errors(destination: str, kind: str) -> Iterator[None]:
     """Raise `SettingsError` where dlt reports a missing setting or a missing package of a destination."""
     try:
-        with dlt_file_errors():
-            yield
+        yield
     except ConfigFieldMissingException as error:
         choices = list(dict.fromkeys(" and ".join(names) for names in missing_variables(error.traces)))
         raise SettingsError(
             f"The destination {destination} is not configured. Set {', or '.join(choices)}, or the same in "
-            ".dlt/secrets.toml. docs/destinations.md has an example for each destination."
+            ".dlt/secrets.toml."
         ) from None
     except ImportError as error:
         extra = extra_of(kind, dlt.config.get("destination.filesystem.bucket_url", str) or "")

@@ -38,8 +38,7 @@ TEXTS = re.compile(
 )
 AFTERWARDS = (
     "Every load leaves this person out from now on. Delete them at PropelAuth too: while they are there, only the list "
-    "in this warehouse keeps them out. Out of reach are backups, exports, and what Dagster keeps of its runs; "
-    "docs/privacy.md has more."
+    "in this warehouse keeps them out. Out of reach are backups, exports, and what Dagster keeps of its runs."
 )
 HASH = re.compile("[0-9a-f]{64}")
 UNFINISHED = "erasing"  # in dlt's state: the rows by which `propel_scans` is lowered after a kill

@@ -14,7 +14,7 @@ from dlt.common.destination.reference import DestinationReference
 from filelock import FileLock
 
 from propel_assets.errors import SettingsError
-from propel_assets.settings import DATASET, PIPELINE, Target
+from propel_assets.settings import DATASET, PIPELINE, Target, dlt_file_errors
 from propel_assets.warehouse.config_errors import explain_config_errors
 from propel_assets.warehouse.destinations.duckdb import atomic_duckdb
 from propel_assets.warehouse.destinations.policies import DESTINATIONS, policy_of
@@ -33,7 +33,7 @@ def build_pipeline(target: Target, folder: str | None, log: Log = lambda _: None
     options: dict[str, Any] = {"pipelines_dir": folder} if folder else {}
     if target.staging:
         options["staging"] = target.staging
-    with explain_config_errors(target.destination, destination_kind(target)):
+    with dlt_file_errors(), explain_config_errors(target.destination, destination_kind(target)):
         options |= {"destination": build_destination(target, log), "dataset_name": target.named(DATASET)}
         pipeline = dlt.pipeline(target.named(PIPELINE), **options)
         _ = pipeline.destination.client_class  # imports its packages: a missing package is reported before settings

@@ -25,7 +25,7 @@ from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, load_formats
 
 BATCH_ROWS = 10_000
-HOW_TO_LOAD = "Run propel-assets load first, or make demo to try."
+HOW_TO_LOAD = "Run propel-assets load first. To try without a tenant: propel-assets demo."
 
 
 class Warehouse:

@@ -1,4 +1,4 @@
-"""Frozen mode: the same answers as the live server, from files that stay the same."""
+"""The pages of the benchmarks: the same responses as those of the sandbox, from files."""
 
 import subprocess
 import sys
@@ -11,10 +11,12 @@ from typing import Any
 import httpx
 import pytest
 
-from propel_assets.sandbox.frozen import freeze, gate_options
+from benchmarks.frozen_pages import freeze, gate_options
+from propel_assets.sandbox.running import Sandbox
 
 USERS = "/api/backend/v1/user/query"
 COUNT = 250
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "frozen_pages.py"
 
 
 @pytest.fixture(scope="module")
@@ -25,16 +27,13 @@ def folder(tmp_path_factory) -> Path:
 
 
 @contextmanager
-def served(folder: Path, **settings: Any) -> Iterator[httpx.Client]:
+def served(folder: Path, *faults: str, users: int = COUNT) -> Iterator[httpx.Client]:
     """Serve ``folder`` in a process of its own; yield a client that sends the key."""
-    code = (
-        "from pathlib import Path; from propel_assets.sandbox.frozen import serve_frozen;"
-        f"serve_frozen(Path({str(folder)!r}), port=0, **{settings!r},"
-        " on_ready=lambda url: print(url, flush=True))"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as server:
+    command = [sys.executable, str(SCRIPT), str(folder), "--users", str(users), "--seed", "3"]
+    command += [word for fault in faults for word in ("--fault", fault)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
-        url = server.stdout.readline().strip()
+        url = server.stdout.readline().strip().removeprefix("PROPELAUTH_AUTH_URL=")
         headers = {"Authorization": "Bearer sandbox-api-key"}
         with httpx.Client(base_url=url, headers=headers) as client:
             yield client
@@ -73,8 +72,9 @@ def test_every_user_is_on_one_page(everyone, page) -> None:
     assert small == everyone
 
 
-def test_users_look_as_those_of_the_live_server(everyone, read_all) -> None:
-    live = read_all("user/query", "users", include_orgs="true")
+def test_users_have_the_fields_of_those_of_the_sandbox(everyone) -> None:
+    with Sandbox(users=100, orgs=24, seed=7) as sandbox:
+        live = [sandbox.store.user_object(user_id, include_orgs=True) for user_id in sandbox.store.users]
     shapes = [{name for user in users for name in user} for users in (everyone, live)]
     assert shapes[1] - shapes[0] <= {"legacy_user_id", "impersonator_user_id"}
     assert shapes[0] <= shapes[1]
@@ -98,13 +98,13 @@ def test_other_orders_and_plain_users(everyone, page) -> None:
     assert plain == without
 
 
-def test_a_page_is_clamped_and_there_is_nothing_behind_the_last(page) -> None:
+def test_a_large_page_size_is_reduced_and_a_page_after_the_last_is_empty(page) -> None:
     assert page(page_size=1000)["page_size"] == 100
-    behind = page(page_number=99, include_orgs="true")
-    assert (behind["users"], behind["has_more_results"]) == ([], False)
+    after = page(page_number=99, include_orgs="true")
+    assert (after["users"], after["has_more_results"]) == ([], False)
 
 
-def test_it_refuses_as_the_live_server_does(frozen) -> None:
+def test_it_refuses_what_the_sandbox_refuses(frozen) -> None:
     assert frozen.get(USERS, params={"page_size": "x"}).status_code == 400
     assert frozen.get(USERS, params={"include_orgs": "yes"}).status_code == 400
     assert frozen.get(USERS, params={"legacy_user_id": "1"}).json() == {"legacy_user_id": ["was not frozen"]}
@@ -113,21 +113,20 @@ def test_it_refuses_as_the_live_server_does(frozen) -> None:
     assert frozen.post(USERS).status_code == 404
 
 
-def test_the_files_are_the_same_again(folder, tmp_path) -> None:
+def test_the_same_arguments_write_the_same_files(folder, tmp_path) -> None:
     freeze(tmp_path, users=COUNT, seed=3, now=date(2026, 11, 24))
     for file in folder.iterdir():
         assert file.read_bytes() == (tmp_path / file.name).read_bytes()
 
 
-def test_nobody_can_be_frozen(tmp_path) -> None:
-    freeze(tmp_path, users=0)
-    with served(tmp_path) as client:
+def test_a_folder_without_users_is_served(tmp_path) -> None:
+    with served(tmp_path, users=0) as client:
         answer = client.get(USERS, params={"include_orgs": "true"}).json()
     assert (answer["users"], answer["total_users"]) == ([], 0)
 
 
 def test_latency_and_rate_limit(folder) -> None:
-    with served(folder, latency_ms=1, rate_limit=0.001, retry_after=True) as client:
+    with served(folder, "latency_ms=1", "rate_limit=0.001", "retry_after=seconds") as client:
         answers = [client.get(USERS) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [200, 429]
     assert 990 <= int(answers[1].headers["retry-after"]) <= 1000

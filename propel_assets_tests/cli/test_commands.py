@@ -1,18 +1,24 @@
-"""The command line as a stranger meets it: what is missing, what is wrong, what is there."""
+"""The commands that load and show tables: missing settings, wrong usage, results."""
 
+import ast
 import re
 import signal
 import socket
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 
 import duckdb
 import pytest
+from click.testing import CliRunner
 
+import propel_assets
 from propel_assets.catalog import TABLES
 from propel_assets.cli.main import main
+from propel_assets_tests.processes import ROOT
 
+PACKAGE = Path(propel_assets.__file__).parent
 KEY_PLACES = (
     "No PropelAuth API key. Set PROPELAUTH_API_KEY, or api_key in .dlt/secrets.toml under "
     "[sources.propel_auth_source], or the field api_key of the Dagster resource propel_auth. "
@@ -47,7 +53,7 @@ def test_settings_are_found_in_dlts_files(file, small, quick, tmp_path, monkeypa
 
 def test_the_environment_comes_before_dlts_files(small, quick, tmp_path) -> None:
     (tmp_path / ".dlt").mkdir()
-    (tmp_path / ".dlt" / "secrets.toml").write_text('[sources.propel_auth_source]\napi_key = "of another"\n')
+    (tmp_path / ".dlt" / "secrets.toml").write_text('[sources.propel_auth_source]\napi_key = "another"\n')
     ran = quick()
     assert ran.returncode == 0, ran.stderr
 
@@ -63,7 +69,7 @@ def test_the_key_is_found_under_dlts_own_variable(small, quick, monkeypatch) -> 
     [
         "https://auth.example.com/api",
         "https://auth.example.com?tenant=1",
-        "https://somebody:secret@auth.example.com",
+        "https://user:secret@auth.example.com",
         "auth.example.com",
         "ftp://auth.example.com",
         "http://auth.example.com",
@@ -82,22 +88,22 @@ def test_an_impossible_url_is_refused_with_the_form_expected(url, quick, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_wrong_key_is_asked_once_and_changes_nothing(loaded, run_cli, query) -> None:
+def test_a_wrong_key_is_sent_once_and_changes_nothing(loaded, run_cli, query) -> None:
     loaded.requests.clear()
-    ran = run_cli("load", PROPELAUTH_API_KEY="not-the-key-of-anybody")
+    ran = run_cli("load", PROPELAUTH_API_KEY="not-a-key")
     assert ran.returncode == 1
     assert len(loaded.requests) == 1
     assert "PROPELAUTH_API_KEY is not a key of this environment" in ran.stderr
     assert "Backend Integration page" in ran.stderr
-    assert "Not tried after that: org_query, " in ran.stderr
-    assert "not-the-key-of-anybody" not in ran.stdout + ran.stderr
+    assert "Not started after that: org_query, " in ran.stderr
+    assert "not-a-key" not in ran.stdout + ran.stderr
     assert query("SELECT count(*) FROM user_query") == [(60,)]
 
 
 @pytest.mark.parametrize(
     ("host", "reason"), [("127.0.0.1", "connection refused"), ("no-such-host.invalid", "host name not found")]
 )
-def test_a_server_that_is_not_there_is_given_up_on_once(host, reason, run_cli) -> None:
+def test_a_server_that_cannot_be_reached_is_tried_by_one_scan(host, reason, run_cli) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))  # and nobody listens
         url = f"{'http' if host[0] == '1' else 'https'}://{host}:{free.getsockname()[1]}"
@@ -105,17 +111,41 @@ def test_a_server_that_is_not_there_is_given_up_on_once(host, reason, run_cli) -
     assert ran.returncode == 1
     assert f"Check that PROPELAUTH_AUTH_URL is right: {url}." in ran.stderr
     assert ran.stderr.count(reason) == 1
-    assert "Not tried after that: org_query, " in ran.stderr
+    assert "Not started after that: org_query, " in ran.stderr
 
 
 # --- usage ---
 
 
-def test_an_unknown_table_is_a_usage_error_that_lists_the_tables(run_cli, tmp_path) -> None:
-    ran = run_cli("load", "users")
-    assert ran.returncode == 2
-    assert all(f"'{table.name}'" in ran.stderr for table in TABLES)
+@pytest.mark.parametrize("command", ["load", "check", "privacy"])
+def test_an_unknown_table_is_a_usage_error_with_the_closest_names_and_all_names(command, tmp_path) -> None:
+    ran = CliRunner().invoke(main, [command, "user_qery"])
+    assert ran.exit_code == 2
+    assert "No table is named 'user_qery'. Did you mean 'user_query'" in ran.output
+    assert f"Tables: {', '.join(table.name for table in TABLES)}." in ran.output
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["user_by_email"], "user_by_email needs --email: the user to look up."),
+        (["user_query", "user_by_id"], "user_by_id needs --user-id: the user to look up."),
+        (["--email", "a@b.test"], "--email is for the table user_by_email: propel-assets load user_by_email --email"),
+        (["user_by_id", "--user-id", "42"], "'42' is not a user id: ids of PropelAuth are UUIDs."),
+    ],
+)
+def test_a_look_up_without_a_usable_value_is_a_usage_error_before_any_request(words, sentence, small, tmp_path) -> None:
+    ran = CliRunner().invoke(main, ["load", *words])
+    assert ran.exit_code == 2
+    assert f"Error: {sentence}" in ran.output.replace("Invalid value for '--user-id': ", "")
+    assert not small.requests
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_command_is_a_usage_error_with_the_closest_one() -> None:
+    ran = CliRunner().invoke(main, ["lod"])
+    assert (ran.exit_code, "Did you mean 'load'?" in ran.output) == (2, True)
 
 
 @pytest.mark.parametrize("command", [("load",), ("status",), ("check",)])
@@ -157,14 +187,18 @@ def test_tables_prints_the_catalogue(run_cli) -> None:
 def test_there_is_nothing_to_show_before_the_first_load(command, run_cli, tmp_path) -> None:
     ran = run_cli(command)
     assert ran.returncode == 1
-    assert re.fullmatch(r"Error: There is no \S+ yet. Run propel-assets load first, or make demo to try.\n", ran.stderr)
+    sentence = (
+        r"Error: There is no \S+ yet. Run propel-assets load first. To try without a tenant: propel-assets demo.\n"
+    )
+    assert re.fullmatch(sentence, ran.stderr)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_status_shows_rows_verdict_age_and_checks(loaded, run_cli) -> None:
     ran = run_cli("status")
     assert ran.returncode == 0
-    assert re.search(r"^user_query +60 +proved +\d+ min +4 of 4 *$", ran.stdout, re.MULTILINE)
+    assert re.search(r"^user_query +60 +proved +\d+ min +5 of 5 +yes *$", ran.stdout, re.MULTILINE)
+    assert "No marts." in ran.stdout
 
 
 def test_check_passes_on_what_was_loaded(loaded, run_cli) -> None:
@@ -173,7 +207,7 @@ def test_check_passes_on_what_was_loaded(loaded, run_cli) -> None:
     assert "60 rows, as read." in ran.stdout
 
 
-def test_check_finds_rows_deleted_by_hand_and_shows_nobody(loaded, run_cli, tmp_path) -> None:
+def test_check_finds_rows_that_were_deleted_by_hand_without_personal_data(loaded, run_cli, tmp_path) -> None:
     with duckdb.connect(str(tmp_path / "propel_auth_pipeline.duckdb")) as db:
         gone = "(SELECT user_id FROM propel_auth_data.org_membership LIMIT 1)"
         db.execute(f"DELETE FROM propel_auth_data.user_query WHERE user_id = {gone}")
@@ -184,10 +218,47 @@ def test_check_finds_rows_deleted_by_hand_and_shows_nobody(loaded, run_cli, tmp_
     assert "@" not in ran.stdout + ran.stderr
 
 
+def test_status_lists_marts_with_their_rows_and_the_age_of_their_data(loaded, run_cli, tmp_path) -> None:
+    with duckdb.connect(str(tmp_path / "propel_auth_pipeline.duckdb")) as db:
+        db.execute("CREATE SCHEMA propel_auth_marts; CREATE SCHEMA propel_auth_history; CREATE SCHEMA others")
+        db.execute("CREATE TABLE propel_auth_marts.dim_user AS SELECT now() - INTERVAL 3 HOUR AS as_of FROM range(60)")
+        db.execute("CREATE VIEW propel_auth_marts.fct_x AS SELECT 1 AS a")
+        db.execute("CREATE TABLE propel_auth_history.users_history AS SELECT 1 AS a FROM range(70)")
+        db.execute("CREATE TABLE others.secret_plans AS SELECT 1 AS a")
+    ran = run_cli("status")
+    assert ran.returncode == 0, ran.stderr
+    assert re.search(r"^dim_user +60 +3 h *$", ran.stdout, re.MULTILINE)
+    assert re.search(r"^fct_x +1 +- *$", ran.stdout, re.MULTILINE)
+    assert re.search(r"^users_history +70 +- *$", ran.stdout, re.MULTILINE)
+    assert "secret_plans" not in ran.stdout
+
+
+def test_no_message_refers_to_files_or_targets_of_the_repository() -> None:
+    """A user who installed the package has no Makefile and no docs/."""
+    targets = "|".join(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    repository = re.compile(rf"\bdocs/|\bmake ({targets})\b")
+    texts = {name: command.help or "" for name, command in main.commands.items()}
+    for path in PACKAGE.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        docs = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+                texts[f"{path.name}:{node.lineno}"] = node.value
+    assert [place for place, text in texts.items() if repository.search(text)] == []
+
+
+def test_a_plain_script_without_settings_ends_with_one_sentence(tmp_path) -> None:
+    script = ROOT / "examples" / "propel_auth_pipeline.py"
+    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr.startswith("Error: No PropelAuth auth URL and no API key. Set PROPELAUTH_AUTH_URL and ")
+    assert ran.stderr.count("\n") == 1
+
+
 # --- sandbox ---
 
 
-def test_the_sandbox_says_where_it_is_answers_and_ends_at_sigterm() -> None:
+def test_the_sandbox_prints_its_settings_and_ends_at_sigterm() -> None:
     command = [sys.executable, "-m", "propel_assets.cli", "sandbox", "--port", "0", "--users", "20", "--orgs", "3"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
@@ -205,7 +276,7 @@ def test_the_sandbox_says_where_it_is_answers_and_ends_at_sigterm() -> None:
 
 
 @pytest.mark.parametrize("wrong", [("--port", "taken"), ("--fault", "no_such_switch"), ("--users", "-1")])
-def test_a_sandbox_that_cannot_start_says_why_in_a_sentence(wrong, run_cli) -> None:
+def test_a_sandbox_that_cannot_start_prints_the_reason_in_one_sentence(wrong, run_cli) -> None:
     option, value = wrong
     with socket.create_server(("127.0.0.1", 0)) as taken:
         value = str(taken.getsockname()[1]) if value == "taken" else value

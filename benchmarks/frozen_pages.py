@@ -1,13 +1,13 @@
-"""Frozen mode: ``user/query`` from disk, as fast as one core can send, for benchmarks.
+"""A server of ``user/query`` from files, as fast as one core can send: `python benchmarks/frozen_pages.py FOLDER`.
 
-``freeze`` writes every user once, as the JSON of a page has it; ``serve_frozen`` cuts pages of any
-size out of that. Nothing changes, nothing else is answered. A folder holds
+``freeze`` writes every user once, as the JSON of a page has it; ``serve_frozen`` cuts pages of any size out of that.
+The rows never change, and no other endpoint exists. A folder has
 
-- ``users.json``: the users in order of creation, ``org_id_to_org_info`` last, commas between;
-- ``index.bin``: for each user where it starts and where its ``org_id_to_org_info`` does, then the
-  end of the file (unsigned 64 bit);
+- ``users.json``: the users in order of creation, ``org_id_to_org_info`` last, separated by commas;
+- ``index.bin``: per user the offsets of the user and of its ``org_id_to_org_info``, then the end of the file
+  (unsigned 64 bit);
 - ``active.bin``: the users by last activity, latest first (unsigned 32 bit);
-- ``about.json``: what ``freeze`` was told.
+- ``about.json``: the arguments of ``freeze``.
 """
 
 import asyncio
@@ -18,13 +18,15 @@ import signal
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from http import HTTPStatus
 from itertools import accumulate
 from pathlib import Path
 from random import Random
 from typing import Any, cast
 from urllib.parse import parse_qsl
+
+import click
 
 from propel_assets.sandbox.faults import TokenBucket
 from propel_assets.sandbox.interference import BACKEND
@@ -49,10 +51,9 @@ ORDERS = ("CREATED_AT_ASC", "CREATED_AT_DESC", "LAST_ACTIVE_AT_DESC")
 
 
 def freeze(folder: Path, *, users: int, seed: int = 1, now: date = date(2026, 11, 24)) -> None:
-    """Write ``users`` users into ``folder``: 1.2 KB each, 1.5 memberships each.
+    """Write ``users`` users into ``folder``: 1.2 KB and 1.5 memberships each.
 
-    Streams: in memory are the orgs (one for 20 users), the moments and the index, some 300 bytes
-    for each user.
+    Memory: about 300 bytes per user, for orgs (one per 20 users), times of sign-up and the index.
     """
     folder.mkdir(parents=True, exist_ok=True)
     index, active = array("Q"), array("q")
@@ -70,10 +71,10 @@ def freeze(folder: Path, *, users: int, seed: int = 1, now: date = date(2026, 11
 
 
 def frozen(folder: Path, *, users: int, seed: int = 1, now: date = date(2026, 11, 24)) -> Path:
-    """Return ``folder``, frozen now unless it already holds just these users."""
+    """Return ``folder``. Its files are written unless it already has exactly these users."""
     about = folder / "about.json"
     if not about.exists() or json.loads(about.read_text()) != _about(users, seed, now):
-        about.unlink(missing_ok=True)  # a freeze that is cut short must not look complete
+        about.unlink(missing_ok=True)  # an interrupted freeze must not look complete
         freeze(folder, users=users, seed=seed, now=now)
     return folder
 
@@ -83,7 +84,7 @@ def _about(users: int, seed: int, now: date) -> dict[str, Any]:
 
 
 def _draw_users(*, seed: int, now: int, count: int) -> Iterator[tuple[bytes, bytes, int]]:
-    """Yield each user's own fields, memberships with a comma behind, and last activity."""
+    """Yield each user's own fields, memberships followed by a comma, and last activity."""
     rng = Random(seed)  # noqa: S311 - reproducible people, no secrets
     moments = draw_moments(rng, count, now)
     orgs = [draw_org(rng, i, now - 700 * DAY) for i in range(1 + count // USERS_PER_ORG)]
@@ -106,7 +107,7 @@ def _draw_users(*, seed: int, now: int, count: int) -> Iterator[tuple[bytes, byt
 
 
 def _member(org: Org, role: str) -> str:
-    """Return ``"org_id": {...}`` for anyone who has this role in the org."""
+    """Return ``"org_id": {...}`` for a member with this role in the org."""
     info = member_info(Membership("", org.org_id, role, (), 0), org)
     return f'"{org.org_id}":{_compact(info)}'
 
@@ -119,7 +120,7 @@ class FrozenUsers:
     """The pages of a folder that ``freeze`` wrote."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the folder. Only the index is read into memory: 20 bytes for each user."""
+        """Open the folder and read the index: 20 bytes per user."""
         self._index, self._active = array("Q"), array("I")
         self._index.frombytes((folder / "index.bin").read_bytes())
         self._active.frombytes((folder / "active.bin").read_bytes())
@@ -130,7 +131,7 @@ class FrozenUsers:
         """Return the JSON of a page.
 
         Raises:
-            Refusal: the query asks for something that was not frozen, or for nonsense.
+            Refusal: a parameter was not frozen, or has a value that is not allowed.
         """
         for name in query.keys() - QUERY:
             raise refuse(name, "was not frozen")
@@ -163,7 +164,7 @@ class FrozenUsers:
 
 
 def gate_options(faults: Iterable[str]) -> dict[str, Any]:
-    """Return the arguments of ``serve_frozen`` that these faults stand for, written as for ``Faults.parse``.
+    """Return the arguments of ``serve_frozen`` for these faults, in the format of ``Faults.parse``.
 
     Raises:
         ValueError: a fault does not exist, or not in frozen mode.
@@ -195,9 +196,9 @@ def serve_frozen(
     Args:
         folder: written by ``freeze``.
         port: 0 for a free one.
-        latency_ms: each answer waits so long; answers do not wait for each other.
-        rate_limit: requests a second (token bucket), else 429.
-        retry_after: whether a 429 says when to come back, in seconds.
+        latency_ms: delay of each response; delays run in parallel.
+        rate_limit: requests per second (token bucket); above it, 429.
+        retry_after: whether a 429 has a Retry-After header, in seconds.
         on_ready: called with the URL once connections are accepted.
     """
     gate = Gate(latency_ms, TokenBucket(rate_limit) if rate_limit else None, retry_after)
@@ -206,7 +207,7 @@ def serve_frozen(
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """What every request has to pass."""
+    """The faults that every request passes."""
 
     latency_ms: float
     bucket: TokenBucket | None
@@ -225,18 +226,18 @@ async def _serve(users: FrozenUsers, gate: Gate, port: int, on_ready: Callable[[
 
 
 class _Connection(asyncio.Protocol):
-    """One client that sends GET requests and keeps its connection."""
+    """One client connection that sends GET requests."""
 
     def __init__(self, users: FrozenUsers, gate: Gate) -> None:
         self._users, self._gate = users, gate
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember where to write."""
+        """Keep the transport."""
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        """Answer each request that is complete."""
+        """Respond to each complete request."""
         *requests, self._received = (self._received + data).split(b"\r\n\r\n")
         for request in requests:
             answer = self._answer(request)
@@ -264,9 +265,30 @@ class _Connection(asyncio.Protocol):
             return _response(400, json.dumps(refusal.body).encode())
 
 
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--port", default=0, type=click.IntRange(0, 65_535), help="Port on 127.0.0.1. Default: a free one.")
+@click.option("--users", default=2500, type=click.IntRange(min=0), show_default=True, help="Number of users.")
+@click.option("--seed", default=1, show_default=True, help="Seed: with --now it decides every byte.")
+@click.option("--now", default="2026-11-24", show_default=True, type=click.DateTime(["%Y-%m-%d"]), help="Its date.")
+@click.option("--fault", "faults", multiple=True, help="latency_ms, rate_limit or retry_after, with a value.")
+def main(folder: Path, port: int, users: int, seed: int, now: datetime, faults: tuple[str, ...]) -> None:
+    """Serve the users in FOLDER, which is written when it does not have them."""
+    try:
+        options = gate_options(faults)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--fault") from error
+    frozen(folder, users=users, seed=seed, now=now.date())
+    serve_frozen(folder, port=port, on_ready=lambda url: click.echo(f"PROPELAUTH_AUTH_URL={url}"), **options)
+
+
 def _response(status: int, body: bytes, headers: str = "") -> bytes:
     head = (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n{headers}\r\n"
     )
     return head.encode() + body
+
+
+if __name__ == "__main__":
+    main()

@@ -18,7 +18,7 @@ import pytest
 
 import propel_assets
 from propel_assets.catalog import BY_NAME
-from propel_assets.cli import demo
+from propel_assets.cli import dev as dev_command
 from propel_assets.warehouse.checks import checks_of
 from propel_assets_tests.processes import free_port, listens, wait_until
 
@@ -235,7 +235,7 @@ def test_propel_assets_dev_prints_what_to_do_and_ends_when_a_process_of_dagster_
 
 
 def test_the_wait_for_the_ui_prints_its_progress_and_ends_with_the_process(monkeypatch, capsys) -> None:
-    monkeypatch.setattr(demo, "PROGRESS_SECONDS", 0)
+    monkeypatch.setattr(dev_command, "PROGRESS_SECONDS", 0)
     with subprocess.Popen(["sleep", "1"]) as process:
-        assert not demo._wait_for_ui(process, free_port())
+        assert not dev_command._wait_for_ui(process, free_port())
     assert "Starting Dagster: 0 s\n" in capsys.readouterr().out
