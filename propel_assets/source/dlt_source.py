@@ -26,6 +26,7 @@ from propel_assets.source.client import Client
 from propel_assets.source.decode import to_arrow
 from propel_assets.source.lists import Progress, ScanReport
 from propel_assets.source.readers import Reader
+from propel_assets.source.reconcile import ColumnCounts, Reconciler, ValueLimits, merge_types
 from propel_assets.source.table_reader import ReadOptions, memory_of, recall
 
 SOURCE = "propel_auth_source"
@@ -53,6 +54,8 @@ def propel_auth_source(
     options: ReadOptions | None = None,
     resume_state: Mapping[str, Any] | None = None,
     stored_keys: Callable[[str], Iterable[Any]] | None = None,
+    stored_columns: Callable[[str], Mapping[str, str]] | None = None,
+    limits: ValueLimits | None = None,
     on_report: Callable[[ScanReport], None] = lambda _: None,
     progress: Progress = lambda *_: None,
 ) -> DltSource:
@@ -63,6 +66,9 @@ def propel_auth_source(
     ``resume_state`` is that of the last load of the scan; it takes precedence over dlt's state.
     ``stored_keys`` returns the ids that the table of this name has at the destination: a scan that finds older ones
     beside them is repeated. Without it there is no such comparison.
+    ``stored_columns`` returns the columns that the table of this name has at the destination, with dlt's names of their
+    types; without it dlt's schema decides. ``limits``: which values the destination stores; without it, those that
+    every destination stores. A value that does not fit goes to `<column>__v_text`.
 
     Raises:
         SettingsError: on extraction, when the URL or the key is missing.
@@ -77,12 +83,20 @@ def propel_auth_source(
     def resolved() -> Settings:
         return require_credentials(settings or load_settings({"auth_url": auth_url, "api_key": api_key}))
 
+    def reconciler() -> Reconciler:
+        naming = dlt.current.source_schema().naming
+
+        def columns(name: str) -> Mapping[str, str]:
+            return merge_types(_columns_in_schema(name), stored_columns(name) if stored_columns else {})
+
+        return Reconciler(columns, naming.normalize_path, max_name_length=naming.max_length, limits=limits)
+
     @dlt.source(schema=complete_schema(), max_table_nesting=0)
     def source() -> Iterator[DltResource]:
         for scan in SCANS:
             if wanted := [table for table in chosen if table.scan == scan]:
                 yield from _resources(
-                    scan, wanted, resolved, options, resume_state or {}, stored_keys, on_report, progress
+                    scan, wanted, resolved, options, resume_state or {}, stored_keys, reconciler, on_report, progress
                 )
 
     return source()
@@ -95,6 +109,7 @@ def _resources(
     options: ReadOptions | None,
     resume_state: Mapping[str, Any],
     stored_keys: Callable[[str], Iterable[Any]] | None,
+    reconciler: Callable[[], Reconciler],
     on_report: Callable[[ScanReport], None],
     progress: Progress,
 ) -> Iterator[DltResource]:
@@ -105,7 +120,7 @@ def _resources(
         _replace_safely()
         known, state = settings(), dlt.current.source_state()
         recall(state, resume_state)
-        privacy = PrivacyFilter(known.privacy_settings, state)
+        privacy, fitted = PrivacyFilter(known.privacy_settings, state), reconciler()
         asked = options or ReadOptions()
         if privacy.policy_changed:
             asked = replace(asked, recent=False)
@@ -118,13 +133,19 @@ def _resources(
 
         reader = Reader(Client(known.tenant), state, asked, progress, count_unknown)
         merged: set[str] = set()
+        json_columns: dict[str, set[str]] = {table.name: set() for table in tables}
         for name, rows in reader.read(scan, {table.name for table in tables}):
             if reader.reports[name].recent and name not in merged:
                 merged.add(name)
                 dlt.current.source().resources[name].apply_hints(write_disposition=MERGE, columns=_merged_by_user(name))
-            yield {name: privacy.apply(name, rows)}
+            batch = fitted.apply(BY_NAME[name], privacy.apply(name, rows))
+            if added := fitted.json_columns(name) - json_columns[name]:
+                json_columns[name] |= added
+                dlt.current.source().resources[name].apply_hints(columns=_json_hints(added))
+            yield {name: batch}
         reports = [reader.reports[table.name] for table in tables]
         for report in reports:
+            _add_counts(report, fitted)
             _add_privacy(report, privacy)
             if report.table_name == "org_membership" and not report.recent:  # it comes with the users
                 state[FINGERPRINT_KEY] = privacy.fingerprint
@@ -140,6 +161,19 @@ def _resources(
         yield reading | _pick(table, table.name)
     for table in AUDIT_TABLES:
         yield reading | _pick(table, f"{table.name}_of_{scan}")
+
+
+def _columns_in_schema(name: str) -> dict[str, str]:
+    """Return the columns that dlt's schema of the running pipeline has for a table, with their types."""
+    columns = dlt.current.source_schema().get_table_columns(name)
+    return {column: str(hints["data_type"]) for column, hints in columns.items() if "data_type" in hints}
+
+
+def _add_counts(report: ScanReport, fitted: Reconciler) -> None:
+    """Add to ``report`` what its batches held, and what is not as the catalog declares it."""
+    counts = fitted.counts.get(report.table_name, ColumnCounts())
+    report.unknown_fields = fitted.describe(BY_NAME[report.table_name])
+    report.values_read, report.variants = counts.values, counts.variant_rows()
 
 
 def _add_privacy(report: ScanReport, privacy: PrivacyFilter) -> None:
@@ -229,6 +263,11 @@ def column_hints(table: Table) -> TTableSchemaColumns:
         )
         for column in table.columns
     }
+
+
+def _json_hints(names: Iterable[str]) -> TTableSchemaColumns:
+    """Return the hints of JSON columns that the catalog does not declare."""
+    return {name: TColumnSchema(name=name, data_type="json", nullable=True) for name in names}
 
 
 def _merged_by_user(name: str) -> TTableSchemaColumns:

@@ -155,7 +155,7 @@ class InsightsReader(TableReader):
                     params = {"cadence": cadence, "start_date": start, "end_date": today.isoformat()}
                     answer = self._client.get(table.path_of(metric=metric), decode, params)
                     rows = answer.items
-                    unfinished += [date.fromisoformat(row.f_date) for row in rows if not row.f_cadence_completed]
+                    unfinished += [row.f_date for row in rows if not row.f_cadence_completed]
                     report.rows_read += len(rows)
                     report.pages += 1
                     given = {"metric": metric, "cadence": cadence, "chart_type": answer.chart_type}

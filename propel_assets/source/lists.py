@@ -55,6 +55,8 @@ class ScanReport:
     waited_seconds: float = 0.0
     concurrency: int = 0
     unknown_fields: dict[str, str] = field(default_factory=dict)
+    values_read: dict[str, int] = field(default_factory=dict)
+    variants: list[dict[str, Any]] = field(default_factory=list)
     emptied: list[str] = field(default_factory=list)
     newest: float | None = None
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))

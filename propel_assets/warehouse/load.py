@@ -22,9 +22,11 @@ from propel_assets.settings import Settings, Target, require_credentials
 from propel_assets.source.dlt_source import MERGE, propel_auth_source
 from propel_assets.source.lists import Progress, ScanReport
 from propel_assets.source.table_reader import ReadOptions
+from propel_assets.warehouse.destinations.policies import policy_of
 from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.pipeline import (
     build_pipeline,
+    destination_kind,
     load_formats,
     load_lock,
     sync_local_pipeline,
@@ -74,12 +76,15 @@ def load_scan(
         try:
             with load_lock(target, pipeline, say):
                 pipeline.sync_destination()
+                resume_state, columns = _before_load(pipeline, target, policy, scan)
                 source = propel_auth_source(
                     tables=names,
                     settings=settings,
                     options=options,
-                    resume_state=_resume_state(pipeline, target, policy, scan),
+                    resume_state=resume_state,
                     stored_keys=lambda name: _stored_keys(pipeline, target, policy, name),
+                    stored_columns=columns.__getitem__,
+                    limits=policy_of(destination_kind(target)).limits,
                     on_report=reports.append,
                     progress=progress,
                 )
@@ -101,14 +106,17 @@ def load_scan(
     return ScanLoad(info.loads_ids[0] if info.loads_ids else "", reports, time.monotonic() - started)
 
 
-def _resume_state(pipeline: dlt.Pipeline, target: Target, policy: Policy, scan: str) -> dict[str, Any]:
-    """Return the resume state of the scan. It takes precedence over dlt's state.
+def _before_load(
+    pipeline: dlt.Pipeline, target: Target, policy: Policy, scan: str
+) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
+    """Return the resume state of the scan, and the columns of its tables. It takes precedence over dlt's state.
 
     Of loads that run beside each other the last one to begin leaves its state at the destination, and what it knows of
     other scans may be older than they; and where a clock has once gone wrong, dlt takes that state for the newest.
     """
     with connect(pipeline, target, policy) as warehouse:
-        return warehouse.audit.resume_state(tables_of(scan)[0])
+        columns = {table.name: warehouse.columns_of(table.name) for table in tables_of(scan)}
+        return warehouse.audit.resume_state(tables_of(scan)[0]), columns
 
 
 def _stored_keys(pipeline: dlt.Pipeline, target: Target, policy: Policy, name: str) -> Iterator[Any]:

@@ -204,7 +204,7 @@ def test_status_shows_rows_verdict_age_and_checks(loaded, run_cli) -> None:
 def test_check_passes_on_what_was_loaded(loaded, run_cli) -> None:
     ran = run_cli("check", "user_query")
     assert ran.returncode == 0
-    assert "60 rows, as read." in ran.stdout
+    assert "60 rows, as many as were read." in ran.stdout
 
 
 def test_check_finds_rows_that_were_deleted_by_hand_without_personal_data(loaded, run_cli, tmp_path) -> None:
