@@ -120,7 +120,7 @@ class InsightsReader(TableReader):
             yield name, to_arrow(table, ())
 
     def _read_report(self, report: ScanReport, table: Table, kind: str, interval: str) -> Iterator[Rows]:
-        row_type = RowType(table, given=("type", "interval", "report_time"))
+        row_type = RowType(table, constant_columns=("type", "interval", "report_time"))
         path = table.path_of(type=kind)
         params = {"report_interval": interval}
         times: list[int] = []
@@ -138,13 +138,13 @@ class InsightsReader(TableReader):
         for rows in batches:
             given = {"type": kind, "interval": interval, "report_time": max(times)}
             yield table.name, row_type.to_arrow(rows, given)
-        report.unknown_fields = row_type.surprises
+        report.unknown_fields = row_type.schema_differences
 
     def _read_chart_metrics(self) -> Iterator[Rows]:
         """Read every metric from the oldest user's day on; later what may have changed since the last load."""
         table, report = BY_NAME["chart_metrics"], self.reports["chart_metrics"]
         today = datetime.now(UTC).date()
-        row_type = RowType(table, given=("metric", "cadence", "chart_type"))
+        row_type = RowType(table, constant_columns=("metric", "cadence", "chart_type"))
         decode = PageDecoder(row_type, table.items, [("chart_type", str | None)])
         with self._skipping(table):
             since = self._charts_since(today)
@@ -160,7 +160,7 @@ class InsightsReader(TableReader):
                     report.pages += 1
                     given = {"metric": metric, "cadence": cadence, "chart_type": answer.chart_type}
                     yield table.name, row_type.to_arrow(rows, given)
-            report.verdict, report.unknown_fields = "proved", row_type.surprises
+            report.verdict, report.unknown_fields = "proved", row_type.schema_differences
             self._state["charts_since"] = min(unfinished).isoformat()
 
     def _charts_since(self, today: date) -> date:

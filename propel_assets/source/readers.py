@@ -95,7 +95,7 @@ class Reader(InsightsReader, ScimReader):
     # --- people and orgs: numbered lists in a known order ---
 
     def _read_users(self) -> Iterator[Rows]:
-        member = RowType(BY_NAME["org_membership"], given=("user_id",))
+        member = RowType(BY_NAME["org_membership"], constant_columns=("user_id",))
         user = RowType(BY_NAME["user_query"], maps={"org_id_to_org_info": member})
         users, members = self.reports["user_query"], self.reports["org_membership"]
         has_orgs, why_not, newest = self._before_users(user)
@@ -112,7 +112,7 @@ class Reader(InsightsReader, ScimReader):
                 members.rows_read += len(flat)
                 given = {"user_id": [user_id for user_id, _ in flat]}
                 yield "org_membership", member.to_arrow([info for _, info in flat], given)
-        users.unknown_fields, members.unknown_fields = user.surprises, member.surprises
+        users.unknown_fields, members.unknown_fields = user.schema_differences, member.schema_differences
         members.verdict, members.reason = (users.verdict, users.reason) if has_orgs else ("skipped", why_not)
         members.pages, members.passes = users.pages, users.passes
         if has_orgs and not members.rows_read:
@@ -195,7 +195,7 @@ class Reader(InsightsReader, ScimReader):
             watch = self._watch(name)
             for rows in self._read_list(report, table.path, table.items, total, row_type, order, params, watch=watch):
                 yield name, row_type.to_arrow(rows)
-            report.unknown_fields = row_type.surprises
+            report.unknown_fields = row_type.schema_differences
             if not report.rows_read:
                 yield name, row_type.to_arrow([])
 
@@ -223,7 +223,7 @@ class Reader(InsightsReader, ScimReader):
         """Read one row per parent; a parent that is gone meanwhile (404) has none."""
         table, report = BY_NAME[name], self.reports[name]
         given = (parameter,) if given is None else given
-        row_type = RowType(table, given=given)
+        row_type = RowType(table, constant_columns=given)
         decode = PageDecoder(row_type)
 
         def ask(id_: str) -> Any:
@@ -233,7 +233,7 @@ class Reader(InsightsReader, ScimReader):
             ids, parent = parents()
             answers = [(id_, row) for id_, row in zip(ids, self._each(ask, ids, name), strict=True) if row is not None]
             self._as_parent(report, parent)
-            report.rows_read, report.unknown_fields = len(answers), row_type.surprises
+            report.rows_read, report.unknown_fields = len(answers), row_type.schema_differences
             values = {parameter: [id_ for id_, _ in answers]} if given else None
             yield name, row_type.to_arrow([row for _, row in answers], values)
 
@@ -242,7 +242,7 @@ class Reader(InsightsReader, ScimReader):
         table, report = BY_NAME["employee"], self.reports["employee"]
         users, parent = self._all_of("user_query", "total_users")
         ids = sorted({user.f_impersonator_user_id for user in users if user.f_impersonator_user_id})
-        decode = PageDecoder(RowType(table, given=("employee_id", "found")))
+        decode = PageDecoder(RowType(table, constant_columns=("employee_id", "found")))
 
         def ask(id_: str) -> Any:
             return self._unless_missing(table.path.replace("{employee_id}", id_), decode)
@@ -285,7 +285,7 @@ class Reader(InsightsReader, ScimReader):
             answer = self._client.get(table.path, PageDecoder(row_type, table.items), auth=auth)
             rows = answer.items if table.items else [answer]
             report.verdict, report.pages, report.rows_read = "proved", 1, len(rows)
-            report.unknown_fields = row_type.surprises
+            report.unknown_fields = row_type.schema_differences
             yield name, row_type.to_arrow(rows)
 
     # --- look-ups ---
@@ -308,7 +308,7 @@ class Reader(InsightsReader, ScimReader):
                 "Nothing to look up: propel-assets load takes values as options, Dagster in the run's config.", table
             )
             return
-        row_type = RowType(table, given=("looked_up", "found"))
+        row_type = RowType(table, constant_columns=("looked_up", "found"))
         decode = PageDecoder(row_type)
         in_path = f"{{{parameter}}}" in table.path
 
@@ -319,6 +319,6 @@ class Reader(InsightsReader, ScimReader):
         answers = list(self._each(ask, wanted, name))
         nobody = msgspec.json.decode(b"{}", type=row_type.struct)
         report.verdict, report.pages, report.rows_read = "proved", len(wanted), len(wanted)
-        report.unknown_fields = row_type.surprises
+        report.unknown_fields = row_type.schema_differences
         given = {"looked_up": wanted, "found": [row is not None for row in answers]}
         yield name, row_type.to_arrow([row or nobody for row in answers], given)

@@ -26,7 +26,7 @@ class ScimReader(TableReader):
                 self._skip(skip_reason(BY_NAME["org_query"].path, error), groups, members)
                 return
             refusals: list[PermanentApiError] = []
-            group_type = RowType(groups, given=("org_id",))
+            group_type = RowType(groups, constant_columns=("org_id",))
             found: list[tuple[str, Any]] = []
             for org_id, rows in zip(
                 org_ids,
@@ -48,7 +48,7 @@ class ScimReader(TableReader):
                 self._as_parent(self.reports[table.name], parent)
                 self.reports[table.name].verdict, self.reports[table.name].rows_read = "counted", rows_read
                 self.reports[table.name].total_min = self.reports[table.name].total_max = None
-            self.reports[groups.name].unknown_fields = group_type.surprises
+            self.reports[groups.name].unknown_fields = group_type.schema_differences
             yield (
                 groups.name,
                 group_type.to_arrow([row for _, row in found], {"org_id": [org_id for org_id, _ in found]}),
@@ -68,7 +68,7 @@ class ScimReader(TableReader):
 
     def _scim_members(self, org_id: str, group_id: str) -> list[str]:
         path = BY_NAME["scim_group_members"].path_of(org_id=org_id, group_id=group_id)
-        decode = PageDecoder(RowType(BY_NAME["scim_group_members"], given=("org_id", "group_id")), "members")
+        decode = PageDecoder(RowType(BY_NAME["scim_group_members"], constant_columns=("org_id", "group_id")), "members")
         try:
             rows = self._until_short(path, decode, "members_page_size", "members_page_number", attrgetter("f_user_id"))
         except PermanentApiError as error:

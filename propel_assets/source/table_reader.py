@@ -113,7 +113,9 @@ class TableReader(ListReader):
     def _all_of(self, name: str, total: str) -> tuple[Iterator[Any], ScanReport]:
         """Return all users or orgs, without their memberships, and the report on them, which ends with them."""
         table, report = BY_NAME[name], ScanReport(name)
-        row_type = RowType(table, maps={"org_id_to_org_info": RowType(BY_NAME["org_membership"], given=("user_id",))})
+        row_type = RowType(
+            table, maps={"org_id_to_org_info": RowType(BY_NAME["org_membership"], constant_columns=("user_id",))}
+        )
         order = Order(key=attrgetter(f"f_{table.key[0]}"), value=attrgetter("f_created_at"))
         params = {"order_by": "CREATED_AT_ASC"}
         batches = self._read_list(report, table.path, table.items, total, row_type, order, params)
