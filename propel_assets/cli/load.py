@@ -14,7 +14,7 @@ from propel_assets.cli.warehouse import open_configured_warehouse
 from propel_assets.errors import PropelError
 
 if TYPE_CHECKING:
-    from propel_assets.source.lists import ScanReport
+    from propel_assets.source.stream import ScanResult
     from propel_assets.warehouse.checks import Finding
 
 
@@ -60,7 +60,7 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
     """
     _check_lookups(tables, lookups)
     from propel_assets.settings import require_credentials
-    from propel_assets.source.table_reader import ReadOptions
+    from propel_assets.source.stream import ReadOptions
     from propel_assets.warehouse.load import load_scan
 
     settings = require_credentials(current_settings())
@@ -80,8 +80,8 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
                 log(f"{_table_names([scan])}: not loaded. {error}")
                 continue
             loaded += tables_of(scan)
-            for report in done.reports:
-                log(f"{report.table_name}: {_describe(report)}")
+            for result in done.results:
+                log(f"{result.table_name}: {_describe(result)}")
         if loaded:
             with open_configured_warehouse(settings, log) as warehouse:
                 findings = run_checks(warehouse, loaded)
@@ -106,10 +106,10 @@ def _check_lookups(tables: Sequence[str], lookups: Mapping[str, Sequence[str]]) 
             raise click.UsageError(f"{option} is for the table {table}: propel-assets load {table} {option} ...")
 
 
-def _describe(report: "ScanReport") -> str:
-    if report.skipped:
-        return f"skipped. {report.reason}"
-    return f"{format_count(report.rows_read, 'row')}, {report.verdict}"
+def _describe(result: "ScanResult") -> str:
+    if result.skipped:
+        return f"skipped. {result.reason}"
+    return f"{format_count(result.rows_read, 'row')}, {result.verdict}"
 
 
 def _fail(scans: Sequence[str], failed: dict[str, PropelError]) -> NoReturn:

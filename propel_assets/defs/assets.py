@@ -20,8 +20,7 @@ from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import unexpected_error
 from propel_assets.settings import DATASET, Settings, destination_name, environment_name, named
 from propel_assets.source.dlt_source import propel_auth_source
-from propel_assets.source.lists import ScanReport
-from propel_assets.source.table_reader import ReadOptions
+from propel_assets.source.stream import ReadOptions, ScanResult
 from propel_assets.warehouse.checks import MAX_AGE
 from propel_assets.warehouse.load import ScanLoad, load_scan
 from propel_assets.warehouse.query import open_warehouse
@@ -200,43 +199,43 @@ def _results(load: ScanLoad, settings: Settings, selected: Set[dg.AssetKey]) -> 
     a missing output.
     """
     with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
-        for report in load.reports:
-            table = BY_NAME[report.table_name]
+        for result in load.results:
+            table = BY_NAME[result.table_name]
             if asset_key(table) not in selected:
                 continue
             last = warehouse.audit.last_load(table)
             rows = warehouse.count(table.name) if last else 0
             yield dg.MaterializeResult(
                 asset_key=asset_key(table),
-                metadata=_metadata(report, load, settings) | {"dagster/row_count": rows},
+                metadata=_metadata(result, load, settings) | {"dagster/row_count": rows},
                 data_version=dg.DataVersion(last.load_id if last else "none"),
             )
 
 
-def _metadata(report: ScanReport, load: ScanLoad, settings: Settings) -> dict[str, Any]:
+def _metadata(result: ScanResult, load: ScanLoad, settings: Settings) -> dict[str, Any]:
     """Return what a materialization tells; numbers plot over time."""
     told: dict[str, Any] = {
-        "mode": report.mode,
-        "verdict": report.verdict,
-        "requests": report.requests,
-        "retries": report.retries,
-        "rate_limited": report.rate_limited,
-        "waited_seconds": report.waited_seconds,
-        "concurrency_reached": report.concurrency,
+        "mode": result.mode,
+        "verdict": result.verdict,
+        "requests": result.requests,
+        "retries": result.retries,
+        "rate_limited": result.rate_limited,
+        "waited_seconds": result.waited_seconds,
+        "concurrency_reached": result.concurrency,
         "load_seconds": round(load.seconds, 2),
         "load_id": load.load_id,
         "destination": settings.destination,
-        **_privacy(BY_NAME[report.table_name], settings),
+        **_privacy(BY_NAME[result.table_name], settings),
     }
-    if report.skipped:
-        return told | {"skipped": report.reason}
-    told |= {"rows_read": report.rows_read, "pages": report.pages, "passes": report.passes}
-    if report.total_max is not None:
-        told |= {"api_total": report.total_max, "api_total_min": report.total_min}
-    if report.reason:
-        told["reason"] = report.reason
-    if report.unknown_fields:
-        told["unknown_fields"] = report.unknown_fields
+    if result.skipped:
+        return told | {"skipped": result.reason}
+    told |= {"rows_read": result.rows_read, "pages": result.pages, "passes": result.passes}
+    if result.total_max is not None:
+        told |= {"api_total": result.total_max, "api_total_min": result.total_min}
+    if result.reason:
+        told["reason"] = result.reason
+    if result.unknown_fields:
+        told["unknown_fields"] = result.unknown_fields
     return told
 
 

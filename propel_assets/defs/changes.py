@@ -10,7 +10,7 @@ from propel_assets.defs.automation import refresh, refresh_recent
 from propel_assets.defs.failures import convert_errors
 from propel_assets.defs.resources import PropelAuthApiKey, Warehouse, settings_of
 from propel_assets.settings import Settings, require_credentials
-from propel_assets.source.changes import Changes, look_for_changes
+from propel_assets.source.changes import Changes, find_changes
 from propel_assets.source.client import Client
 
 OBSERVED_EVERY = "*/15 * * * *"
@@ -19,7 +19,7 @@ SENSOR_SECONDS = 300
 
 def _look(settings: Settings) -> Changes:
     with convert_errors():
-        return look_for_changes(Client(require_credentials(settings).tenant))
+        return find_changes(Client(require_credentials(settings).tenant))
 
 
 @dg.observable_source_asset(

@@ -97,14 +97,6 @@ class RowType:
         self._lock = threading.Lock()
         self.struct = self._make_struct()
 
-    @property
-    def schema_differences(self) -> dict[str, str]:
-        """The API fields that differ from the catalog, and how."""
-        mismatches = {name: self._declared[name] for name in sorted(self.type_mismatches)}
-        return dict.fromkeys(self.unexpected, "unexpected") | {
-            name: f"not {column.type}, see {column.name}{VARIANT}" for name, column in mismatches.items()
-        }
-
     def is_key(self, field: str) -> bool:
         """Whether a row without this API field, or with another type in it, is refused."""
         column = self._declared.get(field)
@@ -201,12 +193,12 @@ class RowType:
 
     def decode_raw(self, rows: Iterable[Row]) -> None:
         """Replace the source texts of declared types by their values, except those of another type."""
-        raw = [(name, self._declared[name].type) for name in self._raw if self._declared[name].type != "json"]
+        raw = [(name, column) for name in self._raw if (column := self._declared[name]).type != "json"]
         nested = [(f"f_{name}", row_type) for name, row_type in self.maps.items() if row_type.has_raw]
         for row in rows:
-            for name, kind in raw:
+            for name, column in raw:
                 source = getattr(row, f"f_{name}")
-                value = decode_value(source, kind)
+                value = decode_value(source, column.type)
                 if value is None and not _is_null(source) and source is not None:
                     self._found.mismatches.add(name)
                 else:

@@ -83,28 +83,38 @@ class Audit:
 
     def resume_state(self, table: Table) -> dict[str, Any]:
         """Return the resume state of the last load of ``table``; empty: there is none."""
+        return self._last_resume_state(table)
+
+    def last_auth_host(self) -> str:
+        """Return the auth host of the last load of any table; empty: there is none."""
+        return str(self._last_resume_state(None).get("auth_host", ""))
+
+    def _last_resume_state(self, table: Table | None) -> dict[str, Any]:
         if "resume_state" not in self._warehouse.columns_of(PROPEL_SCANS.name):
             return {}
         for row in self._loads(table, ["resume_state"], skipped=True):
             return decode_json(row["resume_state"]) or {}
         return {}
 
-    def _loads(self, table: Table, columns: Sequence[str], *, skipped: bool = False) -> list[dict[str, Any]]:
-        """Return ``columns`` of `propel_scans` for the complete loads of ``table``, the newest first.
+    def _loads(self, table: Table | None, columns: Sequence[str], *, skipped: bool = False) -> list[dict[str, Any]]:
+        """Return ``columns`` of `propel_scans` for the complete loads of ``table``, or of all, the newest first.
 
         Loads with a time in the future come last. A wrong clock wrote them, and they would be the newest for years.
         """
         warehouse = self._warehouse
         selected = list(dict.fromkeys([*columns, "finished_at"]))
-        condition = "" if skipped else "AND s.verdict <> 'skipped' "
+        conditions = [] if skipped else ["s.verdict <> 'skipped'"]
+        conditions += ["s.table_name = %s"] if table else []
+        where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
         sql = (
             f"SELECT {', '.join(f's.{name}' for name in selected)} FROM {warehouse.table(PROPEL_SCANS.name)} s "  # noqa: S608
             f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
-            f"WHERE s.table_name = %s {condition}ORDER BY {warehouse.load_time} DESC, s.load_id DESC"
+            f"{where}ORDER BY {warehouse.load_time} DESC, s.load_id DESC"
         )
+        names = [table.name] if table else []
         found: list[dict[str, Any]] = []
         with contextlib.suppress(DatabaseUndefinedRelation):
-            found = [dict(zip(selected, row, strict=True)) for row in warehouse.rows(sql, table.name, limit=MAX_LOADS)]
+            found = [dict(zip(selected, row, strict=True)) for row in warehouse.rows(sql, *names, limit=MAX_LOADS)]
         for row in found:
             at = row["finished_at"]
             at = datetime.fromisoformat(at) if isinstance(at, str) else at  # SQLite

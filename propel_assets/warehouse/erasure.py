@@ -18,13 +18,13 @@ import dlt
 from dlt.common.destination.client import WithStateSync
 from dlt.destinations.exceptions import DatabaseException
 
-from propel_assets.catalog import BY_NAME, PROPEL_SCANS
+from propel_assets.catalog import BY_NAME, END_USER_API_KEY_USAGE, PROPEL_SCANS
 from propel_assets.errors import WarehouseError, find_cause
 from propel_assets.privacy.erasure_list import STATE_KEY, ErasureList, identifying_columns, mentioning_columns
 from propel_assets.privacy.policy import Policy, require_key
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import Settings
-from propel_assets.source.dlt_source import SOURCE
+from propel_assets.source.dlt_source import RESUME_STATES_KEY, SOURCE
 from propel_assets.warehouse.destinations.duckdb_file import replace_with_compacted_copy, write_compacted_copy
 from propel_assets.warehouse.destinations.file_copies import copy_tables
 from propel_assets.warehouse.dlt_compat import FilesystemClient, SqlJobClientBase
@@ -136,7 +136,7 @@ def _erase(
             raise WarehouseError(f"Nothing was erased: the destination {settings.destination} cannot be asked in SQL.")
         eraser = _Eraser(client, person)
         eraser.find()
-        _find_keys(pipeline, policy, person)
+        _find_keys(pipeline, eraser, policy)
         if dry_run:
             return list(eraser.erase(dry_run=True))
     state = _remember(pipeline, policy, person)
@@ -171,7 +171,7 @@ def _erase_files(
             raise WarehouseError(f"Nothing has been loaded into {settings.destination} yet. {HOW_TO_LOAD}")
         eraser = _Eraser(copies.client, person)
         eraser.find()
-        _find_keys(pipeline, policy, person)
+        _find_keys(pipeline, eraser, policy)
         eraser.go_on(_ours(pipeline.state).get(UNFINISHED, {}))
         receipt = list(eraser.erase(dry_run=dry_run))
         if dry_run:
@@ -190,9 +190,15 @@ def _ours(state: Any) -> dict[str, Any]:
     return state.setdefault("sources", {}).setdefault(SOURCE, {})
 
 
-def _find_keys(pipeline: dlt.Pipeline, policy: Policy, person: _Person) -> None:
-    """Learn the API keys that are stored hashed: dlt's state has them plain."""
-    person.keys |= {key for key in _ours(pipeline.state).get("usage_since", {}) if policy.digest(key) in person.keys}
+def _usage_cursor(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the days up to which the usage of each API key was read, by key, from dlt's state of the source."""
+    return state.get(RESUME_STATES_KEY, {}).get(END_USER_API_KEY_USAGE.scan, {}).get("cursor", {})
+
+
+def _find_keys(pipeline: dlt.Pipeline, eraser: "_Eraser", policy: Policy) -> None:
+    """Add the API keys that tables have hashed: resume states have the keys themselves."""
+    keys = {*_usage_cursor(_ours(pipeline.state)), *eraser.keys_of_resume_states()}
+    eraser.person.keys |= {key for key in keys if policy.digest(key) in eraser.person.keys}
 
 
 def _remember(
@@ -206,8 +212,9 @@ def _remember(
     with pipeline.managed_state(extract_state=True) as state:
         ours = _ours(state)
         ours[STATE_KEY] = ErasureList(ours, policy).with_people(person.hashes(policy))
-        for key in person.keys & {*ours.get("usage_since", {})}:
-            del ours["usage_since"][key]
+        usage = _usage_cursor(ours)
+        for key in person.keys & {*usage}:
+            del usage[key]
         if unfinished:
             ours[UNFINISHED] = dict(unfinished)
     if pipeline.has_pending_data:  # else they were on it already
@@ -239,6 +246,17 @@ class _Eraser:
             for column, known in zip(LEARNED, known_by, strict=True):
                 if {"user_id", column} <= {*place.columns}:
                     known.update(self._values(place, column))
+
+    def keys_of_resume_states(self) -> Iterator[str]:
+        """Yield the API keys that the resume states in `propel_scans` name."""
+        for place in self._places:
+            if place.name == PROPEL_SCANS.name and "resume_state" in place.columns:
+                sql = f"SELECT {self._text('resume_state')} FROM {self._name(place)} WHERE table_name = %s"  # noqa: S608
+                for (stored,) in self._rows(sql, END_USER_API_KEY_USAGE.name):
+                    state = stored or "{}"
+                    while isinstance(state, str):  # SQLite's is encoded twice
+                        state = json.loads(state)
+                    yield from state.get("cursor", {})
 
     def _values(self, place: _Place, column: str) -> list[str]:
         condition, params = self._is_theirs(["user_id"])

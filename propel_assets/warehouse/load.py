@@ -5,6 +5,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import dlt
@@ -20,8 +21,7 @@ from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import describe_error
 from propel_assets.settings import Settings, Target, require_credentials
 from propel_assets.source.dlt_source import MERGE, propel_auth_source
-from propel_assets.source.lists import Progress, ScanReport
-from propel_assets.source.table_reader import ReadOptions
+from propel_assets.source.stream import Progress, ReadOptions, ResumeState, ScanResult
 from propel_assets.warehouse.destinations.policies import policy_of
 from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.pipeline import (
@@ -43,7 +43,7 @@ class ScanLoad:
     """What one load did. ``seconds`` is wall time, reading included."""
 
     load_id: str
-    reports: Sequence[ScanReport]
+    results: Sequence[ScanResult]
     seconds: float
 
 
@@ -63,7 +63,7 @@ def load_scan(
     settings = require_credentials(settings)
     target, policy = settings.target, load_policy(settings.privacy_settings)  # refused before anything is opened
     started = time.monotonic()
-    reports: list[ScanReport] = []
+    results: list[ScanResult] = []
     names = [table.name for table in tables_of(scan)]
     with working_folder() as folder:
         pipeline = build_pipeline(target, folder, say)
@@ -72,51 +72,69 @@ def load_scan(
             say(f"{settings.destination} cannot replace rows by their key: everything is read.")
             options = replace(options, recent=False)
         if writes_plain_files(target):
-            options = replace(options, anew=True)
+            options = replace(options, full_refresh=True)
         try:
             with load_lock(target, pipeline, say):
                 pipeline.sync_destination()
-                resume_state, columns = _before_load(pipeline, target, policy, scan)
+                columns = _stored_columns(pipeline, target, policy, names)
                 source = propel_auth_source(
                     tables=names,
                     settings=settings,
                     options=options,
-                    resume_state=resume_state,
+                    resume_store=AuditResumeStore(pipeline, target, policy),
                     stored_keys=lambda name: _stored_keys(pipeline, target, policy, name),
                     stored_columns=columns.__getitem__,
                     limits=policy_of(destination_kind(target)).limits,
-                    on_report=reports.append,
+                    on_result=results.append,
                     progress=progress,
                 )
                 if writes_plain_files(target):  # dlt would append what it cannot merge
                     for table in tables_of(scan):
                         source.resources[table.name].apply_hints(write_disposition="replace")
                 pipeline.extract(source, **load_formats(target))
-                _give_memory_back()
+                release_memory()
                 pipeline.normalize()
                 with write_lock(target, pipeline, say):
-                    for report in reports:
-                        _remove(pipeline, report)
+                    for result in results:
+                        _delete_emptied(pipeline, result)
                     info = pipeline.load()
                     info.raise_on_failed_jobs()
-                    _clear_staging(pipeline, [report.table_name for report in reports if not report.skipped])
+                    _clear_staging(pipeline, [result.table_name for result in results if not result.skipped])
                 sync_local_pipeline(target)
         except Exception as error:  # each database's driver has error classes of its own
             raise _ours(error, scan, settings) from None
-    return ScanLoad(info.loads_ids[0] if info.loads_ids else "", reports, time.monotonic() - started)
+    return ScanLoad(info.loads_ids[0] if info.loads_ids else "", results, time.monotonic() - started)
 
 
-def _before_load(
-    pipeline: dlt.Pipeline, target: Target, policy: Policy, scan: str
-) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
-    """Return the resume state of the scan, and the columns of its tables. It takes precedence over dlt's state.
+class AuditResumeStore:
+    """Reads resume states from `propel_scans`. Each load writes its own with its rows of that table.
 
-    Of loads that run beside each other the last one to begin leaves its state at the destination, and what it knows of
-    other scans may be older than they; and where a clock has once gone wrong, dlt takes that state for the newest.
+    dlt's state is not used: of concurrent loads, the last one to begin stores its state, which can be older than what
+    other loads have written; and dlt uses the state with the latest time, even if a clock was wrong.
     """
+
+    def __init__(self, pipeline: dlt.Pipeline, target: Target, policy: Policy) -> None:
+        """Read from the warehouse of ``pipeline``."""
+        self._connect = partial(connect, pipeline, target, policy)
+
+    def read(self, scan: str) -> ResumeState:
+        """Return the resume state of the last complete load of ``scan``."""
+        with self._connect() as warehouse:
+            stored = warehouse.audit.resume_state(tables_of(scan)[0])
+            if not stored:
+                return ResumeState(auth_host=warehouse.audit.last_auth_host())
+        return ResumeState.from_json(stored)
+
+    def write(self, scan: str, state: ResumeState) -> None:
+        """Do nothing: ``state`` is in the rows of `propel_scans`, which the load writes."""
+
+
+def _stored_columns(
+    pipeline: dlt.Pipeline, target: Target, policy: Policy, names: Sequence[str]
+) -> dict[str, dict[str, str]]:
+    """Return the columns that tables have at the destination, with dlt's names of their types."""
     with connect(pipeline, target, policy) as warehouse:
-        columns = {table.name: warehouse.columns_of(table.name) for table in tables_of(scan)}
-        return warehouse.audit.resume_state(tables_of(scan)[0]), columns
+        return {name: warehouse.columns_of(name) for name in names}
 
 
 def _stored_keys(pipeline: dlt.Pipeline, target: Target, policy: Policy, name: str) -> Iterator[Any]:
@@ -124,8 +142,8 @@ def _stored_keys(pipeline: dlt.Pipeline, target: Target, policy: Policy, name: s
         yield from warehouse.keys(BY_NAME[name])
 
 
-def _give_memory_back() -> None:
-    """Give back what reading took, before the database asks for more. `lists.py` lets Python look seldom."""
+def release_memory() -> None:
+    """Release the memory of the scan before the database needs it. `source/lists.py` collects garbage rarely."""
     gc.collect()
     pa.default_memory_pool().release_unused()
 
@@ -151,18 +169,18 @@ def empty_bucket(pipeline: dlt.Pipeline, tables: Sequence[str]) -> None:
             bucket.initialize_storage(truncate_tables=list(tables))
 
 
-def _remove(pipeline: dlt.Pipeline, report: ScanReport) -> None:
-    """Delete the rows of those who have none any more: a merge deletes nothing without a row to put in its place.
+def _delete_emptied(pipeline: dlt.Pipeline, result: ScanResult) -> None:
+    """Delete the rows of users who have none any more: a merge deletes rows only where it inserts others.
 
-    Before the load, which remembers how far was read: killed in between, they are only deleted twice.
+    This comes before the load, which stores the resume state. After a kill in between, they are deleted again.
     """
-    if not report.emptied:
+    if not result.emptied:
         return
     with pipeline.sql_client() as client, contextlib.suppress(DatabaseUndefinedRelation):
-        for start in range(0, len(report.emptied), ROWS_PER_DELETE):
-            some = report.emptied[start : start + ROWS_PER_DELETE]
+        for start in range(0, len(result.emptied), ROWS_PER_DELETE):
+            some = result.emptied[start : start + ROWS_PER_DELETE]
             places = ", ".join(["%s"] * len(some))
-            table = client.make_qualified_table_name(report.table_name)
+            table = client.make_qualified_table_name(result.table_name)
             client.execute_sql(f"DELETE FROM {table} WHERE user_id IN ({places})", *some)  # noqa: S608 - a quoted name
 
 

@@ -131,7 +131,7 @@ def test_a_failed_check_is_told(small, tmp_path) -> None:
         warehouse.rows(f"DELETE FROM {warehouse.table('user_query')} RETURNING 1")
         examine(warehouse, BY_NAME["user_query"])
         page = render(warehouse)
-    assert "user_query: row_count. 0 rows, 20 expected." in page
+    assert "user_query: row_count. 0 rows, expected 20." in page
 
 
 def test_nothing_loaded_is_an_error_that_says_what_to_run(run_cli, tmp_path) -> None:

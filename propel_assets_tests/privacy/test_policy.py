@@ -12,7 +12,7 @@ from propel_assets.errors import SettingsError
 from propel_assets.privacy.filter import PrivacyFilter
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import PrivacySettings, load_settings
-from propel_assets.source.table_reader import ReadOptions
+from propel_assets.source.stream import ReadOptions
 from propel_assets.warehouse.load import load_scan
 
 KEY = "a key for these tests only"
@@ -158,10 +158,10 @@ def test_a_field_nobody_knows_is_held_back_and_fails_its_check(strict, small, qu
 def test_a_recent_load_under_another_policy_reads_everybody_again(policy, settings, query) -> None:
     load_scan("users", settings)
     policy('[user_query]\nemail = "hash"')
-    reports = load_scan("users", load_settings(), options=RECENT).reports
+    reports = load_scan("users", load_settings(), options=RECENT).results
     assert {report.mode for report in reports} == {"full"}
     assert query("SELECT count(*) FROM user_query WHERE email LIKE '%@%'") == [(0,)]
-    assert {r.mode for r in load_scan("users", load_settings(), options=RECENT).reports} == {"recent"}
+    assert {r.mode for r in load_scan("users", load_settings(), options=RECENT).results} == {"recent"}
 
 
 @pytest.mark.parametrize(

@@ -87,9 +87,9 @@ def _pairs(source: str) -> Any:
     )
 
 
-def expected(pairs: list[tuple[str, str]]) -> dict[str, Any]:
+def expected(pairs: list[tuple[str, str]]) -> dict[Any, Any]:
     """Return the columns of a row that are not null; unexpected fields by their source text."""
-    row: dict[str, Any] = {}
+    row: dict[Any, Any] = {}
     for name, source in {json.loads(name): source for name, source in pairs}.items():
         if source == "null":
             continue
@@ -111,7 +111,7 @@ def readable(name: str) -> str:
 
 def decoded(
     row_type: RowType, decode: PageDecoder, rows: list[list[tuple[str, str]]], space: str
-) -> list[dict[str, Any]]:
+) -> list[dict[Any, Any]]:
     """Return the same of the page of ``rows``."""
     body = f'{{"rows":[{",".join(any_json.source(row, space) for row in rows)}]}}'
     table = row_type.to_arrow(decode(body.encode()).items)
