@@ -42,7 +42,7 @@ class ResumeStore(Protocol):
     def read(self, scan: str) -> ResumeState:
         """Return the resume state that the last complete load of ``scan`` left.
 
-        Without one, return an empty state with the auth host of the newest load of any scan.
+        Without one, return an empty state with the tenant id of the newest load of any scan.
         """
         ...
 
@@ -62,8 +62,8 @@ class DltResumeStore:
         """Return the stored state of ``scan``."""
         if scan in self._states:
             return ResumeState.from_json(self._states[scan])
-        hosts = [state["auth_host"] for state in self._states.values() if state.get("auth_host")]
-        return ResumeState(auth_host=hosts[-1] if hosts else "")
+        ids = [state["tenant_id"] for state in self._states.values() if state.get("tenant_id")]
+        return ResumeState(tenant_id=ids[-1] if ids else "")
 
     def write(self, scan: str, state: ResumeState) -> None:
         """Store ``state`` as the newest."""

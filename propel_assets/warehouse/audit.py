@@ -85,9 +85,9 @@ class Audit:
         """Return the resume state of the last load of ``table``; empty: there is none."""
         return self._last_resume_state(table)
 
-    def last_auth_host(self) -> str:
-        """Return the auth host of the last load of any table; empty: there is none."""
-        return str(self._last_resume_state(None).get("auth_host", ""))
+    def last_tenant_id(self) -> str:
+        """Return the tenant id of the last load of any table; empty: there is none."""
+        return str(self._last_resume_state(None).get("tenant_id", ""))
 
     def _last_resume_state(self, table: Table | None) -> dict[str, Any]:
         if "resume_state" not in self._warehouse.columns_of(PROPEL_SCANS.name):

@@ -122,7 +122,7 @@ class AuditResumeStore:
         with self._connect() as warehouse:
             stored = warehouse.audit.resume_state(tables_of(scan)[0])
             if not stored:
-                return ResumeState(auth_host=warehouse.audit.last_auth_host())
+                return ResumeState(tenant_id=warehouse.audit.last_tenant_id())
         return ResumeState.from_json(stored)
 
     def write(self, scan: str, state: ResumeState) -> None:
