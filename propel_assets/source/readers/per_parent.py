@@ -18,7 +18,7 @@ def read_per_parent(context: ScanContext, table: Table, shape: PerParent) -> Ite
     """Read one row per parent. A parent that the list does not have any more has none."""
     parent = BY_NAME[shape.parent]
     parameter = parent.key[0]
-    row_type = RowType(table, given=() if shape.has_key else (parameter,))
+    row_type = RowType(table, constant_columns=() if shape.has_key else (parameter,))
     decode = PageDecoder(row_type)
 
     def request(id_: str) -> Any:
@@ -31,7 +31,7 @@ def read_per_parent(context: ScanContext, table: Table, shape: PerParent) -> Ite
             rows, outcome = _retry_missing(context, parent, table, request, rows, missing, outcome)
     constants = None if shape.has_key else {parameter: [*rows]}
     yield Rows(table.name, row_type.to_arrow([*rows.values()], constants))
-    result = replace(list_result(table, outcome, row_type), rows_read=len(rows), newest=None)
+    result = replace(list_result(table, outcome), rows_read=len(rows), newest=None)
     yield _with_flagged(context, shape, result, rows) if shape.flag else result
 
 
