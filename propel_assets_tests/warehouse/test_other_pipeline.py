@@ -50,7 +50,8 @@ def test_a_dataset_of_plain_dlt_is_refused_before_anything_is_read(tables, load_
     assert ran.returncode == 1
     assert (
         "Another dlt pipeline created the table user_query of the dataset propel_auth_data, with other columns; "
-        "nothing was read: set another database (DESTINATION__DUCKDB__CREDENTIALS), or drop that dataset and load again."
+        "nothing was read: set another database (DESTINATION__DUCKDB__CREDENTIALS), or drop that dataset and load "
+        "again."
     ) in ran.stderr
     assert "Traceback" not in ran.stderr
     assert not small.requests
