@@ -23,7 +23,7 @@ Severity = Literal["ERROR", "WARN"]
 FIRST = 5
 SQL_TYPES = {"text": "VARCHAR", "bool": "BOOLEAN"}  # by dlt's names; the others are the same in SQL
 MISMATCHES = {"type", "column type"}  # reasons that mean: the value is not of the declared type
-MAX_AGE = timedelta(hours=26)  # a day between two loads of the schedule refresh_daily, and two hours for the load
+MAX_AGE = timedelta(hours=26)  # one day between two runs of the daily schedule, and 2 hours for the load
 HISTORY_LOADS = 30
 LEAST_LOADS = 5  # before a history says anything
 LEAST_ROWS, LEAST_SHARE, DEVIATIONS = 10, 0.1, 4.0  # how far from the median is still usual
@@ -348,8 +348,8 @@ def up_to_date(facts: TableFacts) -> Finding:
     if table.default and age > MAX_AGE:
         evidence["reason"] = f"Older than {MAX_AGE / timedelta(hours=1):.0f} hours"
         text = (
-            f"{evidence['reason']}. {state} Run `propel-assets load {table.name}`, and check that the schedule "
-            "refresh_daily is on and that its last run succeeded."
+            f"{evidence['reason']}. {state} Run `propel-assets load {table.name}`, and check that the daily "
+            "schedule is on and that its last run succeeded."
         )
         return _finding(table, "up_to_date", text, failed="WARN", evidence=evidence)
     return _finding(table, "up_to_date", state, evidence=evidence)

@@ -184,7 +184,7 @@ def test_without_the_extra_everything_else_loads() -> None:
         "from propel_assets.definitions import defs\n"
         "keys = {key.path[0] for key in defs.resolve_asset_graph().get_all_asset_keys()}\n"
         "assert keys == {'propel_auth', 'propel_auth_api'}, keys\n"
-        "defs.resolve_job_def('refresh')\n"
+        "defs.resolve_job_def('propel_auth_refresh')\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
