@@ -2,7 +2,8 @@
 
 import dlt
 import pytest
-from dlt.sources.rest_api import RESTAPIConfig, rest_api_source
+from dlt.sources.rest_api import rest_api_source
+from dlt.sources.rest_api.typing import RESTAPIConfig
 
 PIPELINE, DATASET = "propel_auth_pipeline", "propel_auth_data"
 
@@ -11,7 +12,7 @@ PIPELINE, DATASET = "propel_auth_pipeline", "propel_auth_data"
 def load_plainly(small, tmp_path):
     """Load users by dlt's generic REST source into the database that `propel-assets` uses."""
 
-    def run(**options: str) -> None:
+    def run() -> None:
         config: RESTAPIConfig = {
             "client": {
                 "base_url": f"{small.url}/api/backend/v1/",
@@ -36,7 +37,7 @@ def load_plainly(small, tmp_path):
             dataset_name=DATASET,
             pipelines_dir=str(tmp_path / "plain"),
         )
-        pipeline.run(rest_api_source(config, name="propel_auth_source"), **options)
+        pipeline.run(rest_api_source(config, name="propel_auth_source"))
         small.requests.clear()
 
     return run
