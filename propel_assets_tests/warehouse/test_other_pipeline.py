@@ -1,9 +1,10 @@
 """A dataset that plain dlt has loaded, as dltHub's page on PropelAuth shows: refused before anything is read."""
 
+from typing import Any
+
 import dlt
 import pytest
 from dlt.sources.rest_api import rest_api_source
-from dlt.sources.rest_api.typing import RESTAPIConfig
 
 PIPELINE, DATASET = "propel_auth_pipeline", "propel_auth_data"
 
@@ -12,8 +13,8 @@ PIPELINE, DATASET = "propel_auth_pipeline", "propel_auth_data"
 def load_plainly(small, tmp_path):
     """Load users by dlt's generic REST source into the database that `propel-assets` uses."""
 
-    def run() -> None:
-        config: RESTAPIConfig = {
+    def run(**options: Any) -> None:
+        config: Any = {
             "client": {
                 "base_url": f"{small.url}/api/backend/v1/",
                 "auth": {"type": "bearer", "token": small.api_key},
@@ -37,7 +38,7 @@ def load_plainly(small, tmp_path):
             dataset_name=DATASET,
             pipelines_dir=str(tmp_path / "plain"),
         )
-        pipeline.run(rest_api_source(config, name="propel_auth_source"))
+        pipeline.run(rest_api_source(config, name="propel_auth_source"), **options)
         small.requests.clear()
 
     return run
