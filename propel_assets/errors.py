@@ -118,7 +118,7 @@ class WebhookStoreFull(WebhookStoreError):
 
 def find_cause(error: BaseException) -> PropelError | None:
     """Return the first `PropelError` in the chain of causes of ``error``: dlt and Dagster wrap our errors."""
-    return next((cause for cause in _causes(error) if isinstance(cause, PropelError)), None)
+    return next((cause for cause in causes_of(error) if isinstance(cause, PropelError)), None)
 
 
 @contextmanager
@@ -133,7 +133,8 @@ def exit_on_error() -> Iterator[None]:
         raise SystemExit(f"Error: {cause}") from None
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """Yield ``error`` and the chain of its causes."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:

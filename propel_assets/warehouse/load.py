@@ -23,17 +23,15 @@ from propel_assets.settings import Settings, Target, require_credentials
 from propel_assets.source.dlt_source import MERGE, propel_auth_source
 from propel_assets.source.stream import Progress, ReadOptions, ResumeState, ScanResult
 from propel_assets.warehouse.destinations.policies import policy_of
-from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.pipeline import (
-    build_pipeline,
     destination_kind,
     load_formats,
     load_lock,
-    sync_local_pipeline,
     write_lock,
     writes_plain_files,
 )
 from propel_assets.warehouse.query import connect
+from propel_assets.warehouse.session import LoadSession, open_session
 
 ROWS_PER_DELETE = 500
 
@@ -54,8 +52,17 @@ def load_scan(
     options: ReadOptions | None = None,
     progress: Progress = lambda *_: None,
     say: Callable[[str], None] = lambda _: None,
+    session: LoadSession | None = None,
 ) -> ScanLoad:
-    """Read the tables of ``scan`` and replace them, all or none. ``say`` is told what is waited for.
+    """Read the tables of ``scan`` and replace them, all or none.
+
+    Args:
+        scan: the name of the scan.
+        settings: credentials, target and privacy policy.
+        options: what to read; None: the default of the scan.
+        progress: called with a table, the rows read so far and the rows expected.
+        say: receives a message while a lock is waited for.
+        session: shared by the loads of a command or run, which makes them faster; None: one for this load.
 
     Raises:
         PropelError: nothing was replaced; the text says why and what to do.
@@ -65,8 +72,8 @@ def load_scan(
     started = time.monotonic()
     results: list[ScanResult] = []
     names = [table.name for table in tables_of(scan)]
-    with working_folder() as folder:
-        pipeline = build_pipeline(target, folder, say)
+    shared = contextlib.nullcontext(session) if session else open_session(target, say)
+    with shared as session, session.pipeline(say) as pipeline:
         options = options or ReadOptions()
         if options.recent and MERGE["strategy"] not in (pipeline.destination.capabilities().supported_merge_strategies):
             say(f"{settings.destination} cannot replace rows by their key: everything is read.")
@@ -100,7 +107,7 @@ def load_scan(
                     info = pipeline.load()
                     info.raise_on_failed_jobs()
                     _clear_staging(pipeline, [result.table_name for result in results if not result.skipped])
-                sync_local_pipeline(target)
+                session.finish(info)
         except Exception as error:  # each database's driver has error classes of its own
             raise _ours(error, scan, settings) from None
     return ScanLoad(info.loads_ids[0] if info.loads_ids else "", results, time.monotonic() - started)
@@ -149,13 +156,15 @@ def release_memory() -> None:
 
 
 def _clear_staging(pipeline: dlt.Pipeline, tables: Sequence[str]) -> None:
-    """Leave no second copy of people's rows, in the staging dataset or the bucket that the warehouse loads from.
+    """Empty the staging tables, and the bucket that the warehouse loads from: they contain a copy of personal data.
 
-    dlt's own way would empty other loads' tables.
+    dlt's own setting for that would empty the tables of concurrent loads.
     """
-    with pipeline.destination_client() as client:
-        if isinstance(client, WithStagingDataset):
-            for name in filter(client.should_load_data_to_staging_dataset, tables):
+    client = pipeline.destination_client()
+    if isinstance(client, WithStagingDataset):
+        staged = list(filter(client.should_load_data_to_staging_dataset, tables))
+        with client if staged else contextlib.nullcontext():
+            for name in staged:
                 with client.with_staging_dataset(), contextlib.suppress(DatabaseUndefinedRelation):
                     client.initialize_storage(truncate_tables=[name])
     empty_bucket(pipeline, tables)

@@ -78,7 +78,7 @@ def play(schedule: Schedule, home: Path, postgres: str, loader: Sequence[str] = 
             for run in schedule.runs:
                 player.load(run)
             player.load(Run(FIRST_TABLES), clean=True)
-            outcome.faults.update({name: n for name, n in sandbox.faults.struck.items() if n})
+            outcome.faults.update({name: n for name, n in sandbox.faults.hits.items() if n})
     finally:
         if isinstance(warehouse, Postgres):
             warehouse.drop()

@@ -18,7 +18,7 @@ def read_per_parent(context: ScanContext, table: Table, shape: PerParent) -> Ite
     """Read one row per parent. A parent that the list does not have any more has none."""
     parent = BY_NAME[shape.parent]
     parameter = parent.key[0]
-    row_type = RowType(table, given=() if shape.has_key else (parameter,))
+    row_type = RowType(table, constant_columns=() if shape.has_key else (parameter,))
     decode = PageDecoder(row_type)
 
     def request(id_: str) -> Any:

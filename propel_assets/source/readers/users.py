@@ -62,7 +62,7 @@ class _Memberships:
 
 def read_users(context: ScanContext, _: Sequence[Table]) -> Iterator[Rows | ScanResult]:
     """Read users and their memberships. In a project without orgs, memberships are skipped."""
-    member = RowType(ORG_MEMBERSHIP, given=("user_id",))
+    member = RowType(ORG_MEMBERSHIP, constant_columns=("user_id",))
     user = RowType(USER_QUERY, maps={ORG_MEMBERSHIP.items: member})
     no_orgs_reason, newest_activity = _first_request(context, user)
     since = context.resume_state.cursor.get(READ_UNTIL) if context.options.recent else None

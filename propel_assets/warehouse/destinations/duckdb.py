@@ -20,6 +20,7 @@ from dlt.common.destination.typing import PreparedTableSchema
 from dlt.common.schema import Schema
 from dlt.destinations.exceptions import DatabaseException, DestinationConnectionError
 
+from propel_assets.warehouse.destinations.capabilities import CachesCapabilities
 from propel_assets.warehouse.destinations.duckdb_file import describe_open_error, sql_literal
 from propel_assets.warehouse.destinations.jobs import ClientJob, SetsClient, SqlFile
 from propel_assets.warehouse.dlt_compat import DuckDbClient, DuckDbClientConfiguration, DuckDbSqlClient, LoadJobInfo
@@ -203,7 +204,7 @@ class WaitingSqlClient(DuckDbSqlClient):
         return connections[0]
 
 
-class atomic_duckdb(dlt.destinations.duckdb):  # noqa: N801 - dlt names destinations in lower case
+class atomic_duckdb(CachesCapabilities, dlt.destinations.duckdb):  # noqa: N801 - dlt names destinations in lower case
     """DuckDB, as dlt's destination of that name in every other respect."""
 
     spec = DuckDbConfiguration

@@ -36,7 +36,7 @@ def describe_open_error(file: Path, error: engine.Error) -> WarehouseClosed:
         return WarehouseClosed(f"{file} is not a DuckDB database. Move it away, or {ANOTHER_FILE}.")
     if version > NEWEST_VERSION:
         return WarehouseClosed(
-            f"{file} was written by DuckDB 2 or later (storage version {version}), which DuckDB {engine.__version__} "
+            f"{file} was written by DuckDB 2 or later, which DuckDB {engine.__version__} "
             f"cannot read. Export its tables with that version, or {ANOTHER_FILE}."
         )
     reason = system_error(str(error)) or type(error).__name__
