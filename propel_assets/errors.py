@@ -13,6 +13,7 @@ PropelError
 │   └── OtherEnvironment     the tables hold the data of another environment
 ├── UnexpectedError          a defect: an error that no code of ours handles
 ├── WarehouseError           the destination cannot be used
+│   ├── OtherPipeline        the dataset has tables of another dlt pipeline
 │   └── WarehouseClosed      the database cannot be opened
 │       └── WarehouseBusy    another process has it open
 └── WebhookStoreError        the webhook store cannot be used
@@ -94,6 +95,12 @@ class UnexpectedError(PropelError):
 
 class WarehouseError(PropelError):
     """The destination cannot be used."""
+
+
+class OtherPipeline(WarehouseError):
+    """The dataset has tables of another dlt pipeline. Nothing was read."""
+
+    concerns_every_scan = True
 
 
 class WarehouseClosed(WarehouseError):

@@ -3,7 +3,7 @@
 import contextlib
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,13 +14,14 @@ from dlt.common.destination.client import WithStagingDataset
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 from dlt.pipeline.exceptions import PipelineStepFailed
 
-from propel_assets.catalog import BY_NAME, tables_of
-from propel_assets.errors import PropelError, WarehouseError, find_cause
+from propel_assets.catalog import BY_NAME, PROPEL_SCANS, tables_of
+from propel_assets.errors import OtherPipeline, PropelError, WarehouseError, find_cause
 from propel_assets.privacy.policy import Policy
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import describe_error
 from propel_assets.settings import Settings, Target, require_credentials
 from propel_assets.source.dlt_source import MERGE, propel_auth_source
+from propel_assets.source.reconcile import is_same_type
 from propel_assets.source.stream import Progress, ReadOptions, ResumeState, ScanResult
 from propel_assets.warehouse.destinations.policies import policy_of
 from propel_assets.warehouse.pipeline import (
@@ -83,7 +84,7 @@ def load_scan(
         try:
             with load_lock(target, pipeline, say):
                 pipeline.sync_destination()
-                columns = _stored_columns(pipeline, target, policy, names)
+                columns = _stored_columns(pipeline, target, policy, scan)
                 source = propel_auth_source(
                     tables=names,
                     settings=settings,
@@ -136,12 +137,37 @@ class AuditResumeStore:
         """Do nothing: ``state`` is in the rows of `propel_scans`, which the load writes."""
 
 
-def _stored_columns(
-    pipeline: dlt.Pipeline, target: Target, policy: Policy, names: Sequence[str]
-) -> dict[str, dict[str, str]]:
-    """Return the columns that tables have at the destination, with dlt's names of their types."""
+def _stored_columns(pipeline: dlt.Pipeline, target: Target, policy: Policy, scan: str) -> dict[str, dict[str, str]]:
+    """Return the columns that the tables of ``scan`` have at the destination, with dlt's names of their types.
+
+    Raises:
+        OtherPipeline: another dlt pipeline has created one of them.
+    """
     with connect(pipeline, target, policy) as warehouse:
-        return {name: warehouse.columns_of(name) for name in names}
+        names = [table.name for table in tables_of(scan)]
+        columns = warehouse.columns_of_tables([*names, PROPEL_SCANS.name])
+        is_first_load = not columns.pop(PROPEL_SCANS.name)
+        if is_first_load:
+            columns = warehouse.columns_of_tables(list(BY_NAME))
+    for name, stored in columns.items():
+        if _has_row_ids(stored) or (is_first_load and _has_other_types(name, stored)):
+            variable = f"DESTINATION__{target.destination.upper()}__CREDENTIALS"
+            variable = variable if destination_kind(target) != "filesystem" else "DESTINATION__FILESYSTEM__BUCKET_URL"
+            raise OtherPipeline(
+                f"Another dlt pipeline created the table {name} of the dataset {pipeline.dataset_name}, with other "
+                f"columns; nothing was read: set another database ({variable}), or drop that dataset and load again."
+            )
+    return columns
+
+
+def _has_row_ids(columns: Mapping[str, str]) -> bool:
+    """Whether dlt's normalizer has written the table: it adds a row id, this project does not."""
+    return "_dlt_id" in columns and not dlt.config.get("normalize.parquet_normalizer.add_dlt_id", bool)
+
+
+def _has_other_types(name: str, columns: Mapping[str, str]) -> bool:
+    """Whether a declared column has another type."""
+    return any(not is_same_type(c.type, columns.get(c.name, c.type)) for c in BY_NAME[name].columns)
 
 
 def _stored_keys(pipeline: dlt.Pipeline, target: Target, policy: Policy, name: str) -> Iterator[Any]:

@@ -143,6 +143,13 @@ def test_a_look_up_without_a_usable_value_is_a_usage_error_before_any_request(wo
     assert list(tmp_path.iterdir()) == []
 
 
+def test_erase_refuses_an_id_that_no_user_can_have_without_a_key_and_a_warehouse(tmp_path) -> None:
+    ran = CliRunner().invoke(main, ["erase", "nobody", "--dry-run"])
+    assert ran.exit_code == 2
+    assert "No such user: 'nobody' is not a user id. Ids of PropelAuth are UUIDs." in ran.output
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_unknown_command_is_a_usage_error_with_the_closest_one() -> None:
     ran = CliRunner().invoke(main, ["lod"])
     assert (ran.exit_code, "Did you mean 'load'?" in ran.output) == (2, True)

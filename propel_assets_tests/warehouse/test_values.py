@@ -110,7 +110,7 @@ def test_a_declared_column_of_another_type_at_the_destination_keeps_every_value(
 
 
 MEETING = ["userId", "Email", "createdAt", "fooBar", "foo_bar", "FooBar", "", "_dlt_id", "_dlt_load_id", "x" * 300]
-MEETING += ["email__v_text", "a b", "a-b", "User_Id"]
+MEETING += ["email__v_text", "a b", "a-b", "User_Id", 'a"b', "a\\b", "a\tb"]
 
 
 def test_fields_whose_names_meet_get_columns_of_their_own(loaded, load, query) -> None:

@@ -22,6 +22,18 @@ def sql_literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def refuse_path(file: Path) -> None:
+    """Refuse a path for which DuckDB writes its log to another place: it takes a question mark for a query in a URL.
+
+    Raises:
+        WarehouseClosed: the path has a question mark.
+    """
+    if "?" in str(file):
+        raise WarehouseClosed(
+            f"DuckDB cannot write to {file}: its path has a question mark. Rename the folder, or {ANOTHER_FILE}."
+        )
+
+
 def describe_open_error(file: Path, error: engine.Error) -> WarehouseClosed:
     """Return the error to raise for a database that DuckDB cannot open: the reason, and what to do."""
     try:
