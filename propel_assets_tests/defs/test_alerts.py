@@ -146,7 +146,7 @@ def test_an_unusual_loss_is_reported_with_how_to_allow_it(tick, run, webhook, sa
         sandbox.store.delete_user(user)
     run("user_query")
     tick()
-    assert "Unusual loss: too many rows are gone: propel_auth_load_users" in webhook.texts[-1]
+    assert "Unusual loss: too many rows are missing: propel_auth_load_users" in webhook.texts[-1]
     assert "PROPELAUTH_ALLOW_LOSS" in webhook.texts[-1]
     assert "@" not in webhook.texts[-1]
 
