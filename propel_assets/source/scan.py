@@ -98,7 +98,7 @@ class Scan:
         self._segments: list[_Segment] = []
         self._ties: dict[Any, Tie] = {}
         self._there = 0  # rows when the end was found
-        self._since = -math.inf  # whoever has signed up after that has at least this value
+        self._since = -math.inf  # rows added after that have at least this value
         self._known: set[Hashable] = set()  # those who have it, and were there
         self._end_found = False
         self._end: tuple[int, Any] = (0, -math.inf)  # where it was found last: its page, and the value of its last row
@@ -203,7 +203,7 @@ class Scan:
         return fresh
 
     def _is_end(self, request: Request, page: Page) -> bool:
-        """Whether nobody stands right of ``page``: it is not full. If not, choose where to look next.
+        """Whether ``page`` is the last one: it is not full. If it is full, choose the next page to request.
 
         What the server says of more rows is not taken for it: a count that is kept beside the list can be too small.
         """
@@ -255,7 +255,7 @@ class Scan:
         first = segment.left.first if segment.left else None
         if first is None:
             return False
-        if not self._ordered or len(first.rows) < self._size:  # no order to tell by; or nobody stood right of it
+        if not self._ordered or len(first.rows) < self._size:  # no known order, or no row was right of it
             return True
         return self._is_older(segment.previous, self._value(first.rows[-1]))
 
