@@ -35,12 +35,12 @@ def mentioning_columns(columns: Collection[str]) -> list[str]:
 
 
 def text_columns(columns: Collection[str]) -> list[str]:
-    """Return the columns whose text can contain an identifier of another person than the one the row is about.
+    """Return the columns whose text can name another person than the one the row is about.
 
-    The address of a user who has the same one as an erased user (isolated orgs) is theirs and stays.
+    The own address of a user stays, even if an erased user had the same one (isolated orgs).
     """
-    others = {*mentioning_columns(columns), *(OWN_ADDRESS if "user_id" in columns else ())}
-    return [name for name in columns if name not in others]
+    own = {*identifying_columns(columns), *(OWN_ADDRESS if "user_id" in columns else ())}
+    return [name for name in columns if name not in own and name not in MENTIONING]
 
 
 class ErasureList:

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 REPLACEMENT = "erased"
-# In the syntax of RE2 too: a text without a match contains no identifier.
-MAY_CONTAIN_IDENTIFIER = r"@|%[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}|&#|[0-9A-Fa-f]{8}-?[0-9A-Fa-f]{4}-?[0-9A-Fa-f]{4}"
+# A text without an encoded `@` and without 8 hex digits contains no identifier. Valid in RE2, for Arrow, as well.
+MAY_CONTAIN_IDENTIFIER = r"@|%(?:25)*40|u0040|&#(?:64|[xX]40);|[0-9A-Fa-f]{8}"
+CANDIDATE = re.compile(MAY_CONTAIN_IDENTIFIER)
 MAX_DECODINGS = 4
 MAX_LOCAL, MAX_DOMAIN = 64, 255  # RFC 5321
 
@@ -93,6 +94,8 @@ def _unique_key(key: str, new_key: str, text: str, keys: set[str]) -> str:
 
 
 def _replace_in_text(text: str, is_erased: IsErased) -> str:
+    if not CANDIDATE.search(text):
+        return text
     spans = sorted(_find(text, is_erased))
     parts, end = [], 0
     for start, stop in spans:
