@@ -13,8 +13,12 @@ LOWEST := .venv-lowest
 RELEASE := .venv-release
 # The extras in the image, and the tests that say whether the lowest versions do.
 DEPLOYED := production,postgres,celery,k8s
-SAMPLE := $(addprefix propel_assets_tests/,test_definitions.py defs/test_recent.py warehouse/test_load.py warehouse/test_recent.py)
+LOWEST_SAMPLE := $(addprefix propel_assets_tests/,test_definitions.py defs/test_recent.py warehouse/test_load.py warehouse/test_recent.py)
 WITH_DAGSTER := $(addprefix propel_assets_tests/,cli defs marts deploy test_definitions.py test_secrets.py)
+# What the gate runs of the two slow suites (`make test-embedded-elt SAMPLE=1`); without SAMPLE, they run completely.
+ELT_SAMPLE := $(addprefix propel_assets_tests/,test_definitions.py defs/test_assets.py marts/test_assets.py)
+STAND_INS_SAMPLE := the_tables_hold_exactly or metrics_merge or command_line_loads
+SAMPLE ?=
 LEFT_OUT := node or browser or destinations
 PYTEST_FLAGS ?=
 FUZZ_SECONDS ?= 60
@@ -62,12 +66,12 @@ test-destinations: .venv/has-destinations $(STAND_INS)  ## every destination, on
 
 # The gate's share: what `make test` has run already and BigQuery, whose stand-in wants a Python of its own, are left out.
 test-stand-ins: .venv/has-destinations $(filter-out .venv-bigquery/%,$(STAND_INS))
-	$(BIN)/python -m pytest propel_assets_tests/destinations -n 2 --dist loadgroup -m destinations -k 'not bigquery' $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest propel_assets_tests/destinations -n 2 --dist loadgroup -m destinations -k 'not bigquery$(if $(SAMPLE), and ($(STAND_INS_SAMPLE)))' $(PYTEST_FLAGS)
 
 test-all: test test-rest  ## both; `make test-destinations` is for itself
 
 test-embedded-elt: $(CARD)/has-test  ## the tests that run Dagster, on dagster-embedded-elt and its Dagster 1.13.1
-	$(CARD)/bin/python -m pytest $(WITH_DAGSTER) -n auto --dist worksteal -m 'not ($(LEFT_OUT))' $(PYTEST_FLAGS)
+	$(CARD)/bin/python -m pytest $(if $(SAMPLE),$(ELT_SAMPLE),$(WITH_DAGSTER)) -n auto --dist worksteal -m 'not ($(LEFT_OUT))' $(PYTEST_FLAGS)
 
 test-wheel: .venv/has-core  ## the built wheel, installed and used from an empty folder
 	@sh .ci/test-wheel $(BIN)/python
@@ -98,7 +102,7 @@ audit: $(RELEASE)/has-tools  ## known vulnerabilities of that, where their sourc
 	@sh .ci/audit $(RELEASE)/bin/pip-audit deploy/requirements.txt
 
 test-lowest: $(LOWEST)/has-test  ## a sample of the tests, on the lowest versions pyproject.toml allows
-	$(LOWEST)/bin/python -m pytest $(SAMPLE) -n auto $(PYTEST_FLAGS)
+	$(LOWEST)/bin/python -m pytest $(LOWEST_SAMPLE) -n auto $(PYTEST_FLAGS)
 
 constraints:  ## the constraints files again, with the newest versions that fit together
 	@sh .ci/constraints constraints.txt duckdb==1.5.5 -e '.[$(EXTRAS)]'
