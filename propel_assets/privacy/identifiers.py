@@ -31,6 +31,9 @@ SIMPLE_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f", "/": "/
 JSON_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"(\s*:)?', re.DOTALL)
 NOT_ALPHANUMERIC = re.compile(r"[^0-9a-z]+")
 
+PLAIN_IDENTIFIER = r"^(?:[^\s@\"'<>(),;:\[\]\\%&=?/]+@[\w.-]+|[0-9A-Fa-f-]{32,36}|[0-9A-Fa-f]{64})$"
+"""A text that is one address or id and nothing else. Valid in RE2, for Arrow, as well."""
+
 IsErased = Callable[[str], bool]
 """Tells whether a value identifies an erased person; without regard to case."""
 Span = tuple[int, int]

@@ -24,8 +24,9 @@ def test_nothing_of_a_person_is_left_in_histories_and_marts(small_sandbox, build
     load()
     store.update_user(user_id, first_name="Changed")
     assert user_id.encode() in load()
-    receipt = erase(settings, user_id)
-    places = {line.where for line in receipt}
+    receipt = erase(settings.target, settings.privacy_settings, user_id)
+    assert receipt.is_complete, receipt
+    places = {record.where for record in receipt.records}
     assert {"propel_auth_history.users_history", "propel_auth_history.memberships_history"} <= places
     assert {"propel_auth_marts.dim_user", "propel_auth_marts.bridge_membership"} <= places
     for there in (file.read_bytes(), load()):  # who is still at PropelAuth is left out of what comes later
