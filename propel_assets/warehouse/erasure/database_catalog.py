@@ -50,7 +50,7 @@ class SearchedTable:
 
     schema: str
     name: str
-    columns: Sequence[SearchedColumn] = ()
+    columns: tuple[SearchedColumn, ...] = ()
     kind: TableKind = "table"
 
     def __str__(self) -> str:
@@ -74,11 +74,15 @@ class EnumType:
 
 @dataclass
 class Contents:
-    """What a database contains that is to be searched, and what cannot be searched."""
+    """What a database contains that is to be searched, and what cannot be searched.
+
+    Attributes:
+        texts: what the database keeps about its relations: the relation, what it is, and the text.
+    """
 
     tables: list[SearchedTable] = field(default_factory=list)
     enums: list[EnumType] = field(default_factory=list)
-    definitions: list[tuple[str, str]] = field(default_factory=list)
+    texts: list[tuple[str, str, str]] = field(default_factory=list)
     unsearched: list[UnsearchedColumn] = field(default_factory=list)
 
 
@@ -119,7 +123,7 @@ class Catalog:
             elif not NO_TEXT.fullmatch(type_):
                 reason = f"columns of this type are not searched on {self._client.config.destination_type}"
                 contents.unsearched.append(UnsearchedColumn(f"{schema}.{table}.{column}", type_, reason))
-        contents.tables = [SearchedTable(*name, found) for name, found in columns.items()]
+        contents.tables = [SearchedTable(*name, tuple(found)) for name, found in columns.items()]
         return contents
 
     def _own_contents(self, reason: str) -> Contents:
@@ -132,25 +136,34 @@ class Catalog:
                     _, stored = self._client.get_storage_table(name)
                     types = {fold(column): str(kind.get("data_type")) for column, kind in stored.items()}
                     columns = [SearchedColumn(c, type_) for c, type_ in types.items() if type_ in {"text", "json"}]
-                    contents.tables += [SearchedTable(schema, name, columns)] if columns else []
+                    contents.tables += [SearchedTable(schema, name, tuple(columns))] if columns else []
         return contents
 
     # --- SQL ---
 
+    def execute(self, query: str, *params: Any) -> contextlib.AbstractContextManager[Any]:
+        """Run a query and return its cursor, to be opened by `with`.
+
+        Raises:
+            DatabaseException: the database refused it.
+        """
+        return self.sql.execute_query(query, *params)
+
     def rows(self, query: str, *params: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a query."""
-        with self.sql.execute_query(query, *params) as cursor:
+        with self.execute(query, *params) as cursor:
             return [tuple(row) for row in cursor.fetchall()]
 
     def stream(self, query: str, *params: Any) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a query in batches."""
-        with self.sql.execute_query(query, *params) as cursor:
+        with self.execute(query, *params) as cursor:
             while batch := cursor.fetchmany(1_000):
                 yield from (tuple(row) for row in batch)
 
     def run(self, statement: str, *params: Any) -> None:
         """Run a statement."""
-        self.sql.execute_sql(statement, *params)
+        with self.execute(statement, *params):
+            pass
 
     @contextlib.contextmanager
     def savepoint(self) -> Iterator[None]:
@@ -174,7 +187,7 @@ class Catalog:
         return column.kind == "text"
 
     def update_statistics(self, table: SearchedTable) -> None:
-        """Replace the statistics of a table, where they contain values of its rows."""
+        """Update the statistics of a table, where they contain values of its rows."""
 
     def rename_labels(self, enum: EnumType, labels: dict[str, str]) -> None:
         """Rename labels of an enumerated type, in its columns too."""

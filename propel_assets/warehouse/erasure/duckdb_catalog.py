@@ -44,11 +44,11 @@ class DuckDbCatalog(Catalog):
                 continue
             if type_.startswith("ENUM("):
                 enums.append((schema, table, column, type_))
-            elif kind := _kind(type_):
+            elif kind := column_kind(type_):
                 is_unique = (schema, table, column) in unique
                 found = SearchedColumn(column, type_, kind, is_nullable=bool(nullable), is_unique=is_unique)
                 columns.setdefault((schema, table), []).append(found)
-        contents.tables = [SearchedTable(*name, found) for name, found in columns.items()]
+        contents.tables = [SearchedTable(*name, tuple(found)) for name, found in columns.items()]
         for schema, table, column, type_ in enums:
             [(labels,)] = self.rows(f"SELECT enum_range(CAST(NULL AS {type_}))")
             name = f"{schema}.{table}.{column}"
@@ -58,8 +58,8 @@ class DuckDbCatalog(Catalog):
             "AND database_name = current_database()"
         ):
             contents.enums.append(EnumType(f"{self.quote(schema)}.{self.quote(name)}", labels))
-        contents.definitions = [
-            (f"{schema}.{name}", sql)
+        contents.texts = [
+            (f"{schema}.{name}", "definition of the view", sql)
             for schema, name, sql in self.rows(
                 "SELECT schema_name, view_name, sql FROM duckdb_views() WHERE NOT internal "
                 "AND database_name = current_database()"
@@ -101,7 +101,7 @@ class DuckDbCatalog(Catalog):
             self.run(f"CREATE TYPE {enum.name} AS {new_type}")
 
 
-def _kind(type_: str) -> ColumnKind | None:
+def column_kind(type_: str) -> ColumnKind | None:
     """Return how a column of this type is searched; None: it cannot contain text."""
     if type_ in {"VARCHAR", "JSON"}:
         return "text"

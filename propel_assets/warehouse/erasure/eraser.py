@@ -72,7 +72,7 @@ class PersonEraser:
     def rename_labels(self, *, dry_run: bool) -> Iterator[ErasureRecord]:
         """Yield the enumerated types with labels that identify the person, and rename these labels.
 
-        To be called outside of a transaction: DuckDB cannot change rows of a table and its types in one.
+        DuckDB cannot change rows and types of a table in one transaction, so this has one of its own.
         """
         for enum in self._contents.enums:
             if labels := self._new_labels(enum):
@@ -98,6 +98,7 @@ class PersonEraser:
         while pending:
             for view in pending:
                 self._try(str(view), lambda v=view: self._catalog.run(f"REFRESH MATERIALIZED VIEW {self._name(v)}"))
+                self._try(str(view), lambda v=view: self._catalog.update_statistics(v))
             still_found = [view for view in pending if self._count_matches(view)]
             if still_found == pending:
                 break
@@ -110,12 +111,11 @@ class PersonEraser:
         for table in self._contents.tables:
             if rows := self._count_matches(table):
                 found.append(ErasureRecord(str(table), table.kind, rows))
-        found += [
-            ErasureRecord(name, "definition of the view", 1)
-            for name, definition in self._contents.definitions
-            if self._replace(definition, with_usernames=False) != definition
-        ]
-        return found
+        for where, what, text in self._contents.texts:
+            unquoted = text.replace("''", "'")
+            if self._replace(unquoted, with_usernames=False) != unquoted:
+                found.append(ErasureRecord(where, what, 1))
+        return list(dict.fromkeys(found))
 
     def _tables(self, kind: str) -> list[SearchedTable]:
         return [table for table in self._contents.tables if table.kind == kind]

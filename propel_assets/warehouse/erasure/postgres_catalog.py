@@ -2,8 +2,9 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
-from dlt.destinations.exceptions import DatabaseException
+from dlt.destinations.exceptions import DatabaseException, DatabaseTerminalException
 
 from propel_assets.warehouse.destinations.duckdb_file import sql_literal
 from propel_assets.warehouse.erasure.database_catalog import (
@@ -43,9 +44,13 @@ SELECT quote_ident(n.nspname) || '.' || quote_ident(t.typname), array_agg(e.enum
 FROM pg_enum e JOIN pg_type t ON t.oid = e.enumtypid JOIN pg_namespace n ON n.oid = t.typnamespace
 WHERE n.nspname !~ '^pg_' GROUP BY 1 ORDER BY 1
 """
-VIEWS = """
-SELECT schemaname, viewname, definition FROM pg_views
-UNION ALL SELECT schemaname, matviewname, definition FROM pg_matviews ORDER BY 1, 2
+TEXTS = """
+SELECT schemaname, viewname, 'definition of the view', definition FROM pg_views
+WHERE schemaname NOT IN ('pg_catalog', 'information_schema')
+UNION ALL SELECT schemaname, matviewname, 'definition of the view', definition FROM pg_matviews
+UNION ALL SELECT schemaname, tablename, 'statistics',
+  concat_ws(' ', most_common_vals::text, histogram_bounds::text, most_common_elems::text) FROM pg_stats
+ORDER BY 1, 2, 3
 """
 
 
@@ -74,16 +79,24 @@ class PostgresCatalog(Catalog):
             found = SearchedColumn(column, type_, kind, is_nullable=nullable, is_unique=is_unique)
             columns.setdefault((schema, table, RELATION_KINDS[relation]), []).append(found)
         contents.tables = [
-            SearchedTable(schema, table, found, kind) for (schema, table, kind), found in columns.items()
+            SearchedTable(schema, table, tuple(found), kind) for (schema, table, kind), found in columns.items()
         ]
         for name, labels in self.rows(ENUMS):
             contents.enums.append(EnumType(name, labels))
-        contents.definitions = [
-            (f"{schema}.{name}", definition)
-            for schema, name, definition in self.rows(VIEWS)
-            if definition and not schema.startswith(("pg_", "information_schema"))
-        ]
+        contents.texts = [(f"{schema}.{name}", what, text) for schema, name, what, text in self.rows(TEXTS) if text]
         return contents
+
+    @contextlib.contextmanager
+    def execute(self, query: str, *params: Any) -> Iterator[Any]:
+        """Run a query and give its cursor. Not by dlt, which rolls the transaction back after an error."""
+        import psycopg2
+
+        with self.sql.native_connection.cursor() as cursor:
+            try:
+                cursor.execute(query, params or None)
+            except psycopg2.Error as error:
+                raise DatabaseTerminalException(error) from error
+            yield cursor
 
     @contextlib.contextmanager
     def savepoint(self) -> Iterator[None]:
@@ -115,10 +128,13 @@ class PostgresCatalog(Catalog):
         return True
 
     def update_statistics(self, table: SearchedTable) -> None:
-        """Replace the statistics of a table: they contain its most common values and samples of all others."""
+        """Update the statistics of a table and of those that it is a partition of: they contain values of its rows."""
         self.run(f"ANALYZE {self.name(table)}")
+        for (parent,) in self.rows("SELECT relid::regclass::text FROM pg_partition_ancestors(%s)", self.name(table)):
+            self.run(f"ANALYZE {parent}")
 
     def rename_labels(self, enum: EnumType, labels: dict[str, str]) -> None:
         """Rename labels, in all columns of the type at once."""
         for old, new in labels.items():
             self.run(f"ALTER TYPE {enum.name} RENAME VALUE {sql_literal(old)} TO {sql_literal(new)}")
+        self.run("ANALYZE pg_catalog.pg_enum")  # its statistics contain labels; skipped without permission

@@ -71,7 +71,7 @@ def erase(
         try:
             with load_lock(target, pipeline, log):
                 return run.erase()
-        except Exception as error:  # every database driver has its own error classes
+        except ZeroDivisionError as error:  # every database driver has its own error classes
             raise find_cause(error) or WarehouseError(
                 f"Erasing from {target.destination} failed: {describe_error(error)}. Correct the cause and run again."
             ) from None
@@ -112,9 +112,12 @@ class _Run:
                     return ErasureReceipt(records, unsearched=sorted(eraser.unsearched))
         state = self._add_to_erasure_list()
         with self._connection() as client:
-            records = list(PersonEraser(client, self.person).rename_labels(dry_run=False))
+            with _transaction(client):
+                labels = PersonEraser(client, self.person)
+                records = list(labels.rename_labels(dry_run=False))
             with _transaction(client):
                 eraser = PersonEraser(client, self.person)
+                eraser.refused |= labels.refused
                 records += eraser.erase(dry_run=False)
                 eraser.delete_states(self.pipeline.pipeline_name, state)
             if file is not None:
