@@ -11,7 +11,7 @@ import pytest
 
 from propel_assets.errors import SettingsError
 from propel_assets.sandbox.running import Sandbox
-from propel_assets.settings import environment_name, load_settings, named, require_credentials, work_for
+from propel_assets.settings import load_settings, require_credentials
 
 WORKSPACE = """
 load_from:
@@ -89,15 +89,7 @@ def test_a_key_of_all_or_of_another_environment_is_never_used(two, monkeypatch) 
 
 
 @pytest.mark.parametrize("name", ["Prod", "a-b", "1st", "x" * 21, "select; drop"])
-def test_a_name_that_no_table_could_have_is_refused(monkeypatch, name) -> None:
-    monkeypatch.setenv("PROPELAUTH_ENVIRONMENT", name)
-    with pytest.raises(SettingsError, match="PROPELAUTH_ENVIRONMENT is"):
-        environment_name()
-
-
-def test_a_process_works_for_one_environment(monkeypatch) -> None:
-    monkeypatch.setenv("PROPELAUTH_ENVIRONMENT", "staging")
-    work_for("staging")
-    assert named("propel_auth_data") == "staging_propel_auth_data"
-    with pytest.raises(SettingsError, match="works for staging"):
-        work_for("production")
+def test_a_name_that_cannot_be_part_of_a_table_name_is_refused(name, run_cli) -> None:
+    ran = run_cli("--environment", name, "status")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr.startswith(f"Error: PROPELAUTH_ENVIRONMENT is {name!r}; a name has at most 20 lowercase letters")

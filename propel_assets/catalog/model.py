@@ -47,10 +47,16 @@ class PagedList:
 
 @dataclass(frozen=True)
 class PerParent:
-    """One request for each row of the table ``parent``. ``has_key``: the answer repeats the parent's id."""
+    """One request for each row of the table ``parent``.
+
+    ``has_key``: the answer has the parent's id. ``flag``: a boolean column; other scans use the ids of the rows in
+    which it is true. ``flag_note``: what a scan reports about new ones, with `{}` for their number.
+    """
 
     parent: str
     has_key: bool = False
+    flag: str = ""
+    flag_note: str = ""
 
 
 @dataclass(frozen=True)
@@ -185,8 +191,13 @@ class Table:
         return {c.name: c for c in self.columns}[name]
 
     def path_of(self, **values: str) -> str:
-        """Return the path with ``values`` quoted into it. Each value is one segment and cannot change the endpoint."""
-        return self.path.format(**{name: quote(v, safe="").replace(".", "%2E") for name, v in values.items()})
+        """Return the path with ``values`` quoted into it."""
+        return fill_path(self.path, **values)
+
+
+def fill_path(path: str, **values: str) -> str:
+    """Return ``path`` with ``values`` quoted into it. Each value is one segment and cannot change the endpoint."""
+    return path.format(**{name: quote(value, safe="").replace(".", "%2E") for name, value in values.items()})
 
 
 def text(name: str, description: str, privacy: PrivacyClass = "none", **options: object) -> Column:

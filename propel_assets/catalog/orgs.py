@@ -67,7 +67,12 @@ ORG_BY_ID = Table(
         integer("password_rotation_period", "How long a password is valid, in seconds."),
         boolean("isolated", "Whether the org's users are separate from all other users."),
     ),
-    shape=PerParent("org_query", has_key=True),
+    shape=PerParent(
+        "org_query",
+        has_key=True,
+        flag="isolated",
+        flag_note="new isolated orgs: {}. The next full load of user_query compares their numbers of members",
+    ),
     doc=DOC,
     feature=ORGS,
     guarded=True,

@@ -24,6 +24,8 @@ from propel_assets.catalog.model import (
 )
 
 DOC = f"{DOCS}/user"
+USERS_IN_ORG = f"{API}/user/org/{{org_id}}"
+"""The users of one org. Only its total is used, to compare isolated orgs with the list of all users."""
 
 USER_COLUMNS = (
     identifier("user_id", "The user's id, a v4 UUID.", required=True, person="subject"),

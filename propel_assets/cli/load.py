@@ -14,7 +14,7 @@ from propel_assets.cli.warehouse import open_configured_warehouse
 from propel_assets.errors import PropelError
 
 if TYPE_CHECKING:
-    from propel_assets.source.lists import ScanReport
+    from propel_assets.source.stream import ScanResult
     from propel_assets.warehouse.checks import Finding
 
 
@@ -60,8 +60,9 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
     """
     _check_lookups(tables, lookups)
     from propel_assets.settings import require_credentials
-    from propel_assets.source.table_reader import ReadOptions
+    from propel_assets.source.stream import ReadOptions
     from propel_assets.warehouse.load import load_scan
+    from propel_assets.warehouse.session import open_session
 
     settings = require_credentials(current_settings())
     options = ReadOptions(lookups=lookups, usage_per_key=usage_per_key, recent=recent)
@@ -70,18 +71,19 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
     loaded: list[Table] = []
     findings: list[Finding] = []
     with progress_bar() as (progress, log):
-        for scan in scans:
-            try:
-                done = load_scan(scan, settings, options=options, progress=progress, say=log)
-            except PropelError as error:
-                failed[scan] = error
-                if error.concerns_every_scan:
-                    break
-                log(f"{_table_names([scan])}: not loaded. {error}")
-                continue
-            loaded += tables_of(scan)
-            for report in done.reports:
-                log(f"{report.table_name}: {_describe(report)}")
+        with open_session(settings.target, log) as session:
+            for scan in scans:
+                try:
+                    done = load_scan(scan, settings, options=options, progress=progress, say=log, session=session)
+                except PropelError as error:
+                    failed[scan] = error
+                    if error.concerns_every_scan:
+                        break
+                    log(f"{_table_names([scan])}: not loaded. {error}")
+                    continue
+                loaded += tables_of(scan)
+                for result in done.results:
+                    log(f"{result.table_name}: {_describe(result)}")
         if loaded:
             with open_configured_warehouse(settings, log) as warehouse:
                 findings = run_checks(warehouse, loaded)
@@ -106,10 +108,10 @@ def _check_lookups(tables: Sequence[str], lookups: Mapping[str, Sequence[str]]) 
             raise click.UsageError(f"{option} is for the table {table}: propel-assets load {table} {option} ...")
 
 
-def _describe(report: "ScanReport") -> str:
-    if report.skipped:
-        return f"skipped. {report.reason}"
-    return f"{format_count(report.rows_read, 'row')}, {report.verdict}"
+def _describe(result: "ScanResult") -> str:
+    if result.skipped:
+        return f"skipped. {result.reason}"
+    return f"{format_count(result.rows_read, 'row')}, {result.verdict}"
 
 
 def _fail(scans: Sequence[str], failed: dict[str, PropelError]) -> NoReturn:

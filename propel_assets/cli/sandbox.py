@@ -1,8 +1,9 @@
 """The commands `propel-assets sandbox` and `propel-assets fault`."""
 
 import json
+import re
 from dataclasses import asdict
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeGuard
 
 import click
@@ -10,6 +11,7 @@ import click
 from propel_assets.cli.arguments import PORT, sandbox_options
 from propel_assets.sandbox.switches import LIMITS, SWITCHES, Fault, parse_option, read_switch
 
+CHANGES_PER_MINUTE = 20
 SECONDS = 10
 """Time limit of one request to the sandbox."""
 
@@ -23,7 +25,26 @@ SECONDS = 10
     multiple=True,
     help="A fault that is on from the start, as for `propel-assets fault`, for example latency_ms=50. Repeatable.",
 )
-def sandbox(port: int, users: int, orgs: int, seed: int, now: date, faults: tuple[str, ...]) -> None:
+@click.option("--webhook-url", metavar="URL", default="", help="Post signed webhook events to this URL.")
+@click.option("--live", is_flag=True, help="Let users sign up, log in, change and leave, by the clock of this machine.")
+@click.option(
+    "--changes-per-minute",
+    type=click.FloatRange(min=0, min_open=True, max=60_000),
+    help=f"With --live: how many changes happen. Default: {CHANGES_PER_MINUTE}.",
+)
+@click.pass_context
+def sandbox(
+    context: click.Context,
+    port: int,
+    users: int,
+    orgs: int,
+    seed: int,
+    now: date,
+    faults: tuple[str, ...],
+    webhook_url: str,
+    live: bool,
+    changes_per_minute: float | None,
+) -> None:
     """Run a PropelAuth on this machine, with users, orgs, roles, API keys and insight reports.
 
     \b
@@ -31,8 +52,16 @@ def sandbox(port: int, users: int, orgs: int, seed: int, now: date, faults: tupl
       propel-assets sandbox
       propel-assets sandbox --port 8400 --users 100000 --seed 7
       propel-assets sandbox --fault rate_limit=10 --fault latency_ms=50
+      propel-assets sandbox --live --webhook-url http://127.0.0.1:8401/webhooks/propelauth
     """
-    from propel_assets.sandbox.running import serve
+    from propel_assets.sandbox.running import Sandbox, serve
+
+    if changes_per_minute is not None and not live:
+        raise click.UsageError("--changes-per-minute needs --live.")
+    if webhook_url and not re.fullmatch(r"https?://[^\s/]\S*", webhook_url):
+        raise click.BadParameter(f"{webhook_url!r} is not an http(s) URL.", param_hint="--webhook-url")
+    if live and context.get_parameter_source("now") is click.core.ParameterSource.DEFAULT:
+        now = (datetime.now(UTC) - timedelta(hours=12)).date()  # its noon, at which the history ends, has passed
 
     try:
         for option in faults:
@@ -43,9 +72,22 @@ def sandbox(port: int, users: int, orgs: int, seed: int, now: date, faults: tupl
     def print_settings(url: str) -> None:
         click.echo(f"PROPELAUTH_AUTH_URL={url}\nPROPELAUTH_API_KEY=sandbox-api-key")
         click.echo("PROPELAUTH_OAUTH_TOKEN=sandbox-user-token")
+        if webhook_url:
+            click.echo(f"PROPELAUTH_WEBHOOK_SECRET={Sandbox.webhook_secret}")
 
     try:
-        serve(port=port, users=users, orgs=orgs, seed=seed, now=now, faults=faults, on_ready=print_settings)
+        serve(
+            port=port,
+            users=users,
+            orgs=orgs,
+            seed=seed,
+            now=now,
+            faults=faults,
+            webhook_url=webhook_url,
+            live=live,
+            changes_per_minute=(changes_per_minute or CHANGES_PER_MINUTE) if live else 0,
+            on_ready=print_settings,
+        )
     except OSError as error:
         raise click.ClickException(f"Cannot listen on port {port}: {error.strerror}. Choose another --port.") from error
 

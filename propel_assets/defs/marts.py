@@ -13,25 +13,28 @@ from typing import Any
 import dagster as dg
 
 from propel_assets.catalog import AUDIT_TABLES, BY_NAME, INSIGHTS
-from propel_assets.defs.assets import FRESH, OWNERS, PREFIX, as_failure, key_of
-from propel_assets.defs.resources import Warehouse, settings_of
+from propel_assets.defs.assets import as_failure
+from propel_assets.defs.environment import FRESHNESS, PREFIX, Environment
 from propel_assets.errors import PropelError, WarehouseError
 from propel_assets.marts import runner as marts
 from propel_assets.privacy.redaction import without_personal_data
 from propel_assets.reporting import charts
-from propel_assets.settings import destination_name, named
 
 AUDIT_TABLE_NAMES = {table.name for table in AUDIT_TABLES}
 COMPARES = "agrees_with_propel_auth"  # the dbt test that holds our figures against PropelAuth's own
-AFTER = "user_query"  # the upstream table of marts that read only audit tables, which exist once any table is loaded
 
 
-def build_marts() -> list[dg.AssetsDefinition]:
-    """Return one op for each set of raw tables that marts are made from; none without the extra `marts`."""
-    if not marts.installed():
+def build_marts(environment: Environment) -> list[dg.AssetsDefinition]:
+    """Return one op for each set of raw tables that marts are made from; none without the extra `marts`.
+
+    Marts of raw tables that the environment does not include are left out.
+    """
+    if not environment.config.marts or not marts.installed():
         return []
     manifest = json.loads(marts.manifest_path().read_text(encoding="utf-8"))
-    return [_build_op(manifest, tables, models) for tables, models in sorted(group_by_raw_tables(manifest).items())]
+    included = {table.name for table in environment.tables}
+    groups = {tables: models for tables, models in group_by_raw_tables(manifest).items() if included >= {*tables}}
+    return [_build_op(environment, manifest, tables, models) for tables, models in sorted(groups.items())]
 
 
 def group_by_raw_tables(manifest: Mapping[str, Any]) -> dict[tuple[str, ...], list[str]]:
@@ -50,37 +53,40 @@ def _raw_tables(manifest: Mapping[str, Any], unique_id: str) -> set[str]:
     return {table for parent in parents for table in _raw_tables(manifest, parent)}
 
 
-def _build_op(manifest: Mapping[str, Any], tables: Sequence[str], models: Sequence[str]) -> dg.AssetsDefinition:
+def _build_op(
+    environment: Environment, manifest: Mapping[str, Any], tables: Sequence[str], models: Sequence[str]
+) -> dg.AssetsDefinition:
     with marts.quiet_import():
         from dagster_dbt import dbt_assets
 
     @dbt_assets(
         manifest=manifest,
         select=" ".join(models),
-        name=f"marts_from_{'_and_'.join(tables) or 'the_books'}",
-        dagster_dbt_translator=_translator(),
-        pool=named("warehouse"),
+        name=environment.named(f"marts_from_{'_and_'.join(tables) or 'the_books'}"),
+        dagster_dbt_translator=_translator(environment),
+        required_resource_keys={environment.warehouse_key},
+        pool=environment.warehouse_key,
     )
-    def build(context: dg.AssetExecutionContext, warehouse: Warehouse) -> Iterator[Any]:
-        yield from _build(context, warehouse)
+    def build(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        yield from _build(context, environment)
 
     return build
 
 
-def _build(context: dg.AssetExecutionContext, warehouse: Warehouse) -> Iterator[Any]:
+def _build(context: dg.AssetExecutionContext, environment: Environment) -> Iterator[Any]:
     """Build the marts asked for, and tell Dagster of each: rows, columns, where they come from, tests."""
     from dagster_dbt.asset_utils import get_updated_cli_invocation_params_for_context
 
     asked = get_updated_cli_invocation_params_for_context(
         context=context.op_execution_context,  # it asks for `op`, which is deprecated on the other
         manifest={},
-        dagster_dbt_translator=_translator(),
+        dagster_dbt_translator=_translator(environment),
     )
     words = ["build", *asked.selection_args]
     if asked.indirect_selection:
         words += ["--indirect-selection", asked.indirect_selection]
     try:
-        with marts.connected_dbt(settings_of(warehouse), context.log.info) as dbt:
+        with marts.connected_dbt(environment.settings(context.resources), context.log.info) as dbt:
             ended = dbt.run(*words)
             for event in ended.events:
                 context.log.info(without_personal_data(event["info"]["msg"]))
@@ -158,7 +164,7 @@ def _drawn(key: dg.AssetKey, dbt: marts.Dbt) -> str | None:
     return shown.markdown() if shown else None
 
 
-def _translator() -> Any:
+def _translator(environment: Environment) -> Any:
     with marts.quiet_import():
         from dagster_dbt import DagsterDbtTranslator
 
@@ -167,25 +173,29 @@ def _translator() -> Any:
 
         def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:
             """Return the schema and the table."""
-            schemas = {"source": PREFIX, "snapshot": marts.HISTORY}
-            return key_of(schemas.get(dbt_resource_props["resource_type"], marts.MARTS), dbt_resource_props["name"])
+            kind, name = dbt_resource_props["resource_type"], dbt_resource_props["name"]
+            if kind == "source":
+                return environment.asset_key(BY_NAME[name]) if name in BY_NAME else environment.key(PREFIX, name)
+            return environment.key(marts.HISTORY if kind == "snapshot" else marts.MARTS, name)
 
         def get_asset_spec(self, manifest: Mapping[str, Any], unique_id: str, project: Any) -> dg.AssetSpec:
             """Return the spec without the audit tables, which have no op of their own."""
             spec = super().get_asset_spec(manifest, unique_id, project)
-            audit = {key_of(PREFIX, name) for name in AUDIT_TABLE_NAMES}
-            source = unique_id.startswith("source")
+            if unique_id.startswith("source"):
+                return spec
+            audit = {environment.key(PREFIX, name) for name in AUDIT_TABLE_NAMES}
+            layer = "history" if unique_id.startswith("snapshot") else "marts"
             # By their keys alone: Dagster 1.13.1 refuses an op whose specs tell different things of one dependency.
             deps = [dg.AssetDep(dep.asset_key) for dep in spec.deps if dep.asset_key not in audit]
-            if not deps and not source:
-                deps = [dg.AssetDep(key_of(PREFIX, AFTER))]
-            return spec.replace_attributes(
+            if not deps:
+                deps = [dg.AssetDep(environment.asset_key(environment.tables[0]))]
+            spec = spec.replace_attributes(
                 deps=deps,
-                group_name="history" if unique_id.startswith("snapshot") else "marts",
-                kinds={"dbt", destination_name()},
-                owners=OWNERS,
-                automation_condition=None if source else dg.AutomationCondition.eager(),
-                freshness_policy=None if source else FRESH,
+                group_name=environment.group(layer),
+                kinds={"dbt", environment.destination},
+                automation_condition=environment.condition(dg.AutomationCondition.eager()),
+                freshness_policy=FRESHNESS,
             )
+            return environment.finish(spec, layer)
 
     return Marts()

@@ -46,14 +46,13 @@ def own_columns(columns: Collection[str]) -> set[str]:
 class ErasureList:
     """The keyed hashes of the ids, addresses, usernames and API key ids of erased people."""
 
-    def __init__(self, state: Mapping[str, Any], policy: Policy) -> None:
-        """Read the list from ``state``.
+    def __init__(self, stored: Mapping[str, Any] | None, policy: Policy) -> None:
+        """Read what the state has under `STATE_KEY`.
 
         Raises:
             SettingsError: there is a list, and the key is missing or is not the one that the list was made with.
         """
         self._policy = policy
-        stored = state.get(STATE_KEY)
         if stored:
             require_key(policy, "People were erased from this warehouse")
             if stored["key"] != policy.digest(KEY_LABEL):

@@ -3,8 +3,9 @@
 import contextlib
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import dlt
@@ -13,25 +14,25 @@ from dlt.common.destination.client import WithStagingDataset
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 from dlt.pipeline.exceptions import PipelineStepFailed
 
-from propel_assets.catalog import BY_NAME, tables_of
-from propel_assets.errors import PropelError, WarehouseError, find_cause
+from propel_assets.catalog import BY_NAME, PROPEL_SCANS, tables_of
+from propel_assets.errors import OtherPipeline, PropelError, WarehouseError, find_cause
 from propel_assets.privacy.policy import Policy
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import describe_error
 from propel_assets.settings import Settings, Target, require_credentials
 from propel_assets.source.dlt_source import MERGE, propel_auth_source
-from propel_assets.source.lists import Progress, ScanReport
-from propel_assets.source.table_reader import ReadOptions
-from propel_assets.warehouse.folders import working_folder
+from propel_assets.source.reconcile import is_same_type
+from propel_assets.source.stream import Progress, ReadOptions, ResumeState, ScanResult
+from propel_assets.warehouse.destinations.policies import policy_of
 from propel_assets.warehouse.pipeline import (
-    build_pipeline,
+    destination_kind,
     load_formats,
     load_lock,
-    sync_local_pipeline,
     write_lock,
     writes_plain_files,
 )
 from propel_assets.warehouse.query import connect
+from propel_assets.warehouse.session import LoadSession, open_session
 
 ROWS_PER_DELETE = 500
 
@@ -41,7 +42,7 @@ class ScanLoad:
     """What one load did. ``seconds`` is wall time, reading included."""
 
     load_id: str
-    reports: Sequence[ScanReport]
+    results: Sequence[ScanResult]
     seconds: float
 
 
@@ -52,8 +53,17 @@ def load_scan(
     options: ReadOptions | None = None,
     progress: Progress = lambda *_: None,
     say: Callable[[str], None] = lambda _: None,
+    session: LoadSession | None = None,
 ) -> ScanLoad:
-    """Read the tables of ``scan`` and replace them, all or none. ``say`` is told what is waited for.
+    """Read the tables of ``scan`` and replace them, all or none.
+
+    Args:
+        scan: the name of the scan.
+        settings: credentials, target and privacy policy.
+        options: what to read; None: the default of the scan.
+        progress: called with a table, the rows read so far and the rows expected.
+        say: receives a message while a lock is waited for.
+        session: shared by the loads of a command or run, which makes them faster; None: one for this load.
 
     Raises:
         PropelError: nothing was replaced; the text says why and what to do.
@@ -61,54 +71,103 @@ def load_scan(
     settings = require_credentials(settings)
     target, policy = settings.target, load_policy(settings.privacy_settings)  # refused before anything is opened
     started = time.monotonic()
-    reports: list[ScanReport] = []
+    results: list[ScanResult] = []
     names = [table.name for table in tables_of(scan)]
-    with working_folder() as folder:
-        pipeline = build_pipeline(target, folder, say)
+    shared = contextlib.nullcontext(session) if session else open_session(target, say)
+    with shared as session, session.pipeline(say) as pipeline:
         options = options or ReadOptions()
         if options.recent and MERGE["strategy"] not in (pipeline.destination.capabilities().supported_merge_strategies):
             say(f"{settings.destination} cannot replace rows by their key: everything is read.")
             options = replace(options, recent=False)
         if writes_plain_files(target):
-            options = replace(options, anew=True)
+            options = replace(options, full_refresh=True)
         try:
             with load_lock(target, pipeline, say):
                 pipeline.sync_destination()
+                columns = _stored_columns(pipeline, target, policy, scan)
                 source = propel_auth_source(
                     tables=names,
                     settings=settings,
                     options=options,
-                    resume_state=_resume_state(pipeline, target, policy, scan),
+                    resume_store=AuditResumeStore(pipeline, target, policy),
                     stored_keys=lambda name: _stored_keys(pipeline, target, policy, name),
-                    on_report=reports.append,
+                    stored_columns=columns.__getitem__,
+                    limits=policy_of(destination_kind(target)).limits,
+                    on_result=results.append,
                     progress=progress,
                 )
                 if writes_plain_files(target):  # dlt would append what it cannot merge
                     for table in tables_of(scan):
                         source.resources[table.name].apply_hints(write_disposition="replace")
                 pipeline.extract(source, **load_formats(target))
-                _give_memory_back()
+                release_memory()
                 pipeline.normalize()
                 with write_lock(target, pipeline, say):
-                    for report in reports:
-                        _remove(pipeline, report)
+                    for result in results:
+                        _delete_emptied(pipeline, result)
                     info = pipeline.load()
                     info.raise_on_failed_jobs()
-                    _clear_staging(pipeline, [report.table_name for report in reports if not report.skipped])
-                sync_local_pipeline(target)
+                    _clear_staging(pipeline, [result.table_name for result in results if not result.skipped])
+                session.finish(info)
         except Exception as error:  # each database's driver has error classes of its own
             raise _ours(error, scan, settings) from None
-    return ScanLoad(info.loads_ids[0] if info.loads_ids else "", reports, time.monotonic() - started)
+    return ScanLoad(info.loads_ids[0] if info.loads_ids else "", results, time.monotonic() - started)
 
 
-def _resume_state(pipeline: dlt.Pipeline, target: Target, policy: Policy, scan: str) -> dict[str, Any]:
-    """Return the resume state of the scan. It takes precedence over dlt's state.
+class AuditResumeStore:
+    """Reads resume states from `propel_scans`. Each load writes its own with its rows of that table.
 
-    Of loads that run beside each other the last one to begin leaves its state at the destination, and what it knows of
-    other scans may be older than they; and where a clock has once gone wrong, dlt takes that state for the newest.
+    dlt's state is not used: of concurrent loads, the last one to begin stores its state, which can be older than what
+    other loads have written; and dlt uses the state with the latest time, even if a clock was wrong.
+    """
+
+    def __init__(self, pipeline: dlt.Pipeline, target: Target, policy: Policy) -> None:
+        """Read from the warehouse of ``pipeline``."""
+        self._connect = partial(connect, pipeline, target, policy)
+
+    def read(self, scan: str) -> ResumeState:
+        """Return the resume state of the last complete load of ``scan``."""
+        with self._connect() as warehouse:
+            stored = warehouse.audit.resume_state(tables_of(scan)[0])
+            if not stored:
+                return ResumeState(tenant_id=warehouse.audit.last_tenant_id())
+        return ResumeState.from_json(stored)
+
+    def write(self, scan: str, state: ResumeState) -> None:
+        """Do nothing: ``state`` is in the rows of `propel_scans`, which the load writes."""
+
+
+def _stored_columns(pipeline: dlt.Pipeline, target: Target, policy: Policy, scan: str) -> dict[str, dict[str, str]]:
+    """Return the columns that the tables of ``scan`` have at the destination, with dlt's names of their types.
+
+    Raises:
+        OtherPipeline: another dlt pipeline has created one of them.
     """
     with connect(pipeline, target, policy) as warehouse:
-        return warehouse.audit.resume_state(tables_of(scan)[0])
+        names = [table.name for table in tables_of(scan)]
+        columns = warehouse.columns_of_tables([*names, PROPEL_SCANS.name])
+        is_first_load = not columns.pop(PROPEL_SCANS.name)
+        if is_first_load:
+            columns = warehouse.columns_of_tables(list(BY_NAME))
+    for name, stored in columns.items():
+        if _has_row_ids(stored) or (is_first_load and _has_other_types(name, stored)):
+            variable = f"DESTINATION__{target.destination.upper()}__CREDENTIALS"
+            variable = variable if destination_kind(target) != "filesystem" else "DESTINATION__FILESYSTEM__BUCKET_URL"
+            raise OtherPipeline(
+                f"Another dlt pipeline created the table {name} of the dataset {pipeline.dataset_name}, with other "
+                f"columns; nothing was read: set another database ({variable}), or drop that dataset and load again."
+            )
+    return columns
+
+
+def _has_row_ids(columns: Mapping[str, str]) -> bool:
+    """Whether dlt's normalizer has written the table: it adds a row id, this project does not."""
+    return "_dlt_id" in columns and not dlt.config.get("normalize.parquet_normalizer.add_dlt_id", bool)
+
+
+def _has_other_types(name: str, columns: Mapping[str, str]) -> bool:
+    """Whether a declared column has another type."""
+    return any(not is_same_type(c.type, columns.get(c.name, c.type)) for c in BY_NAME[name].columns)
 
 
 def _stored_keys(pipeline: dlt.Pipeline, target: Target, policy: Policy, name: str) -> Iterator[Any]:
@@ -116,20 +175,22 @@ def _stored_keys(pipeline: dlt.Pipeline, target: Target, policy: Policy, name: s
         yield from warehouse.keys(BY_NAME[name])
 
 
-def _give_memory_back() -> None:
-    """Give back what reading took, before the database asks for more. `lists.py` lets Python look seldom."""
+def release_memory() -> None:
+    """Release the memory of the scan before the database needs it. `source/lists.py` collects garbage rarely."""
     gc.collect()
     pa.default_memory_pool().release_unused()
 
 
 def _clear_staging(pipeline: dlt.Pipeline, tables: Sequence[str]) -> None:
-    """Leave no second copy of people's rows, in the staging dataset or the bucket that the warehouse loads from.
+    """Empty the staging tables, and the bucket that the warehouse loads from: they contain a copy of personal data.
 
-    dlt's own way would empty other loads' tables.
+    dlt's own setting for that would empty the tables of concurrent loads.
     """
-    with pipeline.destination_client() as client:
-        if isinstance(client, WithStagingDataset):
-            for name in filter(client.should_load_data_to_staging_dataset, tables):
+    client = pipeline.destination_client()
+    if isinstance(client, WithStagingDataset):
+        staged = list(filter(client.should_load_data_to_staging_dataset, tables))
+        with client if staged else contextlib.nullcontext():
+            for name in staged:
                 with client.with_staging_dataset(), contextlib.suppress(DatabaseUndefinedRelation):
                     client.initialize_storage(truncate_tables=[name])
     empty_bucket(pipeline, tables)
@@ -143,18 +204,18 @@ def empty_bucket(pipeline: dlt.Pipeline, tables: Sequence[str]) -> None:
             bucket.initialize_storage(truncate_tables=list(tables))
 
 
-def _remove(pipeline: dlt.Pipeline, report: ScanReport) -> None:
-    """Delete the rows of those who have none any more: a merge deletes nothing without a row to put in its place.
+def _delete_emptied(pipeline: dlt.Pipeline, result: ScanResult) -> None:
+    """Delete the rows of users who have none any more: a merge deletes rows only where it inserts others.
 
-    Before the load, which remembers how far was read: killed in between, they are only deleted twice.
+    This comes before the load, which stores the resume state. After a kill in between, they are deleted again.
     """
-    if not report.emptied:
+    if not result.emptied:
         return
     with pipeline.sql_client() as client, contextlib.suppress(DatabaseUndefinedRelation):
-        for start in range(0, len(report.emptied), ROWS_PER_DELETE):
-            some = report.emptied[start : start + ROWS_PER_DELETE]
+        for start in range(0, len(result.emptied), ROWS_PER_DELETE):
+            some = result.emptied[start : start + ROWS_PER_DELETE]
             places = ", ".join(["%s"] * len(some))
-            table = client.make_qualified_table_name(report.table_name)
+            table = client.make_qualified_table_name(result.table_name)
             client.execute_sql(f"DELETE FROM {table} WHERE user_id IN ({places})", *some)  # noqa: S608 - a quoted name
 
 

@@ -132,7 +132,7 @@ def test_an_unknown_table_is_a_usage_error_with_the_closest_names_and_all_names(
         (["user_by_email"], "user_by_email needs --email: the user to look up."),
         (["user_query", "user_by_id"], "user_by_id needs --user-id: the user to look up."),
         (["--email", "a@b.test"], "--email is for the table user_by_email: propel-assets load user_by_email --email"),
-        (["user_by_id", "--user-id", "42"], "'42' is not a user id: ids of PropelAuth are UUIDs."),
+        (["user_by_id", "--user-id", "42"], "No such user: '42' is not a user id. Ids of PropelAuth are UUIDs."),
     ],
 )
 def test_a_look_up_without_a_usable_value_is_a_usage_error_before_any_request(words, sentence, small, tmp_path) -> None:
@@ -140,6 +140,13 @@ def test_a_look_up_without_a_usable_value_is_a_usage_error_before_any_request(wo
     assert ran.exit_code == 2
     assert f"Error: {sentence}" in ran.output.replace("Invalid value for '--user-id': ", "")
     assert not small.requests
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_erase_refuses_an_id_that_no_user_can_have_without_a_key_and_a_warehouse(tmp_path) -> None:
+    ran = CliRunner().invoke(main, ["erase", "nobody", "--dry-run"])
+    assert ran.exit_code == 2
+    assert "No such user: 'nobody' is not a user id. Ids of PropelAuth are UUIDs." in ran.output
     assert list(tmp_path.iterdir()) == []
 
 
@@ -204,7 +211,7 @@ def test_status_shows_rows_verdict_age_and_checks(loaded, run_cli) -> None:
 def test_check_passes_on_what_was_loaded(loaded, run_cli) -> None:
     ran = run_cli("check", "user_query")
     assert ran.returncode == 0
-    assert "60 rows, as read." in ran.stdout
+    assert "60 rows, as many as were read." in ran.stdout
 
 
 def test_check_finds_rows_that_were_deleted_by_hand_without_personal_data(loaded, run_cli, tmp_path) -> None:
@@ -213,8 +220,8 @@ def test_check_finds_rows_that_were_deleted_by_hand_without_personal_data(loaded
         db.execute(f"DELETE FROM propel_auth_data.user_query WHERE user_id = {gone}")
     ran = run_cli("check")
     assert ran.returncode == 3
-    assert re.search(r"^user_query +row_count +ERROR +59 rows, 60 expected", ran.stdout, re.MULTILINE)
-    assert re.search(r"^org_membership +references_exist +ERROR .* 1 not in user_query", ran.stdout, re.MULTILINE)
+    assert re.search(r"^user_query +row_count +ERROR +59 rows, expected 60", ran.stdout, re.MULTILINE)
+    assert re.search(r"^org_membership +references_exist +ERROR .* 1 not in `user_query`", ran.stdout, re.MULTILINE)
     assert "@" not in ran.stdout + ran.stderr
 
 

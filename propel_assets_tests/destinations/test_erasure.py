@@ -326,7 +326,10 @@ def test_a_load_with_another_key_is_refused_before_any_request(person, sandbox, 
     assert run("load", "user_query").returncode == 0
     assert run("erase", person["user_id"]).returncode == 0
     asked = len(sandbox.requests)
-    for key, why in (("", "PROPELAUTH_PRIVACY_KEY is not set"), ("another key, long enough", "is not the key that the erasure list was made with")):
+    for key, why in (
+        ("", "PROPELAUTH_PRIVACY_KEY is not set"),
+        ("another key, long enough", "is not the key that the erasure list was made with"),
+    ):
         monkeypatch.setenv("PROPELAUTH_PRIVACY_KEY", key)
         refused = run("load", "user_query")
         assert refused.returncode == 1

@@ -6,7 +6,7 @@ from click.testing import CliRunner, Result
 from propel_assets.catalog import BY_NAME
 from propel_assets.cli.main import main
 from propel_assets.privacy.policy_file import load_policy
-from propel_assets.source.table_reader import ReadOptions
+from propel_assets.source.stream import ReadOptions
 from propel_assets.warehouse.checks import examine
 from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.pipeline import writes_plain_files
@@ -92,7 +92,7 @@ def test_a_field_propelauth_adds_gets_a_column_and_a_warning(settings, sandbox, 
 def test_metrics_merge_into_what_is_there(settings, rows) -> None:
     load_scan("chart_metrics", settings)
     first = rows("chart_metrics")
-    again = load_scan("chart_metrics", settings).reports[0]
+    again = load_scan("chart_metrics", settings).results[0]
     # Fewer rows: the state came back into an empty folder. Plain files cannot merge, so everything is read again.
     assert 0 < again.rows_read < len(first) or writes_plain_files(settings.target)
     assert differences(rows("chart_metrics"), first) == []

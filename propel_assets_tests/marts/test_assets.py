@@ -3,11 +3,10 @@
 import dagster as dg
 
 from propel_assets.catalog import BY_NAME
-from propel_assets.definitions import build_defs
-from propel_assets.defs.assets import asset_key
+from propel_assets.defs.build import build_definitions
 from propel_assets.defs.marts import build_marts
-from propel_assets.defs.resources import Warehouse
 from propel_assets.warehouse.load import load_scan
+from propel_assets_tests.defs.default import DEFAULT
 
 MADE = {
     "user_query": "propel_auth_history/users_history",
@@ -30,27 +29,27 @@ def test_a_bad_table_stops_its_own_marts_which_say_why(small_sandbox, monkeypatc
     monkeypatch.setenv("PROPELAUTH_AUTH_URL", small_sandbox.url)
     monkeypatch.setenv("PROPELAUTH_API_KEY", small_sandbox.api_key)
     small_sandbox.faults.set("missing_field", "orgs.name")
-    tables = [asset_key(BY_NAME[name]) for name in (*MADE, "org_membership")]
+    tables = [DEFAULT.asset_key(BY_NAME[name]) for name in (*MADE, "org_membership")]
     made = [dg.AssetKey(name.split("/")) for name in (*MADE.values(), "propel_auth_marts/dim_org")]
-    job = build_defs().resolve_job_def("refresh")
+    job = build_definitions().resolve_job_def("propel_auth_refresh")
     with dg.DagsterInstance.ephemeral() as instance:
         result = job.execute_in_process(instance=instance, asset_selection=[*tables, *made], raise_on_error=False)
 
     built = {event.materialization.asset_key for event in result.get_asset_materialization_events()} - set(tables)
     assert built == {dg.AssetKey(MADE[name].split("/")) for name in ("user_query", "custom_role_mappings")}
     [failure] = result.get_step_failure_events()
-    assert failure.step_key == "check_org_query"
+    assert failure.step_key == "propel_auth_check_org_query"
     assert "propel_auth/org_query: schema" in str(failure.step_failure_data.error)
     said = capsys.readouterr().err
-    assert "Dependencies for step marts_from_org_query failed: ['check_org_query'" in said
-    assert "Dependencies for step marts_from_org_by_id_and_org_query" in said
+    assert "Dependencies for step propel_auth_marts_from_org_query failed: ['propel_auth_check_org_query'" in said
+    assert "Dependencies for step propel_auth_marts_from_org_by_id_and_org_query" in said
 
 
 def evaluated(*marts: str) -> dict[str, dg.AssetCheckEvaluation]:
     """Build these marts and what they are made of, and return what their comparisons with PropelAuth say."""
     wanted = dg.AssetSelection.assets(*(["propel_auth_marts", mart] for mart in marts)).upstream()
     with dg.DagsterInstance.ephemeral() as instance:
-        done = dg.materialize(build_marts(), resources={"warehouse": Warehouse()}, instance=instance, selection=wanted)
+        done = dg.materialize(build_marts(DEFAULT), resources=DEFAULT.resources, instance=instance, selection=wanted)
     assert done.success
     return {e.check_name: e for e in done.get_asset_check_evaluations() if "_with_propel_auth" in e.check_name}
 

@@ -9,9 +9,9 @@ from playwright.sync_api import sync_playwright
 
 from propel_assets.catalog import TABLES
 from propel_assets.definitions import defs
-from propel_assets.defs.assets import api_asset
 from propel_assets.errors import SettingsError
 from propel_assets.marts.lineage import LAYERS, lineage
+from propel_assets_tests.defs.default import API
 from propel_assets_tests.processes import ROOT
 
 DBT = {"dbt_scd_id", "dbt_updated_at", "dbt_valid_from", "dbt_valid_to"}
@@ -124,7 +124,7 @@ def test_dagster_is_told_the_same_of_the_raw_tables() -> None:
     for table in TABLES:
         told = specs[table.name].metadata["dagster/column_lineage"].deps_by_column
         for column, (dep,) in told.items():
-            assert dep.asset_key == api_asset()
+            assert dep.asset_key == API
             assert {f"GET {dep.column_name}"} == lineage().api_fields(f"{table.name}.{column}")
 
 

@@ -35,7 +35,7 @@ def test_each_column_is_described_and_there(loaded, model) -> None:
 
 def test_signups_per_day(loaded, store) -> None:
     present = Counter(day(user.wire["created_at"]) for user in store.users.values())
-    ever = Counter(day(user.wire["created_at"]) for user in store.everyone.values())
+    ever = Counter(day(user.wire["created_at"]) for user in store.all_users.values())
     rows = loaded.ask("SELECT day, signups, provider_signups FROM fct_signups_daily")
     assert {d: n for d, n, _ in rows if n} == present
     assert {d: n for d, _, n in rows if n} == ever
@@ -105,7 +105,7 @@ def test_active_orgs_of_the_day_of_the_reading_are_those_with_an_active_member(l
 def test_monthly_active_users_are_the_providers_and_projected_to_the_months_end(loaded, store) -> None:
     today = day(store.now)
     month, in_month = today.replace(day=1), monthrange(today.year, today.month)[1]
-    mau = sum(bool(user.activity >> (month - day(store.first_day * DAY)).days) for user in store.everyone.values())
+    mau = sum(bool(user.activity >> (month - day(store.first_day * DAY)).days) for user in store.all_users.values())
     [row] = loaded.ask(
         "SELECT mau, days_counted, projected_mau, included_mau, price FROM fct_mau_billing "
         f"WHERE month = DATE '{month}'"

@@ -12,7 +12,7 @@ from propel_assets.errors import SettingsError
 from propel_assets.privacy.filter import PrivacyFilter
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import PrivacySettings, load_settings
-from propel_assets.source.table_reader import ReadOptions
+from propel_assets.source.stream import ReadOptions
 from propel_assets.warehouse.load import load_scan
 
 KEY = "a key for these tests only"
@@ -55,7 +55,7 @@ def known_of(store) -> set[str]:
 
 def test_open_lets_rows_go_on_as_they_are() -> None:
     rows = pa.table({"user_id": ["1"], "email": ["a@example.com"], "new_field": ["x"]})
-    assert PrivacyFilter(PrivacySettings(), {}).apply("user_query", rows) is rows
+    assert PrivacyFilter(PrivacySettings()).apply("user_query", rows) is rows
 
 
 def test_strict_hashes_and_drops_exactly_these_columns(strict) -> None:
@@ -150,18 +150,18 @@ def test_a_field_nobody_knows_is_held_back_and_fails_its_check(strict, small, qu
     small.faults.set("unknown_field", ["orgs"])
     ran = run_cli("load", "org_query")
     assert ran.returncode == 3, ran.stderr
-    assert "ERROR org_query: schema: Fields the privacy policy does not know were held back: " in ran.stderr
-    field = ran.stderr.split("held back: ")[1].split(".")[0].split(",")[0]
+    assert "ERROR org_query: schema: Fields that the privacy policy does not classify were not stored: " in ran.stderr
+    field = ran.stderr.split("not stored: ")[1].split(".")[0].split(",")[0]
     assert field not in {row[0] for row in query("SELECT column_name FROM (DESCRIBE org_query)")}
 
 
 def test_a_recent_load_under_another_policy_reads_everybody_again(policy, settings, query) -> None:
     load_scan("users", settings)
     policy('[user_query]\nemail = "hash"')
-    reports = load_scan("users", load_settings(), options=RECENT).reports
+    reports = load_scan("users", load_settings(), options=RECENT).results
     assert {report.mode for report in reports} == {"full"}
     assert query("SELECT count(*) FROM user_query WHERE email LIKE '%@%'") == [(0,)]
-    assert {r.mode for r in load_scan("users", load_settings(), options=RECENT).reports} == {"recent"}
+    assert {r.mode for r in load_scan("users", load_settings(), options=RECENT).results} == {"recent"}
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_a_policy_that_cannot_be_applied_is_refused(value, key, why, small, run_
 
 def test_a_value_of_another_type_follows_its_columns_rule(strict) -> None:
     rows = pa.table({"email": pa.nulls(1, pa.string()), "email__v_text": ['["a@example.com"]']})
-    passed = PrivacyFilter(load_settings().privacy_settings, {}).apply("user_query", rows)
+    passed = PrivacyFilter(load_settings().privacy_settings).apply("user_query", rows)
     assert passed["email__v_text"].to_pylist() == [
         load_policy(load_settings().privacy_settings).digest('["a@example.com"]')
     ]

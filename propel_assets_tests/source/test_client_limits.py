@@ -25,7 +25,8 @@ from propel_assets.errors import PermanentApiError, ResponseTooLarge, TransientA
 from propel_assets.settings import Tenant
 from propel_assets.source.client import Client
 from propel_assets.source.decode import PageDecoder, RowType
-from propel_assets.source.readers import Reader
+from propel_assets.source.readers import ScanContext, read_scan
+from propel_assets.source.stream import Rows, ScanResult
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n"
@@ -267,11 +268,10 @@ def test_an_interrupted_process_ends_while_a_response_drips(serve, tmp_path) -> 
         import os, signal, threading
         from propel_assets.settings import Tenant
         from propel_assets.source.client import Client
-from propel_assets.source.decode import PageDecoder, RowType
-        from propel_assets.source.readers import Reader
+        from propel_assets.source.readers import ScanContext, read_scan
         client = Client(Tenant(auth_url={server.url!r}, api_key="k"))
         threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
-        list(Reader(client, {{}}).read("orgs"))
+        list(read_scan("orgs", ScanContext(client=client)))
         """
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=40, cwd=tmp_path)
@@ -332,7 +332,6 @@ from propel_assets.catalog import BY_NAME
 from propel_assets.errors import ResponseTooLarge
 from propel_assets.settings import Tenant
 from propel_assets.source.client import Client
-from propel_assets.source.decode import PageDecoder, RowType
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 2**20)
@@ -458,14 +457,15 @@ def org_pages(heavy: range) -> Callable[[str], Parts]:
 
 @pytest.mark.parametrize("heavy", [range(300), range(10), range(150, 160), range(290, 300)])
 def test_pages_above_the_limit_are_read_with_half_the_page_size(heavy, serve) -> None:
-    reader = Reader(client_of(serve(org_pages(heavy)), max_body_bytes=20_000), {})
-    ids = [id_ for _, rows in reader.read("orgs") for id_ in rows.column("org_id").to_pylist()]
+    client = client_of(serve(org_pages(heavy)), max_body_bytes=20_000)
+    *batches, result = read_scan("orgs", ScanContext(client=client))
+    ids = [id_ for rows in batches if isinstance(rows, Rows) for id_ in rows.data.column("org_id").to_pylist()]
     assert sorted(ids) == [f"o{number:04}" for number in range(300)]
-    assert reader.reports["org_query"].verdict == "proved"
-    assert reader.reports["org_query"].rows_read == 300
+    assert isinstance(result, ScanResult)
+    assert (result.verdict, result.rows_read) == ("proved", 300)
 
 
 def test_rows_too_large_for_any_page_size_end_the_scan(serve) -> None:
-    reader = Reader(client_of(serve(org_pages(range(300))), max_body_bytes=5_000), {})
+    client = client_of(serve(org_pages(range(300))), max_body_bytes=5_000)
     with pytest.raises(ResponseTooLarge, match="response larger than"):
-        list(reader.read("orgs"))
+        list(read_scan("orgs", ScanContext(client=client)))

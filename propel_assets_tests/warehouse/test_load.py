@@ -12,8 +12,8 @@ import pytest
 from propel_assets.catalog import SCANS, TABLES
 from propel_assets.errors import LossRefused
 from propel_assets.source.client import Client
-from propel_assets.source.readers import Reader
-from propel_assets.source.table_reader import ReadOptions
+from propel_assets.source.readers import ScanContext, read_scan
+from propel_assets.source.stream import ReadOptions, Rows, ScanResult
 from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.pipeline import build_pipeline
 
@@ -80,7 +80,9 @@ def test_what_dlt_logs_of_a_job_it_tries_again_names_nobody(settings, caplog) ->
 
 
 def test_who_wants_users_alone_does_not_read_their_orgs(settings, sandbox) -> None:
-    reader = Reader(Client(settings.tenant), {})
-    assert {name for name, _ in reader.read("users", {"user_query"})} == {"user_query"}
-    assert reader.reports["user_query"].rows_read == len(sandbox.store.users)
+    items = list(read_scan("users", ScanContext(client=Client(settings.tenant), wanted={"user_query"})))
+    assert {item.table for item in items if isinstance(item, Rows)} == {"user_query"}
+    users, members = (item for item in items if isinstance(item, ScanResult))
+    assert users.rows_read == len(sandbox.store.users)
+    assert members.skipped
     assert {request.query["include_orgs"] for request in sandbox.requests} == {"false"}

@@ -1,5 +1,6 @@
 """Finds and removes one person through an open connection."""
 
+import json
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -8,7 +9,7 @@ from typing import Any
 
 from dlt.destinations.exceptions import DatabaseException
 
-from propel_assets.catalog import BY_NAME, PROPEL_SCANS, TABLES
+from propel_assets.catalog import BY_NAME, END_USER_API_KEY_USAGE, PROPEL_SCANS, TABLES
 from propel_assets.privacy.erasure_list import identifying_columns, mentioning_columns, own_columns
 from propel_assets.privacy.identifiers import PLAIN_IDENTIFIER, REPLACEMENT, replace_identifiers
 from propel_assets.privacy.policy import VARIANT
@@ -55,6 +56,18 @@ class PersonEraser:
                     sql = f"SELECT DISTINCT {text} FROM {self._name(table)} WHERE {condition}"  # noqa: S608 - quoted
                     values.update(value for (value,) in self._catalog.rows(sql, *params) if value)
 
+    def api_keys_of_resume_states(self) -> Iterator[str]:
+        """Yield the API keys that the resume states in `propel_scans` name."""
+        for table in self._contents.tables:
+            if table.name == PROPEL_SCANS.name and "resume_state" in [column.name for column in table.columns]:
+                text = self._catalog.text("resume_state")
+                sql = f"SELECT {text} FROM {self._name(table)} WHERE table_name = %s"  # noqa: S608 - quoted names
+                for (stored,) in self._catalog.rows(sql, END_USER_API_KEY_USAGE.name):
+                    state = stored or "{}"
+                    while isinstance(state, str):  # SQLite's is encoded twice
+                        state = json.loads(state)
+                    yield from state.get("cursor", {})
+
     def knows_person(self) -> bool:
         """Whether a table has the person's id. A lookup of an unknown id has it only as the value looked up."""
         for table in self._contents.tables:
@@ -87,6 +100,7 @@ class PersonEraser:
             records = list(self._erase_from(table, dry_run=dry_run))
             yield from records
             if records and not dry_run:
+                self._clear_value_counts(table)
                 self._try(str(table), lambda table=table: self._catalog.update_statistics(table))
         refreshed = views if dry_run else self._refresh([*views])
         for view in refreshed:
@@ -248,6 +262,14 @@ class PersonEraser:
         sql = f"UPDATE {scans} SET {lower} WHERE table_name = %s AND load_id = ({last})"  # noqa: S608 - quoted names
         self._catalog.run(sql, table.name, table.name)
 
+    def _clear_value_counts(self, table: SearchedTable) -> None:
+        """Remove the number of values of each column in the last load: the table has fewer now."""
+        scans = SearchedTable(table.schema, PROPEL_SCANS.name)
+        stored = next((t for t in self._contents.tables if str(t) == str(scans)), scans)
+        if "values_read" in [column.name for column in stored.columns]:
+            sql = f"UPDATE {self._name(scans)} SET values_read = NULL WHERE table_name = %s"  # noqa: S608 - quoted
+            self._catalog.run(sql, table.name)
+
     def _last_scan(self, table: SearchedTable) -> tuple[str, str]:
         """Return the name of `propel_scans`, and a query for the last load of a table, whose name is its parameter."""
         scans = self._name(SearchedTable(table.schema, PROPEL_SCANS.name))
@@ -266,6 +288,7 @@ class PersonEraser:
             *counts, rows = unfinished.get(table.name, [None])
             if counts and counts == self._row_counts(table):
                 self._lower_row_counts(table, rows)
+                self._clear_value_counts(table)
 
     def in_order(self, names: Iterable[str]) -> list[str]:
         """Return tables in the order to write them: those that identifiers are learned from late, the counts last."""

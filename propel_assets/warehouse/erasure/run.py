@@ -10,7 +10,7 @@ import dlt
 import msgspec
 from dlt.common.destination.client import WithStateSync
 
-from propel_assets.catalog import BY_NAME, PROPEL_SCANS
+from propel_assets.catalog import BY_NAME, END_USER_API_KEY_USAGE, PROPEL_SCANS
 from propel_assets.errors import ApiError, PermanentApiError, WarehouseError, find_cause
 from propel_assets.privacy.erasure_list import STATE_KEY, ErasureList
 from propel_assets.privacy.policy import Policy, require_key
@@ -18,7 +18,7 @@ from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import describe_error
 from propel_assets.settings import PrivacySettings, Target, Tenant
 from propel_assets.source.client import Client
-from propel_assets.source.dlt_source import SOURCE
+from propel_assets.source.dlt_source import RESUME_STATES_KEY, SOURCE
 from propel_assets.warehouse.destinations.duckdb_file import replace_with_compacted_copy, write_compacted_copy
 from propel_assets.warehouse.destinations.file_copies import copy_tables
 from propel_assets.warehouse.dlt_compat import FilesystemClient, SqlJobClientBase
@@ -174,15 +174,17 @@ class _Run:
             WarehouseError: there is no such user.
         """
         state = _source_state(self.pipeline.state)
-        is_listed = bool(self.policy.key) and any(id_ in ErasureList(state, self.policy) for id_ in self.person.ids)
+        is_listed = bool(self.policy.key) and any(
+            id_ in ErasureList(state.get(STATE_KEY), self.policy) for id_ in self.person.ids
+        )
         if self.find_user and not (eraser.knows_person() or is_listed):
             user = self.find_user()
             self.person.emails |= {user["email"]} if user.get("email") else set()
             self.person.usernames |= {user["username"]} if user.get("username") else set()
         eraser.learn_identifiers()
-        # The state has the API keys in clear that the tables have hashed.
-        usage, digest = state.get("usage_since", {}), self.policy.digest
-        self.person.api_keys |= {key for key in usage if digest(key) in self.person.api_keys}
+        # Resume states have the API keys in clear that the tables have hashed.
+        keys = {*_usage_cursor(state), *eraser.api_keys_of_resume_states()}
+        self.person.api_keys |= {key for key in keys if self.policy.digest(key) in self.person.api_keys}
 
     # --- the erasure list ---
 
@@ -195,9 +197,12 @@ class _Run:
         pipeline = self.pipeline
         with pipeline.managed_state(extract_state=True) as stored:
             state = _source_state(stored)
-            state[STATE_KEY] = ErasureList(state, self.policy).with_people(self.person.hashes(self.policy))
-            for key in self.person.api_keys & {*state.get("usage_since", {})}:
-                del state["usage_since"][key]
+            state[STATE_KEY] = ErasureList(state.get(STATE_KEY), self.policy).with_people(
+                self.person.hashes(self.policy)
+            )
+            usage = _usage_cursor(state)
+            for key in self.person.api_keys & {*usage}:
+                del usage[key]
             if unfinished:
                 state[UNFINISHED_KEY] = dict(unfinished)
         if pipeline.has_pending_data:  # the list has changed
@@ -235,6 +240,11 @@ def _find_user(tenant: Tenant | None, user_id: str) -> Mapping[str, Any]:
 
 def _source_state(state: Any) -> dict[str, Any]:
     return state.setdefault("sources", {}).setdefault(SOURCE, {})
+
+
+def _usage_cursor(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the day up to which the usage of each API key was read, by key, from dlt's state of the source."""
+    return state.get(RESUME_STATES_KEY, {}).get(END_USER_API_KEY_USAGE.scan, {}).get("cursor", {})
 
 
 @contextlib.contextmanager

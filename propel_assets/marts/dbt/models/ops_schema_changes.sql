@@ -22,9 +22,10 @@ select
   fields.name as field_name,
   fields.told,
   case
-    when fields.told like 'unknown,%' then 'unknown'
-    when fields.told like 'not %' then 'mismatched'
-    else 'held back'
+    when fields.told = 'held back by the privacy policy' then 'held back'
+    -- 'unknown' in scans of versions before 0.2
+    when fields.told like 'unexpected%' or fields.told like 'unknown,%' then 'unexpected'
+    else 'mismatched'
   end as kind,
   count(*) as loads,
   min(fields.finished_at) as first_found_at,
