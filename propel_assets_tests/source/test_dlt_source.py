@@ -110,7 +110,7 @@ def test_an_erased_person_stays_erased_in_a_plain_pipeline(settings, run, sandbo
     keyed = load_settings()
     load_scan("users", keyed)
     erased = min(sandbox.store.users)
-    erase(keyed, erased)
+    erase(keyed.target, keyed.privacy_settings, erased)
     result = run("user_query", "org_membership")["user_query"]
     assert {user for (user,) in query("SELECT user_id FROM user_query")} == set(sandbox.store.users) - {erased}
     assert result.reason == "1 row of erased people left out"
