@@ -16,7 +16,7 @@ from propel_assets.defs.resources import Warehouse, settings_of
 from propel_assets.errors import PropelError, WarehouseError
 from propel_assets.marts import runner
 from propel_assets.marts.dbt_compat import quiet_import
-from propel_assets.marts.lineage import lineage
+from propel_assets.marts.lineage import LAYERS, lineage
 from propel_assets.marts.manifest import load_manifest
 from propel_assets.privacy.redaction import without_personal_data
 from propel_assets.reporting import charts
@@ -130,7 +130,7 @@ def _materialization(
 def _column_lineage(model: str) -> dict[str, list[dg.TableColumnDep]]:
     """Return the columns that each column of ``model`` comes from."""
     known = lineage()
-    schemas = {"raw tables": PREFIX, "history": runner.HISTORY, "marts": runner.MARTS}
+    schemas = dict(zip(LAYERS[1:], (PREFIX, runner.HISTORY, runner.MARTS), strict=True))
     return {
         name.split(".")[1]: [
             dg.TableColumnDep(key_of(schemas[known.layer(source)], source.split(".")[0]), source.split(".")[1])

@@ -4,7 +4,6 @@ import hashlib
 import importlib.metadata
 import json
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +15,38 @@ PROJECT_FILES = {".sql", ".yml", ".csv"}
 
 
 def load_manifest(target: Target) -> dict[str, Any]:
-    """Return the manifest with the schema names of ``target``."""
-    profile = profile_of(target, type="duckdb", path="propel_auth_pipeline.duckdb")
-    return cached_json(f"manifest {target.environment}", lambda: manifest_dict(profile))
+    """Return the manifest with the schema names of ``target``.
 
-
-def cached_json(name: str, build: Callable[[], Any]) -> Any:
-    """Return what ``build`` returned for ``name`` and the present files of the dbt project, from a file.
-
-    If the cache folder cannot be written, the value is built again by every process.
+    It is parsed once for each state of the project's files; if the cache folder cannot be written, once per process.
     """
-    digest = hashlib.sha256(f"{importlib.metadata.version('dbt-core')} {name}".encode())
-    for file in sorted(PROJECT.rglob("*")):
-        if file.suffix in PROJECT_FILES and "target" not in file.parts:
-            digest.update(file.relative_to(PROJECT).as_posix().encode() + file.read_bytes())
-    path = cache_folder() / f"{name.split()[0]}-{digest.hexdigest()[:16]}.json"
+    path = _cache_file(target)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        value = json.loads(json.dumps(build(), default=str))
+        manifest = _build(target)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".json", encoding="utf-8", delete=False) as file:
-            json.dump(value, file)
+            json.dump(manifest, file)
         Path(file.name).replace(path)
     except OSError:
         pass
-    return value
+    return manifest
+
+
+def _build(target: Target) -> dict[str, Any]:
+    parsed = manifest_dict(profile_of(target, type="duckdb", path="propel_auth_pipeline.duckdb"))
+    manifest = json.loads(json.dumps(parsed, default=str))
+    for node in manifest["nodes"].values():
+        if node["resource_type"] == "test":  # dagster-dbt shows the description in `meta` only
+            node["meta"] = {**node["meta"], "description": node["description"]}
+    return manifest
+
+
+def _cache_file(target: Target) -> Path:
+    """Return the cache file for ``target``, the version of dbt and the present files of the project."""
+    digest = hashlib.sha256(f"{importlib.metadata.version('dbt-core')} {target.environment}".encode())
+    for file in sorted(PROJECT.rglob("*")):
+        if file.suffix in PROJECT_FILES and "target" not in file.parts:
+            digest.update(file.relative_to(PROJECT).as_posix().encode() + file.read_bytes())
+    return cache_folder() / f"marts-{digest.hexdigest()[:16]}.json"

@@ -14,7 +14,6 @@ days as (
 periods as (
   select
     {{ propel_auth.period_start(period, 'day') }} as {{ start }},
-    max(day) as last_day_in_data,
     sum(case when has_reading then 1 else 0 end) as days_read
   from days
   group by 1
@@ -70,7 +69,7 @@ select
   {%- endfor %}
   {{ propel_auth.whole('with_ends.days_read') }} as days_read,
   with_ends.period_end < with_ends.last_day as is_complete,
-  with_ends.period_end < with_ends.last_day as is_lower_bound
+  case when with_ends.period_end >= with_ends.first_day then with_ends.period_end < with_ends.last_day end as is_lower_bound
 from with_ends
 inner join first_figures on with_ends.{{ start }} >= first_figures.{{ start }}
 {%- for kind, name in names %}

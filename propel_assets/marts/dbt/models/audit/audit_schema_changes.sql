@@ -20,7 +20,7 @@ select
   fields.name as field_name,
   fields.finding,
   case
-    when fields.finding like 'unknown,%' then 'unknown'
+    when fields.finding like 'unknown,%' then 'unexpected'
     when fields.finding like 'not %' then 'mismatched'
     else 'held back'
   end as kind,
