@@ -24,9 +24,9 @@ def _():
     from dlt.destinations.exceptions import DatabaseUndefinedRelation, DestinationConnectionError
     from dlt.pipeline.exceptions import CannotRestorePipelineException
 
-    from propel_assets.settings import no_dlt_telemetry
+    from propel_assets.settings import disable_dlt_telemetry
 
-    no_dlt_telemetry()
+    disable_dlt_telemetry()
     NOT_THERE = (CannotRestorePipelineException, DatabaseUndefinedRelation, DestinationConnectionError)
     return NOT_THERE, alt, dlt, mo, pd, sys
 

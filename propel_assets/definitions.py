@@ -21,7 +21,7 @@ from propel_assets.defs.checks import build_checks
 from propel_assets.defs.executors import executor
 from propel_assets.defs.marts import build_marts
 from propel_assets.defs.resources import PropelAuthApiKey, Warehouse
-from propel_assets.settings import no_dlt_telemetry
+from propel_assets.settings import disable_dlt_telemetry
 
 
 def build_defs(
@@ -30,7 +30,7 @@ def build_defs(
     more_jobs: Sequence[Any] = (),
 ) -> dg.Definitions:
     """Return every definition; ``resources`` replace the default ones of the same name."""
-    no_dlt_telemetry()
+    disable_dlt_telemetry()
     return dg.Definitions(
         assets=[propel_auth_api, *build_raw_assets(), *build_marts()],
         asset_checks=build_checks(),

@@ -10,9 +10,11 @@ PropelError
 ├── UnprovedScan             every pass over a list left room for a missing row: nothing is replaced
 ├── LossRefused              a complete answer has lost more rows than is believed without being told to
 │   └── OtherEnvironment     the tables hold what another environment has
-└── WarehouseError           the destination cannot be used
-    └── WarehouseClosed      the database cannot be opened
-        └── WarehouseBusy    another process holds it
+├── WarehouseError           the destination cannot be used
+│   └── WarehouseClosed      the database cannot be opened
+│       └── WarehouseBusy    another process holds it
+└── WebhookStoreError        the webhook store cannot be used
+    └── WebhookStoreFull     it has reached its limit
 """
 
 from collections.abc import Iterator
@@ -91,6 +93,16 @@ class WarehouseClosed(WarehouseError):
 
 class WarehouseBusy(WarehouseClosed):
     """Another process holds the database and did not let go in time: it has been waited for already."""
+
+
+class WebhookStoreError(PropelError):
+    """The webhook store cannot be used."""
+
+    retry_may_help = True
+
+
+class WebhookStoreFull(WebhookStoreError):
+    """The webhook store has reached its limit: events have to be applied before it accepts others."""
 
 
 def find_cause(error: BaseException) -> PropelError | None:

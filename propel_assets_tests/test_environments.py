@@ -11,7 +11,7 @@ import pytest
 
 from propel_assets.errors import SettingsError
 from propel_assets.sandbox.running import Sandbox
-from propel_assets.settings import connected, environment_name, load_settings, named, work_for
+from propel_assets.settings import environment_name, load_settings, named, require_credentials, work_for
 
 WORKSPACE = """
 load_from:
@@ -79,11 +79,11 @@ def test_a_key_of_all_or_of_another_environment_is_never_used(two, monkeypatch) 
     monkeypatch.setenv("PROPELAUTH_ENVIRONMENT", "staging")
     settings = load_settings()
     assert (settings.page_size, settings.alert_to) == (50, "staging@example.com")
-    with pytest.raises(SettingsError, match=r"Set STAGING__PROPELAUTH_API_KEY, or api_key under \[.*\.staging\]"):
-        connected(settings)
+    with pytest.raises(SettingsError, match=r"Set STAGING__PROPELAUTH_API_KEY, or api_key in .* under \[.*\.staging\]"):
+        require_credentials(settings)
     Path(".dlt").mkdir()
     Path(".dlt/secrets.toml").write_text('[sources.propel_auth_source.staging]\napi_key = "of-staging"\n')
-    code = "from propel_assets.settings import *; print(connected(load_settings()).api_key)"
+    code = "from propel_assets.settings import *; print(require_credentials(load_settings()).api_key)"
     ran = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, check=False)
     assert ran.stdout.strip() == "of-staging", ran.stderr
 

@@ -24,7 +24,7 @@ from propel_assets.defs.assets import PREFIX, asset_key
 from propel_assets.defs.resources import PropelAuthApiKey, Warehouse
 from propel_assets.errors import PropelError, WarehouseError
 from propel_assets.sandbox.running import Sandbox
-from propel_assets.settings import dagster_home, environment_with
+from propel_assets.settings import child_environment, dagster_home
 
 STEP_DONE = {dg.DagsterEventType.STEP_SUCCESS, dg.DagsterEventType.STEP_FAILURE}
 HOST = "127.0.0.1"
@@ -162,7 +162,7 @@ def run_dev(*, port: int, sandbox_port: int, users: int, orgs: int, seed: int, n
     """
     port, sandbox_port = _require_free_ports({"--port": port, "--sandbox-port": sandbox_port})
     with Sandbox(users=users, orgs=orgs, seed=seed, now=now, port=sandbox_port) as sandbox:
-        environment = environment_with(
+        environment = child_environment(
             {
                 "PROPELAUTH_AUTH_URL": sandbox.url,
                 "PROPELAUTH_API_KEY": sandbox.api_key,

@@ -15,6 +15,7 @@ import click
 from propel_assets import __version__
 from propel_assets.catalog import BY_NAME, SCANS, TABLES, Table, tables_of
 from propel_assets.cli.sandbox import fault
+from propel_assets.cli.webhooks import webhooks
 from propel_assets.errors import PropelError
 from propel_assets.settings import work_for
 
@@ -91,12 +92,12 @@ def load(
       propel-assets load user_by_email --email someone@example.com
       PROPELAUTH_DESTINATION=postgres propel-assets load
     """
-    from propel_assets.settings import connected, load_settings
+    from propel_assets.settings import load_settings, require_credentials
     from propel_assets.source.table_reader import ReadOptions
     from propel_assets.warehouse.load import load_scan
     from propel_assets.warehouse.query import opened
 
-    settings = connected(load_settings())
+    settings = require_credentials(load_settings())
     options = ReadOptions(user_ids, emails, usernames, usage_per_key, recent)
     scans = _scans_of(tables)
     failed: dict[str, PropelError] = {}
@@ -311,10 +312,10 @@ def privacy(tables: tuple[str, ...]) -> None:
       propel-assets privacy
       PROPELAUTH_PRIVACY=strict propel-assets privacy user_query
     """
-    from propel_assets.privacy.policy import load_policy
+    from propel_assets.privacy.policy_file import load_policy
     from propel_assets.settings import load_settings
 
-    policy = load_policy(load_settings(), hashing=False)
+    policy = load_policy(load_settings().privacy_settings, needs_key=False)
     rows = [(name, column, str(rule)) for name in tables or BY_NAME for column, rule in policy.rules[name].items()]
     rest = [(name, "any other field", policy.unclassified) for name in tables or BY_NAME]
     _say(f"Privacy policy: {policy.name}")
@@ -482,6 +483,7 @@ def sandbox(
 
 
 main.add_command(fault)
+main.add_command(webhooks)
 
 
 @main.command()

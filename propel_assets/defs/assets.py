@@ -15,7 +15,7 @@ from pydantic import Field
 from propel_assets.catalog import BY_NAME, SCANS, Table, tables_of
 from propel_assets.defs.resources import PropelAuthApiKey, Warehouse, settings_of
 from propel_assets.errors import PropelError
-from propel_assets.privacy.policy import load_policy
+from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import DATASET, Settings, destination_name, environment_name, named
 from propel_assets.source.dlt_source import propel_auth_source
 from propel_assets.source.lists import ScanReport
@@ -246,7 +246,7 @@ def _metadata(report: ScanReport, load: ScanLoad, settings: Settings) -> dict[st
 
 def _privacy(table: Table, settings: Settings) -> dict[str, Any]:
     """Return what the privacy policy did to the columns."""
-    policy = load_policy(settings)
+    policy = load_policy(settings.privacy_settings)
     hashed, dropped = policy.columns(table, "hash"), policy.columns(table, "drop")
     told: dict[str, Any] = {
         "privacy": policy.name,

@@ -9,7 +9,7 @@ from propel_assets.defs.assets import api_asset, as_failure
 from propel_assets.defs.automation import refresh, refresh_recent
 from propel_assets.defs.resources import PropelAuthApiKey, Warehouse, settings_of
 from propel_assets.errors import PropelError
-from propel_assets.settings import Settings, connected
+from propel_assets.settings import Settings, require_credentials
 from propel_assets.source.changes import Changes, look_for_changes
 from propel_assets.source.client import Client
 
@@ -19,7 +19,7 @@ SENSOR_SECONDS = 300
 
 def _look(settings: Settings) -> Changes:
     try:
-        return look_for_changes(Client(connected(settings)))
+        return look_for_changes(Client(require_credentials(settings)))
     except PropelError as error:
         raise as_failure(error) from None
 

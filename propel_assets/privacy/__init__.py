@@ -1,1 +1,1 @@
-"""What is stored about people: the policy, the erasure list, and the redaction of text. Knows no pipeline."""
+"""What is stored about people: the privacy policy, the erasure list, and the redaction of text. Knows no pipeline."""

@@ -1,4 +1,4 @@
-"""Text without personal data: what reaches logs, errors, checks and alerts passes through here."""
+"""Redaction of text that reaches logs, errors, checks and alerts."""
 
 import logging
 import re
@@ -12,13 +12,13 @@ def without_personal_data(text: str) -> str:
 
 
 class RedactingFilter(logging.Filter):
-    """Cuts dlt's log to one line each: databases quote people's rows in their errors, and dlt logs each it retries."""
+    """Shortens each record of dlt's log to one line: databases quote rows in their errors, and dlt logs each retry."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Change ``record``; it is always logged."""
+        """Change ``record``. It is always logged."""
         first, *rest = record.getMessage().splitlines() or [""]
-        what, _, _ = EMAIL.sub("<e-mail>", first).partition(" with message ")
-        kinds = [line.split(":")[0] for line in rest if re.match(r"(\w+\.)+[A-Z]\w*(:|$)", line)]
-        record.msg = f"{what}: {kinds[-1]}" if kinds else what
+        text, _, _ = EMAIL.sub("<e-mail>", first).partition(" with message ")
+        classes = [line.split(":")[0] for line in rest if re.match(r"(\w+\.)+[A-Z]\w*(:|$)", line)]
+        record.msg = f"{text}: {classes[-1]}" if classes else text
         record.args, record.exc_info, record.exc_text, record.stack_info = (), None, None, None
         return True

@@ -59,7 +59,7 @@ class Client:
     """Reads from one PropelAuth environment. Safe to share between threads."""
 
     def __init__(self, settings: Settings) -> None:
-        """Prepare connections; nothing is sent. ``settings`` must be `connected`."""
+        """Prepare connections; nothing is sent. ``settings`` must have the credentials: `require_credentials`."""
         log = logging.getLogger("urllib3.connectionpool")
         if not any(isinstance(known, _WithoutQueries) for known in log.filters):
             log.addFilter(_WithoutQueries())

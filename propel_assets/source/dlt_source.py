@@ -20,8 +20,8 @@ from dlt.common.schema.typing import TColumnSchema, TTableSchema, TTableSchemaCo
 from dlt.extract import DltResource, DltSource
 
 from propel_assets.catalog import BOOKS, BY_NAME, SCANS, TABLES, Table
-from propel_assets.privacy.policy import Gate
-from propel_assets.settings import Settings, connected, load_settings
+from propel_assets.privacy.filter import FINGERPRINT_KEY, HELD_BACK, PrivacyFilter
+from propel_assets.settings import Settings, load_settings, require_credentials
 from propel_assets.source.client import Client
 from propel_assets.source.decode import to_arrow
 from propel_assets.source.json_columns import keep_json
@@ -78,7 +78,7 @@ def propel_auth_source(
     chosen = [t for t in TABLES if (t.default if tables is None else t.name in tables)]
 
     def resolved() -> Settings:
-        return connected(settings or load_settings({"auth_url": auth_url, "api_key": api_key}))
+        return require_credentials(settings or load_settings({"auth_url": auth_url, "api_key": api_key}))
 
     @dlt.source(schema=complete_schema(), max_table_nesting=0)
     def source() -> Iterator[DltResource]:
@@ -106,14 +106,16 @@ def _resources(
         _replace_safely()
         known, state = settings(), dlt.current.source_state()
         recall(state, memory)
-        gate = Gate(known, state)
+        privacy = PrivacyFilter(known.privacy_settings, state)
         asked = options or ReadOptions()
-        if gate.changed:
+        if privacy.policy_changed:
             asked = replace(asked, recent=False)
 
         def count_unknown(name: str, ids: set[str]) -> int:
             # Ids stored under another policy have another form.
-            return 0 if stored_keys is None or gate.changed else gate.count_unknown(name, ids, stored_keys(name))
+            if stored_keys is None or privacy.policy_changed:
+                return 0
+            return privacy.count_unknown(name, ids, stored_keys(name))
 
         reader = Reader(Client(known), state, asked, progress, count_unknown)
         merged: set[str] = set()
@@ -121,10 +123,12 @@ def _resources(
             if reader.reports[name].recent and name not in merged:
                 merged.add(name)
                 dlt.current.source().resources[name].apply_hints(write_disposition=MERGE, columns=_merged_by_user(name))
-            yield {name: gate.pass_on(name, rows)}
+            yield {name: privacy.apply(name, rows)}
         reports = [reader.reports[table.name] for table in tables]
         for report in reports:
-            gate.settle(report)
+            _add_privacy(report, privacy)
+            if report.table_name == "org_membership" and not report.recent:  # it comes with the users
+                state[FINGERPRINT_KEY] = privacy.fingerprint
             on_report(report)
             if report.skipped:  # dlt would empty the table of a `replace` resource that yields nothing
                 dlt.current.source().resources[report.table_name].apply_hints(write_disposition="append")
@@ -134,6 +138,19 @@ def _resources(
         yield reading | _pick(table, table.name)
     for book in BOOKS:
         yield reading | _pick(book, f"{book.name}_of_{scan}")
+
+
+def _add_privacy(report: ScanReport, privacy: PrivacyFilter) -> None:
+    """Take what the privacy filter has removed out of the counts of ``report``."""
+    name = report.table_name
+    if out := privacy.rows_left_out.get(name):
+        report.rows_read -= out
+        report.total_min = None if report.total_min is None else report.total_min - out
+        report.total_max = None if report.total_max is None else report.total_max - out
+        text = f"{out} row{'' if out == 1 else 's'} of erased people left out"
+        report.reason = f"{report.reason}; {text}" if report.reason else text
+    report.unknown_fields |= dict.fromkeys(privacy.fields_held_back.get(name, ()), HELD_BACK)
+    report.emptied = privacy.stored_ids("user_query", report.emptied)
 
 
 def _forget_unfinished_load() -> None:

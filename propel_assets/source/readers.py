@@ -14,7 +14,7 @@ import msgspec
 
 from propel_assets.catalog import BY_NAME, tables_of
 from propel_assets.errors import LossRefused, OtherEnvironment, PermanentApiError, UnprovedScan
-from propel_assets.settings import environment_of
+from propel_assets.settings import auth_host
 from propel_assets.source.client import BACKEND_KEY, NO_AUTH
 from propel_assets.source.decode import PageDecoder, RowType, to_arrow
 from propel_assets.source.insights import InsightsReader
@@ -63,7 +63,7 @@ class Reader(InsightsReader, ScimReader):
 
     def _refuse_another_environment(self) -> None:
         """Refuse to replace what was read from one environment by what another has."""
-        host = environment_of(self._settings.auth_url)
+        host = auth_host(self._settings.auth_url)
         before = self._state.get("environment", host)
         if before != host and not self._settings.allow_loss:
             raise OtherEnvironment(

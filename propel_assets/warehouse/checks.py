@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any, Literal
 
 from propel_assets.catalog import BOOKS, Reference, Table
-from propel_assets.privacy.policy import HELD_BACK
+from propel_assets.privacy.filter import HELD_BACK
 from propel_assets.warehouse.query import LastLoad, Warehouse
 
 Severity = Literal["ERROR", "WARN"]

@@ -22,14 +22,9 @@ from dlt.destinations.job_client_impl import SqlJobClientBase
 
 from propel_assets.catalog import BY_NAME
 from propel_assets.errors import WarehouseError, find_cause
-from propel_assets.privacy.policy import (
-    Erased,
-    Policy,
-    columns_about,
-    columns_that_mention,
-    load_policy,
-    require_key,
-)
+from propel_assets.privacy.erasure_list import STATE_KEY, ErasureList, identifying_columns, mentioning_columns
+from propel_assets.privacy.policy import Policy, require_key
+from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import Settings
 from propel_assets.source.dlt_source import SCAN_LOG, SOURCE
 from propel_assets.warehouse.destinations.duckdb import put_in_place, rewrite
@@ -113,7 +108,7 @@ def erase(
         SettingsError: there is no key to keep the list of the erased by.
         WarehouseError: there is no warehouse, or it cannot be erased from.
     """
-    policy = load_policy(settings)
+    policy = load_policy(settings.privacy_settings)
     require_key(policy, "Who was erased is remembered by a keyed hash, so that no load brings them back")
     person = _Person({user_id, policy.digest(user_id)}, {h for e in emails for h in (e, policy.digest(e))})
     with working_folder() as folder:
@@ -211,7 +206,7 @@ def _remember(
     """
     with pipeline.managed_state(extract_state=True) as state:
         ours = _ours(state)
-        Erased(ours, policy).add(person.hashes(policy))
+        ours[STATE_KEY] = ErasureList(ours, policy).with_people(person.hashes(policy))
         for key in person.keys & {*ours.get("usage_since", {})}:
             del ours["usage_since"][key]
         if unfinished:
@@ -253,7 +248,7 @@ class _Eraser:
     def erase(self, *, dry_run: bool) -> Iterator[Removed]:
         """Yield what is removed, table by table."""
         for place in self._places:
-            about = columns_about(place.columns)
+            about = identifying_columns(place.columns)
             theirs, params = self._is_theirs(about) if about else ("1 = 0", [])
             if rows := self._count(place, theirs, params):
                 if not dry_run:
@@ -261,7 +256,7 @@ class _Eraser:
                     self._expect_fewer(place, rows)
                 yield Removed(str(place), "rows deleted", rows)
             other = f"({theirs}) IS NOT TRUE"
-            for column in columns_that_mention(place.columns):
+            for column in mentioning_columns(place.columns):
                 named, more = self._is_theirs([column])
                 if rows := self._count(place, f"{named} AND {other}", [*more, *params]):
                     if not dry_run:
@@ -269,7 +264,7 @@ class _Eraser:
                         self._run(sql, *more)
                     yield Removed(str(place), f"{column} emptied", rows)
             for column in place.columns:
-                if column not in columns_that_mention(place.columns) and not (
+                if column not in mentioning_columns(place.columns) and not (
                     column in {"email", "looked_up"} and "user_id" in place.columns
                 ):
                     yield from self._replace_within(place, column, other, params, dry_run=dry_run)

@@ -16,9 +16,9 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 
 from propel_assets.catalog import BY_NAME, tables_of
 from propel_assets.errors import PropelError, WarehouseError, find_cause
-from propel_assets.privacy.policy import load_policy
+from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import without_personal_data
-from propel_assets.settings import Settings, connected
+from propel_assets.settings import Settings, require_credentials
 from propel_assets.source.dlt_source import MERGE, propel_auth_source
 from propel_assets.source.lists import Progress, ScanReport
 from propel_assets.source.table_reader import ReadOptions
@@ -59,8 +59,8 @@ def load_scan(
     Raises:
         PropelError: nothing was replaced; the text says why and what to do.
     """
-    settings = connected(settings)
-    load_policy(settings)  # refused before anything is opened
+    settings = require_credentials(settings)
+    load_policy(settings.privacy_settings)  # refused before anything is opened
     started = time.monotonic()
     reports: list[ScanReport] = []
     names = [table.name for table in tables_of(scan)]

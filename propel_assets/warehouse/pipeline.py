@@ -28,7 +28,7 @@ from filelock import FileLock
 
 from propel_assets.errors import SettingsError
 from propel_assets.privacy.redaction import RedactingFilter
-from propel_assets.settings import DATASET, PIPELINE, Settings, named, no_dlt_telemetry
+from propel_assets.settings import DATASET, PIPELINE, Settings, disable_dlt_telemetry, dlt_file_errors, named
 from propel_assets.warehouse.destinations.clients import with_our_client
 from propel_assets.warehouse.destinations.duckdb import Patience, atomic_duckdb, exclusive
 from propel_assets.warehouse.destinations.policies import DESTINATIONS, extra_of, policy_of
@@ -43,7 +43,7 @@ def build_pipeline(settings: Settings, folder: str | None, say: Callable[[str], 
     Raises:
         SettingsError: dlt does not know the destination, or something it needs is not installed or not configured.
     """
-    no_dlt_telemetry()
+    disable_dlt_telemetry()
     log = logging.getLogger("dlt")
     if not any(isinstance(known, RedactingFilter) for known in log.filters):
         log.addFilter(RedactingFilter())
@@ -112,7 +112,8 @@ def formats(settings: Settings) -> dict[str, Any]:
 def _explained(settings: Settings) -> Iterator[None]:
     """Turn what dlt says of something that is not installed or not configured into what to install or to set."""
     try:
-        yield
+        with dlt_file_errors():
+            yield
     except ConfigFieldMissingException as error:
         ways = list(dict.fromkeys(" and ".join(names) for names in _missing_variables(error.traces)))
         raise SettingsError(

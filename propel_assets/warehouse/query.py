@@ -18,7 +18,8 @@ from dlt.destinations.job_client_impl import SqlJobClientBase
 
 from propel_assets.catalog import Table
 from propel_assets.errors import WarehouseError
-from propel_assets.privacy.policy import Policy, load_policy
+from propel_assets.privacy.policy import Policy
+from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import Settings
 from propel_assets.source.decode import ARROW_TYPES
 from propel_assets.source.dlt_source import SCAN_LOG, complete_schema
@@ -232,7 +233,7 @@ def asking(pipeline: dlt.Pipeline, settings: Settings) -> Iterator[Warehouse]:
             warehouse = Warehouse(client)
         else:
             raise WarehouseError(f"The destination {settings.destination} cannot be asked in SQL.")
-        warehouse.privacy = load_policy(settings)
+        warehouse.privacy = load_policy(settings.privacy_settings)
         yield warehouse
 
 

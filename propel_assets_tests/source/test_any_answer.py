@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from propel_assets.catalog import BY_NAME
 from propel_assets.errors import PropelError, SettingsError
-from propel_assets.settings import Settings, checked_auth_url, connected, load_settings
+from propel_assets.settings import Settings, load_settings, normalize_auth_url, require_credentials
 from propel_assets.source.client import Client
 from propel_assets.source.decode import PageDecoder, RowType
 from propel_assets.source.readers import Reader
@@ -108,7 +108,7 @@ def server() -> Iterator[Answers]:
 def test_any_body_gives_rows_or_a_sentence_that_quotes_nobody(scan, server, body) -> None:
     server.body, server.asked = body, 0
     url = f"http://127.0.0.1:{server.server_port}"
-    client = Client(connected(Settings(auth_url=url, api_key="k", retry_seconds=0, max_concurrency=2)))
+    client = Client(require_credentials(Settings(auth_url=url, api_key="k", retry_seconds=0, max_concurrency=2)))
     said = "Nothing."
     try:
         assert all(isinstance(rows, pa.Table) for _, rows in Reader(client, {}).read(scan))
@@ -142,7 +142,7 @@ def test_whoever_is_looked_up_the_request_stays_at_its_endpoint(server, value) -
     server.body, server.asked = b"{}", 0
     known = Settings(auth_url=f"http://127.0.0.1:{server.server_port}", api_key="k", retry_seconds=0)
     with suppress(PropelError):
-        list(Reader(Client(connected(known)), {}, ReadOptions(user_ids=[value])).read("user_by_id"))
+        list(Reader(Client(require_credentials(known)), {}, ReadOptions(user_ids=[value])).read("user_by_id"))
     assert server.asked == 1
     before, _, segment = server.path.partition("?")[0].rpartition("/")
     assert before == "/api/backend/v1/user"
@@ -170,8 +170,8 @@ def test_any_setting_is_read_or_refused_by_its_name(variable, text, monkeypatch)
 def test_any_auth_url_is_plain_or_refused(url) -> None:
     said = ""
     try:
-        checked = checked_auth_url(url)
-        assert checked_auth_url(checked) == checked
+        checked = normalize_auth_url(url)
+        assert normalize_auth_url(checked) == checked
     except SettingsError as error:
         said = str(error)
     assert not said or "must look like https://auth.example.com" in said

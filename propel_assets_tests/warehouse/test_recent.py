@@ -65,7 +65,7 @@ def test_a_recent_load_asks_little_and_leaves_no_person_in_the_staging_tables(se
 
 def test_another_environment_never_replaces_this_ones_rows(settings, sandbox, query, monkeypatch) -> None:
     load_scan("users", settings)
-    monkeypatch.setattr("propel_assets.source.readers.environment_of", lambda _: "auth.example.com")
+    monkeypatch.setattr("propel_assets.source.readers.auth_host", lambda _: "auth.example.com")
     before = len(sandbox.requests)
     with pytest.raises(LossRefused, match=r"this machine.*auth\.example\.com.*DESTINATION__DUCKDB__CREDENTIALS"):
         load_scan("users", settings)

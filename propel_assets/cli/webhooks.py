@@ -1,0 +1,36 @@
+"""The command `propel-assets webhooks`, which serves the webhook receiver."""
+
+import click
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8401, show_default=True, type=click.IntRange(0, 65_535), help="Port to listen on.")
+def webhooks(host: str, port: int) -> None:
+    """Receive PropelAuth's webhooks: verify each signature, store each event, then answer 204.
+
+    Serves POST /webhooks/propelauth, GET /healthz and GET /metrics. Needs PROPELAUTH_WEBHOOK_SECRET and the extra
+    `webhooks`. Put a reverse proxy with TLS before it; docs/webhooks.md has an example.
+
+    \b
+    Examples:
+      PROPELAUTH_WEBHOOK_SECRET=whsec_... propel-assets webhooks
+      PROPELAUTH_WEBHOOK_STORE=postgresql+psycopg2://user:password@host/db propel-assets webhooks --host 0.0.0.0
+    """
+    from propel_assets.errors import SettingsError
+    from propel_assets.settings import load_settings
+
+    settings = load_settings()
+    try:
+        from propel_assets.webhooks.app import PATH, build_app, serve
+        from propel_assets.webhooks.store import EventStore
+    except ImportError:
+        raise SettingsError(
+            "The webhook receiver is not installed. Install it: pip install 'propel-assets[webhooks]'"
+        ) from None
+    store = EventStore(settings.webhook_store)
+    try:
+        app = build_app(store, settings.webhook_secrets)
+        serve(app, host, port, lambda url: click.echo(f"Webhooks are received at {url}{PATH}. Ctrl-C stops."))
+    finally:
+        store.close()

@@ -1,0 +1,69 @@
+"""The privacy filter: every batch of rows passes through it once, between PropelAuth's answers and dlt."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from propel_assets.catalog import BY_NAME
+from propel_assets.privacy.erasure_list import ErasureList
+from propel_assets.privacy.policy_file import load_policy
+from propel_assets.settings import PrivacySettings
+
+HELD_BACK = "held back by the privacy policy"
+FINGERPRINT_KEY = "privacy"  # in dlt's state: the policy under which users were last read in full
+
+
+class PrivacyFilter:
+    """Applies the erasure list and the policy to the rows of one scan, and counts what it removes.
+
+    Attributes:
+        rows_left_out: rows about erased people, by table.
+        fields_held_back: fields that the policy does not allow to be stored, by table.
+    """
+
+    def __init__(self, settings: PrivacySettings, state: Mapping[str, Any]) -> None:
+        """Read the policy, and the erasure list from ``state``.
+
+        Raises:
+            SettingsError: the policy or the list cannot be applied. Nothing was requested.
+        """
+        self._policy = load_policy(settings)
+        self._erased = ErasureList(state, self._policy)
+        self._changes_nothing = self._policy.keeps_all and not self._erased
+        self.fingerprint = self._policy.fingerprint
+        self.policy_changed = state.get(FINGERPRINT_KEY, "") != self.fingerprint
+        self.rows_left_out: dict[str, int] = {}
+        self.fields_held_back: dict[str, set[str]] = {}
+
+    def apply(self, name: str, rows: pa.Table) -> pa.Table:
+        """Return rows of the table ``name`` as they may be stored."""
+        if self._changes_nothing:
+            return rows
+        if self._erased:
+            before = len(rows)
+            rows = self._erased.remove_people(rows)
+            self.rows_left_out[name] = self.rows_left_out.get(name, 0) + before - len(rows)
+        rows, held_back = self._policy.apply(BY_NAME[name], rows)
+        self.fields_held_back.setdefault(name, set()).update(held_back)
+        return rows
+
+    def stored_ids(self, name: str, ids: Iterable[str]) -> list[str]:
+        """Return ``ids``, which identify rows of the table ``name``, as they are stored there."""
+        return [self._policy.digest(id_) for id_ in ids] if self._hashes_key(name) else list(ids)
+
+    def count_unknown(self, name: str, ids: set[str], stored: Iterable[str]) -> int:
+        """Return how many of ``ids`` are neither ``stored`` in the table ``name`` nor of erased people.
+
+        Return 0 if nothing is stored: the table is not the one that was loaded before.
+        """
+        unknown = set(self.stored_ids(name, ids))
+        is_empty = True
+        for id_ in stored:
+            unknown.discard(id_)
+            is_empty = False
+        is_hashed = self._hashes_key(name)
+        return 0 if is_empty else sum(not self._erased.has(id_, is_hashed=is_hashed) for id_ in unknown)
+
+    def _hashes_key(self, name: str) -> bool:
+        return self._policy.rules[name][BY_NAME[name].key[0]].action == "hash"

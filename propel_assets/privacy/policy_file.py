@@ -1,0 +1,107 @@
+"""Reading a privacy policy: a preset, or a TOML file that changes a preset."""
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from propel_assets.catalog import BY_NAME, TABLES
+from propel_assets.errors import SettingsError
+from propel_assets.privacy.policy import ACTIONS, Action, Policy, Rule, require_key
+from propel_assets.settings import PrivacySettings, variable_of
+
+OPEN, STRICT = "open", "strict"
+STRICT_FILE = Path(__file__).with_name("strict.toml")
+
+Rules = dict[str, dict[str, Rule]]
+
+
+def load_policy(settings: PrivacySettings, *, needs_key: bool = True) -> Policy:
+    """Return the policy in force. ``needs_key``: refuse a policy that hashes without a key; not needed to show it.
+
+    Raises:
+        SettingsError: the file cannot be read, a rule is impossible, or the key is missing.
+    """
+    rules: Rules = {table.name: {column.name: Rule() for column in table.columns} for table in TABLES}
+    unclassified: Action = "keep"
+    if settings.policy != OPEN:
+        file = STRICT_FILE if settings.policy == STRICT else Path(settings.policy)
+        document = _read(file, settings.policy)
+        if document.get("preset", OPEN) == STRICT:
+            unclassified = _add_rules(_read(STRICT_FILE, STRICT), rules, STRICT_FILE, unclassified)
+        unclassified = _add_rules(document, rules, file, unclassified)
+    policy = Policy(settings.policy, rules, unclassified, settings.key.encode())
+    _refuse_impossible_rules(policy)
+    if needs_key and (policy.hashes or policy.key):
+        require_key(policy, f"The privacy policy {policy.name} hashes")
+    return policy
+
+
+def _read(file: Path, setting: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        advice = f"choose open, strict, or a file that can be read ({error.strerror})"
+        raise SettingsError(f"{variable_of('privacy')} is {setting!r}: {advice}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file} is not a TOML file: {error}.") from None
+
+
+def _add_rules(document: Mapping[str, Any], rules: Rules, file: Path, unclassified: Action) -> Action:
+    """Add the rules of a file to ``rules``. Return the action for fields that the catalog does not declare."""
+    for name, value in document.items():
+        if name == "preset":
+            _require_choice(file, name, value, (OPEN, STRICT))
+        elif name == "unclassified":
+            unclassified = _require_choice(file, name, value, ("keep", "drop"))
+        elif name not in rules or not isinstance(value, dict):
+            raise SettingsError(f"{file}: there is no table {name}. `propel-assets privacy` shows all.")
+        else:
+            _add_table_rules(name, value, rules[name], file)
+    return unclassified
+
+
+def _add_table_rules(name: str, document: Mapping[str, Any], rules: dict[str, Rule], file: Path) -> None:
+    for path, action in sorted(_flatten(document), key=lambda rule: rule[0].count(".")):  # a column before its parts
+        column, *part = path.split(".")
+        if column not in rules:
+            raise SettingsError(f"{file}: {name} has no column {column}. `propel-assets privacy {name}` shows all.")
+        if part and BY_NAME[name].column(column).type != "json":
+            raise SettingsError(f"{file}: {name}.{column} is not JSON, so it has no part {'.'.join(part)}.")
+        chosen = _require_choice(file, f"{name}.{path}", action, ACTIONS)
+        if part:
+            rules[column].at(part).action = chosen
+        else:
+            rules[column] = Rule(chosen)
+
+
+def _flatten(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in document.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _require_choice(file: Path, name: str, value: Any, choice: Sequence[str]) -> Any:
+    if value not in choice:
+        raise SettingsError(f"{file}: {name} is {value!r}; choose {', '.join(choice[:-1])} or {choice[-1]}.")
+    return value
+
+
+def _refuse_impossible_rules(policy: Policy) -> None:
+    for table in TABLES:
+        for name, rule in policy.rules[table.name].items():
+            place, column_type = f"{policy.name}: {table.name}.{name}", table.column(name).type
+            if rule.action == "hash" and column_type not in {"text", "json"}:
+                raise SettingsError(f"{place} is a {column_type} and cannot be hashed: keep it, or drop it.")
+            if rule.action == "drop" and name in table.key:
+                raise SettingsError(f"{place} is in the table's key and cannot be dropped: keep it, or hash it.")
+        for reference in table.references:
+            for name in reference.columns:
+                here, there = policy.rules[table.name][name], policy.rules[reference.table][name]
+                if here.action != there.action and here.action != "drop":
+                    raise SettingsError(
+                        f"{policy.name}: {table.name}.{name} has the rule {here.action} and {reference.table}.{name} "
+                        f"the rule {there.action}, so the two could not be joined. Give both the same rule."
+                    )

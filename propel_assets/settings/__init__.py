@@ -1,0 +1,73 @@
+"""Every setting. The only package that reads environment variables, and nothing is read at import.
+
+A setting comes from the first place that has it: an argument, an environment variable, then, for the auth URL and the
+keys only, dlt's config and secrets (`[sources.propel_auth_source]` in `.dlt/*.toml`).
+
+Entry points call `load_settings` once and pass on the parts: `Tenant`, `Target`, `PrivacySettings`, `AlertSettings`.
+
+The environment (`staging`) is a value, `Settings.environment`. With one, variables that begin with `STAGING__` come
+first, and tables, files and assets are named after it. Several environments can be used in one process.
+
+- ``fields``: each setting with its variable, default, limits and description; the parts.
+- ``parsing``: environment variables and arguments to `Settings`.
+- ``credentials``: the auth URL and the keys, checked. ``dlt_provider``: what dlt's config and secrets have of them.
+- ``process``: environment variables of this process and of those that it starts.
+"""
+
+from propel_assets.settings.credentials import auth_host, is_loopback, normalize_auth_url, require_credentials
+from propel_assets.settings.dlt_provider import disable_dlt_telemetry, dlt_file_errors
+from propel_assets.settings.fields import (
+    DATASET,
+    ENVIRONMENT_NAME,
+    PIPELINE,
+    AlertSettings,
+    PrivacySettings,
+    Settings,
+    Target,
+    Tenant,
+    variable_of,
+)
+from propel_assets.settings.parsing import (
+    destination_name,
+    environment_name,
+    executor_name,
+    load_settings,
+    named,
+    variables_of,
+    work_for,
+)
+from propel_assets.settings.process import (
+    cache_folder,
+    child_environment,
+    dagster_home,
+    temporary_environment,
+)
+
+__all__ = [
+    "DATASET",
+    "ENVIRONMENT_NAME",
+    "PIPELINE",
+    "AlertSettings",
+    "PrivacySettings",
+    "Settings",
+    "Target",
+    "Tenant",
+    "auth_host",
+    "cache_folder",
+    "child_environment",
+    "dagster_home",
+    "destination_name",
+    "disable_dlt_telemetry",
+    "dlt_file_errors",
+    "environment_name",
+    "executor_name",
+    "is_loopback",
+    "load_settings",
+    "named",
+    "normalize_auth_url",
+    "require_credentials",
+    "temporary_environment",
+    "variable_of",
+    "variables_of",
+    "work_for",
+]

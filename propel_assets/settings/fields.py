@@ -1,0 +1,261 @@
+"""The settings: for each its environment variable, default, limits and description; and the parts that code takes.
+
+The documentation is generated from the metadata of these fields.
+"""
+
+import re
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from propel_assets.errors import SettingsError
+
+PIPELINE = "propel_auth_pipeline"
+DATASET = "propel_auth_data"
+ENVIRONMENT_NAME = re.compile(r"[a-z][a-z0-9_]{0,19}")
+
+
+def _setting(
+    variable: str,
+    default: Any,
+    description: str,
+    *,
+    secret: bool = False,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    metadata = {"variable": variable, "description": description, "secret": secret}
+    limits = {"minimum": minimum, "maximum": maximum, "choices": choices}
+    return field(default=default, repr=not secret, metadata=metadata | limits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tenant:
+    """One PropelAuth environment, and how it is read. What `source/` needs."""
+
+    auth_url: str
+    api_key: str = field(repr=False)
+    oauth_token: str = field(default="", repr=False)
+    page_size: int = 100
+    max_concurrency: int = 8
+    max_rps: float = 0.0
+    retry_seconds: float = 300.0
+    max_loss: float = 0.2
+    allow_loss: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Where tables are written. What `warehouse/` and `marts/` need."""
+
+    destination: str = "duckdb"
+    table_format: str = "delta"
+    staging: str = ""
+    lock_seconds: float = 600.0
+    environment: str = ""
+
+    def named(self, name: str) -> str:
+        """Return ``name`` for this environment: `staging_propel_auth_data`.
+
+        The environment comes first: dlt keeps rows that it merges in a dataset whose name ends in `_staging`.
+        """
+        return f"{self.environment}_{name}" if self.environment else name
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivacySettings:
+    """The privacy policy by name or file, and the key of keyed hashes. What `privacy/` needs."""
+
+    policy: str = "open"
+    key: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlertSettings:
+    """Where alerts are sent. What `reporting/delivery.py` needs."""
+
+    webhook: str = field(default="", repr=False)
+    smtp: str = field(default="", repr=False)
+    sender: str = ""
+    recipients: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every setting, resolved once at the entry point. Inner functions take the part they need, never all of them."""
+
+    environment: str = _setting(
+        "PROPELAUTH_ENVIRONMENT",
+        "",
+        "Which of several PropelAuth environments: part of the names of datasets and files.",
+    )
+    auth_url: str = _setting(
+        "PROPELAUTH_AUTH_URL", "", "Auth URL of the environment, for example https://auth.example.com. Required."
+    )
+    api_key: str = _setting(
+        "PROPELAUTH_API_KEY",
+        "",
+        "Backend integration key of that environment; 'Read and Validate' is enough. Required.",
+        secret=True,
+    )
+    oauth_token: str = _setting(
+        "PROPELAUTH_OAUTH_TOKEN",
+        "",
+        "An end user's OAuth access token, for the table oauth_userinfo only.",
+        secret=True,
+    )
+    destination: str = _setting(
+        "PROPELAUTH_DESTINATION", "duckdb", "A dlt destination, or one named in .dlt/config.toml."
+    )
+    table_format: str = _setting(
+        "PROPELAUTH_TABLE_FORMAT",
+        "delta",
+        "Format of the files of the destination filesystem: delta, or parquet for plain files, with limits.",
+        choices=("delta", "parquet"),
+    )
+    staging: str = _setting(
+        "PROPELAUTH_STAGING",
+        "",
+        "A dlt destination, usually filesystem, whose bucket the warehouse loads from. Empty: none.",
+    )
+    page_size: int = _setting(
+        "PROPELAUTH_PAGE_SIZE", 100, "Rows requested per page. The server may return fewer.", minimum=1
+    )
+    max_concurrency: int = _setting("PROPELAUTH_MAX_CONCURRENCY", 8, "Maximum number of requests in flight.", minimum=1)
+    max_rps: float = _setting(
+        "PROPELAUTH_MAX_RPS", 0.0, "Maximum number of requests per second. 0: as the server allows.", minimum=0
+    )
+    retry_seconds: float = _setting(
+        "PROPELAUTH_RETRY_SECONDS",
+        300.0,
+        "How long one request is retried, time in rate limits included.",
+        minimum=0,
+    )
+    max_loss: float = _setting(
+        "PROPELAUTH_MAX_LOSS",
+        0.2,
+        "Share of its rows that users, orgs and memberships may lose in one load, at least 50 rows. A load that loses "
+        "more replaces nothing and fails.",
+        minimum=0,
+        maximum=1,
+    )
+    allow_loss: bool = _setting(
+        "PROPELAUTH_ALLOW_LOSS", False, "Set to true for one run to replace the rows although more were lost."
+    )
+    lock_seconds: float = _setting(
+        "PROPELAUTH_LOCK_SECONDS",
+        600.0,
+        "How long to wait for another process that has the DuckDB file open or writes to PostgreSQL.",
+        minimum=0,
+    )
+    recent_minutes: float = _setting(
+        "PROPELAUTH_RECENT_MINUTES",
+        60.0,
+        "Minimum time between two loads of recent changes that the change sensor starts.",
+        minimum=0,
+    )
+    privacy: str = _setting(
+        "PROPELAUTH_PRIVACY", "open", "Which personal data is stored: open, strict, or a file of rules."
+    )
+    privacy_key: str = _setting(
+        "PROPELAUTH_PRIVACY_KEY",
+        "",
+        "Secret key of keyed hashes. Required by rules that hash and to erase a person.",
+        secret=True,
+    )
+    alert_webhook: str = _setting(
+        "PROPELAUTH_ALERT_WEBHOOK",
+        "",
+        "URL that alerts are posted to, in the format of Slack's incoming webhooks. Its path is a secret.",
+        secret=True,
+    )
+    alert_smtp: str = _setting(
+        "PROPELAUTH_ALERT_SMTP",
+        "",
+        "The server that sends alerts by e-mail, for example smtp://user:password@smtp.example.com:587.",
+        secret=True,
+    )
+    alert_from: str = _setting("PROPELAUTH_ALERT_FROM", "", "Sender of alerts by e-mail.")
+    alert_to: str = _setting("PROPELAUTH_ALERT_TO", "", "Recipients of alerts by e-mail, separated by commas.")
+    webhook_secret: str = _setting(
+        "PROPELAUTH_WEBHOOK_SECRET",
+        "",
+        "Signing secret of the webhook endpoint (whsec_...). Several during a rotation, separated by commas.",
+        secret=True,
+    )
+    webhook_store: str = _setting(
+        "PROPELAUTH_WEBHOOK_STORE",
+        "sqlite:///propel_auth_webhooks.db",
+        "SQLAlchemy URL of the store of webhook events: SQLite or PostgreSQL.",
+        secret=True,
+    )
+    executor: str = _setting(
+        "PROPEL_EXECUTOR",
+        "in_process",
+        "Dagster executor of the jobs: in_process, multiprocess, celery or k8s.",
+        choices=("in_process", "multiprocess", "celery", "k8s"),
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values that are not allowed.
+
+        Raises:
+            SettingsError: with the variable, the value and the allowed values.
+        """
+        for setting in fields(self):
+            check_value(setting.name, getattr(self, setting.name))
+        if self.environment and not ENVIRONMENT_NAME.fullmatch(self.environment):
+            raise SettingsError(
+                f"{variable_of('environment')} is {self.environment!r}; a name has at most 20 lowercase letters, "
+                "digits and _, and begins with a letter."
+            )
+
+    @property
+    def tenant(self) -> Tenant:
+        """Return what the source needs."""
+        return Tenant(**{f.name: getattr(self, f.name) for f in fields(Tenant)})
+
+    @property
+    def target(self) -> Target:
+        """Return what the warehouse needs."""
+        return Target(**{f.name: getattr(self, f.name) for f in fields(Target)})
+
+    @property
+    def privacy_settings(self) -> PrivacySettings:
+        """Return what the privacy policy needs."""
+        return PrivacySettings(policy=self.privacy, key=self.privacy_key)
+
+    @property
+    def alert_settings(self) -> AlertSettings:
+        """Return what the delivery of alerts needs."""
+        return AlertSettings(
+            webhook=self.alert_webhook, smtp=self.alert_smtp, sender=self.alert_from, recipients=self.alert_to
+        )
+
+    @property
+    def webhook_secrets(self) -> tuple[str, ...]:
+        """Return the signing secrets of the webhook endpoint."""
+        return tuple(filter(None, (secret.strip() for secret in self.webhook_secret.split(","))))
+
+
+FIELDS = {setting.name: setting for setting in fields(Settings)}
+
+
+def variable_of(name: str) -> str:
+    """Return the environment variable of a field of `Settings`."""
+    return FIELDS[name].metadata["variable"]
+
+
+def check_value(name: str, value: Any) -> None:
+    """Refuse a value that is outside the limits or the choices of a field.
+
+    Raises:
+        SettingsError: with the variable, the value and the allowed values.
+    """
+    minimum, maximum, choices = (FIELDS[name].metadata[limit] for limit in ("minimum", "maximum", "choices"))
+    if choices and value not in choices:
+        raise SettingsError(f"{variable_of(name)} is {value!r}; choose one of {', '.join(choices)}.")
+    # Written so that it refuses nan too.
+    if (minimum is not None and not value >= minimum) or (maximum is not None and not value <= maximum):
+        allowed = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+        raise SettingsError(f"{variable_of(name)} is {value}; it must be {allowed}.")

@@ -1,0 +1,109 @@
+"""Environment variables and arguments to `Settings`."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from propel_assets.errors import SettingsError
+from propel_assets.settings.fields import ENVIRONMENT_NAME, FIELDS, Settings, check_value, variable_of
+
+PER_ENVIRONMENT = ("auth_url", "api_key", "oauth_token", "webhook_secret", "webhook_store")
+"""Settings without a common value: the key of one environment must never be sent to another."""
+TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no")
+
+
+def load_settings(overrides: Mapping[str, Any] | None = None, environment: str | None = None) -> Settings:
+    """Return the settings: from ``overrides`` that are not empty, else from environment variables, else the defaults.
+
+    Args:
+        overrides: values by field name.
+        environment: the environment's name; when empty, PROPELAUTH_ENVIRONMENT has it.
+
+    Raises:
+        SettingsError: a value is not allowed.
+    """
+    environment = _environment(environment)
+    values: dict[str, Any] = {}
+    for name, setting in FIELDS.items():
+        if found := _find(name, environment):
+            values[name] = _parse(*found, type(setting.default))
+    values.update({name: value for name, value in (overrides or {}).items() if value not in (None, "")})
+    values["environment"] = environment
+    return Settings(**values)
+
+
+def destination_name(environment: str | None = None) -> str:
+    """Return the destination for labels of assets. Other settings may have values that are not allowed."""
+    return _value("destination", environment)
+
+
+def executor_name(environment: str | None = None) -> str:
+    """Return the name of the Dagster executor. Other settings may have values that are not allowed.
+
+    Raises:
+        SettingsError: there is no such executor.
+    """
+    name = _value("executor", environment)
+    check_value("executor", name)
+    return name
+
+
+def variables_of(name: str, environment: str) -> list[str]:
+    """Return the environment variables that a field of `Settings` is read from, the first one first."""
+    variable = variable_of(name)
+    if not environment:
+        return [variable]
+    own = f"{environment.upper()}__{variable}"
+    return [own] if name in PER_ENVIRONMENT else [own, variable]
+
+
+def _value(name: str, environment: str | None) -> str:
+    found = _find(name, _environment(environment))
+    return found[1] if found else str(FIELDS[name].default)
+
+
+def _environment(name: str | None) -> str:
+    return name or os.environ.get(variable_of("environment"), "").strip()
+
+
+def _find(name: str, environment: str) -> tuple[str, str] | None:
+    """Return the environment variable that has a value for a field, and the value."""
+    for variable in variables_of(name, environment):
+        if text := os.environ.get(variable, "").strip():
+            return variable, text
+    return None
+
+
+def _parse(variable: str, text: str, kind: type) -> Any:
+    """Return ``text`` as a value of a field's type."""
+    if kind is bool:
+        if text.lower() not in TRUE + FALSE:
+            raise SettingsError(f"{variable} is {text!r}; set it to true or false.")
+        return text.lower() in TRUE
+    try:
+        return kind(text)
+    except ValueError:
+        raise SettingsError(f"{variable} is {text!r}; it must be a {'whole ' * (kind is int)}number.") from None
+
+
+# Until each caller passes the environment on.
+
+
+def environment_name() -> str:
+    """Return the environment that PROPELAUTH_ENVIRONMENT names."""
+    return Settings(environment=_environment(None)).environment
+
+
+def work_for(environment: str) -> None:
+    """Set PROPELAUTH_ENVIRONMENT for this process."""
+    if not ENVIRONMENT_NAME.fullmatch(environment) or environment_name() not in ("", environment):
+        raise SettingsError(
+            f"This process works for {environment_name()!r}. Give {environment!r} a process of its own."
+        )
+    os.environ[variable_of("environment")] = environment
+
+
+def named(name: str) -> str:
+    """Return ``name`` for the environment of this process."""
+    environment = environment_name()
+    return f"{environment}_{name}" if environment else name

@@ -1,0 +1,37 @@
+"""Environment variables of this process and of those that it starts."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def dagster_home() -> str:
+    """Return DAGSTER_HOME; an empty text when it is not set."""
+    return os.environ.get("DAGSTER_HOME", "")
+
+
+def cache_folder() -> Path:
+    """Return the folder for files that can be rebuilt: in XDG_CACHE_HOME, or in .cache of the home folder."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(named) if named else Path.home() / ".cache") / "propel-assets"
+
+
+def child_environment(values: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment variables for a child process: those of this process and ``values``."""
+    return {**os.environ, **values}
+
+
+@contextmanager
+def temporary_environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for a library that has no other way to pass these values; restore them at the end."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,279 @@
+"""The webhook receiver: an ASGI app that answers 204 only after an event is durable.
+
+    uvicorn propel_assets.webhooks.app:app
+
+`app` is built from the environment when it is first used. `build_app` makes one for another server, or to be mounted.
+A request is answered 204 when its event is stored (or was stored before), 400 when it is not a webhook, 401 when no
+secret verifies its signature or its timestamp is more than 5 minutes off, 413 when its body is too large, and 503 when
+the store cannot take it: Svix then tries again. No secret and no payload reaches a log, an answer or a metric.
+"""
+
+import asyncio
+import json
+import re
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from svix.webhooks import Webhook, WebhookVerificationError
+
+from propel_assets.errors import SettingsError, WebhookStoreError, WebhookStoreFull
+from propel_assets.settings import load_settings
+from propel_assets.webhooks.store import EventStore, StoredEvent
+
+PATH = "/webhooks/propelauth"
+MAX_BODY = 256 * 1024
+DEADLINE_SECONDS = 10.0
+MAX_BATCH = 500
+MAX_WAITING = 5_000
+MAX_CONNECTIONS = 2_000
+RETRY_SECONDS = "30"
+MESSAGE_ID = re.compile(r"[\x21-\x7e]{1,256}")
+OUTCOMES = ("stored", "repeated", "malformed", "unverified", "too_large", "timed_out", "store_full", "store_failed")
+
+
+class RefusedWebhook(Exception):
+    """A request that is not stored. Its text is the answer."""
+
+    def __init__(self, status: int, outcome: str, message: str) -> None:
+        """Keep what the answer and the metric need."""
+        super().__init__(message)
+        self.status, self.outcome = status, outcome
+
+
+@dataclass
+class _Waiting:
+    event: StoredEvent
+    stored: asyncio.Future[bool] = field(default_factory=asyncio.Future)
+
+
+class Receiver:
+    """Verifies webhooks and stores them in batches: one transaction, and one flush to the disk, for many requests."""
+
+    def __init__(self, store: EventStore, secrets: Sequence[str], *, max_body: int = MAX_BODY) -> None:
+        """Accept what one of ``secrets`` verifies.
+
+        Raises:
+            SettingsError: there is no secret, or one is not of Svix's form.
+        """
+        self.store = store
+        self._max_body = max_body
+        self._verifiers = [_verifier(secret) for secret in secrets]
+        if not self._verifiers:
+            raise SettingsError(
+                "The webhook receiver has no secret. Set PROPELAUTH_WEBHOOK_SECRET to the signing secret of the "
+                "endpoint, which the PropelAuth dashboard shows (whsec_...). Separate several with commas."
+            )
+        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(MAX_WAITING)
+        self.registry = CollectorRegistry()
+        self._received = Counter(
+            "propel_webhook_requests", "Webhook requests by outcome.", ["outcome"], registry=self.registry
+        )
+        for outcome in OUTCOMES:
+            self._received.labels(outcome)
+        self._pending = Gauge("propel_webhook_pending_events", "Events not applied yet.", registry=self.registry)
+        self._age = Gauge(
+            "propel_webhook_oldest_pending_seconds", "Age of the oldest event not applied yet.", registry=self.registry
+        )
+
+    async def receive(self, request: Request) -> Response:
+        """Answer one delivery."""
+        try:
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                event = self._verify(request, await self._body(request))
+                is_new = await self._store(event)
+        except RefusedWebhook as refused:
+            self._received.labels(refused.outcome).inc()
+            headers = {"Retry-After": RETRY_SECONDS} if refused.status == 503 else None
+            return JSONResponse({"error": str(refused)}, refused.status, headers)
+        except TimeoutError:
+            self._received.labels("timed_out").inc()
+            text = f"The request was not complete, or its event not stored, within {DEADLINE_SECONDS:.0f} s."
+            return JSONResponse({"error": text}, 503, {"Retry-After": RETRY_SECONDS})
+        except ClientDisconnect:
+            self._received.labels("timed_out").inc()
+            return Response(status_code=400)
+        self._received.labels("stored" if is_new else "repeated").inc()
+        return Response(status_code=204)
+
+    async def health(self, _request: Request) -> Response:
+        """Answer 200 if the store can be read, 503 if not, with what waits to be applied."""
+        try:
+            status = await asyncio.to_thread(self.store.status)
+        except WebhookStoreError as error:
+            return JSONResponse({"status": "store_failed", "error": str(error)}, 503)
+        return JSONResponse({"status": "ok", "pending_events": status.pending, "oldest_pending_seconds": _age(status)})
+
+    async def metrics(self, _request: Request) -> Response:
+        """Answer with the metrics in Prometheus' text format."""
+        try:
+            status = await asyncio.to_thread(self.store.status)
+            self._pending.set(status.pending)
+            self._age.set(_age(status))
+        except WebhookStoreError:
+            self._pending.set(float("nan"))
+            self._age.set(float("nan"))
+        return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
+
+    async def write_batches(self) -> None:
+        """Store waiting events until cancelled."""
+        while True:
+            waiting = [await self._queue.get()]
+            while len(waiting) < MAX_BATCH and not self._queue.empty():
+                waiting.append(self._queue.get_nowait())
+            await self._write(waiting)
+
+    async def _write(self, waiting: Sequence[_Waiting]) -> None:
+        try:
+            new = await asyncio.to_thread(self.store.add, [w.event for w in waiting])
+        except WebhookStoreError as error:
+            if len(waiting) > 1 and not isinstance(error, WebhookStoreFull):
+                for one in waiting:  # one event may be at fault, and the others not
+                    await self._write([one])
+                return
+            for one in waiting:
+                if not one.stored.done():
+                    one.stored.set_exception(error)
+            return
+        for one in waiting:
+            if not one.stored.done():
+                one.stored.set_result(one.event.svix_id in new)
+                new.discard(one.event.svix_id)  # within one batch the second is a repetition
+
+    async def _store(self, event: StoredEvent) -> bool:
+        """Return once ``event`` is durable: True if it is new."""
+        waiting = _Waiting(event)
+        try:
+            self._queue.put_nowait(waiting)
+            return await waiting.stored
+        except asyncio.QueueFull:
+            raise RefusedWebhook(503, "store_full", "Too many deliveries wait for the store. Try again.") from None
+        except WebhookStoreFull as error:
+            raise RefusedWebhook(503, "store_full", str(error)) from None
+        except WebhookStoreError as error:
+            raise RefusedWebhook(503, "store_failed", str(error)) from None
+
+    async def _body(self, request: Request) -> bytes:
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > self._max_body:
+                raise RefusedWebhook(413, "too_large", f"The body is larger than {self._max_body:,} bytes.")
+        return bytes(body)
+
+    def _verify(self, request: Request, body: bytes) -> StoredEvent:
+        names = ("svix-id", "svix-timestamp", "svix-signature")
+        headers = {name: request.headers.get(name, "") for name in names}
+        if missing := [name for name, value in headers.items() if not value]:
+            raise RefusedWebhook(400, "malformed", f"Missing headers: {', '.join(missing)}.")
+        if not MESSAGE_ID.fullmatch(headers["svix-id"]):
+            raise RefusedWebhook(400, "malformed", "The header svix-id is not a message id.")
+        if not any(_is_verified(verifier, body, headers) for verifier in self._verifiers):
+            text = "No configured secret verifies the signature, or the timestamp is more than 5 minutes off."
+            raise RefusedWebhook(401, "unverified", text)
+        try:
+            payload = json.loads(body)
+            event_type = payload["event_type"]
+        except (ValueError, RecursionError, TypeError, KeyError):
+            event_type, payload = None, None
+        if not isinstance(event_type, str) or not MESSAGE_ID.fullmatch(event_type) or not isinstance(payload, dict):
+            raise RefusedWebhook(400, "malformed", "The body is not a JSON object with an event_type.")
+        return StoredEvent(
+            headers["svix-id"],
+            event_type,
+            datetime.now(UTC),
+            datetime.fromtimestamp(float(headers["svix-timestamp"]), UTC),
+            json.dumps(without_phone_number(payload)),
+        )
+
+
+def without_phone_number(payload: dict[str, Any]) -> dict[str, Any]:
+    """Return a payload as it may be stored: an event about a phone code keeps only its type and its user."""
+    if payload["event_type"] == "user.send_mfa_phone_code":
+        return {name: payload[name] for name in ("event_type", "user_id") if name in payload}
+    return payload
+
+
+def _verifier(secret: str) -> Webhook:
+    try:
+        return Webhook(secret)
+    except Exception:
+        raise SettingsError(
+            "A secret in PROPELAUTH_WEBHOOK_SECRET is not of the form whsec_<base64>. Copy it from the endpoint's page "
+            "in the PropelAuth dashboard."
+        ) from None
+
+
+def _is_verified(verifier: Webhook, body: bytes, headers: dict[str, str]) -> bool:
+    try:
+        verifier.verify(body, headers)
+    except (WebhookVerificationError, ValueError, OverflowError):  # the last two: headers that are not of their form
+        return False
+    return True
+
+
+def _age(status: Any) -> float:
+    return round(time.time() - status.oldest_received_at.timestamp(), 1) if status.oldest_received_at else 0.0
+
+
+def build_app(store: EventStore, secrets: Sequence[str], *, max_body: int = MAX_BODY) -> Starlette:
+    """Return the receiver's ASGI app. Close ``store`` after the server has stopped."""
+    receiver = Receiver(store, secrets, max_body=max_body)
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        writer = asyncio.create_task(receiver.write_batches())
+        try:
+            yield
+        finally:
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+
+    routes = [
+        Route(PATH, receiver.receive, methods=["POST"]),
+        Route("/healthz", receiver.health),
+        Route("/metrics", receiver.metrics),
+    ]
+    return Starlette(routes=routes, lifespan=lifespan)
+
+
+def serve(app: Starlette, host: str, port: int, on_ready: Callable[[str], None]) -> None:
+    """Serve ``app`` until SIGTERM or Ctrl-C. Calls ``on_ready`` with the URL once connections are accepted.
+
+    Raises:
+        SettingsError: the address cannot be listened on.
+    """
+    try:
+        listener = socket.create_server((host, port), backlog=2048)
+    except OSError as error:
+        raise SettingsError(f"Cannot listen on {host}:{port}: {error.strerror}. Choose another with --port.") from None
+    with listener:
+        address, number = listener.getsockname()[:2]
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=75,
+            limit_concurrency=2_000,
+        )
+        on_ready(f"http://{address}:{number}")
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def __getattr__(name: str) -> Starlette:
+    """Return `app`, built from PROPELAUTH_WEBHOOK_SECRET and PROPELAUTH_WEBHOOK_STORE when a server asks for it."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    settings = load_settings()
+    return build_app(EventStore(settings.webhook_store), settings.webhook_secrets)

@@ -1,0 +1,217 @@
+"""The event store: verified webhooks between their receipt and their load into the warehouse.
+
+A SQLite file by default, PostgreSQL in production; any SQLAlchemy URL works whose dialect has `ON CONFLICT`. An event
+that `add` has returned for is durable. The store is bounded: `add` raises `StoreFull` above its limits, and `purge`
+removes events that are older than `max_age`.
+"""
+
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event as sqlalchemy_event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from propel_assets.errors import SettingsError, WebhookStoreError, WebhookStoreFull
+
+MAX_EVENTS = 1_000_000
+MAX_BYTES = 1 << 30
+MAX_AGE = timedelta(days=30)
+BUSY_SECONDS = 10
+INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+metadata = sa.MetaData()
+events = sa.Table(
+    "propel_webhook_events",
+    metadata,
+    sa.Column("sequence", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("svix_id", sa.String(256), nullable=False, unique=True),
+    sa.Column("event_type", sa.String(256), nullable=False),
+    sa.Column("received_at", sa.Float(53), nullable=False),  # epoch seconds: SQLite has no time zones
+    sa.Column("sent_at", sa.BigInteger(), nullable=False),
+    sa.Column("payload", sa.Text(), nullable=False),
+)
+
+
+@dataclass(frozen=True)
+class StoredEvent:
+    """One verified webhook.
+
+    Attributes:
+        svix_id: the message id: the same for every delivery attempt of one event.
+        event_type: PropelAuth's name of the event, such as `user.created`.
+        received_at: when the first attempt arrived here (UTC).
+        sent_at: when that attempt was sent, from `svix-timestamp` (UTC, whole seconds).
+        payload: the JSON object, without phone numbers.
+    """
+
+    svix_id: str
+    event_type: str
+    received_at: datetime
+    sent_at: datetime
+    payload: str
+
+
+@dataclass(frozen=True)
+class StoreStatus:
+    """How many events wait to be loaded, their size, and the receipt of the oldest one."""
+
+    pending: int
+    pending_bytes: int
+    oldest_received_at: datetime | None
+
+
+class EventStore:
+    """Events that are not loaded yet. Safe to share between threads and processes."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        max_events: int = MAX_EVENTS,
+        max_bytes: int = MAX_BYTES,
+        max_age: timedelta = MAX_AGE,
+    ) -> None:
+        """Connect to ``url`` and create the table if it does not exist.
+
+        Raises:
+            SettingsError: the URL cannot be used.
+            WebhookStoreError: the database refused the connection.
+        """
+        self.max_events, self.max_bytes, self.max_age = max_events, max_bytes, max_age
+        self._engine = _engine(url)
+        self._lock = threading.Lock()
+        self._count, self._bytes = max_events, max_bytes  # at most so many: counted at the first event
+        with self._transaction() as connection:
+            metadata.create_all(connection)
+
+    def add(self, batch: Sequence[StoredEvent]) -> set[str]:
+        """Store events in one transaction and return the ids that are new. A stored `svix_id` is a repeated delivery.
+
+        Raises:
+            WebhookStoreFull: the store has reached its limit; nothing was stored.
+            WebhookStoreError: the database failed; nothing was stored.
+        """
+        if not batch:
+            return set()
+        rows = {event.svix_id: _row(event) for event in reversed(batch)}
+        insert = INSERTS[self._engine.dialect.name](events).on_conflict_do_nothing(index_elements=["svix_id"])
+        with self._lock, self._transaction() as connection:
+            self._require_room(connection, len(rows), sum(len(row["payload"]) for row in rows.values()))
+            found = connection.execute(insert.returning(events.c.svix_id), list(rows.values()))
+            return set(found.scalars())
+
+    def _require_room(self, connection: Connection, count: int, size: int) -> None:
+        """Raise `StoreFull` if so many events do not fit. The store is counted again only near its limits."""
+        self._count, self._bytes = self._count + count, self._bytes + size
+        if self._count > self.max_events or self._bytes > self.max_bytes:
+            status = self._status(connection)
+            self._count, self._bytes = status.pending + count, status.pending_bytes + size
+            if self._count > self.max_events or self._bytes > self.max_bytes:
+                raise WebhookStoreFull(
+                    f"The webhook store holds {status.pending:,} events ({status.pending_bytes:,} bytes) and its limit "
+                    f"is {self.max_events:,} events ({self.max_bytes:,} bytes). Run the job propel_auth_apply_events."
+                )
+
+    def pending(self, limit: int) -> list[StoredEvent]:
+        """Return the oldest events that are not removed yet, at most ``limit``, in order of receipt."""
+        query = sa.select(events).order_by(events.c.received_at, events.c.sequence).limit(limit)
+        with self._transaction() as connection:
+            return [
+                StoredEvent(row.svix_id, row.event_type, _time(row.received_at), _time(row.sent_at), row.payload)
+                for row in connection.execute(query)
+            ]
+
+    def remove(self, svix_ids: Collection[str]) -> None:
+        """Remove events that are in the warehouse."""
+        if not svix_ids:
+            return
+        with self._lock, self._transaction() as connection:
+            statement = sa.delete(events).where(events.c.svix_id == sa.bindparam("id"))
+            connection.execute(statement, [{"id": svix_id} for svix_id in svix_ids])
+
+    def purge(self) -> int:
+        """Remove events older than `max_age`, and return how many: full scans have seen their effect since."""
+        oldest = (datetime.now(UTC) - self.max_age).timestamp()
+        with self._lock, self._transaction() as connection:
+            return connection.execute(sa.delete(events).where(events.c.received_at < oldest)).rowcount
+
+    def status(self) -> StoreStatus:
+        """Return what waits to be loaded."""
+        with self._transaction() as connection:
+            return self._status(connection)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+    def _status(self, connection: Connection) -> StoreStatus:
+        query = sa.select(
+            sa.func.count(),
+            sa.func.coalesce(sa.func.sum(sa.func.length(events.c.payload)), 0),
+            sa.func.min(events.c.received_at),
+        )
+        count, size, oldest = connection.execute(query).one()
+        return StoreStatus(count, int(size), None if oldest is None else _time(oldest))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        """Give a connection in a transaction; report errors of the database by their class only: they quote rows."""
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            cause = getattr(error, "orig", None) or error
+            raise WebhookStoreError(
+                f"The webhook store refused a statement ({type(cause).__name__}). Nothing was stored. Check that the "
+                "database of PROPELAUTH_WEBHOOK_STORE runs and has room."
+            ) from None
+
+
+def _row(event: StoredEvent) -> dict[str, Any]:
+    return {
+        "svix_id": event.svix_id,
+        "event_type": event.event_type,
+        "received_at": event.received_at.timestamp(),
+        "sent_at": int(event.sent_at.timestamp()),
+        "payload": event.payload,
+    }
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _engine(url: str) -> Engine:
+    try:
+        parsed = sa.make_url(url)
+        if parsed.get_backend_name() not in INSERTS:
+            raise SettingsError(
+                f"PROPELAUTH_WEBHOOK_STORE has the dialect {parsed.get_backend_name()!r}. Use sqlite or postgresql."
+            )
+        if parsed.get_backend_name() == "sqlite":
+            engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
+            sqlalchemy_event.listen(engine, "connect", _configure_sqlite)
+            return engine
+        return sa.create_engine(parsed, pool_pre_ping=True)
+    except ArgumentError:
+        raise SettingsError(
+            "PROPELAUTH_WEBHOOK_STORE is not a database URL such as sqlite:///events.db or "
+            "postgresql+psycopg2://user:password@host/database."
+        ) from None
+    except ImportError as error:
+        raise SettingsError(
+            f"The driver of PROPELAUTH_WEBHOOK_STORE is not installed ({error.name}). Install it with pip."
+        ) from None
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    """Let readers work beside the writer, and flush each commit to the disk."""
+    for pragma in ("journal_mode = WAL", "synchronous = FULL"):
+        connection.execute(f"PRAGMA {pragma}")

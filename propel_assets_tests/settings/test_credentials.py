@@ -1,0 +1,61 @@
+"""The auth URL and the keys: missing, refused, and read from dlt's files."""
+
+from pathlib import Path
+
+import pytest
+
+from propel_assets.errors import SettingsError
+from propel_assets.settings import Settings, normalize_auth_url, require_credentials
+
+DEMO = "To try without a tenant: propel-assets demo."
+
+
+def refusal(settings: Settings) -> str:
+    with pytest.raises(SettingsError) as error:
+        require_credentials(settings)
+    return str(error.value)
+
+
+def test_all_missing_settings_are_named_at_once() -> None:
+    assert refusal(Settings()) == (
+        "No PropelAuth auth URL and no API key. Set PROPELAUTH_AUTH_URL and PROPELAUTH_API_KEY, or auth_url in "
+        ".dlt/config.toml and api_key in .dlt/secrets.toml under [sources.propel_auth_source], or the fields auth_url "
+        f"and api_key of the Dagster resource propel_auth. {DEMO}"
+    )
+
+
+def test_a_missing_setting_of_an_environment_is_named_with_the_places_of_that_environment() -> None:
+    assert refusal(Settings(auth_url="https://auth.example.com", environment="staging")) == (
+        "No PropelAuth API key. Set STAGING__PROPELAUTH_API_KEY, or api_key in .dlt/secrets.toml under "
+        f"[sources.propel_auth_source.staging], or the field api_key of the Dagster resource propel_auth. {DEMO}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "quoted"),
+    [
+        ("https://auth.example.com/api", "is 'https://auth.example.com/api'; it must look like"),
+        ("auth.example.com", "is 'auth.example.com'; it must look like"),
+        ("https://user:secret@auth.example.com", "is 'https://auth.example.com'; it must look like"),
+        ("https://auth.example.com?key=secret", "is 'https://auth.example.com'; it must look like"),
+        ("https://[auth", "is 'https://[auth'; it must look like"),
+        ("secret0123456789abcdef", "is not a URL; it must look like"),
+    ],
+)
+def test_a_refused_url_is_quoted_without_secrets(url, quoted) -> None:
+    with pytest.raises(SettingsError) as error:
+        normalize_auth_url(url)
+    assert str(error.value).startswith(f"PROPELAUTH_AUTH_URL {quoted} https://auth.example.com: ")
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("command", ["load", "status"])
+@pytest.mark.parametrize("content", [b'\xef\xbb\xbf[sources]\nkey = "the-secret"\n', b'key = "the-secret'])
+def test_a_file_that_dlt_cannot_read_is_named_in_one_sentence(command, content, run_cli) -> None:
+    Path(".dlt").mkdir()
+    Path(".dlt/secrets.toml").write_bytes(content)
+    ran = run_cli(command)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr.startswith("Error: ./.dlt/secrets.toml cannot be read.")
+    assert ran.stderr.count("\n") == 1
+    assert "the-secret" not in ran.stderr

@@ -1,0 +1,142 @@
+"""The receiver as a process: real HTTP, real signatures, real kills."""
+
+import gzip
+import json
+import os
+import signal
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from propel_assets_tests.webhooks.conftest import OTHER_SECRET, SECRET, get, post, serving, signed
+
+CREATED = {"event_type": "user.created", "user_id": "u1", "email": "canary-person@example.com", "email_confirmed": True}
+
+
+def test_an_event_is_answered_204_and_is_durable(store_url, tmp_path, stored) -> None:
+    with serving(store_url, tmp_path) as receiver:
+        assert post(receiver.url, *signed(CREATED)) == 204
+        assert post(receiver.url, *signed(CREATED)) == 204  # a repetition
+        status, health = get(f"{receiver.url}/healthz")
+        _, metrics = get(f"{receiver.url}/metrics")
+    assert [(i, json.loads(payload)) for i, payload in stored(store_url)] == [("msg_1", CREATED)]
+    assert (status, json.loads(health)["pending_events"]) == (200, 1)
+    assert 'propel_webhook_requests_total{outcome="stored"} 1.0' in metrics
+    assert 'propel_webhook_requests_total{outcome="repeated"} 1.0' in metrics
+    assert "propel_webhook_pending_events 1.0" in metrics
+    log = receiver.log.read_text()
+    assert "canary-person" not in log + metrics + health
+    assert SECRET not in log + metrics
+
+
+def bad_deliveries() -> dict[str, tuple[bytes, dict[str, str], int]]:
+    body, headers = signed(CREATED)
+    return {
+        "altered body": (body.replace(b"u1", b"u2"), headers, 401),
+        "another secret": (*signed(CREATED, secret=OTHER_SECRET), 401),
+        "too old": (*signed(CREATED, age=301), 401),
+        "from the future": (*signed(CREATED, age=-301), 401),
+        "timestamp that is not a number": (body, {**headers, "svix-timestamp": "soon"}, 401),
+        "timestamp nan": (body, {**headers, "svix-timestamp": "nan"}, 401),
+        "timestamp infinite": (body, {**headers, "svix-timestamp": "inf"}, 401),
+        "signature without version": (body, {**headers, "svix-signature": "abc"}, 401),
+        "signature that is not base64": (body, {**headers, "svix-signature": "v1,ab"}, 401),
+        "no signature": (body, {k: v for k, v in headers.items() if k != "svix-signature"}, 400),
+        "no id": (body, {k: v for k, v in headers.items() if k != "svix-id"}, 400),
+        "an id too long": (*signed(CREATED, "m" * 257), 400),
+        "not UTF-8": (b"\xff" + body, headers, 401),
+        "not JSON": (*signed(b"{"), 400),
+        "a list": (*signed([CREATED]), 400),
+        "no type": (*signed({"user_id": "u1"}), 400),
+        "a type that is not text": (*signed({"event_type": 1}), 400),
+        "too deep": (*signed(b'{"event_type":' + b"[" * 100_000), 400),
+        "too large": (*signed({**CREATED, "x": "y" * 300_000}), 413),
+        "compressed": (gzip.compress(body), {**headers, "Content-Encoding": "gzip"}, 401),
+    }
+
+
+@pytest.fixture(scope="module")
+def receiver(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("receiver")
+    with serving(f"sqlite:///{folder}/events.db", folder) as running:
+        yield running
+
+
+@pytest.mark.parametrize("case", bad_deliveries())
+def test_what_is_not_a_verified_webhook_is_refused(receiver, case) -> None:
+    body, headers, status = bad_deliveries()[case]
+    assert post(receiver.url, body, headers) == status
+    assert get(f"{receiver.url}/healthz")[1].startswith('{"status":"ok","pending_events":0')
+
+
+def test_several_secrets_are_accepted_during_a_rotation(tmp_path) -> None:
+    with serving(f"sqlite:///{tmp_path}/events.db", tmp_path, secret=f"{SECRET}, {OTHER_SECRET}") as receiver:
+        assert post(receiver.url, *signed(CREATED, "msg_1")) == 204
+        assert post(receiver.url, *signed(CREATED, "msg_2", secret=OTHER_SECRET)) == 204
+
+
+def test_a_phone_number_is_never_stored(tmp_path, stored) -> None:
+    code = {"event_type": "user.send_mfa_phone_code", "user_id": "u1", "phone_number": "+15550100", "more": "+15550100"}
+    url = f"sqlite:///{tmp_path}/events.db"
+    with serving(url, tmp_path) as receiver:
+        assert post(receiver.url, *signed(code)) == 204
+    ((_, payload),) = stored(url)
+    assert json.loads(payload) == {"event_type": "user.send_mfa_phone_code", "user_id": "u1"}
+    assert all(b"15550100" not in file.read_bytes() for file in tmp_path.iterdir())
+
+
+def test_a_body_that_never_ends_is_answered_in_time(receiver) -> None:
+    """A client that promises a body and sends nothing more is answered once the deadline has passed."""
+    host, port = receiver.url.removeprefix("http://").split(":")
+    started = time.monotonic()
+    with socket.create_connection((host, int(port)), timeout=60) as client:
+        head = "POST /webhooks/propelauth HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
+        client.sendall(head.encode())
+        assert b"503" in client.recv(1000)
+    assert time.monotonic() - started >= 5  # it was waited for, and not refused at once
+
+
+def test_no_event_that_was_answered_204_is_lost_by_a_kill(store_url, tmp_path, stored) -> None:
+    accepted: set[str] = set()
+
+    def send(number: int) -> None:
+        svix_id = f"msg_{number}"
+        try:
+            if post(receiver.url, *signed(CREATED, svix_id)) == 204:
+                accepted.add(svix_id)
+        except OSError:
+            pass  # the receiver was killed
+
+    with serving(store_url, tmp_path) as receiver, ThreadPoolExecutor(16) as pool:
+        sent = [pool.submit(send, number) for number in range(400)]
+        while len(accepted) < 50:
+            assert not all(future.done() for future in sent)
+        os.kill(receiver.process.pid, signal.SIGKILL)
+    assert len(accepted) >= 50
+    assert accepted <= {svix_id for svix_id, _ in stored(store_url)}
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"PROPELAUTH_WEBHOOK_SECRET": ""}, "Set PROPELAUTH_WEBHOOK_SECRET"),
+        ({"PROPELAUTH_WEBHOOK_SECRET": "whsec_a"}, "whsec_<base64>"),
+        ({"PROPELAUTH_WEBHOOK_STORE": "nonsense"}, "not a database URL"),
+    ],
+)
+def test_a_receiver_that_cannot_work_says_why(run_cli, environment, message) -> None:
+    known = {"PROPELAUTH_WEBHOOK_SECRET": SECRET, **environment}
+    done = run_cli("webhooks", "--port", "0", **known)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_in_use_is_one_sentence(run_cli) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = run_cli("webhooks", "--port", port, PROPELAUTH_WEBHOOK_SECRET=SECRET)
+    assert done.returncode == 1
+    assert f"Cannot listen on 127.0.0.1:{port}" in done.stderr

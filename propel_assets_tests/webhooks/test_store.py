@@ -1,0 +1,96 @@
+"""The event store, on SQLite and on a real PostgreSQL."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from propel_assets.errors import SettingsError, WebhookStoreError, WebhookStoreFull
+from propel_assets.webhooks.store import EventStore, StoredEvent, StoreStatus
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+
+
+def event(svix_id: str, *, received_at: datetime = NOW, payload: str = '{"event_type": "user.updated"}') -> StoredEvent:
+    return StoredEvent(svix_id, "user.updated", received_at, NOW, payload)
+
+
+def test_an_event_is_stored_once_whatever_is_repeated(store_url) -> None:
+    store = EventStore(store_url)
+    assert store.add([event("a"), event("b"), event("a")]) == {"a", "b"}
+    assert store.add([event("b"), event("c")]) == {"c"}
+    assert [e.svix_id for e in store.pending(10)] == ["a", "b", "c"]
+    assert store.pending(1) == [event("a")]
+
+
+def test_the_first_receipt_of_a_repeated_event_counts(store_url) -> None:
+    store = EventStore(store_url)
+    store.add([event("a")])
+    store.add([event("a", received_at=NOW + timedelta(hours=1))])
+    assert store.pending(10) == [event("a")]
+
+
+def test_removed_events_are_gone_and_others_stay(store_url) -> None:
+    store = EventStore(store_url)
+    store.add([event(str(n)) for n in range(2_500)])
+    store.remove([str(n) for n in range(2_499)])
+    store.remove([])
+    assert [e.svix_id for e in store.pending(10)] == ["2499"]
+
+
+def test_events_are_returned_in_the_order_of_their_receipt(store_url) -> None:
+    store = EventStore(store_url)
+    store.add([event("late", received_at=NOW + timedelta(seconds=1)), event("early")])
+    assert [e.svix_id for e in store.pending(10)] == ["early", "late"]
+
+
+def test_a_full_store_refuses_events_until_some_are_removed(store_url) -> None:
+    store = EventStore(store_url, max_events=3)
+    store.add([event("a"), event("b")])
+    with pytest.raises(WebhookStoreFull, match="holds 2 events"):
+        store.add([event("c"), event("d")])
+    store.remove(["a"])
+    assert store.add([event("c"), event("d")]) == {"c", "d"}
+    assert store.status().pending == 3
+
+
+def test_the_size_of_the_store_is_limited_too(store_url) -> None:
+    store = EventStore(store_url, max_bytes=100)
+    store.add([event("a", payload="x" * 60)])
+    with pytest.raises(WebhookStoreFull, match="60 bytes"):
+        store.add([event("b", payload="x" * 60)])
+
+
+def test_events_older_than_the_limit_are_purged(store_url) -> None:
+    store = EventStore(store_url, max_age=timedelta(days=2))
+    now = datetime.now(UTC)
+    store.add([event("old", received_at=now - timedelta(days=3)), event("new", received_at=now)])
+    assert store.purge() == 1
+    assert store.status() == StoreStatus(1, len(event("x").payload), store.pending(1)[0].received_at)
+
+
+def test_two_receivers_may_store_the_same_events_at_the_same_time(store_url) -> None:
+    stores = [EventStore(store_url), EventStore(store_url)]
+    with ThreadPoolExecutor(8) as pool:
+        added = list(pool.map(lambda n: stores[n % 2].add([event(f"{n // 4}")]), range(200)))
+    assert sum(map(len, added)) == 50
+    assert stores[0].status().pending == 50
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("not a url", "not a database URL"),
+        ("mysql://localhost/events", "dialect 'mysql'"),
+        ("postgresql+asyncpg_missing://localhost/events", "driver|database URL"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused(url, message) -> None:
+    with pytest.raises(SettingsError, match=message):
+        EventStore(url)
+
+
+def test_an_error_of_the_database_is_reported_by_its_class_alone(tmp_path) -> None:
+    with pytest.raises(WebhookStoreError, match=r"refused a statement \(OperationalError\)") as failed:
+        EventStore(f"sqlite:///{tmp_path}/missing/secret-name.db")
+    assert "secret-name" not in str(failed.value)
