@@ -139,7 +139,7 @@ def _progress_logger() -> dg.LoggerDefinition:
                 data = event.step_failure_data
                 said = data.user_failure_data.description if data.user_failure_data else data.error.message
                 click.echo(f"{step}: failed. {said}", err=True)
-            elif step.startswith(("load_", "marts_")):
+            elif step.startswith(("load_", "build_")):
                 self.done += 1
                 seconds = event.step_success_data.duration_ms / 1_000
                 what = step.removeprefix("load_") + (" loaded" if step.startswith("load_") else "")

@@ -6,7 +6,7 @@ Exit status: 0 done, 1 not done (the reason is on stderr), 2 wrong usage, 3 a ch
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -423,8 +423,9 @@ def _sandbox_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--now",
             type=click.DateTime(["%Y-%m-%d"]),
-            callback=lambda _context, _option, value: (value or datetime.now(UTC)).date(),
-            help="The sandbox's today. Default: today.",
+            # Its clock starts at noon, which must not be in the future: activity would be later than the load of it.
+            callback=lambda _context, _option, value: (value or datetime.now(UTC) - timedelta(hours=12)).date(),
+            help="The sandbox's date; its clock starts at 12:00 UTC. Default: today, or yesterday before 12:00 UTC.",
         ),
     ]
     for option in reversed(options):

@@ -130,7 +130,7 @@ def _materialization(
 def _column_lineage(model: str) -> dict[str, list[dg.TableColumnDep]]:
     """Return the columns that each column of ``model`` comes from."""
     known = lineage()
-    schemas = dict(zip(LAYERS[1:], (PREFIX, runner.HISTORY, runner.MARTS), strict=True))
+    schemas: dict[str, str] = dict(zip(LAYERS[1:], (PREFIX, runner.HISTORY, runner.MARTS), strict=True))
     return {
         name.split(".")[1]: [
             dg.TableColumnDep(key_of(schemas[known.layer(source)], source.split(".")[0]), source.split(".")[1])

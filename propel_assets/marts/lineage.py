@@ -1,7 +1,7 @@
 """The API fields that each column comes from: PropelAuth's API -> raw tables -> histories -> marts.
 
-The first step is in the catalog. The others are in the SQL of the dbt project, which is compiled against empty tables and
-parsed by sqlglot. That takes seconds, so the result is in `lineage.json`; a test compares the two.
+The first step is in the catalog. The others are in the SQL of the dbt project, which is compiled against empty tables
+and parsed by sqlglot. That takes seconds, so the result is in `lineage.json`; a test compares the two.
 
     python -m propel_assets.marts.lineage
 
@@ -36,8 +36,8 @@ class Lineage:
     """The lineage of every column.
 
     Attributes:
-        sources: for each `table.column` the columns it is computed from; an API field is named `GET path field`. Empty for
-            constants, counts of rows, and columns that a load or dbt writes.
+        sources: for each `table.column` the columns it is computed from; an API field is named `GET path field`. Empty
+            for constants, counts of rows, and columns that a load writes.
         layers: the layer of each table.
     """
 
@@ -122,7 +122,7 @@ def _raw_tables() -> tuple[dict[str, frozenset[str]], dict[str, str]]:
 
 
 def model_lineage_json() -> str:
-    """Return the contents of `lineage.json`: the layer, the name and the sources by column of each model, computed from the SQL."""
+    """Return the contents of `lineage.json`, computed from the SQL: layer, name and sources by column of each model."""
     return json.dumps(list(_models()), indent=1) + "\n"
 
 
