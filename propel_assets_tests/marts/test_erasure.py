@@ -1,4 +1,4 @@
-"""A person is erased from histories and marts as dbt has made them, and does not come back into them."""
+"""An erased user is removed from histories and marts, and later loads do not restore the user."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from propel_assets.warehouse.load import load_scan
 from propel_assets_tests.marts.conftest import SCANS
 
 
-def test_nothing_of_a_person_is_left_in_histories_and_marts(small_sandbox, build, tmp_path, monkeypatch) -> None:
+def test_an_erased_user_is_in_no_history_and_no_mart(small_sandbox, build, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PROPELAUTH_PRIVACY_KEY", "a key for this test only")
     settings = load_settings({"auth_url": small_sandbox.url, "api_key": small_sandbox.api_key})
     store, file = small_sandbox.store, Path(tmp_path / "propel_auth_pipeline.duckdb")
@@ -28,6 +28,6 @@ def test_nothing_of_a_person_is_left_in_histories_and_marts(small_sandbox, build
     places = {line.where for line in receipt}
     assert {"propel_auth_history.users_history", "propel_auth_history.memberships_history"} <= places
     assert {"propel_auth_marts.dim_user", "propel_auth_marts.bridge_membership"} <= places
-    for there in (file.read_bytes(), load()):  # who is still at PropelAuth is left out of what comes later
+    for there in (file.read_bytes(), load()):  # PropelAuth still has the user
         assert user_id.encode() not in there
         assert email.encode() not in there
