@@ -1,7 +1,7 @@
 """A warehouse per test for tests that change something, and one that is loaded once for tests that only query."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -91,21 +91,29 @@ def build() -> Callable[..., None]:
 class Simulation:
     """A sandbox and the clock of this process, moved together, with a load and a build of the marts on some days."""
 
-    def __init__(self, sandbox: Sandbox, settings: Settings, scans: tuple[str, ...], select: tuple[str, ...]) -> None:
-        """Load ``scans`` and build ``select`` with each load."""
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        settings: Settings,
+        scans: tuple[str, ...],
+        select: tuple[str, ...],
+        time_zone: str = "UTC",
+    ) -> None:
+        """Load ``scans`` and build ``select`` with each load, in a session with ``time_zone``."""
         self.sandbox, self.settings, self.scans, self.select = sandbox, settings, scans, select
-        self.store = sandbox.store
+        self.store, self.time_zone = sandbox.store, time_zone
 
-    def load(self, *scans: str, build: bool = True, variables: dict[str, Any] | None = None) -> datetime:
+    def load(self, *scans: str) -> datetime:
         """Load 10 minutes after the last change in the sandbox, build the marts, and return the time of the load."""
         at = datetime.fromtimestamp(self.store.now, UTC) + timedelta(minutes=10)
         with time_machine.travel(at):
             for scan in scans or self.scans:
                 load_scan(scan, self.settings)
-            if build:
-                with open_dbt(self.settings) as dbt:
-                    words = ["--select", *self.select] if self.select else []
-                    assert dbt.run("build", *words, **(variables or {})).failed == {}
+            with open_dbt(self.settings) as opened:
+                output = {**opened.profile.output, "settings": {"TimeZone": self.time_zone}}
+                dbt = replace(opened, profile=replace(opened.profile, output=output))
+                words = ["--select", *self.select] if self.select else []
+                assert dbt.run("build", *words).failed == {}
         return at
 
     def wait(self, *, days: int = 0, hours: int = 0) -> None:

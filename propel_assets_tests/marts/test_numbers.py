@@ -365,7 +365,7 @@ def test_histories_and_marts_have_one_clock_in_every_time_zone(simulate, tmp_pat
             assert {user_id for user_id, _ in point} == set(store.users)
             assert dict(point)[edited] == "Changed"
             exact = "SELECT count(*) FROM propel_auth_history.users_history h JOIN propel_auth_marts.dim_user u "
-            exact += "ON h.valid_to = u.deleted_seen_at"
+            exact += "ON h.user_id = u.user_id AND h.valid_to = u.deleted_seen_at"
             assert db.execute(exact).fetchall() == [(1,)]
         naive = db.execute(
             "SELECT table_name, column_name FROM information_schema.columns "

@@ -18,9 +18,11 @@
 {# As `raw`, for a history: if the raw table has been dropped, its rows must not be marked as deleted. #}
 {% macro raw_for_history(name) -%}
   {%- if execute and load_relation(source('propel_auth', name)) is none and load_relation(this) is not none -%}
-    {{ exceptions.raise_compiler_error(
-      source('propel_auth', name) ~ " does not exist, but has a history. Load it again, or drop " ~ this ~ "."
-    ) }}
+    {%- if run_query("select 1 from " ~ this ~ " where valid_to is null limit 1").rows | length > 0 -%}
+      {{ exceptions.raise_compiler_error(
+        source('propel_auth', name) ~ " does not exist, but has a history. Load it again, or drop " ~ this ~ "."
+      ) }}
+    {%- endif -%}
   {%- endif -%}
   {{ propel_auth.raw(name) }}
 {%- endmacro %}
