@@ -1,4 +1,4 @@
-# Every target works on a fresh machine with make, git and Python 3.11 or later. `make` lists them.
+# Every target works on a fresh machine with make, git and Python 3.11 or later. `make` lists the targets.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -11,100 +11,105 @@ BENCH := .venv-bench
 PEERS := $(patsubst benchmarks/peers/requirements-%.txt,$(BENCH)-%,$(wildcard benchmarks/peers/requirements-*.txt))
 LOWEST := .venv-lowest
 RELEASE := .venv-release
-# The extras in the image, and the tests that say whether the lowest versions do.
+# The extras in the image; the tests that run on the lowest versions.
 DEPLOYED := production,postgres,celery,k8s
-SAMPLE := $(addprefix propel_assets_tests/,test_definitions.py defs/test_recent.py warehouse/test_load.py warehouse/test_recent.py)
-WITH_DAGSTER := $(addprefix propel_assets_tests/,defs marts deploy test_definitions.py test_dagster_dev.py test_cli.py test_secrets.py)
+LOWEST_SAMPLE := $(addprefix propel_assets_tests/,test_definitions.py defs/test_recent.py warehouse/test_load.py warehouse/test_recent.py)
+WITH_DAGSTER := $(addprefix propel_assets_tests/,cli defs marts deploy test_definitions.py test_secrets.py)
+# What the gate runs of the two slow suites (`make test-embedded-elt SAMPLE=1`); without SAMPLE, they run completely.
+ELT_SAMPLE := $(addprefix propel_assets_tests/,test_definitions.py defs/test_assets.py marts/test_assets.py)
+STAND_INS_SAMPLE := the_tables_hold_exactly or metrics_merge or command_line_loads
+SAMPLE ?=
 LEFT_OUT := node or browser or destinations
 PYTEST_FLAGS ?=
 FUZZ_SECONDS ?= 60
-# Every extra but `embedded-elt`, which wants another Dagster.
+# Every extra except `embedded-elt`, which needs another version of Dagster.
 EXTRAS := test,test-destinations,dashboard,mcp,postgres,redshift,snowflake,bigquery,databricks,filesystem,s3,gs,az,ducklake
 
 STAND_INS := .venv-fakesnow/ready .venv-bigquery/ready .venv-azurite/ready
 
-# An environment whose Python is gone (moved, or upgraded away) is made again.
+# An environment is created again when its Python was moved or upgraded.
 $(foreach venv,.venv $(CARD) $(LOWEST) $(RELEASE) $(BENCH) $(PEERS),$(shell [ -x $(venv)/bin/python ] || rm -f $(venv)/has-*))
 
 .PHONY: help demo dev notebook dashboard test test-rest screenshots test-destinations test-stand-ins test-all test-embedded-elt test-wheel check \
     soak fuzz bench bench-peers lock sbom audit test-lowest constraints clean
 
-help:  ## this list
+help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
 	    printf '  make %-18s %s\n' "$$name" "$$text"; done
 
-demo: .venv/has-core  ## sandbox, load, checks and a few answers, in one command
+demo: .venv/has-core  ## load a sandbox through Dagster, run all checks, print answers from the marts
 	@exec $(BIN)/propel-assets demo
 
-dev: .venv/has-core  ## the sandbox and Dagster's UI on it, until Ctrl-C
+dev: .venv/has-core  ## run the sandbox and the Dagster UI until Ctrl-C
 	@exec $(BIN)/propel-assets dev
 
-notebook: .venv/has-dashboard  ## notebooks/explore.py as an app, on what `make demo` or a load has left
+notebook: .venv/has-dashboard  ## run notebooks/explore.py as an app on the loaded tables
 	@exec $(BIN)/marimo run notebooks/explore.py
 
-dashboard: .venv/has-dashboard  ## dlt's dashboard of the pipeline: runs, schema, rows
+# The file is private: dlt's own command needs its package dlt[hub].
+dashboard: .venv/has-dashboard  ## run dlt's dashboard of the pipeline: runs, schema, rows
 	@exec $(BIN)/marimo run $$($(BIN)/python -c 'from dlt._workspace.helpers.dashboard import dlt_dashboard as app; print(app.__file__)') -- --pipeline propel_auth_pipeline
 
-test: .venv/has-test  ## the tests that need nothing but Python
+test: .venv/has-test  ## run the tests that need only Python
 	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not ($(LEFT_OUT))' $(PYTEST_FLAGS)
-	@echo "Left out: the tests marked $(LEFT_OUT). \`make test-all\` runs those that need Node.js"
+	@echo "Not run: the tests marked $(LEFT_OUT). \`make test-all\` runs those that need Node.js"
 	@echo "and chromium, \`make test-destinations\` those of destinations other than DuckDB, PostgreSQL and Delta files."
 
-test-rest: .venv/has-test  ## the tests that `make test` leaves out: they need Node.js and chromium
+test-rest: .venv/has-test  ## run the tests that need Node.js and chromium
 	@sh .ci/need chromium=chromium node=nodejs npm=npm
 	$(BIN)/python -m pytest -m 'node or browser' $(PYTEST_FLAGS)
 
-screenshots: .venv/has-test  ## the pictures of the docs again, from a real browser
+screenshots: .venv/has-test  ## take the screenshots of the docs again, in a real browser
 	SCREENSHOTS=$(CURDIR)/docs $(BIN)/python -m pytest -m browser
 
-test-destinations: .venv/has-destinations $(STAND_INS)  ## every destination, on real engines and stand-ins: 20 min
+test-destinations: .venv/has-destinations $(STAND_INS)  ## test every destination on real engines and stand-ins (20 min)
 	$(BIN)/python -m pytest propel_assets_tests/destinations -n 2 --dist loadgroup $(PYTEST_FLAGS)
 
-# The gate's share: what `make test` has run already and BigQuery, whose stand-in wants a Python of its own, are left out.
+# For .ci/run: without the tests of `make test`, and without BigQuery, whose stand-in needs another Python.
 test-stand-ins: .venv/has-destinations $(filter-out .venv-bigquery/%,$(STAND_INS))
-	$(BIN)/python -m pytest propel_assets_tests/destinations -n 2 --dist loadgroup -m destinations -k 'not bigquery' $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest propel_assets_tests/destinations -n 2 --dist loadgroup -m destinations -k 'not bigquery$(if $(SAMPLE), and ($(STAND_INS_SAMPLE)))' $(PYTEST_FLAGS)
 
-test-all: test test-rest  ## both; `make test-destinations` is for itself
+test-all: test test-rest  ## test and test-rest
 
-test-embedded-elt: $(CARD)/has-test  ## the tests that run Dagster, on dagster-embedded-elt and its Dagster 1.13.1
-	$(CARD)/bin/python -m pytest $(WITH_DAGSTER) -n auto --dist worksteal -m 'not ($(LEFT_OUT))' $(PYTEST_FLAGS)
+test-embedded-elt: $(CARD)/has-test  ## run the tests that need Dagster on dagster-embedded-elt and Dagster 1.13.1
+	$(CARD)/bin/python -m pytest $(if $(SAMPLE),$(ELT_SAMPLE),$(WITH_DAGSTER)) -n auto --dist worksteal -m 'not ($(LEFT_OUT))' $(PYTEST_FLAGS)
 
-test-wheel: .venv/has-core  ## the built wheel, installed and used from an empty folder
+test-wheel: .venv/has-core  ## build the wheel, install it, use it from an empty folder
 	@sh .ci/test-wheel $(BIN)/python
 
-check: .venv/has-test  ## ruff and pyright
+check: .venv/has-test  ## run ruff and pyright
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 
-soak: .venv/has-test  ## 300 fault schedules against the real command: what is lost? (SOAK_FLAGS=--help)
+soak: .venv/has-test  ## run 300 fault schedules against the real command (SOAK_FLAGS=--help)
 	$(BIN)/python -m propel_assets_tests.soak $(SOAK_FLAGS)
 
-fuzz: .venv/has-fuzz  ## atheris against what decodes answers, for a minute (FUZZ_SECONDS=3600)
+fuzz: .venv/has-fuzz  ## fuzz the decoder of responses for a minute (FUZZ_SECONDS=3600)
 	$(BIN)/python -m propel_assets_tests.fuzz -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=4096
 
-bench: $(BENCH)/has-core bench-peers  ## how fast it is, beside what else there is (half an hour; BENCH_FLAGS=--quick)
+bench: $(BENCH)/has-core bench-peers  ## measure the speed against other tools (30 min; BENCH_FLAGS=--quick)
 	$(BENCH)/bin/python benchmarks/run.py $(BENCH_FLAGS)
 
 bench-peers: $(PEERS:%=%/has-peer)
 
-lock:  ## what deploy/Dockerfile installs, each file by its hash
+lock:  ## write deploy/requirements.txt with the hash of every file
 	@python=$(PYTHON) && exec "$$python" .ci/lock.py deploy/requirements.txt '.[$(DEPLOYED)]'
 
-sbom: $(RELEASE)/has-tools  ## a bill of materials of that: deploy/sbom.json
+sbom: $(RELEASE)/has-tools  ## write the bill of materials of the image: deploy/sbom.json
 	$(RELEASE)/bin/cyclonedx-py requirements --output-reproducible -o deploy/sbom.json deploy/requirements.txt
 
-audit: $(RELEASE)/has-tools  ## known vulnerabilities of that, where their source can be reached
+audit: $(RELEASE)/has-tools  ## list known vulnerabilities of the image's packages
 	@sh .ci/audit $(RELEASE)/bin/pip-audit deploy/requirements.txt
 
-test-lowest: $(LOWEST)/has-test  ## a sample of the tests, on the lowest versions pyproject.toml allows
-	$(LOWEST)/bin/python -m pytest $(SAMPLE) -n auto $(PYTEST_FLAGS)
+test-lowest: $(LOWEST)/has-test  ## run a sample of the tests on the lowest versions that pyproject.toml allows
+	$(LOWEST)/bin/python -m pytest $(LOWEST_SAMPLE) -n auto $(PYTEST_FLAGS)
 
-constraints:  ## the constraints files again, with the newest versions that fit together
+constraints:  ## write the constraints files with the newest versions that fit together
 	@sh .ci/constraints constraints.txt duckdb==1.5.5 -e '.[$(EXTRAS)]'
 	@sh .ci/constraints constraints-embedded-elt.txt duckdb==1.5.5 dagster==1.13.1 dagster-webserver==1.13.1 -e '.[test,marts,embedded-elt]'
 
-clean:  ## remove the environments and everything that was built
+clean:  ## remove the environments and all built files
 	rm -rf .venv $(CARD) $(LOWEST) $(RELEASE) .venv-fakesnow .venv-bigquery .venv-azurite $(BENCH) $(PEERS) .bench .dagster_home build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 .venv/has-core: pyproject.toml constraints.txt
@@ -123,7 +128,7 @@ $(CARD)/has-test: pyproject.toml constraints-embedded-elt.txt
 	@python=$(PYTHON) && exec "$$python" .ci/install.py $(CARD) constraints-embedded-elt.txt -e '.[test,embedded-elt]'
 	@touch $@
 
-# A user's install: without what the tests need, which dlt would import too.
+# As a user installs it: without the packages of the tests, which dlt would import too.
 $(BENCH)/has-core: pyproject.toml constraints.txt
 	@python=$(PYTHON) && exec "$$python" .ci/install.py $(BENCH) constraints.txt -e .
 	@touch $@

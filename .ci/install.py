@@ -2,8 +2,9 @@
 
     python3 .ci/install.py .venv constraints.txt -e '.[test]'
 
-An install that was cut short leaves a mark in the environment, and the next one starts afresh.
-Two at the same time take turns. Needs Python only: this runs before anything is installed.
+uv installs if it is on PATH or pip can install it; if uv fails, pip installs. An install that was cut short leaves a
+mark in the environment, and the next one starts from an empty environment. Two installs at the same time take turns.
+Needs only Python: this runs before anything is installed.
 """
 
 import fcntl
@@ -17,7 +18,7 @@ from pathlib import Path
 
 
 def main(venv: Path, constraints: str, *what: str) -> int:
-    """Make `venv` if it is missing or broken, and install `what` into it."""
+    """Create `venv` if it is missing or broken, and install `what` into it."""
     lock = wait_for_turn()
     started = time.monotonic()
     python, mark, log = venv / "bin/python", venv / "unfinished", venv / "install.log"
@@ -29,17 +30,47 @@ def main(venv: Path, constraints: str, *what: str) -> int:
         subprocess.run([sys.executable, "-m", "venv", venv], check=True)
     print(f"Installing {what[-1]} into {venv}; details in {log}", flush=True)
     mark.touch()
-    pip = [python, "-u", "-m", "pip", "install", "--no-input", "--progress-bar=off"]
-    pip += ["--disable-pip-version-check", "-c", constraints]
     log.write_text("")
-    # setuptools first, so that building the project downloads nothing of its own.
-    for arguments in (["setuptools>=77"], ["--no-build-isolation", *what]):
-        if failed := run([*pip, *arguments], log=log, lock=lock):
-            print(f"pip failed; the rest of what it said is in {log}", file=sys.stderr)
-            return failed
+    pip = [python, "-u", "-m", "pip", "install", "--no-input", "--progress-bar=off", "--disable-pip-version-check"]
+    installers = [(find_uv(venv, pip), uv_environment(python)), (pip, dict(os.environ))]
+    failed = 1
+    for command, environment in installers:
+        # setuptools first, so that building the project downloads nothing of its own.
+        for arguments in (["setuptools>=77"], ["--no-build-isolation", *what]):
+            failed = run([*command, "-c", constraints, *arguments], environment, log=log, lock=lock) if command else 1
+            if failed:
+                break
+        if not failed:
+            break
+    if failed:
+        print(f"pip failed; its output is in {log}", file=sys.stderr)
+        return failed
     mark.unlink()
     print(f"  done in {time.monotonic() - started:.0f} s", flush=True)
     return 0
+
+
+def find_uv(venv: Path, pip: list[str | Path]) -> list[str | Path]:
+    """Return the command of uv that installs into `venv`; an empty list if there is no uv."""
+    uv = shutil.which("uv") or venv / "bin/uv"
+    if not Path(uv).exists():
+        subprocess.run([*pip, "--quiet", "uv"], check=False, capture_output=True)
+    compile_bytecode = ["--compile-bytecode"] if os.environ.get("PYTHONDONTWRITEBYTECODE") else []
+    return [uv, "pip", "install", "--python", venv / "bin/python", *compile_bytecode] if Path(uv).exists() else []
+
+
+def uv_environment(python: Path) -> dict[str, str]:
+    """Return the environment for uv, with pip's index and certificate: uv does not read pip's configuration."""
+    listed = subprocess.run([python, "-m", "pip", "config", "list"], check=False, capture_output=True, text=True).stdout
+    names = {"index.url": "UV_DEFAULT_INDEX", "extra.index.url": "UV_INDEX", "cert": "SSL_CERT_FILE"}
+    environment = {"UV_INDEX_STRATEGY": "unsafe-best-match", **os.environ}  # all indexes are equal, as for pip
+    for name, variable in names.items():
+        if found := re.search(rf"(?:global|install|:env:)\.{name}='([^']+)'", listed):
+            places = found[1].split()
+            usable = [place for place in places if not place.startswith("file:") or Path(place[7:]).is_dir()]
+            if usable:
+                environment.setdefault(variable, " ".join(usable))
+    return environment
 
 
 def wait_for_turn() -> int:
@@ -54,7 +85,7 @@ def wait_for_turn() -> int:
 
 
 def works(python: Path) -> bool:
-    """Tell whether `python` is there and has pip."""
+    """Return whether `python` exists and has pip."""
     try:
         pip = [python, "-c", "import pip"]
         return subprocess.run(pip, check=False, capture_output=True).returncode == 0
@@ -62,17 +93,19 @@ def works(python: Path) -> bool:
         return False
 
 
-def run(command: list[str | Path], *, log: Path, lock: int) -> int:
-    """Run pip, log what it says, and show of that only what takes long."""
-    pip = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, pass_fds=[lock])
+def run(command: list[str | Path], environment: dict[str, str], *, log: Path, lock: int) -> int:
+    """Run an installer, log its output, and print the lines of pip that announce long work."""
     with log.open("a") as file:
-        for line in pip.stdout or ():
+        installer = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=file, text=True, pass_fds=[lock]
+        )
+        for line in installer.stdout or ():
             file.write(line)
             if big := re.match(r" *Downloading (\S+?)-[^(]*(\([\d.]+ MB\))", line):
                 print(f"  downloading {Path(big[1]).name} {big[2]}", flush=True)
             elif (commas := line.count(",")) and line.startswith("Installing collected"):
                 print(f"  installing {commas + 1} packages", flush=True)
-    return pip.wait()
+    return installer.wait()
 
 
 if __name__ == "__main__":

@@ -78,8 +78,8 @@ class Bench:
 
     def play(self, scene: Scene, variants: list[Variant], repeat: int) -> None:
         """Play ``scene`` ``repeat`` times, the variants in turn."""
-        sandbox = [str(Path(sys.executable).with_name("propel-assets")), "sandbox", "--port", "0", "--now", NOW]
-        sandbox += ["--users", str(scene.users), "--frozen", str(self.pages / str(scene.users))]
+        sandbox = [sys.executable, str(HERE / "frozen_pages.py"), str(self.pages / str(scene.users)), "--now", NOW]
+        sandbox += ["--users", str(scene.users)]
         for fault in scene.faults:
             sandbox += ["--fault", fault]
         for turn in range(1, repeat + 1):

@@ -1,84 +1,95 @@
-"""Every error this package raises on purpose. Each message says what was asked, what came back, what to do.
+"""Every error that this package raises on purpose. A message says what was attempted, what happened, what to do.
 
 PropelError
-├── SettingsError            a setting is missing or has an impossible value
-├── ApiError                 PropelAuth answered something we cannot use
-│   ├── PermanentApiError    asking again cannot help: 400, 401, 403, 404, an answer of the wrong shape
-│   │   └── KeyRefused       the backend key is not one of this environment
-│   └── TransientApiError    asking again later may help: 429, 5xx, resets, time-outs, truncated answers
-│       └── Unreachable      no server could be reached at all
-├── UnprovedScan             every pass over a list left room for a missing row: nothing is replaced
-├── LossRefused              a complete answer has lost more rows than is believed without being told to
-│   └── OtherEnvironment     the tables hold what another environment has
+├── SettingsError            a setting is missing or has a value that is not allowed
+├── ApiError                 PropelAuth's response cannot be used
+│   ├── PermanentApiError    a retry cannot succeed: 400, 401, 403, 404, a response of the wrong shape
+│   │   └── KeyRefused       the API key is not valid in this environment
+│   └── TransientApiError    a later run may succeed: 429, 5xx, connection reset, timeout, truncated response
+│       ├── ResponseTooLarge the body exceeds the limit: request fewer rows
+│       └── Unreachable      no connection to the server
+├── UnprovedScan             no attempt of a scan could be proved complete: nothing is replaced
+├── LossRefused              the row count fell by more than the allowed loss
+│   └── OtherEnvironment     the tables hold the data of another environment
+├── UnexpectedError          a defect: an error that no code of ours handles
 ├── WarehouseError           the destination cannot be used
 │   └── WarehouseClosed      the database cannot be opened
-│       └── WarehouseBusy    another process holds it
+│       └── WarehouseBusy    another process has it open
 └── WebhookStoreError        the webhook store cannot be used
     └── WebhookStoreFull     it has reached its limit
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class PropelError(Exception):
-    """Base of all: its text is a sentence for the person who started the run."""
+    """Base class. The text is a sentence for the person who started the run, without personal data."""
 
     retry_may_help = False
     concerns_every_scan = False
-    """Whether every other scan would fail for the same reason, so that none need be tried."""
+    """Whether every other scan would fail for the same reason, so that no other is started."""
 
 
 class SettingsError(PropelError):
-    """A setting is missing or has an impossible value; no request was made."""
+    """A setting is missing or has a value that is not allowed. No request was sent."""
 
     concerns_every_scan = True
 
 
 class ApiError(PropelError):
-    """PropelAuth answered something we cannot use."""
+    """PropelAuth's response cannot be used."""
 
 
 class PermanentApiError(ApiError):
-    """Asking again cannot help. ``status`` is the HTTP status, 0 when the body was at fault."""
+    """A retry cannot succeed. ``status`` is the HTTP status, or 0 when the body cannot be used."""
 
     def __init__(self, message: str, status: int = 0) -> None:
-        """Keep the HTTP ``status`` beside the sentence."""
+        """Keep the HTTP ``status``."""
         super().__init__(message)
         self.status = status
 
 
 class KeyRefused(PermanentApiError):
-    """The backend key is not one of this environment."""
+    """The API key is not valid in this environment."""
 
     concerns_every_scan = True
 
 
 class TransientApiError(ApiError):
-    """All retries are spent; a later run may succeed."""
+    """All retries failed. A later run may succeed."""
 
     retry_may_help = True
 
 
+class ResponseTooLarge(TransientApiError):
+    """The body exceeds the limit. A list can be read with a smaller page size."""
+
+
 class Unreachable(TransientApiError):
-    """No server could be reached at all."""
+    """No connection to the server."""
 
     concerns_every_scan = True
 
 
 class UnprovedScan(PropelError):
-    """Every pass over a list left room for a missing row."""
+    """No attempt of a scan could be proved complete."""
 
     retry_may_help = True
 
 
 class LossRefused(PropelError):
-    """A complete answer has lost more rows than is believed without being told to."""
+    """The row count fell by more than the allowed loss."""
 
 
 class OtherEnvironment(LossRefused):
-    """The tables hold what another environment has."""
+    """The tables hold the data of another environment."""
 
     concerns_every_scan = True
+
+
+class UnexpectedError(PropelError):
+    """A defect: an error that no code of ours handles. Its text is not copied, because it may quote rows."""
 
 
 class WarehouseError(PropelError):
@@ -86,13 +97,13 @@ class WarehouseError(PropelError):
 
 
 class WarehouseClosed(WarehouseError):
-    """The database cannot be opened, whatever is to be written to it."""
+    """The database cannot be opened."""
 
     concerns_every_scan = True
 
 
 class WarehouseBusy(WarehouseClosed):
-    """Another process holds the database and did not let go in time: it has been waited for already."""
+    """Another process still had the database open at the end of the time limit."""
 
 
 class WebhookStoreError(PropelError):
@@ -106,8 +117,20 @@ class WebhookStoreFull(WebhookStoreError):
 
 
 def find_cause(error: BaseException) -> PropelError | None:
-    """Return the first error of ours below ``error``: dlt and Dagster wrap what we raise."""
+    """Return the first `PropelError` in the chain of causes of ``error``: dlt and Dagster wrap our errors."""
     return next((cause for cause in _causes(error) if isinstance(cause, PropelError)), None)
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """End the program with one sentence and exit code 1 on a `PropelError`. For scripts."""
+    try:
+        yield
+    except Exception as error:
+        cause = find_cause(error)
+        if cause is None:
+            raise
+        raise SystemExit(f"Error: {cause}") from None
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

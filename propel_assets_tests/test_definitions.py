@@ -64,7 +64,7 @@ def test_the_definitions_load_without_a_setting_and_write_no_more_than_the_manif
 
 CONNECTED = "from propel_assets.settings import require_credentials, load_settings as load\n"
 CONNECTED += "settings = require_credentials(load({'auth_url': 'http://127.0.0.1:1', 'api_key': 'k'}))\n"
-PIPELINE = "from propel_assets.warehouse.pipeline import build_pipeline\nbuild_pipeline(settings, 'folder')\n"
+PIPELINE = "from propel_assets.warehouse.pipeline import build_pipeline\nbuild_pipeline(settings.target, 'folder')\n"
 
 
 @pytest.mark.parametrize("code", [CONNECTED + PIPELINE, "import propel_assets.definitions\n" + CONNECTED + PIPELINE])

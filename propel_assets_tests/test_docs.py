@@ -60,6 +60,7 @@ def table_under(heading: str) -> list[list[str]]:
 
 
 COMMANDS = sorted({(page.name, line) for page in PAGES for line in commands(page)})
+PLACEHOLDERS = {"USER_ID": "5b1f0c1e-9f0d-4c64-8e0f-5f1c6c2d7a10"}
 OURS = [line for _, line in COMMANDS if "propel-assets" in line.split()[0]]
 IN_TEXT = sorted({text for page in PAGES for text in code(page.read_text()) if text.startswith("propel-assets ")})
 MADE = sorted({target for page in PAGES for target in re.findall(r"`make ([\w-]+)", page.read_text())})
@@ -91,7 +92,7 @@ def test_every_command_of_ours_in_the_text_is_known(text) -> None:
 
 def parsed(line: str) -> None:
     """Read a command line of ours as click would, without running it; raise what click would say."""
-    words = [word for word in shlex.split(line)[1:] if word != "..."]
+    words = [PLACEHOLDERS.get(word, word) for word in shlex.split(line)[1:] if word != "..."]
     if words[:1] == ["--environment"]:
         main.make_context("propel-assets", words[:2], resilient_parsing=True)
         words = words[2:]

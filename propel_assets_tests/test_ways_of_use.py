@@ -111,7 +111,7 @@ def test_the_key_may_come_in_dlts_own_variables(sandbox, run_cli) -> None:
     "use",
     [
         f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')",
-        "propel_assets.cli.main(['load', 'user_query'])",
+        "propel_assets.cli.main.main(['load', 'user_query'])",
         "assert propel_assets.definitions.defs.resolve_job_def('refresh_recent').execute_in_process().success",
     ],
     ids=["script", "command line", "Dagster"],
@@ -120,7 +120,7 @@ def test_the_key_may_come_from_a_vault_that_dlt_knows(sandbox, query, monkeypatc
     monkeypatch.setenv("PROPELAUTH_AUTH_URL", sandbox.url)
     monkeypatch.setenv("IN_THE_VAULT", sandbox.api_key)
     Path("vault.py").write_text(VAULT, encoding="utf-8")
-    program = f"import runpy, vault, propel_assets.cli, propel_assets.definitions; {use}"
+    program = f"import runpy, vault, propel_assets.cli.main, propel_assets.definitions; {use}"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200, check=False)
     assert ran.returncode == 0, ran.stderr
     assert query("SELECT count(*) FROM user_query") == [(300,)]

@@ -3,6 +3,10 @@
 import dlt
 from propel_auth import propel_auth_source
 
+from propel_assets.errors import exit_on_error
+from propel_assets.warehouse.plain_pipeline import prepare
+
 if __name__ == "__main__":
-    pipeline = dlt.pipeline("propel_auth_pipeline", destination="duckdb", dataset_name="propel_auth_data")
-    print(pipeline.run(propel_auth_source()))
+    with exit_on_error():
+        pipeline = dlt.pipeline("propel_auth_pipeline", destination="duckdb", dataset_name="propel_auth_data")
+        print(prepare(pipeline).run(propel_auth_source()))

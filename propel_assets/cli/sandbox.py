@@ -1,18 +1,98 @@
-"""The command `propel-assets fault`, which sets the switches of a running sandbox."""
+"""The commands `propel-assets sandbox` and `propel-assets fault`."""
 
 import json
+import re
 from dataclasses import asdict
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeGuard
 
 import click
 
+from propel_assets.cli.arguments import PORT, sandbox_options
 from propel_assets.sandbox.switches import LIMITS, SWITCHES, Fault, parse_option, read_switch
 
+CHANGES_PER_MINUTE = 20
 SECONDS = 10
-"""How long one request may take."""
+"""Time limit of one request to the sandbox."""
 
 
-@click.command()
+@click.command(short_help="Run a PropelAuth on this machine.")
+@click.option("--port", default=8400, type=PORT, show_default=True, help="Port on 127.0.0.1; 0 for a free one.")
+@sandbox_options
+@click.option(
+    "--fault",
+    "faults",
+    multiple=True,
+    help="A fault that is on from the start, as for `propel-assets fault`, for example latency_ms=50. Repeatable.",
+)
+@click.option("--webhook-url", metavar="URL", default="", help="Post signed webhook events to this URL.")
+@click.option("--live", is_flag=True, help="Let users sign up, log in, change and leave, by the clock of this machine.")
+@click.option(
+    "--changes-per-minute",
+    type=click.FloatRange(min=0, min_open=True, max=60_000),
+    help=f"With --live: how many changes happen. Default: {CHANGES_PER_MINUTE}.",
+)
+@click.pass_context
+def sandbox(
+    context: click.Context,
+    port: int,
+    users: int,
+    orgs: int,
+    seed: int,
+    now: date,
+    faults: tuple[str, ...],
+    webhook_url: str,
+    live: bool,
+    changes_per_minute: float | None,
+) -> None:
+    """Run a PropelAuth on this machine, with users, orgs, roles, API keys and insight reports.
+
+    \b
+    Examples:
+      propel-assets sandbox
+      propel-assets sandbox --port 8400 --users 100000 --seed 7
+      propel-assets sandbox --fault rate_limit=10 --fault latency_ms=50
+      propel-assets sandbox --live --webhook-url http://127.0.0.1:8401/webhooks/propelauth
+    """
+    from propel_assets.sandbox.running import Sandbox, serve
+
+    if changes_per_minute is not None and not live:
+        raise click.UsageError("--changes-per-minute needs --live.")
+    if webhook_url and not re.fullmatch(r"https?://[^\s/]\S*", webhook_url):
+        raise click.BadParameter(f"{webhook_url!r} is not an http(s) URL.", param_hint="--webhook-url")
+    if live and context.get_parameter_source("now") is click.core.ParameterSource.DEFAULT:
+        now = (datetime.now(UTC) - timedelta(hours=12)).date()  # its noon, at which the history ends, has passed
+
+    try:
+        for option in faults:
+            parse_option(option)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--fault") from error
+
+    def print_settings(url: str) -> None:
+        click.echo(f"PROPELAUTH_AUTH_URL={url}\nPROPELAUTH_API_KEY=sandbox-api-key")
+        click.echo("PROPELAUTH_OAUTH_TOKEN=sandbox-user-token")
+        if webhook_url:
+            click.echo(f"PROPELAUTH_WEBHOOK_SECRET={Sandbox.webhook_secret}")
+
+    try:
+        serve(
+            port=port,
+            users=users,
+            orgs=orgs,
+            seed=seed,
+            now=now,
+            faults=faults,
+            webhook_url=webhook_url,
+            live=live,
+            changes_per_minute=(changes_per_minute or CHANGES_PER_MINUTE) if live else 0,
+            on_ready=print_settings,
+        )
+    except OSError as error:
+        raise click.ClickException(f"Cannot listen on port {port}: {error.strerror}. Choose another --port.") from error
+
+
+@click.command(short_help="Turn faults of a running sandbox on or off.")
 @click.argument("options", nargs=-1, metavar="[NAME[=VALUE][,LIMIT=VALUE]...]...")
 @click.option("--url", default="http://127.0.0.1:8400", show_default=True, help="URL of the running sandbox.")
 @click.option("--clear", is_flag=True, help="Turn the named faults off; all of them when none is named.")
@@ -92,7 +172,7 @@ def _request(method: str, url: str, body: Any = None) -> dict[str, Any]:
         return answer
     raise click.ClickException(
         f"{url} is not a sandbox with faults: {method} /sandbox/faults returned status {response.status}. Set the URL "
-        "of `propel-assets sandbox` or `propel-assets dev` with --url. With --frozen, faults are set at the start only."
+        "of `propel-assets sandbox` or `propel-assets dev` with --url."
     )
 
 

@@ -2,15 +2,17 @@
 
 import click
 
+from propel_assets.cli.arguments import PORT, current_settings
 
-@click.command()
+
+@click.command(short_help="Receive the webhooks of PropelAuth.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8401, show_default=True, type=click.IntRange(0, 65_535), help="Port to listen on.")
+@click.option("--port", default=8401, show_default=True, type=PORT, help="Port to listen on.")
 def webhooks(host: str, port: int) -> None:
     """Receive PropelAuth's webhooks: verify each signature, store each event, then answer 204.
 
     Serves POST /webhooks/propelauth, GET /healthz and GET /metrics. Needs PROPELAUTH_WEBHOOK_SECRET and the extra
-    `webhooks`. Put a reverse proxy with TLS before it; docs/webhooks.md has an example.
+    `webhooks`. Put a reverse proxy with TLS in front of it.
 
     \b
     Examples:
@@ -18,9 +20,8 @@ def webhooks(host: str, port: int) -> None:
       PROPELAUTH_WEBHOOK_STORE=postgresql+psycopg2://user:password@host/db propel-assets webhooks --host 0.0.0.0
     """
     from propel_assets.errors import SettingsError
-    from propel_assets.settings import load_settings
 
-    settings = load_settings()
+    settings = current_settings()
     try:
         from propel_assets.webhooks.app import PATH, build_app, serve
         from propel_assets.webhooks.store import EventStore

@@ -268,7 +268,7 @@ def _cause(kind: str, title: str, group: str = "") -> str:
 
 
 NAMES = "|".join(sorted({*BY_NAME, *SCANS}, key=len, reverse=True))
-VARYING = re.compile(rf"\b(answered \d{{3}})\b|/\S+|\b(?:{NAMES})\b|\d[\d.,:]*")
+VARYING = re.compile(rf"\b(returned \d{{3}})\b|/\S+|\b(?:{NAMES})\b|\d[\d.,:]*")
 
 
 def _without_names(text: str) -> str:

@@ -12,17 +12,18 @@ from dagster_dlt import DagsterDltTranslator, dlt_assets
 from dagster_dlt.translator import DltResourceTranslatorData
 from pydantic import Field
 
-from propel_assets.catalog import BY_NAME, SCANS, Table, tables_of
+from propel_assets.catalog import BY_NAME, SCANS, RunOption, Table, options_of, tables_of
+from propel_assets.defs.failures import as_failure
 from propel_assets.defs.resources import PropelAuthApiKey, Warehouse, settings_of
 from propel_assets.errors import PropelError
 from propel_assets.privacy.policy_file import load_policy
+from propel_assets.privacy.redaction import unexpected_error
 from propel_assets.settings import DATASET, Settings, destination_name, environment_name, named
 from propel_assets.source.dlt_source import propel_auth_source
-from propel_assets.source.lists import ScanReport
-from propel_assets.source.table_reader import ReadOptions
+from propel_assets.source.stream import ReadOptions, ScanResult
 from propel_assets.warehouse.checks import MAX_AGE
 from propel_assets.warehouse.load import ScanLoad, load_scan
-from propel_assets.warehouse.query import opened
+from propel_assets.warehouse.query import open_warehouse
 
 PREFIX = "propel_auth"
 OWNERS = ["team:data"]
@@ -68,7 +69,7 @@ def asset_spec(table: Table) -> dg.AssetSpec:
         for c in table.columns
     ]
     upstream = {
-        c.name: [dg.TableColumnDep(api_asset(), f"{table.path} {table.items or 'answer'}.{c.api_field or c.name}")]
+        c.name: [dg.TableColumnDep(api_asset(), f"{table.path} {table.items or 'answer'}.{c.source_field}")]
         for c in table.columns
     }
     return dg.AssetSpec(
@@ -121,13 +122,12 @@ class Usage(dg.Config):
     per_key: bool = Field(default=False, description="Also count each key: one request per key and day.")
 
 
-CONFIGURABLE: dict[str, tuple[type[dg.Config], Callable[[Any], ReadOptions]]] = {
-    "users": (Users, lambda config: ReadOptions(recent=config.recent)),
-    "user_by_id": (LookUp, lambda config: ReadOptions(user_ids=config.values)),
-    "user_by_email": (LookUp, lambda config: ReadOptions(emails=config.values)),
-    "user_by_username": (LookUp, lambda config: ReadOptions(usernames=config.values)),
-    "api_key_usage": (Usage, lambda config: ReadOptions(usage_per_key=config.per_key)),
+CONFIGS: dict[RunOption, tuple[type[dg.Config], Callable[[str, Any], ReadOptions]]] = {
+    "recent": (Users, lambda _, config: ReadOptions(recent=config.recent)),
+    "values": (LookUp, lambda scan, config: ReadOptions(lookups={t.name: config.values for t in tables_of(scan)})),
+    "per_key": (Usage, lambda _, config: ReadOptions(usage_per_key=config.per_key)),
 }
+"""By option of a scan: its config class, and the function that turns scan and config into read options."""
 
 
 def build_raw_assets() -> list[dg.AssetsDefinition]:
@@ -144,8 +144,8 @@ def _build_scan_assets(scan: str) -> dg.AssetsDefinition:
         dagster_dlt_translator=RawTables(),
         pool=named("propel_auth_api"),
     )
-    if scan in CONFIGURABLE:
-        config_class, options_of = CONFIGURABLE[scan]
+    if options := options_of(scan):
+        config_class, read_options = CONFIGS[options[0]]
 
         @decorate
         def load_as_configured(
@@ -154,7 +154,7 @@ def _build_scan_assets(scan: str) -> dg.AssetsDefinition:
             propel_auth: PropelAuthApiKey,
             warehouse: Warehouse,
         ) -> Iterator[dg.MaterializeResult[Any]]:
-            yield from _load(context, scan, settings_of(warehouse, propel_auth), options_of(config))
+            yield from _load(context, scan, settings_of(warehouse, propel_auth), read_options(scan, config))
 
         return load_as_configured
 
@@ -188,13 +188,8 @@ def _load(
             raise failure from None
         # Not by a retry policy: that would also take "Terminate" for a failure, and try again.
         raise dg.RetryRequested(MAX_RETRIES, settings.retry_seconds / 10) from failure
-
-
-def as_failure(error: PropelError) -> dg.Failure:
-    """Return ``error`` as Dagster shows it, retried only where a retry can help."""
-    return dg.Failure(
-        description=str(error), metadata={"error": type(error).__name__}, allow_retries=error.retry_may_help
-    )
+    except Exception as error:
+        raise as_failure(unexpected_error(error)) from None
 
 
 def _results(load: ScanLoad, settings: Settings, selected: Set[dg.AssetKey]) -> Iterator[dg.MaterializeResult[Any]]:
@@ -203,44 +198,44 @@ def _results(load: ScanLoad, settings: Settings, selected: Set[dg.AssetKey]) -> 
     A skipped table is materialized with the data version of its last load: Dagster would skip every step downstream of
     a missing output.
     """
-    with opened(settings) as warehouse:
-        for report in load.reports:
-            table = BY_NAME[report.table_name]
+    with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
+        for result in load.results:
+            table = BY_NAME[result.table_name]
             if asset_key(table) not in selected:
                 continue
-            last = warehouse.last_load(table)
+            last = warehouse.audit.last_load(table)
             rows = warehouse.count(table.name) if last else 0
             yield dg.MaterializeResult(
                 asset_key=asset_key(table),
-                metadata=_metadata(report, load, settings) | {"dagster/row_count": rows},
+                metadata=_metadata(result, load, settings) | {"dagster/row_count": rows},
                 data_version=dg.DataVersion(last.load_id if last else "none"),
             )
 
 
-def _metadata(report: ScanReport, load: ScanLoad, settings: Settings) -> dict[str, Any]:
+def _metadata(result: ScanResult, load: ScanLoad, settings: Settings) -> dict[str, Any]:
     """Return what a materialization tells; numbers plot over time."""
     told: dict[str, Any] = {
-        "mode": report.mode,
-        "verdict": report.verdict,
-        "requests": report.requests,
-        "retries": report.retries,
-        "rate_limited": report.rate_limited,
-        "waited_seconds": report.waited_seconds,
-        "concurrency_reached": report.concurrency,
+        "mode": result.mode,
+        "verdict": result.verdict,
+        "requests": result.requests,
+        "retries": result.retries,
+        "rate_limited": result.rate_limited,
+        "waited_seconds": result.waited_seconds,
+        "concurrency_reached": result.concurrency,
         "load_seconds": round(load.seconds, 2),
         "load_id": load.load_id,
         "destination": settings.destination,
-        **_privacy(BY_NAME[report.table_name], settings),
+        **_privacy(BY_NAME[result.table_name], settings),
     }
-    if report.skipped:
-        return told | {"skipped": report.reason}
-    told |= {"rows_read": report.rows_read, "pages": report.pages, "passes": report.passes}
-    if report.total_max is not None:
-        told |= {"api_total": report.total_max, "api_total_min": report.total_min}
-    if report.reason:
-        told["reason"] = report.reason
-    if report.unknown_fields:
-        told["unknown_fields"] = report.unknown_fields
+    if result.skipped:
+        return told | {"skipped": result.reason}
+    told |= {"rows_read": result.rows_read, "pages": result.pages, "passes": result.passes}
+    if result.total_max is not None:
+        told |= {"api_total": result.total_max, "api_total_min": result.total_min}
+    if result.reason:
+        told["reason"] = result.reason
+    if result.unknown_fields:
+        told["unknown_fields"] = result.unknown_fields
     return told
 
 

@@ -2,10 +2,8 @@
 
 import dagster as dg
 
-from propel_assets.catalog import TABLES
+from propel_assets.catalog import SCANS, TABLES, options_of
 from propel_assets.defs.assets import asset_key
-
-RECENT_SCANS = ("users", "chart_metrics")
 
 refresh = dg.define_asset_job(
     "refresh",
@@ -16,10 +14,10 @@ refresh = dg.define_asset_job(
 
 refresh_recent = dg.define_asset_job(
     "refresh_recent",
-    selection=dg.AssetSelection.assets(*(asset_key(table) for table in TABLES if table.scan in RECENT_SCANS)),
+    selection=dg.AssetSelection.assets(*(asset_key(table) for table in TABLES if table.recent)),
     description="Read who signed up or was active since the last load, and the newest chart metrics, and merge them. "
     "A few requests instead of one per hundred users; only `refresh` sees deletions and other edits.",
-    config={"ops": {"load_users": {"config": {"recent": True}}}},
+    config={"ops": {f"load_{scan}": {"config": {"recent": True}} for scan in SCANS if "recent" in options_of(scan)}},
 )
 
 refresh_daily = dg.ScheduleDefinition(

@@ -5,12 +5,12 @@ import time
 
 import dagster as dg
 
-from propel_assets.defs.assets import api_asset, as_failure
+from propel_assets.defs.assets import api_asset
 from propel_assets.defs.automation import refresh, refresh_recent
+from propel_assets.defs.failures import convert_errors
 from propel_assets.defs.resources import PropelAuthApiKey, Warehouse, settings_of
-from propel_assets.errors import PropelError
 from propel_assets.settings import Settings, require_credentials
-from propel_assets.source.changes import Changes, look_for_changes
+from propel_assets.source.changes import Changes, find_changes
 from propel_assets.source.client import Client
 
 OBSERVED_EVERY = "*/15 * * * *"
@@ -18,10 +18,8 @@ SENSOR_SECONDS = 300
 
 
 def _look(settings: Settings) -> Changes:
-    try:
-        return look_for_changes(Client(require_credentials(settings)))
-    except PropelError as error:
-        raise as_failure(error) from None
+    with convert_errors():
+        return find_changes(Client(require_credentials(settings).tenant))
 
 
 @dg.observable_source_asset(

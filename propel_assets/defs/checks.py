@@ -7,11 +7,12 @@ from typing import Any
 import dagster as dg
 
 from propel_assets.catalog import TABLES, Table
-from propel_assets.defs.assets import as_failure, asset_key
+from propel_assets.defs.assets import asset_key
+from propel_assets.defs.failures import convert_errors
 from propel_assets.defs.resources import Warehouse, settings_of
-from propel_assets.errors import PropelError
+from propel_assets.privacy.policy_file import load_policy
 from propel_assets.warehouse.checks import CHECKS, Finding, checks_of, examine
-from propel_assets.warehouse.query import opened
+from propel_assets.warehouse.query import open_warehouse
 
 
 def build_checks() -> list[dg.AssetChecksDefinition]:
@@ -28,11 +29,10 @@ def _build_table_checks(table: Table) -> dg.AssetChecksDefinition:
     @dg.multi_asset_check(name=f"check_{table.name}", specs=specs, can_subset=True)
     def check_table(context: dg.AssetCheckExecutionContext, warehouse: Warehouse) -> Iterator[dg.AssetCheckResult]:
         names = [check.name for check in context.selected_asset_check_keys]
-        try:
-            with opened(settings_of(warehouse)) as connection:
+        with convert_errors():
+            settings = settings_of(warehouse)
+            with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as connection:
                 findings = examine(connection, table, [name for name in CHECKS if name in names])
-        except PropelError as error:
-            raise as_failure(error) from None
         for finding in findings:
             yield _as_result(finding, key)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from propel_assets.catalog import BOOKS, BY_NAME
+from propel_assets.catalog import AUDIT_TABLES, BY_NAME, INSIGHTS
 from propel_assets.defs.assets import FRESH, OWNERS, PREFIX, as_failure, key_of
 from propel_assets.defs.resources import Warehouse, settings_of
 from propel_assets.errors import PropelError, WarehouseError
@@ -23,7 +23,7 @@ from propel_assets.reporting import charts
 from propel_assets.settings import Target, destination_name, environment_name
 from propel_assets.warehouse import query
 
-AUDIT_TABLES = {table.name for table in BOOKS}
+AUDIT_TABLE_NAMES = {table.name for table in AUDIT_TABLES}
 COMPARISON = "agrees_with_propel_auth"  # the dbt test that compares our figures with PropelAuth's own
 FIRST_TABLE = "user_query"  # an op that reads only audit tables runs after it: they exist once a table is loaded
 ASSET_TYPES = {"model", "seed"}
@@ -51,7 +51,7 @@ def models_by_op(manifest: Mapping[str, Any]) -> dict[str, list[str]]:
 def raw_tables_of(manifest: Mapping[str, Any], unique_id: str) -> set[str]:
     """Return the raw tables that a node is built from, directly or through other models."""
     if unique_id in manifest["sources"]:
-        return {manifest["sources"][unique_id]["name"]} - AUDIT_TABLES
+        return {manifest["sources"][unique_id]["name"]} - AUDIT_TABLE_NAMES
     return {table for parent in manifest["parent_map"][unique_id] for table in raw_tables_of(manifest, parent)}
 
 
@@ -153,7 +153,7 @@ def _check_result(
     metadata: dict[str, Any] = {"status": node.status, "failed_rows": node.failures or 0}
     description = None
     if properties["test_metadata"]["name"] == COMPARISON:
-        insights = [t for t in sorted(raw_tables_of(dbt.manifest, node.unique_id)) if BY_NAME[t].feature == "insights"]
+        insights = [t for t in sorted(raw_tables_of(dbt.manifest, node.unique_id)) if BY_NAME[t].feature == INSIGHTS]
         unloaded = [dbt.unloaded[table] for table in insights if table in dbt.unloaded]
         if unloaded:
             nothing = len(unloaded) == len(insights) and not any(table.has_rows for table in unloaded)
@@ -204,7 +204,7 @@ def _translator() -> Any:
         def get_asset_spec(self, manifest: Mapping[str, Any], unique_id: str, project: Any) -> dg.AssetSpec:
             """Return the asset spec without dependencies on audit tables, which no op loads by themselves."""
             spec = super().get_asset_spec(manifest, unique_id, project)
-            audit = {key_of(PREFIX, name) for name in AUDIT_TABLES}
+            audit = {key_of(PREFIX, name) for name in AUDIT_TABLE_NAMES}
             source = unique_id.startswith("source")
             # By their keys alone: Dagster 1.13.1 refuses an op whose specs describe a dependency differently.
             deps = [dg.AssetDep(dep.asset_key) for dep in spec.deps if dep.asset_key not in audit]

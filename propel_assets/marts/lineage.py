@@ -20,7 +20,7 @@ from typing import Any
 
 import duckdb
 
-from propel_assets.catalog import BOOKS, TABLES
+from propel_assets.catalog import AUDIT_TABLES, TABLES
 from propel_assets.errors import SettingsError
 from propel_assets.marts import runner
 from propel_assets.settings import DATASET, Target
@@ -113,10 +113,10 @@ def _raw_tables() -> tuple[dict[str, frozenset[str]], dict[str, str]]:
     """Return the sources of the columns of the raw tables, and the layer of these tables."""
     sources: dict[str, frozenset[str]] = {}
     layers: dict[str, str] = {}
-    for table in (*TABLES, *BOOKS):
+    for table in (*TABLES, *AUDIT_TABLES):
         layers[table.name] = LAYERS[1]
         for c in table.columns:
-            field = f"GET {table.path} {table.items or 'answer'}.{c.api_field or c.name}"
+            field = f"GET {table.path} {table.items or 'answer'}.{c.source_field}"
             sources[f"{table.name}.{c.name}"] = frozenset({field} if table.path else ())
     return sources, layers
 
@@ -142,7 +142,7 @@ def _compiled_models() -> list[dict[str, Any]]:
         database = folder / "empty.duckdb"
         with duckdb.connect(str(database)) as connection:
             connection.execute(f"CREATE SCHEMA {DATASET}")
-            for table in (*TABLES, *BOOKS):
+            for table in (*TABLES, *AUDIT_TABLES):
                 columns = ", ".join(f'"{c.name}" {DUCKDB_TYPES.get(c.type, c.type)}' for c in table.columns)
                 connection.execute(f'CREATE TABLE {DATASET}."{table.name}" ({columns})')
         runner.Dbt(runner.profile_of(Target(), type="duckdb", path=str(database)), folder).run("compile")

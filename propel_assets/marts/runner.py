@@ -16,14 +16,16 @@ from typing import Any
 
 import yaml
 
-from propel_assets.catalog import TABLES, Table
+from propel_assets.catalog import INSIGHTS, TABLES, Table
 from propel_assets.errors import SettingsError, WarehouseError
 from propel_assets.marts.dbt_compat import ONE_INVOCATION, close_connections, quiet_import
 from propel_assets.marts.sources import PACKAGE, PROJECT
+from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import without_personal_data
 from propel_assets.settings import DATASET, Settings, Target
-from propel_assets.warehouse.pipeline import build_pipeline, database_file, loading, working_folder
-from propel_assets.warehouse.query import Warehouse, asking
+from propel_assets.warehouse.folders import working_folder
+from propel_assets.warehouse.pipeline import build_pipeline, database_file, load_lock
+from propel_assets.warehouse.query import Warehouse, connect
 
 MARTS, HISTORY = "propel_auth_marts", "propel_auth_history"
 MAX_ERROR = 800
@@ -216,23 +218,24 @@ def open_dbt(settings: Settings, log: Callable[[str], None] = lambda _: None) ->
         WarehouseBusy: another process has held the DuckDB file for too long.
     """
     with working_folder() as folder:
-        pipeline = build_pipeline(settings, folder, log)
-        profile = _profile_for(settings.target, pipeline)
+        target, policy = settings.target, load_policy(settings.privacy_settings)
+        pipeline = build_pipeline(target, folder, log)
+        profile = _profile_for(target, pipeline)
 
-        def connect() -> contextlib.AbstractContextManager[Warehouse]:
-            return asking(pipeline, settings)
+        def open_warehouse() -> contextlib.AbstractContextManager[Warehouse]:
+            return connect(pipeline, target, policy)
 
-        with loading(settings, pipeline, log):
-            with connect() as warehouse:  # waits for a process that has the file open, and logs which
+        with load_lock(target, pipeline, log):
+            with open_warehouse() as warehouse:  # waits for a process that has the file open, and logs which
                 unloaded = _unloaded_insights(warehouse)
-            yield Dbt(profile, Path(folder), unloaded, connect)
+            yield Dbt(profile, Path(folder), unloaded, open_warehouse)
 
 
 def _unloaded_insights(warehouse: Warehouse) -> dict[str, UnloadedTable]:
     """Return the tables of PropelAuth's own figures that the last load did not read."""
-    insights = [table for table in TABLES if table.feature == "insights"]
+    insights = [table for table in TABLES if table.feature == INSIGHTS]
     return {
-        table.name: UnloadedTable(reason, has_rows=warehouse.last_load(table) is not None)
+        table.name: UnloadedTable(reason, has_rows=warehouse.audit.last_load(table) is not None)
         for table in insights
         if (reason := unloaded_reason(warehouse, table))
     }
@@ -240,7 +243,7 @@ def _unloaded_insights(warehouse: Warehouse) -> dict[str, UnloadedTable]:
 
 def unloaded_reason(warehouse: Warehouse, table: Table) -> str:
     """Return why the last load did not read a raw table; empty if it did."""
-    tried = warehouse.last_load(table, skipped=True)
+    tried = warehouse.audit.last_load(table, skipped=True)
     if tried is None:
         return f"{table.name} has not been loaded: propel-assets load {table.name}."
     return f"{table.name} was skipped: {tried.reason}" if tried.verdict == "skipped" else ""

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from propel_assets.catalog import BOOKS, TABLES
+from propel_assets.catalog import AUDIT_TABLES, TABLES
 from propel_assets.settings import DATASET
 
 PROJECT = Path(__file__).with_name("dbt")
@@ -38,7 +38,7 @@ def sources_yaml() -> str:
                 for c in table.columns
             ],
         }
-        for table in (*TABLES, *BOOKS)
+        for table in (*TABLES, *AUDIT_TABLES)
     ]
     source = {
         "name": PACKAGE,

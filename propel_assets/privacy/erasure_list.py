@@ -1,18 +1,26 @@
-"""The erasure list: keyed hashes of what identified erased people. Every load leaves their rows out."""
+"""The erasure list: keyed hashes of what identified erased people. Every load leaves them out, in rows and in text."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute
 
+from propel_assets.catalog import Table
 from propel_assets.errors import SettingsError
-from propel_assets.privacy.policy import KEY_LABEL, Policy, require_key
+from propel_assets.privacy.identifiers import MAY_CONTAIN_IDENTIFIER, replace_identifiers
+from propel_assets.privacy.policy import KEY_LABEL, VARIANT, Policy, require_key
 from propel_assets.settings import variable_of
+
+pc: Any = pyarrow.compute  # its functions are created at import, so type checkers do not see them
 
 STATE_KEY = "erased"  # in dlt's state; stored at the destination
 IDENTIFYING = ("user_id", "employee_id", "invitee_email", "looked_up")
 IDENTIFYING_WITHOUT_USER_ID = ("email", "username", "api_key_id")
 MENTIONING = ("inviter_user_id", "inviter_email", "impersonator_user_id")
+OWN_ADDRESS = ("email", "looked_up")
+CACHED_VALUES = 65_536  # most values of free-form data repeat
 
 
 def identifying_columns(columns: Collection[str]) -> list[str]:
@@ -24,6 +32,15 @@ def identifying_columns(columns: Collection[str]) -> list[str]:
 def mentioning_columns(columns: Collection[str]) -> list[str]:
     """Return the columns that name a person in a row about something else. They are set to null."""
     return [name for name in MENTIONING if name in columns]
+
+
+def text_columns(columns: Collection[str]) -> list[str]:
+    """Return the columns whose text can contain an identifier of another person than the one the row is about.
+
+    The address of a user who has the same one as an erased user (isolated orgs) is theirs and stays.
+    """
+    others = {*mentioning_columns(columns), *(OWN_ADDRESS if "user_id" in columns else ())}
+    return [name for name in columns if name not in others]
 
 
 class ErasureList:
@@ -45,6 +62,7 @@ class ErasureList:
                     "erasure list was made with: a load would restore them. Set that key. Nothing was read."
                 )
         self._hashes = frozenset(stored["people"] if stored else ())
+        self._is_listed = lru_cache(CACHED_VALUES)(lambda value: value in self._hashes or self._has_digest(value))
 
     def __bool__(self) -> bool:
         """Whether the list has entries."""
@@ -52,7 +70,10 @@ class ErasureList:
 
     def __contains__(self, value: str | None) -> bool:
         """Whether ``value``, as PropelAuth sends it, identified an erased person."""
-        return value is not None and any(self._policy.digest(v) in self._hashes for v in {value, value.lower()})
+        return value is not None and self._has_digest(value)
+
+    def _has_digest(self, value: str) -> bool:
+        return any(self._policy.digest(v) in self._hashes for v in {value, value.lower()})
 
     def has(self, value: str, *, is_hashed: bool) -> bool:
         """Whether ``value``, or the value that it is the keyed hash of, identified an erased person."""
@@ -62,11 +83,52 @@ class ErasureList:
         """Return what to store in the state, under `STATE_KEY`: the list and ``hashes``."""
         return {"key": self._policy.digest(KEY_LABEL), "people": sorted({*self._hashes, *hashes})}
 
-    def remove_people(self, rows: pa.Table) -> pa.Table:
-        """Return ``rows`` without the rows about erased people, and with null where other rows name them."""
+    def remove_rows(self, rows: pa.Table) -> pa.Table:
+        """Return ``rows`` without the rows about erased people."""
         for name in identifying_columns(rows.column_names):
             rows = rows.filter(pa.array([value not in self for value in rows[name].to_pylist()], pa.bool_()))
-        for name in mentioning_columns(rows.column_names):
-            values = pa.array([None if v in self else v for v in rows[name].to_pylist()], rows.schema.field(name).type)
-            rows = rows.set_column(rows.column_names.index(name), rows.schema.field(name), values)
         return rows
+
+    def replace_values(self, table: Table, rows: pa.Table) -> tuple[pa.Table, int]:
+        """Return ``rows`` without the identifiers of erased people in other people's rows, and the number of changes.
+
+        Columns that name a person are set to null; in text and JSON, identifiers are replaced.
+        """
+        count = 0
+        for name, changes in self._changes(table, rows):
+            count += len(changes)
+            is_changed = pa.array([index in changes for index in range(len(rows))], pa.bool_())
+            values = rows[name].combine_chunks()
+            changed = pa.array([changes[index] for index in sorted(changes)], values.type)
+            position, field = rows.column_names.index(name), rows.schema.field(name)
+            rows = rows.set_column(position, field, pc.replace_with_mask(values, is_changed, changed))
+        return rows, count
+
+    def _changes(self, table: Table, rows: pa.Table) -> Iterator[tuple[str, dict[int, str | None]]]:
+        """Yield the name of each column with changes, and its new values by row."""
+        for name in mentioning_columns(rows.column_names):
+            if named := [index for index, value in enumerate(rows[name].to_pylist()) if value in self]:
+                yield name, dict.fromkeys(named)
+        for name in text_columns(rows.column_names):
+            if pa.types.is_string(rows.schema.field(name).type):
+                has_any_content = _has_any_content(table, name)
+                candidates = dict(_candidates(rows[name], all_values=has_any_content))
+                replaced = {
+                    index: replace_identifiers(text, self._is_listed, whole_values=has_any_content)
+                    for index, text in candidates.items()
+                }
+                if changes := {index: text for index, text in replaced.items() if text != candidates[index]}:
+                    yield name, dict(changes)
+
+
+def _has_any_content(table: Table, name: str) -> bool:
+    """Whether a column is free-form, so that a value of it can be a username. Roles and names of orgs cannot."""
+    column = next((c for c in table.columns if c.name == name.removesuffix(VARIANT)), None)
+    return column is None or column.privacy == "free_form"
+
+
+def _candidates(values: pa.ChunkedArray, *, all_values: bool) -> Iterator[tuple[int, str]]:
+    """Yield the position and the text of the values that can contain an identifier."""
+    selected = pc.is_valid(values) if all_values else pc.match_substring_regex(values, MAY_CONTAIN_IDENTIFIER)
+    indices = pc.indices_nonzero(pc.fill_null(selected, False))
+    yield from zip(indices.to_pylist(), values.take(indices).to_pylist(), strict=True)

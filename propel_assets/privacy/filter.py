@@ -1,5 +1,6 @@
 """The privacy filter: every batch of rows passes through it once, between PropelAuth's answers and dlt."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,7 +19,8 @@ class PrivacyFilter:
     """Applies the erasure list and the policy to the rows of one scan, and counts what it removes.
 
     Attributes:
-        rows_left_out: rows about erased people, by table.
+        rows_left_out: number of rows about erased people, by table.
+        values_replaced: number of values in other rows that contained an identifier of an erased person, by table.
         fields_held_back: fields that the policy does not allow to be stored, by table.
     """
 
@@ -33,7 +35,8 @@ class PrivacyFilter:
         self._changes_nothing = self._policy.keeps_all and not self._erased
         self.fingerprint = self._policy.fingerprint
         self.policy_changed = state.get(FINGERPRINT_KEY, "") != self.fingerprint
-        self.rows_left_out: dict[str, int] = {}
+        self.rows_left_out: Counter[str] = Counter()
+        self.values_replaced: Counter[str] = Counter()
         self.fields_held_back: dict[str, set[str]] = {}
 
     def apply(self, name: str, rows: pa.Table) -> pa.Table:
@@ -41,9 +44,10 @@ class PrivacyFilter:
         if self._changes_nothing:
             return rows
         if self._erased:
-            before = len(rows)
-            rows = self._erased.remove_people(rows)
-            self.rows_left_out[name] = self.rows_left_out.get(name, 0) + before - len(rows)
+            kept = self._erased.remove_rows(rows)
+            self.rows_left_out[name] += len(rows) - len(kept)
+            rows, replaced = self._erased.replace_values(BY_NAME[name], kept)
+            self.values_replaced[name] += replaced
         rows, held_back = self._policy.apply(BY_NAME[name], rows)
         self.fields_held_back.setdefault(name, set()).update(held_back)
         return rows

@@ -4,16 +4,16 @@ import hashlib
 import hmac
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import pyarrow as pa
 
 from propel_assets.catalog import Table
+from propel_assets.catalog.model import Action
 from propel_assets.errors import SettingsError
 from propel_assets.settings import variable_of
 
-Action = Literal["keep", "hash", "drop"]
 ACTIONS: tuple[Action, ...] = ("keep", "hash", "drop")
 ANY = "*"  # every element of a list, or every key of an object
 VARIANT = "__v_text"
@@ -95,7 +95,7 @@ class Policy:
 
     def digest(self, value: str) -> str:
         """Return the keyed hash of ``value``: HMAC-SHA256, 64 hex digits, equal in every column and table."""
-        return hmac.digest(self.key, value.encode(), "sha256").hex()
+        return hmac.digest(self.key, value.encode(errors="surrogatepass"), "sha256").hex()
 
     def columns(self, table: Table, action: Action) -> list[str]:
         """Return the columns of ``table`` with this action, or with parts that have it."""

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from propel_assets.catalog import BY_NAME, TABLES
+from propel_assets.catalog.model import Action
 from propel_assets.errors import SettingsError
-from propel_assets.privacy.policy import ACTIONS, Action, Policy, Rule, require_key
+from propel_assets.privacy.policy import ACTIONS, Policy, Rule, require_key
+from propel_assets.privacy.presets import OPEN, UNCLASSIFIED, preset_rules
 from propel_assets.settings import PrivacySettings, variable_of
-
-OPEN, STRICT = "open", "strict"
-STRICT_FILE = Path(__file__).with_name("strict.toml")
 
 Rules = dict[str, dict[str, Rule]]
 
@@ -22,14 +21,10 @@ def load_policy(settings: PrivacySettings, *, needs_key: bool = True) -> Policy:
     Raises:
         SettingsError: the file cannot be read, a rule is impossible, or the key is missing.
     """
-    rules: Rules = {table.name: {column.name: Rule() for column in table.columns} for table in TABLES}
-    unclassified: Action = "keep"
-    if settings.policy != OPEN:
-        file = STRICT_FILE if settings.policy == STRICT else Path(settings.policy)
-        document = _read(file, settings.policy)
-        if document.get("preset", OPEN) == STRICT:
-            unclassified = _add_rules(_read(STRICT_FILE, STRICT), rules, STRICT_FILE, unclassified)
-        unclassified = _add_rules(document, rules, file, unclassified)
+    if settings.policy in UNCLASSIFIED:
+        rules, unclassified = preset_rules(settings.policy), UNCLASSIFIED[settings.policy]
+    else:
+        rules, unclassified = _read_file(Path(settings.policy))
     policy = Policy(settings.policy, rules, unclassified, settings.key.encode())
     _refuse_impossible_rules(policy)
     if needs_key and (policy.hashes or policy.key):
@@ -37,28 +32,24 @@ def load_policy(settings: PrivacySettings, *, needs_key: bool = True) -> Policy:
     return policy
 
 
-def _read(file: Path, setting: str) -> dict[str, Any]:
+def _read_file(file: Path) -> tuple[Rules, Action]:
+    """Return the rules of a file, and the action for fields that the catalog does not declare."""
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         advice = f"choose open, strict, or a file that can be read ({error.strerror})"
-        raise SettingsError(f"{variable_of('privacy')} is {setting!r}: {advice}.") from None
+        raise SettingsError(f"{variable_of('privacy')} is {str(file)!r}: {advice}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{file} is not a TOML file: {error}.") from None
-
-
-def _add_rules(document: Mapping[str, Any], rules: Rules, file: Path, unclassified: Action) -> Action:
-    """Add the rules of a file to ``rules``. Return the action for fields that the catalog does not declare."""
+    preset = _require_choice(file, "preset", document.pop("preset", OPEN), tuple(UNCLASSIFIED))
+    unclassified = document.pop("unclassified", UNCLASSIFIED[preset])
+    _require_choice(file, "unclassified", unclassified, ("keep", "drop"))
+    rules = preset_rules(preset)
     for name, value in document.items():
-        if name == "preset":
-            _require_choice(file, name, value, (OPEN, STRICT))
-        elif name == "unclassified":
-            unclassified = _require_choice(file, name, value, ("keep", "drop"))
-        elif name not in rules or not isinstance(value, dict):
+        if name not in rules or not isinstance(value, dict):
             raise SettingsError(f"{file}: there is no table {name}. `propel-assets privacy` shows all.")
-        else:
-            _add_table_rules(name, value, rules[name], file)
-    return unclassified
+        _add_table_rules(name, value, rules[name], file)
+    return rules, unclassified
 
 
 def _add_table_rules(name: str, document: Mapping[str, Any], rules: dict[str, Rule], file: Path) -> None:

@@ -14,23 +14,15 @@ import jinja2
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
 from propel_assets import __version__
-from propel_assets.catalog import BY_NAME, TABLES, Table
+from propel_assets.catalog import BY_NAME, PROPEL_CHECKS, TABLES, Table
 from propel_assets.errors import PropelError
 from propel_assets.marts import runner
 from propel_assets.reporting import charts
 from propel_assets.settings import environment_name, named
-from propel_assets.warehouse.checks import CHECK_LOG
 from propel_assets.warehouse.query import Warehouse
 
-TITLES = {
-    "fct_signups_daily": ("Sign-ups", "user_query"),
-    "fct_engagement_weekly": ("Active users", "user_query"),
-    "fct_retention_weekly": ("Retention", "user_query"),
-    "fct_seat_usage": ("Seats used", "org_query"),
-    "fct_role_mix": ("Roles", "org_membership"),
-    "fct_security_posture": ("MFA", "user_query"),
-}
-"""By mart: what to call its chart while there is none, and the raw table without which there is none."""
+TITLES = {chart.mart: (chart.title, table) for table in TABLES for chart in table.charts}
+"""By mart: the title of its chart, and the raw table that the chart needs."""
 
 
 @dataclass(frozen=True)
@@ -128,15 +120,15 @@ def render(warehouse: Warehouse) -> str:
 
 
 def _panel(warehouse: Warehouse, mart: str) -> Panel:
-    title, raw = TITLES[mart]
+    title, table = TITLES[mart]
     try:
         chart = charts.CHARTS[mart](warehouse.rows, named(runner.MARTS))
     except DatabaseUndefinedRelation:
         not_built = f"{named(runner.MARTS)}.{mart} {_not_built()}"
-        return Panel(title, instead=runner.unloaded_reason(warehouse, BY_NAME[raw]) or not_built)
+        return Panel(title, instead=runner.unloaded_reason(warehouse, table) or not_built)
     if chart is None:
         why = (
-            runner.unloaded_reason(warehouse, BY_NAME[raw])
+            runner.unloaded_reason(warehouse, table)
             or f"{named(runner.MARTS)}.{mart} is empty: there is nothing to show yet."
         )
         return Panel(title, instead=why)
@@ -185,7 +177,7 @@ def _changes(warehouse: Warehouse, of: History) -> Changes:
     except DatabaseUndefinedRelation:
         return Changes(of.kind, instead=f"{named(runner.HISTORY)}.{of.versions} {_not_built()}")
     *told, before = map(int, counts)
-    last = warehouse.last_load(BY_NAME[of.raw])
+    last = warehouse.audit.last_load(BY_NAME[of.raw])
     if last and _utc(last.finished_at) > _utc(as_of):
         return Changes(of.kind, instead="The marts are older than the last load: materialize them in Dagster.")
     if not before:
@@ -195,7 +187,7 @@ def _changes(warehouse: Warehouse, of: History) -> Changes:
 
 def _last_checks(warehouse: Warehouse) -> dict[str, list[dict[str, Any]]]:
     """Return the last evaluation of every check, by table."""
-    sql = f"SELECT table_name, check_name, passed, severity, summary FROM {warehouse.table(CHECK_LOG.name)}"  # noqa: S608
+    sql = f"SELECT table_name, check_name, passed, severity, summary FROM {warehouse.table(PROPEL_CHECKS.name)}"  # noqa: S608
     latest: dict[tuple[str, str], dict[str, Any]] = {}
     with suppress(DatabaseUndefinedRelation):
         for table, check, passed, severity, summary in warehouse.rows(f"{sql} ORDER BY checked_at"):
@@ -213,7 +205,7 @@ def _last_checks(warehouse: Warehouse) -> dict[str, list[dict[str, Any]]]:
 
 
 def _loaded(warehouse: Warehouse, table: Table, checks: dict[str, list[dict[str, Any]]]) -> Loaded | None:
-    tried, good = warehouse.last_load(table, skipped=True), warehouse.last_load(table)
+    tried, good = warehouse.audit.last_load(table, skipped=True), warehouse.audit.last_load(table)
     if tried is None:
         return None
     mine = checks.get(table.name, [])
@@ -232,7 +224,7 @@ def _loaded(warehouse: Warehouse, table: Table, checks: dict[str, list[dict[str,
 
 def _more(warehouse: Warehouse, table: Table) -> int | None:
     """Return how many more rows the last complete load left than the one before; None: there was none."""
-    last = warehouse.rows_left(table, loads=2)
+    last = warehouse.audit.rows_after(table, loads=2)
     return last[0] - last[1] if len(last) == 2 else None
 
 

@@ -15,5 +15,4 @@ In the order data flows:
 - ``user_endpoints``, ``org_endpoints``, ``insight_endpoints``, ``documents``: what is answered.
 - ``server``: the routes. ``interference``: what faults make of an answer.
 - ``running``: ``Sandbox`` for tests, ``serve`` for the command line.
-- ``frozen``: one endpoint from disk, fast, for benchmarks.
 """

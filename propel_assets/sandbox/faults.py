@@ -1,14 +1,15 @@
-"""The faults of one sandbox: which are on, and which affect a request.
+"""The faults of one sandbox: which are on, and which affect a request or a webhook event.
 
 A fault has a value and four limits: ``path`` (only paths that start with it), ``after`` (not the next n requests),
 ``requests`` (then only n), ``share`` (only this share of requests, drawn from the seed). Which faults affect a request
-is decided once, when it arrives. ``switches.py`` has their names and allowed values. Their effects are in
-``interference.py`` (the response as a whole, features), ``running.py`` (users), ``pages.py`` and ``calls.py`` (fields).
+is decided once, when it arrives; for a webhook, when the event happens. ``switches.py`` has their names and allowed
+values. Their effects are in ``interference.py`` (the response as a whole, features), ``running.py`` (users),
+``pages.py`` and ``calls.py`` (fields) and ``webhooks.py``.
 """
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from random import Random
 from threading import Lock
@@ -16,12 +17,13 @@ from typing import Any
 
 from propel_assets.sandbox.switches import Fault, parse_json, parse_option, read_switch
 
+WEBHOOK_PREFIX = "webhook_"
 Struck = Mapping[str, Any]
-"""The value of every switch that strikes a request, by name."""
+"""The value of every switch that affects a request, by name."""
 
 
 class TokenBucket:
-    """A rate limit: holds a second's worth of tokens, at least one; full at first."""
+    """A rate limit: at most one second of tokens, at least one token; full at first."""
 
     def __init__(self, rate: float) -> None:
         """Refill at ``rate`` tokens a second."""
@@ -30,7 +32,7 @@ class TokenBucket:
         self._refilled_at = time.monotonic()
 
     def take(self) -> float:
-        """Take a token and return 0.0, or return the seconds until there is one."""
+        """Take a token and return 0.0, or return the seconds until the next token."""
         now = time.monotonic()
         self._tokens = min(self._full, self._tokens + (now - self._refilled_at) * self._rate)
         self._refilled_at = now
@@ -41,10 +43,10 @@ class TokenBucket:
 
 
 class Faults:
-    """The switches of one sandbox. Safe to use from any thread while it answers.
+    """The switches of one sandbox. Can be used from any thread while it responds.
 
     Attributes:
-        struck: how many requests each switch has struck; ``rate_limit``: how many it refused.
+        struck: how many requests or events each switch has affected; ``rate_limit``: how many it refused.
     """
 
     def __init__(self, seed: int) -> None:
@@ -71,7 +73,7 @@ class Faults:
                 self._on.pop(name, None)
 
     def parse(self, option: str) -> None:
-        """Turn on what a command line says; see ``switches.parse_option``."""
+        """Turn on the fault of a command-line option; see ``switches.parse_option``."""
         self._apply(dict([parse_option(option)]))
 
     def update(self, switches: Any) -> None:
@@ -95,11 +97,19 @@ class Faults:
             return {name: asdict(fault) for name, fault in self._on.items()}
 
     def strike(self, path: str) -> dict[str, Any]:
-        """Return the value of every switch that strikes a request to ``path``, and count it."""
+        """Return the value of every switch that affects a request to ``path``, and count it."""
+        return self._strike(path, lambda name: not name.startswith(WEBHOOK_PREFIX))
+
+    def strike_event(self, event_type: str) -> dict[str, Any]:
+        """Return the value of every switch that affects a webhook event, by name without its prefix, and count it."""
+        struck = self._strike(f"/webhooks/{event_type}", lambda name: name.startswith(WEBHOOK_PREFIX))
+        return {name.removeprefix(WEBHOOK_PREFIX): value for name, value in struck.items()}
+
+    def _strike(self, path: str, concerns: Callable[[str], bool]) -> dict[str, Any]:
         struck = {}
         with self._lock:
             for name, fault in list(self._on.items()):
-                if not path.startswith(fault.path):
+                if not concerns(name) or not path.startswith(fault.path):
                     continue
                 if fault.after:
                     fault.after -= 1

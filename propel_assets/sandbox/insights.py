@@ -98,11 +98,11 @@ def _add_up(days: list[int]) -> list[int]:
 def _active_days(store: Store, metric: str) -> list[int]:
     """Return for everyone who ever was there the days to count, as bits since the first day."""
     if metric == "signups":
-        moments = [user.wire["created_at"] for user in store.everyone.values()]
+        moments = [user.wire["created_at"] for user in store.all_users.values()]
     elif metric == "orgs_created":
-        moments = [org.created_at for org in store.every_org.values()]
+        moments = [org.created_at for org in store.all_orgs.values()]
     elif metric == "active_users":
-        return [user.activity for user in store.everyone.values()]
+        return [user.activity for user in store.all_users.values()]
     else:
         return list(_org_activity(store).values())
     return [1 << moment // DAY - store.first_day for moment in moments]
@@ -112,13 +112,13 @@ def _org_activity(store: Store) -> dict[str, int]:
     """Return the days on which any member was active while a member, by org_id."""
 
     def build() -> dict[str, int]:
-        activity = dict.fromkeys(store.every_org, 0)
+        activity = dict.fromkeys(store.all_orgs, 0)
         present = (m for members in store.of_org.values() for m in members.values())
         for membership in (*present, *store.past_memberships):
             joined = membership.joined_at // DAY - store.first_day
             left = (membership.left_at or store.now) // DAY - store.first_day
             window = (1 << left + 1) - (1 << joined)
-            activity[membership.org_id] |= store.everyone[membership.user_id].activity & window
+            activity[membership.org_id] |= store.all_users[membership.user_id].activity & window
         return activity
 
     return store.cached("org activity", build)

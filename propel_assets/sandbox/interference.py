@@ -11,7 +11,6 @@ import struct
 import time
 from asyncio import BaseTransport, Transport
 from collections.abc import Callable
-from contextlib import suppress
 from email.utils import formatdate
 from typing import cast
 
@@ -79,8 +78,10 @@ class Interference:
         if scope["type"] != "http" or scope["path"].startswith(CONTROL_PATH):
             await self._app(scope, receive, send)
             return
-        with suppress(asyncio.CancelledError):  # stopped while answering: nobody listens
+        try:
             await self._answer(scope, receive, send)
+        except asyncio.CancelledError:  # the server stops, and the response would be late
+            _transports[scope["client"], scope["server"]].abort()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)

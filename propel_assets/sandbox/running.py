@@ -1,26 +1,27 @@
-"""Running the server: ``Sandbox`` in a thread for tests, ``serve`` for the command line.
+"""Running the sandbox: ``Sandbox`` in a thread, for tests; ``serve`` for the command line.
 
 Both listen on 127.0.0.1 only.
 """
 
-import asyncio
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from datetime import date
 from random import Random
-from threading import Thread
-from typing import NamedTuple, Self
+from threading import Event, Thread
+from typing import Any, NamedTuple, Self
 
 import uvicorn
 from starlette.requests import Request
-from uvicorn.server import ServerState
 
 from propel_assets.sandbox.faults import Faults, Struck
 from propel_assets.sandbox.interference import TrackedProtocol
+from propel_assets.sandbox.live import LiveDay
 from propel_assets.sandbox.server import API_KEY, USER_TOKEN, build_app
 from propel_assets.sandbox.store import Store
+from propel_assets.sandbox.webhooks import RETRY_SECONDS, WEBHOOK_SECRET, Webhooks
 
 HOST = "127.0.0.1"
 LOG_LENGTH = 100_000
@@ -28,8 +29,8 @@ STOP_SECONDS = 1
 
 
 def listen(port: int) -> socket.socket:
-    """Bind and listen at once: connections made before a loop runs wait in the queue."""
-    # With the protocol named, asyncio sends small answers at once (TCP_NODELAY).
+    """Bind and listen at once: connections that arrive before the server runs wait in the queue."""
+    # With the protocol named, asyncio sends small responses at once (TCP_NODELAY).
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((HOST, port))
@@ -43,7 +44,7 @@ def url_of(listener: socket.socket) -> str:
 
 
 class LoggedRequest(NamedTuple):
-    """One request to the API, answered or not. Those to the sandbox's own paths are left out."""
+    """One request to the API, with or without a response. Requests to the sandbox's own paths are left out."""
 
     method: str
     path: str
@@ -54,15 +55,19 @@ class Sandbox:
     """A PropelAuth on localhost, running while the ``with`` block lasts.
 
     Attributes:
-        api_key, user_token: what it accepts as bearer tokens.
-        store: the state, and what changes it.
+        api_key, user_token: the bearer tokens it accepts.
+        webhook_secret: the secret that webhooks are signed with.
+        store: the state, and its changes.
         faults: the switches.
+        live: the changes of a live day; ``live.step()`` makes the next one.
+        webhooks: the deliveries of webhook events; without ``webhook_url`` there are none.
         requests: the last 100,000 requests, oldest first.
-        url: where it listens; set once it does.
+        url: where it listens; empty before the ``with`` block.
     """
 
     api_key = API_KEY
     user_token = USER_TOKEN
+    webhook_secret = WEBHOOK_SECRET
 
     def __init__(
         self,
@@ -73,81 +78,71 @@ class Sandbox:
         now: date = date(2026, 11, 24),
         faults: Iterable[str] = (),
         port: int = 0,
+        webhook_url: str = "",
+        webhook_retry_seconds: Sequence[float] = RETRY_SECONDS,
+        live: bool = False,
+        changes_per_minute: float = 0,
     ) -> None:
-        """Seed the state; nothing listens yet.
+        """Create the state. The server starts with the ``with`` block.
 
         Args:
-            users: how many there are at noon of ``now``.
-            orgs: how many there are at noon of ``now``.
-            seed: with the three others, decides every byte.
-            now: the day that is today.
-            faults: switches to start with, as ``Faults.parse`` reads them.
+            users: number of users at noon of ``now``.
+            orgs: number of orgs at noon of ``now``.
+            seed: decides every byte, with ``users``, ``orgs`` and ``now``.
+            now: the current date.
+            faults: faults that are on from the start, as ``Faults.parse`` reads them.
             port: 0 for a free one.
+            webhook_url: where webhook events are posted to; empty: nowhere.
+            webhook_retry_seconds: intervals between the attempts of a delivery.
+            live: each change sets the clock of the sandbox to the time of this machine.
+            changes_per_minute: how many changes of a live day a thread makes; 0: none.
         """
-        self.store = Store(seed=seed, now=now, users=users, orgs=orgs)
+        self.store = Store(seed=seed, now=now, users=users, orgs=orgs, live=live)
         self.faults = Faults(seed)
         for option in faults:
             self.faults.parse(option)
         self.requests: deque[LoggedRequest] = deque(maxlen=LOG_LENGTH)
         self.url = ""
+        self.live = LiveDay(self.store, seed=seed, per_minute=changes_per_minute)
+        self.webhooks = Webhooks(webhook_url, self.faults, seed=seed, retry_seconds=webhook_retry_seconds)
+        if webhook_url:
+            self.store.subscribe(self.webhooks.send)
         self._port = port
         self._rng = Random(f"{seed} leavers")  # noqa: S311 - reproducible, no secrets
+        self._running = ExitStack()
 
     def __enter__(self) -> Self:
-        """Listen, and answer in another thread."""
+        """Listen, and respond in another thread."""
         listener = listen(self._port)
         self.url = url_of(listener)
-        runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
-        stop, loop = asyncio.Event(), runner.get_loop()
-
-        def answer() -> None:
-            with runner:
-                runner.run(self._answer(listener, stop))
-
-        self._stop = lambda: loop.call_soon_threadsafe(stop.set)
-        self._thread = Thread(target=answer, name="sandbox", daemon=True)
-        self._thread.start()
+        app = build_app(self.store, self.faults, self._log_request, self.webhooks)
+        config = uvicorn.Config(
+            app,
+            http=TrackedProtocol,
+            loop="asyncio",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            date_header=False,
+            server_header=False,
+            timeout_graceful_shutdown=STOP_SECONDS,
+        )
+        server = uvicorn.Server(config)
+        thread = Thread(target=server.run, kwargs={"sockets": [listener]}, name="sandbox", daemon=True)
+        thread.start()
+        self._running.callback(_stop, server, thread)
+        self._running.enter_context(self.webhooks)
+        self._running.enter_context(self.live)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Stop: finish what is being answered (for a second at most), close the connections."""
-        self._stop()
-        self._thread.join()
+        """Stop: finish the responses under way, within a second, and close the connections."""
+        self._running.close()
 
-    async def run(self, on_ready: Callable[[str], None]) -> None:
-        """Listen and answer until SIGTERM or Ctrl-C. Calls ``on_ready(url)`` once it listens."""
-        listener = listen(self._port)
-        self.url = url_of(listener)
-        stop = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        on_ready(self.url)
-        await self._answer(listener, stop)
-
-    async def _answer(self, listener: socket.socket, stop: asyncio.Event) -> None:
-        """Answer until ``stop`` is set.
-
-        Not by ``uvicorn.Server``: it looks for the end ten times a second, takes the process's
-        signals, and sets up logging. Only its protocol is used.
-        """
-        app = build_app(self.store, self.faults, self._arrived)
-        config = uvicorn.Config(app, lifespan="off", ws="none", log_config=None, access_log=False)
-        config.load()
-        state = ServerState()
-        server = await asyncio.get_running_loop().create_server(
-            lambda: TrackedProtocol(config, state, {}), sock=listener
-        )
-        await stop.wait()
-        server.close()
-        for connection in list(state.connections):
-            connection.shutdown()
-        if state.tasks:
-            await asyncio.wait(state.tasks, timeout=STOP_SECONDS)
-        for connection in list(state.connections):
-            connection.transport.abort()
-
-    def _arrived(self, request: Request, struck: Struck) -> None:
-        """Log a request; let people come and go at it when the faults say so."""
+    def _log_request(self, request: Request, struck: Struck) -> None:
+        """Log a request, and make the changes of users that faults tie to it."""
         query = dict(request.query_params)
         self.requests.append(LoggedRequest(request.method, request.url.path, query))
         with self.store.lock:
@@ -160,30 +155,25 @@ class Sandbox:
                 self.store.add_user(created_at=self._rng.choice(oldest).wire["created_at"])
 
 
-def serve(
-    *,
-    port: int,
-    users: int,
-    orgs: int,
-    seed: int,
-    now: date,
-    faults: Iterable[str] = (),
-    on_ready: Callable[[str], None],
-) -> None:
-    """Serve a sandbox until SIGTERM or Ctrl-C.
+def _stop(server: uvicorn.Server, thread: Thread) -> None:
+    server.should_exit = True
+    thread.join()
+
+
+def serve(*, on_ready: Callable[[str], None], **options: Any) -> None:
+    """Run a sandbox until SIGTERM or Ctrl-C.
 
     Args:
-        port: 0 for a free one.
-        users: see ``Sandbox``.
-        orgs: see ``Sandbox``.
-        seed: see ``Sandbox``.
-        now: see ``Sandbox``.
-        faults: see ``Sandbox``.
         on_ready: called with the URL once connections are accepted.
+        options: as for ``Sandbox``.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port is in use.
         ValueError: a fault does not exist.
     """
-    sandbox = Sandbox(users=users, orgs=orgs, seed=seed, now=now, faults=faults, port=port)
-    asyncio.run(sandbox.run(on_ready))
+    stop = Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with Sandbox(**options) as sandbox:
+        on_ready(sandbox.url)
+        stop.wait()

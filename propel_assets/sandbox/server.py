@@ -24,6 +24,7 @@ from propel_assets.sandbox.org_endpoints import OrgEndpoints
 from propel_assets.sandbox.parameters import Refusal, refuse
 from propel_assets.sandbox.store import Store
 from propel_assets.sandbox.user_endpoints import UserEndpoints
+from propel_assets.sandbox.webhooks import Webhooks
 
 API_KEY = "sandbox-api-key"
 USER_TOKEN = "sandbox-user-token"  # noqa: S105 - opens nothing but this sandbox
@@ -31,24 +32,31 @@ USER_TOKEN = "sandbox-user-token"  # noqa: S105 - opens nothing but this sandbox
 Handler = Callable[[Call], Any]
 
 
-def build_app(store: Store, faults: Faults, arrived: Callable[[Request, Struck], None]) -> Interference:
+def build_app(
+    store: Store,
+    faults: Faults,
+    log_request: Callable[[Request, Struck], None],
+    webhooks: Webhooks,
+) -> Interference:
     """Return the ASGI app of one environment.
 
     Args:
-        store: the state to answer from.
-        faults: the switches, which may change while the app answers.
-        arrived: told of each request to the API before it is answered.
+        store: the state.
+        faults: the switches, which can change while the app runs.
+        log_request: called with each request to the API before the response.
+        webhooks: the deliveries of webhook events.
     """
     control = [
         Route(CONTROL_PATH, _status(store, faults)),
         Route(f"{CONTROL_PATH}/faults", _switches(faults), methods=["GET", "POST", "DELETE"]),
+        Route(f"{CONTROL_PATH}/webhooks", lambda _: JSONResponse(webhooks.describe())),
     ]
     api = [
         _route(store, path, handler, token=token, methods=methods or ["GET"])
         for token, routes in _routes(store).items()
         for path, handler, *methods in routes
     ]
-    return Interference(Starlette(routes=[*control, *api]), faults, arrived)
+    return Interference(Starlette(routes=[*control, *api]), faults, log_request)
 
 
 def _routes(store: Store) -> dict[str | None, list[tuple[Any, ...]]]:

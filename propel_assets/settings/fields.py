@@ -40,6 +40,7 @@ class Tenant:
     max_concurrency: int = 8
     max_rps: float = 0.0
     retry_seconds: float = 300.0
+    scan_seconds: float = 86_400.0
     max_loss: float = 0.2
     allow_loss: bool = False
 
@@ -129,6 +130,12 @@ class Settings:
         "PROPELAUTH_RETRY_SECONDS",
         300.0,
         "How long one request is retried, time in rate limits included.",
+        minimum=0,
+    )
+    scan_seconds: float = _setting(
+        "PROPELAUTH_SCAN_SECONDS",
+        86_400.0,
+        "How long one scan may take, retries and rate limits included.",
         minimum=0,
     )
     max_loss: float = _setting(

@@ -1,11 +1,15 @@
-"""HTTP to one PropelAuth environment: the key, retries, politeness, typed errors. Only reads.
+"""HTTP client for one PropelAuth environment: authentication, retries, limits and typed errors. GET requests only.
 
-Nothing here knows a table. A request is given up on by its kind: 408, 429, 5xx, resets, time-outs, truncated answers
-and bodies that are not JSON are asked again within `Settings.retry_seconds`; everything else at once is final.
+The client has no knowledge of tables. It retries 408, 425, 429, 5xx, network failures, truncated responses and bodies
+that are not JSON, within `Tenant.retry_seconds`. Every other failure is permanent. No request takes longer than
+`REQUEST_SECONDS`, no body is read beyond `MAX_BODY_BYTES`, and a client sends no request after `Tenant.scan_seconds`.
 """
 
+import http.client
 import logging
 import random
+import re
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from math import inf
 from typing import TypeVar
 from urllib.parse import quote, urlencode
 
@@ -20,23 +25,40 @@ import msgspec
 import urllib3
 
 from propel_assets import __version__
-from propel_assets.errors import KeyRefused, PermanentApiError, TransientApiError, Unreachable
-from propel_assets.settings import Settings
+from propel_assets.errors import KeyRefused, PermanentApiError, ResponseTooLarge, TransientApiError, Unreachable
+from propel_assets.settings import Tenant
+from propel_assets.source.connections import connection_pool
 from propel_assets.source.throttle import Throttle
 
 T = TypeVar("T")
 Params = Mapping[str, str | int]
 
 USER_AGENT = f"propel-assets/{__version__}"
-MAX_TRIES = 8
-RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
-TIMEOUT = urllib3.Timeout(connect=10, read=60)
+MAX_ATTEMPTS = 8
+CONNECT_SECONDS = 10.0
+REQUEST_SECONDS = 60.0
+"""Total time of one request: connecting, headers and body. Looking up the host name is not included."""
+MAX_BODY_BYTES = 64 * 2**20
+"""The largest body, after decompression."""
+CHUNK_BYTES = 2**20
+MAX_ERROR_BYTES = 64 * 2**10
+"""How much of the body of an error response is read."""
+OK, TOO_MANY_REQUESTS = 200, 429
+RETRIED_STATUSES = frozenset({408, 425, TOO_MANY_REQUESTS, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 NO_AUTH, BACKEND_KEY = "", "backend key"
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError)
+NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]')
+"""A text, or the start or end of an array or object."""
+NOT_CONNECTED = (
+    urllib3.exceptions.NewConnectionError,
+    urllib3.exceptions.ConnectTimeoutError,
+    urllib3.exceptions.SSLError,
+)
 
 
 @dataclass
 class Traffic:
-    """What was sent and waited for, in all. ``waited_seconds`` sums over workers."""
+    """Totals of a client. ``waited_seconds`` is the sum over all workers."""
 
     requests: int = 0
     retries: int = 0
@@ -45,215 +67,310 @@ class Traffic:
     concurrency: int = 0
 
 
-class _WithoutQueries(logging.Filter):
-    """Cuts the query off the addresses urllib3 logs: it can hold an e-mail address."""
+class _QueryFilter(logging.Filter):
+    """Removes query strings from the URLs that urllib3 logs: they can contain e-mail addresses."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Change ``record``; it is always logged."""
+        """Edit ``record`` and return True."""
         if isinstance(record.args, tuple):
             record.args = tuple(arg.split("?")[0] if isinstance(arg, str) else arg for arg in record.args)
         return True
 
 
 class Client:
-    """Reads from one PropelAuth environment. Safe to share between threads."""
+    """Sends the requests of one scan to one PropelAuth environment. Threads can share it."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Prepare connections; nothing is sent. ``settings`` must have the credentials: `require_credentials`."""
+    def __init__(
+        self, tenant: Tenant, *, request_seconds: float = REQUEST_SECONDS, max_body_bytes: int = MAX_BODY_BYTES
+    ) -> None:
+        """Prepare connections; send nothing. ``tenant`` has its credentials: `require_credentials`."""
         log = logging.getLogger("urllib3.connectionpool")
-        if not any(isinstance(known, _WithoutQueries) for known in log.filters):
-            log.addFilter(_WithoutQueries())
-        self.settings = settings
+        if not any(isinstance(known, _QueryFilter) for known in log.filters):
+            log.addFilter(_QueryFilter())
+        self.tenant = tenant
         self.traffic = Traffic()
-        self._throttle = Throttle(settings.max_concurrency, settings.max_rps)
-        self._counting = threading.Lock()
-        self._pool = urllib3.connection_from_url(
-            settings.auth_url,
-            maxsize=settings.max_concurrency,
+        self._request_seconds = request_seconds
+        self._max_body_bytes = max_body_bytes
+        self._scan_ends = time.monotonic() + tenant.scan_seconds
+        self._throttle = Throttle(tenant.max_concurrency, tenant.max_rps)
+        self._traffic_lock = threading.Lock()
+        self._pool = connection_pool(
+            tenant.auth_url,
+            lambda: self._throttle.stopped,
+            maxsize=tenant.max_concurrency,
             block=False,
             retries=False,
-            timeout=TIMEOUT,
+            timeout=urllib3.Timeout(connect=min(CONNECT_SECONDS, request_seconds), total=request_seconds),
             headers={"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "gzip"},
         )
 
     def get(self, path: str, decode: Callable[[bytes], T], params: Params | None = None, auth: str = BACKEND_KEY) -> T:
-        """Return ``decode`` of the body of GET ``path``.
+        """Return ``decode(body)`` of GET ``path``.
 
-        ``auth`` is `BACKEND_KEY`, `NO_AUTH` or an end user's token. ``decode`` raises msgspec.DecodeError on a body
-        that is not JSON (asked again) and ValidationError on JSON of the wrong shape (final).
+        ``auth`` is `BACKEND_KEY`, `NO_AUTH` or the access token of an end user. ``decode`` raises msgspec.DecodeError
+        for a body that is not JSON (retried), and msgspec.ValidationError for an unexpected JSON shape (permanent).
 
         Raises:
-            PermanentApiError: asking again cannot help.
-            TransientApiError: retries are spent.
+            PermanentApiError: a retry cannot help.
+            ResponseTooLarge: the body exceeds the limit.
+            TransientApiError: all retries failed.
         """
-        headers = dict(self._pool.headers)
-        if auth != NO_AUTH:
-            headers["Authorization"] = f"Bearer {self.settings.api_key if auth == BACKEND_KEY else auth}"
-        started, tries = time.monotonic(), 0
+        request = _Request(path, params or {}, auth)
+        attempts = 0
         while True:
-            outcome = self._ask(path, params, headers, decode, auth)
-            if not isinstance(outcome, _Retry):
+            if self._throttle.stopped:
+                raise TransientApiError(f"{request} was not sent: the scan has failed.")
+            if time.monotonic() > self._scan_ends:
+                raise TransientApiError(
+                    f"The scan was stopped before {request}: it took longer than {self.tenant.scan_seconds:.0f} s "
+                    "(PROPELAUTH_SCAN_SECONDS). The previous data is kept. Run again, or raise the limit."
+                )
+            outcome = self._send(request, decode)
+            if not isinstance(outcome, _Failure):
                 return outcome
-            tries += 1
-            self._back_off(path, outcome, tries=tries, started=started)
+            attempts += 1
+            self._back_off(request, outcome, attempts)
 
     @contextmanager
     def stopping(self) -> Iterator[None]:
-        """Stop waiting and retrying while the workers of a failed reading come home."""
+        """End all waits, retries and responses of the workers of a failed scan, so that they can be joined."""
         self._throttle.stop(True)
         try:
             yield
         finally:
             self._throttle.stop(False)
 
-    def _ask(
-        self, path: str, params: Params | None, headers: Mapping[str, str], decode: Callable[[bytes], T], auth: str
-    ) -> "T | _Retry":
-        """Send one request and decode its body, or say why to send it again."""
-        waited = self._throttle.enter()
+    def _send(self, request: "_Request", decode: Callable[[bytes], T]) -> "T | _Failure":
+        """Send ``request`` once. Return the decoded body, or the failure that can be retried."""
+        headers = dict(self._pool.headers)
+        if request.auth != NO_AUTH:
+            key = self.tenant.api_key if request.auth == BACKEND_KEY else request.auth
+            headers["Authorization"] = f"Bearer {key}"
+        waited = self._throttle.start_request()
         sent_at = time.monotonic()
         success = False
         try:
-            quoted = quote(path, safe="/%")
-            url = f"{quoted}?{urlencode(params)}" if params else quoted
-            response = self._pool.urlopen("GET", url, headers=headers, redirect=False)
-            if response.status in RETRIED:
+            response = self._pool.urlopen("GET", request.url, headers=headers, redirect=False, preload_content=False)
+            if response.status in RETRIED_STATUSES:
+                _read_error(response)
                 pause = _retry_after(response.headers.get("Retry-After"))
-                return _Retry(str(response.status), sent_at, response.status, pause)
+                return _Failure(f"returned {response.status}", sent_at, response.status, pause)
             if response.status != OK:
-                raise _refusal(path, response, auth)
+                raise _refusal(request, response)
+            body = self._read(request, response)
             try:
-                value = decode(response.data)
+                value = decode(body)
             except msgspec.ValidationError as error:
-                message = f"GET {path} answered JSON of another shape than documented: {error}."
-                raise PermanentApiError(message) from None
-            except NOT_JSON:
-                return _Retry(f"{response.status} with {_kind(response)} that is not JSON", sent_at)
+                raise PermanentApiError(
+                    f"{request} returned JSON of an unexpected shape{request.page}: {error}."
+                ) from None
+            except RecursionError:
+                raise PermanentApiError(
+                    f"{request} returned JSON that cannot be parsed{request.page}: {_deepest_nesting(body)}. "
+                    "The previous data is kept. Correct the record with this value in the PropelAuth dashboard."
+                ) from None
+            except NOT_JSON as error:
+                kind = f"{_content_type(response)} that is not JSON{request.page}: {_position(error)}"
+                return _Failure(f"returned {response.status} with {kind}", sent_at)
             success = True
             return value
         except urllib3.exceptions.HTTPError as error:
-            return _Retry(_network_failure(error), sent_at, reached=not isinstance(error, NOT_REACHED))
+            reason = _network_failure(error, self._request_seconds)
+            return _Failure(f"failed: {reason}", sent_at, is_connected=not isinstance(error, NOT_CONNECTED))
         finally:
-            self._throttle.leave(sent_at, success=success)
-            with self._counting:
+            self._throttle.end_request(sent_at, success=success)
+            with self._traffic_lock:
                 self.traffic.requests += 1
                 self.traffic.waited_seconds += waited
-                self.traffic.concurrency = self._throttle.peak
+                self.traffic.concurrency = self._throttle.peak_concurrency
 
-    def _back_off(self, path: str, retry: "_Retry", *, tries: int, started: float) -> None:
-        """Pause before the next try, or give up."""
-        limited = retry.status == TOO_MANY_REQUESTS
-        budget = self.settings.retry_seconds
-        # A rate limit is not a failure while somebody still gets through.
-        spent = time.monotonic() - (max(started, self._throttle.last_success) if limited else started)
-        pause = retry.pause if retry.pause is not None else _backoff_seconds(min(tries, 3) if limited else tries)
-        asked = f"GET {path} answered {retry.came_back}"
-        if retry.pause is not None and pause > budget:
+    def _read(self, request: "_Request", response: urllib3.BaseHTTPResponse) -> bytes:
+        """Return the body. A body above the limit is neither read nor decompressed further than one chunk beyond it."""
+        chunks: list[bytes] = []
+        size = 0
+        while chunk := response.read(CHUNK_BYTES, decode_content=True):
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > self._max_body_bytes:
+                _discard(response)
+                raise ResponseTooLarge(
+                    f"{request} failed: response larger than {self._max_body_bytes / 2**20:.0f} MiB. The previous data "
+                    "is kept. Run again; if it persists, report the request to PropelAuth."
+                )
+        return b"".join(chunks)
+
+    def _back_off(self, request: "_Request", failure: "_Failure", attempts: int) -> None:
+        """Wait before the next attempt, or raise."""
+        now, limit = time.monotonic(), self.tenant.retry_seconds
+        rate_limited = failure.status == TOO_MANY_REQUESTS
+        # While other requests succeed, a rate limit is not a failure.
+        spent = now - (max(request.started, self._throttle.last_success) if rate_limited else request.started)
+        requested = failure.retry_after or 0.0
+        pause = requested if rate_limited else max(requested, _backoff_seconds(attempts))
+        if requested > limit:
             raise TransientApiError(
-                f"{asked} and asked to wait {pause:.0f} s, longer than PROPELAUTH_RETRY_SECONDS ({budget:.0f}). "
-                "Run again later, or allow more."
+                f"{request} {failure.reason} with Retry-After {requested:.0f} s, longer than "
+                f"PROPELAUTH_RETRY_SECONDS ({limit:.0f}). The previous data is kept. Run again later, or raise it."
             )
-        if self._throttle.stopped or spent + pause > budget or (tries >= MAX_TRIES and not limited):
-            text = (
-                f"{asked}, {tries} times in {time.monotonic() - started:.0f} s. Nothing was replaced; run again later."
-            )
-            if retry.reached:
+        is_last = attempts >= MAX_ATTEMPTS and not rate_limited
+        if self._throttle.stopped or is_last or spent + pause > limit:
+            tried = f"{attempts} attempt{'' if attempts == 1 else 's'} in {now - request.started:.0f} s"
+            text = f"{request} {failure.reason} ({tried}). The previous data is kept. Run again later."
+            if failure.is_connected:
                 raise TransientApiError(text)
-            raise Unreachable(f"{text} {self.settings.auth_url} is PROPELAUTH_AUTH_URL; see that it is the right one.")
-        with self._counting:
+            raise Unreachable(f"{text} Check that PROPELAUTH_AUTH_URL is right: {self.tenant.auth_url}.")
+        with self._traffic_lock:
             self.traffic.retries += 1
-            self.traffic.rate_limited += limited
-        if limited or retry.pause is not None:
-            self._throttle.slow_down(retry.sent_at, pause, limited=limited)
+            self.traffic.rate_limited += rate_limited
+        if rate_limited:
+            self._throttle.refuse(failure.sent_at, requested)
+        elif failure.retry_after is not None:
+            self._throttle.pause(pause)
         else:
             self._throttle.wait(pause)
 
 
-@dataclass(frozen=True)
-class _Retry:
-    """A request to send again: what came back, when it was sent, and how long the server asked to wait."""
+class _Request:
+    """One GET request. Its text has the path only: a query can contain an e-mail address."""
 
-    came_back: str
+    def __init__(self, path: str, params: Params, auth: str) -> None:
+        self.auth = auth
+        self.started = time.monotonic()
+        quoted = quote(path, safe="/%")
+        self.url = f"{quoted}?{urlencode(params)}" if params else quoted
+        self.page = f" (page {params['page_number']})" if "page_number" in params else ""
+        self._text = f"GET {path}"
+
+    def __str__(self) -> str:
+        return self._text
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """A failed attempt that can be retried: what happened, when it was sent, and the pause the server requested."""
+
+    reason: str
     sent_at: float
     status: int = 0
-    pause: float | None = None
-    reached: bool = True
+    retry_after: float | None = None
+    is_connected: bool = True
 
 
-NOT_REACHED = (
-    urllib3.exceptions.NewConnectionError,
-    urllib3.exceptions.ConnectTimeoutError,
-    urllib3.exceptions.SSLError,
-)
-NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError)
-OK, TOO_MANY_REQUESTS = 200, 429
-
-
-def _backoff_seconds(tries: int) -> float:
-    return min(30.0, 0.25 * 2 ** (tries - 1)) * random.uniform(0.5, 1.0)  # noqa: S311 - spread, not secrecy
+def _backoff_seconds(attempts: int) -> float:
+    return min(30.0, 0.25 * 2 ** (attempts - 1)) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Return the seconds of a Retry-After header: a number, or a date."""
+    """Return the seconds of a `Retry-After` header; None if it is absent, unreadable, or not in the future."""
     if not value:
         return None
     try:
-        return max(0.0, float(value))
+        seconds = float(value)
     except ValueError:
-        pass
-    try:
-        at = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    at = at if at.tzinfo else at.replace(tzinfo=UTC)
-    return max(0.0, (at - datetime.now(UTC)).total_seconds())
+        try:
+            at = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        at = at if at.tzinfo else at.replace(tzinfo=UTC)
+        seconds = (at - datetime.now(UTC)).total_seconds()
+    return seconds if 0 < seconds < inf else None
 
 
-def _kind(response: urllib3.BaseHTTPResponse) -> str:
+def _content_type(response: urllib3.BaseHTTPResponse) -> str:
     return response.headers.get("Content-Type", "a body without a type").split(";")[0]
 
 
-def _network_failure(error: urllib3.exceptions.HTTPError) -> str:
+def _position(error: msgspec.DecodeError | UnicodeDecodeError) -> str:
+    """Return what is wrong and where, without content."""
+    return f"invalid UTF-8 (byte {error.start})" if isinstance(error, UnicodeDecodeError) else f"{error}"
+
+
+def _deepest_nesting(body: bytes) -> str:
+    """Return how deeply the JSON text is nested, and where."""
+    depth = deepest = position = 0
+    for token in NESTING.finditer(body):
+        if token[0] in b"[{":
+            depth += 1
+            if depth > deepest:
+                deepest, position = depth, token.start()
+        elif token[0] in b"]}":
+            depth -= 1
+    return f"{deepest:,} levels of nesting (byte {position})"
+
+
+def _network_failure(error: urllib3.exceptions.HTTPError, request_seconds: float) -> str:
+    """Return what happened, decided by the types of the error and of its cause."""
+    cause = error.__cause__ or error.__context__
     if isinstance(error, urllib3.exceptions.SSLError):
-        return "with a TLS certificate that could not be verified"
+        return "TLS certificate not trusted" if isinstance(cause, ssl.SSLCertVerificationError) else "TLS error"
+    if isinstance(error, urllib3.exceptions.NameResolutionError):
+        return "host name not found"
     if isinstance(error, urllib3.exceptions.NewConnectionError):
-        return "nothing: no server accepts connections there"
-    if isinstance(error, urllib3.exceptions.ConnectTimeoutError | urllib3.exceptions.ReadTimeoutError):
-        return "nothing in time"
-    if isinstance(error, urllib3.exceptions.IncompleteRead) or "IncompleteRead" in str(error):
-        return "half a body"
-    return "a broken connection"
+        return "connection refused" if isinstance(cause, ConnectionRefusedError) else "no connection"
+    if isinstance(error, urllib3.exceptions.ConnectTimeoutError):
+        return f"connection timed out after {min(CONNECT_SECONDS, request_seconds):g} s"
+    if isinstance(error, urllib3.exceptions.ReadTimeoutError):
+        return f"timed out after {request_seconds:g} s"
+    if isinstance(error, urllib3.exceptions.DecodeError):
+        return "response cannot be decompressed"
+    if isinstance(error, http.client.IncompleteRead) or isinstance(cause, http.client.IncompleteRead):
+        return "response truncated"
+    if isinstance(cause, ConnectionResetError):  # includes a connection that was closed before any response
+        return "connection reset"
+    return "connection broken"
 
 
-def _refusal(path: str, response: urllib3.BaseHTTPResponse, auth: str) -> PermanentApiError:
-    """Say what a status that will not change means. A body is never quoted: it may repeat what was asked."""
-    asked = f"GET {path} answered {response.status}"
+def _read_error(response: urllib3.BaseHTTPResponse) -> bytes:
+    """Return the start of the body of an error response. The status counts even if the body cannot be read."""
+    try:
+        body = response.read(MAX_ERROR_BYTES, decode_content=True)
+    except urllib3.exceptions.HTTPError:
+        return b""
+    if len(body) == MAX_ERROR_BYTES:
+        _discard(response)
+    return body
+
+
+def _discard(response: urllib3.BaseHTTPResponse) -> None:
+    """Close the connection of a response that is not read to its end."""
+    response.close()
+    response.release_conn()
+
+
+def _refusal(request: _Request, response: urllib3.BaseHTTPResponse) -> PermanentApiError:
+    """Return the error for a status that is not retried. The body is not quoted: it can repeat the query."""
+    body, status = _read_error(response), response.status
+    returned = f"{request} returned {status}"
     if response.get_redirect_location():
-        hint = "a redirect. PROPELAUTH_AUTH_URL must name the host that answers itself; the key goes nowhere else."
-        return PermanentApiError(f"{asked}, {hint}", response.status)
-    if response.status == 401 and auth != BACKEND_KEY:
         return PermanentApiError(
-            f"{asked}: PROPELAUTH_OAUTH_TOKEN is not a valid access token of an end user. Log in again for a new one.",
-            response.status,
+            f"{returned}, a redirect. Redirects are not followed, so that the key is sent to one host only. Set "
+            "PROPELAUTH_AUTH_URL to the host that responds itself.",
+            status,
         )
-    if response.status == 401:
+    if status == 401 and request.auth != BACKEND_KEY:
+        return PermanentApiError(
+            f"{returned}: PROPELAUTH_OAUTH_TOKEN is not a valid access token of an end user. Log in again for a new "
+            "one.",
+            status,
+        )
+    if status == 401:
         return KeyRefused(
-            f"{asked}: PROPELAUTH_API_KEY is not a key of this environment. Copy one from the Backend Integration page "
-            "of the PropelAuth dashboard; test, staging and prod have their own.",
-            response.status,
+            f"{returned}: PROPELAUTH_API_KEY is not a key of this environment. Copy one from the Backend Integration "
+            "page of the PropelAuth dashboard; test, staging and prod have their own.",
+            status,
         )
     hints = {
-        400: f": it does not accept {_refused_fields(response.data)}.",
-        403: ": the key may not read this. Give it the permission on the Backend Integration page.",
-        404: ": no such thing, or PROPELAUTH_AUTH_URL is not the auth URL of this environment.",
-        426: ": orgs (B2B) are not switched on for this project.",
+        400: f": invalid {_refused_fields(body)}.",
+        403: ": the key may not read this. Add the permission on the Backend Integration page.",
+        404: ": not found, or PROPELAUTH_AUTH_URL is not the auth URL of this environment.",
+        426: ": orgs (B2B) are not enabled for this project.",
     }
-    return PermanentApiError(asked + hints.get(response.status, "."), response.status)
+    return PermanentApiError(returned + hints.get(status, "."), status)
 
 
 def _refused_fields(body: bytes) -> str:
     try:
         fields = sorted(msgspec.json.decode(body, type=dict[str, msgspec.Raw]))
     except NOT_JSON:
-        return "the request"
-    return ", ".join(fields) or "the request"
+        return "request"
+    return ", ".join(fields) or "request"

@@ -175,9 +175,9 @@ class PageDecoder:
             msgspec.ValidationError: JSON of another shape, for instance a row without its key.
         """
         try:
-            body.decode()  # values that are kept as they came are looked at later, when nobody could ask again
-        except UnicodeDecodeError:  # it would quote the body
-            raise msgspec.DecodeError("not UTF-8") from None
+            body.decode()  # raw values are decoded later, when the page cannot be read again
+        except UnicodeDecodeError as error:  # it holds the body
+            raise msgspec.DecodeError(f"invalid UTF-8 (byte {error.start})") from None
         try:
             return self._decoder.decode(body)
         except msgspec.ValidationError:

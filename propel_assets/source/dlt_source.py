@@ -1,49 +1,85 @@
-"""PropelAuth as a dlt source. Nothing is requested until a pipeline extracts it.
+"""PropelAuth as a dlt source. Nothing is requested until a pipeline extracts it, and no global setting is changed.
 
 import dlt
 from propel_assets.source import propel_auth_source
 
 dlt.pipeline("propel_auth_pipeline", destination="duckdb", dataset_name="propel_auth_data").run(propel_auth_source())
+
+Two defaults of dlt are not safe for a plain pipeline like this one: a table is emptied before it is replaced, and after
+a kill dlt continues with the unfinished load. `propel_assets.warehouse.plain_pipeline.prepare` changes both for one
+pipeline; docs/ways.md has the settings. The commands and assets of this project do not need it.
 """
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 import dlt
 import pyarrow as pa
-from dlt.common.configuration.container import Container
-from dlt.common.pipeline import PipelineContext
 from dlt.common.schema.typing import TColumnSchema, TTableSchema, TTableSchemaColumns
 from dlt.extract import DltResource, DltSource
 
-from propel_assets.catalog import BOOKS, BY_NAME, SCANS, TABLES, Table
+from propel_assets.catalog import AUDIT_TABLES, BY_NAME, PROPEL_CHECKS, PROPEL_SCANS, SCANS, TABLES, USER_QUERY, Table
+from propel_assets.privacy.erasure_list import STATE_KEY as ERASURE_LIST_KEY
 from propel_assets.privacy.filter import FINGERPRINT_KEY, HELD_BACK, PrivacyFilter
 from propel_assets.settings import Settings, load_settings, require_credentials
 from propel_assets.source.client import Client
 from propel_assets.source.decode import to_arrow
-from propel_assets.source.json_columns import keep_json
-from propel_assets.source.lists import Progress, ScanReport
-from propel_assets.source.readers import Reader
-from propel_assets.source.table_reader import ReadOptions, memory_of, recall
+from propel_assets.source.readers import ScanContext, read_scan
+from propel_assets.source.stream import Progress, ReadOptions, ResumeState, Rows, ScanResult
 
 SOURCE = "propel_auth_source"
-# How rows read by `recent` are loaded; tables that always merge do so as their destination does best.
+# How the rows of a recent scan are loaded. Tables that always merge use the best strategy of their destination.
 MERGE: Any = {"disposition": "merge", "strategy": "delete-insert"}
-STRATEGY = "replace_strategy"
-SCAN_LOG, CHECK_LOG = BOOKS
+RESUME_STATES_KEY = "scans"  # in dlt's source state: the resume state of each scan
 
 
-class _ExpectedDifference(logging.Filter):
-    """Drops dlt's warnings that a json column comes as text and that Arrow is written as JSON Lines: so it is meant."""
+class ResumeStore(Protocol):
+    """Where the resume states of scans are kept. A run uses exactly one store."""
 
-    EXPECTED = ("when merging arrow schema with dlt schema", "native writer could not be found")
+    def read(self, scan: str) -> ResumeState:
+        """Return the resume state that the last complete load of ``scan`` left.
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Return False for those warnings."""
-        return not any(expected in str(record.msg) for expected in self.EXPECTED)
+        Without one, return an empty state with the auth host of the newest load of any scan.
+        """
+        ...
+
+    def write(self, scan: str, state: ResumeState) -> None:
+        """Store ``state`` with the load that is being extracted."""
+        ...
+
+
+class DltResumeStore:
+    """Keeps resume states in dlt's source state, which dlt stores at the destination with each load."""
+
+    def __init__(self, state: MutableMapping[str, Any]) -> None:
+        """Use the source state ``state``."""
+        self._states = state.setdefault(RESUME_STATES_KEY, {})
+
+    def read(self, scan: str) -> ResumeState:
+        """Return the stored state of ``scan``."""
+        if scan in self._states:
+            return ResumeState.from_json(self._states[scan])
+        hosts = [state["auth_host"] for state in self._states.values() if state.get("auth_host")]
+        return ResumeState(auth_host=hosts[-1] if hosts else "")
+
+    def write(self, scan: str, state: ResumeState) -> None:
+        """Store ``state`` as the newest."""
+        self._states.pop(scan, None)
+        self._states[scan] = state.to_json()
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The arguments of `propel_auth_source` that scans need."""
+
+    settings: Callable[[], Settings]
+    options: ReadOptions
+    resume_store: ResumeStore | None
+    stored_keys: Callable[[str], Iterable[Any]] | None
+    on_result: Callable[[ScanResult], None]
+    progress: Progress
 
 
 def propel_auth_source(
@@ -53,138 +89,154 @@ def propel_auth_source(
     tables: Sequence[str] | None = None,
     settings: Settings | None = None,
     options: ReadOptions | None = None,
-    memory: Mapping[str, Any] | None = None,
+    resume_store: ResumeStore | None = None,
     stored_keys: Callable[[str], Iterable[Any]] | None = None,
-    on_report: Callable[[ScanReport], None] = lambda _: None,
+    on_result: Callable[[ScanResult], None] = lambda _: None,
     progress: Progress = lambda *_: None,
 ) -> DltSource:
-    """Return every table PropelAuth has, or those named in ``tables``, as a dlt source.
+    """Return the default tables, or those named in ``tables``, as a dlt source.
 
-    The auth URL and the key come from the arguments, the environment (`PROPELAUTH_AUTH_URL`, `PROPELAUTH_API_KEY`) or
-    dlt's files (`[sources.propel_auth_source]`), when extraction begins. ``on_report`` is called once per table read.
-    ``memory`` is what the last load of the scan has written to its books, where that counts more than dlt's state.
-    ``stored_keys`` returns the ids that the table of this name has at the destination: a scan that finds older ones
-    beside them is repeated. Without it there is no such comparison.
+    When extraction begins, the auth URL and the key are taken from the arguments, the environment variables
+    `PROPELAUTH_AUTH_URL` and `PROPELAUTH_API_KEY`, or dlt's files (`[sources.propel_auth_source]`).
+
+    Args:
+        auth_url: the auth URL of the environment.
+        api_key: a backend integration key.
+        tables: names of tables.
+        settings: all settings, instead of ``auth_url`` and ``api_key``.
+        options: options of this run.
+        resume_store: where resume states are kept; None: in dlt's source state.
+        stored_keys: returns the ids that a table has at the destination. A scan that finds unknown ids older than the
+            previous scan is repeated. Without it, there is no such comparison.
+        on_result: called once per table.
+        progress: called with the table, the rows so far, and the expected rows.
 
     Raises:
         SettingsError: on extraction, when the URL or the key is missing.
     """
-    log = logging.getLogger("dlt")
-    if not any(isinstance(known, _ExpectedDifference) for known in log.filters):
-        log.addFilter(_ExpectedDifference())
-    keep_json()
-    _forget_unfinished_load()
-    _replace_safely()
-    chosen = [t for t in TABLES if (t.default if tables is None else t.name in tables)]
+    chosen = [table for table in TABLES if (table.default if tables is None else table.name in tables)]
 
-    def resolved() -> Settings:
+    def resolve() -> Settings:
         return require_credentials(settings or load_settings({"auth_url": auth_url, "api_key": api_key}))
+
+    run = _Run(resolve, options or ReadOptions(), resume_store, stored_keys, on_result, progress)
 
     @dlt.source(schema=complete_schema(), max_table_nesting=0)
     def source() -> Iterator[DltResource]:
         for scan in SCANS:
             if wanted := [table for table in chosen if table.scan == scan]:
-                yield from _resources(scan, wanted, resolved, options, memory or {}, stored_keys, on_report, progress)
+                yield from _resources(scan, wanted, run)
 
     return source()
 
 
-def _resources(
-    scan: str,
-    tables: Sequence[Table],
-    settings: Callable[[], Settings],
-    options: ReadOptions | None,
-    memory: Mapping[str, Any],
-    stored_keys: Callable[[str], Iterable[Any]] | None,
-    on_report: Callable[[ScanReport], None],
-    progress: Progress,
-) -> Iterator[DltResource]:
-    """Yield one resource per table of a scan, all fed by one reading of PropelAuth, and one for the scan's reports."""
+def _resources(scan: str, tables: Sequence[Table], run: _Run) -> Iterator[DltResource]:
+    """Yield one resource per table of a scan, and one per audit table. One scan feeds all of them."""
 
     @dlt.resource(name=f"{scan}_scan", selected=False)
-    def reading() -> Iterator[dict[str, pa.Table]]:
-        _replace_safely()
-        known, state = settings(), dlt.current.source_state()
-        recall(state, memory)
-        privacy = PrivacyFilter(known.privacy_settings, state)
-        asked = options or ReadOptions()
-        if privacy.policy_changed:
-            asked = replace(asked, recent=False)
-
-        def count_unknown(name: str, ids: set[str]) -> int:
-            # Ids stored under another policy have another form.
-            if stored_keys is None or privacy.policy_changed:
-                return 0
-            return privacy.count_unknown(name, ids, stored_keys(name))
-
-        reader = Reader(Client(known), state, asked, progress, count_unknown)
-        merged: set[str] = set()
-        for name, rows in reader.read(scan, {table.name for table in tables}):
-            if reader.reports[name].recent and name not in merged:
-                merged.add(name)
-                dlt.current.source().resources[name].apply_hints(write_disposition=MERGE, columns=_merged_by_user(name))
-            yield {name: privacy.apply(name, rows)}
-        reports = [reader.reports[table.name] for table in tables]
-        for report in reports:
-            _add_privacy(report, privacy)
-            if report.table_name == "org_membership" and not report.recent:  # it comes with the users
-                state[FINGERPRINT_KEY] = privacy.fingerprint
-            on_report(report)
-            if report.skipped:  # dlt would empty the table of a `replace` resource that yields nothing
-                dlt.current.source().resources[report.table_name].apply_hints(write_disposition="append")
-        yield {SCAN_LOG.name: _as_rows(reports, memory_of(state, scan)), CHECK_LOG.name: to_arrow(CHECK_LOG, ())}
+    def batches() -> Iterator[dict[str, Any]]:
+        yield from _read(scan, tables, run)
 
     for table in tables:
-        yield reading | _pick(table, table.name)
-    for book in BOOKS:
-        yield reading | _pick(book, f"{book.name}_of_{scan}")
+        yield batches | _pick(table, table.name)
+    for table in AUDIT_TABLES:
+        yield batches | _pick(table, f"{table.name}_of_{scan}")
 
 
-def _add_privacy(report: ScanReport, privacy: PrivacyFilter) -> None:
-    """Take what the privacy filter has removed out of the counts of ``report``."""
-    name = report.table_name
-    if out := privacy.rows_left_out.get(name):
-        report.rows_read -= out
-        report.total_min = None if report.total_min is None else report.total_min - out
-        report.total_max = None if report.total_max is None else report.total_max - out
-        text = f"{out} row{'' if out == 1 else 's'} of erased people left out"
-        report.reason = f"{report.reason}; {text}" if report.reason else text
-    report.unknown_fields |= dict.fromkeys(privacy.fields_held_back.get(name, ()), HELD_BACK)
-    report.emptied = privacy.stored_ids("user_query", report.emptied)
+def _read(scan: str, tables: Sequence[Table], run: _Run) -> Iterator[dict[str, Any]]:
+    """Run ``scan`` and yield its batches by table, then what keeps skipped tables, then the audit rows."""
+    settings, state = run.settings(), dlt.current.source_state()
+    store = run.resume_store or DltResumeStore(state)
+    previous = store.read(scan)
+    wanted = {table.name for table in tables}
+    privacy = PrivacyFilter(
+        settings.privacy_settings,
+        {ERASURE_LIST_KEY: state.get(ERASURE_LIST_KEY), FINGERPRINT_KEY: previous.privacy},
+    )
+    context = ScanContext(
+        client=Client(settings.tenant),
+        options=replace(run.options, recent=run.options.recent and not privacy.policy_changed),
+        resume_state=previous,
+        wanted=wanted,
+        progress=run.progress,
+        count_unknown=_unknown_ids_counter(run, privacy),
+        resume_state_of=store.read,
+    )
+    merged: set[str] = set()
+    results: list[ScanResult] = []
+    for item in read_scan(scan, context):
+        if isinstance(item, Rows):
+            batch: Any = privacy.apply(item.table, item.data)
+            if item.is_recent and item.table not in merged:
+                merged.add(item.table)
+                batch = dlt.mark.with_hints(batch, _merge_hints(item.table))
+            yield {item.table: batch}
+        elif item.table_name in wanted:
+            results.append(_after_privacy(item, privacy))
+    results = _with_policy(results, scan, privacy)
+    for result in results:
+        run.on_result(result)
+        if result.skipped:
+            yield {result.table_name: _keep_rows()}
+    store.write(scan, results[0].resume_state)
+    yield {PROPEL_SCANS.name: _audit_rows(results), PROPEL_CHECKS.name: to_arrow(PROPEL_CHECKS, ())}
 
 
-def _forget_unfinished_load() -> None:
-    """Drop what a killed run of the active pipeline has left: dlt would go on with it, and can stage its rows twice.
+def _unknown_ids_counter(run: _Run, privacy: PrivacyFilter) -> Callable[[str, set[Any]], int] | None:
+    """Return the function that counts ids which the warehouse does not have; None if they cannot be compared.
 
-    What counts is at the destination, state too; the run takes it from there and reads everything again.
+    Ids that were stored under another privacy policy can have another form.
     """
-    if Container()[PipelineContext].is_active():
-        pipeline = dlt.current.pipeline()
-        if pipeline.has_pending_data and pipeline.schema_names == [SOURCE]:  # nobody else's rows
-            pipeline.drop()
+    stored_keys = run.stored_keys
+    if stored_keys is None or privacy.policy_changed:
+        return None
+    return lambda table, ids: privacy.count_unknown(table, ids, stored_keys(table))
 
 
-def _replace_safely() -> None:
-    """Have the running pipeline replace tables through a staging dataset, where nothing else is configured.
+def _keep_rows() -> Any:
+    """Return an item that keeps the rows of a table: dlt empties a table that is replaced by nothing."""
+    return dlt.mark.with_hints([], dlt.mark.make_hints(write_disposition="append"))
 
-    dlt's default empties a table first, and a run that is killed leaves it so. Our own loads configure better ways.
-    """
-    if not Container()[PipelineContext].is_active():
-        return
-    pipeline = dlt.current.pipeline()
-    if pipeline.destination is None:
-        return
-    name = pipeline.destination.destination_name
-    configured = any(dlt.config.get(f"destination.{of}{STRATEGY}", str) for of in (f"{name}.", ""))
-    by_table = pipeline.destination.capabilities().replace_strategies_selector  # files: by their format, no choice
-    if not configured and by_table is None:
-        dlt.config[f"{pipeline.pipeline_name}.destination.{STRATEGY}"] = "insert-from-staging"
+
+def _merge_hints(name: str) -> Any:
+    """Return the hints under which all rows of a user are replaced together, deleted ones included."""
+    columns: TTableSchemaColumns = {key: TColumnSchema(name=key, primary_key=False) for key in BY_NAME[name].key}
+    columns["user_id"]["merge_key"] = True
+    return dlt.mark.make_hints(write_disposition=MERGE, columns=columns)
+
+
+def _after_privacy(result: ScanResult, privacy: PrivacyFilter) -> ScanResult:
+    """Return ``result`` without the rows and values that the privacy filter has removed."""
+    removed = privacy.rows_left_out.get(result.table_name, 0)
+    reason = result.reason
+    if removed:
+        text = f"{removed} row{'' if removed == 1 else 's'} of erased people left out"
+        reason = f"{reason}; {text}" if reason else text
+    held_back = dict.fromkeys(privacy.fields_held_back.get(result.table_name, ()), HELD_BACK)
+    return replace(
+        result,
+        reason=reason,
+        rows_read=result.rows_read - removed,
+        total_min=None if result.total_min is None else result.total_min - removed,
+        total_max=None if result.total_max is None else result.total_max - removed,
+        unknown_fields={**result.unknown_fields, **held_back},
+        emptied=privacy.stored_ids(USER_QUERY.name, result.emptied),
+    )
+
+
+def _with_policy(results: Sequence[ScanResult], scan: str, privacy: PrivacyFilter) -> list[ScanResult]:
+    """Note the privacy policy in the resume state, if all tables of the scan were read in full under it."""
+    complete = len(results) == sum(table.scan == scan for table in TABLES)
+    if not complete or any(result.is_recent for result in results):
+        return list(results)
+    state = replace(results[0].resume_state, privacy=privacy.fingerprint)
+    return [replace(result, resume_state=state) for result in results]
 
 
 def _pick(table: Table, resource: str) -> DltResource:
     """Return the transformer that takes the batches of ``table`` out of a scan."""
 
-    def pick(batch: dict[str, pa.Table]) -> Iterator[pa.Table]:
+    def pick(batch: dict[str, Any]) -> Iterator[Any]:
         if table.name in batch:
             yield batch[table.name]
 
@@ -198,22 +250,28 @@ def _pick(table: Table, resource: str) -> DltResource:
     )
 
 
-def _as_rows(reports: Sequence[ScanReport], memory: Mapping[str, Any]) -> pa.Table:
-    of_load = {"load_id": dlt.current.load_package_state()["load_id"], "memory": memory}
-    names = [column.name for column in SCAN_LOG.columns]
+def _audit_rows(results: Sequence[ScanResult]) -> pa.Table:
+    """Return the rows of `propel_scans` for the load that is being extracted."""
+    load_id = dlt.current.load_package_state()["load_id"]
 
-    def value(report: ScanReport, name: str) -> Any:
-        found = of_load[name] if name in of_load else getattr(report, name)
-        return int(found.timestamp()) if isinstance(found, datetime) else found or None if name == "reason" else found
+    def row(result: ScanResult) -> dict[str, Any]:
+        names = (column.name for column in PROPEL_SCANS.columns)
+        values = {name: getattr(result, name) for name in names if name != "load_id"}
+        times = {name: int(at.timestamp()) for name, at in values.items() if isinstance(at, datetime)}
+        return {
+            **values,
+            **times,
+            "load_id": load_id,
+            "reason": result.reason or None,
+            "resume_state": result.resume_state.to_json(),
+        }
 
-    return to_arrow(SCAN_LOG, ({name: value(report, name) for name in names} for report in reports))
+    return to_arrow(PROPEL_SCANS, map(row, results))
 
 
 def disposition(table: Table) -> Any:
-    """Return how dlt loads ``table``. Only the books are appended to, and each of their rows names its load."""
-    if table in BOOKS:
-        return "append"
-    return table.load
+    """Return how dlt loads ``table``. Rows are appended to the audit tables; each names its load."""
+    return "append" if table in AUDIT_TABLES else table.load
 
 
 def column_hints(table: Table) -> TTableSchemaColumns:
@@ -229,21 +287,14 @@ def column_hints(table: Table) -> TTableSchemaColumns:
     }
 
 
-def _merged_by_user(name: str) -> TTableSchemaColumns:
-    """Return the hints under which all rows of a user are replaced together, those that are gone too."""
-    columns: TTableSchemaColumns = {key: TColumnSchema(name=key, primary_key=False) for key in BY_NAME[name].key}
-    columns["user_id"]["merge_key"] = True
-    return columns
-
-
 def complete_schema() -> dlt.Schema:
-    """Return the schema of every table: loads that run beside each other then all store the same one."""
+    """Return the schema of every table, so that concurrent loads store the same one."""
     schema = dlt.Schema(SOURCE)
-    for table in (*TABLES, *BOOKS):
+    for table in (*TABLES, *AUDIT_TABLES):
         columns = column_hints(table)
         for name in table.key:
             columns[name]["primary_key"] = True
         known: TTableSchema = {"name": table.name, "columns": columns, "resource": table.name}
-        known["write_disposition"] = "append" if table in BOOKS else table.load
+        known["write_disposition"] = disposition(table)
         schema.update_table(known)
     return schema

@@ -1,8 +1,8 @@
-"""When the next request may leave: one pause, one rate and one width for all workers.
+"""Client-side throttling: one shared pause, request rate and concurrency limit for all worker threads.
 
-PropelAuth publishes no rate limit. So nothing is held back until a request is refused; then the rate is what the
-server has let through, and creeps up until the next refusal. `Pace` decides and knows no thread and no clock;
-`Throttle` waits.
+PropelAuth publishes no rate limit, so requests are not limited until one is refused with 429. After a refusal, the rate
+is set to what the server has accepted, and grows until the next refusal. `Pace` computes delays and uses neither
+threads nor a clock; `Throttle` waits.
 """
 
 import threading
@@ -13,141 +13,162 @@ from math import inf
 
 
 class Pace:
-    """The decisions. Times are seconds of any clock that does not go back."""
+    """Computes when requests may be sent. Times are seconds of any monotonic clock."""
 
-    MEMORY_SECONDS = 120
-    HORIZON_SECONDS = 10.0  # a rate is never measured over less
-    AFTER_REFUSAL = 0.92  # of the rate before
-    AGAIN_SOON = 0.7  # the same, when refused again within HORIZON_SECONDS
-    GROWTH = 0.003  # a second, and faster the longer nothing is refused
-    PATIENCE_SECONDS = 20.0
-    BURST_SECONDS = 0.25  # of the rate may leave at once, after a pause
-    LEAST_RATE = 0.2
+    WINDOW_SECONDS = 120
+    """How long successful responses are counted."""
+    MIN_WINDOW_SECONDS = 10.0
+    """The shortest period over which a rate is measured."""
+    REFUSED_FACTOR = 0.92
+    """The rate is multiplied by this after a refusal."""
+    REFUSED_AGAIN_FACTOR = 0.7
+    """The same, for a refusal within `MIN_WINDOW_SECONDS` of the last one."""
+    GROWTH_PER_SECOND = 0.003
+    """Growth of the rate. It accelerates every `ACCELERATION_SECONDS` without a refusal."""
+    ACCELERATION_SECONDS = 20.0
+    BURST_SECONDS = 0.25
+    """After a pause, requests worth this much time may be sent at once."""
+    MIN_RATE = 0.2
+    MIN_BACKOFF_SECONDS = 0.25
+    """The shortest pause after a refusal, whatever `Retry-After` says. It doubles with each consecutive refusal."""
+    MAX_BACKOFF_SECONDS = 4.0
+    """The longest pause that the server did not request."""
 
-    def __init__(self, max_width: int, max_rate: float, now: float) -> None:
-        """Start as wide as allowed, at ``max_rate`` requests per second (0: unlimited)."""
-        self._max_width = max_width
-        self._width = float(max_width)
-        self._ceiling = max_rate or inf
-        self._rate = self._ceiling
-        self._allowance = 1.0
+    def __init__(self, max_concurrency: int, max_rate: float, now: float) -> None:
+        """Start at full concurrency and ``max_rate`` requests per second (0: unlimited)."""
+        self._max_concurrency = max_concurrency
+        self._concurrency = float(max_concurrency)
+        self._max_rate = max_rate or inf
+        self._rate = self._max_rate
+        self._tokens = 1.0
         self._started = self._updated = self._resumed_at = now
         self._refused_at = self._pause_until = -inf
-        self._probing = False
-        self._answered: deque[list[float]] = deque(maxlen=self.MEMORY_SECONDS)  # [second, answers]
+        self._refusals = 0  # consecutive ones
+        self._successes: deque[list[float]] = deque(maxlen=self.WINDOW_SECONDS)  # [second, number of responses]
         self.in_flight = 0
         self.last_success = now
 
+    @property
+    def _probing(self) -> bool:
+        """Whether requests are sent one at a time, because none has succeeded since the last refusal."""
+        return self._refusals > 0
+
     def delay(self, now: float) -> float:
-        """Return how long to wait before asking here again; 0.0: a request may leave now."""
+        """Return the seconds until `delay` should be called again; 0.0 if a request may be sent now."""
         if now < self._pause_until:
             return self._pause_until - now
-        if self.in_flight >= (1 if self._probing else int(self._width)):
+        if self.in_flight >= (1 if self._probing else int(self._concurrency)):
             return 1.0
         if self._rate == inf or self._probing:
             return 0.0
         self._refill(now)
-        return 0.0 if self._allowance >= 1 else (1 - self._allowance) / self._rate
+        return 0.0 if self._tokens >= 1 else (1 - self._tokens) / self._rate
 
     def _refill(self, now: float) -> None:
         elapsed, self._updated = now - self._updated, now
-        growth = self.GROWTH * max(1.0, (now - self._resumed_at) / self.PATIENCE_SECONDS)
-        self._rate = min(self._ceiling, self._rate * (1 + growth * elapsed))
-        self._allowance = min(max(1.0, self._rate * self.BURST_SECONDS), self._allowance + elapsed * self._rate)
+        growth = self.GROWTH_PER_SECOND * max(1.0, (now - self._resumed_at) / self.ACCELERATION_SECONDS)
+        self._rate = min(self._max_rate, self._rate * (1 + growth * elapsed))
+        self._tokens = min(max(1.0, self._rate * self.BURST_SECONDS), self._tokens + elapsed * self._rate)
 
-    def left(self) -> None:
-        """Note that a request has left."""
-        self._allowance -= 1
+    def start_request(self) -> None:
+        """Count a request as in flight."""
+        self._tokens -= 1
         self.in_flight += 1
 
-    def came_back(self, now: float, sent_at: float, *, success: bool) -> None:
-        """Note that it came back. The first success after a refusal ends it."""
+    def end_request(self, now: float, sent_at: float, *, success: bool) -> None:
+        """Count a request as finished. The first success after a refusal ends the refusal."""
         self.in_flight -= 1
         if not success:
             return
         self.last_success = now
-        if self._answered and self._answered[-1][0] == int(now):
-            self._answered[-1][1] += 1
+        if self._successes and self._successes[-1][0] == int(now):
+            self._successes[-1][1] += 1
         else:
-            self._answered.append([int(now), 1])
-        self._width = min(self._max_width, self._width + 0.1)
+            self._successes.append([int(now), 1])
+        self._concurrency = min(self._max_concurrency, self._concurrency + 0.1)
         if self._probing and sent_at > self._refused_at:
             self._resume(now)
 
     def _resume(self, now: float) -> None:
-        """Go on more slowly than before, and not above what came through since the last time, refusals included."""
-        since = max(self._started, now - self.MEMORY_SECONDS, min(self._resumed_at, now - self.HORIZON_SECONDS))
-        answers = sum(count for second, count in self._answered if second >= int(since))
-        soon = now - self._resumed_at < self.HORIZON_SECONDS
-        slower = self._rate * (self.AGAIN_SOON if soon else self.AFTER_REFUSAL)
-        self._rate = min(self._ceiling, max(self.LEAST_RATE, min(slower, answers / max(1.0, now - since))))
-        self._probing = False
+        """Lower the rate to below the previous one and to at most the rate of successes since the last resume."""
+        since = max(self._started, now - self.WINDOW_SECONDS, min(self._resumed_at, now - self.MIN_WINDOW_SECONDS))
+        successes = sum(count for second, count in self._successes if second >= int(since))
+        again = now - self._resumed_at < self.MIN_WINDOW_SECONDS
+        reduced = self._rate * (self.REFUSED_AGAIN_FACTOR if again else self.REFUSED_FACTOR)
+        self._rate = min(self._max_rate, max(self.MIN_RATE, min(reduced, successes / max(1.0, now - since))))
+        self._refusals = 0
         self._resumed_at = self._updated = now
-        self._allowance = 0.0
+        self._tokens = 0.0
 
     def pause(self, now: float, seconds: float) -> None:
-        """Let nothing leave for a while."""
+        """Send no request for ``seconds``."""
         self._pause_until = max(self._pause_until, now + seconds)
 
-    def refused(self, now: float, sent_at: float, pause_seconds: float) -> None:
-        """Pause, then let one request at a time leave until one is answered."""
-        self.pause(now, pause_seconds)
-        if sent_at > self._refused_at:  # else it left before the last refusal was known: the same one
+    def refuse(self, now: float, sent_at: float, requested_seconds: float) -> None:
+        """Pause, then send one request at a time until one succeeds.
+
+        The pause is ``requested_seconds`` or the minimum backoff, whichever is longer.
+        """
+        if sent_at > self._refused_at:  # otherwise the request was sent before the previous refusal was known
             self._refused_at = now
             if not self._probing:
-                self._width = max(1.0, self._width / 2)
-            self._probing = True
+                self._concurrency = max(1.0, self._concurrency / 2)
+            self._refusals += 1
+        backoff = min(self.MAX_BACKOFF_SECONDS, self.MIN_BACKOFF_SECONDS * 2 ** (self._refusals - 1))
+        self.pause(now, max(requested_seconds, backoff))
 
 
 class Throttle:
-    """Waits until a request may leave. Shared by all workers."""
+    """Waits until a request may be sent. Shared by all worker threads."""
 
-    def __init__(self, max_width: int, max_rate: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """Start as wide as allowed, at ``max_rate`` requests per second (0: unlimited)."""
+    def __init__(self, max_concurrency: int, max_rate: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start at full concurrency and ``max_rate`` requests per second (0: unlimited)."""
         self._clock = clock
         self._condition = threading.Condition()
-        self._pace = Pace(max_width, max_rate, clock())
-        self.peak = 0
+        self._pace = Pace(max_concurrency, max_rate, clock())
+        self.peak_concurrency = 0
         self.stopped = False
 
     @property
     def last_success(self) -> float:
-        """When the last request was answered."""
+        """The time of the last successful response."""
         return self._pace.last_success
 
-    def enter(self) -> float:
-        """Wait for a place; return the seconds waited."""
+    def start_request(self) -> float:
+        """Wait until a request may be sent; return the seconds waited."""
         started = self._clock()
         with self._condition:
             while (delay := self._pace.delay(self._clock())) > 0 and not self.stopped:
                 self._condition.wait(delay)
-            self._pace.left()
-            self.peak = max(self.peak, self._pace.in_flight)
+            self._pace.start_request()
+            self.peak_concurrency = max(self.peak_concurrency, self._pace.in_flight)
         return self._clock() - started
 
-    def leave(self, sent_at: float, *, success: bool) -> None:
-        """Give the place back."""
+    def end_request(self, sent_at: float, *, success: bool) -> None:
+        """Count a request as finished, and wake the threads that wait."""
         with self._condition:
-            self._pace.came_back(self._clock(), sent_at, success=success)
-            self._condition.notify_all()  # the end of a refusal opens more than one place
+            self._pace.end_request(self._clock(), sent_at, success=success)
+            self._condition.notify_all()  # the end of a refusal admits more than one request
 
-    def slow_down(self, sent_at: float, pause_seconds: float, *, limited: bool) -> None:
-        """Pause everybody; when ``limited``, also slow down."""
+    def pause(self, seconds: float) -> None:
+        """Pause all workers."""
         with self._condition:
-            if limited:
-                self._pace.refused(self._clock(), sent_at, pause_seconds)
-            else:
-                self._pace.pause(self._clock(), pause_seconds)
+            self._pace.pause(self._clock(), seconds)
+
+    def refuse(self, sent_at: float, requested_seconds: float) -> None:
+        """Pause all workers after a 429, and lower the rate."""
+        with self._condition:
+            self._pace.refuse(self._clock(), sent_at, requested_seconds)
 
     def wait(self, seconds: float) -> None:
-        """Let one worker wait; `stop` ends it."""
+        """Pause the calling worker; `stop` ends the wait."""
         until = self._clock() + seconds
         with self._condition:
             while (left := until - self._clock()) > 0 and not self.stopped:
                 self._condition.wait(left)
 
     def stop(self, stopped: bool) -> None:
-        """End every wait: somebody has failed for good."""
+        """End every wait, now and until called with False: a worker has failed permanently."""
         with self._condition:
             self.stopped = stopped
             self._condition.notify_all()

@@ -12,9 +12,10 @@ from datetime import UTC, datetime, timedelta
 from statistics import median
 from typing import Any, Literal
 
-from propel_assets.catalog import BOOKS, Reference, Table
+from propel_assets.catalog import PROPEL_CHECKS, Reference, Table
 from propel_assets.privacy.filter import HELD_BACK
-from propel_assets.warehouse.query import LastLoad, Warehouse
+from propel_assets.warehouse.audit import LoadRecord
+from propel_assets.warehouse.query import Warehouse
 
 Severity = Literal["ERROR", "WARN"]
 FIRST = 5
@@ -25,7 +26,6 @@ SAME_TYPE = {
     "bool": {"bool", "bigint"},
     "double": {"double", "decimal"},
 }
-CHECK_LOG = BOOKS[1]
 MAX_AGE = timedelta(hours=26)  # a day between two loads of the schedule refresh_daily, and two hours for the load
 HISTORY_LOADS = 30
 LEAST_LOADS = 5  # before a history says anything
@@ -48,7 +48,7 @@ class Finding:
 
 def row_count(warehouse: Warehouse, table: Table) -> Finding:
     """The table has exactly the rows the load accepted; PropelAuth's own total is shown beside it."""
-    load = warehouse.last_load(table)
+    load = warehouse.audit.last_load(table)
     if load is None or not warehouse.columns_of(table.name):
         return _finding(table, "row_count", "Not loaded yet.")
     rows = warehouse.count(table.name)
@@ -69,7 +69,7 @@ def row_count(warehouse: Warehouse, table: Table) -> Finding:
     return _finding(table, "row_count", f"{rows} rows, as read.", evidence=evidence, query=query)
 
 
-def _outside(rows: int, load: LastLoad) -> bool:
+def _outside(rows: int, load: LoadRecord) -> bool:
     if load.total_min is None or load.total_max is None:
         return False
     return not load.total_min <= rows <= load.total_max
@@ -93,7 +93,7 @@ def schema(warehouse: Warehouse, table: Table) -> Finding:
     empty = [
         c.name for c in table.columns if c.required and rows and not filled.get(c.name, 1) and c.name not in dropped
     ]
-    held_back = _held_back(warehouse.last_load(table))
+    held_back = _held_back(warehouse.audit.last_load(table))
     strange = [name for name in columns if name.endswith(VARIANT) and filled[name]]
     unknown = [
         name
@@ -107,7 +107,10 @@ def schema(warehouse: Warehouse, table: Table) -> Finding:
         text = f"PropelAuth sends this table otherwise than declared: {wrong}."
         return _finding(table, "schema", text, failed="ERROR", evidence=evidence, query=query)
     if held_back:
-        text = f"Fields the privacy policy does not know were held back: {', '.join(held_back)}. See docs/privacy.md."
+        text = (
+            f"Fields the privacy policy does not know were held back: {', '.join(held_back)}. Add rules for them to "
+            "the policy file; propel-assets privacy shows the rules in force."
+        )
         return _finding(table, "schema", text, failed="ERROR", evidence=evidence, query=query)
     if unknown:
         text = f"Fields the catalogue does not know were loaded too: {', '.join(unknown)}."
@@ -115,7 +118,7 @@ def schema(warehouse: Warehouse, table: Table) -> Finding:
     return _finding(table, "schema", f"{len(declared)} columns as declared.", evidence=evidence, query=query)
 
 
-def _held_back(load: LastLoad | None) -> list[str]:
+def _held_back(load: LoadRecord | None) -> list[str]:
     """Return the fields that the last load did not store."""
     told = load.unknown_fields if load else None
     while isinstance(told, str):  # SQLite's is encoded twice
@@ -154,7 +157,7 @@ def references_exist(warehouse: Warehouse, table: Table) -> Finding:
     """What a row points at is there: always within one scan, nearly always across scans."""
     if not warehouse.columns_of(table.name):
         return _finding(table, "references_exist", "Not loaded yet.")
-    last = warehouse.last_load(table, skipped=True)
+    last = warehouse.audit.last_load(table, skipped=True)
     skipped = last is not None and last.verdict == "skipped"  # then its rows are older than what they point at
     evidence: dict[str, Any] = {}
     queries, dangling, severity = [], [], "WARN"
@@ -194,9 +197,9 @@ def _dangling(warehouse: Warehouse, table: Table, reference: Reference) -> str:
 
 def volume(warehouse: Warehouse, table: Table) -> Finding:
     """The last load read about as many rows as the loads before it: within four deviations (MAD) of their median."""
-    if warehouse.last_load(table) is None:
+    if warehouse.audit.last_load(table) is None:
         return _finding(table, "volume", "Not loaded yet.")
-    now, *before = warehouse.rows_read(table, loads=HISTORY_LOADS + 1)
+    now, *before = warehouse.audit.rows_read(table, loads=HISTORY_LOADS + 1)
     if len(before) < LEAST_LOADS:
         return _finding(table, "volume", f"{now} rows; {len(before)} loads before, {LEAST_LOADS} are needed to judge.")
     usual = median(before)
@@ -215,7 +218,7 @@ def volume(warehouse: Warehouse, table: Table) -> Finding:
 
 def up_to_date(warehouse: Warehouse, table: Table) -> Finding:
     """The last load read the table, and its data is at most 26 hours old. Loading by name has no such limit."""
-    tried, last = warehouse.last_load(table, skipped=True), warehouse.last_load(table)
+    tried, last = warehouse.audit.last_load(table, skipped=True), warehouse.audit.last_load(table)
     if tried is None:
         return _finding(table, "up_to_date", "Not loaded yet.")
     evidence: dict[str, Any] = {"loaded_before": last is not None}
@@ -264,11 +267,11 @@ def checks_of(table: Table) -> tuple[str, ...]:
 def examine(warehouse: Warehouse, table: Table, names: Sequence[str] | None = None) -> list[Finding]:
     """Examine ``table`` and remember what was found in `propel_checks`."""
     findings = [CHECKS[name](warehouse, table) for name in names or checks_of(table)]
-    load = warehouse.last_load(table, skipped=True)
+    load = warehouse.audit.last_load(table, skipped=True)
     if load is not None:
         now = datetime.now(UTC)
         warehouse.insert(
-            CHECK_LOG,
+            PROPEL_CHECKS,
             [
                 {
                     "load_id": load.load_id,
@@ -310,7 +313,7 @@ def last_findings(warehouse: Warehouse, table: Table) -> tuple[int, int]:
     """Return how many of the last checks of ``table`` passed, and how many there were."""
     latest: dict[str, bool] = {}
     sql = (
-        f"SELECT check_name, passed FROM {warehouse.table(CHECK_LOG.name)} "  # noqa: S608 - a quoted name
+        f"SELECT check_name, passed FROM {warehouse.table(PROPEL_CHECKS.name)} "  # noqa: S608 - a quoted name
         "WHERE table_name = %s ORDER BY checked_at"
     )
     for name, passed in warehouse.rows(sql, table.name):

@@ -17,32 +17,31 @@ from typing import Any
 import dlt
 from dlt.common.destination.client import WithStateSync
 from dlt.destinations.exceptions import DatabaseException
-from dlt.destinations.impl.filesystem.filesystem import FilesystemClient
-from dlt.destinations.job_client_impl import SqlJobClientBase
 
-from propel_assets.catalog import BY_NAME
+from propel_assets.catalog import BY_NAME, END_USER_API_KEY_USAGE, PROPEL_SCANS
 from propel_assets.errors import WarehouseError, find_cause
 from propel_assets.privacy.erasure_list import STATE_KEY, ErasureList, identifying_columns, mentioning_columns
 from propel_assets.privacy.policy import Policy, require_key
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import Settings
-from propel_assets.source.dlt_source import SCAN_LOG, SOURCE
-from propel_assets.warehouse.destinations.duckdb import put_in_place, rewrite
-from propel_assets.warehouse.destinations.file_copies import copied
+from propel_assets.source.dlt_source import RESUME_STATES_KEY, SOURCE
+from propel_assets.warehouse.destinations.duckdb_file import replace_with_compacted_copy, write_compacted_copy
+from propel_assets.warehouse.destinations.file_copies import copy_tables
+from propel_assets.warehouse.dlt_compat import FilesystemClient, SqlJobClientBase
+from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.load import empty_bucket
-from propel_assets.warehouse.pipeline import build_pipeline, database_file, leave_a_map, loading, working_folder
-from propel_assets.warehouse.query import HOW_TO_LOAD, client_of
+from propel_assets.warehouse.pipeline import build_pipeline, database_file, load_lock, sync_local_pipeline
+from propel_assets.warehouse.query import HOW_TO_LOAD, warehouse_client
 
 TEXTS = re.compile(
     r"(character varying|varchar|char|text|string|json|jsonb|super|variant|uuid)(\(.*\))?", re.IGNORECASE
 )
 AFTERWARDS = (
     "Every load leaves this person out from now on. Delete them at PropelAuth too: while they are there, only the list "
-    "in this warehouse keeps them out. Out of reach are backups, exports, and what Dagster keeps of its runs; "
-    "docs/privacy.md has more."
+    "in this warehouse keeps them out. Out of reach are backups, exports, and what Dagster keeps of its runs."
 )
 HASH = re.compile("[0-9a-f]{64}")
-UNFINISHED = "erasing"  # in dlt's state: by which rows the books are to be lowered, should a kill come before that
+UNFINISHED = "erasing"  # in dlt's state: the rows by which `propel_scans` is lowered after a kill
 INSTEAD = "erased"
 LEARNED = ("email", "username", "api_key_id")
 NUMBERS = ("rows_expected", "rows_read", "total_min", "total_max")
@@ -112,14 +111,14 @@ def erase(
     require_key(policy, "Who was erased is remembered by a keyed hash, so that no load brings them back")
     person = _Person({user_id, policy.digest(user_id)}, {h for e in emails for h in (e, policy.digest(e))})
     with working_folder() as folder:
-        pipeline = build_pipeline(settings, folder, say)
+        pipeline = build_pipeline(settings.target, folder, say)
         file = database_file(pipeline)
         if file is not None and not file.exists():
             raise WarehouseError(f"There is no {file}. {HOW_TO_LOAD}")
         try:
-            with loading(settings, pipeline, say):
+            with load_lock(settings.target, pipeline, say):
                 pipeline.sync_destination()
-                client = client_of(pipeline, settings)
+                client = warehouse_client(pipeline, settings.target)
                 if isinstance(client, FilesystemClient):
                     return _erase_files(settings, pipeline, client, folder, policy, person, dry_run=dry_run)
                 return _erase(settings, pipeline, file, policy, person, dry_run=dry_run)
@@ -132,27 +131,27 @@ def erase(
 def _erase(
     settings: Settings, pipeline: dlt.Pipeline, file: Path | None, policy: Policy, person: _Person, *, dry_run: bool
 ) -> list[Removed]:
-    with client_of(pipeline, settings) as client:
+    with warehouse_client(pipeline, settings.target) as client:
         if not isinstance(client, SqlJobClientBase):
             raise WarehouseError(f"Nothing was erased: the destination {settings.destination} cannot be asked in SQL.")
         eraser = _Eraser(client, person)
         eraser.find()
-        _find_keys(pipeline, policy, person)
+        _find_keys(pipeline, eraser, policy)
         if dry_run:
             return list(eraser.erase(dry_run=True))
     state = _remember(pipeline, policy, person)
-    with client_of(pipeline, settings) as client:
+    with warehouse_client(pipeline, settings.target) as client:
         atomic = client.capabilities.supports_transactions
         with client.sql_client.begin_transaction() if atomic else contextlib.nullcontext():
             eraser = _Eraser(client, person)
             receipt = list(eraser.erase(dry_run=False))
             eraser.forget_states(pipeline.pipeline_name, state)
         if file is not None:
-            rewrite(client.sql_client, file)
+            write_compacted_copy(client.sql_client, file)
     if file is not None:
-        put_in_place(file)
+        replace_with_compacted_copy(file)
     empty_bucket(pipeline, list(BY_NAME))  # a load that was killed has left its files there
-    leave_a_map(settings)
+    sync_local_pipeline(settings.target)
     return receipt
 
 
@@ -167,12 +166,12 @@ def _erase_files(
     dry_run: bool,
 ) -> list[Removed]:
     """Erase from a copy of the tables, and write back one table after another what that has changed."""
-    with copied(client, folder) as copies:
-        if SCAN_LOG.name not in copies.names:
+    with copy_tables(client, folder) as copies:
+        if PROPEL_SCANS.name not in copies.names:
             raise WarehouseError(f"Nothing has been loaded into {settings.destination} yet. {HOW_TO_LOAD}")
         eraser = _Eraser(copies.client, person)
         eraser.find()
-        _find_keys(pipeline, policy, person)
+        _find_keys(pipeline, eraser, policy)
         eraser.go_on(_ours(pipeline.state).get(UNFINISHED, {}))
         receipt = list(eraser.erase(dry_run=dry_run))
         if dry_run:
@@ -181,9 +180,9 @@ def _erase_files(
         for name in eraser.in_order(copies.names):
             copies.write_back(name)
         for name in copies.names:  # also of those that have nothing of the person any more: their older versions do
-            copies.files.forget(name)
-        copies.files.forget_states(pipeline.pipeline_name, state)
-    leave_a_map(settings)
+            copies.files.remove_old_versions(name)
+        copies.files.remove_states(pipeline.pipeline_name, state)
+    sync_local_pipeline(settings.target)
     return receipt
 
 
@@ -191,9 +190,15 @@ def _ours(state: Any) -> dict[str, Any]:
     return state.setdefault("sources", {}).setdefault(SOURCE, {})
 
 
-def _find_keys(pipeline: dlt.Pipeline, policy: Policy, person: _Person) -> None:
-    """Learn the API keys that are stored hashed: dlt's state has them plain."""
-    person.keys |= {key for key in _ours(pipeline.state).get("usage_since", {}) if policy.digest(key) in person.keys}
+def _usage_cursor(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the days up to which the usage of each API key was read, by key, from dlt's state of the source."""
+    return state.get(RESUME_STATES_KEY, {}).get(END_USER_API_KEY_USAGE.scan, {}).get("cursor", {})
+
+
+def _find_keys(pipeline: dlt.Pipeline, eraser: "_Eraser", policy: Policy) -> None:
+    """Add the API keys that tables have hashed: resume states have the keys themselves."""
+    keys = {*_usage_cursor(_ours(pipeline.state)), *eraser.keys_of_resume_states()}
+    eraser.person.keys |= {key for key in keys if policy.digest(key) in eraser.person.keys}
 
 
 def _remember(
@@ -207,8 +212,9 @@ def _remember(
     with pipeline.managed_state(extract_state=True) as state:
         ours = _ours(state)
         ours[STATE_KEY] = ErasureList(ours, policy).with_people(person.hashes(policy))
-        for key in person.keys & {*ours.get("usage_since", {})}:
-            del ours["usage_since"][key]
+        usage = _usage_cursor(ours)
+        for key in person.keys & {*usage}:
+            del usage[key]
         if unfinished:
             ours[UNFINISHED] = dict(unfinished)
     if pipeline.has_pending_data:  # else they were on it already
@@ -218,9 +224,10 @@ def _remember(
         return info.loads_ids[-1]
     with pipeline.destination_client() as client:
         stored = client.get_stored_state(pipeline.pipeline_name) if isinstance(client, WithStateSync) else None
-    if stored is None or stored._dlt_load_id is None:
+    load_id = stored.as_doc().get("_dlt_load_id") if stored is not None else None
+    if load_id is None:
         raise WarehouseError("Nothing was erased: dlt's state is not at the destination. Load a table and run again.")
-    return stored._dlt_load_id
+    return str(load_id)
 
 
 class _Eraser:
@@ -239,6 +246,17 @@ class _Eraser:
             for column, known in zip(LEARNED, known_by, strict=True):
                 if {"user_id", column} <= {*place.columns}:
                     known.update(self._values(place, column))
+
+    def keys_of_resume_states(self) -> Iterator[str]:
+        """Yield the API keys that the resume states in `propel_scans` name."""
+        for place in self._places:
+            if place.name == PROPEL_SCANS.name and "resume_state" in place.columns:
+                sql = f"SELECT {self._text('resume_state')} FROM {self._name(place)} WHERE table_name = %s"  # noqa: S608
+                for (stored,) in self._rows(sql, END_USER_API_KEY_USAGE.name):
+                    state = stored or "{}"
+                    while isinstance(state, str):  # SQLite's is encoded twice
+                        state = json.loads(state)
+                    yield from state.get("cursor", {})
 
     def _values(self, place: _Place, column: str) -> list[str]:
         condition, params = self._is_theirs(["user_id"])
@@ -281,7 +299,7 @@ class _Eraser:
 
     def _books(self, place: _Place) -> tuple[str, str]:
         """Return the name of `propel_scans`, and a query for the last load of a table, whose name is its parameter."""
-        scans = self._name(_Place(place.schema, SCAN_LOG.name, ()))
+        scans = self._name(_Place(place.schema, PROPEL_SCANS.name, ()))
         return scans, f"SELECT max(load_id) FROM {scans} WHERE table_name = %s AND verdict <> 'skipped'"  # noqa: S608
 
     def _stands(self, place: _Place) -> list[Any]:
@@ -291,7 +309,7 @@ class _Eraser:
         return [*chain(*self._rows(sql, place.name, place.name)), self._count(place, "1 = 1", ())]
 
     def go_on(self, unfinished: Mapping[str, Sequence[Any]]) -> None:
-        """Lower what a kill has left too high: tables stand as it was to leave them, and the books as before."""
+        """Lower what a kill has left too high: tables stand as it was to leave them, and `propel_scans` as before."""
         for place in self._places:
             *stands, rows = unfinished.get(place.name, [None])
             if stands and stands == self._stands(place):
@@ -300,7 +318,7 @@ class _Eraser:
     def in_order(self, names: Iterable[str]) -> list[str]:
         """Return tables so that, after a kill between any two, what is still to be learned is there to be learned."""
         teach = {p.name for p in self._places if "user_id" in p.columns and {*LEARNED} & {*p.columns}}
-        return sorted(names, key=lambda name: (name == SCAN_LOG.name, name in teach))
+        return sorted(names, key=lambda name: (name == PROPEL_SCANS.name, name in teach))
 
     def forget_states(self, pipeline_name: str, but: str) -> None:
         """Remove dlt's states of the pipeline, but not that of the load ``but``."""

@@ -2,10 +2,10 @@
 
 import contextlib
 import gc
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import dlt
@@ -16,24 +16,23 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 
 from propel_assets.catalog import BY_NAME, tables_of
 from propel_assets.errors import PropelError, WarehouseError, find_cause
+from propel_assets.privacy.policy import Policy
 from propel_assets.privacy.policy_file import load_policy
-from propel_assets.privacy.redaction import without_personal_data
-from propel_assets.settings import Settings, require_credentials
+from propel_assets.privacy.redaction import describe_error
+from propel_assets.settings import Settings, Target, require_credentials
 from propel_assets.source.dlt_source import MERGE, propel_auth_source
-from propel_assets.source.lists import Progress, ScanReport
-from propel_assets.source.table_reader import ReadOptions
+from propel_assets.source.stream import Progress, ReadOptions, ResumeState, ScanResult
+from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.pipeline import (
     build_pipeline,
-    formats,
-    leave_a_map,
-    loading,
-    plain_files,
-    working_folder,
-    writing,
+    load_formats,
+    load_lock,
+    sync_local_pipeline,
+    write_lock,
+    writes_plain_files,
 )
-from propel_assets.warehouse.query import asking
+from propel_assets.warehouse.query import connect
 
-MAX_ERROR = 500
 ROWS_PER_DELETE = 500
 
 
@@ -42,7 +41,7 @@ class ScanLoad:
     """What one load did. ``seconds`` is wall time, reading included."""
 
     load_id: str
-    reports: Sequence[ScanReport]
+    results: Sequence[ScanResult]
     seconds: float
 
 
@@ -60,65 +59,78 @@ def load_scan(
         PropelError: nothing was replaced; the text says why and what to do.
     """
     settings = require_credentials(settings)
-    load_policy(settings.privacy_settings)  # refused before anything is opened
+    target, policy = settings.target, load_policy(settings.privacy_settings)  # refused before anything is opened
     started = time.monotonic()
-    reports: list[ScanReport] = []
+    results: list[ScanResult] = []
     names = [table.name for table in tables_of(scan)]
     with working_folder() as folder:
-        pipeline = build_pipeline(settings, folder, say)
+        pipeline = build_pipeline(target, folder, say)
         options = options or ReadOptions()
         if options.recent and MERGE["strategy"] not in (pipeline.destination.capabilities().supported_merge_strategies):
             say(f"{settings.destination} cannot replace rows by their key: everything is read.")
             options = replace(options, recent=False)
-        if plain_files(settings):
-            options = replace(options, anew=True)
+        if writes_plain_files(target):
+            options = replace(options, full_refresh=True)
         try:
-            with loading(settings, pipeline, say):
+            with load_lock(target, pipeline, say):
                 pipeline.sync_destination()
                 source = propel_auth_source(
                     tables=names,
                     settings=settings,
                     options=options,
-                    memory=_memory(pipeline, settings, scan),
-                    stored_keys=lambda name: _stored_keys(pipeline, settings, name),
-                    on_report=reports.append,
+                    resume_store=AuditResumeStore(pipeline, target, policy),
+                    stored_keys=lambda name: _stored_keys(pipeline, target, policy, name),
+                    on_result=results.append,
                     progress=progress,
                 )
-                if plain_files(settings):  # dlt would append what it cannot merge
+                if writes_plain_files(target):  # dlt would append what it cannot merge
                     for table in tables_of(scan):
                         source.resources[table.name].apply_hints(write_disposition="replace")
-                pipeline.extract(source, **formats(settings))
-                _give_memory_back()
+                pipeline.extract(source, **load_formats(target))
+                release_memory()
                 pipeline.normalize()
-                with writing(settings, pipeline, say):
-                    for report in reports:
-                        _remove(pipeline, report)
+                with write_lock(target, pipeline, say):
+                    for result in results:
+                        _delete_emptied(pipeline, result)
                     info = pipeline.load()
                     info.raise_on_failed_jobs()
-                    _clear_staging(pipeline, [report.table_name for report in reports if not report.skipped])
-                leave_a_map(settings)
+                    _clear_staging(pipeline, [result.table_name for result in results if not result.skipped])
+                sync_local_pipeline(target)
         except Exception as error:  # each database's driver has error classes of its own
             raise _ours(error, scan, settings) from None
-    return ScanLoad(info.loads_ids[0] if info.loads_ids else "", reports, time.monotonic() - started)
+    return ScanLoad(info.loads_ids[0] if info.loads_ids else "", results, time.monotonic() - started)
 
 
-def _memory(pipeline: dlt.Pipeline, settings: Settings, scan: str) -> dict[str, Any]:
-    """Return what the scan has left for its next load. It counts more than dlt's state.
+class AuditResumeStore:
+    """Reads resume states from `propel_scans`. Each load writes its own with its rows of that table.
 
-    Of loads that run beside each other the last one to begin leaves its state at the destination, and what it knows of
-    other scans may be older than they; and where a clock has once gone wrong, dlt takes that state for the newest.
+    dlt's state is not used: of concurrent loads, the last one to begin stores its state, which can be older than what
+    other loads have written; and dlt uses the state with the latest time, even if a clock was wrong.
     """
-    with asking(pipeline, settings) as warehouse:
-        return warehouse.memory(tables_of(scan)[0])
+
+    def __init__(self, pipeline: dlt.Pipeline, target: Target, policy: Policy) -> None:
+        """Read from the warehouse of ``pipeline``."""
+        self._connect = partial(connect, pipeline, target, policy)
+
+    def read(self, scan: str) -> ResumeState:
+        """Return the resume state of the last complete load of ``scan``."""
+        with self._connect() as warehouse:
+            stored = warehouse.audit.resume_state(tables_of(scan)[0])
+            if not stored:
+                return ResumeState(auth_host=warehouse.audit.last_auth_host())
+        return ResumeState.from_json(stored)
+
+    def write(self, scan: str, state: ResumeState) -> None:
+        """Do nothing: ``state`` is in the rows of `propel_scans`, which the load writes."""
 
 
-def _stored_keys(pipeline: dlt.Pipeline, settings: Settings, name: str) -> Iterator[Any]:
-    with asking(pipeline, settings) as warehouse:
+def _stored_keys(pipeline: dlt.Pipeline, target: Target, policy: Policy, name: str) -> Iterator[Any]:
+    with connect(pipeline, target, policy) as warehouse:
         yield from warehouse.keys(BY_NAME[name])
 
 
-def _give_memory_back() -> None:
-    """Give back what reading took, before the database asks for more. `lists.py` lets Python look seldom."""
+def release_memory() -> None:
+    """Release the memory of the scan before the database needs it. `source/lists.py` collects garbage rarely."""
     gc.collect()
     pa.default_memory_pool().release_unused()
 
@@ -138,40 +150,34 @@ def _clear_staging(pipeline: dlt.Pipeline, tables: Sequence[str]) -> None:
 
 def empty_bucket(pipeline: dlt.Pipeline, tables: Sequence[str]) -> None:
     """Remove the files of ``tables`` from the bucket that the warehouse loads from, where there is one."""
-    _, bucket = pipeline._get_destination_clients()  # dlt has no public way to it
-    if bucket is not None:
+    if pipeline.staging is not None:
+        bucket = dlt.dataset(pipeline.staging, pipeline.dataset_name, pipeline.default_schema).destination_client
         with bucket:
             bucket.initialize_storage(truncate_tables=list(tables))
 
 
-def _remove(pipeline: dlt.Pipeline, report: ScanReport) -> None:
-    """Delete the rows of those who have none any more: a merge deletes nothing without a row to put in its place.
+def _delete_emptied(pipeline: dlt.Pipeline, result: ScanResult) -> None:
+    """Delete the rows of users who have none any more: a merge deletes rows only where it inserts others.
 
-    Before the load, which remembers how far was read: killed in between, they are only deleted twice.
+    This comes before the load, which stores the resume state. After a kill in between, they are deleted again.
     """
-    if not report.emptied:
+    if not result.emptied:
         return
     with pipeline.sql_client() as client, contextlib.suppress(DatabaseUndefinedRelation):
-        for start in range(0, len(report.emptied), ROWS_PER_DELETE):
-            some = report.emptied[start : start + ROWS_PER_DELETE]
+        for start in range(0, len(result.emptied), ROWS_PER_DELETE):
+            some = result.emptied[start : start + ROWS_PER_DELETE]
             places = ", ".join(["%s"] * len(some))
-            table = client.make_qualified_table_name(report.table_name)
+            table = client.make_qualified_table_name(result.table_name)
             client.execute_sql(f"DELETE FROM {table} WHERE user_id IN ({places})", *some)  # noqa: S608 - a quoted name
 
 
 def _ours(error: Exception, scan: str, settings: Settings) -> PropelError:
-    """Return the error of ours inside ``error``, or one that says what dlt could not do, without anybody's data."""
+    """Return the error of ours inside ``error``, or one that describes it without its text, which may quote rows."""
     cause = find_cause(error)
     if cause is not None:
         return cause
     step = error.step if isinstance(error, PipelineStepFailed) else "opening the destination"
-    inner = error.exception if isinstance(error, PipelineStepFailed) and error.exception else error
-    # Of a traceback its last error: the first line of that, since PostgreSQL goes on with somebody's row.
-    raised = re.findall(r"^(?:\w+\.)+[A-Z]\w*: .+$", str(inner), re.MULTILINE)
-    text = without_personal_data(raised[-1] if raised else str(inner))
-    for secret in (settings.api_key, settings.oauth_token, settings.privacy_key):
-        text = text.replace(secret, "<secret>") if secret else text
     return WarehouseError(
-        f"Loading {scan} into {settings.destination} failed ({step}): {type(inner).__name__}: {text[:MAX_ERROR]}. "
-        "The last good rows are still there. Put right what it names and run again."
+        f"Loading {scan} into {settings.destination} failed ({step}): {describe_error(error)}. "
+        "The previous data is kept. Correct the cause and run the load again."
     )

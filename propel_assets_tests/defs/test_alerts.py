@@ -97,7 +97,7 @@ def test_one_revoked_key_is_one_alert_that_lists_every_step_and_one_recovery(tic
     assert title == "*PropelAuth: Run failed: PropelAuth refused the API key*"
     assert line.startswith(f"- Run failed: PropelAuth refused the API key: {len(steps)} affected: ")
     assert [step for step in steps if step not in line] == []
-    assert "answered 401" in line
+    assert "returned 401" in line
     assert "Backend Integration" in line
     assert "Open the run in Dagster" in line
     assert first.run_id in line
@@ -208,7 +208,7 @@ def test_a_table_that_stops_loading_is_reported_once_with_the_reason(
     (text,) = webhook.texts
     assert f"- Not loaded: {cause}: 2 affected: " in text
     assert [table for table in tables if f"propel_auth/{table}" not in text] == []
-    assert f"answered {status}" in text
+    assert f"returned {status}" in text
     assert "The previous data is kept." in text
     sandbox.faults.clear()
     run(*tables)

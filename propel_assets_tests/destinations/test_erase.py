@@ -13,9 +13,10 @@ import pytest
 from dlt.common.versioned_state import decompress_state
 
 from propel_assets.catalog import BY_NAME
+from propel_assets.privacy.policy_file import load_policy
 from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.pipeline import build_pipeline
-from propel_assets.warehouse.query import client_of, opened
+from propel_assets.warehouse.query import open_warehouse, warehouse_client
 from propel_assets_tests.destinations.conftest import ROOT
 
 KEY = "a key for these tests only"
@@ -52,7 +53,7 @@ def ask(settings):
     """Run statements in the warehouse; return the rows of the last."""
 
     def rows(*statements: str):
-        with opened(settings) as warehouse:
+        with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
             *first, last = statements
             for statement in first:
                 warehouse._client.sql_client.execute_sql(statement)
@@ -85,7 +86,7 @@ def stored(settings):
     """Return every row of every table that is files, as text."""
 
     def read() -> list[str]:
-        with opened(settings) as warehouse:
+        with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
             return sorted(
                 f"{name} {row}"
                 for name in BY_NAME
@@ -108,7 +109,7 @@ def files(settings, tmp_path):
         return b""
 
     def read() -> dict[str, bytes]:
-        client = client_of(build_pipeline(settings, str(tmp_path / "pipelines")), settings)
+        client = warehouse_client(build_pipeline(settings.target, str(tmp_path / "pipelines")), settings.target)
         client.fs_client.invalidate_cache()
         found = {path: client.fs_client.cat_file(path) for path in client.fs_client.find(client.dataset_path)}
         return {path: content + unpacked(path, content) for path, content in found.items()}

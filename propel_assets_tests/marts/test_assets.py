@@ -102,7 +102,7 @@ def test_a_check_with_nothing_to_compare_has_the_reason(small_sandbox, small, qu
         assert evaluation.passed
         assert skipped(evaluation) == f"{table} was skipped: {reasons[table]}"
         assert evaluation.description == f"Skipped, nothing to compare: {skipped(evaluation)}"
-        assert "answered 403" in skipped(evaluation)
+        assert "returned 403" in skipped(evaluation)
 
 
 def test_a_check_that_compared_has_no_reason_and_one_of_older_figures_has(small_sandbox, small) -> None:

@@ -115,7 +115,7 @@ def test_who_signed_up(life) -> None:
     gone = {event.user_id for event in life.happened if event.kind == "deleted"}
     known = {*life.store.users, *gone}
     since = life.as_of - 30 * DAY
-    truth = {u for u in known if life.store.everyone[u].wire["created_at"] > since}
+    truth = {u for u in known if life.store.all_users[u].wire["created_at"] > since}
     assert ids(life.answers["Who signed up in the last 30 days?"]) == truth
 
 

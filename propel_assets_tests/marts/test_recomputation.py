@@ -1,7 +1,7 @@
 """Figures of the marts, computed a second time in Python from what the sandbox showed at each load.
 
-Five simulated loads over three months, with sign-ups, deletions, departures, accepted invitations and days without a load
-between them. The marts are built and queried in a session whose time zone is not UTC. No model is used to compute them.
+Five simulated loads over three months, with sign-ups, deletions, departures, accepted invitations and days without a
+load between them. The marts are built and queried in a session whose time zone is not UTC. No model is used to compute them.
 """
 
 import copy
@@ -25,6 +25,7 @@ from propel_assets_tests.marts.conftest import SCANS, SEARCH_PATH, Simulation
 DAY, HOUR = 86_400, 3_600
 ZONE = "America/Los_Angeles"
 FIGURES_AT_LEAST = 150
+pytestmark = pytest.mark.timeout(900)
 
 
 def day_of(seconds: float) -> date:

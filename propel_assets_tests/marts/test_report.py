@@ -16,13 +16,14 @@ from playwright.sync_api import Browser, sync_playwright
 from propel_assets.catalog import BY_NAME
 from propel_assets.defs.marts import build_marts
 from propel_assets.defs.resources import Warehouse
+from propel_assets.privacy.policy_file import load_policy
 from propel_assets.reporting.charts import CHARTS
 from propel_assets.reporting.report import render
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import load_settings
 from propel_assets.warehouse.checks import examine
 from propel_assets.warehouse.load import load_scan
-from propel_assets.warehouse.query import opened
+from propel_assets.warehouse.query import open_warehouse
 
 TITLES = ("Sign-ups per week", "Active users per week", "Retention", "Seats used", "Roles", "MFA")
 EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.\w+")
@@ -126,7 +127,7 @@ def test_a_tenant_without_anybody_is_a_page_of_sentences(built, build, report) -
 
 def test_a_failed_check_is_told(small, tmp_path) -> None:
     load_all(small)
-    with opened(small) as warehouse:
+    with open_warehouse(small.target, load_policy(small.privacy_settings)) as warehouse:
         warehouse.rows(f"DELETE FROM {warehouse.table('user_query')} RETURNING 1")
         examine(warehouse, BY_NAME["user_query"])
         page = render(warehouse)

@@ -41,7 +41,7 @@ def test_each_mart_has_a_grain_a_use_a_query_that_runs_and_described_columns(loa
 
 def test_signups_per_day(loaded, store) -> None:
     present = Counter(day(user.wire["created_at"]) for user in store.users.values())
-    ever = Counter(day(user.wire["created_at"]) for user in store.everyone.values())
+    ever = Counter(day(user.wire["created_at"]) for user in store.all_users.values())
     rows = loaded.query("SELECT day, signups, provider_signups FROM fct_signups_daily")
     assert {d: n for d, n, _ in rows if n} == present
     assert {d: n for d, _, n in rows if n} == ever
@@ -107,7 +107,7 @@ def test_active_users_of_the_month_of_the_load_are_exact(loaded, store) -> None:
 def test_monthly_active_users_are_the_providers_and_projected_to_the_months_end(loaded, store) -> None:
     today = day(store.now)
     month, in_month = today.replace(day=1), monthrange(today.year, today.month)[1]
-    mau = sum(bool(user.activity >> (month - day(store.first_day * DAY)).days) for user in store.everyone.values())
+    mau = sum(bool(user.activity >> (month - day(store.first_day * DAY)).days) for user in store.all_users.values())
     [row] = loaded.query(f"SELECT mau, days_counted, projected_mau FROM fct_mau_billing WHERE month = DATE '{month}'")
     counted = (loaded.query("SELECT max(finished_at) FROM propel_scans")[0][0].date() - month).days + 1
     counted = min(counted, in_month)

@@ -206,10 +206,10 @@ def assert_insights_agree(store: Store) -> None:
         points = insights.chart_metrics(store, metric, cadence, first, today)
         return {point["date"]: point["result"] for point in points}
 
-    everyone = [user.wire for user in store.everyone.values()]
+    everyone = [user.wire for user in store.all_users.values()]
     created = Counter(str(_day(user["created_at"])) for user in everyone)
     assert {day: n for day, n in chart("signups", "Daily").items() if n} == created
-    for metric, total in (("signups", len(everyone)), ("orgs_created", len(store.every_org))):
+    for metric, total in (("signups", len(everyone)), ("orgs_created", len(store.all_orgs))):
         for cadence in insights.CADENCES:
             assert sum(chart(metric, cadence).values()) == total
     daily = chart("active_users", "Daily")

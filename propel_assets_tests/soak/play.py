@@ -159,13 +159,13 @@ class _Player:
         """Run one load, and judge it. A ``clean`` one must succeed and equal the truth."""
         before, store = self._warehouse.read(), self._sandbox.store
         start = {name: truth(store, name) for name in TABLES}
-        everyone = set(store.everyone)
+        everyone = set(store.all_users)
         for option in run.faults:
             self._sandbox.faults.parse(option)
         ended = self._run(run)
         self._sandbox.faults.clear()
         end = {name: truth(store, name) for name in TABLES}
-        came = set(store.everyone) - everyone
+        came = set(store.all_users) - everyone
         self._outcome.ended[
             "clean" if clean else {"0": "succeeded", "1": "failed"}.get(ended.status, ended.status)
         ] += 1
@@ -283,7 +283,7 @@ class _Player:
         files = [file for file in self._folder.rglob("*") if file.is_file()]
         problems = [f"{file.name} holds a secret" for file in files if any(s in file.read_bytes() for s in secrets)]
         with self._sandbox.store.lock:
-            emails = [user.wire["email"] for user in self._sandbox.store.everyone.values()]
+            emails = [user.wire["email"] for user in self._sandbox.store.all_users.values()]
         return problems + [f"it said the e-mail address {email}" for email in emails if email in ended.said]
 
     def _not_clean(self, ended: _Ended) -> list[str]:

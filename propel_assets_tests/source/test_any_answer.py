@@ -19,8 +19,8 @@ from propel_assets.errors import PropelError, SettingsError
 from propel_assets.settings import Settings, load_settings, normalize_auth_url, require_credentials
 from propel_assets.source.client import Client
 from propel_assets.source.decode import PageDecoder, RowType
-from propel_assets.source.readers import Reader
-from propel_assets.source.table_reader import ReadOptions
+from propel_assets.source.readers import ScanContext, read_scan
+from propel_assets.source.stream import ReadOptions, Rows
 
 CANARY = "canary@example.org"
 MANY_REQUESTS = 500
@@ -108,10 +108,11 @@ def server() -> Iterator[Answers]:
 def test_any_body_gives_rows_or_a_sentence_that_quotes_nobody(scan, server, body) -> None:
     server.body, server.asked = body, 0
     url = f"http://127.0.0.1:{server.server_port}"
-    client = Client(require_credentials(Settings(auth_url=url, api_key="k", retry_seconds=0, max_concurrency=2)))
+    client = Client(require_credentials(Settings(auth_url=url, api_key="k", retry_seconds=0, max_concurrency=2)).tenant)
     said = "Nothing."
     try:
-        assert all(isinstance(rows, pa.Table) for _, rows in Reader(client, {}).read(scan))
+        items = list(read_scan(scan, ScanContext(client=client)))
+        assert all(isinstance(item.data, pa.Table) for item in items if isinstance(item, Rows))
     except PropelError as error:
         said = str(error)
     assert CANARY not in said
@@ -142,7 +143,8 @@ def test_whoever_is_looked_up_the_request_stays_at_its_endpoint(server, value) -
     server.body, server.asked = b"{}", 0
     known = Settings(auth_url=f"http://127.0.0.1:{server.server_port}", api_key="k", retry_seconds=0)
     with suppress(PropelError):
-        list(Reader(Client(require_credentials(known)), {}, ReadOptions(user_ids=[value])).read("user_by_id"))
+        client = Client(require_credentials(known).tenant)
+        list(read_scan("user_by_id", ScanContext(client=client, options=ReadOptions(lookups={"user_by_id": [value]}))))
     assert server.asked == 1
     before, _, segment = server.path.partition("?")[0].rpartition("/")
     assert before == "/api/backend/v1/user"

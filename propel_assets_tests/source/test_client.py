@@ -1,34 +1,29 @@
-"""The client over real HTTP: what is asked again, what is final, and what an error text gives away."""
+"""The client over real HTTP: which failures are retried, which are permanent, and what error texts contain."""
 
 import logging
 import re
-import ssl
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import ip_address
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import msgspec
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
 from propel_assets.errors import ApiError, PermanentApiError, TransientApiError, Unreachable
 from propel_assets.sandbox.running import Sandbox
-from propel_assets.settings import Settings
+from propel_assets.settings import Tenant
 from propel_assets.source import client as client_module
-from propel_assets.source.client import MAX_TRIES, NO_AUTH, USER_AGENT, Client
+from propel_assets.source.client import MAX_ATTEMPTS, NO_AUTH, USER_AGENT, Client
 
 USERS = "/api/backend/v1/user/query"
 BY_EMAIL = "/api/backend/v1/user/email"
-EMAIL = "somebody.private@example.org"
+EMAIL = "private.person@example.org"
 
 
 class Users(msgspec.Struct):
@@ -42,23 +37,24 @@ Connect = Callable[..., Client]
 
 @pytest.fixture
 def connect(sandbox: Sandbox) -> Connect:
-    """Return a client of the sandbox; settings as given."""
+    """Return a function that makes a client of the sandbox with these settings."""
 
     def connect_with(**settings: Any) -> Client:
-        given = {"auth_url": sandbox.url, "api_key": sandbox.api_key, "retry_seconds": 20.0, **settings}
-        return Client(Settings(**given))
+        return Client(
+            Tenant(**{"auth_url": sandbox.url, "api_key": sandbox.api_key, "retry_seconds": 20.0, **settings})
+        )
 
     return connect_with
 
 
 @pytest.fixture(autouse=True)
-def quick_back_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "_backoff_seconds", lambda tries: 0.01 * tries)
+def short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "_backoff_seconds", lambda attempts: 0.01 * attempts)
 
 
 @pytest.fixture(autouse=True)
 def only_get(sandbox: Sandbox) -> Iterator[None]:
-    """Whatever a test does: nothing but GET arrives."""
+    """After each test, check that only GET requests were received."""
     yield
     assert {request.method for request in sandbox.requests} <= {"GET"}
 
@@ -73,7 +69,7 @@ def error_of(client: Client, path: str = USERS) -> ApiError:
     return caught.value
 
 
-# What is asked again
+# Retried failures
 
 
 @pytest.mark.parametrize(
@@ -86,7 +82,7 @@ def error_of(client: Client, path: str = USERS) -> ApiError:
         ("html", 502),
     ],
 )
-def test_a_passing_failure_is_asked_again_and_counted(fault, value, sandbox, connect) -> None:
+def test_a_transient_failure_is_retried_and_counted(fault, value, sandbox, connect) -> None:
     sandbox.faults.set(fault, value, requests=2)
     client = connect()
     assert read(client).total_users == 0
@@ -96,7 +92,7 @@ def test_a_passing_failure_is_asked_again_and_counted(fault, value, sandbox, con
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
-def test_a_wait_the_server_asks_for_is_kept(form, sandbox, connect) -> None:
+def test_retry_after_is_respected(form, sandbox, connect) -> None:
     sandbox.faults.set("rate_limit", 1)
     sandbox.faults.set("retry_after", form)
     client = connect()
@@ -110,28 +106,28 @@ def test_a_wait_the_server_asks_for_is_kept(form, sandbox, connect) -> None:
     [
         ("server_error", 503, "503"),
         ("html", True, "not JSON"),
-        ("reset", True, "broken connection"),
-        ("truncated", True, "half a body"),
+        ("reset", True, "connection reset"),
+        ("truncated", True, "response truncated"),
     ],
 )
-def test_retries_end_by_count(fault, value, text, sandbox, connect) -> None:
+def test_retries_end_after_the_maximum_number_of_attempts(fault, value, text, sandbox, connect) -> None:
     sandbox.faults.set(fault, value)
     error = error_of(connect())
     assert isinstance(error, TransientApiError)
     assert error.retry_may_help
-    assert len(sandbox.requests) == MAX_TRIES
+    assert len(sandbox.requests) == MAX_ATTEMPTS
     assert text in str(error)
-    assert "run again later" in str(error)
+    assert "Run again later" in str(error)
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_retries_end_by_time(status, sandbox, connect) -> None:
+def test_retries_end_after_retry_seconds(status, sandbox, connect) -> None:
     sandbox.faults.set("server_error", status)
     assert isinstance(error_of(connect(retry_seconds=0.2)), TransientApiError)
     assert 1 < len(sandbox.requests) <= 30
 
 
-def test_a_wait_longer_than_the_budget_fails_at_once(sandbox, connect, monkeypatch) -> None:
+def test_a_retry_after_above_retry_seconds_fails_immediately(sandbox, connect, monkeypatch) -> None:
     monkeypatch.setattr(client_module, "_retry_after", lambda header: 3600.0)
     sandbox.faults.set("server_error", 429)
     error = error_of(connect(retry_seconds=20))
@@ -141,40 +137,45 @@ def test_a_wait_longer_than_the_budget_fails_at_once(sandbox, connect, monkeypat
     assert "PROPELAUTH_RETRY_SECONDS" in str(error)
 
 
-def test_nobody_listening_is_transient_and_says_so(connect) -> None:
+def test_a_refused_connection_is_transient(connect) -> None:
     error = error_of(connect(auth_url="http://127.0.0.1:9"))
     assert isinstance(error, TransientApiError)
-    assert "no server accepts connections" in str(error)
+    assert "connection refused" in str(error)
 
 
 @pytest.mark.parametrize(
-    ("header", "seconds"), [("7", 7.0), ("0.5", 0.5), ("-3", 0.0), ("", None), (None, None), ("soon", None)]
+    ("header", "seconds"),
+    [
+        ("7", 7.0),
+        ("0.5", 0.5),
+        *[(header, None) for header in (None, "", "0", "-3", "soon", "nan", "inf", "1e999", "99999999999 GMT")],
+        *[(f"Tue, 24 Nov 2015 06:00:00{zone}", None) for zone in ("", " GMT", " +0100")],
+    ],
 )
-def test_retry_after_in_seconds(header, seconds) -> None:
+def test_a_retry_after_that_is_not_a_positive_time_counts_as_absent(header, seconds) -> None:
     assert client_module._retry_after(header) == seconds
 
 
-@pytest.mark.parametrize("header", ["Tue, 24 Nov 2015 06:00:00 GMT", "Tue, 24 Nov 2015 06:00:00", "nan", "inf"])
-def test_retry_after_that_is_over_or_no_time_does_not_crash(header) -> None:
-    seconds = client_module._retry_after(header)
-    assert seconds is None or seconds >= 0
+def test_a_retry_after_date_gives_the_seconds_until_then() -> None:
+    at = datetime.now(UTC) + timedelta(seconds=90)
+    assert client_module._retry_after(format_datetime(at, usegmt=True)) == pytest.approx(90, abs=5)
 
 
-# What is final
+# Permanent failures
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 422, 426])
-def test_a_refusal_is_final(status, sandbox, connect) -> None:
+def test_a_client_error_is_permanent(status, sandbox, connect) -> None:
     sandbox.faults.set("server_error", status)
     error = error_of(connect())
     assert isinstance(error, PermanentApiError)
     assert not error.retry_may_help
     assert error.status == status
-    assert str(error).startswith(f"GET {USERS} answered {status}")
+    assert str(error).startswith(f"GET {USERS} returned {status}")
     assert len(sandbox.requests) == 1
 
 
-def test_a_wrong_key_is_one_request_and_says_where_to_find_one(sandbox, connect) -> None:
+def test_a_wrong_key_fails_after_one_request_with_instructions(sandbox, connect) -> None:
     error = error_of(connect(api_key="wrong-key"))
     assert isinstance(error, PermanentApiError)
     assert (error.status, len(sandbox.requests)) == (401, 1)
@@ -182,7 +183,7 @@ def test_a_wrong_key_is_one_request_and_says_where_to_find_one(sandbox, connect)
     assert "Backend Integration page" in str(error)
 
 
-def test_a_revoked_token_of_an_end_user_names_its_own_setting(sandbox, connect) -> None:
+def test_a_revoked_end_user_token_names_its_setting(sandbox, connect) -> None:
     sandbox.faults.set("key_revoked")
     with pytest.raises(PermanentApiError, match="PROPELAUTH_OAUTH_TOKEN") as caught:
         connect().get("/propelauth/oauth/userinfo", decode, auth="token-of-a-user")
@@ -190,16 +191,16 @@ def test_a_revoked_token_of_an_end_user_names_its_own_setting(sandbox, connect) 
     assert "token-of-a-user" not in str(caught.value)
 
 
-def test_json_of_another_shape_is_final(sandbox, connect) -> None:
+def test_an_unexpected_json_shape_is_permanent(sandbox, connect) -> None:
     sandbox.faults.set("wrong_json")
     error = error_of(connect())
     assert isinstance(error, PermanentApiError)
     assert error.status == 0
-    assert "another shape" in str(error)
+    assert "unexpected shape" in str(error)
     assert len(sandbox.requests) == 1
 
 
-def test_a_redirect_is_refused_and_the_key_goes_nowhere(sandbox, connect) -> None:
+def test_a_redirect_is_not_followed(sandbox, connect) -> None:
     with Sandbox(users=1, orgs=1) as elsewhere:
         sandbox.faults.set("redirect", elsewhere.url)
         error = error_of(connect())
@@ -208,7 +209,7 @@ def test_a_redirect_is_refused_and_the_key_goes_nowhere(sandbox, connect) -> Non
         assert (len(sandbox.requests), len(elsewhere.requests)) == (1, 0)
 
 
-# What is never said
+# No secrets and no personal data in texts
 
 
 @pytest.mark.parametrize(
@@ -219,7 +220,7 @@ def test_a_redirect_is_refused_and_the_key_goes_nowhere(sandbox, connect) -> Non
     ],
 )
 @pytest.mark.parametrize("path", [USERS, BY_EMAIL])
-def test_no_error_tells_a_key_an_address_or_a_query(fault, value, path, sandbox, connect) -> None:
+def test_no_error_contains_a_key_an_address_or_a_query(fault, value, path, sandbox, connect) -> None:
     sandbox.faults.set(fault, value)
     error = error_of(connect(retry_seconds=0.1), path)
     chain = f"{error} {error!r} {error.__cause__!r}"
@@ -227,7 +228,7 @@ def test_no_error_tells_a_key_an_address_or_a_query(fault, value, path, sandbox,
         assert secret not in chain
 
 
-def test_a_refusal_names_fields_and_not_what_was_in_them(sandbox, connect) -> None:
+def test_a_refusal_names_fields_without_their_values(sandbox, connect) -> None:
     with pytest.raises(PermanentApiError) as caught:
         connect().get(USERS, decode, {"page_size": -4711})
     assert caught.value.status == 400
@@ -238,7 +239,7 @@ def test_a_refusal_names_fields_and_not_what_was_in_them(sandbox, connect) -> No
 @pytest.mark.parametrize(
     ("fault", "value"), [(None, None), ("server_error", 503), ("server_error", 400), ("reset", True)]
 )
-def test_no_log_tells_a_key_an_address_or_a_query(fault, value, sandbox, connect, caplog) -> None:
+def test_no_log_record_contains_a_key_an_address_or_a_query(fault, value, sandbox, connect, caplog) -> None:
     caplog.set_level(logging.DEBUG)
     caplog.set_level(logging.DEBUG, logger="urllib3")  # dagster-k8s makes it quieter
     client = connect(retry_seconds=0.1)
@@ -247,18 +248,18 @@ def test_no_log_tells_a_key_an_address_or_a_query(fault, value, sandbox, connect
         error_of(client)
     else:
         read(client)
-    ours = [record for record in caplog.records if not record.name.startswith("uvicorn")]  # that is the server
+    ours = [record for record in caplog.records if not record.name.startswith("uvicorn")]  # the sandbox's
     assert "urllib3.connectionpool" in {record.name for record in ours}
     for secret in (sandbox.api_key, EMAIL, EMAIL.replace("@", "%40"), "email_or_username", "?"):
         assert secret not in " ".join(record.getMessage() for record in ours)
 
 
-def test_neither_settings_nor_client_show_the_key(sandbox, connect) -> None:
+def test_the_repr_of_tenant_and_client_does_not_contain_the_key(sandbox, connect) -> None:
     client = connect()
-    assert sandbox.api_key not in f"{client!r} {client.settings!r} {vars(client)!r}"
+    assert sandbox.api_key not in f"{client!r} {client.tenant!r} {vars(client)!r}"
 
 
-def test_the_key_is_sent_only_where_it_is_wanted(sandbox, connect) -> None:
+def test_no_key_is_sent_to_public_endpoints(sandbox, connect) -> None:
     sandbox.faults.set("key_revoked", path=USERS)
     client = connect(api_key="wrong-key")
     known = client.get("/.well-known/jwks.json", msgspec.json.decode, auth=NO_AUTH)
@@ -266,7 +267,7 @@ def test_the_key_is_sent_only_where_it_is_wanted(sandbox, connect) -> None:
 
 
 class Listener(BaseHTTPRequestHandler):
-    """Keeps the headers of every request."""
+    """Records the headers of every request."""
 
     seen: list[dict[str, str]]
 
@@ -285,7 +286,7 @@ class Listener(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def headers() -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """The URL of a server that answers everything, and the headers of what it was asked."""
+    """The URL of a server that accepts every request, and the headers it received."""
     seen: list[dict[str, str]] = []
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Listening", (Listener,), {"seen": seen}))
     server.daemon_threads = True
@@ -295,7 +296,7 @@ def headers() -> Iterator[tuple[str, list[dict[str, str]]]]:
     server.server_close()
 
 
-def test_a_request_says_who_asks_and_with_which_key(headers, connect) -> None:
+def test_a_request_has_a_user_agent_and_the_right_key(headers, connect) -> None:
     url, seen = headers
     client = connect(auth_url=url, api_key="the-key")
     client.get(USERS, decode)
@@ -307,27 +308,9 @@ def test_a_request_says_who_asks_and_with_which_key(headers, connect) -> None:
 
 
 @pytest.fixture
-def behind_tls(tmp_path) -> Iterator[tuple[str, Path, list[dict[str, str]]]]:
-    """The URL of that server behind a certificate nobody has signed, the certificate, and what it was asked."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    file = tmp_path / "certificate.pem"
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    file.write_bytes(certificate.public_bytes(Encoding.PEM) + private)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file)
+def behind_tls(certificate) -> Iterator[tuple[str, Path, list[dict[str, str]]]]:
+    """The URL of such a server with a self-signed certificate, the certificate file, and the headers it received."""
+    file, context = certificate
     seen: list[dict[str, str]] = []
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Listening", (Listener,), {"seen": seen}))
     server.socket = context.wrap_socket(server.socket, server_side=True)
@@ -338,21 +321,21 @@ def behind_tls(tmp_path) -> Iterator[tuple[str, Path, list[dict[str, str]]]]:
     server.server_close()
 
 
-def test_a_certificate_that_nobody_vouches_for_gets_no_key(behind_tls, connect, monkeypatch) -> None:
+def test_no_key_is_sent_to_a_server_with_an_untrusted_certificate(behind_tls, connect, monkeypatch) -> None:
     url, certificate, seen = behind_tls
     error = error_of(connect(auth_url=url, retry_seconds=0.1))
     assert isinstance(error, Unreachable)
-    assert "a TLS certificate that could not be verified" in str(error)
+    assert "TLS certificate not trusted" in str(error)
     assert seen == []
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     connect(auth_url=url, api_key="the-key").get(USERS, decode)
     assert [sent["authorization"] for sent in seen] == ["Bearer the-key"]
 
 
-# Politeness
+# Rate limits and concurrency
 
 
-def test_a_rate_limit_of_ten_a_second_fails_nothing(sandbox, connect) -> None:
+def test_a_rate_limit_of_ten_per_second_fails_no_request(sandbox, connect) -> None:
     sandbox.faults.set("rate_limit", 10)
     client = connect(max_concurrency=8)
     with ThreadPoolExecutor(8) as pool:
@@ -362,7 +345,7 @@ def test_a_rate_limit_of_ten_a_second_fails_nothing(sandbox, connect) -> None:
     assert client.traffic.requests == 60 + client.traffic.retries
 
 
-def test_never_more_at_once_than_allowed(sandbox, connect) -> None:
+def test_concurrency_never_exceeds_the_limit(sandbox, connect) -> None:
     sandbox.faults.set("latency_ms", 20)
     client = connect(max_concurrency=3)
     with ThreadPoolExecutor(12) as pool:
@@ -370,14 +353,22 @@ def test_never_more_at_once_than_allowed(sandbox, connect) -> None:
     assert client.traffic.concurrency == 3
 
 
-def test_stopping_ends_every_wait(sandbox, connect) -> None:
+def test_stopping_ends_all_waits_and_sends_nothing(sandbox, connect, monkeypatch) -> None:
+    monkeypatch.setattr(client_module, "_backoff_seconds", lambda attempts: 0.01 if attempts < 4 else 200)
     sandbox.faults.set("server_error", 503)
     client = connect(retry_seconds=300.0)
+    waiting = Thread(target=error_of, args=(client,), daemon=True)
+    waiting.start()
+    while client.traffic.retries < 3:
+        time.sleep(0.01)
     with client.stopping():
+        waiting.join(5)
+        assert not waiting.is_alive()
+        sent = len(sandbox.requests)
         assert isinstance(error_of(client), TransientApiError)
-    assert len(sandbox.requests) == 1
+    assert len(sandbox.requests) == sent
 
 
 def test_error_texts_are_sentences(sandbox, connect) -> None:
     sandbox.faults.set("server_error", 404)
-    assert re.fullmatch(r"GET \S+ answered 404: .+\.", str(error_of(connect())))
+    assert re.fullmatch(r"GET \S+ returned 404: .+\.", str(error_of(connect())))

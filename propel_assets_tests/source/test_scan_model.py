@@ -22,8 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from propel_assets.catalog import BY_NAME
 from propel_assets.errors import UnprovedScan
 from propel_assets.source.decode import RowType
-from propel_assets.source.lists import MAX_PASSES, ScanReport
-from propel_assets.source.readers import Reader
+from propel_assets.source.lists import MAX_ATTEMPTS, ListEndpoint, ListScan
 from propel_assets.source.scan import MAX_TRIES_TO_FIND_THE_END, Order, Page, Request, Scan
 from propel_assets.source.ties import MAX_PAGES_TO_THE_RIGHT, MAX_SWEEPS, Tie
 
@@ -386,7 +385,7 @@ def test_a_quietly_changing_list_is_nearly_always_proved(ties) -> None:
 class ModelClient:
     """Stands for the HTTP client; answers from a `Server`, and lets the adversary act before."""
 
-    settings = SimpleNamespace(page_size=10, max_concurrency=4)
+    tenant = SimpleNamespace(page_size=10, max_concurrency=4)
 
     def __init__(self, server: Server, adversary: Adversary) -> None:
         self.server, self.adversary = server, adversary
@@ -416,22 +415,21 @@ def test_joined_passes_lose_nobody_and_bring_nobody_twice() -> None:
     for seed in range(120):
         rng = Random(seed)
         client = ModelClient(Server(rng, rng.randint(0, 400), rng.choice([0.0, 0.5, 0.9])), any_adversary(rng))
-        report = ScanReport("org_query")
-        reader = Reader(client, {})  # pyright: ignore[reportArgumentType]
-        row_type = RowType(BY_NAME["org_query"])
+        endpoint = ListEndpoint("org_query", "", "orgs", "total_orgs", RowType(BY_NAME["org_query"]))
+        scan = ListScan(client, endpoint, ORDER)  # pyright: ignore[reportArgumentType]
         try:
-            batches = list(reader._read_list(report, "", "orgs", "total_orgs", row_type, ORDER, {}))
+            batches = list(scan)
         except UnprovedScan:
-            passes[f"given up after {MAX_PASSES}"] += 1
+            passes[f"given up after {MAX_ATTEMPTS}"] += 1
             continue
-        passes[f"proved in {report.passes}"] += 1
+        passes[f"proved in {scan.outcome.passes}"] += 1
         returned = [row for batch in batches for row in batch]
-        assert report.verdict == "proved"
-        assert report.rows_read == len(returned) == len(set(returned))
+        assert scan.outcome.verdict == "proved"
+        assert scan.outcome.rows_read == len(returned) == len(set(returned))
         assert client.there is not None
         assert client.there & client.at_last <= set(returned)
     print(dict(passes))
-    assert sum(passes.values()) - passes[f"given up after {MAX_PASSES}"] >= 90
+    assert sum(passes.values()) - passes[f"given up after {MAX_ATTEMPTS}"] >= 90
 
 
 # Single interleavings that must not be lost

@@ -7,8 +7,7 @@ import duckdb
 import pytest
 
 from propel_assets.settings import Settings
-from propel_assets.source.lists import ScanReport
-from propel_assets.source.table_reader import ReadOptions
+from propel_assets.source.stream import ReadOptions, ScanResult
 from propel_assets.warehouse.erasure import erase
 from propel_assets.warehouse.load import load_scan
 
@@ -21,8 +20,8 @@ def slow(settings) -> Settings:
     return replace(settings, page_size=20, max_concurrency=1)
 
 
-def load_users(settings: Settings, options: ReadOptions | None = None) -> ScanReport:
-    return load_scan("users", settings, options=options).reports[0]
+def load_users(settings: Settings, options: ReadOptions | None = None) -> ScanResult:
+    return load_scan("users", settings, options=options).results[0]
 
 
 def stored(query) -> set[str]:
@@ -101,7 +100,7 @@ def test_users_that_keep_coming_to_the_middle_never_make_a_load_fail(sandbox, sl
     at_request({n: both for n in range(6, 60, 3)})
     report = load_users(slow)
     assert report.verdict == "counted"
-    assert report.reason.endswith("the list was read 3 times, and each returned others")
+    assert report.reason.endswith("the list was read 3 times, and each returned further rows")
 
 
 @pytest.mark.parametrize("options", [None, ReadOptions(recent=True)], ids=["full", "recent"])

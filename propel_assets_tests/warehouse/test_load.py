@@ -12,8 +12,8 @@ import pytest
 from propel_assets.catalog import SCANS, TABLES
 from propel_assets.errors import LossRefused
 from propel_assets.source.client import Client
-from propel_assets.source.readers import Reader
-from propel_assets.source.table_reader import ReadOptions
+from propel_assets.source.readers import ScanContext, read_scan
+from propel_assets.source.stream import ReadOptions, Rows, ScanResult
 from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.pipeline import build_pipeline
 
@@ -56,7 +56,8 @@ def test_a_load_does_not_look_for_the_database_of_another_project(settings, quer
 def test_nothing_but_documented_reads_is_ever_asked(settings, sandbox) -> None:
     somebody = next(iter(sandbox.store.users))
     email = sandbox.store.user_object(somebody)["email"]
-    options = ReadOptions([somebody], [email], ["nobody"], usage_per_key=True)
+    lookups = {"user_by_id": [somebody], "user_by_email": [email], "user_by_username": ["unknown"]}
+    options = ReadOptions(lookups=lookups, usage_per_key=True)
     for scan in SCANS:
         load_scan(scan, replace(settings, oauth_token=sandbox.user_token), options=options)
     documented = [re.compile(re.sub(r"\{\w+\}", "[^/]+", table.path)) for table in TABLES]
@@ -69,7 +70,7 @@ def test_nothing_but_documented_reads_is_ever_asked(settings, sandbox) -> None:
 
 
 def test_what_dlt_logs_of_a_job_it_tries_again_names_nobody(settings, caplog) -> None:
-    build_pipeline(settings, None)
+    build_pipeline(settings.target, None)
     log = logging.getLogger("dlt")
     log.addHandler(caplog.handler)
     row = 'psycopg2.errors.BadCopy: no\nCONTEXT:  COPY user_query, line 2: "somebody@example.org"'
@@ -79,7 +80,9 @@ def test_what_dlt_logs_of_a_job_it_tries_again_names_nobody(settings, caplog) ->
 
 
 def test_who_wants_users_alone_does_not_read_their_orgs(settings, sandbox) -> None:
-    reader = Reader(Client(settings), {})
-    assert {name for name, _ in reader.read("users", {"user_query"})} == {"user_query"}
-    assert reader.reports["user_query"].rows_read == len(sandbox.store.users)
+    items = list(read_scan("users", ScanContext(client=Client(settings.tenant), wanted={"user_query"})))
+    assert {item.table for item in items if isinstance(item, Rows)} == {"user_query"}
+    users, members = (item for item in items if isinstance(item, ScanResult))
+    assert users.rows_read == len(sandbox.store.users)
+    assert members.skipped
     assert {request.query["include_orgs"] for request in sandbox.requests} == {"false"}

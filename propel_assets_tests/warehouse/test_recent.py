@@ -6,10 +6,11 @@ import pytest
 
 from propel_assets.catalog import tables_of
 from propel_assets.errors import LossRefused
-from propel_assets.source.table_reader import ReadOptions
+from propel_assets.privacy.policy_file import load_policy
+from propel_assets.source.stream import ReadOptions
 from propel_assets.warehouse.checks import examine
 from propel_assets.warehouse.load import load_scan
-from propel_assets.warehouse.query import opened
+from propel_assets.warehouse.query import open_warehouse
 
 RECENT = ReadOptions(recent=True)
 USERS = "SELECT * FROM user_query ORDER BY user_id"
@@ -47,7 +48,7 @@ def test_full_and_recent_loads_in_any_order_end_as_one_full_load(seed, settings,
 
 
 def test_a_recent_load_without_a_full_one_before_it_reads_everything(settings, sandbox, query) -> None:
-    reports = load_scan("users", settings, options=RECENT).reports
+    reports = load_scan("users", settings, options=RECENT).results
     assert {report.mode for report in reports} == {"full"}
     assert query("SELECT count(*) FROM user_query") == [(len(sandbox.store.users),)]
 
@@ -56,7 +57,7 @@ def test_a_recent_load_asks_little_and_leaves_no_person_in_the_staging_tables(se
     load_scan("users", settings)
     before = len(sandbox.requests)
     newcomer = sandbox.store.add_user()
-    users, members = load_scan("users", settings, options=RECENT).reports
+    users, members = load_scan("users", settings, options=RECENT).results
     assert len(sandbox.requests) - before <= 8
     assert (users.mode, users.verdict, members.mode) == ("recent", "counted", "recent")
     assert query(f"SELECT count(*) FROM user_query WHERE user_id = '{newcomer}'") == [(1,)]
@@ -81,7 +82,7 @@ def test_a_clock_that_jumps_and_comes_back_loses_nobody_and_misleads_no_check(
 
     def load(options: ReadOptions | None = None) -> None:
         load_scan("users", settings, options=options)
-        with opened(settings) as warehouse:
+        with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
             findings = [finding for table in tables_of("users") for finding in examine(warehouse, table)]
         assert [finding.summary for finding in findings if finding.severity == "ERROR" and not finding.passed] == []
 

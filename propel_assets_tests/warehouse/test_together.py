@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import load_settings
-from propel_assets.warehouse.query import opened
+from propel_assets.warehouse.query import open_warehouse
 from propel_assets_tests.destinations.standins.postgres import Postgres
 from propel_assets_tests.processes import wait_until
 
@@ -37,7 +38,8 @@ def rows(database):
     """Return the rows of a query on the loaded tables, whose names are in braces."""
 
     def ask(sql: str) -> list[tuple]:
-        with opened(load_settings()) as warehouse:
+        settings = load_settings()
+        with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
             return warehouse.rows(sql.replace("{", "propel_auth_data.").replace("}", ""))
 
     return ask

@@ -12,9 +12,10 @@ import pytest
 
 from propel_assets.catalog import BY_NAME
 from propel_assets.defs.checks import _as_result
+from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import load_settings
 from propel_assets.warehouse.checks import examine
-from propel_assets.warehouse.query import opened
+from propel_assets.warehouse.query import open_warehouse
 
 TABLE = BY_NAME["org_query"]
 HISTORY = [100, 102, 99, 101, 103, 100]
@@ -40,7 +41,8 @@ def volume(loaded, tmp_path):
                     "? rows_read, ? started_at, ? finished_at",
                     [load, table.name, mode, read, time, time],
                 )
-        with opened(load_settings()) as warehouse:
+        settings = load_settings()
+        with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
             (finding,) = examine(warehouse, table, ["volume"])
         return finding
 

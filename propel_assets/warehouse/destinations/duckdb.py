@@ -1,126 +1,142 @@
-"""dlt's DuckDB destination with two changes: a replace is one transaction, and a busy file is waited for.
+"""DuckDB: dlt's destination with two changes. A replace is one transaction, and opening waits for a locked file.
 
-dlt empties a table in one transaction and fills it in others: killed in between, everybody is gone. Here the files of
-a table stay where they are until all of them are there; then one transaction deletes the old rows and inserts the new
-ones. That is also faster than loading through a staging dataset (docs/decisions/0002).
+dlt empties a table in one transaction and fills it in others; a process killed in between leaves an empty table. Here
+the files of a table are kept until all of them are complete; then one transaction deletes the old rows and inserts the
+new rows. That is also faster than loading through a staging dataset (docs/decisions/0002).
 """
 
 import contextlib
-import re
-import shutil
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import dlt
 import duckdb as engine
-import psutil
 from dlt.common.configuration import configspec
 from dlt.common.destination import DestinationCapabilitiesContext
 from dlt.common.destination.client import FollowupJobRequest, HasFollowupJobs, LoadJob, RunnableLoadJob
 from dlt.common.destination.typing import PreparedTableSchema
 from dlt.common.schema import Schema
-from dlt.common.storages.load_package import LoadJobInfo, ParsedLoadJobFileName
 from dlt.destinations.exceptions import DatabaseException, DestinationConnectionError
-from dlt.destinations.impl.duckdb.configuration import DuckDbClientConfiguration
-from dlt.destinations.impl.duckdb.duck import DuckDbClient
-from dlt.destinations.impl.duckdb.factory import duckdb as duckdb_factory
-from dlt.destinations.impl.duckdb.sql_client import DuckDbSqlClient
-from dlt.destinations.job_client_impl import SqlLoadJob
-from dlt.destinations.job_impl import FollowupJobRequestImpl
-from filelock import FileLock, Timeout
 
-from propel_assets.errors import WarehouseBusy, WarehouseClosed
+from propel_assets.warehouse.destinations.duckdb_file import describe_open_error, sql_literal
+from propel_assets.warehouse.destinations.jobs import ClientJob, SetsClient, SqlFile
+from propel_assets.warehouse.dlt_compat import DuckDbClient, DuckDbClientConfiguration, DuckDbSqlClient, LoadJobInfo
+from propel_assets.warehouse.locks import LockTimeout, lock_owner, wait_for_lock
 
-WAIT_SECONDS = 0.25
-SAY_EVERY_SECONDS = 10.0
 T = TypeVar("T")
 MEMORY_LIMIT = "180MB"
-MEMORY_SETTINGS = frozenset({"memory_limit", "max_memory"})
-ANOTHER_FILE = "Put that right, or name another file in DESTINATION__DUCKDB__CREDENTIALS."
+STRATEGY = "truncate-and-insert"
 
 
-class ReplaceInOneTransaction(FollowupJobRequestImpl):
-    """Statements that delete a table's rows and insert those of its files; dlt runs them in one transaction."""
+class SqlJob(ClientJob):
+    """A job that runs SQL on `AtomicDuckDbClient`."""
 
-    def __init__(self, client: DuckDbClient, table: PreparedTableSchema, files: Sequence[str]) -> None:
-        """Write the statements to a job file of ``table``."""
-        name = str(table["name"])
-        job = ParsedLoadJobFileName(name, ParsedLoadJobFileName.new_file_id(), 0, "sql")
-        super().__init__(job.file_name())
-        self._file_path = str(Path(files[0]).parents[1] / job.file_name())  # dlt's choice would outlive a kill
-        qualified = client.sql_client.make_qualified_table_name(name)
-        listed = ", ".join(f"'{path.replace(chr(39), 2 * chr(39))}'" for path in files)
-        self._save_text_file(
-            # Names are quoted by dlt, paths above.
-            f"DELETE FROM {qualified};\n"  # noqa: S608
-            f"INSERT INTO {qualified} BY NAME SELECT * FROM read_parquet([{listed}], union_by_name = true);"
-        )
+    def execute(self, sql: str) -> None:
+        """Run statements in one transaction, with limited memory and without keeping the order of rows.
+
+        One job at a time: the settings are those of the whole database.
+        """
+        sql_client = self.client.sql_client
+
+        def insert() -> None:
+            with _settings(sql_client, {"preserve_insertion_order": "false"}), sql_client.begin_transaction():
+                sql_client.execute_sql(sql)
+
+        with _one_at_a_time:
+            limited_memory(sql_client, insert)
 
 
-class ReplaceWithLittleMemory(SqlLoadJob):
-    """Runs `ReplaceInOneTransaction`, one table at a time: the limit is the whole database's."""
+_one_at_a_time = threading.Lock()
 
-    _one_at_a_time = threading.Lock()
+
+class ReplaceTable(SqlJob):
+    """Run the statements of a `SqlFile`: delete the rows of a table, and insert those of its Parquet files."""
 
     def run(self) -> None:
-        """Run the statements."""
-        with self._one_at_a_time:
-            with_little_memory(cast(DuckDbSqlClient, self._job_client.sql_client), super().run)
+        """Replace the rows."""
+        self.execute(self.path.read_text(encoding="utf-8"))
 
 
-def with_little_memory(client: DuckDbSqlClient, work: Callable[[], T]) -> T:
-    """Return what ``work`` returns: DuckDB takes all the memory it may, and needs little.
+class InsertParquet(SqlJob, HasFollowupJobs):
+    """Insert a Parquet file. dlt's own job does not quote the path of the file."""
 
-    Very wide rows do need more, and get it: ``work`` is then done again.
+    def run(self) -> None:
+        """Insert the rows."""
+        table = self.client.sql_client.make_qualified_table_name(self.load_table_name)
+        self.execute(insert_parquet(table, [self.path]))
+
+
+class KeepParquet(RunnableLoadJob, HasFollowupJobs):
+    """A Parquet file that stays until all files of its table are complete."""
+
+    def run(self) -> None:
+        """Do nothing: `ReplaceTable` reads the file."""
+
+
+def insert_parquet(table: str, files: Sequence[Path]) -> str:
+    """Return the statement that inserts Parquet files into a table, whose name is quoted."""
+    paths = ", ".join(sql_literal(str(path)) for path in files)
+    return f"INSERT INTO {table} BY NAME SELECT * FROM read_parquet([{paths}], union_by_name = true)"  # noqa: S608
+
+
+def limited_memory(client: DuckDbSqlClient, work: Callable[[], T]) -> T:
+    """Return the result of ``work``, done with little memory: by default DuckDB uses most of the machine's.
+
+    Very wide rows need more. ``work`` is then done again without the limit.
     """
-    if MEMORY_SETTINGS & set(client.credentials.global_config or {}):
-        return work()  # the user has said how much
-    [(usual,)] = client.execute_sql("SELECT current_setting('memory_limit')") or []
-    client.execute_sql(f"SET memory_limit = '{MEMORY_LIMIT}'")
+    if {"memory_limit", "max_memory"} & set(client.credentials.global_config or {}):
+        return work()  # the user has set a limit
     try:
-        return work()
+        with _settings(client, {"memory_limit": MEMORY_LIMIT}):
+            return work()
     except DatabaseException as error:
         if not isinstance(error.dbapi_exception, engine.OutOfMemoryException):
             raise
-    finally:
-        client.execute_sql(f"SET memory_limit = '{usual}'")  # RESET leaves the buffers limited (1.5.5)
     return work()
 
 
-class KeptFile(RunnableLoadJob, HasFollowupJobs):
-    """A file that waits for the others of its table."""
-
-    def run(self) -> None:
-        """Do nothing: `ReplaceInOneTransaction` reads the file."""
+@contextlib.contextmanager
+def _settings(client: DuckDbSqlClient, settings: Mapping[str, str]) -> Iterator[None]:
+    """Change settings of the database, except those that the user has set, and restore them."""
+    changed = {name: value for name, value in settings.items() if name not in (client.credentials.global_config or {})}
+    before: dict[str, Any] = {}
+    for name in changed:
+        [(before[name],)] = client.execute_sql("SELECT current_setting(%s)", name) or []
+    for name, value in changed.items():
+        client.execute_sql(f"SET {name} = {sql_literal(value)}")
+    try:
+        yield
+    finally:
+        for name, value in before.items():  # not RESET: it leaves the buffers limited (DuckDB 1.5.5)
+            client.execute_sql(f"SET {name} = {sql_literal(str(value))}")
 
 
 @configspec(init=False)
 class DuckDbConfiguration(DuckDbClientConfiguration):
-    """dlt's, naming the database without SQLAlchemy: its import would take a tenth of a small load."""
+    """dlt's configuration, with a text form that does not import SQLAlchemy: a tenth of the time of a small load."""
 
     def __str__(self) -> str:
         """Return the URL of the database."""
         return f"duckdb:///{self.credentials.database}"
 
 
-class AtomicDuckDbClient(DuckDbClient):
-    """Loads replaced tables from Parquet in one transaction; everything else as dlt does."""
+class AtomicDuckDbClient(SetsClient, DuckDbClient):
+    """Load replaced tables from Parquet in one transaction, and all others as dlt does."""
 
     def __init__(
         self, schema: Schema, config: DuckDbClientConfiguration, capabilities: DestinationCapabilitiesContext
     ) -> None:
-        """Connect by `PatientSqlClient`."""
+        """Connect with `WaitingSqlClient`."""
         super().__init__(schema, config, capabilities)
         plain = self.sql_client
-        self.sql_client = PatientSqlClient(
+        self.sql_client = WaitingSqlClient(
             plain.dataset_name, plain.staging_dataset_name, config.credentials, capabilities
         )
 
     def should_truncate_table_before_load(self, table_name: str) -> bool:
-        """Never: the transaction that inserts also deletes."""
+        """Return False for tables that are replaced in one transaction, which also deletes."""
         return super().should_truncate_table_before_load(table_name) and not self._is_atomic(
             self.prepare_load_table(table_name)
         )
@@ -128,11 +144,11 @@ class AtomicDuckDbClient(DuckDbClient):
     def create_load_job(
         self, table: PreparedTableSchema, file_path: str, load_id: str, restore: bool = False
     ) -> LoadJob:
-        """Keep the Parquet files of a replaced table for the end."""
-        if self._is_atomic(table) and file_path.endswith(".parquet"):
-            return KeptFile(file_path)
-        if self._is_atomic(table) and file_path.endswith(".sql"):
-            return ReplaceWithLittleMemory(file_path)
+        """Return our job for Parquet files and for the statements that replace a table."""
+        if file_path.endswith(".parquet"):
+            return KeepParquet(file_path) if self._is_atomic(table) else InsertParquet(file_path)
+        if file_path.endswith(".sql") and self._is_atomic(table):
+            return ReplaceTable(file_path)
         return super().create_load_job(table, file_path, load_id, restore)
 
     def create_table_chain_completed_followup_jobs(
@@ -140,197 +156,82 @@ class AtomicDuckDbClient(DuckDbClient):
         table_chain: Sequence[PreparedTableSchema],
         completed_table_chain_jobs: Sequence[LoadJobInfo] | None = None,
     ) -> list[FollowupJobRequest]:
-        """Once all files of a replaced table are there, replace its rows."""
-        files = [
-            job.file_path for job in completed_table_chain_jobs or () if job.job_file_info.file_format == "parquet"
-        ]
-        if self._is_atomic(table_chain[0]) and files:
-            return [ReplaceInOneTransaction(self, table_chain[0], files)]
+        """Replace the rows of a table once all of its files are complete."""
+        table = table_chain[0]
+        files = [job for job in completed_table_chain_jobs or () if job.job_file_info.file_format == "parquet"]
+        if self._is_atomic(table) and files:
+            name = self.sql_client.make_qualified_table_name(str(table["name"]))
+            delete = f"DELETE FROM {name};"  # noqa: S608 - a quoted name
+            return [SqlFile(files[0], [delete, insert_parquet(name, [Path(job.file_path) for job in files]) + ";"])]
         return super().create_table_chain_completed_followup_jobs(table_chain, completed_table_chain_jobs)
 
     def _is_atomic(self, table: PreparedTableSchema) -> bool:
-        return table["write_disposition"] == "replace" and table.get("x-replace-strategy") == "truncate-and-insert"
+        return table["write_disposition"] == "replace" and table.get("x-replace-strategy") == STRATEGY
 
 
-class PatientSqlClient(DuckDbSqlClient):
-    """Connects once the file is free: DuckDB lets one process write, and none read meanwhile."""
+class WaitingSqlClient(DuckDbSqlClient):
+    """Connect when the file is not locked: DuckDB allows one process to write, and no other to read meanwhile."""
 
-    patience: "Patience"
+    lock_timeout: LockTimeout
 
     def open_connection(self) -> engine.DuckDBPyConnection:
-        """Connect, waiting for another program that has the file open."""
-        waiting = self.patience.begin()
-        while True:
-            try:
-                return super().open_connection()
-            except DestinationConnectionError as error:
-                cause = error.__cause__ or error.__context__
-                file = str(self.credentials._conn_str())
-                if not isinstance(cause, engine.IOException):
-                    raise
-                if "lock on file" not in str(cause):
-                    raise WarehouseClosed(f"DuckDB cannot open {file}: {_first_line(cause)} {ANOTHER_FILE}") from error
-                waiting.go_on(f"{_who_holds(str(cause))} has {Path(file).name} open")
+        """Connect, waiting for another program that has the file open.
+
+        Raises:
+            WarehouseBusy: the other program did not close it in time.
+            WarehouseClosed: the file cannot be opened for another reason.
+        """
+        file = Path(str(self.credentials.database))
+        connections: list[engine.DuckDBPyConnection] = []
+
+        def acquire() -> str:
+            for attempt in range(2):  # the lock can end between the failure and the question for its owner
+                try:
+                    connections.append(super(WaitingSqlClient, self).open_connection())
+                except DestinationConnectionError as error:
+                    if not isinstance(error.inner_exc, engine.Error):
+                        raise
+                    if owner := lock_owner(file):
+                        return f"{owner} has {file.name} open"
+                    if attempt:
+                        raise describe_open_error(file, error.inner_exc) from error
+                else:
+                    break
+            return ""
+
+        wait_for_lock(acquire, self.lock_timeout)
+        return connections[0]
 
 
-class atomic_duckdb(duckdb_factory):  # noqa: N801 - dlt names destinations in lower case
+class atomic_duckdb(dlt.destinations.duckdb):  # noqa: N801 - dlt names destinations in lower case
     """DuckDB, as dlt's destination of that name in every other respect."""
 
     spec = DuckDbConfiguration
-    patience: "Patience"
+    lock_timeout: LockTimeout
 
     @classmethod
-    def named(cls, name: str, patience: "Patience") -> "atomic_duckdb":
-        """Return the destination called ``name``; its clients wait as ``patience`` says."""
-        # A replace is one transaction here, but only where dlt is told that there are any: it runs statements that
-        # change no table's shape outside of one otherwise, and a kill between DELETE and INSERT left nobody.
-        options: dict[str, Any] = {"replace_strategy": "truncate-and-insert", "supports_transactions": True}
-        if name != "duckdb":  # a plain one names its file by the pipeline
+    def with_name(cls, name: str, lock_timeout: LockTimeout) -> "atomic_duckdb":
+        """Return the destination with this name; its clients wait for locks up to ``lock_timeout``."""
+        # dlt runs the statements of a merge in one transaction only if the destination declares transactions.
+        options: dict[str, Any] = {"replace_strategy": STRATEGY, "supports_transactions": True}
+        if name != "duckdb":  # without a name of its own, dlt names the file after the pipeline
             options["destination_name"] = name
         made = cls(**options)
-        made.patience = patience
+        made.lock_timeout = lock_timeout
         return made
 
     @property
     def destination_type(self) -> str:
-        """What the state says the destination is: plain DuckDB, which reads these files as they are."""
+        """Return the type that dlt's state names: plain DuckDB, which can read these files."""
         return "dlt.destinations.duckdb"
 
     @property
     def client_class(self) -> type[DuckDbClient]:
-        """The client that replaces in one transaction."""
+        """Return the client that replaces in one transaction."""
         return AtomicDuckDbClient
 
     def client(self, schema: Schema, initial_config: Any = None) -> DuckDbClient:
-        """Return a client that waits."""
+        """Return a client that waits for locks."""
         client = super().client(schema, initial_config)
-        cast(PatientSqlClient, client.sql_client).patience = self.patience
+        cast(WaitingSqlClient, client.sql_client).lock_timeout = self.lock_timeout
         return client
-
-
-def rewrite(client: DuckDbSqlClient, file: Path) -> None:
-    """Copy the database into a fresh file beside it: DuckDB keeps what was deleted in freed blocks of the old one.
-
-    Raises:
-        WarehouseClosed: it cannot be copied, for want of room for instance.
-    """
-    fresh = _fresh(file)
-    for left in (fresh, Path(f"{fresh}.wal")):
-        left.unlink(missing_ok=True)
-    name, path = client.native_connection.execute("SELECT current_database()").fetchall()[0][0], str(fresh)
-    try:
-        client.native_connection.execute(f"ATTACH '{path.replace(chr(39), 2 * chr(39))}' AS propel_fresh")
-        client.native_connection.execute(f"COPY FROM DATABASE {client.escape_column_name(name)} TO propel_fresh")
-        client.native_connection.execute("DETACH propel_fresh")
-    except engine.Error as error:
-        raise WarehouseClosed(
-            f"Rows were deleted, but {file.name} could not be rewritten, so their bytes are still in it: "
-            f"{_first_line(error)} Make room beside it and run again."
-        ) from None
-
-
-def put_in_place(file: Path) -> None:
-    """Put the rewritten database where it belongs, at once; nothing may have the file open."""
-    shutil.copymode(file, _fresh(file))
-    _fresh(file).replace(file)
-    Path(f"{file}.wal").unlink(missing_ok=True)
-
-
-def _fresh(file: Path) -> Path:
-    return file.with_name(f"{file.name}.rewritten")
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long to wait for somebody else, and whom to tell."""
-
-    seconds: float
-    say: Callable[[str], None]
-
-    def begin(self) -> "_Waiting":
-        """Start one wait."""
-        return _Waiting(self, time.monotonic() + self.seconds)
-
-
-@dataclass
-class _Waiting:
-    patience: Patience
-    until: float
-    say_at: float = 0.0
-
-    def go_on(self, who_does_what: str) -> None:
-        """Wait a moment; now and then say for whom.
-
-        Raises:
-            WarehouseBusy: it has been long enough.
-        """
-        now = time.monotonic()
-        if now >= self.until:
-            raise WarehouseBusy(
-                f"{who_does_what}, and did not let go in {self.patience.seconds:.0f} s (PROPELAUTH_LOCK_SECONDS). "
-                "Nothing was replaced. Close it, or run again later."
-            )
-        if now >= self.say_at:
-            self.patience.say(f"Waiting: {who_does_what}.")
-            self.say_at = now + SAY_EVERY_SECONDS
-        time.sleep(WAIT_SECONDS)  # DuckDB has no call that waits for its lock
-
-
-@contextlib.contextmanager
-def exclusive(database: Path, patience: Patience) -> Iterator[None]:
-    """Hold the right to load into ``database``: one load at a time, whichever process it is in.
-
-    The right ends with the process, so a kill leaves nothing behind.
-
-    Raises:
-        WarehouseBusy: somebody else has held it for too long.
-        WarehouseClosed: no file can be written beside the database.
-    """
-    lock = FileLock(f"{database}.lock")
-    try:
-        Path(lock.lock_file).touch()  # where this fails, FileLock says that somebody else holds it
-    except OSError as error:
-        raise WarehouseClosed(
-            f"Cannot write to the folder of the DuckDB file, {database.parent}: {error.strerror}. {ANOTHER_FILE}"
-        ) from error
-    holder = Path(f"{database}.lock.holder")
-    waiting = patience.begin()
-    while True:
-        try:
-            lock.acquire(timeout=0)
-            break
-        except Timeout:
-            waiting.go_on(f"{_read(holder) or 'another process'} is loading into {database.name}")
-    try:
-        holder.write_text(_name_of(psutil.Process()), encoding="utf-8")
-        yield
-    finally:
-        holder.unlink(missing_ok=True)
-        lock.release()
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).splitlines()[0].strip().removeprefix("IO Error: ")
-    return text if text.endswith((".", "!")) else f"{text}."
-
-
-def _who_holds(message: str) -> str:
-    """Name the process in DuckDB's message about a lock."""
-    found = re.search(r"PID (\d+)", message)
-    if not found:
-        return "Another program"
-    try:
-        return _name_of(psutil.Process(int(found.group(1))))
-    except psutil.Error:
-        return f"process {found.group(1)}"
-
-
-def _name_of(process: psutil.Process) -> str:
-    return f"process {process.pid} ({process.name()})"
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except OSError:
-        return ""

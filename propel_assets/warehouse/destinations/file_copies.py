@@ -1,6 +1,6 @@
-"""Tables that are files, for SQL that changes rows: copied into a DuckDB file, changed there, and written back.
+"""Change rows of tables that are files by SQL: copy them into a DuckDB file, change them, and write them back.
 
-Rows pass through memory in batches; the copy needs room for all of them in the temporary folder.
+Rows are copied in batches; the temporary folder needs space for all of them.
 """
 
 import contextlib
@@ -11,30 +11,29 @@ from typing import Any
 
 import dlt
 import pyarrow as pa
-from dlt.destinations.impl.duckdb.duck import DuckDbClient
-from dlt.destinations.impl.filesystem.filesystem import FilesystemClient
 
-from propel_assets.warehouse.destinations.duckdb import with_little_memory
+from propel_assets.warehouse.destinations.duckdb import limited_memory
 from propel_assets.warehouse.destinations.files import FileTables, one_schema
+from propel_assets.warehouse.dlt_compat import DuckDbClient, FilesystemClient
 
-PART = "which part of the table"
+PART = "number of the part"
 ROWS_AT_ONCE = 50_000
 
 
 @contextlib.contextmanager
-def copied(client: FilesystemClient, folder: str) -> Iterator["FileCopies"]:
-    """Copy every table behind ``client`` into a database in ``folder``."""
+def copy_tables(client: FilesystemClient, folder: str) -> Iterator["FileCopies"]:
+    """Copy every table of ``client`` into a database in ``folder``."""
     duckdb = dlt.destinations.duckdb(str(Path(folder) / "copies.duckdb"))
-    copy: Any = duckdb.client(client.schema, duckdb.spec()._bind_dataset_name(client.dataset_name))
+    copy: Any = dlt.dataset(duckdb, client.dataset_name, client.schema).destination_client
     with copy:
         copies = FileCopies(FileTables(client), copy)
         names = [str(table["name"]) for table in client.schema.data_tables(include_incomplete=True)]
-        with_little_memory(copy.sql_client, lambda: copies.take(names))
+        limited_memory(copy.sql_client, lambda: copies.copy(names))
         yield copies
 
 
 class FileCopies:
-    """The copies; ``client`` is dlt's for the database they are in."""
+    """The copies. ``client`` is dlt's client of the database that contains them."""
 
     def __init__(self, files: FileTables, client: DuckDbClient) -> None:
         """Copy nothing yet."""
@@ -43,8 +42,8 @@ class FileCopies:
         self._parts: dict[str, dict[str, Any]] = {}
         self._before: dict[str, dict[int, tuple[Any, ...]]] = {}
 
-    def take(self, names: Sequence[str]) -> None:
-        """Copy those of the tables that are there, anew."""
+    def copy(self, names: Sequence[str]) -> None:
+        """Copy those of the tables that exist, in place of earlier copies."""
         self._parts = {name: parts for name in names if (parts := self.files.parts(name))}
         self.names = list(self._parts)
         sql = self.client.sql_client
@@ -64,7 +63,7 @@ class FileCopies:
         connection.unregister("rows")
 
     def write_back(self, name: str) -> None:
-        """Replace the parts of a table that were changed."""
+        """Replace the parts of a table whose rows have changed."""
         after, client = self._sums(name), self.client.sql_client
         for number, (part, rows) in enumerate(self._parts[name].items()):
             if after.get(number) != self._before[name].get(number):
@@ -77,7 +76,7 @@ class FileCopies:
                     )
 
     def _sums(self, name: str) -> dict[int, tuple[Any, ...]]:
-        """Return, for each part that has rows, what is another one once a row is changed."""
+        """Return a checksum of the rows of each part that has rows."""
         sql = f'SELECT "{PART}", count(*), sum(hash(t)) FROM {self._table(name)} t GROUP BY 1'  # noqa: S608 - quoted
         return {number: tuple(sums) for number, *sums in self.client.sql_client.execute_sql(sql) or []}
 

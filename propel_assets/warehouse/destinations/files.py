@@ -1,6 +1,6 @@
-"""Tables that are files, Delta or plain Parquet, wherever dlt's filesystem destination put them, as DuckDB views.
+"""Tables of dlt's filesystem destination, Delta or plain Parquet, as views in DuckDB.
 
-Delta's own library and pyarrow read the files, not DuckDB: its extensions for that are downloads.
+The library deltalake and pyarrow read the files, because DuckDB's extensions for that are downloads.
 """
 
 import re
@@ -13,37 +13,41 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from dlt.common.destination.exceptions import DestinationUndefinedEntity
-from dlt.common.libs.pyarrow import get_column_type_from_py_arrow
-from dlt.destinations.impl.filesystem.filesystem import FILENAME_SEPARATOR, FilesystemClient
 
-from propel_assets.catalog import BOOKS
+from propel_assets.catalog import AUDIT_TABLES
 from propel_assets.errors import WarehouseError
+from propel_assets.warehouse.dlt_compat import (
+    FilesystemClient,
+    get_column_type_from_py_arrow,
+    load_ids_of_files,
+    state_files,
+)
 
 LOADS = "_dlt_loads"
 NEW = ".new"
-LEFT_BY_A_KILL = re.compile(rf"_commit_.+|.+(#\d+|{re.escape(NEW)})")  # the first two are those of Delta's library
+TEMPORARY = re.compile(rf"_commit_.+|.+(#\d+|{re.escape(NEW)})")  # the first two are names of the library deltalake
 LOADS_SCHEMA = pa.schema({"load_id": pa.string(), "inserted_at": pa.float64(), "status": pa.int64()})
 
 
 def one_schema(schemas: Iterable[pa.Schema]) -> pa.Schema:
-    """Return a schema that the rows of all ``schemas`` fit."""
+    """Return a schema that fits the rows of all ``schemas``."""
     return pa.unify_schemas(list(schemas), promote_options="permissive")
 
 
 class FileTables:
-    """The tables behind ``client``; each is looked for when it is first asked for."""
+    """The tables of a destination. Each is opened when it is first used."""
 
     def __init__(self, client: FilesystemClient) -> None:
-        """Read nothing yet."""
+        """Open no table yet."""
         self._client = client
         self._delta = {name for name, table in client.schema.tables.items() if table.get("table_format") == "delta"}
         self.connection = duckdb.connect()
         self.connection.execute("SET TimeZone = 'UTC'")
         self._datasets: dict[str, Any] = {}
-        self._versions: dict[str, Any] = {}  # as they were read
+        self._versions: dict[str, Any] = {}  # of the Delta tables, as they were read
 
-    def see(self, name: str) -> bool:
-        """Make the table ``name`` a view; return whether there is such a table."""
+    def create_view(self, name: str) -> bool:
+        """Create the view of a table; return whether the table exists."""
         if name not in self._datasets:
             rows = self._loads() if name == LOADS else self._dataset(name)
             if rows is None:
@@ -53,8 +57,8 @@ class FileTables:
         return True
 
     def types(self, name: str) -> dict[str, str]:
-        """Return the columns of a table with dlt's names of their types; empty: no such table."""
-        if not self.see(name):
+        """Return the columns of a table with dlt's names of their types; empty: the table does not exist."""
+        if not self.create_view(name):
             return {}
         schema = self._datasets[name].schema
         return {field.name: str(get_column_type_from_py_arrow(field.type)["data_type"]) for field in schema}
@@ -62,9 +66,9 @@ class FileTables:
     def append(self, name: str, rows: pa.Table) -> None:
         """Add rows to a table."""
         if name in self._delta:
-            from dlt.common.libs.deltalake import write_delta_table
+            from deltalake import write_deltalake
 
-            write_delta_table(self._client.load_open_table("delta", name), rows, "append")
+            write_deltalake(self._client.load_open_table("delta", name), rows, mode="append")
         else:
             path = self._client.get_table_prefix(name) + f"{uuid.uuid4().hex}.parquet"
             with self._client.fs_client.open(path, "wb") as file:
@@ -73,7 +77,10 @@ class FileTables:
             self.connection.unregister(name)
 
     def parts(self, name: str) -> dict[str, Any]:
-        """Return what of a table is replaced at once, unread: the Delta table, or each file. Empty: no such table."""
+        """Return the parts of a table that are replaced as a whole: the Delta table, or each file.
+
+        Rows are read later. Empty: the table does not exist.
+        """
         try:
             if name in self._delta:
                 self._versions[name] = self._client.load_open_table("delta", name)
@@ -83,7 +90,7 @@ class FileTables:
             return {}
 
     def replace(self, name: str, part: str, rows: pa.RecordBatchReader) -> None:
-        """Put ``rows`` in the place of one of `parts`: by one commit, or by one file moved over another."""
+        """Replace the rows of one of `parts` atomically: by one commit, or by renaming one file."""
         if name in self._delta:
             from deltalake import write_deltalake
 
@@ -95,8 +102,8 @@ class FileTables:
                 writer.write_batch(batch)
         files.mv(new, part)
 
-    def forget(self, name: str) -> None:
-        """Remove what the rows of a table do not need: older versions, their log, and what was left by a kill."""
+    def remove_old_versions(self, name: str) -> None:
+        """Remove older versions of a table, their log, and the temporary files of killed processes."""
         self._client.fs_client.invalidate_cache()
         log, oldest = "", ""
         try:
@@ -104,7 +111,7 @@ class FileTables:
                 table = self._client.load_open_table("delta", name)
                 table.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False, full=True)
                 table.create_checkpoint()
-                # The entries before a checkpoint: they hold the least and the greatest value of every column.
+                # The entries before a checkpoint contain the smallest and the largest value of every column.
                 log, oldest = "_delta_log", f"{table.version():020}"
             paths = self._client.list_table_files(name)
         except DestinationUndefinedEntity:
@@ -112,18 +119,17 @@ class FileTables:
         for path in paths:
             folder, file = self._client.pathlib.split(path)
             older = log == self._client.pathlib.basename(folder) and file < oldest
-            if older or LEFT_BY_A_KILL.fullmatch(file):
+            if older or TEMPORARY.fullmatch(file):
                 self._client.fs_client.rm_file(path)
 
-    def forget_states(self, pipeline_name: str, but: str) -> None:
-        """Remove dlt's states of the pipeline, but not that of the load ``but``."""
-        states = self._client._list_dlt_table_files(self._client.schema.state_table_name, pipeline_name)
-        for path, (_, load_id, _) in list(states):  # dlt has no public way to them
-            if load_id != but:
-                self._client.fs_client.rm_file(path)
+    def remove_states(self, pipeline_name: str, except_load_id: str) -> None:
+        """Remove dlt's states of a pipeline, except the state of one load."""
+        for state in list(state_files(self._client, pipeline_name)):
+            if state.load_id != except_load_id:
+                self._client.fs_client.rm_file(state.path)
 
     def _dataset(self, name: str) -> Any:
-        """Return a table's rows, unread; None where there is no such table."""
+        """Return a table as a dataset, whose rows are read later; None: the table does not exist."""
         try:
             if name in self._delta:
                 return self._client.load_open_table("delta", name).to_pyarrow_dataset()
@@ -136,25 +142,27 @@ class FileTables:
         return pads.dataset(list(paths), schema=schema, filesystem=self._client.fs_client, format="parquet")
 
     def _schemas(self, name: str) -> dict[str, pa.Schema]:
-        """Return the files of a plain table."""
+        """Return the schema of each file of a plain table, by path."""
         files = [path for path in self._client.list_table_files(name) if path.endswith(".parquet")]
         return {path: schema for path in files if (schema := self._schema_of(name, path)) is not None}
 
     def _schema_of(self, name: str, path: str) -> pa.Schema | None:
-        """Return the schema of a Parquet file; None for one of the books that a killed load left half-written."""
+        """Return the schema of a Parquet file; None for an incomplete file of an audit table: its load was killed."""
         try:
             return pq.read_schema(path, filesystem=self._client.fs_client)
         except pa.ArrowInvalid:
-            if name in {book.name for book in BOOKS}:
+            if name in {table.name for table in AUDIT_TABLES}:
                 return None
-            raise WarehouseError(f"A load of {name} was stopped while it wrote its files. Load it again.") from None
+            raise WarehouseError(
+                f"A file of {name} is incomplete, because a load was killed while it wrote it. "
+                f"Load the table again: propel-assets load {name}."
+            ) from None
 
     def _loads(self) -> pa.Table | None:
-        """Return the complete loads, by the names of dlt's files: a load id is its time, and many files are slow."""
+        """Return the complete loads. A load id is the time of the load."""
         try:
-            files = self._client.list_table_files(LOADS)
+            ids = load_ids_of_files(self._client, LOADS)
         except DestinationUndefinedEntity:
             return None
-        names = [path.rsplit("/", 1)[-1].removesuffix(".jsonl").split(FILENAME_SEPARATOR)[-1] for path in files]
-        columns = {"load_id": names, "inserted_at": [float(name) for name in names], "status": [0] * len(names)}
+        columns = {"load_id": ids, "inserted_at": [float(load_id) for load_id in ids], "status": [0] * len(ids)}
         return pa.table(columns, schema=LOADS_SCHEMA)

@@ -1,12 +1,16 @@
-"""How each kind of destination is loaded: one row each, with the reason. Where it is, is dlt's own configuration.
+"""How each kind of destination is loaded: one row for each kind, with the reason. dlt's configuration says where it is.
 
-A replace must be atomic: whoever reads sees the old rows or the new ones, and a load that is killed leaves the old.
-A destination that is not here is loaded as dlt does by its safest strategy, `ANY_OTHER`.
+A replace must be atomic: a reader sees the old rows or the new rows, and a killed load leaves the old rows.
+A destination without a row is loaded by dlt's safest strategy, `ANY_OTHER`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from propel_assets.warehouse.destinations.bigquery import BigQueryClient
+from propel_assets.warehouse.destinations.databricks import DatabricksClient
+from propel_assets.warehouse.destinations.postgres import PostgresClient
 
 FileFormat = Literal["parquet", "csv", "jsonl"]
 MergeStrategy = Literal["delete-insert", "upsert"]
@@ -14,13 +18,18 @@ Replace = Literal["own transaction", "one statement", "insert-from-staging"]
 
 
 @dataclass(frozen=True)
-class Policy:
+class DestinationPolicy:
     """One kind of destination.
 
-    ``replace``: `insert-from-staging` is dlt's; `own transaction` and `one statement` are ours, in
-    `duckdb_destination.py` and `clients.py`. ``merge``: dlt's strategy for tables that merge by key.
-    ``files``: what rows travel in; None is dlt's choice. ``staged_files``: the same with PROPELAUTH_STAGING.
-    ``extra``: what installs it, empty where the core install does. ``capabilities``: dlt's, where ours differ.
+    Attributes:
+        replace: `insert-from-staging` is dlt's strategy; `own transaction` and `one statement` are in the modules here.
+        merge: dlt's strategy for tables that merge by key.
+        files: the format of the loaded files; None is dlt's default.
+        extra: the extra that installs the destination; empty where the core installation has it.
+        why: the reason for all of it.
+        staged_files: the format of the files in the bucket of PROPELAUTH_STAGING.
+        client: a mixin for dlt's client.
+        capabilities: dlt's capabilities that are set to other values.
     """
 
     replace: Replace
@@ -29,84 +38,88 @@ class Policy:
     extra: str
     why: str
     staged_files: FileFormat | None = None
+    client: type | None = None
     capabilities: Mapping[str, Any] = field(default_factory=dict)
 
 
-DESTINATIONS: dict[str, Policy] = {
-    "duckdb": Policy(
+DESTINATIONS: dict[str, DestinationPolicy] = {
+    "duckdb": DestinationPolicy(
         "own transaction", "delete-insert", "parquet", "", "One transaction reads the Parquet files: nothing is faster."
     ),
-    "postgres": Policy(
+    "postgres": DestinationPolicy(
         "insert-from-staging",
         "delete-insert",
         "csv",
         "postgres",
-        "TRUNCATE and INSERT are one transaction. Rows come by COPY, in CSV: Parquet needs one more driver and makes "
-        "jsonb columns json.",
+        "TRUNCATE and INSERT are one transaction. Rows are loaded by COPY from CSV: Parquet needs one more driver and "
+        "makes jsonb columns json.",
+        client=PostgresClient,
     ),
-    "ducklake": Policy(
+    "ducklake": DestinationPolicy(
         "insert-from-staging", "delete-insert", "parquet", "ducklake", "DELETE and INSERT are one snapshot of the lake."
     ),
-    "motherduck": Policy(
+    "motherduck": DestinationPolicy(
         "insert-from-staging", "delete-insert", "parquet", "motherduck", "DELETE and INSERT are one transaction."
     ),
-    "redshift": Policy(
+    "redshift": DestinationPolicy(
         "insert-from-staging",
         "delete-insert",
         None,
         "redshift",
-        "TRUNCATE commits on Redshift, so rows are deleted. Without a bucket rows come as INSERT; with one by COPY, in "
-        "JSON, because Parquet would make a SUPER column one string.",
+        "TRUNCATE commits on Redshift, so rows are deleted. Without a bucket rows are loaded by INSERT; with a bucket "
+        "by COPY from JSON, because Parquet would make a SUPER column one string.",
         staged_files="jsonl",
         capabilities={"supports_truncate_command": False},
     ),
-    "snowflake": Policy(
+    "snowflake": DestinationPolicy(
         "insert-from-staging",
         "upsert",
         "jsonl",
         "snowflake",
-        "Rows are deleted and inserted in one transaction; whether TRUNCATE keeps to it is not tried. MERGE is one "
+        "Rows are deleted and inserted in one transaction; TRUNCATE in a transaction is not tested. MERGE is one "
         "statement. JSON, because Parquet would make a VARIANT column one string.",
         staged_files="jsonl",
         capabilities={"supports_truncate_command": False},
     ),
-    "bigquery": Policy(
+    "bigquery": DestinationPolicy(
         "one statement",
         "upsert",
         "jsonl",
         "bigquery",
-        "dlt leaves out the transaction where a column is called created_at, which it takes for CREATE; one MERGE "
-        "needs none. JSON, because Parquet cannot load a JSON column.",
+        "dlt uses no transaction if a column is named created_at, because it takes the name for CREATE; one MERGE "
+        "needs no transaction. JSON, because Parquet cannot load a JSON column.",
         staged_files="jsonl",
+        client=BigQueryClient,
     ),
-    "databricks": Policy(
+    "databricks": DestinationPolicy(
         "one statement",
         "upsert",
         "parquet",
         "databricks",
-        "No transactions over statements: INSERT OVERWRITE is one commit of the Delta table, and so is MERGE.",
+        "No transactions over statements. INSERT OVERWRITE is one commit of the Delta table, and so is MERGE.",
         staged_files="parquet",
+        client=DatabricksClient,
     ),
-    "filesystem": Policy(
+    "filesystem": DestinationPolicy(
         "insert-from-staging",
         "upsert",
         "parquet",
         "filesystem",
-        "Delta tables: replace and merge are one commit each. Plain files can be neither replaced at once nor merged.",
+        "Delta tables: replace and merge are one commit each. Plain files cannot be replaced atomically or merged.",
     ),
 }
-ANY_OTHER = Policy(
-    "insert-from-staging", "delete-insert", None, "", "Safe where TRUNCATE and INSERT can be one transaction."
+ANY_OTHER = DestinationPolicy(
+    "insert-from-staging", "delete-insert", None, "", "Safe if TRUNCATE and INSERT can be one transaction."
 )
 BUCKETS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfss": "az", "adl": "az", "azure": "az"}
 
 
-def policy_of(kind: str) -> Policy:
-    """Return the row of a kind of destination, by dlt's name of it."""
+def policy_of(kind: str) -> DestinationPolicy:
+    """Return the row of a kind of destination, by dlt's name for it."""
     return DESTINATIONS.get(kind, ANY_OTHER)
 
 
 def extra_of(kind: str, bucket_url: str = "") -> str:
-    """Return the extra that installs a kind of destination; for files it depends on where they are."""
+    """Return the extra that installs a kind of destination; for files it depends on the bucket."""
     scheme = bucket_url.partition("://")[0] if "://" in bucket_url else ""
     return BUCKETS.get(scheme, policy_of(kind).extra) if kind == "filesystem" else policy_of(kind).extra

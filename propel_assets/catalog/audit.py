@@ -1,0 +1,54 @@
+"""The audit tables: how each table was read, and what its checks found. propel-assets writes them."""
+
+from propel_assets.catalog.model import Audit, Column, Table, boolean, integer, json, text, timestamp
+
+PROPEL_SCANS = Table(
+    name="propel_scans",
+    scan="",
+    group="audit",
+    path="",
+    key=("load_id", "table_name"),
+    description="One row per load and table: how the table was read, and how many rows it must have.",
+    columns=(
+        text("load_id", "dlt's id of the load. The load is complete once `_dlt_loads` has this id.", required=True),
+        text("table_name", "The table.", required=True),
+        text("mode", "`full`, or `recent`: only recent changes were read."),
+        text("verdict", "`proved`, `counted` or `skipped`.", required=True),
+        text("reason", "Why the table was skipped, or why the scan is not proved."),
+        integer("rows_expected", "Rows the table must have after the load. Null for skipped and merged tables."),
+        integer("rows_read", "Different rows that were read."),
+        integer("total_min", "Smallest total that PropelAuth returned during the scan."),
+        integer("total_max", "Largest total that PropelAuth returned during the scan."),
+        integer("passes", "Attempts of the scan: how many times the list was read."),
+        integer("pages", "Answers with rows."),
+        integer("requests", "Requests of the whole scan."),
+        integer("retries", "Requests that were sent again."),
+        integer("rate_limited", "Answers with status 429."),
+        Column("waited_seconds", "double", "Seconds spent waiting for the rate limit, summed over workers."),
+        integer("concurrency", "Highest number of concurrent requests."),
+        json("unknown_fields", "Fields that the catalog does not declare, and how each was stored."),
+        json("resume_state", "Where the next scan resumes: row counts, and how far the list was read."),
+        timestamp("started_at", "When the scan began (UTC).", required=True),
+        timestamp("finished_at", "When the scan ended (UTC).", required=True),
+    ),
+    shape=Audit(),
+)
+
+PROPEL_CHECKS = Table(
+    name="propel_checks",
+    scan="",
+    group="audit",
+    path="",
+    key=("load_id", "table_name", "check_name"),
+    description="One row per evaluation of a check.",
+    columns=(
+        text("load_id", "The load that was checked.", required=True),
+        text("table_name", "The table.", required=True),
+        text("check_name", "The check.", required=True),
+        boolean("passed", "Whether the check passed.", required=True),
+        text("severity", "`ERROR` or `WARN`.", required=True),
+        text("summary", "One sentence without personal data.", required=True),
+        timestamp("checked_at", "When the check was evaluated (UTC).", required=True),
+    ),
+    shape=Audit(),
+)

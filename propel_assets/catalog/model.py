@@ -1,0 +1,235 @@
+"""The record types of the catalog: `Table`, `Column`, `Reference`, `Feature`, and the shapes a table is read in.
+
+A shape says how the rows of a table are requested. `propel_assets/source/readers/` has one reader for each shape.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import quote
+
+ColumnType = Literal["text", "bigint", "double", "bool", "timestamp", "date", "json"]
+Group = Literal["users", "orgs", "api_keys", "insights", "scim", "public", "lookups", "audit"]
+PrivacyClass = Literal["none", "identifier", "direct_identifier", "personal", "free_form"]
+Action = Literal["keep", "hash", "drop"]
+RunOption = Literal["recent", "values", "per_key"]
+Auth = Literal["api_key", "none", "user_token"]
+
+API = "/api/backend/v1"
+DOCS = "https://docs.propelauth.com/reference/api"
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A part of PropelAuth that a project may not have. ``statuses``: HTTP statuses that say it cannot be read."""
+
+    name: str
+    statuses: frozenset[int]
+
+
+ORGS = Feature("orgs", frozenset({426}))
+INSIGHTS = Feature("insights", frozenset({402, 403, 404, 426}))
+API_KEYS = Feature("api_keys", frozenset({402, 403, 404}))
+SCIM = Feature("scim", frozenset({402, 403, 404, 426}))
+
+
+@dataclass(frozen=True)
+class PagedList:
+    """A list in numbered pages.
+
+    ``total``: the field that counts all rows. ``order``: the value of `order_by` that sorts by `created_at`, new rows
+    last; empty where the API documents no order. ``signals_changes``: the sensor for changes compares the total.
+    """
+
+    total: str
+    order: str = ""
+    signals_changes: bool = False
+
+
+@dataclass(frozen=True)
+class PerParent:
+    """One request for each row of the table ``parent``.
+
+    ``has_key``: the answer has the parent's id. ``flag``: a boolean column; other scans use the ids of the rows in
+    which it is true. ``flag_note``: what a scan reports about new ones, with `{}` for their number.
+    """
+
+    parent: str
+    has_key: bool = False
+    flag: str = ""
+    flag_note: str = ""
+
+
+@dataclass(frozen=True)
+class Document:
+    """One answer with all rows, or with one row. ``auth``: what the request is authorized by."""
+
+    auth: Auth = "api_key"
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """One request for each value in the run's configuration. ``parameter``: the parameter that takes the value."""
+
+    parameter: str
+
+
+@dataclass(frozen=True)
+class ReportGrid:
+    """An insight report for each type and interval. ``intervals``: the intervals of each type."""
+
+    intervals: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True)
+class MetricGrid:
+    """A time series for each metric and cadence."""
+
+    metrics: tuple[str, ...]
+    cadences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Custom:
+    """A shape of its own: the reader called ``reader`` reads all tables of the scan."""
+
+    reader: str
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Not read from PropelAuth: propel-assets writes the rows."""
+
+
+Shape = PagedList | PerParent | Document | Lookup | ReportGrid | MetricGrid | Custom | Audit
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.
+
+    ``required``: PropelAuth sends the field with every row.
+    ``privacy``: what the value can reveal about a person. `identifier`: a random id, which names no person by itself.
+    `direct_identifier`: a value that names a person and joins tables, such as an e-mail address. `personal`: another
+    value about a person. `free_form`: text or JSON without a fixed content, which can hold anything.
+    ``strict``, ``strict_parts``: where the preset `strict` differs from the rule of the privacy class, for the column
+    and for paths within a JSON column.
+    ``person``: `subject` if the row is about the person whom the column identifies, `mention` if the column names a
+    person in a row about something else.
+    ``api_field``: the field's name in the API, where it is not the column's.
+    """
+
+    name: str
+    type: ColumnType
+    description: str
+    required: bool = False
+    privacy: PrivacyClass = "none"
+    strict: Action | None = None
+    strict_parts: tuple[tuple[str, Action], ...] = ()
+    person: Literal["subject", "mention"] | None = None
+    api_field: str = ""
+
+    @property
+    def personal(self) -> bool:
+        """Whether the column can hold personal data. Logs, checks and alerts never show its values."""
+        return self.privacy in {"direct_identifier", "personal", "free_form"}
+
+    @property
+    def source_field(self) -> str:
+        """The field's name in the API."""
+        return self.api_field or self.name
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A foreign key: ``columns`` refer to ``table``. ``blocking`` where one scan reads both tables."""
+
+    columns: tuple[str, ...]
+    table: str
+    blocking: bool = False
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart of the HTML report: the mart it is drawn from, and its title."""
+
+    mart: str
+    title: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """One table.
+
+    ``scan``: the tables of one scan are read together and loaded by one op. ``path``: the endpoint. ``items``: the
+    field of the answer that holds the rows; empty where the answer is one row. ``load``: `replace` stores the current
+    state, `merge` inserts and updates by key. ``feature``: the feature that the project needs. ``guarded``: a sudden
+    loss of rows is refused. ``default``: loaded unless tables are named. ``recent``: loaded by the job that reads only
+    recent changes. ``options``: the options that a run can set. ``charts``: charts of the report that need the table.
+    """
+
+    name: str
+    scan: str
+    group: Group
+    path: str
+    key: tuple[str, ...]
+    description: str
+    columns: tuple[Column, ...]
+    shape: Shape
+    doc: str = ""
+    items: str = ""
+    load: Literal["replace", "merge"] = "replace"
+    feature: Feature | None = None
+    guarded: bool = False
+    references: tuple[Reference, ...] = ()
+    default: bool = True
+    recent: bool = False
+    options: tuple[RunOption, ...] = ()
+    charts: tuple[Chart, ...] = ()
+
+    def column(self, name: str) -> Column:
+        """Return the column called ``name``; KeyError if there is none."""
+        return {c.name: c for c in self.columns}[name]
+
+    def path_of(self, **values: str) -> str:
+        """Return the path with ``values`` quoted into it."""
+        return fill_path(self.path, **values)
+
+
+def fill_path(path: str, **values: str) -> str:
+    """Return ``path`` with ``values`` quoted into it. Each value is one segment and cannot change the endpoint."""
+    return path.format(**{name: quote(value, safe="").replace(".", "%2E") for name, value in values.items()})
+
+
+def text(name: str, description: str, privacy: PrivacyClass = "none", **options: object) -> Column:
+    """Return a text column; ``options`` are fields of `Column`."""
+    return Column(name, "text", description, privacy=privacy, **options)  # type: ignore[arg-type]
+
+
+def identifier(name: str, description: str, **options: object) -> Column:
+    """Return a text column that holds a random id."""
+    return text(name, description, "identifier", **options)
+
+
+def boolean(name: str, description: str, **options: object) -> Column:
+    """Return a boolean column."""
+    return Column(name, "bool", description, **options)  # type: ignore[arg-type]
+
+
+def timestamp(name: str, description: str, **options: object) -> Column:
+    """Return a timestamp column; the API sends epoch seconds."""
+    return Column(name, "timestamp", description, **options)  # type: ignore[arg-type]
+
+
+def date(name: str, description: str, **options: object) -> Column:
+    """Return a date column."""
+    return Column(name, "date", description, **options)  # type: ignore[arg-type]
+
+
+def integer(name: str, description: str, **options: object) -> Column:
+    """Return an integer column."""
+    return Column(name, "bigint", description, **options)  # type: ignore[arg-type]
+
+
+def json(name: str, description: str, privacy: PrivacyClass = "none", **options: object) -> Column:
+    """Return a JSON column."""
+    return Column(name, "json", description, privacy=privacy, **options)  # type: ignore[arg-type]

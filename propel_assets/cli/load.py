@@ -1,0 +1,132 @@
+"""The command `propel-assets load`: plain dlt, without Dagster."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from propel_assets.catalog import BY_NAME, SCANS, TABLES, Table, tables_of
+from propel_assets.catalog.model import Lookup
+from propel_assets.cli.arguments import UserId, current_settings, table_arguments
+from propel_assets.cli.rendering import format_count, progress_bar
+from propel_assets.cli.status import exit_by_findings, log_failed_checks, run_checks
+from propel_assets.cli.warehouse import open_configured_warehouse
+from propel_assets.errors import PropelError
+
+if TYPE_CHECKING:
+    from propel_assets.source.stream import ScanResult
+    from propel_assets.warehouse.checks import Finding
+
+
+LOOKUPS = {table.name: table.shape.parameter for table in TABLES if isinstance(table.shape, Lookup)}
+"""The tables that hold users who are looked up, with the parameter of the request."""
+
+
+def _lookup_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add one option per table of `LOOKUPS`, passed on by the name of the table."""
+    for table, parameter in reversed(LOOKUPS.items()):
+        command = click.option(
+            _option_of(table),
+            table,
+            multiple=True,
+            type=UserId() if parameter == "user_id" else str,
+            help=f"Look up this {parameter} for {table}. Repeatable.",
+        )(command)
+    return command
+
+
+def _option_of(table: str) -> str:
+    return f"--{LOOKUPS[table].replace('_', '-')}"
+
+
+@click.command(short_help="Load tables from PropelAuth, then check them.")
+@table_arguments
+@_lookup_options
+@click.option("--recent", is_flag=True, help="Only users who signed up or were active since the last load; merged.")
+@click.option("--usage-per-key", is_flag=True, help="Also count API key usage per key: keys x days requests.")
+def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: tuple[str, ...]) -> None:
+    """Load TABLES (default: all that are on by default), then check them.
+
+    Tables that are read together are loaded together. A table that cannot be loaded keeps its previous data, and the
+    other tables are loaded.
+
+    \b
+    Examples:
+      propel-assets load
+      propel-assets load user_query org_membership
+      propel-assets load user_query --recent
+      propel-assets load user_by_email --email someone@example.com
+      PROPELAUTH_DESTINATION=postgres propel-assets load
+    """
+    _check_lookups(tables, lookups)
+    from propel_assets.settings import require_credentials
+    from propel_assets.source.stream import ReadOptions
+    from propel_assets.warehouse.load import load_scan
+
+    settings = require_credentials(current_settings())
+    options = ReadOptions(lookups=lookups, usage_per_key=usage_per_key, recent=recent)
+    scans = _scans_of(tables)
+    failed: dict[str, PropelError] = {}
+    loaded: list[Table] = []
+    findings: list[Finding] = []
+    with progress_bar() as (progress, log):
+        for scan in scans:
+            try:
+                done = load_scan(scan, settings, options=options, progress=progress, say=log)
+            except PropelError as error:
+                failed[scan] = error
+                if error.concerns_every_scan:
+                    break
+                log(f"{_table_names([scan])}: not loaded. {error}")
+                continue
+            loaded += tables_of(scan)
+            for result in done.results:
+                log(f"{result.table_name}: {_describe(result)}")
+        if loaded:
+            with open_configured_warehouse(settings, log) as warehouse:
+                findings = run_checks(warehouse, loaded)
+    if findings:
+        log_failed_checks(findings)
+    if failed:
+        _fail(scans, failed)
+    exit_by_findings(findings)
+
+
+def _check_lookups(tables: Sequence[str], lookups: Mapping[str, Sequence[str]]) -> None:
+    """Refuse a table of `LOOKUPS` without a value, and a value without its table.
+
+    Raises:
+        click.UsageError: with the table and the option.
+    """
+    for table, values in lookups.items():
+        option = _option_of(table)
+        if table in tables and not values:
+            raise click.UsageError(f"{table} needs {option}: the user to look up.")
+        if values and table not in tables:
+            raise click.UsageError(f"{option} is for the table {table}: propel-assets load {table} {option} ...")
+
+
+def _describe(result: "ScanResult") -> str:
+    if result.skipped:
+        return f"skipped. {result.reason}"
+    return f"{format_count(result.rows_read, 'row')}, {result.verdict}"
+
+
+def _fail(scans: Sequence[str], failed: dict[str, PropelError]) -> NoReturn:
+    """End with the tables that were not loaded and the reason. After some errors no further scan was started."""
+    last_scan, last = list(failed.items())[-1]
+    if not last.concerns_every_scan:
+        raise click.ClickException(f"Not loaded: {_table_names(failed)}. The reasons are above.")
+    not_started = scans[scans.index(last_scan) + 1 :]
+    rest = f" Not started after that: {_table_names(not_started)}." if not_started else ""
+    raise click.ClickException(f"Not loaded: {_table_names(failed)}. {last}{rest}")
+
+
+def _table_names(scans: Iterable[str]) -> str:
+    return ", ".join(table.name for scan in scans for table in tables_of(scan))
+
+
+def _scans_of(names: Sequence[str]) -> list[str]:
+    """Return the scans that read ``names``, or all that are on by default."""
+    wanted = {BY_NAME[name].scan for name in names} if names else {t.scan for t in TABLES if t.default}
+    return [scan for scan in SCANS if scan in wanted]

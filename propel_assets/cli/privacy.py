@@ -1,0 +1,50 @@
+"""The commands `propel-assets privacy` and `propel-assets erase`."""
+
+import click
+
+from propel_assets.catalog import BY_NAME
+from propel_assets.cli.arguments import UserId, current_settings, table_arguments
+from propel_assets.cli.rendering import log, print_table
+
+
+@click.command(short_help="Show which columns are kept, hashed or dropped.")
+@table_arguments
+def privacy(tables: tuple[str, ...]) -> None:
+    """Show for each column of TABLES (default: all) whether it is kept, hashed or dropped. Sends no request.
+
+    \b
+    Examples:
+      propel-assets privacy
+      PROPELAUTH_PRIVACY=strict propel-assets privacy user_query
+    """
+    from propel_assets.privacy.policy_file import load_policy
+
+    policy = load_policy(current_settings().privacy_settings, needs_key=False)
+    rows = [(name, column, str(rule)) for name in tables or BY_NAME for column, rule in policy.rules[name].items()]
+    rest = [(name, "any other field", policy.unclassified) for name in tables or BY_NAME]
+    log(f"Privacy policy: {policy.name}")
+    print_table(("table", "column", "stored"), sorted(rows + rest, key=lambda row: [*BY_NAME].index(row[0])))
+
+
+@click.command(short_help="Remove a person from the warehouse.")
+@click.argument("user_id", type=UserId())
+@click.option("--email", "emails", multiple=True, help="Another e-mail address of this person. Repeatable.")
+@click.option("--dry-run", is_flag=True, help="Only list what would be removed. Needs no key.")
+def erase(user_id: str, emails: tuple[str, ...], dry_run: bool) -> None:
+    """Remove the person USER_ID from every schema of the database, and from all later loads.
+
+    Needs PROPELAUTH_PRIVACY_KEY: a list of keyed hashes keeps the person out of later loads. Can be repeated.
+
+    \b
+    Examples:
+      propel-assets erase 5b1f0c1e-9f0d-4c64-8e0f-5f1c6c2d7a10 --dry-run
+      propel-assets erase 5b1f0c1e-9f0d-4c64-8e0f-5f1c6c2d7a10
+    """
+    from propel_assets.warehouse.erasure import AFTERWARDS, erase
+
+    receipt = erase(current_settings(), user_id, emails=emails, dry_run=dry_run, say=log)
+    if receipt:
+        print_table(("table", "what", "rows"), [(r.where, r.what, f"{r.rows:,}") for r in receipt])
+    else:
+        click.echo("No such user: the warehouse has nothing about this person.")
+    log("Nothing was changed: this was a dry run." if dry_run else AFTERWARDS)

@@ -1,0 +1,68 @@
+"""What commands print: tables to stdout, messages and progress to stderr."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+Log = Callable[[str], None]
+Progress = Callable[[str, int, int | None], None]
+
+
+def log(text: str) -> None:
+    """Print a message to stderr."""
+    click.echo(text, err=True)
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print aligned columns to stdout. A pipe gets whole lines, however long."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*head, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    console = Console(highlight=False)
+    console.print(table, markup=False) if console.is_terminal else Console(width=1_000, highlight=False).print(table)
+
+
+@contextmanager
+def progress_bar() -> Iterator[tuple[Progress, Log]]:
+    """Return functions that show the rows read per table, and that log a message beside it.
+
+    On a terminal there is a bar per table; elsewhere only messages are printed.
+    """
+    if not sys.stderr.isatty():
+        yield lambda *_: None, log
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True, highlight=False)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def show(table: str, rows: int, total: int | None) -> None:
+            if table not in tasks:
+                tasks[table] = bar.add_task(table, total=total)
+            bar.update(tasks[table], completed=rows, total=total)
+
+        yield show, lambda text: console.print(text, markup=False, soft_wrap=True)
+
+
+def format_age(at: datetime) -> str:
+    """Return the time since ``at`` in minutes, hours or days."""
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    minutes = max(0, int((datetime.now(UTC) - at).total_seconds() // 60))  # clocks differ
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h" if minutes < 48 * 60 else f"{minutes // 1440} days"
+
+
+def format_count(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 row", "2,500 rows"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,62 @@
+"""The commands `propel-assets report` and `propel-assets alert`."""
+
+from pathlib import Path
+
+import click
+
+from propel_assets.cli.arguments import current_settings
+from propel_assets.cli.rendering import log
+from propel_assets.cli.warehouse import open_configured_warehouse
+
+
+@click.command(short_help="Write an HTML page with charts.")
+@click.option(
+    "--output",
+    default="propel-auth-report.html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    show_default=True,
+    help="The file to write.",
+)
+def report(output: Path) -> None:
+    """Write an HTML page: charts of users and orgs, changes since the previous load, the last checks.
+
+    The page is self-contained and has no personal data: share it with anyone who may see the numbers.
+
+    \b
+    Examples:
+      propel-assets report
+      propel-assets report --output morning.html
+    """
+    from propel_assets.reporting.report import write_report
+
+    with open_configured_warehouse(current_settings()) as warehouse:
+        write_report(warehouse, output)
+    click.echo(output)
+
+
+@click.command(short_help="Send a test alert.")
+def alert() -> None:
+    """Send a test alert to the webhook and the mail server of the settings.
+
+    \b
+    Example:
+      propel-assets alert
+    """
+    from propel_assets.reporting.delivery import deliver, targets
+
+    settings = current_settings()
+    names = targets(settings)
+    if not names:
+        raise click.ClickException(
+            "No alert can be sent. Set PROPELAUTH_ALERT_WEBHOOK to the URL of an incoming webhook, or "
+            "PROPELAUTH_ALERT_SMTP, PROPELAUTH_ALERT_FROM and PROPELAUTH_ALERT_TO for e-mail."
+        )
+    text = ("PropelAuth: test alert", "This is a test of propel-assets. Alerts are delivered here.")
+    failures = deliver(settings, dict.fromkeys(names, text))
+    for name in names:
+        if name in failures:
+            log(f"{name}: {failures[name]}")
+        else:
+            click.echo(f"{name}: delivered")
+    if failures:
+        raise click.ClickException("Not every alert was delivered. The reasons are above.")

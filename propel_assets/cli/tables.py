@@ -1,0 +1,50 @@
+"""The commands `propel-assets tables` and `propel-assets lineage`."""
+
+from pathlib import Path
+
+import click
+
+from propel_assets.catalog import TABLES
+from propel_assets.cli.rendering import print_table
+
+
+@click.command(short_help="List all tables with key and endpoint.")
+def tables() -> None:
+    """List all tables: primary key, endpoint, and whether they are loaded by default.
+
+    \b
+    Example:
+      propel-assets tables
+    """
+    print_table(
+        ("table", "key", "read from", "default"),
+        [(t.name, ", ".join(t.key), f"GET {t.path}", "on" if t.default else "by name") for t in TABLES],
+    )
+
+
+@click.command(short_help="Show which API field a column is read from.")
+@click.argument("column", default="")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with a drawing instead.")
+def lineage(column: str, html: Path | None) -> None:
+    """Show the API field that COLUMN is read from, and the columns made from it.
+
+    COLUMN may be a table. Default: all. Needs no warehouse. Marts are included where the extra `marts` is installed.
+
+    \b
+    Examples:
+      propel-assets lineage dim_user.email
+      propel-assets lineage last_active_at
+      propel-assets lineage --html lineage.html
+    """
+    from propel_assets.marts.lineage import lineage as lineage_of_all
+
+    graph = lineage_of_all()
+    names = graph.find(column) if column else list(graph.sources)
+    if html:
+        try:
+            html.write_text(graph.page(), encoding="utf-8")
+        except OSError as error:
+            raise click.ClickException(f"Cannot write {html}: {error.strerror}. Choose another file.") from error
+        return
+    for name in names:
+        click.echo("\n".join(graph.lines(name)))

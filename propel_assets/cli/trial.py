@@ -1,0 +1,39 @@
+"""The commands `propel-assets demo` and `propel-assets dev`. What they run imports Dagster, so it is imported late."""
+
+from datetime import date
+
+import click
+
+from propel_assets.cli.arguments import PORT, sandbox_options
+
+
+@click.command(short_help="Load a sandbox through Dagster; print answers.")
+@sandbox_options
+def demo(users: int, orgs: int, seed: int, now: date) -> None:
+    """Load every table of a PropelAuth that runs on this machine, through Dagster, into DuckDB.
+
+    \b
+    Examples:
+      propel-assets demo
+      propel-assets demo --users 20000 --orgs 900
+    """
+    from propel_assets.cli.demo import run_demo
+
+    run_demo(users=users, orgs=orgs, seed=seed, now=now)
+
+
+@click.command(short_help="Run the sandbox and the Dagster UI.")
+@click.option("--port", default=3000, type=PORT, show_default=True, help="Port of the Dagster UI on 127.0.0.1.")
+@click.option("--sandbox-port", default=8400, type=PORT, show_default=True, help="Port of the sandbox on 127.0.0.1.")
+@sandbox_options
+def dev(port: int, sandbox_port: int, users: int, orgs: int, seed: int, now: date) -> None:
+    """Run the sandbox and `dagster dev` together. Ctrl-C stops both. Port 0 selects a free port.
+
+    \b
+    Examples:
+      propel-assets dev
+      propel-assets dev --port 3001 --sandbox-port 8401 --users 20000
+    """
+    from propel_assets.cli.dev import run_dev
+
+    run_dev(port=port, sandbox_port=sandbox_port, users=users, orgs=orgs, seed=seed, now=now)

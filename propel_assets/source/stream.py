@@ -1,0 +1,118 @@
+"""The stream that a scan emits: `Rows` of a table, then one `ScanResult` per table. All records are frozen."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from propel_assets.catalog import BY_NAME
+
+Mode = Literal["full", "recent"]
+Verdict = Literal["proved", "counted", "skipped"]
+Progress = Callable[[str, int, int | None], None]
+"""Called with the table, the rows so far, and the expected rows."""
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """Options of one run.
+
+    ``lookups``: by table, the values to look up. ``usage_per_key``: also read the API key usage of each key.
+    ``recent``: read only recent changes of users. ``full_refresh``: read metrics and usage as the first load does, for
+    destinations that cannot merge.
+    """
+
+    lookups: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
+    usage_per_key: bool = False
+    recent: bool = False
+    full_refresh: bool = False
+
+
+@dataclass(frozen=True)
+class ResumeState:
+    """What a scan leaves for the next scan of the same tables.
+
+    ``auth_host``: the host that was read. ``rows``: rows of each table in the last full scan. ``newest``: by table, the
+    greatest `created_at` when the end of the list was found. ``cursor``: where the reader resumes; its content is the
+    reader's. ``privacy``: the fingerprint of the privacy policy of the last full scan.
+    """
+
+    auth_host: str = ""
+    rows: Mapping[str, int] = field(default_factory=dict)
+    newest: Mapping[str, float] = field(default_factory=dict)
+    cursor: Mapping[str, Any] = field(default_factory=dict)
+    privacy: str = ""
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "ResumeState":
+        """Return the state that `to_json` returned; unknown fields are ignored."""
+        return cls(**{name: stored[name] for name in cls.__dataclass_fields__ if name in stored})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the state as JSON values."""
+        return {
+            "auth_host": self.auth_host,
+            "rows": dict(self.rows),
+            "newest": dict(self.newest),
+            "cursor": dict(self.cursor),
+            "privacy": self.privacy,
+        }
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A batch of rows of one table. ``is_recent``: only recent changes are read, to be merged into the table."""
+
+    table: str
+    data: pa.Table
+    is_recent: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanResult:
+    """How one table was read. Most fields are columns of `propel_scans`.
+
+    A reader fills in what it has found, `read_scan` the rest. ``emptied``: in the mode `recent`, the users whose rows
+    must be deleted, because the scan returned none for them. ``newest``, ``cursor``: the reader's part of
+    ``resume_state``; None leaves it unchanged.
+    """
+
+    table_name: str
+    verdict: Verdict
+    mode: Mode = "full"
+    reason: str = ""
+    rows_read: int = 0
+    total_min: int | None = None
+    total_max: int | None = None
+    passes: int = 1
+    pages: int = 0
+    unknown_fields: Mapping[str, str] = field(default_factory=dict)
+    emptied: Sequence[str] = ()
+    newest: float | None = None
+    cursor: Mapping[str, Any] | None = None
+    requests: int = 0
+    retries: int = 0
+    rate_limited: int = 0
+    waited_seconds: float = 0.0
+    concurrency: int = 0
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    resume_state: ResumeState = field(default_factory=ResumeState)
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the table was not read, for the reason given. It keeps its rows."""
+        return self.verdict == "skipped"
+
+    @property
+    def is_recent(self) -> bool:
+        """Whether only recent changes were read, to be merged into the table."""
+        return self.mode == "recent"
+
+    @property
+    def rows_expected(self) -> int | None:
+        """Rows that the table must have after the load; None if the scan does not determine it."""
+        merged = self.is_recent or BY_NAME[self.table_name].load == "merge"
+        return None if self.skipped or merged else self.rows_read

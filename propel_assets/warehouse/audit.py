@@ -1,0 +1,102 @@
+"""The audit tables: `propel_scans` has a row for each table and load, `propel_checks` for each check."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from dlt.destinations.exceptions import DatabaseUndefinedRelation
+
+from propel_assets.catalog import PROPEL_SCANS, Table
+
+if TYPE_CHECKING:
+    from propel_assets.warehouse.query import Warehouse
+
+MAX_LOADS = 200
+MAX_CLOCK_DIFFERENCE = timedelta(hours=1)  # between the clocks of two machines
+
+
+@dataclass(frozen=True)
+class LoadRecord:
+    """A load of a table that is complete: its row of `propel_scans`."""
+
+    load_id: str
+    verdict: str
+    reason: str
+    rows_expected: int | None
+    rows_read: int
+    total_min: int | None
+    total_max: int | None
+    finished_at: datetime
+    unknown_fields: Any
+
+
+class Audit:
+    """The audit tables of a warehouse."""
+
+    def __init__(self, warehouse: "Warehouse") -> None:
+        """Read and write through ``warehouse``."""
+        self._warehouse = warehouse
+
+    def last_load(self, table: Table, *, skipped: bool = False) -> LoadRecord | None:
+        """Return the last load that wrote ``table``; with ``skipped`` also one that kept the previous data."""
+        names = [field.name for field in dataclasses.fields(LoadRecord)]
+        for row in self._loads(table, names, skipped=skipped):
+            return LoadRecord(**row)
+        return None
+
+    def rows_read(self, table: Table, *, loads: int) -> list[int]:
+        """Return the numbers of rows that the last loads read, the newest first; only loads of the newest mode."""
+        found = self._loads(table, ["mode", "rows_read"])
+        return [int(row["rows_read"]) for row in found if row["mode"] == found[0]["mode"]][:loads]
+
+    def rows_after(self, table: Table, *, loads: int) -> list[int]:
+        """Return the numbers of rows after the last loads, the newest first. Merges do not record them."""
+        found = self._loads(table, ["rows_expected"])
+        return [int(row["rows_expected"]) for row in found if row["rows_expected"] is not None][:loads]
+
+    def resume_state(self, table: Table) -> dict[str, Any]:
+        """Return the resume state of the last load of ``table``; empty: there is none."""
+        return self._last_resume_state(table)
+
+    def last_auth_host(self) -> str:
+        """Return the auth host of the last load of any table; empty: there is none."""
+        return str(self._last_resume_state(None).get("auth_host", ""))
+
+    def _last_resume_state(self, table: Table | None) -> dict[str, Any]:
+        if "resume_state" not in self._warehouse.columns_of(PROPEL_SCANS.name):
+            return {}
+        for row in self._loads(table, ["resume_state"], skipped=True):
+            state = row["resume_state"]
+            return json.loads(state) if isinstance(state, str) else state or {}
+        return {}
+
+    def _loads(self, table: Table | None, columns: Sequence[str], *, skipped: bool = False) -> list[dict[str, Any]]:
+        """Return ``columns`` of `propel_scans` for the complete loads of ``table``, or of all, the newest first.
+
+        Loads with a time in the future come last. A wrong clock wrote them, and they would be the newest for years.
+        """
+        warehouse = self._warehouse
+        selected = list(dict.fromkeys([*columns, "finished_at"]))
+        conditions = [] if skipped else ["s.verdict <> 'skipped'"]
+        conditions += ["s.table_name = %s"] if table else []
+        where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
+        sql = (
+            f"SELECT {', '.join(f's.{name}' for name in selected)} FROM {warehouse.table(PROPEL_SCANS.name)} s "  # noqa: S608
+            f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
+            f"{where}ORDER BY {warehouse.load_time} DESC, s.load_id DESC"
+        )
+        names = [table.name] if table else []
+        found: list[dict[str, Any]] = []
+        with contextlib.suppress(DatabaseUndefinedRelation):
+            found = [dict(zip(selected, row, strict=True)) for row in warehouse.rows(sql, *names, limit=MAX_LOADS)]
+        for row in found:
+            at = row["finished_at"]
+            at = datetime.fromisoformat(at) if isinstance(at, str) else at  # SQLite
+            row["finished_at"] = at if at.tzinfo else at.replace(tzinfo=UTC)
+        latest = datetime.now(UTC) + MAX_CLOCK_DIFFERENCE
+        found.sort(key=lambda row: row["finished_at"] > latest)
+        return [{name: row[name] for name in columns} for row in found]

@@ -1,0 +1,71 @@
+"""PostgreSQL: CSV that keeps empty text apart from null, and one writer at a time."""
+
+import contextlib
+import csv
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import dlt
+from dlt.common.destination.client import HasFollowupJobs, LoadJob
+from dlt.common.destination.typing import PreparedTableSchema
+
+from propel_assets.warehouse.destinations.jobs import ClientJob, SetsClient
+from propel_assets.warehouse.locks import LockTimeout, wait_for_lock
+
+GZIP = b"\x1f\x8b"
+
+
+class CopyCsv(ClientJob, HasFollowupJobs):
+    """COPY of a CSV file as pyarrow writes it: text is quoted, so an empty value without quotes is null.
+
+    dlt's own job makes every empty text null.
+    """
+
+    def run(self) -> None:
+        """Copy the file in one transaction."""
+        sql_client = self.client.sql_client
+        with _open_csv(self.path) as file:
+            header = next(csv.reader([file.readline().decode()]))
+            columns = ", ".join(map(sql_client.escape_column_name, header))
+            table = sql_client.make_qualified_table_name(self.load_table_name)
+            copy = f"COPY {table} ({columns}) FROM STDIN WITH (FORMAT CSV, NULL '', ENCODING 'utf-8')"
+            with sql_client.begin_transaction(), sql_client.native_connection.cursor() as cursor:
+                cursor.copy_expert(copy, file)
+
+
+def _open_csv(path: Path) -> BinaryIO:
+    """Open a file that may be compressed."""
+    with path.open("rb") as file:
+        compressed = file.read(len(GZIP)) == GZIP
+    return cast(BinaryIO, gzip.open(path, "rb")) if compressed else path.open("rb")
+
+
+class PostgresClient(SetsClient):
+    """Mixin for dlt's client."""
+
+    def create_load_job(
+        self, table: PreparedTableSchema, file_path: str, load_id: str, restore: bool = False
+    ) -> LoadJob:
+        """Return `CopyCsv` for CSV files, and dlt's job for all others."""
+        if ".csv" in Path(file_path).name:
+            return CopyCsv(file_path)
+        return super().create_load_job(table, file_path, load_id, restore)  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def advisory_lock(pipeline: dlt.Pipeline, timeout: LockTimeout) -> Iterator[None]:
+    """Hold the right to write to the dataset of ``pipeline``. The lock ends with its connection.
+
+    Raises:
+        WarehouseBusy: another load held it until the time limit.
+    """
+    with pipeline.sql_client() as client:
+
+        def acquire() -> str:
+            locked = client.execute_sql("SELECT pg_try_advisory_lock(hashtext(%s))", pipeline.dataset_name)
+            return "" if locked == [(True,)] else f"another load is writing to {pipeline.dataset_name}"
+
+        wait_for_lock(acquire, timeout)
+        yield

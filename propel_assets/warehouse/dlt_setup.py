@@ -1,0 +1,44 @@
+"""Everything that this package sets in dlt for the whole process, in one place."""
+
+import logging
+import re
+from functools import cache
+
+from propel_assets.privacy.redaction import without_personal_data
+from propel_assets.settings import disable_dlt_telemetry
+from propel_assets.warehouse.dlt_compat import summarize_job_message
+from propel_assets.warehouse.json_columns import register_json_writers
+
+# Messages about intended differences: JSON columns arrive as text, and Arrow tables are written as JSON Lines.
+EXPECTED_MESSAGES = ("when merging arrow schema with dlt schema", "native writer could not be found")
+
+
+@cache
+def set_up_dlt() -> None:
+    """Set telemetry, log filters and JSON writers. Later calls do nothing."""
+    disable_dlt_telemetry()
+    log = logging.getLogger("dlt")
+    log.addFilter(ExpectedMessageFilter())
+    log.addFilter(PersonalDataFilter())
+    register_json_writers()
+
+
+class ExpectedMessageFilter(logging.Filter):
+    """Drop the warnings of dlt about differences that are intended."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return False for those warnings."""
+        return not any(expected in str(record.msg) for expected in EXPECTED_MESSAGES)
+
+
+class PersonalDataFilter(logging.Filter):
+    """Reduce each message of dlt to one line: databases quote rows in their errors, and dlt logs every retried job."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Change ``record``, and return True."""
+        first, *rest = record.getMessage().splitlines() or [""]
+        text = without_personal_data(summarize_job_message(first))
+        error_classes = [line.split(":")[0] for line in rest if re.match(r"(\w+\.)+[A-Z]\w*(:|$)", line)]
+        record.msg = f"{text}: {error_classes[-1]}" if error_classes else text
+        record.args, record.exc_info, record.exc_text, record.stack_info = (), None, None, None
+        return True

@@ -1,0 +1,130 @@
+"""Locks between processes: one load at a time for each DuckDB file, with a time limit for the wait.
+
+Every lock ends with its process, so a killed process leaves none behind.
+"""
+
+import contextlib
+import fcntl
+import os
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+
+from propel_assets.errors import WarehouseBusy, WarehouseClosed
+
+Log = Callable[[str], None]
+
+POLL_SECONDS = 0.25
+LOG_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class LockTimeout:
+    """How long to wait for a lock, and where to log the wait."""
+
+    seconds: float
+    log: Log
+
+
+def wait_for_lock(acquire: Callable[[], str], timeout: LockTimeout) -> None:
+    """Call ``acquire`` until it returns an empty text; any other text says which lock is held, and by what.
+
+    Raises:
+        WarehouseBusy: the lock was not released in time.
+    """
+    deadline, log_at = time.monotonic() + timeout.seconds, 0.0
+    while held := acquire():
+        now = time.monotonic()
+        if now >= deadline:
+            raise WarehouseBusy(
+                f"Waited {timeout.seconds:.0f} s (PROPELAUTH_LOCK_SECONDS): {held}. No data was replaced. "
+                "Close that program, or run again later."
+            )
+        if now >= log_at:
+            timeout.log(f"Waiting: {held}.")
+            log_at = now + LOG_SECONDS
+        time.sleep(POLL_SECONDS)  # neither DuckDB nor the file system has a wait with a time limit
+
+
+@contextlib.contextmanager
+def file_lock(database: Path, timeout: LockTimeout) -> Iterator[None]:
+    """Hold the right to load into ``database``: one load at a time, in any process.
+
+    Raises:
+        WarehouseBusy: another load held it until the time limit.
+        WarehouseClosed: no file can be written beside the database.
+    """
+    lock, owner_file = FileLock(f"{database}.lock"), Path(f"{database}.lock.holder")
+    try:
+        Path(lock.lock_file).touch()  # FileLock reports a folder without write permission as a held lock
+    except OSError as error:
+        raise WarehouseClosed(
+            f"Cannot write to the folder of the DuckDB file, {database.parent}: {error.strerror}. "
+            "Give this user write permission, or set another file in DESTINATION__DUCKDB__CREDENTIALS."
+        ) from error
+
+    def acquire() -> str:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return f"{_read(owner_file) or 'another process'} is loading into {database.name}"
+        return ""
+
+    wait_for_lock(acquire, timeout)
+    try:
+        owner_file.write_text(_describe(psutil.Process()), encoding="utf-8")
+        yield
+    finally:
+        owner_file.unlink(missing_ok=True)
+        lock.release()
+
+
+def lock_owner(file: Path) -> str:
+    """Return the process that holds the POSIX lock on ``file``; empty: no other process holds it.
+
+    Call it only after opening the database has failed: closing a file ends all POSIX locks of this process on it.
+    """
+    try:
+        descriptor = os.open(file, os.O_RDWR)
+    except OSError:
+        return ""
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return _describe_owner(descriptor)
+    finally:
+        os.close(descriptor)
+    return ""
+
+
+def _describe_owner(descriptor: int) -> str:
+    """Return the process that holds a lock on an open file, as the operating system names it."""
+    if sys.platform == "linux":
+        layout, fields, position = "hhxxxxqqixxxx", (fcntl.F_WRLCK, 0, 0, 0, 0), 4
+    elif sys.platform == "darwin":
+        layout, fields, position = "qqihh", (0, 0, 0, fcntl.F_WRLCK, 0), 2
+    else:
+        return "another process"
+    with contextlib.suppress(OSError, psutil.Error):
+        answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, struct.pack(layout, *fields))
+        process_id = struct.unpack(layout, answer)[position]
+        if process_id > 0:  # 0 or less: a process of another machine or container
+            return _describe(psutil.Process(process_id))
+    return "another process"
+
+
+def _describe(process: psutil.Process) -> str:
+    return f"process {process.pid} ({process.name()})"
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError:
+        return ""

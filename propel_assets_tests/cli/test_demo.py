@@ -1,0 +1,37 @@
+"""`propel-assets demo`: every table loaded, every check passed, and answers that agree with the sandbox."""
+
+import re
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from propel_assets.catalog import TABLES
+from propel_assets.sandbox.running import Sandbox
+
+NOW = date(2026, 11, 24)
+
+
+def epoch(day: date) -> float:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_demo_loads_every_table_and_prints_answers_that_agree_with_the_sandbox(run_cli, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("DESTINATION__DUCKDB__CREDENTIALS", str(tmp_path / "demo.duckdb"))
+    ran = run_cli("demo", "--users", "40", "--orgs", "4", "--seed", "5", "--now", str(NOW), timeout=580)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    for table in TABLES:
+        assert re.search(rf"^{table.name} +[\d,]+ +(\d+) of \1 ", ran.stdout, re.MULTILINE), table.name
+    store = Sandbox(users=40, orgs=4, seed=5, now=NOW).store
+    users = [user.wire for user in store.users.values()]
+    signups = sum(user["created_at"] >= epoch(NOW.replace(day=1)) for user in users)
+    active = sum(user["last_active_at"] >= epoch(NOW - timedelta(days=30)) for user in users)
+    org_id = min(store.orgs, key=lambda org_id: (-len(store.of_org[org_id]), org_id))
+    fullest = f"{store.orgs[org_id].wire['name']}: {len(store.of_org[org_id])}"
+    assert 0 < signups < active < 40
+    assert re.search(rf"^How many users signed up in November 2026\? +{signups} *$", ran.stdout, re.MULTILINE)
+    assert re.search(rf"^How many users were active in the last 30 days\? +{active} *$", ran.stdout, re.MULTILINE)
+    assert re.search(rf"^Which org has the most members\? +{re.escape(fullest)} *$", ran.stdout, re.MULTILINE)
+    for command in ("dev", "status", "report"):
+        assert f"propel-assets {command} " in ran.stdout
