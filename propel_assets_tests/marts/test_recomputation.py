@@ -1,7 +1,7 @@
 """Figures of the marts, computed a second time in Python from what the sandbox showed at each load.
 
 Five simulated loads over three months, with sign-ups, deletions, departures, accepted invitations and days without a
-load between them. The marts are built and queried in a session whose time zone is not UTC. No model is used to compute them.
+load between them. The marts are built and queried in a session whose time zone is not UTC.
 """
 
 import copy

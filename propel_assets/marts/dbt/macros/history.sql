@@ -2,7 +2,7 @@
 
    `read_at` is the time of the load. A version begins and ends at the time of the load that showed it, on the one clock
    of all marts. Not a dbt snapshot: a snapshot ends deleted rows at the time of writing, adds a version to every row
-   when a column is added, and has times without a time zone (docs/decisions/0011). #}
+   when a column is added, and has times without a time zone (docs/decisions/0009). #}
 {% macro history(raw_table, reading_of, key, columns, json_columns) -%}
 {%- set values = columns + json_columns -%}
 with raw_rows as (
