@@ -109,3 +109,14 @@ def loaded(small: Sandbox, database_of_small: Path, tmp_path: Path) -> Sandbox:
     """`small`, some tables of which are in this test's DuckDB file."""
     shutil.copy(database_of_small, tmp_path / "propel_auth_pipeline.duckdb")
     return small
+
+
+@pytest.fixture
+def run_sql(tmp_path: Path) -> Callable[[str], None]:
+    """Run a statement on this test's DuckDB file."""
+
+    def run(sql: str) -> None:
+        with duckdb.connect(str(tmp_path / "propel_auth_pipeline.duckdb")) as db:
+            db.execute(sql)
+
+    return run

@@ -13,19 +13,20 @@ import dagster as dg
 import pytest
 import yaml
 
-import propel_assets.defs
 from propel_assets.catalog import TABLES
-from propel_assets.definitions import build_defs, defs
-from propel_assets.defs import alerts, assets, automation, changes, checks, marts
-from propel_assets.defs.assets import api_asset, asset_key
+from propel_assets.definitions import defs
+from propel_assets.defs.build import build_definitions
+from propel_assets.defs.executors import with_executor
+from propel_assets.defs.marts import build_marts
 from propel_assets.errors import SettingsError
 from propel_assets.warehouse.checks import checks_of
+from propel_assets_tests.defs import snapshot
+from propel_assets_tests.defs.default import API, DEFAULT
 
 ROOT = Path(__file__).parents[1]
-ROOMS = [alerts, assets, automation, changes, checks, marts]
 SPECS = {spec.key: spec for spec in defs.resolve_all_asset_specs()}
-MARTS = {op.op.name: op for op in marts.build_marts()}
-MANIFEST = "marts-*.json"  # what dbt has read of its project: the one file that loading leaves, in the cache
+MARTS = {op.op.name: op for op in build_marts(DEFAULT)}
+MANIFEST = "marts-*.json"  # the cached dbt manifest, the only file that is written while definitions load
 every_table = pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
 
 
@@ -106,7 +107,7 @@ def test_dagster_validates_the_repository_as_it_stands(run_bare) -> None:
 )
 def test_the_executor_is_the_one_named(name, executor, monkeypatch) -> None:
     monkeypatch.setenv("PROPEL_EXECUTOR", name)
-    found = build_defs().executor
+    found = with_executor(dg.Definitions()).executor
     assert isinstance(found, dg.ExecutorDefinition)
     assert found.name == executor
 
@@ -116,13 +117,13 @@ def test_an_executor_that_is_not_installed_names_its_extra(name, module, monkeyp
     monkeypatch.setenv("PROPEL_EXECUTOR", name)
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(SettingsError, match=re.escape(f"pip install 'propel-assets[{name}]'")):
-        build_defs()
+        with_executor(dg.Definitions())
 
 
 def test_an_executor_that_does_not_exist_is_named_beside_those_that_do(monkeypatch) -> None:
     monkeypatch.setenv("PROPEL_EXECUTOR", "kubernetes")
     with pytest.raises(SettingsError, match="choose one of in_process, multiprocess, celery, k8s"):
-        build_defs()
+        with_executor(dg.Definitions())
 
 
 # --- none is forgotten ---
@@ -130,47 +131,22 @@ def test_an_executor_that_does_not_exist_is_named_beside_those_that_do(monkeypat
 
 def test_every_table_and_mart_is_an_asset_and_nothing_else_is() -> None:
     made = {key for op in MARTS.values() for key in op.keys}
-    assert set(SPECS) == {api_asset(), *map(asset_key, TABLES), *made}
+    assert set(SPECS) == {API, *map(DEFAULT.asset_key, TABLES), *made}
     assert {key.path[0] for key in made} == {"propel_auth_marts", "propel_auth_history"}
 
 
 @every_table
 def test_every_table_has_its_checks(table) -> None:
     graph = defs.resolve_asset_graph()
-    found = graph.get_check_keys_for_assets({asset_key(table)})
+    found = graph.get_check_keys_for_assets({DEFAULT.asset_key(table)})
     assert {check.name for check in found} == set(checks_of(table))
     assert all(graph.get_check_spec(check).blocking for check in found)
     assert all(graph.get_check_spec(check).description for check in found)
 
 
-def test_every_job_schedule_and_sensor_of_the_room_is_defined() -> None:
-    kinds = (
-        dg.ScheduleDefinition,
-        dg.SensorDefinition,
-        dg.JobDefinition,
-        type(dg.define_asset_job("some_job")),
-    )
-    made = {item.name for room in ROOMS for item in vars(room).values() if isinstance(item, kinds)}
-    known = defs.get_repository_def()
-    defined = {item.name for item in (*known.schedule_defs, *known.sensor_defs, *known.get_all_jobs())}
-    assert made >= {"refresh", "refresh_daily", "propel_auth_changes", "alerts"}
-    assert made <= defined
-    # Dagster adds a sensor for automation conditions and a job for "Materialize".
-    assert defined - made == {"default_automation_condition_sensor", "__ASSET_JOB"}
-
-
-def test_every_asset_of_the_room_is_defined() -> None:
-    kinds = (dg.AssetsDefinition, dg.SourceAsset, dg.AssetSpec)
-    made = [item for room in ROOMS for item in vars(room).values() if isinstance(item, kinds)]
-    keys = {key for item in made for key in ([item.key] if not isinstance(item, dg.AssetsDefinition) else item.keys)}
-    assert keys == {api_asset()}
-    assert keys <= set(SPECS)
-
-
-def test_every_module_of_the_room_was_looked_at() -> None:
-    folder = Path(propel_assets.defs.__file__).parent
-    looked_at = {Path(room.__file__).name for room in ROOMS if room.__file__}
-    assert {path.name for path in folder.glob("*.py")} - looked_at == {"__init__.py", "executors.py", "resources.py"}
+def test_the_definitions_are_those_of_the_snapshot() -> None:
+    """Compare with `defs/snapshot.txt`, in which a change of a contract is seen in review."""
+    assert snapshot.describe(build_definitions()) == snapshot.FILE.read_text(), snapshot.HOW_TO_UPDATE
 
 
 def test_everything_that_runs_by_itself_is_off_until_turned_on() -> None:
@@ -183,12 +159,13 @@ def test_everything_that_runs_by_itself_is_off_until_turned_on() -> None:
     assert on == set()
 
 
-def test_refresh_loads_and_checks_every_table_that_is_on_by_default_and_builds_the_marts() -> None:
-    job = defs.resolve_job_def("refresh")
+def test_refresh_loads_and_checks_every_default_table_and_builds_the_marts() -> None:
+    job = defs.resolve_job_def("propel_auth_refresh")
     tables = [table for table in TABLES if table.default]
     made = {key for op in MARTS.values() for key in op.keys}
-    assert job.asset_layer.selected_asset_keys == {asset_key(table) for table in tables} | made
-    ops = {f"load_{table.scan}" for table in tables} | {f"check_{table.name}" for table in tables} | set(MARTS)
+    assert job.asset_layer.selected_asset_keys == {DEFAULT.asset_key(table) for table in tables} | made
+    ops = {f"propel_auth_load_{table.scan}" for table in tables}
+    ops |= {f"propel_auth_check_{table.name}" for table in tables} | set(MARTS)
     assert {node.name for node in job.nodes} == ops
 
 
@@ -196,7 +173,7 @@ def test_what_is_loaded_every_day_is_stale_after_26_hours_and_what_is_loaded_by_
     made = {key for op in MARTS.values() for key in op.keys}
     policies: dict[dg.AssetKey, Any] = {key: spec.freshness_policy for key, spec in SPECS.items()}
     windows = {key: policy.warn_window.to_timedelta() for key, policy in policies.items() if policy}
-    assert set(windows) == {asset_key(table) for table in TABLES if table.default} | made
+    assert set(windows) == {DEFAULT.asset_key(table) for table in TABLES if table.default} | made
     assert set(windows.values()) == {timedelta(hours=26)}
 
 
@@ -205,20 +182,20 @@ def test_what_is_loaded_every_day_is_stale_after_26_hours_and_what_is_loaded_by_
 
 @every_table
 def test_an_asset_tells_what_it_is(table) -> None:
-    spec = SPECS[asset_key(table)]
-    assert spec.group_name == table.group
+    spec = SPECS[DEFAULT.asset_key(table)]
+    assert spec.group_name == f"propel_auth_{table.group}"
     assert spec.kinds == {"propelauth", "dlt", "duckdb"}
     assert spec.owners
     assert table.description in (spec.description or "")
     assert f"({table.doc})" in (spec.description or "")
     assert table.path in (spec.description or "")
     assert spec.metadata["dagster/table_name"] == f"propel_auth_data.{table.name}"
-    assert [dep.asset_key for dep in spec.deps] == [api_asset()]
+    assert [dep.asset_key for dep in spec.deps] == [API]
 
 
 @every_table
 def test_an_asset_shows_every_column_and_where_it_comes_from(table) -> None:
-    metadata = SPECS[asset_key(table)].metadata
+    metadata = SPECS[DEFAULT.asset_key(table)].metadata
     columns = metadata["dagster/column_schema"].columns
     assert [(c.name, c.type, c.description) for c in columns] == [
         (c.name, c.type, c.description) for c in table.columns
@@ -226,22 +203,22 @@ def test_an_asset_shows_every_column_and_where_it_comes_from(table) -> None:
     assert all(c.description for c in columns)
     lineage = metadata["dagster/column_lineage"].deps_by_column
     assert set(lineage) == {c.name for c in table.columns}
-    assert {dep.asset_key for deps in lineage.values() for dep in deps} == {api_asset()}
+    assert {dep.asset_key for deps in lineage.values() for dep in deps} == {API}
 
 
 def test_the_api_is_an_asset_of_its_own() -> None:
-    spec = SPECS[api_asset()]
+    spec = SPECS[API]
     assert spec.group_name
     assert "https://docs.propelauth.com" in (spec.description or "")
     assert spec.kinds == {"propelauth", "api"}
     graph = defs.resolve_asset_graph()
-    assert graph.get(api_asset()).is_observable
-    assert not graph.get(api_asset()).is_materializable
+    assert graph.get(API).is_observable
+    assert not graph.get(API).is_materializable
 
 
 @pytest.mark.parametrize("field", ["api_key", "oauth_token"])
 def test_the_ui_hides_secrets(field) -> None:
-    config: Any = defs.resolve_job_def("refresh").resource_defs["propel_auth"].config_schema.config_type
+    config: Any = defs.resolve_job_def("propel_auth_refresh").resource_defs["propel_auth"].config_schema.config_type
     schema = config.fields
     assert schema[field].is_secret
     assert not schema["auth_url"].is_secret

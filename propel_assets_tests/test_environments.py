@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
+import pydantic
 import pytest
 
+from propel_assets.defs.config import PropelAuthConfig
 from propel_assets.errors import SettingsError
 from propel_assets.sandbox.running import Sandbox
-from propel_assets.settings import environment_name, load_settings, named, require_credentials, work_for
+from propel_assets.settings import load_settings, require_credentials
 
 WORKSPACE = """
 load_from:
@@ -92,12 +94,6 @@ def test_a_key_of_all_or_of_another_environment_is_never_used(two, monkeypatch) 
 def test_a_name_that_no_table_could_have_is_refused(monkeypatch, name) -> None:
     monkeypatch.setenv("PROPELAUTH_ENVIRONMENT", name)
     with pytest.raises(SettingsError, match="PROPELAUTH_ENVIRONMENT is"):
-        environment_name()
-
-
-def test_a_process_works_for_one_environment(monkeypatch) -> None:
-    monkeypatch.setenv("PROPELAUTH_ENVIRONMENT", "staging")
-    work_for("staging")
-    assert named("propel_auth_data") == "staging_propel_auth_data"
-    with pytest.raises(SettingsError, match="works for staging"):
-        work_for("production")
+        load_settings()
+    with pytest.raises(pydantic.ValidationError, match="at most 20 lowercase letters"):
+        PropelAuthConfig(environment=name)

@@ -68,6 +68,8 @@ def wrong_imports(path: str, source: str) -> list[str]:
     wrong = []
     for found in imports(source):
         top = found.name.split(".")[0]
+        if room == "" and not found.at_import:
+            continue  # names that the package exports are imported on first use
         if top == "":
             wrong.append(f"{path}:{found.line} imports relatively")
         elif top == "propel_assets" and room_of(_module(found.name)) not in allowed(room):
@@ -118,7 +120,7 @@ def test_only_settings_reads_the_environment(path) -> None:
         ("propel_assets/source/x.py", "from propel_assets.warehouse import load"),
         ("propel_assets/source/x.py", "from propel_assets import warehouse"),
         ("propel_assets/source/x.py", "from propel_assets.sandbox.running import Sandbox"),
-        ("propel_assets/warehouse/x.py", "from propel_assets.defs.assets import asset_key"),
+        ("propel_assets/warehouse/x.py", "from propel_assets.defs.assets import as_failure"),
         ("propel_assets/warehouse/x.py", "class A:\n    def f(self):\n        import dagster as dg"),
         ("propel_assets/warehouse/x.py", "async def f():\n    from dagster_dlt import dlt_assets"),
         ("propel_assets/defs/x.py", "from propel_assets.cli.main import main"),

@@ -112,7 +112,8 @@ def test_the_key_may_come_in_dlts_own_variables(sandbox, run_cli) -> None:
     [
         f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')",
         "propel_assets.cli.main.main(['load', 'user_query'])",
-        "assert propel_assets.definitions.defs.resolve_job_def('refresh_recent').execute_in_process().success",
+        "job = propel_assets.definitions.defs.resolve_job_def('propel_auth_refresh_recent')\n"
+        "assert job.execute_in_process().success",
     ],
     ids=["script", "command line", "Dagster"],
 )

@@ -2,11 +2,12 @@
 
 import dagster as dg
 
-from propel_assets.definitions import build_defs
+from propel_assets.defs.build import build_definitions
 
 TABLES = dg.AssetSelection.assets(["propel_auth", "user_query"], ["propel_auth", "org_membership"])
 
 if __name__ == "__main__":
-    job = build_defs(more_jobs=[dg.define_asset_job("bench", TABLES)]).resolve_job_def("bench")
+    jobs = dg.Definitions(jobs=[dg.define_asset_job("bench", TABLES)])
+    job = dg.Definitions.merge(build_definitions(), jobs).resolve_job_def("bench")
     with dg.DagsterInstance.ephemeral() as instance:
         raise SystemExit(not job.execute_in_process(instance=instance).success)

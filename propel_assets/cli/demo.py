@@ -14,9 +14,10 @@ from propel_assets.catalog import TABLES
 from propel_assets.cli.instance import prepare_dagster_home, short_path
 from propel_assets.cli.rendering import format_count, print_table
 from propel_assets.cli.warehouse import open_configured_warehouse
-from propel_assets.definitions import build_defs
-from propel_assets.defs.assets import PREFIX, asset_key
-from propel_assets.defs.resources import PropelAuthApiKey, Warehouse
+from propel_assets.defs.assets import load_op_name
+from propel_assets.defs.build import build_definitions
+from propel_assets.defs.config import PropelAuthConfig
+from propel_assets.defs.environment import Environment
 from propel_assets.errors import WarehouseError
 from propel_assets.marts.runner import MARTS, installed
 from propel_assets.sandbox.running import Sandbox
@@ -25,7 +26,6 @@ from propel_assets.settings import load_settings
 DESTINATION = "duckdb"
 ACTIVE_DAYS = 30
 STEP_ENDED = {dg.DagsterEventType.STEP_SUCCESS, dg.DagsterEventType.STEP_FAILURE}
-ALL_ASSETS = dg.define_asset_job("demo", selection=dg.AssetSelection.assets(*map(asset_key, TABLES)).downstream())
 NEXT_STEPS = """
 Next:
   {bin}/propel-assets dev        the same in the Dagster UI: lineage, checks, schedules
@@ -57,17 +57,25 @@ def run_demo(*, users: int, orgs: int, seed: int, now: date) -> None:
 
 def _run_job(sandbox: Sandbox) -> dg.ExecuteInProcessResult:
     """Materialize all assets in this process. The look-up tables get the first user of the sandbox, if there is one."""
-    api_key = PropelAuthApiKey(auth_url=sandbox.url, api_key=sandbox.api_key, oauth_token=sandbox.user_token)
-    definitions = build_defs(
-        resources={"propel_auth": api_key, "warehouse": Warehouse(destination=DESTINATION)},
-        loggers={"progress": _progress_logger()},
-        more_jobs=[ALL_ASSETS],
+    config = PropelAuthConfig(
+        auth_url=sandbox.url, api_key=sandbox.api_key, oauth_token=sandbox.user_token, destination=DESTINATION
+    )
+    environment = Environment.from_config(config)
+    every_table = dg.AssetSelection.all() - dg.AssetSelection.assets(environment.api_spec.key)
+    job = dg.define_asset_job("demo", selection=every_table)
+    definitions = dg.Definitions.merge(
+        build_definitions(config),
+        dg.Definitions(jobs=[job], loggers={"progress": _progress_logger(environment)}),
     )
     look_ups = {}
     for user_id in list(sandbox.store.users)[:1]:
         user = sandbox.store.user_object(user_id)
         look_ups = {"id": user_id, "email": user["email"], "username": user.get("username", "")}
-    ops = {f"load_user_by_{kind}": {"config": {"values": [value]}} for kind, value in look_ups.items() if value}
+    ops = {
+        load_op_name(environment, f"user_by_{kind}"): {"config": {"values": [value]}}
+        for kind, value in look_ups.items()
+        if value
+    }
     with dg.DagsterInstance.from_config(str(prepare_dagster_home())) as instance:
         return definitions.resolve_job_def("demo").execute_in_process(
             instance=instance, raise_on_error=False, run_config={"ops": ops, "loggers": {"progress": {}}}
@@ -121,7 +129,7 @@ def _print_answers(now: date) -> None:
     )
 
 
-def _progress_logger() -> dg.LoggerDefinition:
+def _progress_logger(environment: Environment) -> dg.LoggerDefinition:
     """Return a logger that prints one line per step of a run, and nothing else."""
 
     class Lines(logging.Handler):
@@ -134,16 +142,16 @@ def _progress_logger() -> dg.LoggerDefinition:
             event: Any = getattr(record, "dagster_event", None)
             if event is None or event.event_type not in STEP_ENDED:
                 return
-            step = event.step_key
+            step = event.step_key.removeprefix(environment.named(""))
             if event.event_type == dg.DagsterEventType.STEP_FAILURE:
                 data = event.step_failure_data
-                reason = data.user_failure_data.description if data.user_failure_data else data.error.message
+                reason = data.user_failure_data.description if data.user_failure_data else data.error.cls_name
                 click.echo(f"{step}: failed. {reason}", err=True)
-            elif step.startswith(("load_", "build_")):
+            elif not step.startswith("check_"):
                 self.done += 1
                 seconds = event.step_success_data.duration_ms / 1_000
                 what = step.removeprefix("load_") + (" loaded" if step.startswith("load_") else "")
-                click.echo(f"[{self.done:2}] {PREFIX}: {what} in {seconds:.1f} s", err=True)
+                click.echo(f"[{self.done:2}] {environment.name_prefix}: {what} in {seconds:.1f} s", err=True)
 
     @dg.logger
     def progress(_context: dg.InitLoggerContext) -> logging.Logger:

@@ -44,7 +44,7 @@ def alert() -> None:
     """
     from propel_assets.reporting.delivery import deliver, targets
 
-    settings = current_settings()
+    settings = current_settings().alert_settings
     names = targets(settings)
     if not names:
         raise click.ClickException(

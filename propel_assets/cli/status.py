@@ -66,11 +66,11 @@ def status() -> None:
 
 
 def _status_row(warehouse: "Warehouse", table: Table) -> tuple[str, ...]:
-    from propel_assets.warehouse.checks import last_findings, up_to_date
+    from propel_assets.warehouse.checks import TableFacts, last_findings, up_to_date
 
     last, good = warehouse.audit.last_load(table, skipped=True), warehouse.audit.last_load(table)
     passed, all_checks = last_findings(warehouse, table)
-    age = up_to_date(warehouse, table)
+    age = up_to_date(TableFacts(warehouse, table))
     return (
         table.name,
         f"{warehouse.count(table.name):,}" if good else "-",

@@ -1,6 +1,6 @@
 """Report failed runs and checks, stale assets, changed schemas and losses: once for each cause, until it is resolved.
 
-The sensor `alerts` reads ended runs from the event log, and keeps the open problems and the undelivered alerts in its
+The sensor reads ended runs from the event log, and keeps the open problems and the undelivered alerts in its
 cursor. A run status sensor sees each run once and keeps nothing: it can neither wait for a webhook that is down nor
 report that a problem is resolved.
 """
@@ -10,7 +10,7 @@ import json
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,10 +18,13 @@ import dagster as dg
 
 from propel_assets import errors
 from propel_assets.catalog import BY_NAME, SCANS
+from propel_assets.defs.automation import DAILY
+from propel_assets.defs.changes import is_of_location
+from propel_assets.defs.environment import Environment
 from propel_assets.errors import LossRefused, OtherEnvironment, PropelError, SettingsError
 from propel_assets.privacy.redaction import without_personal_data
 from propel_assets.reporting import delivery
-from propel_assets.settings import environment_name, load_settings
+from propel_assets.settings import load_settings
 
 ENDS = (dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_SUCCESS)
 RUNS_AT_ONCE = 100
@@ -42,7 +45,6 @@ WHAT_TO_DO = {
     "what reads it, and look for a newer propel-assets.",
     "Not loaded": "Charts and marts show old data until then.",
     "Unusual loss": "Nothing was replaced. Compare with PropelAuth's dashboard before you allow it.",
-    "Stale": "Check that the schedule refresh_daily is on, that dagster-daemon runs, and what the last run reports.",
 }
 CAUSES = {
     "KeyRefused": "PropelAuth refused the API key",
@@ -55,9 +57,11 @@ CAUSES = {
     "OtherEnvironment": "the tables belong to another environment",
     "WarehouseError": "the warehouse refused the load",
     "WarehouseClosed": "the database cannot be opened",
-    "WarehouseBusy": "another process holds the database",
+    "WarehouseBusy": "another process has the database open",
+    "UnexpectedError": "an unexpected error occurred",
+    "PropelError": "an error occurred",
 }
-"""What each class of error means, as a cause."""
+"""The cause that each class of error stands for. A class without an entry has that of its base class."""
 
 
 @dataclass
@@ -75,14 +79,6 @@ class AlertState:
     open_problems: dict[str, str] = field(default_factory=dict)
     pending: dict[str, list[str]] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
-
-    @classmethod
-    def from_cursor(cls, cursor: str) -> "AlertState":
-        """Return the state in ``cursor``. One of an earlier version has no causes: its problems are reported again."""
-        stored = json.loads(cursor)
-        if "wrong" in stored:
-            return cls(seen=stored["seen"], pending=stored["waiting"])
-        return cls(**stored)
 
 
 @dataclass(frozen=True)
@@ -102,19 +98,66 @@ class Problem:
     is_shared: bool = False
 
 
-@dg.sensor(
-    name="alerts",
-    minimum_interval_seconds=60,
-    default_status=dg.DefaultSensorStatus.STOPPED,
-    description="Reports what failed, what is stale, what changed, and what to do: once for each cause, and once when "
-    "it is resolved. Logs it, posts it to PROPELAUTH_ALERT_WEBHOOK and sends it by PROPELAUTH_ALERT_SMTP, where set.",
-)
-def alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:  # noqa: D103
-    state = AlertState.from_cursor(context.cursor) if context.cursor else _first_state(context.instance)
+@dataclass(frozen=True)
+class Scope:
+    """What the sensor of one environment reports on: the rest of the code location has alerts of its own.
+
+    Attributes:
+        environment: the environment.
+        assets: keys of its assets.
+        ops: names of its ops.
+        jobs: names of its jobs.
+    """
+
+    environment: Environment
+    assets: frozenset[dg.AssetKey]
+    ops: frozenset[str]
+    jobs: frozenset[str]
+
+    def has_run(self, run: dg.DagsterRun) -> bool:
+        """Return whether a run is one of these jobs, or materializes or checks one of these assets."""
+        checked = {key.asset_key for key in run.asset_check_selection or ()}
+        return run.job_name in self.jobs or bool(self.assets & ({*(run.asset_selection or ())} | checked))
+
+    def has_step(self, key: str) -> bool:
+        """Return whether a step is one of these ops."""
+        return key.split(".")[-1] in self.ops
+
+
+def build_alerts_sensor(
+    environment: Environment, definitions: Sequence[dg.AssetsDefinition], jobs: Sequence[Any]
+) -> list[dg.SensorDefinition]:
+    """Return the sensor that sends alerts; none where it is left out."""
+    if not environment.config.alerts:
+        return []
+    scope = Scope(
+        environment,
+        frozenset(key for definition in definitions for key in definition.keys),
+        frozenset(definition.node_def.name for definition in definitions),
+        frozenset(job.name for job in jobs),
+    )
+
+    @dg.sensor(
+        name=environment.named("alerts"),
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description="Reports failures, stale assets, schema changes and losses, and what to do: once per cause, and "
+        "once when it is resolved. Logs the alerts, posts them to PROPELAUTH_ALERT_WEBHOOK and sends them by "
+        "PROPELAUTH_ALERT_SMTP, where these are set.",
+    )
+    def alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        return _report(context, scope)
+
+    return [alerts]
+
+
+def _report(context: dg.SensorEvaluationContext, scope: Scope) -> dg.SkipReason:
+    """Report what is new since the last tick, and save the state."""
+    state = AlertState(**json.loads(context.cursor)) if context.cursor else _first_state(context.instance)
     findings: dict[str, Problem | None] = {}
     for run, event in _ended_runs(context, state):
-        findings |= _findings_of(context.instance, run, event)
-    findings |= _stale_assets(context)
+        findings |= _findings_of(context.instance, scope, run, event)
+    findings |= _stale_assets(context, scope)
     before = state.open_problems
     state.open_problems = _open_problems(before, findings)
     new, resolved = _alert_lines(before, findings), _recovery_lines(before, state.open_problems)
@@ -122,7 +165,7 @@ def alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:  # noqa: D103
         context.log.error(line)
     for line in resolved:
         context.log.info(line)
-    _deliver(context, state, [*new, *resolved])
+    _deliver(context, scope.environment.name, state, [*new, *resolved])
     context.update_cursor(json.dumps(asdict(state)))
     causes = set(state.open_problems.values())
     undelivered = f" Not delivered yet: {', '.join(state.pending)}." if state.pending else ""
@@ -149,7 +192,8 @@ def _ended_runs(
         ended += [(record.storage_id, kind, record) for record in found]
     for storage_id, kind, record in sorted(ended, key=lambda end: end[0]):
         run, event = instance.get_run_by_id(record.run_id), record.event_log_entry.dagster_event
-        if run and event and _is_ours(context, run):
+        origin = run and run.remote_job_origin and run.remote_job_origin.repository_origin
+        if run and event and is_of_location(context, origin):
             yield run, event
         state.seen[kind.value] = storage_id
         if time.monotonic() > deadline:
@@ -157,15 +201,9 @@ def _ended_runs(
             return
 
 
-def _is_ours(context: dg.SensorEvaluationContext, run: dg.DagsterRun) -> bool:
-    """Tell whether the run is of this code location; others may share the instance."""
-    here, origin = context.code_location_origin, run.remote_job_origin
-    if here is None or origin is None:
-        return True
-    return origin.repository_origin.code_location_origin.location_name == here.location_name
-
-
-def _findings_of(instance: dg.DagsterInstance, run: dg.DagsterRun, end: dg.DagsterEvent) -> dict[str, Problem | None]:
+def _findings_of(
+    instance: dg.DagsterInstance, scope: Scope, run: dg.DagsterRun, end: dg.DagsterEvent
+) -> dict[str, Problem | None]:
     """Return the problem of each step and check of ``run``, or None where it succeeded."""
     kinds = dg.DagsterEventType
     wanted = {kinds.STEP_FAILURE, kinds.STEP_SUCCESS, kinds.ASSET_CHECK_EVALUATION}
@@ -177,14 +215,19 @@ def _findings_of(instance: dg.DagsterInstance, run: dg.DagsterRun, end: dg.Dagst
             continue
         if event.event_type == kinds.ASSET_CHECK_EVALUATION:
             found = event.asset_check_evaluation_data
+            if found.asset_key not in scope.assets:
+                continue
             findings[f"{found.asset_key.to_user_string()}: {found.check_name}"] = _failed_check(found, run)
         else:
             failed = event.event_type == kinds.STEP_FAILURE
             failed_steps += failed
+            if not scope.has_step(event.step_key or ""):
+                continue
             findings[f"step {event.step_key}"] = _failed_step(event, run) if failed else None
-    # Before its first step, or its process died.
+    # The run ended before its first step, or its process died.
     has_no_step_to_name = end.event_type == kinds.RUN_FAILURE and not failed_steps
-    findings[f"job {run.job_name}"] = _failed_run(end, run) if has_no_step_to_name else None
+    if scope.has_run(run):
+        findings[f"job {run.job_name}"] = _failed_run(end, run) if has_no_step_to_name else None
     return findings
 
 
@@ -215,20 +258,27 @@ def _failed_step(event: dg.DagsterEvent, run: dg.DagsterRun) -> Problem | None:
         return Problem(_cause("Run failed", reason), name, _reason("Run failed", reason, run))
     error, text = str(ours.metadata["error"].value), ours.description or ""
     kind = "Unusual loss" if error in LOSSES else "Run failed"
-    is_shared = getattr(errors, error, PropelError).concerns_every_scan
+    error_class = getattr(errors, error, PropelError)
+    is_shared = error_class.concerns_every_scan
     # Texts of one outage differ: only a setting is named by its text.
     group = "" if is_shared and error != SettingsError.__name__ else _without_names(text)
-    cause = _cause(kind, CAUSES.get(error, error), group)
+    title = next(CAUSES[base.__name__] for base in error_class.__mro__ if base.__name__ in CAUSES)
+    cause = _cause(kind, title, group)
     return Problem(cause, name, _reason(kind, text, run), is_shared)
 
 
 def _failed_run(end: dg.DagsterEvent, run: dg.DagsterRun) -> Problem:
-    reason = end.message or "It ended without a reason."
-    cause = _cause("Run failed", "no step was reached", _without_names(reason.replace(run.job_name, "")))
-    return Problem(cause, run.job_name, _reason("Run failed", reason, run))
+    """Return the problem of a run without a failed step. Messages of Dagster may quote rows: only codes are used."""
+    data: Any = end.event_specific_data
+    codes = [
+        data.failure_reason.value.replace("_", " ").lower() if data and data.failure_reason else "",
+        data.error.cls_name if data and data.error else "",
+    ]
+    reason = f"Dagster reports: {', '.join(filter(None, codes)) or 'no reason'}."
+    return Problem(_cause("Run failed", "no step failed", reason), run.job_name, _reason("Run failed", reason, run))
 
 
-def _stale_assets(context: dg.SensorEvaluationContext) -> dict[str, Problem | None]:
+def _stale_assets(context: dg.SensorEvaluationContext, scope: Scope) -> dict[str, Problem | None]:
     """Return a problem for each asset of a run of which an asset is older than its freshness policy allows.
 
     The assets of one run become stale within minutes of each other: they are one cause. Assets that have never been
@@ -237,7 +287,8 @@ def _stale_assets(context: dg.SensorEvaluationContext) -> dict[str, Problem | No
     graph = context.repository_def.asset_graph if context.repository_def else None
     if graph is None:
         return {}
-    hours = {key: limit for key in graph.get_all_asset_keys() if (limit := _hours(graph.get(key).freshness_policy))}
+    keys = scope.assets & graph.get_all_asset_keys()
+    hours = {key: limit for key in keys if (limit := _hours(graph.get(key).freshness_policy))}
     ages: dict[str, dict[dg.AssetKey, float]] = defaultdict(dict)
     for record in context.instance.get_asset_records(list(hours)):
         if event := record.asset_entry.last_materialization:
@@ -246,7 +297,9 @@ def _stale_assets(context: dg.SensorEvaluationContext) -> dict[str, Problem | No
     for run_id, assets in ages.items():
         oldest = max(assets, key=lambda key: assets[key] - hours[key])
         is_stale = assets[oldest] > hours[oldest]
-        reason = f"loaded {assets[oldest]:.0f} hours ago, expected within {hours[oldest]:.0f}. {WHAT_TO_DO['Stale']}"
+        schedule = scope.environment.named(DAILY)
+        todo = f"Check that the schedule {schedule} is on, that dagster-daemon runs, and what the last run reports."
+        reason = f"loaded {assets[oldest]:.0f} hours ago, expected within {hours[oldest]:.0f}. {todo}"
         for key in assets:
             name = key.to_user_string()
             problem = Problem(f"Stale: no later load #{run_id}", name, reason, is_shared=True)
@@ -325,10 +378,10 @@ def _listed(names: Iterable[str]) -> str:
 # --- delivery ---
 
 
-def _deliver(context: dg.SensorEvaluationContext, state: AlertState, lines: list[str]) -> None:
+def _deliver(context: dg.SensorEvaluationContext, environment: str, state: AlertState, lines: list[str]) -> None:
     """Send new and pending alerts. What fails is retried after 1, 2, 4, 8 ... ticks, and then given up."""
     try:
-        settings = load_settings()
+        settings = load_settings(environment=environment).alert_settings
         names = list(delivery.targets(settings))
     except SettingsError as error:  # new alerts wait until the setting is corrected
         context.log.warning(f"No alert can be delivered. {error}")
@@ -338,9 +391,7 @@ def _deliver(context: dg.SensorEvaluationContext, state: AlertState, lines: list
     state.pending = {name: rest for name in names if (rest := [*state.pending.get(name, []), *lines][:MAX_PENDING])}
     state.attempts = {name: 1 if lines else state.attempts.get(name, 0) + 1 for name in state.pending}
     due = [name for name, attempts in state.attempts.items() if not attempts & (attempts - 1)]  # a power of two
-    failures = delivery.deliver(
-        settings, {name: message(state.pending[name]) for name in due}, seconds=delivery.SECONDS
-    )
+    failures = delivery.deliver(settings, {name: message(state.pending[name], environment) for name in due})
     for name in due:
         gives_up = state.attempts[name] >= MAX_ATTEMPTS
         if reason := failures.get(name):
@@ -349,9 +400,8 @@ def _deliver(context: dg.SensorEvaluationContext, state: AlertState, lines: list
             del state.pending[name], state.attempts[name]
 
 
-def message(lines: Iterable[str]) -> tuple[str, str]:
+def message(lines: Sequence[str], environment: str) -> tuple[str, str]:
     """Return the title and the text of a message with ``lines``."""
-    lines, environment = list(lines), environment_name()
     first = lines[0].split(": ")
     more = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
     hidden = [f"... and {len(lines) - MAX_LINES} more: see Dagster."] if len(lines) > MAX_LINES else []

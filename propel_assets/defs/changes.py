@@ -1,71 +1,122 @@
-"""PropelAuth itself as an asset, upstream of every table: observed in five requests, and watched by a sensor."""
+"""PropelAuth's API as an asset upstream of every table, observed in five requests, and the sensor that polls it."""
 
 import json
 import time
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import dagster as dg
 
-from propel_assets.defs.assets import api_asset
-from propel_assets.defs.automation import refresh, refresh_recent
+from propel_assets.defs.automation import AUTOMATION, RECENT_HOURLY
+from propel_assets.defs.environment import Environment
 from propel_assets.defs.failures import convert_errors
-from propel_assets.defs.resources import PropelAuthApiKey, Warehouse, settings_of
 from propel_assets.settings import Settings, require_credentials
 from propel_assets.source.changes import Changes, find_changes
 from propel_assets.source.client import Client
 
-OBSERVED_EVERY = "*/15 * * * *"
 SENSOR_SECONDS = 300
+ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 
 
-def _look(settings: Settings) -> Changes:
+def _read_totals(settings: Settings) -> Changes:
     with convert_errors():
         return find_changes(Client(require_credentials(settings).tenant))
 
 
-@dg.observable_source_asset(
-    key=api_asset(),
-    description="PropelAuth's backend API. Observing it counts users, orgs, invites and API keys in five requests; "
-    "its version changes when one of these totals does.\n\n[PropelAuth's reference](https://docs.propelauth.com/reference)",
-    group_name="propel_auth_api",
-    automation_condition=dg.AutomationCondition.on_cron(OBSERVED_EVERY),
-    tags={"dagster/kind/propelauth": "", "dagster/kind/api": ""},
-)
-def propel_auth_api(propel_auth: PropelAuthApiKey, warehouse: Warehouse) -> dg.ObserveResult:
-    """Count what can be counted."""
-    changes = _look(settings_of(warehouse, propel_auth))
-    return dg.ObserveResult(
-        data_version=dg.DataVersion(changes.version),
-        metadata={
-            **{f"total_{name}": total for name, total in changes.totals.items()},
-            **{f"newest_{name}": dg.MetadataValue.timestamp(float(at)) for name, at in changes.newest.items()},
-        },
+def build_api_asset(environment: Environment) -> dg.AssetsDefinition:
+    """Return the observable asset that stands for PropelAuth's API."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # it may change in a minor release, and every command prints it
+        observable = dg.multi_observable_source_asset(
+            name=environment.named("observe_api"),
+            specs=[environment.api_spec],
+            required_resource_keys=environment.resource_keys,
+        )
+
+    @observable
+    def observe_api(context: dg.AssetExecutionContext) -> Iterator[dg.ObserveResult]:
+        changes = _read_totals(environment.settings(context.resources))
+        yield dg.ObserveResult(
+            asset_key=environment.api_spec.key,
+            data_version=dg.DataVersion(changes.version),
+            metadata={
+                **{f"total_{name}": total for name, total in changes.totals.items()},
+                **{f"newest_{name}": dg.MetadataValue.timestamp(float(at)) for name, at in changes.newest.items()},
+            },
+        )
+
+    return observe_api
+
+
+def build_changes_sensor(environment: Environment, jobs: Sequence[Any]) -> list[dg.SensorDefinition]:
+    """Return the sensor that starts a job when PropelAuth's totals change; none where it is left out."""
+    if not environment.config.changes_sensor:
+        return []
+    names = [job.name for job in jobs]
+    automation, hourly = environment.named(AUTOMATION), environment.named(RECENT_HOURLY)
+    recent = f" Activity starts `{names[1]}`, once in PROPELAUTH_RECENT_MINUTES." if names[1:] else ""
+
+    @dg.sensor(
+        name=environment.named("changes"),
+        jobs=jobs,
+        required_resource_keys=environment.resource_keys,
+        minimum_interval_seconds=SENSOR_SECONDS,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description=f"Counts users, orgs, invites and API keys every 5 minutes. A changed total starts `{names[0]}`."
+        f"{recent} Use it where changes must arrive within minutes. It leaves the work to `{automation}` and "
+        f"`{hourly}` while they are on.",
     )
+    def changes(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        on = _names_turned_on(context)
+        if automation in on:
+            return dg.SkipReason(f"{automation} is on and loads changes.")
+        return _request(context, environment.settings(context.resources), names[:1] if hourly in on else names)
+
+    return [changes]
 
 
-@dg.sensor(
-    name="propel_auth_changes",
-    jobs=[refresh, refresh_recent],
-    minimum_interval_seconds=SENSOR_SECONDS,
-    default_status=dg.DefaultSensorStatus.STOPPED,
-    description="Counts users, orgs, invites and API keys every five minutes. A total that changed asks for `refresh`; "
-    "somebody active, for `refresh_recent`, once in PROPELAUTH_RECENT_MINUTES. For those who prefer a sensor to the "
-    "automation conditions of the assets.",
-)
-def propel_auth_changes(  # noqa: D103
-    context: dg.SensorEvaluationContext, propel_auth: PropelAuthApiKey, warehouse: Warehouse
+def is_of_location(context: dg.SensorEvaluationContext, origin: Any) -> bool:
+    """Return whether a repository is in the code location of the sensor. Where that is not known, it is."""
+    location = context.code_location_origin
+    return location is None or origin is None or origin.code_location_origin.location_name == location.location_name
+
+
+def _names_turned_on(context: dg.SensorEvaluationContext) -> set[str]:
+    """Return the names of the schedules and sensors of this code location that are on."""
+    states = context.instance.all_instigator_state()
+    return {
+        state.instigator_name
+        for state in states
+        if state.is_running and is_of_location(context, state.origin.repository_origin)
+    }
+
+
+def _is_in_progress(context: dg.SensorEvaluationContext, job: str) -> bool:
+    """Return whether a run of ``job`` in this code location has not ended."""
+    running = [status for status in dg.DagsterRunStatus if status not in ENDED]
+    runs = context.instance.get_runs(dg.RunsFilter(job_name=job, statuses=running))
+    origins = [run.remote_job_origin and run.remote_job_origin.repository_origin for run in runs]
+    return any(is_of_location(context, origin) for origin in origins)
+
+
+def _request(
+    context: dg.SensorEvaluationContext, settings: Settings, jobs: Sequence[str]
 ) -> dg.SensorResult | dg.SkipReason:
-    settings, now = settings_of(warehouse, propel_auth), time.time()
-    changes = _look(settings)
-    known = json.loads(context.cursor) if context.cursor else {}
-    if known.get("version") != changes.version:
-        job = refresh
-    elif known["newest"] == changes.newest:
+    """Request the first of ``jobs`` when a total changed, and the second when there was activity."""
+    now, changes = time.time(), _read_totals(settings)
+    cursor = json.loads(context.cursor) if context.cursor else {}
+    if cursor.get("version") != changes.version:
+        job = jobs[0]
+        if _is_in_progress(context, job):
+            return dg.SkipReason(f"A run of {job} is in progress. The change is handled when it has ended.")
+    elif not jobs[1:] or cursor["newest"] == changes.newest:
         return dg.SkipReason(f"Nothing has changed: {changes.version}.")
-    elif (wait := known["asked_at"] + 60 * settings.recent_minutes - now) > 0:
-        return dg.SkipReason(f"Somebody was active. The next refresh_recent may start in {wait / 60:.0f} min.")
+    elif (wait := cursor["requested_at"] + 60 * settings.recent_minutes - now) > 0:
+        return dg.SkipReason(f"Users were active. The next run of {jobs[1]} may start in {wait / 60:.0f} min.")
     else:
-        job = refresh_recent
-    # The time makes the key unique: a total may come back to a value it had before.
-    request = dg.RunRequest(job_name=job.name, run_key=f"{changes.version} at {now:.3f}")
-    cursor = {"version": changes.version, "newest": changes.newest, "asked_at": now}
-    return dg.SensorResult(run_requests=[request], cursor=json.dumps(cursor))
+        job = jobs[1]
+    # The time makes the key unique: a total may return to an earlier value.
+    request = dg.RunRequest(job_name=job, run_key=f"{changes.version} at {now:.3f}")
+    state = {"version": changes.version, "newest": changes.newest, "requested_at": now}
+    return dg.SensorResult(run_requests=[request], cursor=json.dumps(state))

@@ -1,4 +1,4 @@
-"""The promises of `warehouse/checks.py` as asset checks: one op per table, one check per promise."""
+"""The checks of `warehouse/checks.py` as asset checks: one op per table."""
 
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
@@ -6,33 +6,37 @@ from typing import Any
 
 import dagster as dg
 
-from propel_assets.catalog import TABLES, Table
-from propel_assets.defs.assets import asset_key
+from propel_assets.catalog import Table
+from propel_assets.defs.environment import Environment
 from propel_assets.defs.failures import convert_errors
-from propel_assets.defs.resources import Warehouse, settings_of
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.warehouse.checks import CHECKS, Finding, checks_of, examine
 from propel_assets.warehouse.query import open_warehouse
 
 
-def build_checks() -> list[dg.AssetChecksDefinition]:
-    """Return the checks of every table. All block what is downstream when they fail as an ERROR, none as a WARN."""
-    return [_build_table_checks(table) for table in TABLES]
+def build_checks(environment: Environment) -> list[dg.AssetChecksDefinition]:
+    """Return the checks of every table. A check that fails as ERROR blocks downstream ops, one that warns does not."""
+    return [_build_check_op(environment, table) for table in environment.tables]
 
 
-def _build_table_checks(table: Table) -> dg.AssetChecksDefinition:
-    key = asset_key(table)
+def _build_check_op(environment: Environment, table: Table) -> dg.AssetChecksDefinition:
+    key = environment.asset_key(table)
     specs = [
         dg.AssetCheckSpec(name, asset=key, blocking=True, description=CHECKS[name].__doc__) for name in checks_of(table)
     ]
 
-    @dg.multi_asset_check(name=f"check_{table.name}", specs=specs, can_subset=True)
-    def check_table(context: dg.AssetCheckExecutionContext, warehouse: Warehouse) -> Iterator[dg.AssetCheckResult]:
+    @dg.multi_asset_check(
+        name=environment.named(f"check_{table.name}"),
+        specs=specs,
+        can_subset=True,
+        required_resource_keys={environment.warehouse_key},
+    )
+    def check_table(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         names = [check.name for check in context.selected_asset_check_keys]
         with convert_errors():
-            settings = settings_of(warehouse)
-            with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as connection:
-                findings = examine(connection, table, [name for name in CHECKS if name in names])
+            settings = environment.settings(context.resources)
+            with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
+                findings = examine(warehouse, table, [name for name in CHECKS if name in names])
         for finding in findings:
             yield _as_result(finding, key)
 

@@ -1,4 +1,4 @@
-"""Where the ops of a run work: the executors of Dagster and of its libraries, by the name in PROPEL_EXECUTOR."""
+"""The executor of the stand-alone code location, by its name in PROPEL_EXECUTOR."""
 
 import importlib
 
@@ -7,20 +7,24 @@ import dagster as dg
 from propel_assets.errors import SettingsError
 from propel_assets.settings import executor_name
 
-# Each in an extra of its name, and imported only when asked for.
-OF_EXTRAS = {"celery": ("dagster_celery", "celery_executor"), "k8s": ("dagster_k8s", "k8s_job_executor")}
+# Each comes with the extra of its name, and is imported only when it is used.
+FROM_EXTRAS = {"celery": ("dagster_celery", "celery_executor"), "k8s": ("dagster_k8s", "k8s_job_executor")}
 
 
-def executor() -> dg.ExecutorDefinition:
-    """Return the executor the environment names.
+def with_executor(definitions: dg.Definitions, environment: str = "") -> dg.Definitions:
+    """Return ``definitions`` with the executor of the settings.
 
     Raises:
-        SettingsError: there is none of that name, or its extra is not installed.
+        SettingsError: there is no such executor, or its extra is not installed.
     """
-    name = executor_name()
-    if name not in OF_EXTRAS:
+    return dg.Definitions.merge(definitions, dg.Definitions(executor=_executor(environment)))
+
+
+def _executor(environment: str) -> dg.ExecutorDefinition:
+    name = executor_name(environment)
+    if name not in FROM_EXTRAS:
         return {"in_process": dg.in_process_executor, "multiprocess": dg.multiprocess_executor}[name]
-    module, attribute = OF_EXTRAS[name]
+    module, attribute = FROM_EXTRAS[name]
     try:
         return getattr(importlib.import_module(module), attribute)
     except ImportError:

@@ -11,8 +11,8 @@ from typing import Any
 import dagster as dg
 
 from propel_assets.catalog import AUDIT_TABLES, BY_NAME, INSIGHTS
-from propel_assets.defs.assets import FRESH, OWNERS, PREFIX, as_failure, key_of
-from propel_assets.defs.resources import Warehouse, settings_of
+from propel_assets.defs.assets import as_failure
+from propel_assets.defs.environment import FRESHNESS, PREFIX, Environment
 from propel_assets.errors import PropelError, WarehouseError
 from propel_assets.marts import runner
 from propel_assets.marts.dbt_compat import quiet_import
@@ -20,31 +20,36 @@ from propel_assets.marts.lineage import LAYERS, lineage
 from propel_assets.marts.manifest import load_manifest
 from propel_assets.privacy.redaction import without_personal_data
 from propel_assets.reporting import charts
-from propel_assets.settings import Target, destination_name, environment_name
 from propel_assets.warehouse import query
 
 AUDIT_TABLE_NAMES = {table.name for table in AUDIT_TABLES}
 COMPARISON = "agrees_with_propel_auth"  # the dbt test that compares our figures with PropelAuth's own
-FIRST_TABLE = "user_query"  # an op that reads only audit tables runs after it: they exist once a table is loaded
 ASSET_TYPES = {"model", "seed"}
 BUILT = {"success"}
 
 
-def build_marts() -> list[dg.AssetsDefinition]:
-    """Return one op per group of marts; none without the extra `marts`."""
-    if not runner.installed():
+def build_marts(environment: Environment) -> list[dg.AssetsDefinition]:
+    """Return one op per group of marts; none without the extra `marts`.
+
+    Marts of raw tables that the environment does not include are left out.
+    """
+    if not environment.config.marts or not runner.installed():
         return []
-    target = Target(environment=environment_name())
-    manifest = load_manifest(target)
-    return [_build_op(manifest, target, op, models) for op, models in sorted(models_by_op(manifest).items())]
+    manifest = load_manifest(environment.target)
+    included = {table.name for table in environment.tables}
+    ops: dict[str, list[str]] = {}
+    for op, unique_ids in sorted(models_by_op(manifest).items()):
+        if models := [unique_id for unique_id in unique_ids if raw_tables_of(manifest, unique_id) <= included]:
+            ops[op] = [manifest["nodes"][unique_id]["name"] for unique_id in models]
+    return [_build_op(environment, manifest, op, models) for op, models in ops.items()]
 
 
 def models_by_op(manifest: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the names of models and seeds by the op that builds them, which is in their dbt `meta`."""
+    """Return the ids of models and seeds by the op that builds them, which is in their dbt `meta`."""
     groups: dict[str, list[str]] = defaultdict(list)
-    for _, node in sorted(manifest["nodes"].items()):
+    for unique_id, node in sorted(manifest["nodes"].items()):
         if node["resource_type"] in ASSET_TYPES:
-            groups[node["config"]["meta"]["op"]].append(node["name"])
+            groups[node["config"]["meta"]["op"]].append(unique_id)
     return groups
 
 
@@ -55,36 +60,39 @@ def raw_tables_of(manifest: Mapping[str, Any], unique_id: str) -> set[str]:
     return {table for parent in manifest["parent_map"][unique_id] for table in raw_tables_of(manifest, parent)}
 
 
-def _build_op(manifest: Mapping[str, Any], target: Target, op: str, models: Sequence[str]) -> dg.AssetsDefinition:
+def _build_op(
+    environment: Environment, manifest: Mapping[str, Any], op: str, models: Sequence[str]
+) -> dg.AssetsDefinition:
     with quiet_import():
         from dagster_dbt import dbt_assets
 
     @dbt_assets(
         manifest=manifest,
         select=" ".join(models),
-        name=op,
-        dagster_dbt_translator=_translator(),
-        pool=target.named("warehouse"),
+        name=environment.named(op),
+        dagster_dbt_translator=_translator(environment),
+        required_resource_keys={environment.warehouse_key},
+        pool=environment.warehouse_key,
     )
-    def build(context: dg.AssetExecutionContext, warehouse: Warehouse) -> Iterator[Any]:
-        yield from _build(context, warehouse)
+    def build(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        yield from _build(context, environment)
 
     return build
 
 
-def _build(context: dg.AssetExecutionContext, warehouse: Warehouse) -> Iterator[Any]:
+def _build(context: dg.AssetExecutionContext, environment: Environment) -> Iterator[Any]:
     """Build the selected marts, run the selected tests, and yield the results of both."""
     models = {key.path[-1] for key in context.selected_asset_keys}
     tests = {check.name for check in context.selected_asset_check_keys}
     words = ["build", "--indirect-selection", "empty", "--select", *sorted(models | tests)]
     try:
-        with runner.open_dbt(settings_of(warehouse), context.log.info) as dbt:
+        with runner.open_dbt(environment.settings(context.resources), context.log.info) as dbt:
             result = dbt.run(*words)
             for node in result.nodes:
                 context.log.info(f"{node.name}: {node.status} in {node.seconds:.1f} s. {node.message}")
             with dbt.warehouse() as opened:
                 for node in result.nodes:
-                    yield from _events(context, dbt, node, opened)
+                    yield from _events(context, environment, dbt, node, opened)
             if result.failed:
                 failed = "; ".join(f"{name}: {reason}" for name, reason in result.failed.items())
                 raise WarehouseError(f"Not built, or a test failed: {failed}")
@@ -93,19 +101,23 @@ def _build(context: dg.AssetExecutionContext, warehouse: Warehouse) -> Iterator[
 
 
 def _events(
-    context: dg.AssetExecutionContext, dbt: runner.Dbt, node: runner.NodeResult, warehouse: query.Warehouse
+    context: dg.AssetExecutionContext,
+    environment: Environment,
+    dbt: runner.Dbt,
+    node: runner.NodeResult,
+    warehouse: query.Warehouse,
 ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
     """Yield the materialization of a model, or the result of a test."""
     properties = dbt.manifest["nodes"][node.unique_id]
     if properties["resource_type"] in ASSET_TYPES:
         if node.status in BUILT:
-            yield _materialization(properties, node, warehouse)
+            yield _materialization(environment, properties, node, warehouse)
     elif node.status != "skipped":
         yield _check_result(context, dbt, properties, node)
 
 
 def _materialization(
-    properties: Mapping[str, Any], node: runner.NodeResult, warehouse: query.Warehouse
+    environment: Environment, properties: Mapping[str, Any], node: runner.NodeResult, warehouse: query.Warehouse
 ) -> dg.MaterializeResult[Any]:
     """Return the materialization, with rows, columns, their lineage and the chart."""
     relation = f"{properties['schema']}.{properties['alias']}"
@@ -118,22 +130,22 @@ def _materialization(
         "dagster/table_name": relation,
         "dagster/column_schema": dg.TableSchema(columns=columns),
     }
-    if lines := _column_lineage(node.name):
+    if lines := _column_lineage(environment, node.name):
         metadata["dagster/column_lineage"] = dg.TableColumnLineage(deps_by_column=lines)
     if properties["config"]["materialized"] != "view":
         metadata["dagster/row_count"] = warehouse.number(f"SELECT count(*) FROM {relation}")  # noqa: S608 - our names
     if drawn := _chart(node.name, properties["schema"], warehouse):
         metadata["chart"] = dg.MetadataValue.md(drawn)
-    return dg.MaterializeResult(asset_key=_asset_key(properties), metadata=metadata)
+    return dg.MaterializeResult(asset_key=_asset_key(environment, properties), metadata=metadata)
 
 
-def _column_lineage(model: str) -> dict[str, list[dg.TableColumnDep]]:
+def _column_lineage(environment: Environment, model: str) -> dict[str, list[dg.TableColumnDep]]:
     """Return the columns that each column of ``model`` comes from."""
     known = lineage()
     schemas: dict[str, str] = dict(zip(LAYERS[1:], (PREFIX, runner.HISTORY, runner.MARTS), strict=True))
     return {
         name.split(".")[1]: [
-            dg.TableColumnDep(key_of(schemas[known.layer(source)], source.split(".")[0]), source.split(".")[1])
+            dg.TableColumnDep(environment.key(schemas[known.layer(source)], source.split(".")[0]), source.split(".")[1])
             for source in sorted(sources)
         ]
         for name, sources in known.sources.items()
@@ -178,11 +190,12 @@ def _chart(model: str, schema: str, warehouse: query.Warehouse) -> str | None:
     return chart.markdown() if chart else None
 
 
-def _asset_key(properties: Mapping[str, Any]) -> dg.AssetKey:
+def _asset_key(environment: Environment, properties: Mapping[str, Any]) -> dg.AssetKey:
     """Return the asset key: the schema without the name of the environment, and the table."""
+    name = properties["name"]
     if properties["resource_type"] == "source":
-        return key_of(PREFIX, properties["name"])
-    return key_of(runner.HISTORY if is_history(properties) else runner.MARTS, properties["name"])
+        return environment.asset_key(BY_NAME[name]) if name in BY_NAME else environment.key(PREFIX, name)
+    return environment.key(runner.HISTORY if is_history(properties) else runner.MARTS, name)
 
 
 def is_history(properties: Mapping[str, Any]) -> bool:
@@ -190,7 +203,7 @@ def is_history(properties: Mapping[str, Any]) -> bool:
     return properties["fqn"][1] == "history"
 
 
-def _translator() -> Any:
+def _translator(environment: Environment) -> Any:
     with quiet_import():
         from dagster_dbt import DagsterDbtTranslator
 
@@ -199,24 +212,26 @@ def _translator() -> Any:
 
         def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:
             """Return the asset key of a dbt resource."""
-            return _asset_key(dbt_resource_props)
+            return _asset_key(environment, dbt_resource_props)
 
         def get_asset_spec(self, manifest: Mapping[str, Any], unique_id: str, project: Any) -> dg.AssetSpec:
             """Return the asset spec without dependencies on audit tables, which no op loads by themselves."""
             spec = super().get_asset_spec(manifest, unique_id, project)
-            audit = {key_of(PREFIX, name) for name in AUDIT_TABLE_NAMES}
-            source = unique_id.startswith("source")
+            if unique_id.startswith("source"):
+                return spec
+            audit = {environment.key(PREFIX, name) for name in AUDIT_TABLE_NAMES}
+            layer = "history" if is_history(manifest["nodes"][unique_id]) else "marts"
             # By their keys alone: Dagster 1.13.1 refuses an op whose specs describe a dependency differently.
             deps = [dg.AssetDep(dep.asset_key) for dep in spec.deps if dep.asset_key not in audit]
-            if not deps and not source:
-                deps = [dg.AssetDep(key_of(PREFIX, FIRST_TABLE))]
-            return spec.replace_attributes(
+            if not deps:  # the audit tables exist once any table is loaded
+                deps = [dg.AssetDep(environment.asset_key(environment.tables[0]))]
+            spec = spec.replace_attributes(
                 deps=deps,
-                group_name="marts" if source or not is_history(manifest["nodes"][unique_id]) else "history",
-                kinds={"dbt", destination_name()},
-                owners=OWNERS,
-                automation_condition=None if source else dg.AutomationCondition.eager(),
-                freshness_policy=None if source else FRESH,
+                group_name=environment.group(layer),
+                kinds={"dbt", environment.destination},
+                automation_condition=environment.condition(dg.AutomationCondition.eager()),
+                freshness_policy=FRESHNESS,
             )
+            return environment.finish(spec, layer)
 
     return MartsTranslator()

@@ -8,6 +8,7 @@ and reaches only Slack; apprise supports a hundred services, nearly all of which
 """
 
 import contextlib
+import dataclasses
 import json
 import smtplib
 import ssl
@@ -24,14 +25,13 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 import urllib3
 
 from propel_assets.errors import PropelError, SettingsError
-from propel_assets.settings import Settings, is_loopback, variable_of
+from propel_assets.settings import AlertSettings, is_loopback, variable_of
 
 SECONDS = 20.0  # in total, over all targets: they are delivered to at the same time
 SOCKET_SECONDS = 10.0  # a silent server is reported by its own error before the total limit
 SMTP_PORTS = {"smtp": 587, "smtps": 465}
 STARTTLS = ("always", "never")
 TARGETS = ("webhook", "e-mail")
-FIELDS = ("alert_webhook", "alert_smtp", "alert_from", "alert_to")
 # `sys.path` is passed on, so that the child imports this package from where the parent has it.
 CHILD = (
     "import json, sys; job = json.load(sys.stdin); sys.path[:] = job.pop('path'); "
@@ -48,16 +48,25 @@ class NotDelivered(PropelError):
     retry_may_help = True
 
 
-def deliver(settings: Settings, messages: Mapping[str, tuple[str, str]], *, seconds: float = SECONDS) -> dict[str, str]:
-    """Deliver a title and a text to each target, by its name; return the reason for each target that failed.
+def deliver(
+    settings: AlertSettings, messages: Mapping[str, tuple[str, str]], *, seconds: float | None = None
+) -> dict[str, str]:
+    """Deliver a title and a text to each target, by its name.
 
-    Takes ``seconds`` at most for all targets together.
+    Args:
+        settings: the targets.
+        messages: title and text, by the name of the target.
+        seconds: limit for all targets together; default: `SECONDS`.
+
+    Returns:
+        The reason for each target that failed.
     """
+    seconds = SECONDS if seconds is None else seconds
 
     def deliver_to(target: str) -> str:
         title, text = messages[target]
-        job = {"fields": {name: getattr(settings, name) for name in FIELDS}, "path": sys.path}
-        job |= {"target": target, "title": title, "text": text}
+        job = {"path": sys.path, "settings": dataclasses.asdict(settings), "target": target}
+        job |= {"title": title, "text": text}
         try:
             ended = subprocess.run(  # noqa: S603 - our own code; secrets go to its standard input
                 [sys.executable, "-c", CHILD],
@@ -81,24 +90,24 @@ def deliver(settings: Settings, messages: Mapping[str, tuple[str, str]], *, seco
     return {target: reason for target, reason in reasons.items() if reason}
 
 
-def run_child(fields: Mapping[str, Any], target: str, title: str, text: str) -> None:
-    """Deliver to one target and print the reason if that fails: what the child process of `deliver` runs."""
+def run_child(settings: Mapping[str, Any], target: str, title: str, text: str) -> None:
+    """Deliver to one target and print the reason if that fails. The child process of `deliver` runs this."""
     try:
-        targets(Settings(**fields))[target](title, text)
+        targets(AlertSettings(**settings))[target](title, text)
     except PropelError as error:
         sys.stdout.buffer.write(str(error).encode(errors="replace"))
 
 
-def targets(settings: Settings) -> Mapping[str, Send]:
-    """Return where alerts go, by name: `webhook`, `e-mail`, both or none.
+def targets(settings: AlertSettings) -> Mapping[str, Send]:
+    """Return the targets of alerts by name: `webhook`, `e-mail`, both or none.
 
     Raises:
-        SettingsError: one cannot be used as it is set; the text does not quote what is secret.
+        SettingsError: a setting cannot be used. The text does not quote secrets.
     """
     found: dict[str, Send] = {}
-    if settings.alert_webhook:
-        found[TARGETS[0]] = _webhook(settings.alert_webhook)
-    if settings.alert_smtp:
+    if settings.webhook:
+        found[TARGETS[0]] = _webhook(settings.webhook)
+    if settings.smtp:
         found[TARGETS[1]] = _email(settings)
     return found
 
@@ -144,9 +153,9 @@ def _webhook(url: str) -> Send:
     return send
 
 
-def _email(settings: Settings) -> Send:
+def _email(settings: AlertSettings) -> Send:
     variable = variable_of("alert_smtp")
-    parts, host = _split(settings.alert_smtp, variable, tuple(SMTP_PORTS), "smtp://user:password@smtp.example.com:587")
+    parts, host = _split(settings.smtp, variable, tuple(SMTP_PORTS), "smtp://user:password@smtp.example.com:587")
     # A mail server on this machine has no certificate that can be verified.
     chosen = parse_qs(parts.query).get("starttls", ["never" if is_loopback(host) else "always"])[0]
     if chosen not in STARTTLS:
@@ -154,8 +163,8 @@ def _email(settings: Settings) -> Send:
     encrypted = parts.scheme == "smtps" or chosen == "always"
     if parts.username and not encrypted and not is_loopback(host):
         raise SettingsError(f"{variable} would send the password in clear text: leave out starttls=never.")
-    sender = _addresses(settings.alert_from, variable_of("alert_from"))
-    receivers = _addresses(settings.alert_to, variable_of("alert_to"))
+    sender = _addresses(settings.sender, variable_of("alert_from"))
+    recipients = _addresses(settings.recipients, variable_of("alert_to"))
     port = parts.port or SMTP_PORTS[parts.scheme]
 
     def connect() -> smtplib.SMTP:
@@ -165,7 +174,7 @@ def _email(settings: Settings) -> Send:
 
     def send(title: str, text: str) -> None:
         message = EmailMessage()
-        message["Subject"], message["From"], message["To"] = " ".join(title.split()), sender[0], ", ".join(receivers)
+        message["Subject"], message["From"], message["To"] = " ".join(title.split()), sender[0], ", ".join(recipients)
         message["Date"], message["Message-ID"] = formatdate(), make_msgid(domain="propel-assets")
         message["Auto-Submitted"] = "auto-generated"  # no out-of-office answers
         message.set_content(text)

@@ -26,6 +26,8 @@ from propel_assets.sandbox.webhooks import RETRY_SECONDS, WEBHOOK_SECRET, Webhoo
 HOST = "127.0.0.1"
 LOG_LENGTH = 100_000
 STOP_SECONDS = 1
+SERVER = "propel-assets-sandbox"
+"""The header `Server` of every response is this, a slash and the seed: the same tenant on every port."""
 
 
 def listen(port: int) -> socket.socket:
@@ -127,6 +129,7 @@ class Sandbox:
             access_log=False,
             date_header=False,
             server_header=False,
+            headers=[("Server", f"{SERVER}/{self.store.seed}")],
             timeout_graceful_shutdown=STOP_SECONDS,
         )
         server = uvicorn.Server(config)

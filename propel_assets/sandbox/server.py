@@ -7,6 +7,7 @@ The direct way in (the auth URL) and the clients' way in (another host and the h
 ``X-Propelauth-url``) are the same here: the header is not looked at.
 """
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -130,6 +131,17 @@ def _insight_routes(store: Store) -> list[tuple[Any, ...]]:
     ]
 
 
+class _JsonResponse(JSONResponse):
+    """A JSON body. Text that UTF-8 does not have, such as half of a UTF-16 pair, is sent as ASCII escapes."""
+
+    def render(self, content: Any) -> bytes:
+        """Return the body."""
+        try:
+            return super().render(content)
+        except UnicodeEncodeError:
+            return json.dumps(content, allow_nan=False).encode()
+
+
 def _route(store: Store, path: str, handler: Handler, *, token: str | None, methods: list[str]) -> Route:
     """Return a route that checks the bearer token, calls ``handler`` and answers in JSON."""
 
@@ -139,7 +151,7 @@ def _route(store: Store, path: str, handler: Handler, *, token: str | None, meth
         try:
             call = await _read_call(request)
             with store.lock:
-                return JSONResponse(handler(call))
+                return _JsonResponse(handler(call))
         except Refusal as refusal:
             if refusal.body is None:
                 return Response(status_code=refusal.status)

@@ -14,7 +14,7 @@ first, and tables, files and assets are named after it. Several environments can
 - ``process``: environment variables of this process and of those that it starts.
 """
 
-from propel_assets.settings.credentials import auth_host, is_loopback, normalize_auth_url, require_credentials
+from propel_assets.settings.credentials import is_loopback, normalize_auth_url, require_credentials
 from propel_assets.settings.dlt_provider import disable_dlt_telemetry, dlt_file_errors
 from propel_assets.settings.fields import (
     DATASET,
@@ -52,7 +52,6 @@ __all__ = [
     "Settings",
     "Target",
     "Tenant",
-    "auth_host",
     "cache_folder",
     "child_environment",
     "dagster_home",

@@ -75,9 +75,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def auth_host(auth_url: str) -> str:
-    """Return the host of a normalized auth URL, which identifies the tenant; "this machine" for a loopback address."""
-    parts = urlsplit(auth_url)
-    return "this machine" if is_loopback(parts.hostname or "") else parts.netloc

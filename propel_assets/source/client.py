@@ -19,14 +19,14 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from math import inf
 from typing import TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 import urllib3
 
 from propel_assets import __version__
 from propel_assets.errors import KeyRefused, PermanentApiError, ResponseTooLarge, TransientApiError, Unreachable
-from propel_assets.settings import Tenant
+from propel_assets.settings import Tenant, is_loopback
 from propel_assets.source.connections import connection_pool
 from propel_assets.source.throttle import Throttle
 
@@ -46,6 +46,7 @@ MAX_ERROR_BYTES = 64 * 2**10
 OK, TOO_MANY_REQUESTS = 200, 429
 RETRIED_STATUSES = frozenset({408, 425, TOO_MANY_REQUESTS, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 NO_AUTH, BACKEND_KEY = "", "backend key"
+SANDBOX = "propel-assets-sandbox/"
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError)
 NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]')
 """A text, or the start or end of an array or object."""
@@ -89,6 +90,7 @@ class Client:
             log.addFilter(_QueryFilter())
         self.tenant = tenant
         self.traffic = Traffic()
+        self._server: str | None = None  # the header `Server` of the last response
         self._request_seconds = request_seconds
         self._max_body_bytes = max_body_bytes
         self._scan_ends = time.monotonic() + tenant.scan_seconds
@@ -131,6 +133,20 @@ class Client:
             attempts += 1
             self._back_off(request, outcome, attempts)
 
+    @property
+    def tenant_id(self) -> str:
+        """What identifies the tenant: its host; for a server on this machine, host and port.
+
+        The port of a sandbox is not always the same, so a sandbox is identified by its `Server` header. For a server on
+        this machine, the property is empty until the first response.
+        """
+        host = urlsplit(self.tenant.auth_url)
+        if not is_loopback(host.hostname or ""):
+            return host.netloc
+        if self._server is None:
+            return ""
+        return self._server if self._server.startswith(SANDBOX) else host.netloc
+
     @contextmanager
     def stopping(self) -> Iterator[None]:
         """End all waits, retries and responses of the workers of a failed scan, so that they can be joined."""
@@ -172,6 +188,7 @@ class Client:
             except NOT_JSON as error:
                 kind = f"{_content_type(response)} that is not JSON{request.page}: {_position(error)}"
                 return _Failure(f"returned {response.status} with {kind}", sent_at)
+            self._server = response.headers.get("Server", "")
             success = True
             return value
         except urllib3.exceptions.HTTPError as error:

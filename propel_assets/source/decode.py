@@ -1,14 +1,18 @@
-"""Bytes of an answer to rows, and rows to Arrow tables. Exact: no field is dropped, no value is bent.
+"""Bytes of an answer to rows, and rows to Arrow tables. Exact: no field is dropped, no value is altered.
 
 A struct made from the catalogue decodes a page in one go and refuses fields it does not know. When a page has one, the
 struct is widened and the page decoded again. A value that does not have its declared type lands as JSON text in a
 column of its own, `<column>__v_text`, as dlt names variants; the declared column is then null, and the schema check
-reports it.
+reports it. A field that the catalog does not declare becomes a column of JSON source text, which is marked in the
+metadata of its Arrow field; `reconcile.py` gives it a type and a name.
 """
 
 import re
+import secrets
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
+from decimal import Decimal, InvalidOperation
 from types import NoneType
 from typing import Annotated, Any, get_args
 
@@ -36,7 +40,21 @@ SECONDS = (
     Annotated[int, msgspec.Meta(ge=FIRST_SECOND, le=LAST_SECOND)]
     | Annotated[float, msgspec.Meta(ge=FIRST_SECOND, le=LAST_SECOND, multiple_of=1)]
 )
-PYTHON_TYPES: dict[str, Any] = {"text": str, "bigint": BIGINT, "bool": bool, "timestamp": SECONDS, "date": str}
+PYTHON_TYPES: dict[str, Any] = {
+    "text": str,
+    "bigint": BIGINT,
+    "double": float,
+    "bool": bool,
+    "timestamp": SECONDS,
+    "date": date,
+}
+VARIANT = "__v_text"
+UNEXPECTED_FIELD = b"propel_auth_field"  # metadata of an Arrow field: the API field that the catalog does not declare
+LONE_SURROGATE = re.compile(
+    rb"(?P<pair>\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    rb"|\\u(?P<lone>[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
+)
+MAY_HAVE_LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 UNREADABLE = re.compile(r'[\x00-\x1f"\\]')  # in a field's name: msgspec refuses to make a struct of it
 NOTHING = msgspec.Raw(b"")
 NULLS = (b"", b"null")
@@ -61,15 +79,9 @@ class RowType:
         self.unknown: dict[str, str] = {}
         self.misfits: set[str] = set()
         self._declared = {c.api_field or c.name: c for c in table.columns if c.name not in given}
-        self._guessed: dict[str, ColumnType] = {}
+        self._column_names = {c.name for c in table.columns}
         self.widening = threading.RLock()
         self.struct = self._build()
-
-    @property
-    def surprises(self) -> dict[str, str]:
-        """API fields that are not as the catalogue says, and what each is."""
-        new = {name: f"unknown, loaded as {self._guessed[name]}" for name in self.unknown if name in self._guessed}
-        return new | {name: f"not {self._declared[name].type}, see {name}__v_text" for name in self.misfits}
 
     def _build(self) -> type[msgspec.Struct]:
         fields: list[Any] = []
@@ -92,21 +104,25 @@ class RowType:
         """Whether a row without this column, or with another type in it, is refused."""
         return column.name in self.table.key and column.required
 
-    def learn(self, rows: Sequence[Mapping[str, msgspec.Raw]]) -> None:
-        """Widen to what ``rows`` hold. Hold `widening` meanwhile."""
+    def learn(self, rows: Sequence[Mapping[str, msgspec.Raw]], marked: "_MarkedSurrogates | None" = None) -> None:
+        """Widen to what ``rows`` hold. Hold `widening` meanwhile. ``marked``: their page, if it has lone surrogates."""
         unknown, misfits = dict(self.unknown), set(self.misfits)
         maps_before = [row_type.struct for row_type in self.maps.values()]
         for row in rows:
             for name, value in row.items():
                 if name in self.maps:
                     inner = msgspec.json.decode(value, type=dict[str, dict[str, msgspec.Raw]] | None)
-                    self.maps[name].learn(list((inner or {}).values()))
+                    self.maps[name].learn(list((inner or {}).values()), marked)
                 elif name not in self._declared:
                     if UNREADABLE.search(name):
                         raise msgspec.ValidationError("a field has a quote or a control character in its name")
+                    if marked:
+                        marked.refuse(name)
                     unknown.setdefault(name, name)
-                elif not self._is_key(self._declared[name]) and not _fits(value, self._declared[name]):
-                    misfits.add(name)
+                elif not self._is_key(self._declared[name]):
+                    value = marked.restore(value) if marked else value
+                    if not _fits(value, self._declared[name]):
+                        misfits.add(name)
         maps_now = [row_type.struct for row_type in self.maps.values()]
         if (unknown, misfits, maps_before) != (self.unknown, self.misfits, maps_now):
             self.unknown, self.misfits = unknown, misfits
@@ -118,6 +134,7 @@ class RowType:
         ``given`` has the columns that are not in the rows: a list with one value per row, or one value for all.
         """
         columns: dict[str, pa.Array] = {}
+        unexpected: list[pa.Field] = []
         unknown = self.unknown  # before the struct: that has then no less
         values = self._values(rows)
         for column in self.table.columns:
@@ -126,9 +143,14 @@ class RowType:
                 columns[column.name] = _repeated((given or {}).get(column.name), column.type, len(rows))
             else:
                 columns |= _column(column.name, column.type, values[f"f_{name}"], raw=name in self.misfits)
+        fields = [pa.field(name, values.type) for name, values in columns.items()]
         for position, name in enumerate(unknown):
-            columns |= self._unknown_column(name, values[f"u_{position}"])
-        return pa.table(columns)
+            texts = _jsonarrow_array(values[f"u_{position}"])
+            if texts.null_count < len(texts):
+                column = f"{name} (unexpected)" if name in columns or name in self._column_names else name
+                unexpected.append(pa.field(column, texts.type, metadata={UNEXPECTED_FIELD: name}))
+                columns[column] = texts
+        return pa.table(list(columns.values()), pa.schema([*fields, *unexpected]))
 
     def _values(self, rows: Sequence[Row]) -> dict[str, Sequence[Any]]:
         """Return the values of each attribute, in the order of ``rows``."""
@@ -138,14 +160,6 @@ class RowType:
             return dict(zip(names, zip(*map(msgspec.structs.astuple, rows), strict=True), strict=True))
         # Some rows were decoded before the struct was widened, or there are none.
         return {name: [getattr(row, name, NOTHING) for row in rows] for name in names}
-
-    def _unknown_column(self, name: str, values: Sequence[msgspec.Raw]) -> dict[str, pa.Array]:
-        if name not in self._guessed:
-            first = next((v for v in values if bytes(v) not in NULLS), None)
-            if first is None:
-                return {}
-            self._guessed[name] = _guess(first)
-        return _column(name, self._guessed[name], values, raw=True)
 
 
 class PageDecoder:
@@ -180,18 +194,82 @@ class PageDecoder:
             raise msgspec.DecodeError(f"invalid UTF-8 (byte {error.start})") from None
         try:
             return self._decoder.decode(body)
-        except msgspec.ValidationError:
-            with self.row_type.widening:
-                self.row_type.learn(self._raw_rows(body))
-                # Built again in any case: another decoder of the same rows may have learned what this one lacks.
-                self._decoder = decoder = self._build()
-            return decoder.decode(body)
+        except msgspec.DecodeError as error:
+            marked = _MarkedSurrogates.find(body)
+            if marked is None and not isinstance(error, msgspec.ValidationError):
+                raise
+        return self._widen_and_decode(body if marked is None else marked.body, marked)
+
+    def _widen_and_decode(self, body: bytes, marked: "_MarkedSurrogates | None") -> Any:
+        """Decode a page that has an unexpected field, a value of another type or a lone surrogate."""
+        with self.row_type.widening:
+            self.row_type.learn(self._raw_rows(body), marked)
+            # Built again in any case: another decoder of the same rows may have learned what this one lacks.
+            self._decoder = decoder = self._build()
+        answer = decoder.decode(body)
+        if marked:
+            for row in answer.items if self._items else [answer]:
+                marked.restore_row(row)
+        return answer
 
     def _raw_rows(self, body: bytes) -> list[dict[str, msgspec.Raw]]:
         of = dict[str, msgspec.Raw]
         if not self._items:
             return [msgspec.json.decode(body, type=of)]
         return msgspec.json.decode(msgspec.json.decode(body, type=of).get(self._items, b"[]"), type=list[of])
+
+
+class _MarkedSurrogates:
+    r"""A page whose lone surrogates (`"\ud800"`, half of a UTF-16 pair) are marked, because msgspec refuses them.
+
+    Such a value is text that no encoding has. It keeps its JSON source text, and its column counts it as a value of
+    another type.
+    """
+
+    def __init__(self, body: bytes) -> None:
+        """Mark every lone surrogate of ``body``."""
+        self._mark = secrets.token_hex(16).encode()
+        self._marked = re.compile(self._mark + rb"(....)")
+        self.found = False
+        self.body = LONE_SURROGATE.sub(self._hide, body)
+
+    @classmethod
+    def find(cls, body: bytes) -> "_MarkedSurrogates | None":
+        """Return the marked page; None when the page has no lone surrogate."""
+        marked = cls(body) if MAY_HAVE_LONE_SURROGATE.search(body) else None
+        return marked if marked and marked.found else None
+
+    def _hide(self, escape: re.Match[bytes]) -> bytes:
+        if escape["lone"] is None:
+            return escape[0]
+        self.found = True
+        return self._mark + escape["lone"]
+
+    def restore(self, value: msgspec.Raw) -> msgspec.Raw:
+        """Return the JSON source text of ``value``."""
+        text = bytes(value)
+        return msgspec.Raw(self._marked.sub(rb"\\u\1", text)) if self._mark in text else value
+
+    def restore_row(self, row: Any) -> None:
+        """Put the JSON source texts back into a decoded row."""
+        for name in row.__struct_fields__:
+            value = getattr(row, name)
+            if isinstance(value, msgspec.Raw):
+                setattr(row, name, self.restore(value))
+            elif isinstance(value, dict):
+                for inner in value.values():
+                    self.restore_row(inner)
+            elif isinstance(value, str):
+                self.refuse(value)
+
+    def refuse(self, text: str) -> None:
+        """Refuse a key, or the name of a field, that has a lone surrogate.
+
+        Raises:
+            msgspec.ValidationError: it has one.
+        """
+        if self._mark.decode() in text:
+            raise msgspec.ValidationError("a key or the name of a field has a lone surrogate")
 
 
 def to_arrow(table: Table, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
@@ -204,19 +282,19 @@ def to_arrow(table: Table, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
             values = [
                 None if v is None else v if isinstance(v, msgspec.Raw) else msgspec.json.encode(v) for v in values
             ]
-        columns[column.name] = _array(values, column.type)
+        columns[column.name] = arrow_array(values, column.type)
     return pa.table(columns)
 
 
 def _column(name: str, kind: ColumnType, values: Sequence[Any], *, raw: bool) -> dict[str, pa.Array]:
     """Return one column, and one beside it for values that are not of ``kind`` where there are any."""
-    if not raw or kind == "json":
-        return {name: _array(values, kind)}
-    fit = [_decoded(v, kind) for v in values]
-    column = {name: _array(fit, kind)}
+    if not raw:
+        return {name: arrow_array(values, kind)}
+    fit = [decode_value(v, kind) for v in values]
+    column = {name: arrow_array(fit, kind)}
     stray = [bytes(v).decode() if f is None and _present(v) else None for f, v in zip(fit, values, strict=True)]
     if any(stray):
-        column[f"{name}__v_text"] = pa.array(stray, pa.string())
+        column[f"{name}{VARIANT}"] = pa.array(stray, pa.string())
     return column
 
 
@@ -224,17 +302,18 @@ def _present(value: Any) -> bool:
     return isinstance(value, msgspec.Raw) and bytes(value) not in NULLS
 
 
-def _array(values: Sequence[Any], kind: ColumnType) -> pa.Array:
+def arrow_array(values: Sequence[Any], kind: ColumnType) -> pa.Array:
+    """Return ``values`` in the Arrow type of ``kind``. Timestamps are epoch seconds, JSON is encoded."""
     if kind == "json":
-        return _json_array(values)
+        return _jsonarrow_array(values)
     if kind == "timestamp":
         return pa.array(values, pa.int64()).cast(pa.timestamp("s", "UTC")).cast(TIMESTAMP)
     if kind == "date":
-        return pa.array(values, pa.string()).cast(pa.date32())
+        return pa.array([date.fromisoformat(v) if isinstance(v, str) else v for v in values], pa.date32())
     return pa.array(values, ARROW_TYPES[kind])
 
 
-def _json_array(values: Sequence[Any]) -> pa.Array:
+def _jsonarrow_array(values: Sequence[Any]) -> pa.Array:
     """Return JSON texts, or None, as text. The JSON null and a missing value are both null.
 
     Joined and cut by their lengths, because a bytes object for each of them takes twice as long.
@@ -248,33 +327,39 @@ def _json_array(values: Sequence[Any]) -> pa.Array:
 
 
 def _repeated(value: Any, kind: ColumnType, length: int) -> pa.Array:
-    return _array(list(value) if isinstance(value, list) else [value] * length, kind)
+    return arrow_array(list(value) if isinstance(value, list) else [value] * length, kind)
 
 
-def _decoded(value: Any, kind: ColumnType) -> Any:
-    """Return a raw value as its type has it, or None when it does not fit."""
-    if kind == "json" or not isinstance(value, msgspec.Raw):
+def decode_value(value: Any, kind: ColumnType) -> Any:
+    """Return a JSON value as ``kind`` has it; None when it is null, or when the type cannot hold it without loss."""
+    if not isinstance(value, msgspec.Raw):
         return value
     if not _present(value):
         return None
+    if kind == "json":  # no destination stores lone surrogates inside JSON
+        return None if has_lone_surrogate(bytes(value)) else value
     try:
-        return msgspec.json.decode(value, type=float if kind == "double" else PYTHON_TYPES[kind])
-    except msgspec.ValidationError:
+        decoded = msgspec.json.decode(value, type=PYTHON_TYPES[kind])
+    except msgspec.DecodeError:
         return None
+    return decoded if kind != "double" or is_exact(decoded, bytes(value).decode()) else None
+
+
+def is_exact(number: float, source: str) -> bool:
+    """Whether ``number`` is written as the decimal number ``source``, whatever its notation."""
+    written = repr(number)
+    try:
+        return written == source or Decimal(written) == Decimal(source)
+    except InvalidOperation:  # an exponent of 19 digits
+        return False
+
+
+def has_lone_surrogate(text: bytes) -> bool:
+    """Whether a JSON text has an escaped half of a UTF-16 pair."""
+    return MAY_HAVE_LONE_SURROGATE.search(text) is not None and any(
+        found["lone"] for found in LONE_SURROGATE.finditer(text)
+    )
 
 
 def _fits(value: msgspec.Raw, column: Column) -> bool:
-    return column.type == "json" or not _present(value) or _decoded(value, column.type) is not None
-
-
-_GUESSES: tuple[tuple[Callable[[Any], bool], str], ...] = (
-    (lambda v: isinstance(v, bool), "bool"),
-    (lambda v: isinstance(v, int) and -(2**63) <= v < 2**63, "bigint"),
-    (lambda v: isinstance(v, float), "double"),
-    (lambda v: isinstance(v, str), "text"),
-)
-
-
-def _guess(value: msgspec.Raw) -> Any:
-    decoded = msgspec.json.decode(value)
-    return next((kind for fits, kind in _GUESSES if fits(decoded)), "json")
+    return not _present(value) or decode_value(value, column.type) is not None

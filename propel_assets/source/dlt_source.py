@@ -10,7 +10,7 @@ a kill dlt continues with the unfinished load. `propel_assets.warehouse.plain_pi
 pipeline; docs/ways.md has the settings. The commands and assets of this project do not need it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
@@ -27,6 +27,7 @@ from propel_assets.settings import Settings, load_settings, require_credentials
 from propel_assets.source.client import Client
 from propel_assets.source.decode import to_arrow
 from propel_assets.source.readers import ScanContext, read_scan
+from propel_assets.source.reconcile import ColumnCounts, Reconciler, ValueLimits, merge_types
 from propel_assets.source.stream import Progress, ReadOptions, ResumeState, Rows, ScanResult
 
 SOURCE = "propel_auth_source"
@@ -41,7 +42,7 @@ class ResumeStore(Protocol):
     def read(self, scan: str) -> ResumeState:
         """Return the resume state that the last complete load of ``scan`` left.
 
-        Without one, return an empty state with the auth host of the newest load of any scan.
+        Without one, return an empty state with the tenant id of the newest load of any scan.
         """
         ...
 
@@ -61,8 +62,8 @@ class DltResumeStore:
         """Return the stored state of ``scan``."""
         if scan in self._states:
             return ResumeState.from_json(self._states[scan])
-        hosts = [state["auth_host"] for state in self._states.values() if state.get("auth_host")]
-        return ResumeState(auth_host=hosts[-1] if hosts else "")
+        ids = [state["tenant_id"] for state in self._states.values() if state.get("tenant_id")]
+        return ResumeState(tenant_id=ids[-1] if ids else "")
 
     def write(self, scan: str, state: ResumeState) -> None:
         """Store ``state`` as the newest."""
@@ -78,6 +79,8 @@ class _Run:
     options: ReadOptions
     resume_store: ResumeStore | None
     stored_keys: Callable[[str], Iterable[Any]] | None
+    stored_columns: Callable[[str], Mapping[str, str]] | None
+    limits: ValueLimits | None
     on_result: Callable[[ScanResult], None]
     progress: Progress
 
@@ -91,6 +94,8 @@ def propel_auth_source(
     options: ReadOptions | None = None,
     resume_store: ResumeStore | None = None,
     stored_keys: Callable[[str], Iterable[Any]] | None = None,
+    stored_columns: Callable[[str], Mapping[str, str]] | None = None,
+    limits: ValueLimits | None = None,
     on_result: Callable[[ScanResult], None] = lambda _: None,
     progress: Progress = lambda *_: None,
 ) -> DltSource:
@@ -108,6 +113,9 @@ def propel_auth_source(
         resume_store: where resume states are kept; None: in dlt's source state.
         stored_keys: returns the ids that a table has at the destination. A scan that finds unknown ids older than the
             previous scan is repeated. Without it, there is no such comparison.
+        stored_columns: returns the columns that a table has at the destination, with dlt's names of their types.
+            Without it, dlt's schema has them. A value that does not fit its column is stored in `<column>__v_text`.
+        limits: the values that the destination stores; None: those that every destination stores.
         on_result: called once per table.
         progress: called with the table, the rows so far, and the expected rows.
 
@@ -119,7 +127,9 @@ def propel_auth_source(
     def resolve() -> Settings:
         return require_credentials(settings or load_settings({"auth_url": auth_url, "api_key": api_key}))
 
-    run = _Run(resolve, options or ReadOptions(), resume_store, stored_keys, on_result, progress)
+    run = _Run(
+        resolve, options or ReadOptions(), resume_store, stored_keys, stored_columns, limits, on_result, progress
+    )
 
     @dlt.source(schema=complete_schema(), max_table_nesting=0)
     def source() -> Iterator[DltResource]:
@@ -162,17 +172,19 @@ def _read(scan: str, tables: Sequence[Table], run: _Run) -> Iterator[dict[str, A
         count_unknown=_unknown_ids_counter(run, privacy),
         resume_state_of=store.read,
     )
-    merged: set[str] = set()
+    reconciler = _reconciler(run)
+    hinted: dict[str, set[str]] = {}
     results: list[ScanResult] = []
     for item in read_scan(scan, context):
         if isinstance(item, Rows):
-            batch: Any = privacy.apply(item.table, item.data)
-            if item.is_recent and item.table not in merged:
-                merged.add(item.table)
-                batch = dlt.mark.with_hints(batch, _merge_hints(item.table))
+            batch: Any = reconciler.apply(BY_NAME[item.table], privacy.apply(item.table, item.data))
+            json_columns = reconciler.json_columns(item.table)
+            if (item.is_recent and item.table not in hinted) or json_columns - hinted.get(item.table, set()):
+                batch = dlt.mark.with_hints(batch, _batch_hints(item, json_columns))
+            hinted[item.table] = json_columns
             yield {item.table: batch}
         elif item.table_name in wanted:
-            results.append(_after_privacy(item, privacy))
+            results.append(_after_privacy(_with_counts(item, reconciler), privacy))
     results = _with_policy(results, scan, privacy)
     for result in results:
         run.on_result(result)
@@ -198,11 +210,42 @@ def _keep_rows() -> Any:
     return dlt.mark.with_hints([], dlt.mark.make_hints(write_disposition="append"))
 
 
-def _merge_hints(name: str) -> Any:
-    """Return the hints under which all rows of a user are replaced together, deleted ones included."""
-    columns: TTableSchemaColumns = {key: TColumnSchema(name=key, primary_key=False) for key in BY_NAME[name].key}
+def _batch_hints(rows: Rows, json_columns: Iterable[str]) -> Any:
+    """Return the hints of a batch: its JSON columns that the catalog does not declare, and how it is merged.
+
+    In a recent scan, all rows of a user are replaced together, deleted ones included.
+    """
+    columns: TTableSchemaColumns = {name: TColumnSchema(name=name, data_type="json") for name in json_columns}
+    if not rows.is_recent:
+        return dlt.mark.make_hints(columns=columns)
+    columns |= {key: TColumnSchema(name=key, primary_key=False) for key in BY_NAME[rows.table].key}
     columns["user_id"]["merge_key"] = True
     return dlt.mark.make_hints(write_disposition=MERGE, columns=columns)
+
+
+def _reconciler(run: _Run) -> Reconciler:
+    """Return the reconciler of a scan. It needs a running extraction: dlt's schema has the naming convention."""
+    schema = dlt.current.source_schema()
+
+    def columns(name: str) -> Mapping[str, str]:
+        known = {
+            c: str(hints["data_type"]) for c, hints in schema.get_table_columns(name).items() if "data_type" in hints
+        }
+        return merge_types(known, run.stored_columns(name) if run.stored_columns else {})
+
+    naming = schema.naming
+    return Reconciler(columns, naming.normalize_path, max_name_length=naming.max_length, limits=run.limits)
+
+
+def _with_counts(result: ScanResult, reconciler: Reconciler) -> ScanResult:
+    """Return ``result`` with what its batches held, and how they differ from the catalog."""
+    counts = reconciler.counts.get(result.table_name, ColumnCounts())
+    return replace(
+        result,
+        unknown_fields=reconciler.describe(BY_NAME[result.table_name]),
+        values_read=counts.values,
+        variants=counts.variant_rows(),
+    )
 
 
 def _after_privacy(result: ScanResult, privacy: PrivacyFilter) -> ScanResult:

@@ -34,12 +34,12 @@ class ReadOptions:
 class ResumeState:
     """What a scan leaves for the next scan of the same tables.
 
-    ``auth_host``: the host that was read. ``rows``: rows of each table in the last full scan. ``newest``: by table, the
+    ``tenant_id``: the `Client.tenant_id`. ``rows``: rows of each table in the last full scan. ``newest``: by table, the
     greatest `created_at` when the end of the list was found. ``cursor``: where the reader resumes; its content is the
     reader's. ``privacy``: the fingerprint of the privacy policy of the last full scan.
     """
 
-    auth_host: str = ""
+    tenant_id: str = ""
     rows: Mapping[str, int] = field(default_factory=dict)
     newest: Mapping[str, float] = field(default_factory=dict)
     cursor: Mapping[str, Any] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class ResumeState:
     def to_json(self) -> dict[str, Any]:
         """Return the state as JSON values."""
         return {
-            "auth_host": self.auth_host,
+            "tenant_id": self.tenant_id,
             "rows": dict(self.rows),
             "newest": dict(self.newest),
             "cursor": dict(self.cursor),
@@ -89,6 +89,8 @@ class ScanResult:
     passes: int = 1
     pages: int = 0
     unknown_fields: Mapping[str, str] = field(default_factory=dict)
+    values_read: Mapping[str, int] = field(default_factory=dict)
+    variants: Sequence[Mapping[str, Any]] = ()
     emptied: Sequence[str] = ()
     newest: float | None = None
     cursor: Mapping[str, Any] | None = None

@@ -32,6 +32,14 @@ class LoadRecord:
     total_max: int | None
     finished_at: datetime
     unknown_fields: Any
+    values_read: Any = None
+
+
+def decode_json(value: Any) -> Any:
+    """Return a JSON value of an audit table. Some destinations return text, and SQLite's text is encoded twice."""
+    while isinstance(value, str):
+        value = json.loads(value)
+    return value
 
 
 class Audit:
@@ -43,7 +51,10 @@ class Audit:
 
     def last_load(self, table: Table, *, skipped: bool = False) -> LoadRecord | None:
         """Return the last load that wrote ``table``; with ``skipped`` also one that kept the previous data."""
-        names = [field.name for field in dataclasses.fields(LoadRecord)]
+        stored = self._warehouse.columns_of(PROPEL_SCANS.name)  # an earlier version has fewer columns
+        names = [field.name for field in dataclasses.fields(LoadRecord) if field.name in stored]
+        if not names:
+            return None
         for row in self._loads(table, names, skipped=skipped):
             return LoadRecord(**row)
         return None
@@ -58,20 +69,31 @@ class Audit:
         found = self._loads(table, ["rows_expected"])
         return [int(row["rows_expected"]) for row in found if row["rows_expected"] is not None][:loads]
 
+    def variant_reasons(self, table: Table) -> dict[str, set[str]]:
+        """Return why values are in the variant of each column, by the newest load that stored some there."""
+        found: dict[str, set[str]] = {}
+        if "variants" not in self._warehouse.columns_of(PROPEL_SCANS.name):
+            return found
+        for row in self._loads(table, ["variants"]):
+            reasons: dict[str, set[str]] = {}
+            for variant in decode_json(row["variants"]) or ():
+                reasons.setdefault(variant["column"], set()).add(variant["reason"])
+            found = reasons | found
+        return found
+
     def resume_state(self, table: Table) -> dict[str, Any]:
         """Return the resume state of the last load of ``table``; empty: there is none."""
         return self._last_resume_state(table)
 
-    def last_auth_host(self) -> str:
-        """Return the auth host of the last load of any table; empty: there is none."""
-        return str(self._last_resume_state(None).get("auth_host", ""))
+    def last_tenant_id(self) -> str:
+        """Return the tenant id of the last load of any table; empty: there is none."""
+        return str(self._last_resume_state(None).get("tenant_id", ""))
 
     def _last_resume_state(self, table: Table | None) -> dict[str, Any]:
         if "resume_state" not in self._warehouse.columns_of(PROPEL_SCANS.name):
             return {}
         for row in self._loads(table, ["resume_state"], skipped=True):
-            state = row["resume_state"]
-            return json.loads(state) if isinstance(state, str) else state or {}
+            return decode_json(row["resume_state"]) or {}
         return {}
 
     def _loads(self, table: Table | None, columns: Sequence[str], *, skipped: bool = False) -> list[dict[str, Any]]:

@@ -1,41 +1,39 @@
-"""What is promised of every table after a load, one function per promise. Asset checks and the command line call these.
+"""The checks of every table after a load, one function per check. Asset checks and the command line call these.
 
-Evidence is counts and ids. A value that tells who somebody is, is shown hashed. A promise that cannot be examined
-raises: a broken check is not bad data.
+Evidence is counts and ids. Personal values are shown hashed. A check that cannot be evaluated raises an error: a broken
+check is not bad data.
 """
 
 import hashlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from statistics import median
 from typing import Any, Literal
 
 from propel_assets.catalog import PROPEL_CHECKS, Reference, Table
 from propel_assets.privacy.filter import HELD_BACK
-from propel_assets.warehouse.audit import LoadRecord
+from propel_assets.source.decode import VARIANT
+from propel_assets.source.reconcile import REASONS, UNEXPECTED, is_same_type
+from propel_assets.warehouse.audit import LoadRecord, decode_json
 from propel_assets.warehouse.query import Warehouse
 
 Severity = Literal["ERROR", "WARN"]
 FIRST = 5
-VARIANT = "__v_text"
-SAME_TYPE = {
-    "json": {"json", "text"},
-    "date": {"date", "timestamp"},
-    "bool": {"bool", "bigint"},
-    "double": {"double", "decimal"},
-}
-MAX_AGE = timedelta(hours=26)  # a day between two loads of the schedule refresh_daily, and two hours for the load
+SQL_TYPES = {"text": "VARCHAR", "bool": "BOOLEAN"}  # by dlt's names; the others are the same in SQL
+MISMATCHES = {"type", "column type"}  # reasons that mean: the value is not of the declared type
+MAX_AGE = timedelta(hours=26)  # one day between two runs of the daily schedule, and 2 hours for the load
 HISTORY_LOADS = 30
 LEAST_LOADS = 5  # before a history says anything
 LEAST_ROWS, LEAST_SHARE, DEVIATIONS = 10, 0.1, 4.0  # how far from the median is still usual
 NORMAL = 1.4826  # a median absolute deviation as a standard deviation, for values that vary at random
+NOT_LOADED = "Not loaded yet."
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Whether a promise holds for a table, and how one can tell. A failed WARN does not stop what is downstream."""
+    """The result of one check of one table, with its evidence. A failed WARN does not stop what is downstream."""
 
     table: str
     check: str
@@ -46,27 +44,94 @@ class Finding:
     query: str = ""
 
 
-def row_count(warehouse: Warehouse, table: Table) -> Finding:
-    """The table has exactly the rows the load accepted; PropelAuth's own total is shown beside it."""
-    load = warehouse.audit.last_load(table)
-    if load is None or not warehouse.columns_of(table.name):
-        return _finding(table, "row_count", "Not loaded yet.")
-    rows = warehouse.count(table.name)
-    expected = load.rows_expected
+class TableFacts:
+    """What the checks of one table share. Each fact is queried once, when it is first needed."""
+
+    def __init__(self, warehouse: Warehouse, table: Table) -> None:
+        """Query nothing yet."""
+        self.warehouse, self.table = warehouse, table
+
+    @cached_property
+    def columns(self) -> dict[str, str]:
+        """The columns at the destination with dlt's names of their types; empty: there is no such table."""
+        return self.warehouse.columns_of(self.table.name)
+
+    @cached_property
+    def load(self) -> LoadRecord | None:
+        """The last load that wrote the table."""
+        return self.warehouse.audit.last_load(self.table)
+
+    @cached_property
+    def attempt(self) -> LoadRecord | None:
+        """The last load that tried to read the table."""
+        return self.warehouse.audit.last_load(self.table, skipped=True)
+
+    @property
+    def counts_query(self) -> str:
+        """The query behind ``rows``, ``keys`` and ``values``."""
+        name, key = self.warehouse.table(self.table.name), ", ".join(map(self.warehouse.column, self.table.key))
+        values = "".join(f", count({self.warehouse.column(column)})" for column in self.columns)
+        distinct = f"SELECT count(*) FROM (SELECT DISTINCT {key} FROM {name}) d"  # noqa: S608 - quoted names
+        return f"SELECT count(*), ({distinct}){values} FROM {name}"  # noqa: S608 - quoted names
+
+    @cached_property
+    def _counts(self) -> tuple[int, ...]:
+        return tuple(map(int, self.warehouse.rows(self.counts_query)[0]))
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return self._counts[0]
+
+    @property
+    def keys(self) -> int:
+        """The number of different primary keys."""
+        return self._counts[1]
+
+    @property
+    def values(self) -> dict[str, int]:
+        """The number of non-null values of each column."""
+        return dict(zip(self.columns, self._counts[2:], strict=True))
+
+
+def row_count(facts: TableFacts) -> Finding:
+    """The table has the rows that the load read, and each column as many values."""
+    load, table = facts.load, facts.table
+    if load is None or not facts.columns:
+        return _finding(table, "row_count", NOT_LOADED)
+    rows, expected = facts.rows, load.rows_expected
     evidence: dict[str, Any] = {"rows": rows, "expected": expected, "verdict": load.verdict}
     if load.total_max is not None:
         evidence |= {"api_total_min": load.total_min, "api_total_max": load.total_max}
-    query = f"SELECT count(*) FROM {warehouse.table(table.name)}"  # noqa: S608 - shown, not run
+    query = f"SELECT count(*) FROM {facts.warehouse.table(table.name)}"  # noqa: S608 - shown, not run
     if expected is not None and rows != expected:
-        text = f"{rows} rows, {expected} expected. Load the table again."
+        text = f"{rows} rows, expected {expected}. Load the table again."
         return _finding(table, "row_count", text, failed="ERROR", evidence=evidence, query=query)
     if rows < load.rows_read:
-        text = f"{rows} rows, fewer than the {load.rows_read} the last load read. Load the table again."
+        text = f"{rows} rows, fewer than the {load.rows_read} rows that the last load read. Load the table again."
         return _finding(table, "row_count", text, failed="ERROR", evidence=evidence, query=query)
+    if wrong := _wrong_values(facts, load):
+        evidence["values"] = wrong
+        listed = ", ".join(f"`{column}` has {found} values, expected {read}" for column, (found, read) in wrong.items())
+        text = f"Values were lost: {listed}. Load the table again."
+        return _finding(table, "row_count", text, failed="ERROR", evidence=evidence, query=facts.counts_query)
     if _outside(rows, load) and expected is not None:
-        text = f"{rows} rows; PropelAuth counted {load.total_min} to {load.total_max} while they were read."
+        text = f"{rows} rows; PropelAuth reported {load.total_min} to {load.total_max} during the scan."
         return _finding(table, "row_count", text, failed="WARN", evidence=evidence, query=query)
-    return _finding(table, "row_count", f"{rows} rows, as read.", evidence=evidence, query=query)
+    return _finding(table, "row_count", f"{rows} rows, as many as were read.", evidence=evidence, query=query)
+
+
+def _wrong_values(facts: TableFacts, load: LoadRecord) -> dict[str, tuple[int, int]]:
+    """Return the columns whose number of values, variants included, is not what was read, with both numbers.
+
+    A table that was merged into has at least what was read.
+    """
+    replaced, wrong = load.rows_expected is not None, {}
+    for column, read in (decode_json(load.values_read) or {}).items():
+        found = _number_of_values(facts, column)
+        if found < read or (replaced and found != read):
+            wrong[column] = (found, read)
+    return wrong
 
 
 def _outside(rows: int, load: LoadRecord) -> bool:
@@ -75,117 +140,157 @@ def _outside(rows: int, load: LoadRecord) -> bool:
     return not load.total_min <= rows <= load.total_max
 
 
-def schema(warehouse: Warehouse, table: Table) -> Finding:
-    """Every declared column is there with its type and, where required, filled; anything else is named."""
-    columns = warehouse.columns_of(table.name)
-    if not columns:
-        return _finding(table, "schema", "Not loaded yet.")
-    declared = {column.name: column for column in table.columns}
-    missing = [name for name in declared if name not in columns]
-    retyped = [
-        f"{name}: {columns[name]}, declared {column.type}"
-        for name, column in declared.items()
-        if name in columns and columns[name] not in SAME_TYPE.get(column.type, {column.type})
-    ]
-    filled, query = _filled(warehouse, table, columns)
-    rows = filled.pop("*")
-    dropped = warehouse.privacy.columns(table, "drop")
-    empty = [
-        c.name for c in table.columns if c.required and rows and not filled.get(c.name, 1) and c.name not in dropped
-    ]
-    held_back = _held_back(warehouse.audit.last_load(table))
-    strange = [name for name in columns if name.endswith(VARIANT) and filled[name]]
-    unknown = [
-        name
-        for name in columns
-        if name not in declared and not name.startswith("_dlt") and name not in strange and filled[name]
-    ]
-    evidence = {"missing": missing, "other_type": retyped + strange, "required_but_empty": empty, "unknown": unknown}
+def schema(facts: TableFacts) -> Finding:
+    """Every declared column exists with its type and, where required, has values. Unexpected fields are listed."""
+    if not facts.columns:
+        return _finding(facts.table, "schema", NOT_LOADED)
+    described = (decode_json(facts.load.unknown_fields) if facts.load else None) or {}
+    held_back = [name for name, text in described.items() if text == HELD_BACK]
+    unexpected = _unexpected(facts, described)
+    mismatched, kept = _variants(facts)
+    evidence: dict[str, Any] = _declared_columns(facts) | {"unexpected": list(unexpected)}
+    errors = [*evidence.pop("errors"), *mismatched.values()]
     evidence |= {"held_back": held_back} if held_back else {}
-    if missing or retyped or strange or empty:
-        wrong = ", ".join([*missing, *retyped, *strange, *empty])
-        text = f"PropelAuth sends this table otherwise than declared: {wrong}."
-        return _finding(table, "schema", text, failed="ERROR", evidence=evidence, query=query)
+    if columns := [*mismatched, *kept]:
+        evidence["variants"] = {column: _variant_keys(facts, column) for column in columns}
+    if errors:
+        text = f"Schema mismatch: {'; '.join(errors)}."
+        return _finding(facts.table, "schema", text, failed="ERROR", evidence=evidence, query=facts.counts_query)
     if held_back:
-        text = (
-            f"Fields the privacy policy does not know were held back: {', '.join(held_back)}. Add rules for them to "
-            "the policy file; propel-assets privacy shows the rules in force."
-        )
-        return _finding(table, "schema", text, failed="ERROR", evidence=evidence, query=query)
-    if unknown:
-        text = f"Fields the catalogue does not know were loaded too: {', '.join(unknown)}."
-        return _finding(table, "schema", text, failed="WARN", evidence=evidence, query=query)
-    return _finding(table, "schema", f"{len(declared)} columns as declared.", evidence=evidence, query=query)
+        text = f"Fields that the privacy policy does not classify were not stored: {', '.join(held_back)}. "
+        text += "Add rules for them to the policy file. `propel-assets privacy` shows the rules in force."
+        return _finding(facts.table, "schema", text, failed="ERROR", evidence=evidence, query=facts.counts_query)
+    if unexpected or kept:
+        texts = [f"Unexpected fields: {', '.join(unexpected.values())}."] if unexpected else []
+        texts += [f"{text}." for text in kept.values()]
+        text = " ".join(texts)
+        return _finding(facts.table, "schema", text, failed="WARN", evidence=evidence, query=facts.counts_query)
+    text = f"{len(facts.table.columns)} columns match the catalog."
+    return _finding(facts.table, "schema", text, evidence=evidence, query=facts.counts_query)
 
 
-def _held_back(load: LoadRecord | None) -> list[str]:
-    """Return the fields that the last load did not store."""
-    told = load.unknown_fields if load else None
-    while isinstance(told, str):  # SQLite's is encoded twice
-        told = json.loads(told)
-    fields = told or {}
-    return [name for name, what in fields.items() if what == HELD_BACK]
+def _declared_columns(facts: TableFacts) -> dict[str, list[str]]:
+    """Return which declared columns are missing, of another type, or empty although required."""
+    dropped = facts.warehouse.privacy.columns(facts.table, "drop")
+    missing, other_type, empty, errors = [], [], [], []
+    for column in facts.table.columns:
+        name, found = column.name, facts.columns.get(column.name)
+        if found is None:
+            missing.append(name)
+            errors.append(f"`{name}` is missing")
+        elif not is_same_type(column.type, found):
+            other_type.append(name)
+            errors.append(f"`{name}` is {_sql_type(found)}, expected {_sql_type(column.type)}")
+        elif column.required and facts.rows and name not in dropped and not _number_of_values(facts, name):
+            empty.append(name)
+            errors.append(f"required column `{name}` is empty")
+    return {"missing": missing, "other_type": other_type, "required_but_empty": empty, "errors": errors}
 
 
-def _filled(warehouse: Warehouse, table: Table, columns: Sequence[str] | dict[str, str]) -> tuple[dict[str, int], str]:
-    """Return how many values each column has, and under `*` how many rows there are."""
-    names = list(columns)
-    counts = ", ".join(f"count({warehouse.column(name)})" for name in names)
-    query = f"SELECT count(*), {counts} FROM {warehouse.table(table.name)}"  # noqa: S608 - quoted names
-    return dict(zip(["*", *names], map(int, warehouse.rows(query)[0]), strict=True)), query
+def _number_of_values(facts: TableFacts, column: str) -> int:
+    """Return how many values a column has, those in its variant included."""
+    return facts.values.get(column, 0) + facts.values.get(f"{column}{VARIANT}", 0)
 
 
-def primary_key_is_unique(warehouse: Warehouse, table: Table) -> Finding:
-    """No key stands twice and none is null."""
-    if not warehouse.columns_of(table.name):
-        return _finding(table, "primary_key_is_unique", "Not loaded yet.")
+def _sql_type(kind: str) -> str:
+    return SQL_TYPES.get(kind, kind.upper())
+
+
+def _unexpected(facts: TableFacts, described: Mapping[str, str]) -> dict[str, str]:
+    """Return the unexpected fields of the last load, and other columns with values, each with where it is stored."""
+    found = {
+        name: f"`{name}` ({text.removeprefix(UNEXPECTED).strip(', ')})"
+        for name, text in described.items()
+        if text.startswith(UNEXPECTED)
+    }
+    known = {column.name for column in facts.table.columns}
+    known |= ((decode_json(facts.load.values_read) if facts.load else None) or {}).keys()
+    for name in facts.columns:
+        if facts.values[name] and name.removesuffix(VARIANT) not in known and not name.startswith("_dlt"):
+            found[name] = f"`{name}`"
+    return found
+
+
+def _variants(facts: TableFacts) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the variants that hold values: those of declared columns that have another type, and the others."""
+    declared = {column.name: column.type for column in facts.table.columns}
+    filled = {name: n for name in facts.columns if name.endswith(VARIANT) and (n := facts.values[name])}
+    reasons = facts.warehouse.audit.variant_reasons(facts.table) if filled else {}
+    mismatched, kept = {}, {}
+    for variant, number in filled.items():
+        column = variant.removesuffix(VARIANT)
+        if column not in facts.columns and column not in declared:
+            continue
+        why = reasons.get(column, {"type"} if column in declared else {"column type"})
+        kind = _sql_type(declared.get(column) or facts.columns[column])
+        listed = " or ".join(sorted(REASONS[reason].format(kind=kind) for reason in why))
+        text = f"{number} value{'' if number == 1 else 's'} of `{column}` in `{variant}` ({listed})"
+        (mismatched if column in declared and why & MISMATCHES else kept)[column] = text
+    return mismatched, kept
+
+
+def _variant_keys(facts: TableFacts, column: str) -> list[str]:
+    """Return the first primary keys of the rows whose value of ``column`` is in its variant."""
+    warehouse, table = facts.warehouse, facts.table
+    keys, variant = ", ".join(map(warehouse.column, table.key)), warehouse.column(f"{column}{VARIANT}")
+    query = f"SELECT {keys} FROM {warehouse.table(table.name)} WHERE {variant} IS NOT NULL"  # noqa: S608 - quoted names
+    return [_shown(table, table.key, row) for row in warehouse.rows(query, limit=FIRST)]
+
+
+def primary_key_is_unique(facts: TableFacts) -> Finding:
+    """No primary key is duplicated or null."""
+    table, warehouse = facts.table, facts.warehouse
+    if not facts.columns:
+        return _finding(table, "primary_key_is_unique", NOT_LOADED)
     keys = ", ".join(map(warehouse.column, table.key))
     name = warehouse.table(table.name)
-    nulls = " OR ".join(f"{warehouse.column(key)} IS NULL" for key in table.key)
     query = f"SELECT {keys}, count(*) FROM {name} GROUP BY {keys} HAVING count(*) > 1"  # noqa: S608 - quoted names
-    twice = warehouse.rows(query, limit=FIRST)
+    if facts.rows == facts.keys and all(facts.values[key] == facts.rows for key in table.key):
+        text = f"{facts.keys} unique primary keys, 0 null."
+        return _finding(table, "primary_key_is_unique", text, evidence={"null_keys": 0, "first": []}, query=query)
+    nulls = " OR ".join(f"{warehouse.column(key)} IS NULL" for key in table.key)
     missing = warehouse.number(f"SELECT count(*) FROM {name} WHERE {nulls}")  # noqa: S608 - quoted names
-    evidence = {"null_keys": missing, "first": [_shown(table, table.key, row[:-1]) for row in twice]}
-    if twice or missing:
-        how_many = warehouse.number(f"SELECT count(*) FROM ({query}) d")  # noqa: S608
-        text = f"{how_many} keys stand twice or more, {missing} are null. Load the table again."
-        return _finding(table, "primary_key_is_unique", text, failed="ERROR", evidence=evidence, query=query)
-    return _finding(table, "primary_key_is_unique", "Every key stands once.", evidence=evidence, query=query)
+    duplicates = warehouse.number(f"SELECT count(*) FROM ({query}) d")  # noqa: S608
+    first = [_shown(table, table.key, row[:-1]) for row in warehouse.rows(query, limit=FIRST)]
+    text = f"{duplicates} duplicate primary keys, {missing} null. Load the table again."
+    evidence = {"null_keys": missing, "first": first}
+    return _finding(table, "primary_key_is_unique", text, failed="ERROR", evidence=evidence, query=query)
 
 
-def references_exist(warehouse: Warehouse, table: Table) -> Finding:
-    """What a row points at is there: always within one scan, nearly always across scans."""
-    if not warehouse.columns_of(table.name):
-        return _finding(table, "references_exist", "Not loaded yet.")
-    last = warehouse.audit.last_load(table, skipped=True)
-    skipped = last is not None and last.verdict == "skipped"  # then its rows are older than what they point at
+def references_exist(facts: TableFacts) -> Finding:
+    """Every row that a foreign key names exists: always within one scan, nearly always across scans."""
+    table, warehouse = facts.table, facts.warehouse
+    if not facts.columns:
+        return _finding(table, "references_exist", NOT_LOADED)
+    skipped = facts.attempt is not None and facts.attempt.verdict == "skipped"  # its rows are older than the others
     evidence: dict[str, Any] = {}
-    queries, dangling, severity = [], [], "WARN"
+    queries: dict[Reference, str] = {}
     for reference in table.references:
-        if not warehouse.columns_of(reference.table):
+        if warehouse.columns_of(reference.table):
+            queries[reference] = _missing_references(warehouse, table, reference)
+        else:
             evidence[reference.table] = "not loaded, not examined"
-            continue
-        query = _dangling(warehouse, table, reference)
-        count = warehouse.number(f"SELECT count(*) FROM ({query}) d")  # noqa: S608
+    counts = _count_all(warehouse, list(queries.values()))
+    missing, severity = [], "WARN"
+    for (reference, query), count in zip(queries.items(), counts, strict=True):
         evidence[reference.table] = count
-        queries.append(query)
         if count:
             first = [_shown(table, reference.columns, row) for row in warehouse.rows(query, limit=FIRST)]
             evidence[f"first_not_in_{reference.table}"] = first
-            dangling.append(f"{count} not in {reference.table}")
+            missing.append(f"{count} not in `{reference.table}`")
             severity = "ERROR" if reference.blocking and not skipped else severity
-    query = ";\n".join(queries)
-    if dangling:
-        text = f"Rows that point at nothing: {', '.join(dangling)}."
+    query = ";\n".join(queries.values())
+    if missing:
+        text = f"Missing references: {', '.join(missing)}."
         if skipped:
-            text += f" {table.name} was skipped and has its last good rows."
+            text += f" The last load skipped {table.name} and kept its previous data."
         elif severity == "WARN":
-            text += " The tables were read one after the other; the next load should settle it."
+            text += " The tables were read one after the other. The next load usually resolves it."
         return _finding(table, "references_exist", text, failed=severity, evidence=evidence, query=query)
-    return _finding(table, "references_exist", "Every reference is met.", evidence=evidence, query=query)
+    return _finding(table, "references_exist", "All references exist.", evidence=evidence, query=query)
 
 
-def _dangling(warehouse: Warehouse, table: Table, reference: Reference) -> str:
+def _missing_references(warehouse: Warehouse, table: Table, reference: Reference) -> str:
     columns = [warehouse.column(name) for name in reference.columns]
     same = " AND ".join(f"p.{name} = c.{name}" for name in columns)
     some = " AND ".join(f"c.{name} IS NOT NULL" for name in columns)
@@ -195,32 +300,40 @@ def _dangling(warehouse: Warehouse, table: Table, reference: Reference) -> str:
     )
 
 
-def volume(warehouse: Warehouse, table: Table) -> Finding:
+def _count_all(warehouse: Warehouse, queries: Sequence[str]) -> list[int]:
+    """Return the number of rows of each query, by one statement."""
+    counts = ", ".join(f"(SELECT count(*) FROM ({query}) d)" for query in queries)  # noqa: S608
+    return [int(count) for count in warehouse.rows(f"SELECT {counts}")[0]] if queries else []
+
+
+def volume(facts: TableFacts) -> Finding:
     """The last load read about as many rows as the loads before it: within four deviations (MAD) of their median."""
-    if warehouse.audit.last_load(table) is None:
-        return _finding(table, "volume", "Not loaded yet.")
-    now, *before = warehouse.audit.rows_read(table, loads=HISTORY_LOADS + 1)
+    table = facts.table
+    if facts.load is None:
+        return _finding(table, "volume", NOT_LOADED)
+    now, *before = facts.warehouse.audit.rows_read(table, loads=HISTORY_LOADS + 1)
     if len(before) < LEAST_LOADS:
-        return _finding(table, "volume", f"{now} rows; {len(before)} loads before, {LEAST_LOADS} are needed to judge.")
+        text = f"{now} rows. The check starts after {LEAST_LOADS} earlier loads; there are {len(before)}."
+        return _finding(table, "volume", text)
     usual = median(before)
     deviation = NORMAL * median(abs(rows - usual) for rows in before)
     reach = max(DEVIATIONS * deviation, LEAST_SHARE * usual, LEAST_ROWS)
     low, high = max(0, round(usual - reach)), round(usual + reach)
     evidence = {"rows": now, "expected_from": low, "expected_to": high, "history": [*reversed(before), now]}
     if low <= now <= high:
-        return _finding(table, "volume", f"{now} rows, {low} to {high} expected.", evidence=evidence)
+        return _finding(table, "volume", f"{now} rows, expected {low} to {high}.", evidence=evidence)
     text = (
-        f"{now} rows, {low} to {high} expected after the last {len(before)} loads. See whether PropelAuth's dashboard "
-        "shows the same; a real change is usual again after some loads."
+        f"{now} rows, expected {low} to {high} from the last {len(before)} loads. Compare with PropelAuth's dashboard. "
+        "If the change is real, the check adapts after some loads."
     )
     return _finding(table, "volume", text, failed="WARN", evidence=evidence)
 
 
-def up_to_date(warehouse: Warehouse, table: Table) -> Finding:
-    """The last load read the table, and its data is at most 26 hours old. Loading by name has no such limit."""
-    tried, last = warehouse.audit.last_load(table, skipped=True), warehouse.audit.last_load(table)
+def up_to_date(facts: TableFacts) -> Finding:
+    """The last load read the table, and its data is at most 26 hours old. Tables loaded by name have no such limit."""
+    tried, last, table = facts.attempt, facts.load, facts.table
     if tried is None:
-        return _finding(table, "up_to_date", "Not loaded yet.")
+        return _finding(table, "up_to_date", NOT_LOADED)
     evidence: dict[str, Any] = {"loaded_before": last is not None}
     state, age = "There is no data.", timedelta(0)
     if last:
@@ -235,8 +348,8 @@ def up_to_date(warehouse: Warehouse, table: Table) -> Finding:
     if table.default and age > MAX_AGE:
         evidence["reason"] = f"Older than {MAX_AGE / timedelta(hours=1):.0f} hours"
         text = (
-            f"{evidence['reason']}. {state} Run `propel-assets load {table.name}`, and check that the schedule "
-            "refresh_daily is on and that its last run succeeded."
+            f"{evidence['reason']}. {state} Run `propel-assets load {table.name}`, and check that the daily "
+            "schedule is on and that its last run succeeded."
         )
         return _finding(table, "up_to_date", text, failed="WARN", evidence=evidence)
     return _finding(table, "up_to_date", state, evidence=evidence)
@@ -247,7 +360,7 @@ def _age(age: timedelta) -> str:
     return f"{hours} hours" if hours < 48 else f"{hours // 24} days"
 
 
-CHECKS: dict[str, Callable[[Warehouse, Table], Finding]] = {
+CHECKS: dict[str, Callable[[TableFacts], Finding]] = {
     "row_count": row_count,
     "schema": schema,
     "primary_key_is_unique": primary_key_is_unique,
@@ -258,16 +371,17 @@ CHECKS: dict[str, Callable[[Warehouse, Table], Finding]] = {
 
 
 def checks_of(table: Table) -> tuple[str, ...]:
-    """Return the promises made of ``table``."""
+    """Return the names of the checks of ``table``."""
     left_out = set() if table.references else {"references_exist"}
-    left_out |= set() if table.default else {"volume"}  # how much is loaded by name is up to whoever names it
+    left_out |= set() if table.default else {"volume"}  # the number of rows loaded by name depends on the names
     return tuple(name for name in CHECKS if name not in left_out)
 
 
 def examine(warehouse: Warehouse, table: Table, names: Sequence[str] | None = None) -> list[Finding]:
-    """Examine ``table`` and remember what was found in `propel_checks`."""
-    findings = [CHECKS[name](warehouse, table) for name in names or checks_of(table)]
-    load = warehouse.audit.last_load(table, skipped=True)
+    """Run the checks of ``table`` and store their results in `propel_checks`."""
+    facts = TableFacts(warehouse, table)
+    findings = [CHECKS[name](facts) for name in names or checks_of(table)]
+    load = facts.attempt
     if load is not None:
         now = datetime.now(UTC)
         warehouse.insert(
@@ -301,7 +415,7 @@ def _finding(
 
 
 def _shown(table: Table, columns: Sequence[str], values: Sequence[Any]) -> str:
-    """Return a key fit to be seen by everybody who sees the checks."""
+    """Return a key without personal values, which are shown hashed."""
     shown = [
         f"hashed:{hashlib.sha256(str(value).encode()).hexdigest()[:12]}" if table.column(name).personal else str(value)
         for name, value in zip(columns, values, strict=True)

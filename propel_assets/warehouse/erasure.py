@@ -272,6 +272,7 @@ class _Eraser:
                 if not dry_run:
                     self._run(f"DELETE FROM {self._name(place)} WHERE {theirs}", *params)  # noqa: S608 - quoted
                     self._expect_fewer(place, rows)
+                    self._forget_values(place)
                 yield Removed(str(place), "rows deleted", rows)
             other = f"({theirs}) IS NOT TRUE"
             for column in mentioning_columns(place.columns):
@@ -280,6 +281,7 @@ class _Eraser:
                     if not dry_run:
                         sql = f"UPDATE {self._name(place)} SET {self._quoted(column)} = NULL WHERE {named}"  # noqa: S608
                         self._run(sql, *more)
+                        self._forget_values(place)
                     yield Removed(str(place), f"{column} emptied", rows)
             for column in place.columns:
                 if column not in mentioning_columns(place.columns) and not (
@@ -296,6 +298,13 @@ class _Eraser:
         less = ", ".join(f"{n} = CASE WHEN {n} > {rows} THEN {n} - {rows} WHEN {n} >= 0 THEN 0 END" for n in NUMBERS)
         sql = f"UPDATE {scans} SET {less} WHERE table_name = %s AND load_id = ({last})"  # noqa: S608 - quoted names
         self._run(sql, place.name, place.name)
+
+    def _forget_values(self, place: _Place) -> None:
+        """Remove how many values the last load read of each column, which the table no longer has."""
+        scans = next((p for p in self._places if p.schema == place.schema and p.name == PROPEL_SCANS.name), None)
+        if scans and "values_read" in scans.columns:
+            sql = f"UPDATE {self._name(scans)} SET values_read = NULL WHERE table_name = %s"  # noqa: S608 - quoted
+            self._run(sql, place.name)
 
     def _books(self, place: _Place) -> tuple[str, str]:
         """Return the name of `propel_scans`, and a query for the last load of a table, whose name is its parameter."""
@@ -341,6 +350,8 @@ class _Eraser:
         for old, new, _ in changed if not dry_run else []:
             value = None if new == INSTEAD else new
             self._run(f"UPDATE {name} SET {self._quoted(column)} = %s WHERE {text} = %s", value, old)  # noqa: S608
+            if value is None:
+                self._forget_values(place)
         if changed:
             yield Removed(str(place), f"{column}: replaced within", sum(rows for _, _, rows in changed))
 

@@ -22,9 +22,11 @@ from propel_assets.privacy.redaction import describe_error
 from propel_assets.settings import Settings, Target, require_credentials
 from propel_assets.source.dlt_source import MERGE, propel_auth_source
 from propel_assets.source.stream import Progress, ReadOptions, ResumeState, ScanResult
+from propel_assets.warehouse.destinations.policies import policy_of
 from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.pipeline import (
     build_pipeline,
+    destination_kind,
     load_formats,
     load_lock,
     sync_local_pipeline,
@@ -74,12 +76,15 @@ def load_scan(
         try:
             with load_lock(target, pipeline, say):
                 pipeline.sync_destination()
+                columns = _stored_columns(pipeline, target, policy, names)
                 source = propel_auth_source(
                     tables=names,
                     settings=settings,
                     options=options,
                     resume_store=AuditResumeStore(pipeline, target, policy),
                     stored_keys=lambda name: _stored_keys(pipeline, target, policy, name),
+                    stored_columns=columns.__getitem__,
+                    limits=policy_of(destination_kind(target)).limits,
                     on_result=results.append,
                     progress=progress,
                 )
@@ -117,11 +122,19 @@ class AuditResumeStore:
         with self._connect() as warehouse:
             stored = warehouse.audit.resume_state(tables_of(scan)[0])
             if not stored:
-                return ResumeState(auth_host=warehouse.audit.last_auth_host())
+                return ResumeState(tenant_id=warehouse.audit.last_tenant_id())
         return ResumeState.from_json(stored)
 
     def write(self, scan: str, state: ResumeState) -> None:
         """Do nothing: ``state`` is in the rows of `propel_scans`, which the load writes."""
+
+
+def _stored_columns(
+    pipeline: dlt.Pipeline, target: Target, policy: Policy, names: Sequence[str]
+) -> dict[str, dict[str, str]]:
+    """Return the columns that tables have at the destination, with dlt's names of their types."""
+    with connect(pipeline, target, policy) as warehouse:
+        return {name: warehouse.columns_of(name) for name in names}
 
 
 def _stored_keys(pipeline: dlt.Pipeline, target: Target, policy: Policy, name: str) -> Iterator[Any]:

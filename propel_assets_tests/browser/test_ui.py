@@ -80,7 +80,7 @@ def test_materialize_see_the_checks_turn_a_schedule_on_and_follow_an_asset_to_th
     expect(page.get_by_role("dialog").get_by_role("img").first).to_be_visible()
     picture("mart")
 
-    page.goto(f"{ui}/locations/propel_assets.definitions/schedules/refresh_daily")
+    page.goto(f"{ui}/locations/propel_assets.definitions/schedules/propel_auth_daily")
     running = page.get_by_role("row").filter(has_text="Running").get_by_role("checkbox")
     expect(running).not_to_be_checked()
     running.locator("xpath=..").click()  # the box is drawn; the input itself is hidden

@@ -130,7 +130,7 @@ def test_dagster_dev_materializes_checks_ticks_and_stops(dev, sandbox, query) ->
     assert query("SELECT count(*) FROM user_query") == [(300,)]
 
     # the schedule and the sensor, turned on
-    schedule = dev.ask(START_SCHEDULE, selector={**REPOSITORY, "scheduleName": "refresh_daily"})
+    schedule = dev.ask(START_SCHEDULE, selector={**REPOSITORY, "scheduleName": "propel_auth_daily"})
     assert schedule["scheduleState"]["status"] == "RUNNING"
     sensor = {**REPOSITORY, "sensorName": "propel_auth_changes"}
     assert dev.ask(START_SENSOR, selector=sensor)["sensorState"]["status"] == "RUNNING"

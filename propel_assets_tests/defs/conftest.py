@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from propel_assets.definitions import build_defs
+from propel_assets.defs.build import build_definitions
 
 Run = Callable[..., dg.ExecuteInProcessResult]
 
@@ -35,8 +35,8 @@ def run(settings, instance) -> Run:
     def materialize(
         *tables: str, defs: dg.Definitions | None = None, job: str = "", config: dict[str, Any] | None = None
     ) -> dg.ExecuteInProcessResult:
-        known = defs or build_defs()
-        found = known.resolve_job_def(job) if job else known.resolve_implicit_global_asset_job_def()
+        definitions = defs or build_definitions()
+        found = definitions.resolve_job_def(job) if job else definitions.resolve_implicit_global_asset_job_def()
         keys = [dg.AssetKey(["propel_auth", *table.split("/")]) for table in tables]
         return found.execute_in_process(
             instance=instance, asset_selection=keys or None, raise_on_error=False, run_config=config or {}

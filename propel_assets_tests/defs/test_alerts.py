@@ -1,65 +1,29 @@
 """Alerts, sent to a web server and a mail server on this machine: each once, in full, and never lost."""
 
 import datetime
-import json
-import ssl
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+import time
 
 import dagster as dg
 import pytest
-from aiosmtpd.controller import Controller
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from dagster._core.events import DagsterEvent, StepMaterializationData
+from dagster._core.events import DagsterEvent, JobFailureData, RunFailureReason, StepMaterializationData
+from dagster._grpc.client import DEFAULT_SENSOR_GRPC_TIMEOUT
+from dagster_shared.error import SerializableErrorInfo
 
 from propel_assets.definitions import defs
-from propel_assets.defs.alerts import MAX_ATTEMPTS, MAX_LINES, AlertState, alerts, message
-from propel_assets.errors import SettingsError
-from propel_assets.reporting.delivery import targets
-from propel_assets.settings import load_settings
-from propel_assets_tests.processes import free_port
+from propel_assets.defs import alerts as alerts_module
+from propel_assets.defs import assets
+from propel_assets.defs.alerts import MAX_LINES, READING_SECONDS, message
+from propel_assets.reporting import delivery
+from propel_assets_tests.reporting.servers import SECRET, dripping, running_mail_server, running_webhook
 
-SECRET = "T00/B00/very-secret"
-
-
-class Webhook(ThreadingHTTPServer):
-    """Takes what is posted, and answers ``status``."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Taker)
-        self.status, self.requests, self.texts = 200, 0, []
-        self.url = f"http://127.0.0.1:{self.server_port}/services/{SECRET}"
-
-
-class Taker(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        server: Any = self.server
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        server.requests += 1
-        if server.status == 200 and self.path == f"/services/{SECRET}":
-            server.texts.append(body["text"])
-        self.send_response(server.status)
-        self.send_header("Location", "/elsewhere")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
+ALERTS = defs.resolve_sensor_def("propel_auth_alerts")
 
 
 @pytest.fixture
 def webhook(monkeypatch):
-    server = Webhook()
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    monkeypatch.setenv("PROPELAUTH_ALERT_WEBHOOK", server.url)
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with running_webhook() as server:
+        monkeypatch.setenv("PROPELAUTH_ALERT_WEBHOOK", server.url)
+        yield server
 
 
 @pytest.fixture
@@ -69,9 +33,9 @@ def tick(instance, webhook, capsys):
 
     def look() -> str:
         nonlocal cursor
-        context = dg.build_sensor_context(instance=instance, cursor=cursor, definitions=defs, sensor_name="alerts")
+        context = dg.build_sensor_context(instance=instance, cursor=cursor, definitions=defs, sensor_name=ALERTS.name)
         capsys.readouterr()
-        cursor = alerts.evaluate_tick(context).cursor
+        cursor = ALERTS.evaluate_tick(context).cursor
         return capsys.readouterr().err
 
     look()  # the first tick only marks what has ended before it
@@ -137,15 +101,20 @@ def test_a_cause_that_changes_is_reported_and_its_former_cause_does_not_recover(
     sandbox.faults.set("redirect")
     run("org_query")
     tick()
-    assert "Run failed: PropelAuth refused a request: load_orgs" in webhook.texts[-1]
+    assert "Run failed: PropelAuth refused a request: propel_auth_load_orgs" in webhook.texts[-1]
     assert not any("Recovered" in text for text in webhook.texts)
 
 
 def test_a_run_that_ended_before_its_first_step_is_reported(tick, instance, webhook) -> None:
-    job = defs.resolve_job_def("refresh")
-    instance.report_run_failed(instance.create_run_for_job(job), "The process was killed.")
+    job = defs.resolve_job_def("propel_auth_refresh")
+    row = "Key (email)=(Alice Q. Smith) already exists."
+    failure = JobFailureData(SerializableErrorInfo(row, [], "IntegrityError"), RunFailureReason.UNEXPECTED_TERMINATION)
+    instance.report_run_failed(instance.create_run_for_job(job), f"The run worker failed: {row}", failure)
     tick()
-    assert "Run failed: no step was reached: refresh: The process was killed." in webhook.texts[0]
+    (text,) = webhook.texts
+    assert "Run failed: no step failed: propel_auth_refresh: Dagster reports: " in text
+    assert "reports: unexpected termination, IntegrityError." in text
+    assert "Alice" not in text
 
 
 def test_a_failed_check_is_reported_as_the_check_and_not_also_as_its_step(tick, run, webhook, sandbox) -> None:
@@ -176,20 +145,41 @@ def test_an_unusual_loss_is_reported_with_how_to_allow_it(tick, run, webhook, sa
         sandbox.store.delete_user(user)
     run("user_query")
     tick()
-    assert "Unusual loss: too many rows are gone: load_users" in webhook.texts[-1]
+    assert "Unusual loss: too many rows are gone: propel_auth_load_users" in webhook.texts[-1]
     assert "PROPELAUTH_ALLOW_LOSS" in webhook.texts[-1]
     assert "@" not in webhook.texts[-1]
 
 
-def test_an_error_that_is_not_ours_is_reported_by_its_class_only(tick, run, webhook) -> None:
-    @dg.asset(key=["propel_auth", "of_somebody_else"])
-    def of_somebody_else() -> None:
+def test_an_error_of_another_library_is_reported_by_its_class_only(tick, run, webhook, monkeypatch) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ValueError("Could not convert string 'Alice Q. Smith' to BOOL")
 
-    run("of_somebody_else", defs=dg.Definitions(assets=[of_somebody_else]))
+    monkeypatch.setattr(assets, "load_scan", fail)
+    run("org_query")
     logged = tick()
-    assert "Run failed: ValueError was raised.: propel_auth__of_somebody_else" in webhook.texts[0]
+    assert "Run failed: an unexpected error occurred: propel_auth_load_orgs: Unexpected ValueError" in webhook.texts[0]
     assert "Alice" not in webhook.texts[0] + logged
+
+
+def test_assets_and_jobs_of_other_definitions_are_not_reported(tick, instance, webhook) -> None:
+    @dg.asset
+    def theirs() -> None:
+        raise ValueError
+
+    @dg.asset_check(asset=["propel_auth", "org_query"])  # a check of theirs on a table of ours is reported
+    def their_check() -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(passed=False, description="It failed.")
+
+    @dg.asset_check(asset=theirs)
+    def another_check() -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(passed=False)
+
+    definitions = dg.Definitions(assets=[theirs], asset_checks=[their_check, another_check])
+    definitions.resolve_implicit_global_asset_job_def().execute_in_process(instance=instance, raise_on_error=False)
+    tick()
+    (text,) = webhook.texts
+    (line,) = text.splitlines()[1:]
+    assert line.startswith("- Check failed: their_check (ERROR): propel_auth/org_query: It failed.")
 
 
 # --- old data ---
@@ -228,14 +218,14 @@ def materialized(instance, run_id: str, hours: int, *tables: str) -> None:
     for table in tables:
         event = DagsterEvent(
             event_type_value="ASSET_MATERIALIZATION",
-            job_name="refresh",
+            job_name="propel_auth_refresh",
             event_specific_data=StepMaterializationData(dg.AssetMaterialization(dg.AssetKey(["propel_auth", table]))),
         )
         instance.report_dagster_event(event, run_id=run_id, timestamp=at.timestamp())
 
 
 def test_the_stale_assets_of_a_run_are_one_alert(tick, instance, webhook) -> None:
-    runs = [dg.DagsterRun("refresh").run_id for _ in range(3)]
+    runs = [dg.DagsterRun("propel_auth_refresh").run_id for _ in range(3)]
     materialized(instance, runs[0], 30, "jwks", "org_query")
     materialized(instance, runs[1], 2, "user_query")
     tick()
@@ -246,7 +236,7 @@ def test_the_stale_assets_of_a_run_are_one_alert(tick, instance, webhook) -> Non
     assert "propel_auth/org_query" in text
     assert "user_query" not in text
     assert "loaded 30 hours ago, expected within 26." in text
-    assert "refresh_daily" in text
+    assert "propel_auth_daily" in text
     materialized(instance, runs[2], 0, "jwks")
     tick()
     assert len(webhook.texts) == 1
@@ -273,7 +263,7 @@ def test_runs_that_failed_before_alerts_were_turned_on_are_not_reported(run, req
 
 
 def test_a_long_message_shows_how_much_is_left_out() -> None:
-    title, text = message([f"Stale: table {n}: loaded" for n in range(MAX_LINES + 5)])
+    title, text = message([f"Stale: table {n}: loaded" for n in range(MAX_LINES + 5)], "")
     assert title == f"PropelAuth: Stale: table 0 and {MAX_LINES + 4} more"
     assert len(text.splitlines()) == MAX_LINES + 1
     assert text.endswith("... and 5 more: see Dagster.")
@@ -286,17 +276,28 @@ def test_runs_that_a_tick_has_no_time_for_are_read_by_the_next(tick, run, webhoo
     sandbox.faults.set("redirect")
     run("org_query")
     run("custom_role_mappings")
-    monkeypatch.setattr("propel_assets.defs.alerts.READING_SECONDS", -1.0)
+    monkeypatch.setattr(alerts_module, "READING_SECONDS", -1.0)
     tick()
-    assert ["load_role_mappings" in text for text in webhook.texts] == [False]
+    assert ["propel_auth_load_role_mappings" in text for text in webhook.texts] == [False]
     tick()
-    assert ["load_role_mappings" in text for text in webhook.texts] == [False, True]
+    assert ["propel_auth_load_role_mappings" in text for text in webhook.texts] == [False, True]
 
 
-def test_a_cursor_of_an_earlier_version_keeps_its_place_and_its_undelivered_alerts() -> None:
-    old = {"seen": {"PIPELINE_FAILURE": 7}, "wrong": {"step x": "text"}, "waiting": {"webhook": ["a"]}, "tries": {}}
-    state = AlertState.from_cursor(json.dumps(old))
-    assert (state.seen, state.open_problems, state.pending) == (old["seen"], {}, old["waiting"])
+def test_a_tick_ends_and_saves_its_cursor_although_the_webhook_drips(broken, tick, webhook, monkeypatch) -> None:
+    with dripping("headers") as slow, monkeypatch.context() as setting:
+        setting.setenv("PROPELAUTH_ALERT_WEBHOOK", f"http://127.0.0.1:{slow.port}/{SECRET}")
+        setting.setattr(delivery, "SECONDS", 1.0)
+        started = time.monotonic()
+        logged = tick()
+        seconds = time.monotonic() - started
+    tick()
+    assert "The webhook did not accept it within 1 s. It is retried." in logged
+    assert seconds < READING_SECONDS
+    assert len(webhook.texts) == 1
+
+
+def test_a_tick_is_shorter_than_the_daemon_waits() -> None:
+    assert READING_SECONDS + delivery.SECONDS < DEFAULT_SENSOR_GRPC_TIMEOUT - 10
 
 
 # --- failed deliveries ---
@@ -325,11 +326,12 @@ def test_an_alert_that_was_refused_is_sent_at_the_next_tick(broken, tick, webhoo
     assert webhook.requests == 2
 
 
-def test_an_alert_is_not_tried_for_ever(broken, tick, webhook) -> None:
+def test_an_alert_that_cannot_be_delivered_is_given_up_in_the_end(broken, tick, webhook, monkeypatch) -> None:
+    monkeypatch.setattr(alerts_module, "MAX_ATTEMPTS", 16)
     webhook.status = 500
-    said = [tick() for _ in range(MAX_ATTEMPTS + 5)]
-    assert webhook.requests == 11  # after 1, 2, 4, ... 1024 minutes
-    assert ["Given up" in text for text in said].index(True) == MAX_ATTEMPTS - 1
+    logged = [tick() for _ in range(20)]
+    assert webhook.requests == 5  # after 1, 2, 4, 8 and 16 minutes
+    assert ["Given up" in text for text in logged].index(True) == 15
     webhook.status = 200
     tick()
     assert webhook.texts == []
@@ -345,113 +347,15 @@ def test_an_alert_waits_until_a_wrong_setting_is_put_right(broken, tick, webhook
     assert len(webhook.texts) == 1
 
 
-def test_a_webhook_that_cannot_be_reached_is_told_without_its_path(run_cli) -> None:
-    done = run_cli("alert", PROPELAUTH_ALERT_WEBHOOK=f"http://127.0.0.1:{free_port()}/{SECRET}")
-    assert done.returncode == 1
-    assert "webhook: The webhook at 127.0.0.1 could not be reached" in done.stderr
-    assert SECRET not in done.stderr
-
-
-# --- e-mail ---
-
-
-class Mailbox:
-    """Takes every mail."""
-
-    def __init__(self) -> None:
-        self.mails = []
-
-    async def handle_DATA(self, server, session, envelope) -> str:  # noqa: N802 - its name there
-        self.mails.append((session.ssl is not None, envelope.rcpt_tos, envelope.content.decode()))
-        return "250 taken"
-
-
-@pytest.fixture
-def mail_server(tmp_path, monkeypatch):
-    """Start a mail server that knows STARTTLS by a certificate for localhost; return its mailbox and its address."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-    builder = builder.not_valid_before(now - datetime.timedelta(1)).not_valid_after(now + datetime.timedelta(1))
-    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-    certificate = builder.sign(key, hashes.SHA256())
-    file = tmp_path / "localhost.pem"
-    private = serialization.PrivateFormat.PKCS8
-    pem = serialization.Encoding.PEM
-    file.write_bytes(key.private_bytes(pem, private, serialization.NoEncryption()) + certificate.public_bytes(pem))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file)
-    mailbox = Mailbox()
-    controller = Controller(mailbox, hostname="localhost", port=free_port(), tls_context=context)
-    controller.start()
-    monkeypatch.setenv("PROPELAUTH_ALERT_FROM", "dagster@example.com")
-    monkeypatch.setenv("PROPELAUTH_ALERT_TO", "data@example.com, On Call <oncall@example.com>")
-    yield mailbox, f"localhost:{controller.port}", str(file)
-    controller.stop()
-
-
-@pytest.mark.parametrize(("query", "encrypted"), [("", False), ("?starttls=always", True)])
-def test_a_mail_reaches_everybody(mail_server, monkeypatch, query, encrypted) -> None:
-    mailbox, address, certificate = mail_server
-    monkeypatch.setenv("SSL_CERT_FILE", certificate)
-    monkeypatch.setenv("PROPELAUTH_ALERT_SMTP", f"smtp://{address}{query}")
-    targets(load_settings())["e-mail"]("PropelAuth: a test", "- Run failed: what to do")
-    ((by_tls, receivers, mail),) = mailbox.mails
-    assert by_tls == encrypted
-    assert receivers == ["data@example.com", "oncall@example.com"]
-    assert "Subject: PropelAuth: a test" in mail
-    assert "- Run failed: what to do" in mail
-
-
-def test_a_mail_server_that_nobody_vouches_for_gets_nothing(mail_server, run_cli) -> None:
-    mailbox, address, _ = mail_server
-    done = run_cli("alert", PROPELAUTH_ALERT_SMTP=f"smtp://user:secret-word@{address}?starttls=always")
-    assert done.returncode == 1
-    assert f"e-mail: The mail server {address} did not take it: SSLCertVerificationError." in done.stderr
-    assert "secret-word" not in done.stderr
-    assert mailbox.mails == []
-
-
-def test_one_target_that_is_down_does_not_keep_the_other_from_being_told_once(
-    broken, tick, webhook, mail_server, monkeypatch
+def test_a_target_that_is_down_does_not_stop_delivery_to_the_other(
+    broken, tick, webhook, tmp_path, monkeypatch
 ) -> None:
-    mailbox, address, _ = mail_server
-    monkeypatch.setenv("PROPELAUTH_ALERT_SMTP", f"smtp://{address}")
-    webhook.status = 500
-    tick()
-    webhook.status = 200
-    tick()
-    assert len(mailbox.mails) == len(webhook.texts) == 1
-
-
-# --- settings ---
-
-MAIL = {"alert_smtp": "smtp://smtp.example.com", "alert_from": "a@example.com", "alert_to": "b@example.com"}
-
-
-@pytest.mark.parametrize(
-    ("wrong", "reason"),
-    [
-        ({"alert_webhook": f"http://hooks.example.com/{SECRET}"}, "must begin with https"),
-        ({"alert_webhook": f"hooks.example.com/{SECRET}"}, "no https or http scheme or no host"),
-        ({"alert_webhook": f"https://[/{SECRET}"}, "cannot be read as a URL"),
-        ({**MAIL, "alert_smtp": f"http://{SECRET}"}, "PROPELAUTH_ALERT_SMTP must look like smtp://"),
-        ({**MAIL, "alert_smtp": f"smtp://u:{SECRET}@h:port"}, "PROPELAUTH_ALERT_SMTP"),
-        ({**MAIL, "alert_smtp": "smtp://smtp.example.com?starttls=maybe"}, "must be always or never"),
-        ({**MAIL, "alert_smtp": "smtp://u:very-secret@smtp.example.com?starttls=never"}, "in clear text"),
-        ({**MAIL, "alert_from": ""}, "PROPELAUTH_ALERT_FROM must be set"),
-        ({**MAIL, "alert_to": "nobody"}, "PROPELAUTH_ALERT_TO must be set"),
-    ],
-)
-def test_a_target_that_cannot_work_is_refused_without_quoting_it(wrong, reason) -> None:
-    with pytest.raises(SettingsError) as refused:
-        targets(load_settings(wrong))
-    assert reason in str(refused.value)
-    assert "very-secret" not in str(refused.value) + repr(load_settings(wrong))
-
-
-def test_the_command_says_what_to_set(run_cli) -> None:
-    done = run_cli("alert")
-    assert done.returncode == 1
-    assert "Set PROPELAUTH_ALERT_WEBHOOK or PROPELAUTH_ALERT_SMTP" in done.stderr
+    with running_mail_server(tmp_path) as mail_server:
+        monkeypatch.setenv("PROPELAUTH_ALERT_SMTP", f"smtp://{mail_server.address}")
+        monkeypatch.setenv("PROPELAUTH_ALERT_FROM", "dagster@example.com")
+        monkeypatch.setenv("PROPELAUTH_ALERT_TO", "data@example.com")
+        webhook.status = 500
+        tick()
+        webhook.status = 200
+        tick()
+    assert len(mail_server.mails) == len(webhook.texts) == 1

@@ -1,7 +1,6 @@
 """Whatever people configure: it works, or one sentence says why not. Fuzzed by hypothesis."""
 
 from collections.abc import Iterator
-from threading import Thread
 
 import dagster as dg
 import pydantic
@@ -14,8 +13,8 @@ from propel_assets.definitions import defs
 from propel_assets.defs.assets import CONFIGS
 from propel_assets.errors import SettingsError
 from propel_assets.reporting.delivery import NotDelivered, targets
-from propel_assets.settings import Settings
-from propel_assets_tests.defs.test_alerts import SECRET, Webhook
+from propel_assets.settings import AlertSettings
+from propel_assets_tests.reporting.servers import SECRET, Webhook, running_webhook
 
 PASSWORD = "canary-of-a-mail-server"
 texts = st.text(st.characters(exclude_categories=["Cs"]))
@@ -36,8 +35,8 @@ JOB = defs.resolve_job_def("__ASSET_JOB")
 def test_any_run_config_is_taken_or_refused_by_dagster(scan, config) -> None:
     config_class, read_options = CONFIGS[options_of(scan)[0]]
     try:
-        taken = dg.validate_run_config(JOB, {"ops": {f"load_{scan}": {"config": config}}})
-        read_options(scan, config_class(**taken["ops"][f"load_{scan}"]["config"]))
+        taken = dg.validate_run_config(JOB, {"ops": {f"propel_auth_load_{scan}": {"config": config}}})
+        read_options(scan, config_class(**taken["ops"][f"propel_auth_load_{scan}"]["config"]))
     except dg.DagsterInvalidConfigError as error:
         as_meant = f"load_{scan}" in str(error)
     except pydantic.ValidationError as error:  # a null, which Dagster lets through
@@ -48,13 +47,9 @@ def test_any_run_config_is_taken_or_refused_by_dagster(scan, config) -> None:
 
 
 @pytest.fixture(scope="module")
-def slack() -> Iterator[Webhook]:
-    with Webhook() as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+def webhook() -> Iterator[Webhook]:
+    with running_webhook() as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -68,15 +63,13 @@ def slack() -> Iterator[Webhook]:
 )
 @example(200, "", f"smtp://{PASSWORD}@127.0.0.1:1", "data@example.com", "a\nb", "\r\n.\r\n")
 def test_any_target_delivers_or_is_refused_and_quotes_no_secret(
-    slack, status, path, smtp, address, title, text
+    webhook, status, path, smtp, address, title, text
 ) -> None:
-    slack.status = status
+    webhook.status = status
     asked = [
-        Settings(alert_webhook=slack.url + path),
-        Settings(alert_webhook=f"https://[{SECRET}{path}"),
-        Settings(
-            alert_smtp=smtp if "@" in smtp else f"smtp://127.0.0.1:1/{smtp}", alert_from=address, alert_to=address
-        ),
+        AlertSettings(webhook=webhook.url + path),
+        AlertSettings(webhook=f"https://[{SECRET}{path}"),
+        AlertSettings(smtp=smtp if "@" in smtp else f"smtp://127.0.0.1:1/{smtp}", sender=address, recipients=address),
     ]
     said = []
     for known in asked:

@@ -10,8 +10,8 @@ import dagster as dg
 import pytest
 
 from propel_assets.catalog import BY_NAME
-from propel_assets.definitions import build_defs
-from propel_assets.defs.resources import PropelAuthApiKey
+from propel_assets.defs.build import build_definitions
+from propel_assets.defs.config import PropelAuthConfig
 from propel_assets.warehouse.checks import checks_of
 
 ORGS_PATH = "/api/backend/v1/org/query"
@@ -59,10 +59,8 @@ def test_every_asset_materializes_and_every_check_passes(run, sandbox, monkeypat
     monkeypatch.setenv("PROPELAUTH_OAUTH_TOKEN", sandbox.user_token)
     user_id, user = next((id_, u.wire) for id_, u in sandbox.store.users.items() if "username" in u.wire)
     values = {"id": user_id, "email": user["email"], "username": user["username"]}
-    result = run(
-        *BY_NAME,
-        config={"ops": {f"load_user_by_{kind}": {"config": {"values": [value]}} for kind, value in values.items()}},
-    )
+    config = {f"propel_auth_load_user_by_{kind}": {"config": {"values": [value]}} for kind, value in values.items()}
+    result = run(*BY_NAME, config={"ops": config})
     assert result.success, failures(result)
     assert set(told(result)) == set(BY_NAME)
     assert [name for name, metadata in told(result).items() if "skipped" in metadata] == []
@@ -134,7 +132,7 @@ def test_a_field_nobody_knows_gets_a_column_and_a_warning_that_stops_nothing(run
 def test_a_look_up_takes_its_values_from_the_run_and_names_nobody(run, sandbox, query) -> None:
     user = next(iter(sandbox.store.users.values()))
     values = [user.wire["email"], "nobody@nowhere.example"]
-    result = run("user_by_email", config={"ops": {"load_user_by_email": {"config": {"values": values}}}})
+    result = run("user_by_email", config={"ops": {"propel_auth_load_user_by_email": {"config": {"values": values}}}})
     assert result.success, failures(result)
     assert sorted(query("SELECT found, user_id FROM user_by_email")) == [(False, None), (True, user.user_id)]
     said = " ".join(f"{event.message} {event.event_specific_data}" for event in result.all_events)
@@ -157,7 +155,7 @@ def with_downstream(*tables: str) -> dg.Definitions:
     def downstream() -> None:
         pass
 
-    return dg.Definitions.merge(build_defs(), dg.Definitions(assets=[downstream]))
+    return dg.Definitions.merge(build_definitions(), dg.Definitions(assets=[downstream]))
 
 
 @pytest.mark.parametrize(
@@ -210,7 +208,7 @@ def test_a_wrong_key_is_one_request_one_sentence_and_no_retry(run, sandbox, monk
     monkeypatch.setenv("PROPELAUTH_API_KEY", "not-the-key")
     result = run("custom_role_mappings")
     assert not result.success
-    assert list(failures(result)) == ["load_role_mappings"]
+    assert list(failures(result)) == ["propel_auth_load_role_mappings"]
     (sentence,) = failures(result).values()
     assert "PROPELAUTH_API_KEY is not a key of this environment" in sentence
     assert "Backend Integration" in sentence
@@ -231,8 +229,8 @@ def test_a_failing_endpoint_costs_only_its_own_tables(run, sandbox, monkeypatch)
     sandbox.faults.set("server_error", path=ORGS_PATH)
     result = run("org_query", "custom_role_mappings", "jwks")
     assert not result.success
-    assert list(failures(result)) == ["load_orgs"]
-    assert f"{ORGS_PATH} returned 500" in failures(result)["load_orgs"]
+    assert list(failures(result)) == ["propel_auth_load_orgs"]
+    assert f"{ORGS_PATH} returned 500" in failures(result)["propel_auth_load_orgs"]
     assert set(told(result)) == {"custom_role_mappings", "jwks"}
     assert all_pass(result, "custom_role_mappings", "jwks")
 
@@ -248,7 +246,7 @@ def test_a_server_that_recovers_is_met_by_the_retry_of_the_op(run, sandbox, monk
 
 def test_a_refresh_outlives_a_server_error(run, sandbox) -> None:
     sandbox.faults.set("server_error", path=ORGS_PATH, requests=1)
-    result = run("org_query", job="refresh")
+    result = run("org_query", job="propel_auth_refresh")
     assert result.success
     assert told(result)["org_query"]["retries"] == 1
 
@@ -264,11 +262,11 @@ def test_a_failed_check_stops_what_is_downstream_and_is_not_tried_again(run, san
 
 
 def test_a_check_that_cannot_run_errors_and_is_not_bad_data(settings, instance) -> None:
-    job = build_defs().resolve_implicit_global_asset_job_def()
-    checks = build_defs().resolve_asset_graph().get_check_keys_for_assets({dg.AssetKey(["propel_auth", "jwks"])})
+    job = build_definitions().resolve_implicit_global_asset_job_def()
+    checks = build_definitions().resolve_asset_graph().get_check_keys_for_assets({dg.AssetKey(["propel_auth", "jwks"])})
     only_checks = job.get_subset(asset_selection=set(), asset_check_selection=checks)
     result = only_checks.execute_in_process(instance=instance, raise_on_error=False)
-    assert "propel-assets load" in failures(result)["check_jwks"]
+    assert "propel-assets load" in failures(result)["propel_auth_check_jwks"]
     assert result.get_asset_check_evaluations() == []
 
 
@@ -293,8 +291,9 @@ def test_no_key_and_no_address_is_kept_by_dagster(run, sandbox, home, instance, 
 def test_a_key_given_as_a_field_is_used_and_not_kept(settings, sandbox, run, home, monkeypatch) -> None:
     monkeypatch.setenv("PROPELAUTH_API_KEY", "not-the-key")
     monkeypatch.setenv("KEY_OF_THE_TENANT", sandbox.api_key)
-    resource = PropelAuthApiKey(auth_url=sandbox.url, api_key=dg.EnvVar("KEY_OF_THE_TENANT"))
-    assert run("jwks", "org_query", defs=build_defs(resources={"propel_auth": resource})).success
+    for key in (dg.EnvVar("KEY_OF_THE_TENANT"), sandbox.api_key):
+        config = PropelAuthConfig(auth_url=sandbox.url, api_key=key)
+        assert run("jwks", "org_query", defs=build_definitions(config)).success
     kept = b"".join(path.read_bytes() for path in home.rglob("*") if path.is_file())
     assert sandbox.api_key.encode() not in kept
 

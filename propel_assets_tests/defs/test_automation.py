@@ -6,15 +6,12 @@ import dagster as dg
 import pytest
 
 from propel_assets.catalog import TABLES
-from propel_assets.definitions import build_defs
-from propel_assets.defs.assets import api_asset, asset_key
-from propel_assets.defs.automation import refresh_daily
-from propel_assets.defs.changes import propel_auth_changes
+from propel_assets.defs.build import build_definitions
 from propel_assets.defs.marts import build_marts
-from propel_assets.defs.resources import PropelAuthApiKey, Warehouse
+from propel_assets_tests.defs.default import API, DEFAULT
 
-BY_DEFAULT = {asset_key(table) for table in TABLES if table.default}
-MARTS = {key for op in build_marts() for key in op.keys}  # what is made of them follows them
+BY_DEFAULT = {DEFAULT.asset_key(table) for table in TABLES if table.default}
+MARTS = {key for op in build_marts(DEFAULT) for key in op.keys}  # they are built after the tables
 
 
 # --- the sensor ---
@@ -23,13 +20,12 @@ MARTS = {key for op in build_marts() for key in op.keys}  # what is made of them
 @pytest.fixture
 def tick(settings, instance):
     """Let the sensor look once; it remembers its cursor from tick to tick, as the daemon does."""
-    cursor = None
+    cursor, sensor = None, build_definitions().resolve_sensor_def("propel_auth_changes")
 
     def look():
         nonlocal cursor
-        resources = {"propel_auth": PropelAuthApiKey(), "warehouse": Warehouse()}
-        context = dg.build_sensor_context(instance=instance, cursor=cursor, resources=resources)
-        seen = propel_auth_changes.evaluate_tick(context)
+        context = dg.build_sensor_context(instance=instance, cursor=cursor, resources=DEFAULT.resources)
+        seen = sensor.evaluate_tick(context)
         cursor = seen.cursor or cursor
         return seen
 
@@ -41,7 +37,7 @@ def test_the_sensor_asks_for_a_refresh_when_a_total_changed_and_only_then(tick, 
     quiet = tick()
     sandbox.store.add_user()
     (second,) = tick().run_requests
-    assert (first.job_name, second.job_name) == ("refresh", "refresh")
+    assert (first.job_name, second.job_name) == ("propel_auth_refresh", "propel_auth_refresh")
     assert not quiet.run_requests
     assert "users=300" in quiet.skip_message
     assert first.run_key != second.run_key
@@ -90,8 +86,8 @@ def observe(settings, instance):
     """Observe PropelAuth as the UI's button does; return the observation."""
 
     def look() -> dg.AssetObservation:
-        job = build_defs().resolve_implicit_global_asset_job_def()
-        result = job.execute_in_process(instance=instance, asset_selection=[api_asset()])
+        job = build_definitions().resolve_implicit_global_asset_job_def()
+        result = job.execute_in_process(instance=instance, asset_selection=[API])
         (event,) = [event for event in result.all_events if event.event_type_value == "ASSET_OBSERVATION"]
         return event.asset_observation_data.asset_observation
 
@@ -125,7 +121,7 @@ def test_the_data_version_follows_the_totals_and_not_the_logins(observe, sandbox
 def evaluate(instance):
     """Evaluate the conditions of every asset as the daemon does every 30 seconds; return what is requested."""
     now, cursor = datetime.datetime(2026, 11, 24, 12, 1, tzinfo=datetime.UTC), None
-    definitions = build_defs()
+    definitions = build_definitions()
     keys = definitions.resolve_asset_graph().get_all_asset_keys()
     everything = dg.AssetSelection.assets(*keys)
 
@@ -144,9 +140,9 @@ def evaluate(instance):
 
 def test_the_api_is_observed_every_quarter_of_an_hour(evaluate) -> None:
     assert evaluate() == set()
-    assert evaluate(minutes=15) == {api_asset()}
+    assert evaluate(minutes=15) == {API}
     assert evaluate() == set()
-    assert evaluate(minutes=15) == {api_asset()}
+    assert evaluate(minutes=15) == {API}
 
 
 def test_tables_are_loaded_when_the_totals_changed_and_only_then(evaluate, observe, sandbox) -> None:
@@ -170,13 +166,13 @@ def test_a_load_that_failed_is_not_repeated_for_ever(evaluate, observe, run, san
     assert evaluate() == set()
     sandbox.store.add_org()
     observe()
-    assert asset_key(TABLES[0]) in evaluate()
+    assert DEFAULT.asset_key(TABLES[0]) in evaluate()
 
 
 def test_a_change_seen_during_a_load_is_loaded_after_it(evaluate, observe, sandbox, instance) -> None:
     observe()
     assert evaluate() == BY_DEFAULT | MARTS
-    job = build_defs().resolve_job_def("refresh")
+    job = build_definitions().resolve_job_def("propel_auth_refresh")
     key = next(key for key in BY_DEFAULT if key.path[-1] == "org_query")
     running = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, asset_selection=frozenset({key}))
     assert evaluate() == set()
@@ -194,7 +190,8 @@ def test_a_change_seen_during_a_load_is_loaded_after_it(evaluate, observe, sandb
 def test_the_schedule_asks_for_a_refresh_every_night(instance) -> None:
     at = datetime.datetime(2026, 11, 24, 4, 15, tzinfo=datetime.UTC)
     context = dg.build_schedule_context(instance=instance, scheduled_execution_time=at)
-    assert len(refresh_daily.evaluate_tick(context).run_requests or ()) == 1
-    assert refresh_daily.job_name == "refresh"
-    assert refresh_daily.cron_schedule == "15 4 * * *"
-    assert refresh_daily.execution_timezone == "Etc/UTC"
+    daily = build_definitions().resolve_schedule_def("propel_auth_daily")
+    assert len(daily.evaluate_tick(context).run_requests or ()) == 1
+    assert daily.job_name == "propel_auth_refresh"
+    assert daily.cron_schedule == "15 4 * * *"
+    assert daily.execution_timezone == "Etc/UTC"

@@ -1,4 +1,4 @@
-"""`refresh_recent` through Dagster, and the sensor that asks for it."""
+"""`propel_auth_refresh_recent` through Dagster, and the sensor that asks for it."""
 
 import json
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import dagster as dg
 import pytest
 
-from propel_assets.definitions import build_defs
+from propel_assets.defs.build import build_definitions
 
 
 @pytest.fixture
@@ -16,8 +16,8 @@ def instance(tmp_path) -> Iterator[dg.DagsterInstance]:
 
 
 def test_refresh_recent_merges_what_changed(settings, sandbox, query, instance) -> None:
-    definitions = build_defs()
-    jobs = [definitions.resolve_job_def("refresh_recent") for _ in range(2)]
+    definitions = build_definitions()
+    jobs = [definitions.resolve_job_def("propel_auth_refresh_recent") for _ in range(2)]
     assert jobs[0].execute_in_process(instance=instance).success
     newcomer = sandbox.store.add_user()
     result = jobs[1].execute_in_process(instance=instance)
@@ -34,7 +34,7 @@ def test_refresh_recent_merges_what_changed(settings, sandbox, query, instance) 
 
 
 def test_activity_asks_for_what_changed_and_a_total_for_everything(settings, sandbox, instance, monkeypatch) -> None:
-    definitions = build_defs()
+    definitions = build_definitions()
     resources = dict(definitions.resources or {})
     sensor = definitions.resolve_sensor_def("propel_auth_changes")
     cursor: str | None = None
@@ -48,14 +48,14 @@ def test_activity_asks_for_what_changed_and_a_total_for_everything(settings, san
         cursor = data.cursor or cursor
         return str(data.run_requests[0].job_name if data.run_requests else data.skip_message)
 
-    assert tick() == "refresh"
+    assert tick() == "propel_auth_refresh"
     assert "Nothing has changed" in tick()
     somebody = next(iter(sandbox.store.users))
     sandbox.store.touch_user(somebody)
-    assert "refresh_recent may start in 60 min" in tick()
+    assert "propel_auth_refresh_recent may start in 60 min" in tick()
     monkeypatch.setenv("PROPELAUTH_RECENT_MINUTES", "0")
-    assert tick() == "refresh_recent"
+    assert tick() == "propel_auth_refresh_recent"
     assert "Nothing has changed" in tick()
     sandbox.store.add_user()
-    assert tick() == "refresh"
+    assert tick() == "propel_auth_refresh"
     assert json.loads(cursor or "")["newest"]["sign_up"] > 0

@@ -88,7 +88,10 @@ def test_each_scan_is_a_job_that_kubernetes_accepts(cluster, settings, sandbox, 
     ran = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert "Discovered failed Kubernetes job" in ran.stdout + ran.stderr
 
-    assert {job["spec"]["template"]["metadata"]["labels"]["dagster/op"] for job in jobs} == {"load_users", "load_orgs"}
+    assert {job["spec"]["template"]["metadata"]["labels"]["dagster/op"] for job in jobs} == {
+        "propel_auth_load_users",
+        "propel_auth_load_orgs",
+    }
     for job in jobs:
         kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
         (container,) = job["spec"]["template"]["spec"]["containers"]

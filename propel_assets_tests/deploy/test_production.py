@@ -76,7 +76,7 @@ def test_two_launched_runs_go_one_after_the_other_through_the_queue_to_the_code_
     run(*DAGSTER, "instance", "concurrency", "set", "propel_auth_api", "1")
     with running(code_server, port, seconds=200):
         for _ in range(2):
-            run(*DAGSTER, "job", "launch", "-w", str(workspace), "-j", "refresh_recent")
+            run(*DAGSTER, "job", "launch", "-w", str(workspace), "-j", "propel_auth_refresh_recent")
         assert server.ask(database, "SELECT status FROM runs") == [("QUEUED",), ("QUEUED",)]
         command = [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace)]
         with (tmp_path / "daemon.log").open("wb") as log:

@@ -3,13 +3,12 @@
 import dagster as dg
 
 from propel_assets.catalog import BY_NAME
-from propel_assets.definitions import build_defs
-from propel_assets.defs.assets import asset_key
+from propel_assets.defs.build import build_definitions
 from propel_assets.defs.marts import build_marts, models_by_op, raw_tables_of
-from propel_assets.defs.resources import Warehouse
 from propel_assets.marts.manifest import load_manifest
 from propel_assets.settings import Target
 from propel_assets.warehouse.load import load_scan
+from propel_assets_tests.defs.default import DEFAULT
 
 HISTORIES = {
     "user_query": "propel_auth_history/users_history",
@@ -46,14 +45,13 @@ READS = {
 
 def test_each_op_reads_these_raw_tables() -> None:
     manifest = load_manifest(Target())
-    ids = {node["name"]: unique_id for unique_id, node in manifest["nodes"].items()}
     ops = models_by_op(manifest)
-    found = {op: {t for name in models for t in raw_tables_of(manifest, ids[name])} for op, models in ops.items()}
+    found = {op: {table for model in models for table in raw_tables_of(manifest, model)} for op, models in ops.items()}
     assert found == READS
 
 
 def test_every_check_of_a_mart_has_a_description() -> None:
-    for assets in build_marts():
+    for assets in build_marts(DEFAULT):
         for check in assets.check_specs:
             assert check.description, check.name
 
@@ -62,25 +60,28 @@ def test_a_failed_check_stops_the_ops_that_read_the_table(small_sandbox, monkeyp
     monkeypatch.setenv("PROPELAUTH_AUTH_URL", small_sandbox.url)
     monkeypatch.setenv("PROPELAUTH_API_KEY", small_sandbox.api_key)
     small_sandbox.faults.set("missing_field", "orgs.name")
-    tables = [asset_key(BY_NAME[name]) for name in (*HISTORIES, "org_membership")]
+    tables = [DEFAULT.asset_key(BY_NAME[name]) for name in (*HISTORIES, "org_membership")]
     marts = [dg.AssetKey(name.split("/")) for name in (*HISTORIES.values(), "propel_auth_marts/dim_org")]
-    job = build_defs().resolve_job_def("refresh")
+    job = build_definitions().resolve_job_def("propel_auth_refresh")
     with dg.DagsterInstance.ephemeral() as instance:
         result = job.execute_in_process(instance=instance, asset_selection=[*tables, *marts], raise_on_error=False)
 
     built = {event.materialization.asset_key for event in result.get_asset_materialization_events()} - set(tables)
     assert built == {dg.AssetKey(HISTORIES[name].split("/")) for name in ("user_query", "custom_role_mappings")}
     [failure] = result.get_step_failure_events()
-    assert failure.step_key == "check_org_query"
+    assert failure.step_key == "propel_auth_check_org_query"
     assert "propel_auth/org_query: schema" in str(failure.step_failure_data.error)
-    assert "Dependencies for step build_org_marts failed: ['check_org_query'" in capsys.readouterr().err
+    assert (
+        "Dependencies for step propel_auth_build_org_marts failed: ['propel_auth_check_org_query'"
+        in capsys.readouterr().err
+    )
 
 
 def evaluated(*marts: str) -> dict[str, dg.AssetCheckEvaluation]:
     """Build these marts and their upstream, and return the results of their comparisons with PropelAuth."""
     wanted = dg.AssetSelection.assets(*(["propel_auth_marts", mart] for mart in marts)).upstream()
     with dg.DagsterInstance.ephemeral() as instance:
-        done = dg.materialize(build_marts(), resources={"warehouse": Warehouse()}, instance=instance, selection=wanted)
+        done = dg.materialize(build_marts(DEFAULT), resources=DEFAULT.resources, instance=instance, selection=wanted)
     assert done.success
     return {e.check_name: e for e in done.get_asset_check_evaluations() if "_with_propel_auth" in e.check_name}
 

@@ -9,9 +9,9 @@ from playwright.sync_api import sync_playwright
 
 from propel_assets.catalog import TABLES
 from propel_assets.definitions import defs
-from propel_assets.defs.assets import api_asset
 from propel_assets.errors import SettingsError
 from propel_assets.marts.lineage import LAYERS, MODELS_FILE, lineage, model_lineage_json
+from propel_assets_tests.defs.default import API
 from propel_assets_tests.processes import ROOT
 
 NO_SOURCE = {}
@@ -105,7 +105,7 @@ def test_dagster_shows_the_same_lineage_of_the_raw_tables() -> None:
     for table in TABLES:
         shown = specs[table.name].metadata["dagster/column_lineage"].deps_by_column
         for column, (dep,) in shown.items():
-            assert dep.asset_key == api_asset()
+            assert dep.asset_key == API
             assert {f"GET {dep.column_name}"} == lineage().api_fields(f"{table.name}.{column}")
 
 

@@ -106,8 +106,8 @@ def test_schema_changes_are_the_fields_that_appeared_and_disappeared(small_sandb
     columns = "table_name, field_name, finding, kind, loads, is_current"
     assert query(f"SELECT {columns} FROM propel_auth_marts.audit_schema_changes ORDER BY field_name") == [
         ("org_query", "is_saml_configured", "not bool, see is_saml_configured__v_text", "mismatched", 1, False),
-        ("org_query", "new_object", "unknown, loaded as json", "unexpected", 2, True),
-        ("org_query", "new_scalar", "unknown, loaded as text", "unexpected", 2, True),
+        ("org_query", "new_object", "unexpected, stored as json", "unexpected", 2, True),
+        ("org_query", "new_scalar", "unexpected, stored as text", "unexpected", 2, True),
     ]
 
 
@@ -208,7 +208,7 @@ def test_without_the_extra_everything_else_loads() -> None:
         "from propel_assets.definitions import defs\n"
         "keys = {key.path[0] for key in defs.resolve_asset_graph().get_all_asset_keys()}\n"
         "assert keys == {'propel_auth', 'propel_auth_api'}, keys\n"
-        "defs.resolve_job_def('refresh')\n"
+        "defs.resolve_job_def('propel_auth_refresh')\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")

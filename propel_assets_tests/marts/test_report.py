@@ -15,7 +15,6 @@ from playwright.sync_api import Browser, sync_playwright
 
 from propel_assets.catalog import BY_NAME
 from propel_assets.defs.marts import build_marts
-from propel_assets.defs.resources import Warehouse
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.reporting.charts import CHARTS
 from propel_assets.reporting.report import render
@@ -24,6 +23,7 @@ from propel_assets.settings import load_settings
 from propel_assets.warehouse.checks import examine
 from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.query import open_warehouse
+from propel_assets_tests.defs.default import DEFAULT
 
 TITLES = ("Sign-ups per week", "Active users per week", "Retention", "Seats used", "Roles", "MFA")
 EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.\w+")
@@ -131,7 +131,7 @@ def test_a_failed_check_is_told(small, tmp_path) -> None:
         warehouse.rows(f"DELETE FROM {warehouse.table('user_query')} RETURNING 1")
         examine(warehouse, BY_NAME["user_query"])
         page = render(warehouse)
-    assert "user_query: row_count. 0 rows, 20 expected." in page
+    assert "user_query: row_count. 0 rows, expected 20." in page
 
 
 def test_nothing_loaded_is_an_error_that_says_what_to_run(run_cli, tmp_path) -> None:
@@ -150,9 +150,9 @@ def test_a_place_that_cannot_be_written_to_is_one_sentence(loaded, run_cli, tmp_
 
 def test_dagster_has_the_chart_beside_each_mart(small, build) -> None:
     load_all(small)
-    assets = build_marts()
+    assets = build_marts(DEFAULT)
     with dg.DagsterInstance.ephemeral() as instance:
-        done = dg.materialize(assets, resources={"warehouse": Warehouse()}, instance=instance, raise_on_error=False)
+        done = dg.materialize(assets, resources=DEFAULT.resources, instance=instance, raise_on_error=False)
     told = {
         event.materialization.asset_key.path[-1]: event.materialization.metadata["chart"].value
         for event in done.get_asset_materialization_events()

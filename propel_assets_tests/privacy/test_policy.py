@@ -150,8 +150,8 @@ def test_a_field_nobody_knows_is_held_back_and_fails_its_check(strict, small, qu
     small.faults.set("unknown_field", ["orgs"])
     ran = run_cli("load", "org_query")
     assert ran.returncode == 3, ran.stderr
-    assert "ERROR org_query: schema: Fields the privacy policy does not know were held back: " in ran.stderr
-    field = ran.stderr.split("held back: ")[1].split(".")[0].split(",")[0]
+    assert "ERROR org_query: schema: Fields that the privacy policy does not classify were not stored: " in ran.stderr
+    field = ran.stderr.split("not stored: ")[1].split(".")[0].split(",")[0]
     assert field not in {row[0] for row in query("SELECT column_name FROM (DESCRIBE org_query)")}
 
 

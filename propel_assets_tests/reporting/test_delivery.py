@@ -1,102 +1,26 @@
-"""Delivery to servers that never finish: one total time limit, whatever the server does, and no mail twice."""
+"""Delivery of alerts: one total time limit, no mail is sent twice, no secret appears in a reason."""
 
 import json
-import socket
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
 
-from propel_assets.reporting.delivery import deliver
-from propel_assets.settings import Settings
+from propel_assets.errors import SettingsError
+from propel_assets.reporting.delivery import deliver, targets
+from propel_assets.settings import AlertSettings, load_settings
+from propel_assets_tests.processes import free_port
+from propel_assets_tests.reporting.servers import SECRET, MailServer, dripping, running_mail_server
 
 LIMIT = 2.0
-MAIL: Any = {"alert_from": "dagster@example.com", "alert_to": "data@example.com"}
+MAIL: Any = {"sender": "dagster@example.com", "recipients": "data@example.com"}
 ALERT = ("PropelAuth: a test", "- Run failed: what to do")
-
-
-class DrippingServer:
-    """A server that sends one byte every 50 ms, for ever, once it has got to ``stage``.
-
-    Attributes:
-        mails: the mails it has accepted.
-    """
-
-    def __init__(self, stage: str) -> None:
-        self._stage = stage
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._stopped = threading.Event()
-        self._threads = [threading.Thread(target=self._accept)]
-        self.port = self._listener.getsockname()[1]
-        self.mails: list[str] = []
-        self._threads[0].start()
-
-    def stop(self) -> None:
-        self._stopped.set()
-        self._listener.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join()
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                connection, _ = self._listener.accept()
-                self._threads.append(threading.Thread(target=self._serve, args=(connection,)))
-                self._threads[-1].start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        with connection, suppress(OSError):
-            if self._stage == "status line":
-                self._drip(connection, b"HTTP/1.1 ")
-            elif self._stage == "headers":
-                self._drip(connection, b"HTTP/1.1 200 OK\r\nX-Drip: ")
-            elif self._stage == "TLS handshake":
-                self._drip(connection, b"\x16\x03\x03\x40\x00")  # a TLS record of 16 KiB that never ends
-            else:
-                self._serve_mail(connection)
-
-    def _drip(self, connection: socket.socket, start: bytes) -> None:
-        connection.sendall(start)
-        while not self._stopped.wait(0.05):
-            connection.sendall(b"x")
-
-    def _serve_mail(self, connection: socket.socket) -> None:
-        def answer(command: str, text: bytes) -> None:
-            if command == self._stage:
-                self._drip(connection, text[:3] + b"-")
-            connection.sendall(text + b"\r\n")
-
-        answer("greeting", b"220 ready")
-        lines = connection.makefile("rb")
-        for line in lines:
-            command = line.split()[0].decode().upper()
-            if command == "DATA":
-                answer("DATA", b"354 go on")
-                body = iter(lines.readline, b".\r\n")
-                mail = b"".join(body).decode()
-                if self._stage != "end of mail":
-                    self.mails.append(mail)
-                answer("end of mail", b"250 accepted")
-            else:
-                answer(command, b"250 ok")
-
-
-@contextmanager
-def dripping(stage: str) -> Iterator[DrippingServer]:
-    server = DrippingServer(stage)
-    try:
-        yield server
-    finally:
-        server.stop()
 
 
 @pytest.mark.parametrize("stage", ["status line", "headers"])
 def test_a_webhook_that_drips_is_given_up_on_at_the_limit(stage) -> None:
     with dripping(stage) as server:
-        settings = Settings(alert_webhook=f"http://127.0.0.1:{server.port}/secret")
+        settings = AlertSettings(webhook=f"http://127.0.0.1:{server.port}/secret")
         failures = deliver(settings, {"webhook": ALERT}, seconds=LIMIT)
     assert failures == {"webhook": "The webhook did not accept it within 2 s."}
 
@@ -105,7 +29,7 @@ def test_a_webhook_that_drips_is_given_up_on_at_the_limit(stage) -> None:
 def test_a_mail_server_that_drips_is_given_up_on_at_the_limit(stage) -> None:
     scheme = "smtps" if stage == "TLS handshake" else "smtp"
     with dripping(stage) as server:
-        settings = Settings(alert_smtp=f"{scheme}://127.0.0.1:{server.port}", **MAIL)
+        settings = AlertSettings(smtp=f"{scheme}://127.0.0.1:{server.port}", **MAIL)
         failures = deliver(settings, {"e-mail": ALERT}, seconds=LIMIT)
         assert server.mails == []
     assert failures == {"e-mail": "The e-mail did not accept it within 2 s."}
@@ -113,31 +37,102 @@ def test_a_mail_server_that_drips_is_given_up_on_at_the_limit(stage) -> None:
 
 def test_a_mail_that_was_accepted_is_delivered_although_the_server_drips_afterwards() -> None:
     with dripping("QUIT") as server:
-        failures = deliver(Settings(alert_smtp=f"smtp://127.0.0.1:{server.port}", **MAIL), {"e-mail": ALERT})
+        failures = deliver(AlertSettings(smtp=f"smtp://127.0.0.1:{server.port}", **MAIL), {"e-mail": ALERT})
         (mail,) = server.mails
     assert failures == {}
     assert ALERT[1] in mail
 
 
-def test_a_target_that_drips_takes_no_time_from_the_other_one() -> None:
+def test_a_target_that_drips_does_not_delay_the_other_one() -> None:
     with dripping("headers") as web, dripping("QUIT") as mail:
-        settings = Settings(
-            alert_webhook=f"http://127.0.0.1:{web.port}/", alert_smtp=f"smtp://127.0.0.1:{mail.port}", **MAIL
-        )
-        failures = deliver(settings, {"webhook": ALERT, "e-mail": ALERT}, seconds=10)
+        settings = AlertSettings(webhook=f"http://127.0.0.1:{web.port}/", smtp=f"smtp://127.0.0.1:{mail.port}", **MAIL)
+        failures = deliver(settings, {"webhook": ALERT, "e-mail": ALERT}, seconds=5)
         assert len(mail.mails) == 1
     assert list(failures) == ["webhook"]
 
 
 def test_no_process_is_started_without_a_target(monkeypatch) -> None:
     monkeypatch.setattr("subprocess.run", None)
-    assert deliver(Settings(), {}) == {}
+    assert deliver(AlertSettings(), {}) == {}
 
 
 def test_a_reason_that_is_not_ascii_reaches_the_caller() -> None:
-    settings = Settings(alert_smtp="smtp://127.0.0.1:1", alert_from="not an address", alert_to="ä@example.com")
+    settings = AlertSettings(smtp="smtp://127.0.0.1:1", sender="not an address", recipients="ä@example.com")
     failures = deliver(settings, {"e-mail": ALERT})
     assert failures == {
         "e-mail": "PROPELAUTH_ALERT_FROM must be set to e-mail addresses, for example data@example.com."
     }
     assert json.dumps(failures)
+
+
+# --- webhook and e-mail ---
+
+
+@pytest.fixture
+def mail_server(tmp_path) -> Iterator[MailServer]:
+    with running_mail_server(tmp_path) as server:
+        yield server
+
+
+def test_the_error_of_an_unreachable_webhook_has_no_path(run_cli) -> None:
+    done = run_cli("alert", PROPELAUTH_ALERT_WEBHOOK=f"http://127.0.0.1:{free_port()}/{SECRET}")
+    assert done.returncode == 1
+    assert "webhook: The webhook at 127.0.0.1 could not be reached" in done.stderr
+    assert SECRET not in done.stderr
+
+
+@pytest.mark.parametrize(("query", "encrypted"), [("", False), ("?starttls=always", True)])
+def test_a_mail_reaches_every_recipient(mail_server, monkeypatch, query, encrypted) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", mail_server.certificate)
+    settings = AlertSettings(
+        smtp=f"smtp://{mail_server.address}{query}",
+        sender="dagster@example.com",
+        recipients="data@example.com, On Call <oncall@example.com>",
+    )
+    assert deliver(settings, {"e-mail": ALERT}) == {}
+    (mail,) = mail_server.mails
+    assert mail.is_encrypted == encrypted
+    assert mail.recipients == ["data@example.com", "oncall@example.com"]
+    assert "Subject: PropelAuth: a test" in mail.content
+    assert "- Run failed: what to do" in mail.content
+
+
+def test_a_mail_server_with_an_untrusted_certificate_receives_nothing(mail_server) -> None:
+    smtp = f"smtp://user:secret-word@{mail_server.address}?starttls=always"
+    failures = deliver(AlertSettings(smtp=smtp, **MAIL), {"e-mail": ALERT})
+    reason = f"The mail server {mail_server.address} did not accept it: SSLCertVerificationError."
+    assert failures == {"e-mail": reason}
+    assert mail_server.mails == []
+
+
+# --- settings ---
+
+MAIL_SETTINGS = {"alert_smtp": "smtp://smtp.example.com", "alert_from": "a@example.com", "alert_to": "b@example.com"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"alert_webhook": f"http://hooks.example.com/{SECRET}"}, "must begin with https"),
+        ({"alert_webhook": f"hooks.example.com/{SECRET}"}, "no https or http scheme or no host"),
+        ({"alert_webhook": f"https://[/{SECRET}"}, "cannot be read as a URL"),
+        ({**MAIL_SETTINGS, "alert_smtp": f"http://{SECRET}"}, "PROPELAUTH_ALERT_SMTP must look like smtp://"),
+        ({**MAIL_SETTINGS, "alert_smtp": f"smtp://u:{SECRET}@h:port"}, "PROPELAUTH_ALERT_SMTP"),
+        ({**MAIL_SETTINGS, "alert_smtp": "smtp://smtp.example.com?starttls=maybe"}, "must be always or never"),
+        ({**MAIL_SETTINGS, "alert_smtp": "smtp://u:very-secret@smtp.example.com?starttls=never"}, "in clear text"),
+        ({**MAIL_SETTINGS, "alert_from": ""}, "PROPELAUTH_ALERT_FROM must be set"),
+        ({**MAIL_SETTINGS, "alert_to": "no address"}, "PROPELAUTH_ALERT_TO must be set"),
+    ],
+)
+def test_a_wrong_setting_is_refused_without_quoting_secrets(wrong, reason) -> None:
+    settings = load_settings(wrong)
+    with pytest.raises(SettingsError) as refused:
+        targets(settings.alert_settings)
+    assert reason in str(refused.value)
+    assert "very-secret" not in str(refused.value) + repr(settings) + repr(settings.alert_settings)
+
+
+def test_the_command_without_a_target_names_the_settings(run_cli) -> None:
+    done = run_cli("alert")
+    assert done.returncode == 1
+    assert "Set PROPELAUTH_ALERT_WEBHOOK or PROPELAUTH_ALERT_SMTP" in done.stderr

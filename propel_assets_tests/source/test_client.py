@@ -332,6 +332,31 @@ def test_no_key_is_sent_to_a_server_with_an_untrusted_certificate(behind_tls, co
     assert [sent["authorization"] for sent in seen] == ["Bearer the-key"]
 
 
+# The tenant
+
+
+def test_sandboxes_of_one_seed_are_one_tenant_on_every_port(connect) -> None:
+    ids = []
+    for seed in (1, 1, 2):
+        with Sandbox(users=1, orgs=1, seed=seed) as sandbox:
+            client = connect(auth_url=sandbox.url)
+            assert client.tenant_id == ""
+            read(client)
+            ids.append(client.tenant_id)
+    assert ids == ["propel-assets-sandbox/1", "propel-assets-sandbox/1", "propel-assets-sandbox/2"]
+
+
+def test_another_server_on_this_machine_is_identified_by_its_port(headers, connect) -> None:
+    url, _ = headers
+    client = connect(auth_url=url)
+    read(client)
+    assert f"http://{client.tenant_id}" == url
+
+
+def test_every_other_tenant_is_identified_by_its_host(connect) -> None:
+    assert connect(auth_url="https://auth.example.com").tenant_id == "auth.example.com"
+
+
 # Rate limits and concurrency
 
 

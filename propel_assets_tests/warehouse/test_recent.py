@@ -1,12 +1,14 @@
 """What changed, merged into what is there: the same rows as a full reading gives, deletions and edits aside."""
 
+from dataclasses import replace
 from random import Random
 
 import pytest
 
 from propel_assets.catalog import tables_of
-from propel_assets.errors import LossRefused
+from propel_assets.errors import OtherEnvironment
 from propel_assets.privacy.policy_file import load_policy
+from propel_assets.sandbox.running import Sandbox
 from propel_assets.source.stream import ReadOptions
 from propel_assets.warehouse.checks import examine
 from propel_assets.warehouse.load import load_scan
@@ -64,14 +66,29 @@ def test_a_recent_load_asks_little_and_leaves_no_person_in_the_staging_tables(se
     assert query("SELECT count(*) FROM propel_auth_data_staging.user_query") == [(0,)]
 
 
-def test_another_environment_never_replaces_this_ones_rows(settings, sandbox, query, monkeypatch) -> None:
+def test_another_environment_never_replaces_the_rows(settings, sandbox, query) -> None:
     load_scan("users", settings)
-    monkeypatch.setattr("propel_assets.source.readers.auth_host", lambda _: "auth.example.com")
-    before = len(sandbox.requests)
-    with pytest.raises(LossRefused, match=r"this machine.*auth\.example\.com.*DESTINATION__DUCKDB__CREDENTIALS"):
-        load_scan("users", settings)
-    assert len(sandbox.requests) == before
+    other = replace(settings, auth_url="https://auth.example.com")
+    with pytest.raises(OtherEnvironment, match=r"sandbox/7,.*auth\.example\.com.*DESTINATION__DUCKDB__CREDENTIALS"):
+        load_scan("users", other)
     assert query("SELECT count(*) FROM user_query") == [(len(sandbox.store.users),)]
+
+
+@pytest.mark.parametrize("scan", ["users", "jwks"])
+def test_a_sandbox_is_the_same_environment_on_another_port_unless_its_seed_differs(
+    scan, settings, sandbox, query
+) -> None:
+    load_scan("users", settings)
+    with Sandbox(users=300, orgs=24, seed=sandbox.store.seed) as moved:
+        load_scan(scan, replace(settings, auth_url=moved.url))
+    with Sandbox(users=310, orgs=24, seed=8) as other:
+        with pytest.raises(
+            OtherEnvironment, match=r"loaded from propel-assets-sandbox/7, .* of propel-assets-sandbox/8"
+        ):
+            load_scan(scan, replace(settings, auth_url=other.url))
+        assert query("SELECT count(*) FROM user_query") == [(300,)]
+        load_scan(scan, replace(settings, auth_url=other.url, allow_loss=True))
+    assert query("SELECT count(*) FROM user_query") == [(310 if scan == "users" else 300,)]
 
 
 @pytest.mark.parametrize("days", [-400, 400])

@@ -12,7 +12,7 @@ from typing import Any
 from propel_assets.catalog import BY_NAME, Table, tables_of
 from propel_assets.catalog.model import Custom, Document, Lookup, MetricGrid, PagedList, PerParent, ReportGrid
 from propel_assets.errors import LossRefused, OtherEnvironment
-from propel_assets.settings import Tenant, auth_host
+from propel_assets.settings import Tenant
 from propel_assets.source.readers.api_key_usage import read_api_key_usage
 from propel_assets.source.readers.context import ScanContext, SkipScan
 from propel_assets.source.readers.document import read_document
@@ -59,6 +59,7 @@ def read_scan(scan: str, context: ScanContext) -> Stream:
     results: list[ScanResult] = []
     try:
         for item in _read(tables, context):
+            _refuse_other_environment(context)
             if isinstance(item, Rows):
                 yield item
             else:
@@ -92,14 +93,16 @@ def _read(tables: Sequence[Table], context: ScanContext) -> Stream:
 
 
 def _refuse_other_environment(context: ScanContext) -> None:
-    """Refuse to replace the rows of one environment by those of another."""
-    tenant, before = context.client.tenant, context.resume_state.auth_host
-    host = auth_host(tenant.auth_url)
-    if before not in ("", host) and not tenant.allow_loss:
+    """Refuse to replace the rows of one environment by those of another.
+
+    The id of a server on this machine is known after its first response (docs/decisions/0014-tenant-id.md).
+    """
+    before, now = context.resume_state.tenant_id, context.client.tenant_id
+    if before and now and before != now and not context.client.tenant.allow_loss:
         raise OtherEnvironment(
-            f"The tables were loaded from {before}, and PROPELAUTH_AUTH_URL is of {host}. Nothing was read. Use a "
-            "separate database for each environment (another folder, or DESTINATION__DUCKDB__CREDENTIALS). If the same "
-            "environment has a new address, run once with PROPELAUTH_ALLOW_LOSS=true."
+            f"The tables were loaded from {before}, and PROPELAUTH_AUTH_URL is of {now}. The previous data is kept. "
+            "Use a separate database for each environment (another folder, or DESTINATION__DUCKDB__CREDENTIALS). If "
+            "the same environment has a new address, run once with PROPELAUTH_ALLOW_LOSS=true."
         )
 
 
@@ -130,7 +133,7 @@ def _next_resume_state(results: Sequence[ScanResult], context: ScanContext) -> R
     }
     cursor = next((result.cursor for result in results if result.cursor is not None), previous.cursor)
     return ResumeState(
-        auth_host=auth_host(context.client.tenant.auth_url),
+        tenant_id=context.client.tenant_id or previous.tenant_id,
         rows={**previous.rows, **{result.table_name: result.rows_read for result in full}},
         newest={**previous.newest, **newest},
         cursor=cursor,

@@ -113,7 +113,7 @@ def read_ids(context: ScanContext, table: Table) -> tuple[list[str], ListOutcome
     return ids, scan.outcome
 
 
-def list_result(table: Table, outcome: ListOutcome, row_type: RowType) -> ScanResult:
+def list_result(table: Table, outcome: ListOutcome) -> ScanResult:
     """Return the result of a table that is a list of its own."""
     return ScanResult(
         table_name=table.name,
@@ -124,6 +124,5 @@ def list_result(table: Table, outcome: ListOutcome, row_type: RowType) -> ScanRe
         total_max=outcome.total_max,
         passes=outcome.passes,
         pages=outcome.pages,
-        unknown_fields=row_type.surprises,
         newest=outcome.newest,
     )

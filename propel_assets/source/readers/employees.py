@@ -34,5 +34,4 @@ def read_employees(context: ScanContext, tables: Sequence[Table]) -> Iterator[Ro
         reason=users.outcome.reason,
         pages=users.outcome.pages,
         rows_read=len(ids),
-        unknown_fields=row_type.surprises,
     )

@@ -61,7 +61,7 @@ def _read_report(context: ScanContext, table: Table, type_: str, interval: str) 
     for rows in scan:
         constants = {"type": type_, "interval": interval, "report_time": max(times)}
         yield Rows(table.name, row_type.to_arrow(rows, constants))
-    yield list_result(table, scan.outcome, row_type)
+    yield list_result(table, scan.outcome)
 
 
 def _joined(results: list[ScanResult]) -> ScanResult:
@@ -74,7 +74,6 @@ def _joined(results: list[ScanResult]) -> ScanResult:
         total_max=sum(result.total_max or 0 for result in results),
         passes=max(result.passes for result in results),
         pages=sum(result.pages for result in results),
-        unknown_fields={name: text for result in results for name, text in result.unknown_fields.items()},
     )
 
 
@@ -92,8 +91,7 @@ def read_metrics(context: ScanContext, table: Table, shape: MetricGrid) -> Itera
                 start = _period_start(first_day, cadence).isoformat()
                 params = {"cadence": cadence, "start_date": start, "end_date": today.isoformat()}
                 answer = context.client.get(table.path_of(metric=metric), decode, params)
-                days = (row.f_date for row in answer.items if not row.f_cadence_completed)
-                unfinished += [day if isinstance(day, date) else date.fromisoformat(day) for day in days]
+                unfinished += [row.f_date for row in answer.items if not row.f_cadence_completed]
                 rows_read += len(answer.items)
                 pages += 1
                 constants = {"metric": metric, "cadence": cadence, "chart_type": answer.chart_type}
@@ -103,7 +101,6 @@ def read_metrics(context: ScanContext, table: Table, shape: MetricGrid) -> Itera
         verdict="proved",
         rows_read=rows_read,
         pages=pages,
-        unknown_fields=row_type.surprises,
         cursor={SINCE: min(unfinished).isoformat()},
     )
 

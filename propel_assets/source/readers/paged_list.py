@@ -17,4 +17,4 @@ def read_paged_list(context: ScanContext, table: Table) -> Iterator[Rows | ScanR
             yield Rows(table.name, row_type.to_arrow(rows))
     if not scan.rows_read:
         yield Rows(table.name, row_type.to_arrow([]))
-    yield list_result(table, scan.outcome, row_type)
+    yield list_result(table, scan.outcome)

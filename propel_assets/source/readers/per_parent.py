@@ -31,7 +31,7 @@ def read_per_parent(context: ScanContext, table: Table, shape: PerParent) -> Ite
             rows, outcome = _retry_missing(context, parent, table, request, rows, missing, outcome)
     constants = None if shape.has_key else {parameter: [*rows]}
     yield Rows(table.name, row_type.to_arrow([*rows.values()], constants))
-    result = replace(list_result(table, outcome, row_type), rows_read=len(rows), newest=None)
+    result = replace(list_result(table, outcome), rows_read=len(rows), newest=None)
     yield _with_flagged(context, shape, result, rows) if shape.flag else result
 
 

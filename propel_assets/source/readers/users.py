@@ -142,7 +142,7 @@ def _results(
         outcome = replace(outcome, verdict="counted", reason=f"{outcome.reason}; {reason}".removeprefix("; "))
     mode: Mode = "recent" if is_recent else "full"
     cursor = {READ_UNTIL: newest_activity} if context.wants(ORG_MEMBERSHIP) else None
-    yield replace(list_result(USER_QUERY, outcome, user), mode=mode, cursor=cursor)
+    yield replace(list_result(USER_QUERY, outcome), mode=mode, cursor=cursor)
     yield ScanResult(
         table_name=ORG_MEMBERSHIP.name,
         verdict="skipped" if no_orgs_reason else outcome.verdict,
@@ -151,7 +151,6 @@ def _results(
         rows_read=memberships.rows_read,
         passes=outcome.passes,
         pages=outcome.pages,
-        unknown_fields=memberships.row_type.surprises,
         emptied=tuple(memberships.emptied),
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from propel_assets.source.reconcile import ValueLimits
 from propel_assets.warehouse.destinations.bigquery import BigQueryClient
 from propel_assets.warehouse.destinations.databricks import DatabricksClient
 from propel_assets.warehouse.destinations.postgres import PostgresClient
@@ -30,6 +31,7 @@ class DestinationPolicy:
         staged_files: the format of the files in the bucket of PROPELAUTH_STAGING.
         client: a mixin for dlt's client.
         capabilities: dlt's capabilities that are set to other values.
+        limits: the values that it stores. A value beyond them is stored in `<column>__v_text`.
     """
 
     replace: Replace
@@ -40,11 +42,19 @@ class DestinationPolicy:
     staged_files: FileFormat | None = None
     client: type | None = None
     capabilities: Mapping[str, Any] = field(default_factory=dict)
+    limits: ValueLimits = field(default_factory=ValueLimits)  # not tested: what every destination stores
 
 
+# Text is any UTF-8, and a JSON column keeps its text.
+ANY_TEXT = ValueLimits(nul=True, json_numbers="any")
 DESTINATIONS: dict[str, DestinationPolicy] = {
     "duckdb": DestinationPolicy(
-        "own transaction", "delete-insert", "parquet", "", "One transaction reads the Parquet files: nothing is faster."
+        "own transaction",
+        "delete-insert",
+        "parquet",
+        "",
+        "One transaction reads the Parquet files: nothing is faster.",
+        limits=ANY_TEXT,
     ),
     "postgres": DestinationPolicy(
         "insert-from-staging",
@@ -54,12 +64,19 @@ DESTINATIONS: dict[str, DestinationPolicy] = {
         "TRUNCATE and INSERT are one transaction. Rows are loaded by COPY from CSV: Parquet needs one more driver and "
         "makes jsonb columns json.",
         client=PostgresClient,
+        # No type holds U+0000. Numbers in jsonb are numeric: 131,072 digits before the point, 16,383 after.
+        limits=ValueLimits(nul=False, json_numbers="numeric"),
     ),
     "ducklake": DestinationPolicy(
         "insert-from-staging", "delete-insert", "parquet", "ducklake", "DELETE and INSERT are one snapshot of the lake."
     ),
     "motherduck": DestinationPolicy(
-        "insert-from-staging", "delete-insert", "parquet", "motherduck", "DELETE and INSERT are one transaction."
+        "insert-from-staging",
+        "delete-insert",
+        "parquet",
+        "motherduck",
+        "DELETE and INSERT are one transaction.",
+        limits=ANY_TEXT,
     ),
     "redshift": DestinationPolicy(
         "insert-from-staging",
@@ -99,6 +116,7 @@ DESTINATIONS: dict[str, DestinationPolicy] = {
         "No transactions over statements. INSERT OVERWRITE is one commit of the Delta table, and so is MERGE.",
         staged_files="parquet",
         client=DatabricksClient,
+        limits=ValueLimits(json_numbers="any"),  # JSON columns are STRING
     ),
     "filesystem": DestinationPolicy(
         "insert-from-staging",
@@ -106,6 +124,7 @@ DESTINATIONS: dict[str, DestinationPolicy] = {
         "parquet",
         "filesystem",
         "Delta tables: replace and merge are one commit each. Plain files cannot be replaced atomically or merged.",
+        limits=ANY_TEXT,
     ),
 }
 ANY_OTHER = DestinationPolicy(

@@ -20,9 +20,10 @@ select
   fields.name as field_name,
   fields.finding,
   case
-    when fields.finding like 'unknown,%' then 'unexpected'
-    when fields.finding like 'not %' then 'mismatched'
-    else 'held back'
+    when fields.finding = 'held back by the privacy policy' then 'held back'
+    -- 'unknown' in scans of versions before 0.2
+    when fields.finding like 'unexpected%' or fields.finding like 'unknown,%' then 'unexpected'
+    else 'mismatched'
   end as kind,
   count(*) as loads,
   min(fields.finished_at) as first_found_at,

@@ -1,0 +1,45 @@
+"""Every definition of one PropelAuth environment, to be merged into a project."""
+
+import dagster as dg
+
+from propel_assets.defs.alerts import build_alerts_sensor
+from propel_assets.defs.assets import build_raw_assets
+from propel_assets.defs.automation import build_automation_sensor, build_jobs, build_schedules
+from propel_assets.defs.changes import build_api_asset, build_changes_sensor
+from propel_assets.defs.checks import build_checks
+from propel_assets.defs.config import PropelAuthConfig
+from propel_assets.defs.environment import Environment
+from propel_assets.defs.marts import build_marts
+from propel_assets.settings import disable_dlt_telemetry
+
+
+def build_definitions(config: PropelAuthConfig | None = None) -> dg.Definitions:
+    """Return the assets, checks, jobs, schedules, sensors and resources of one PropelAuth environment.
+
+    There is no executor and no logger, every name begins with a prefix of the environment, and schedules and sensors
+    are off, so that `dg.Definitions.merge` adds them to a project without a change to it. They load with nothing
+    configured; a run reports what is missing.
+
+        defs = dg.Definitions.merge(my_definitions, build_definitions(PropelAuthConfig(environment="staging")))
+
+    Args:
+        config: the options; default: those of the stand-alone code location.
+    """
+    disable_dlt_telemetry()
+    environment = Environment.from_config(config or PropelAuthConfig())
+    marts = build_marts(environment)
+    assets = [build_api_asset(environment), *build_raw_assets(environment), *marts]
+    checks = build_checks(environment)
+    jobs = build_jobs(environment, marts)
+    return dg.Definitions(
+        assets=assets,
+        asset_checks=checks,
+        jobs=jobs,
+        schedules=build_schedules(environment, jobs),
+        sensors=[
+            *build_changes_sensor(environment, jobs),
+            *build_automation_sensor(environment, assets),
+            *build_alerts_sensor(environment, [*assets, *checks], jobs),
+        ],
+        resources=environment.resources,
+    )
