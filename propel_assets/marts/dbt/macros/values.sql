@@ -20,9 +20,17 @@
 {% macro bigquery__plus_days(time, days) %}timestamp_add({{ time }}, interval ({{ days }}) day){% endmacro %}
 {% macro databricks__plus_days(time, days) %}dateadd(day, {{ days }}, {{ time }}){% endmacro %}
 
-{# Hours from one time to a later one, with fractions: a real interval, never a count of calendar days. #}
+{# Seconds since 1970. #}
+{% macro epoch(time) %}{{ return(adapter.dispatch('epoch', 'propel_auth')(time)) }}{% endmacro %}
+{% macro default__epoch(time) %}extract(epoch from {{ time }}){% endmacro %}
+{% macro snowflake__epoch(time) %}date_part(epoch_second, {{ time }}){% endmacro %}
+{% macro bigquery__epoch(time) %}unix_seconds({{ time }}){% endmacro %}
+{% macro databricks__epoch(time) %}unix_timestamp({{ time }}){% endmacro %}
+
+{# Hours from one time to a later one, with fractions: a real interval. Not `datediff`, which on DuckDB compares local
+   times and so is wrong by an hour when daylight saving time begins or ends between them. #}
 {% macro hours_between(earlier, later) -%}
-  cast({{ dbt.datediff(earlier, later, 'second') }} as {{ propel_auth.type_double() }}) / 3600
+  cast({{ propel_auth.epoch(later) }} - {{ propel_auth.epoch(earlier) }} as {{ propel_auth.type_double() }}) / 3600
 {%- endmacro %}
 
 {# A share from 0 to 1; null if the whole is 0. #}
