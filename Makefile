@@ -46,9 +46,9 @@ dev: .venv/has-core  ## run the sandbox and the Dagster UI until Ctrl-C
 notebook: .venv/has-dashboard  ## run notebooks/explore.py as an app on the loaded tables
 	@exec $(BIN)/marimo run notebooks/explore.py
 
-# The file is private: dlt's own command needs its package dlt[hub].
+# dlt's own command for it needs its package dlt[hub].
 dashboard: .venv/has-dashboard  ## run dlt's dashboard of the pipeline: runs, schema, rows
-	@exec $(BIN)/marimo run $$($(BIN)/python -c 'from dlt._workspace.helpers.dashboard import dlt_dashboard as app; print(app.__file__)') -- --pipeline propel_auth_pipeline
+	@exec $(BIN)/marimo run $$($(BIN)/python -m propel_assets.warehouse.dlt_compat) -- --pipeline propel_auth_pipeline
 
 test: .venv/has-test  ## run the tests that need only Python
 	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not ($(LEFT_OUT))' $(PYTEST_FLAGS)

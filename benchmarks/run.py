@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 
 import click
-from catalogue import BOTH, BY_NAME, HERE, NOTHING, ROOT, Bar, Scene, Variant, bars, scenes
+from catalog import BOTH, BY_NAME, HERE, NOTHING, ROOT, Bar, Scene, Variant, bars, scenes
 from measuring import CommandFailed, Cost, measured, served
 from rich.console import Console
 from rich.table import Table

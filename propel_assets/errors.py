@@ -13,6 +13,7 @@ PropelError
 │   └── OtherEnvironment     the tables hold the data of another environment
 ├── UnexpectedError          a defect: an error that no code of ours handles
 ├── WarehouseError           the destination cannot be used
+│   ├── OtherPipeline        the dataset has tables of another dlt pipeline
 │   └── WarehouseClosed      the database cannot be opened
 │       └── WarehouseBusy    another process has it open
 └── WebhookStoreError        the webhook store cannot be used
@@ -96,6 +97,12 @@ class WarehouseError(PropelError):
     """The destination cannot be used."""
 
 
+class OtherPipeline(WarehouseError):
+    """The dataset has tables of another dlt pipeline. Nothing was read."""
+
+    concerns_every_scan = True
+
+
 class WarehouseClosed(WarehouseError):
     """The database cannot be opened."""
 
@@ -118,7 +125,7 @@ class WebhookStoreFull(WebhookStoreError):
 
 def find_cause(error: BaseException) -> PropelError | None:
     """Return the first `PropelError` in the chain of causes of ``error``: dlt and Dagster wrap our errors."""
-    return next((cause for cause in _causes(error) if isinstance(cause, PropelError)), None)
+    return next((cause for cause in causes_of(error) if isinstance(cause, PropelError)), None)
 
 
 @contextmanager
@@ -133,7 +140,8 @@ def exit_on_error() -> Iterator[None]:
         raise SystemExit(f"Error: {cause}") from None
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """Yield ``error`` and the chain of its causes."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:

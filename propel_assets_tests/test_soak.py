@@ -38,6 +38,7 @@ def test_fault_schedules_lose_nobody(tmp_path) -> None:
     print(done.stdout, done.stderr)
     assert done.returncode == 0
     assert "schedules: 12, seeds 1 to 12, with a problem: none\nlost 0 / " in done.stdout
+    assert ", altered 0 values" in done.stdout
     assert {"duckdb", "postgres"} == {draw(seed).destination for seed in range(1, 13)}
 
 

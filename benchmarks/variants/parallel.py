@@ -1,7 +1,7 @@
 """dlt with rows as dicts and pages in parallel, by dlt's own means: `@dlt.defer` and its thread pool. Parquet.
 
-`python parallel.py URL`: users with memberships, the map of orgs as a list. Reads forward: whoever a deletion shifts
-over a page's edge is lost.
+`python parallel.py URL`: users with memberships, the map of orgs as a list. Reads forward: a user is lost
+when a deletion shifts it to the previous page.
 """
 
 import sys

@@ -71,7 +71,7 @@ ORG_BY_ID = Table(
         "org_query",
         has_key=True,
         flag="isolated",
-        flag_note="{} new isolated orgs: the next full load of user_query compares their numbers of members",
+        flag_note="new isolated orgs: {}. The next full load of user_query compares their numbers of members",
     ),
     doc=DOC,
     feature=ORGS,

@@ -43,7 +43,7 @@ class UserId(click.ParamType):
         try:
             return str(click.UUID.convert(value, param, ctx))
         except click.BadParameter:
-            return self.fail(f"{value!r} is not a user id: ids of PropelAuth are UUIDs.", param, ctx)
+            return self.fail(f"No such user: {value!r} is not a user id. Ids of PropelAuth are UUIDs.", param, ctx)
 
 
 def table_arguments(command: Callable[..., Any]) -> Callable[..., Any]:

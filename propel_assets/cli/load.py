@@ -62,6 +62,7 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
     from propel_assets.settings import require_credentials
     from propel_assets.source.stream import ReadOptions
     from propel_assets.warehouse.load import load_scan
+    from propel_assets.warehouse.session import open_session
 
     settings = require_credentials(current_settings())
     options = ReadOptions(lookups=lookups, usage_per_key=usage_per_key, recent=recent)
@@ -70,18 +71,19 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
     loaded: list[Table] = []
     findings: list[Finding] = []
     with progress_bar() as (progress, log):
-        for scan in scans:
-            try:
-                done = load_scan(scan, settings, options=options, progress=progress, say=log)
-            except PropelError as error:
-                failed[scan] = error
-                if error.concerns_every_scan:
-                    break
-                log(f"{_table_names([scan])}: not loaded. {error}")
-                continue
-            loaded += tables_of(scan)
-            for result in done.results:
-                log(f"{result.table_name}: {_describe(result)}")
+        with open_session(settings.target, log) as session:
+            for scan in scans:
+                try:
+                    done = load_scan(scan, settings, options=options, progress=progress, say=log, session=session)
+                except PropelError as error:
+                    failed[scan] = error
+                    if error.concerns_every_scan:
+                        break
+                    log(f"{_table_names([scan])}: not loaded. {error}")
+                    continue
+                loaded += tables_of(scan)
+                for result in done.results:
+                    log(f"{result.table_name}: {_describe(result)}")
         if loaded:
             with open_configured_warehouse(settings, log) as warehouse:
                 findings = run_checks(warehouse, loaded)

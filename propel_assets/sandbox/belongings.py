@@ -1,9 +1,9 @@
-"""What belongs to users and orgs beside memberships: invites, API keys, SCIM groups, employees.
+"""Invites, API keys, SCIM groups and employees.
 
-Drawn once, from the state that the script leads to; not part of the history of events.
+Drawn once, from the state at the end of the script. They are not part of the history of events.
 
 Source of the shapes: PropelAuth/propelauth-py 20487b0, ``api/org.py:318`` (invites),
-``api/end_user_api_keys.py:36`` (keys: who owns one shows in which of user_id and org_id is null),
+``api/end_user_api_keys.py:36`` (keys: user_id and org_id are null unless they own the key),
 ``api/scim.py`` (groups).
 """
 
@@ -64,11 +64,11 @@ def draw_belongings(
     """Return what present users and orgs own at ``now`` (Unix seconds).
 
     Args:
-        rng: decides everything.
+        rng: source of randomness.
         users: by user_id.
         orgs: by org_id.
         members: memberships by org_id, then user_id.
-        now: the moment nothing is later than.
+        now: the latest time that occurs.
     """
     belongings = Belongings()
     belongings.employees = {draw_uuid(rng): f"support-{i}@vendor.example" for i in range(4)}
@@ -86,7 +86,7 @@ def draw_belongings(
 
 
 def calls_on(key: ApiKey, day: int) -> int:
-    """Return how often ``key`` was used on ``day`` (days since 1970, UTC): fixed for good."""
+    """Return how often ``key`` was used on ``day`` (days since 1970, UTC). The number never changes."""
     end = key.archived_at
     if day < key.wire["created_at"] // DAY or (end is not None and day > end // DAY):
         return 0

@@ -1,6 +1,6 @@
 """The public documents of the environment: its OpenID configuration and its verifier key.
 
-There is no private key: the half that could sign was thrown away when this one was made.
+There is no private key: it was deleted when the public key was created.
 
 Source: the captured document in api-evangelist/stilta; PropelAuth/propelauth-py 20487b0,
 ``api/token_verification_metadata.py``; PropelAuth/rust 65dbaf5, ``auth_service_api.rs``.

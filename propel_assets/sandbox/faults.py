@@ -18,7 +18,7 @@ from typing import Any
 from propel_assets.sandbox.switches import Fault, parse_json, parse_option, read_switch
 
 WEBHOOK_PREFIX = "webhook_"
-Struck = Mapping[str, Any]
+ActiveFaults = Mapping[str, Any]
 """The value of every switch that affects a request, by name."""
 
 
@@ -46,7 +46,7 @@ class Faults:
     """The switches of one sandbox. Can be used from any thread while it responds.
 
     Attributes:
-        struck: how many requests or events each switch has affected; ``rate_limit``: how many it refused.
+        hits: how many requests or events each switch has affected; ``rate_limit``: how many it refused.
     """
 
     def __init__(self, seed: int) -> None:
@@ -55,11 +55,11 @@ class Faults:
         self._rng = Random(f"{seed} faults")  # noqa: S311 - reproducible, no secrets
         self._on: dict[str, Fault] = {}
         self._counts: dict[str, int] = {}
-        self.struck: Counter[str] = Counter()
+        self.hits: Counter[str] = Counter()
         self._bucket = TokenBucket(1)
 
     def set(self, name: str, value: Any = True, **limits: Any) -> None:
-        """Turn ``name`` on. True stands for its default value; False and None turn it off.
+        """Turn ``name`` on. True means the default value; False and None turn it off.
 
         Raises:
             ValueError: see ``switches.read_switch``.
@@ -96,17 +96,17 @@ class Faults:
         with self._lock:
             return {name: asdict(fault) for name, fault in self._on.items()}
 
-    def strike(self, path: str) -> dict[str, Any]:
+    def match_request(self, path: str) -> dict[str, Any]:
         """Return the value of every switch that affects a request to ``path``, and count it."""
-        return self._strike(path, lambda name: not name.startswith(WEBHOOK_PREFIX))
+        return self._match(path, lambda name: not name.startswith(WEBHOOK_PREFIX))
 
-    def strike_event(self, event_type: str) -> dict[str, Any]:
+    def match_event(self, event_type: str) -> dict[str, Any]:
         """Return the value of every switch that affects a webhook event, by name without its prefix, and count it."""
-        struck = self._strike(f"/webhooks/{event_type}", lambda name: name.startswith(WEBHOOK_PREFIX))
-        return {name.removeprefix(WEBHOOK_PREFIX): value for name, value in struck.items()}
+        active = self._match(f"/webhooks/{event_type}", lambda name: name.startswith(WEBHOOK_PREFIX))
+        return {name.removeprefix(WEBHOOK_PREFIX): value for name, value in active.items()}
 
-    def _strike(self, path: str, concerns: Callable[[str], bool]) -> dict[str, Any]:
-        struck = {}
+    def _match(self, path: str, concerns: Callable[[str], bool]) -> dict[str, Any]:
+        active = {}
         with self._lock:
             for name, fault in list(self._on.items()):
                 if not concerns(name) or not path.startswith(fault.path):
@@ -120,17 +120,17 @@ class Faults:
                     self._counts[name] += 1
                     if self._counts[name] % fault.value:
                         continue
-                struck[name] = fault.value
-                self.struck[name] += name != "rate_limit"
+                active[name] = fault.value
+                self.hits[name] += name != "rate_limit"
                 if fault.requests is not None:
                     fault.requests -= 1
                     if fault.requests == 0:
                         del self._on[name]
-        return struck
+        return active
 
     def take_token(self) -> float:
         """Take a token of the rate limit's bucket; return as ``TokenBucket.take`` does."""
         with self._lock:
             wait = self._bucket.take()
-            self.struck["rate_limit"] += wait > 0
+            self.hits["rate_limit"] += wait > 0
             return wait

@@ -1,4 +1,4 @@
-"""What the endpoints of User Insights answer: reports and charts, in their envelopes.
+"""The endpoints of User Insights: reports and charts, in their envelopes.
 
 Source: PropelAuth/propelauth-py 20487b0, ``api/user_insights.py`` and ``types/user_insights.py``.
 """
@@ -17,7 +17,7 @@ class InsightEndpoints:
     """Reports and charts. The caller holds the store's lock."""
 
     def __init__(self, store: Store) -> None:
-        """Answer from ``store``."""
+        """Read from ``store``."""
         self._store = store
 
     def user_report(self, call: Call) -> dict[str, Any]:

@@ -1,14 +1,12 @@
-"""Charts and reports: what the state and its history add up to.
+"""Charts and reports, computed from the state and its history.
 
-Charts count what happened, deleted users and orgs included. Reports list who is present, as of the
-store's clock (``report_time``). Every activity is a day of ``User.activity``, whose last one is
-``last_active_at``, so all of them agree with the users.
+Charts include deleted users and orgs. Reports list present ones, as of the store's clock (``report_time``). Each
+activity is a day of ``User.activity``, whose last day is that of ``last_active_at``, so charts agree with the users.
 
-Definitions, from PropelAuth's page on User Insights: churned is who has not been active in the last
-N days (an org: none of its members); reengaged is who was active in the last week or month and not
-in the one before; champions and top inviters are leaderboards of the last N days. Growth and
-attrition of orgs are not defined there: here, members who joined and who left in the last N days.
-Keys of ``extra_properties`` other than ``num_invites`` are invented.
+Definitions, from PropelAuth's page on User Insights: a churned user was not active in the last N days (an org: no
+member was); a reengaged user was active in the last week or month and not in the one before; champions and top inviters
+are leaderboards of the last N days. Growth and attrition of orgs are not defined there: here they are the members who
+joined and who left in the last N days. Keys of ``extra_properties`` other than ``num_invites`` are invented.
 """
 
 from collections import Counter
@@ -38,7 +36,7 @@ CADENCES = ("Daily", "Weekly", "Monthly")
 
 
 def user_report(store: Store, report_type: str, interval: str) -> list[dict[str, Any]]:
-    """Return every row of the report, in the order its pages are cut from."""
+    """Return every row of the report, in the order of its pages."""
     days = USER_REPORTS[report_type][interval]
     report_id = _report_id(store, f"user {report_type} {interval}")
     return [
@@ -48,7 +46,7 @@ def user_report(store: Store, report_type: str, interval: str) -> list[dict[str,
 
 
 def org_report(store: Store, report_type: str, interval: str) -> list[dict[str, Any]]:
-    """Return every row of the report, in the order its pages are cut from."""
+    """Return every row of the report, in the order of its pages."""
     days = ORG_REPORTS[report_type][interval]
     report_id = _report_id(store, f"org {report_type} {interval}")
     return [
@@ -60,8 +58,8 @@ def org_report(store: Store, report_type: str, interval: str) -> list[dict[str, 
 def chart_metrics(store: Store, metric: str, cadence: str, start: date, end: date) -> list[dict[str, Any]]:
     """Return a point for each period that shares a day with ``start`` to ``end``, both included.
 
-    Weeks begin on Monday. A period is always counted whole, so a point does not depend on the range
-    asked for; the one that is not over yet has ``cadence_completed`` false.
+    Weeks begin on Monday. A period is always counted completely, so a point does not depend on the range of the
+    request. ``cadence_completed`` is false for the current period.
     """
     today = datetime.fromtimestamp(store.now, UTC).date()
     points = []
@@ -73,9 +71,9 @@ def chart_metrics(store: Store, metric: str, cadence: str, start: date, end: dat
 
 
 def _count_active(store: Store, metric: str, low: int, high: int) -> int:
-    """Count who has a day in ``low`` <= day < ``high``, in days since the first."""
+    """Return how many have an active day in ``low`` <= day < ``high``, in days since the first."""
     days = store.cached(f"days of {metric}", lambda: _active_days(store, metric))
-    if high - low == 1:  # by far the most asked for
+    if high - low == 1:  # by far the most common case
         planes = store.cached(f"planes of {metric}", lambda: _add_up(days))
         return sum((plane >> low & 1) << place for place, plane in enumerate(planes))
     mask = (1 << high) - (1 << low)
@@ -96,7 +94,7 @@ def _add_up(days: list[int]) -> list[int]:
 
 
 def _active_days(store: Store, metric: str) -> list[int]:
-    """Return for everyone who ever was there the days to count, as bits since the first day."""
+    """Return for each user or org, deleted ones included, the active days as bits since the first day."""
     if metric == "signups":
         moments = [user.wire["created_at"] for user in store.all_users.values()]
     elif metric == "orgs_created":
@@ -109,7 +107,7 @@ def _active_days(store: Store, metric: str) -> list[int]:
 
 
 def _org_activity(store: Store) -> dict[str, int]:
-    """Return the days on which any member was active while a member, by org_id."""
+    """Return by org_id the days on which a member was active."""
 
     def build() -> dict[str, int]:
         activity = dict.fromkeys(store.all_orgs, 0)
@@ -146,7 +144,7 @@ def _users_reported(store: Store, report_type: str, days: int) -> Iterator[tuple
                 yield user_id, {}
     elif report_type == "reengagement":
         for user_id, user in store.users.items():
-            if _came_back(store, user.activity, days):
+            if _is_reengaged(store, user.activity, days):
                 yield user_id, {}
     elif report_type == "champion":
         recent = _last_days(store, days)
@@ -166,7 +164,7 @@ def _orgs_reported(store: Store, report_type: str, days: int) -> Iterator[tuple[
                 yield org_id, {}
     elif report_type == "reengagement":
         for org_id in store.orgs:
-            if _came_back(store, _org_activity(store)[org_id], days):
+            if _is_reengaged(store, _org_activity(store)[org_id], days):
                 yield org_id, {}
     elif report_type == "growth":
         present = (m for members in store.of_org.values() for m in members.values())
@@ -179,7 +177,7 @@ def _orgs_reported(store: Store, report_type: str, days: int) -> Iterator[tuple[
 
 
 def _invitations(store: Store, days: int) -> Counter[str]:
-    """Count by present user: pending invites, and newcomers who came by an invitation."""
+    """Return by present user the number of pending invites and of members who joined by an invitation."""
     since = store.now - days * DAY
     inviters = [i["inviter_user_id"] for i in store.invites if i["created_at"] > since]
     inviters += [event.inviter_id for event in store.history if event.at > since]
@@ -187,14 +185,14 @@ def _invitations(store: Store, days: int) -> Counter[str]:
 
 
 def _ranked(counts: Counter[str], name: str, size: int | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield who has the most first, with the count as an extra property called ``name``."""
+    """Yield keys by descending count, with the count as an extra property called ``name``."""
     for key, count in counts.most_common(size):
         if count:
             yield key, {name: count}
 
 
-def _came_back(store: Store, activity: int, days: int) -> bool:
-    """Tell whether there was activity in the last ``days``, none in as many before, some before."""
+def _is_reengaged(store: Store, activity: int, days: int) -> bool:
+    """Return whether there was activity in the last ``days``, none in as many days before, and some earlier."""
     recent = _last_days(store, days)
     quiet = recent >> days
     earlier = activity & ~recent & ~quiet
@@ -208,7 +206,7 @@ def _last_days(store: Store, days: int) -> int:
 
 
 def _report_id(store: Store, name: str) -> str:
-    """Return one uuid for each computed report."""
+    """Return the id of a computed report."""
     return draw_uuid(Random(f"{store.seed} {name} {store.now}"))  # noqa: S311 - no secret
 
 
@@ -248,5 +246,5 @@ def _org_row(store: Store, org: Org, report_id: str, extra: dict[str, Any]) -> d
 
 
 def _day_number(day: date) -> int:
-    """Return days since 1970."""
+    """Return the number of days since 1970."""
     return (day - date(1970, 1, 1)).days

@@ -1,7 +1,7 @@
-"""What struck switches do to an answer as a whole: late, refused, broken off, or not JSON.
+"""The effect of faults on a response as a whole: late, refused, truncated, reset, or not JSON.
 
-An ASGI layer around the app. It needs the connection's transport, which ASGI does not give:
-``TrackedProtocol`` remembers it by the addresses of both ends.
+An ASGI layer around the app. To reset a connection it needs the transport, which ASGI does not have:
+``TrackedProtocol`` keeps it by the addresses of both ends.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from propel_assets.sandbox.faults import Faults, Struck
+from propel_assets.sandbox.faults import ActiveFaults, Faults
 
 CONTROL_PATH = "/sandbox"
 BACKEND = "/api/backend/v1"
@@ -42,15 +42,15 @@ _transports: dict[tuple[tuple[str, int], tuple[str, int]], Transport] = {}
 
 
 class TrackedProtocol(H11Protocol):
-    """uvicorn's HTTP protocol, findable by the addresses of both ends."""
+    """uvicorn's HTTP protocol that keeps its transport by the addresses of both ends."""
 
     def connection_made(self, transport: Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Remember the connection."""
+        """Keep the transport."""
         super().connection_made(transport)
         _transports[_ends(transport)] = transport
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Remove the transport."""
         _transports.pop(_ends(self.transport), None)
         super().connection_lost(exc)
 
@@ -60,84 +60,84 @@ def _ends(transport: BaseTransport) -> tuple[tuple[str, int], tuple[str, int]]:
 
 
 class Interference:
-    """Lets the faults strike each request to the API, before it is answered and while."""
+    """Applies the faults to each request to the API."""
 
     def __init__(
         self,
         app: ASGIApp,
         faults: Faults,
-        arrived: Callable[[Request, Struck], None],
+        log_request: Callable[[Request, ActiveFaults], None],
     ) -> None:
-        """Wrap ``app``. ``arrived`` is told of each request before it is answered."""
+        """Wrap ``app``. ``log_request`` is called with each request before the response."""
         self._app = app
         self._faults = faults
-        self._arrived = arrived
+        self._log_request = log_request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or spoil the answer."""
+        """Respond to one request."""
         if scope["type"] != "http" or scope["path"].startswith(CONTROL_PATH):
             await self._app(scope, receive, send)
             return
         try:
-            await self._answer(scope, receive, send)
+            await self._respond(scope, receive, send)
         except asyncio.CancelledError:  # the server stops, and the response would be late
             _transports[scope["client"], scope["server"]].abort()
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
-        struck = self._faults.strike(scope["path"])
-        scope["struck"] = struck
-        self._arrived(request, struck)
-        if "latency_ms" in struck:
-            await asyncio.sleep(struck["latency_ms"] / 1000)
-        instead = self._answer_instead(request, struck)
-        if "reset" in struck:
+        active = self._faults.match_request(scope["path"])
+        scope["active"] = active
+        self._log_request(request, active)
+        if "latency_ms" in active:
+            await asyncio.sleep(active["latency_ms"] / 1000)
+        other = self._other_response(request, active)
+        if "reset" in active:
             await _reset(scope, receive)
-        elif instead is not None:
-            await instead(scope, receive, send)
-        elif "truncated" in struck or "slow_body_ms" in struck:
-            await self._spoil_body(scope, receive, send)
+        elif other is not None:
+            await other(scope, receive, send)
+        elif "truncated" in active or "slow_body_ms" in active:
+            await self._send_faulty_body(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
-    def _answer_instead(self, request: Request, struck: Struck) -> Response | None:
-        """Return what is answered instead of what was asked for, if anything."""
-        if "rate_limit" in struck:
+    def _other_response(self, request: Request, active: ActiveFaults) -> Response | None:
+        """Return the response of a fault instead of that of the app, if there is one."""
+        if "rate_limit" in active:
             wait = self._faults.take_token()
             if wait:
-                return _slow_down("Rate limit exceeded", 429, wait, struck)
-        if "server_error" in struck:
-            return _slow_down("Internal error", struck["server_error"], 1, struck)
-        if "html" in struck:
-            return HTMLResponse("<html><body>Bad gateway</body></html>", struck["html"])
-        if "redirect" in struck:
-            target = struck["redirect"].rstrip("/") + request.url.path
+                return _error_response("Rate limit exceeded", 429, wait, active)
+        if "server_error" in active:
+            return _error_response("Internal error", active["server_error"], 1, active)
+        if "html" in active:
+            return HTMLResponse("<html><body>Bad gateway</body></html>", active["html"])
+        if "redirect" in active:
+            target = active["redirect"].rstrip("/") + request.url.path
             return Response(status_code=302, headers={"location": target})
-        if "wrong_json" in struck:
-            return JSONResponse(struck["wrong_json"])
-        if "key_revoked" in struck and not request.url.path.startswith("/.well-known/"):
+        if "wrong_json" in active:
+            return JSONResponse(active["wrong_json"])
+        if "key_revoked" in active and not request.url.path.startswith("/.well-known/"):
             return PlainTextResponse("Unauthorized", 401)
-        return _feature_off(request, struck)
+        return _feature_off(request, active)
 
-    async def _spoil_body(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the body in pieces; when truncated, stop half-way and close the connection."""
+    async def _send_faulty_body(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the body in pieces; when truncated, stop after half of it and close the connection."""
         messages: list[Message] = []
 
         async def collect(message: Message) -> None:
             messages.append(message)
 
         await self._app(scope, receive, collect)
-        struck: Struck = scope["struck"]
+        active: ActiveFaults = scope["active"]
         body = b"".join(message.get("body", b"") for message in messages[1:])
         await send(messages[0])
-        if "truncated" in struck:
+        if "truncated" in active:
             await send(_piece(body[: len(body) // 2]))
-            _transports[scope["client"], scope["server"]].close()  # what is buffered still goes out
+            _transports[scope["client"], scope["server"]].close()  # buffered data is still sent
             await _until_closed(receive)
             return
         size = max(1, math.ceil(len(body) / SLOW_BODY_CHUNKS))
         for start in range(0, len(body), size):
-            await asyncio.sleep(struck["slow_body_ms"] / 1000 / SLOW_BODY_CHUNKS)
+            await asyncio.sleep(active["slow_body_ms"] / 1000 / SLOW_BODY_CHUNKS)
             await send(_piece(body[start : start + size]))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -147,7 +147,7 @@ def _piece(body: bytes) -> Message:
 
 
 async def _reset(scope: Scope, receive: Receive) -> None:
-    """Break the connection with a TCP reset instead of an orderly end."""
+    """Reset the TCP connection."""
     transport = _transports[scope["client"], scope["server"]]
     connection = cast(socket.socket, transport.get_extra_info("socket"))
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -160,24 +160,24 @@ async def _until_closed(receive: Receive) -> None:
         pass
 
 
-def _slow_down(text: str, status: int, wait: float, struck: Struck) -> Response:
-    """Return a plain-text refusal; says when to come back only when ``retry_after`` is on."""
+def _error_response(text: str, status: int, wait: float, active: ActiveFaults) -> Response:
+    """Return a plain-text error response; with a Retry-After header when ``retry_after`` is on."""
     headers = {}
     seconds = math.ceil(wait)
     if status in (429, 503):
-        if struck.get("retry_after") == "seconds":
+        if active.get("retry_after") == "seconds":
             headers["retry-after"] = str(seconds)
-        elif struck.get("retry_after") == "date":
+        elif active.get("retry_after") == "date":
             headers["retry-after"] = formatdate(time.time() + seconds, usegmt=True)
     return PlainTextResponse(text, status, headers)
 
 
-def _feature_off(request: Request, struck: Struck) -> Response | None:
-    """Return the refusal of a feature the environment does not have, if it was asked for."""
+def _feature_off(request: Request, active: ActiveFaults) -> Response | None:
+    """Return the response of a feature that is not enabled, if the request is for one."""
     path = request.url.path.removeprefix(BACKEND)
-    if "include_orgs_off" in struck and request.query_params.get("include_orgs") == "true":
-        return Response(status_code=struck["include_orgs_off"])
+    if "include_orgs_off" in active and request.query_params.get("include_orgs") == "true":
+        return Response(status_code=active["include_orgs_off"])
     for switch, prefixes in FEATURES.items():
-        if switch in struck and path.startswith(prefixes):
-            return Response(status_code=struck[switch])
+        if switch in active and path.startswith(prefixes):
+            return Response(status_code=active[switch])
     return None

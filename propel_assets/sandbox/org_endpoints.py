@@ -1,4 +1,4 @@
-"""What the endpoints about orgs, API keys and SCIM groups answer, from the state alone.
+"""The endpoints of orgs, API keys and SCIM groups.
 
 Source: PropelAuth/propelauth-py 20487b0 (``api/org.py``, ``api/end_user_api_keys.py``,
 ``api/scim.py``), PropelAuth/node-apis f3609bd, and PropelAuth's Postman collection.
@@ -29,10 +29,10 @@ LIST_FIELDS = (
 
 
 class OrgEndpoints:
-    """Orgs and what is theirs. The caller holds the store's lock."""
+    """Orgs, API keys and SCIM groups. The caller holds the store's lock."""
 
     def __init__(self, store: Store) -> None:
-        """Answer from ``store``."""
+        """Read from ``store``."""
         self._store = store
         self._rng = Random(f"{store.seed} ties")  # noqa: S311 - reproducible, no secrets
 
@@ -40,7 +40,7 @@ class OrgEndpoints:
         """GET or POST org/query."""
         order_by = parameters.choice(call.query, "order_by", tuple(ORG_ORDERS))
         orgs = self._store.sorted_orgs(order_by)
-        if "shuffled_ties" in call.struck:
+        if "shuffled_ties" in call.active:
             orgs = shuffle_ties(self._rng, orgs, ORG_ORDERS[order_by])
         if part := parameters.text(call.query, "name"):
             orgs = [org for org in orgs if part.lower() in org.wire["name"].lower()]
@@ -48,12 +48,12 @@ class OrgEndpoints:
             if value := parameters.text(call.query, name):
                 orgs = [org for org in orgs if org.wire.get(name) == value]
         paging = call.paging()
-        rows = [shape("orgs", _org_list_item(org), call.struck) for org in paging.cut(orgs)]
+        rows = [shape("orgs", _org_list_item(org), call.active) for org in paging.cut(orgs)]
         return {"orgs": rows, **paging.envelope("total_orgs", len(orgs))}
 
     def org_by_id(self, call: Call) -> dict[str, Any]:
         """GET org/{org_id}."""
-        return shape("orgs", dict(find_org(self._store, call).wire), call.struck)
+        return shape("orgs", dict(find_org(self._store, call).wire), call.active)
 
     def custom_role_mappings(self, call: Call) -> dict[str, Any]:
         """GET custom_role_mappings."""
@@ -96,7 +96,7 @@ class OrgEndpoints:
         key = self._store.api_keys.get(call.path["api_key_id"])
         if key is None:
             raise Refusal(NOT_FOUND)
-        return shape("api_keys", dict(key.wire), call.struck)
+        return shape("api_keys", dict(key.wire), call.active)
 
     def api_key_usage(self, call: Call) -> dict[str, Any]:
         """GET end_user_api_keys/usage."""
@@ -120,7 +120,7 @@ class OrgEndpoints:
         groups = [group for group in groups if user_id is None or user_id in group.member_ids]
         paging = call.paging()
         return {
-            "groups": [shape("groups", dict(g.wire), call.struck) for g in paging.cut(groups)],
+            "groups": [shape("groups", dict(g.wire), call.active) for g in paging.cut(groups)],
             "total_groups": len(groups),
             "page_number": paging.number,
             "page_size": paging.size,
@@ -131,7 +131,7 @@ class OrgEndpoints:
         group = self._store.groups.get(call.path["group_id"])
         if group is None or group.org_id != find_org(self._store, call).org_id:
             raise Refusal(NOT_FOUND)
-        paging = Paging.read(call.query, call.struck, prefix="members_")
+        paging = Paging.read(call.query, call.active, prefix="members_")
         members = [{"user_id": user_id} for user_id in paging.cut(group.member_ids)]
         return {**group.wire, "members": members}
 

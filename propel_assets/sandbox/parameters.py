@@ -1,6 +1,6 @@
 """Query strings and JSON bodies, read as the API reads them.
 
-A value it would not take is a ``Refusal``: status 400 and a map from field to messages.
+A value that is not allowed is a ``Refusal``: status 400 and an object with a list of messages per field.
 
 Source: PropelAuth/rust 65dbaf5, ``models/bad_fetch_users_by_query.rs`` and its siblings.
 """
@@ -14,22 +14,22 @@ Parameters = Mapping[str, Any]
 
 
 class Refusal(Exception):
-    """An answer other than 200: its status, and a JSON body or None for an empty one."""
+    """A response other than 200: its status, and a JSON body or None for an empty one."""
 
     def __init__(self, status: int, body: dict[str, list[str]] | None = None) -> None:
-        """Remember what to answer."""
+        """Keep status and body."""
         super().__init__(status, body)
         self.status = status
         self.body = body
 
 
 def refuse(field: str, message: str) -> Refusal:
-    """Return a 400 that names one field."""
+    """Return a 400 about one field."""
     return Refusal(400, {field: [message]})
 
 
 def whole_number(parameters: Parameters, name: str, *, default: int, minimum: int) -> int:
-    """Return a number, given as digits or (in a JSON body) as a number."""
+    """Return a number, as digits or, in a JSON body, as a number."""
     value = parameters.get(name)
     if value is None:
         return default
@@ -39,7 +39,7 @@ def whole_number(parameters: Parameters, name: str, *, default: int, minimum: in
 
 
 def choice(parameters: Parameters, name: str, options: Sequence[str]) -> str:
-    """Return one of ``options``; the first when not given."""
+    """Return one of ``options``; the first by default."""
     value = parameters.get(name, options[0])
     if value not in options:
         raise refuse(name, f"must be one of {', '.join(options)}")
@@ -47,12 +47,12 @@ def choice(parameters: Parameters, name: str, options: Sequence[str]) -> str:
 
 
 def flag(parameters: Parameters, name: str) -> bool:
-    """Return a literal ``true`` or ``false``; false when not given."""
+    """Return a literal ``true`` or ``false``; false by default."""
     return choice(parameters, name, ("false", "true")) == "true"
 
 
 def text(parameters: Parameters, name: str) -> str | None:
-    """Return a text; None when not given or empty."""
+    """Return a text; None when absent or empty."""
     value = parameters.get(name)
     if value is not None and not isinstance(value, str):
         raise refuse(name, "must be a string")
@@ -60,7 +60,7 @@ def text(parameters: Parameters, name: str) -> str | None:
 
 
 def required_text(parameters: Parameters, name: str) -> str:
-    """Return a text that has to be there."""
+    """Return a required text."""
     value = text(parameters, name)
     if value is None:
         raise refuse(name, "is required")
@@ -68,7 +68,7 @@ def required_text(parameters: Parameters, name: str) -> str:
 
 
 def day(parameters: Parameters, name: str, default: date) -> date:
-    """Return a day given as YYYY-MM-DD."""
+    """Return a day in the form YYYY-MM-DD."""
     value = text(parameters, name)
     if value is None:
         return default

@@ -1,7 +1,7 @@
-"""What one user and one org look like on the wire, drawn from a random generator.
+"""One user and one org as the API sends them, drawn from a random generator.
 
-Belongs here: names, texts, custom properties, and how often an optional field is there. When
-things happen is ``seed.py``; who belongs to what is ``store.py``.
+This module has names, texts, custom properties, and how often an optional field is present. ``seed.py`` has the times
+of events, ``store.py`` the memberships.
 
 Source of the fields: PropelAuth/propelauth-py 20487b0 (``api/user.py``, ``types/user.py``) and the
 example bodies of PropelAuth's Postman collection: optional scalars are left out when unset,
@@ -16,7 +16,7 @@ from typing import Any
 
 DAY = 86_400
 
-# (as people write it, as it appears in an address)
+# (as written, as in an e-mail address)
 FIRST_NAMES = (
     ("Ada", "ada"), ("Grace", "grace"), ("Łukasz", "lukasz"), ("Zoë", "zoe"), ("José", "jose"),
     ("Ngozi", "ngozi"), ("Siân", "sian"), ("Yağmur", "yagmur"), ("Дмитрий", "dmitri"),
@@ -56,7 +56,7 @@ SOCIAL_PROVIDERS = ("google", "github", "microsoft", "slack")
 
 @dataclass(slots=True)
 class User:
-    """One user: what the API shows, and what it knows besides."""
+    """One user: the object of the API, and data of other endpoints."""
 
     wire: dict[str, Any]
     """The object as ``user/query`` sends it, without ``org_id_to_org_info``."""
@@ -74,7 +74,7 @@ class User:
 
 @dataclass(slots=True)
 class Org:
-    """One org: what the API shows, and the roles its members can have."""
+    """One org: the object of the API, and the roles of its members."""
 
     wire: dict[str, Any]
     """The object as ``org/{org_id}`` sends it."""
@@ -96,12 +96,12 @@ def draw_uuid(rng: Random) -> str:
 
 
 def draw_user(rng: Random, serial: int, created_at: int, *, domain: str | None, late: bool) -> User:
-    """Return a user who signed up at ``created_at`` (Unix seconds) and was never seen again.
+    """Return a user who signed up at ``created_at`` (Unix seconds) and was not active later.
 
     Args:
-        rng: decides everything.
+        rng: source of randomness.
         serial: unique among users; makes the address and the username unique.
-        created_at: the moment of the sign-up.
+        created_at: the time of the sign-up.
         domain: of a company address; None for a public mail provider.
         late: after the day on which the property ``theme`` was switched on.
     """
@@ -170,9 +170,9 @@ def draw_org(rng: Random, serial: int, created_at: int) -> Org:
     """Return an org created at ``created_at`` (Unix seconds), without members.
 
     Args:
-        rng: decides everything.
+        rng: source of randomness.
         serial: unique among orgs; makes the name, the slug and the domain unique.
-        created_at: the moment of its creation.
+        created_at: the time of its creation.
     """
     draw = rng.random
     name = ORG_NAMES[serial % len(ORG_NAMES)]
@@ -209,7 +209,7 @@ def draw_org(rng: Random, serial: int, created_at: int) -> Org:
 
 
 def _draw_email(chance: float, handle: str, domain: str) -> str:
-    """Return a plain address, now and then a plus address or one beyond ASCII."""
+    """Return an e-mail address; some have a plus sign or characters other than ASCII."""
     if chance < 0.03:
         return f"{handle}+trial@{domain}"
     if chance < 0.04:

@@ -1,8 +1,8 @@
-"""Roles, what they may do, and a member of an org as ``org_id_to_org_info`` shows them.
+"""Roles, their permissions, and a member of an org as in ``org_id_to_org_info``.
 
-Source: PropelAuth/propelauth-py 20487b0, ``user.py:192`` (``OrgMemberInfo``). In a hierarchy the
-inherited roles are the member's own and every inferior one; with several roles a member they are
-the own role only and the others stand in ``additional_roles``.
+Source: PropelAuth/propelauth-py 20487b0, ``user.py:192`` (``OrgMemberInfo``). In a hierarchy, the
+inherited roles are the member's role and all inferior ones. With several roles per member, they are that role only, and
+the others are in ``additional_roles``.
 """
 
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ MULTI_ROLE = "multi_role"
 
 @dataclass(frozen=True)
 class RoleMapping:
-    """The roles an org subscribed to this mapping can give."""
+    """The roles of the members of an org that uses this mapping."""
 
     name: str
     structure: str
     permissions: dict[str, tuple[str, ...]]
-    """What each role may do beyond the inferior ones, superior roles first."""
+    """The permissions of each role beyond those of inferior roles, superior roles first."""
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """Superior roles first: the first is the creator's, the last a newcomer's."""
+        """Superior roles first: the first for the creator of an org, the last for new members."""
         return tuple(self.permissions)
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Self
 import uvicorn
 from starlette.requests import Request
 
-from propel_assets.sandbox.faults import Faults, Struck
+from propel_assets.sandbox.faults import ActiveFaults, Faults
 from propel_assets.sandbox.interference import TrackedProtocol
 from propel_assets.sandbox.live import LiveDay
 from propel_assets.sandbox.server import API_KEY, USER_TOKEN, build_app
@@ -144,16 +144,16 @@ class Sandbox:
         """Stop: finish the responses under way, within a second, and close the connections."""
         self._running.close()
 
-    def _log_request(self, request: Request, struck: Struck) -> None:
+    def _log_request(self, request: Request, active: ActiveFaults) -> None:
         """Log a request, and make the changes of users that faults tie to it."""
         query = dict(request.query_params)
         self.requests.append(LoggedRequest(request.method, request.url.path, query))
         with self.store.lock:
-            if "delete_every" in struck and self.store.users:
+            if "delete_every" in active and self.store.users:
                 self.store.delete_user(self._rng.choice(list(self.store.users)))
-            if "signup_every" in struck:
+            if "signup_every" in active:
                 self.store.add_user()
-            if "insert_every" in struck and (users := list(self.store.users.values())):
+            if "insert_every" in active and (users := list(self.store.users.values())):
                 oldest = users[: len(users) // 10 + 1]
                 self.store.add_user(created_at=self._rng.choice(oldest).wire["created_at"])
 

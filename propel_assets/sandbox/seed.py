@@ -1,7 +1,7 @@
-"""Two years of events, from one integer: who signed up, left, joined an org, changed roles, when.
+"""Two years of events, from one integer: sign-ups, deletions, memberships and changes of roles with their times.
 
-The script is the truth that a load can be held against. The state a server answers from is this
-script replayed (``store.py``), so history and state cannot disagree.
+Tests compare loaded tables with this script. The state of the server is this script replayed (``store.py``), so history
+and state cannot disagree.
 """
 
 from bisect import bisect_right
@@ -26,17 +26,17 @@ IMPORTS = ((0.06, 0.35, 1), (0.015, 0.6, 3), (0.02, 0.95, 2))
 ORGS_PER_USER = (0.12, 0.44, 0.26, 0.12, 0.06)
 # each step halves the share of days on which a user is active
 HABITS = (0, 1, 1, 2, 2, 2, 3, 3, 5, 6)
-# who came back was not seen from the first to the second of these days ago
+# reengaged users were not active from the first to the second of these days ago
 ABSENCE_DAYS = (62, 6)
 SEATS = 50  # an org that outgrows its limit raises it in steps of so many
-QUIET_ORGS = 12  # one org in so many, a small one, had no member who was seen meanwhile
+QUIET_ORGS = 12  # one org in so many, a small one, had no active member in that time
 
 Kind = Literal["org_created", "org_deleted", "signed_up", "deleted", "joined_org", "left_org", "role_changed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened at ``at`` (Unix seconds). ``role`` is the one held afterwards."""
+    """One change at ``at`` (Unix seconds). ``role`` is the role after it."""
 
     at: int
     kind: Kind
@@ -50,23 +50,23 @@ class Event:
 
 @dataclass(slots=True)
 class Script:
-    """Everyone who ever was there, and what happened, in order of time."""
+    """All users and orgs, deleted ones included, and all events in order of time."""
 
     seed: int
     now: int
-    """Unix seconds. Nothing happens later."""
+    """Unix seconds. The end of the history."""
     users: dict[str, User] = field(default_factory=dict)
     orgs: dict[str, Org] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
 
     @property
     def first_day(self) -> int:
-        """The day that bit 0 of ``User.activity`` stands for, in days since 1970."""
+        """The day of bit 0 of ``User.activity``, in days since 1970."""
         return self.now // DAY - HISTORY_DAYS
 
 
 def noon(day: date) -> int:
-    """Return the Unix second at which ``day`` is half over in UTC: the sandbox's "now"."""
+    """Return the Unix second of noon of ``day`` in UTC, the end of the history."""
     return int(datetime.combine(day, time(12), UTC).timestamp())
 
 
@@ -101,7 +101,7 @@ def draw_moments(rng: Random, count: int, now: int) -> list[int]:
 
 
 def _found_orgs(rng: Random, script: Script, count: int) -> dict[str, int]:
-    """Write when orgs were created. Return when some were deleted, by org_id."""
+    """Write the events that create orgs. Return the times of deletion by org_id."""
     gone = round(count * 0.05)
     ends = {}
     moments = draw_moments(rng, count + gone, script.now)
@@ -116,15 +116,15 @@ def _found_orgs(rng: Random, script: Script, count: int) -> dict[str, int]:
 
 
 def _sign_up_users(rng: Random, script: Script, count: int) -> dict[str, int]:
-    """Write when users signed up. Return when some were deleted, by user_id."""
+    """Write the events that create users. Return the times of deletion by user_id."""
     gone = round(count * 0.06)
     imports = _draw_imports(count, script.now)
     moments = draw_moments(rng, count + gone - len(imports), script.now)
-    everyone = sorted([(at, False) for at in moments] + imports)
-    doomed = set(rng.sample(range(len(everyone)), gone))
+    sign_ups = sorted([(at, False) for at in moments] + imports)
+    doomed = set(rng.sample(range(len(sign_ups)), gone))
     domains = [org.wire["domain"] for org in script.orgs.values() if "domain" in org.wire]
     ends: dict[str, int] = {}
-    for serial, (at, migrated) in enumerate(everyone):
+    for serial, (at, migrated) in enumerate(sign_ups):
         domain = domains[int(rng.random() ** 2 * len(domains))] if domains else None
         user = draw_user(
             rng,
@@ -145,7 +145,7 @@ def _sign_up_users(rng: Random, script: Script, count: int) -> dict[str, int]:
 
 
 def _draw_imports(count: int, now: int) -> list[tuple[int, bool]]:
-    """Return the moments of bulk imports: many users a second; the last one sets legacy ids."""
+    """Return the times of bulk imports: many users per second. The last import sets legacy ids."""
     moments = []
     for share, when, seconds in IMPORTS:
         at = now - int((1 - when) * HISTORY_DAYS) * DAY
@@ -159,11 +159,11 @@ def _live(rng: Random, script: Script, user: User, end: int | None) -> None:
     created_at = user.wire["created_at"]
     first = created_at // DAY - script.first_day
     last = (script.now if end is None else end) // DAY - script.first_day
-    if rng.random() < 0.4:  # lost interest
+    if rng.random() < 0.4:  # stopped using the product
         last = min(last, first + int(rng.expovariate(1 / 90)))
     days = _draw_days(rng, last - first) << first + 1
     activity = 1 << first | days & (_weekdays(script.first_day) | rng.getrandbits(last + 1))
-    if end is None and rng.random() < 0.04:  # came back
+    if end is None and rng.random() < 0.04:  # reengaged
         gone, back = ABSENCE_DAYS
         activity &= (1 << max(first + 1, HISTORY_DAYS - gone)) - 1
         activity |= 1 << max(first, HISTORY_DAYS - int(rng.random() * back))
@@ -189,7 +189,7 @@ def _weekdays(first_day: int) -> int:
 
 
 def last_seen(user: User, *, first_day: int, now: int) -> int:
-    """Return the Unix second of the last activity: on the last active day, at an odd time."""
+    """Return the Unix second of the last activity, on the last active day."""
     created_at = user.wire["created_at"]
     day = first_day + user.activity.bit_length() - 1
     if day == created_at // DAY:
@@ -209,7 +209,7 @@ class _Spell:
 
 
 def _draw_spells(rng: Random, script: Script, user_ends: dict[str, int], org_ends: dict[str, int]) -> Iterator[_Spell]:
-    """Yield who was in which org from when to when. A few orgs stay empty."""
+    """Yield the memberships with their start and end. A few orgs have none."""
     orgs = list(script.orgs.values())
     open_orgs = orgs[: len(orgs) - len(orgs) // 30]
     taken = set()
@@ -252,7 +252,7 @@ def _draw_creators(script: Script, orgs: list[Org], user_ends: dict[str, int]) -
 
 
 def _write_memberships(rng: Random, script: Script, spells: list[_Spell]) -> None:
-    """Write who joined, left and changed roles, and by whom newcomers were invited."""
+    """Write the events of memberships, with the inviter of new members."""
     earlier: dict[str, list[_Spell]] = defaultdict(list)
     for spell in sorted(spells, key=lambda spell: spell.start):
         members = earlier[spell.org.org_id]
@@ -280,7 +280,7 @@ def _write_memberships(rng: Random, script: Script, spells: list[_Spell]) -> Non
 
 
 def _draw_role_change(rng: Random, spell: _Spell, joined: Event) -> Iterator[Event]:
-    """Yield the one change of role that some memberships see."""
+    """Yield the change of role that some memberships have."""
     if rng.random() < 0.1 and spell.end - spell.start > DAY:
         at = spell.start + 1 + int(rng.random() * (spell.end - spell.start - 1))
         role, additional = _draw_role(rng, spell.org, first=rng.random() < 0.1)

@@ -1,10 +1,10 @@
-"""The app: routes, keys, and statuses. Read-only, except for its own switches.
+"""The app: routes, keys, and statuses. Read-only, except for the faults.
 
-Only ``POST`` and ``DELETE /sandbox/faults`` change anything: creating, editing and deleting do not exist
-here, and neither do the endpoints that send e-mail, consume grants or count usage.
+Only ``POST`` and ``DELETE /sandbox/faults`` change the state. Endpoints that create, edit, delete, send e-mail, consume
+grants or count usage do not exist.
 
-The direct way in (the auth URL) and the clients' way in (another host and the header
-``X-Propelauth-url``) are the same here: the header is not looked at.
+Requests to the auth URL and those of PropelAuth's clients (another host and the header ``X-Propelauth-url``) are
+treated alike: the header is ignored.
 """
 
 import json
@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from propel_assets.sandbox.calls import Call
 from propel_assets.sandbox.documents import PUBLIC_KEY_PEM, jwks, openid_configuration
-from propel_assets.sandbox.faults import Faults, Struck
+from propel_assets.sandbox.faults import ActiveFaults, Faults
 from propel_assets.sandbox.insight_endpoints import InsightEndpoints
 from propel_assets.sandbox.interference import BACKEND, CONTROL_PATH, Interference
 from propel_assets.sandbox.org_endpoints import OrgEndpoints
@@ -28,7 +28,7 @@ from propel_assets.sandbox.user_endpoints import UserEndpoints
 from propel_assets.sandbox.webhooks import Webhooks
 
 API_KEY = "sandbox-api-key"
-USER_TOKEN = "sandbox-user-token"  # noqa: S105 - opens nothing but this sandbox
+USER_TOKEN = "sandbox-user-token"  # noqa: S105 - of this sandbox only
 
 Handler = Callable[[Call], Any]
 
@@ -36,7 +36,7 @@ Handler = Callable[[Call], Any]
 def build_app(
     store: Store,
     faults: Faults,
-    log_request: Callable[[Request, Struck], None],
+    log_request: Callable[[Request, ActiveFaults], None],
     webhooks: Webhooks,
 ) -> Interference:
     """Return the ASGI app of one environment.
@@ -84,7 +84,7 @@ def _routes(store: Store) -> dict[str | None, list[tuple[Any, ...]]]:
 
 
 def _user_routes(store: Store) -> list[tuple[Any, ...]]:
-    """Return the routes about users. The first path that fits is taken."""
+    """Return the routes of users. The first path that matches is used."""
     users = UserEndpoints(store)
     return [
         ("user/query", users.user_query),
@@ -104,7 +104,7 @@ def _user_routes(store: Store) -> list[tuple[Any, ...]]:
 
 
 def _org_routes(store: Store) -> list[tuple[Any, ...]]:
-    """Return the routes about orgs and what is theirs. The first path that fits is taken."""
+    """Return the routes of orgs, API keys and SCIM groups. The first path that matches is used."""
     orgs = OrgEndpoints(store)
     return [
         ("org/query", orgs.org_query, "GET", "POST"),
@@ -143,7 +143,7 @@ class _JsonResponse(JSONResponse):
 
 
 def _route(store: Store, path: str, handler: Handler, *, token: str | None, methods: list[str]) -> Route:
-    """Return a route that checks the bearer token, calls ``handler`` and answers in JSON."""
+    """Return a route that checks the bearer token, calls ``handler`` and responds with JSON."""
 
     async def endpoint(request: Request) -> Response:
         if token and request.headers.get("authorization") != f"Bearer {token}":
@@ -179,12 +179,12 @@ async def _read_call(request: Request) -> Call:
         query={**request.query_params, **body},
         body=body,
         base_url=str(request.base_url).rstrip("/"),
-        struck=request.scope["struck"],
+        active=request.scope["active"],
     )
 
 
 def _status(store: Store, faults: Faults) -> Callable[[Request], Response]:
-    """Return the endpoint that tells what this sandbox holds. Not part of PropelAuth."""
+    """Return the endpoint with the size and the settings of this sandbox. Not part of PropelAuth."""
 
     def endpoint(request: Request) -> Response:
         with store.lock:
@@ -204,7 +204,7 @@ def _status(store: Store, faults: Faults) -> Callable[[Request], Response]:
 
 
 def _switches(faults: Faults) -> Callable[[Request], Any]:
-    """Return the endpoint that shows, sets and clears the switches. Not part of PropelAuth."""
+    """Return the endpoint of the faults. Not part of PropelAuth."""
 
     async def endpoint(request: Request) -> Response:
         if request.method == "DELETE":

@@ -1,6 +1,6 @@
-"""The switches of a sandbox: their names, the values and limits they allow, and what each does.
+"""The switches of a sandbox: names, allowed values, limits and effects.
 
-``read_switch`` checks every way to set one: code, ``--fault`` options and JSON.
+``read_switch`` checks them for all sources: code, ``--fault`` options and JSON.
 """
 
 import json
@@ -52,9 +52,9 @@ class Switch:
     """The allowed values, in words."""
     accepts: Callable[[Any], bool]
     default: Any = None
-    """The value that ``true`` stands for. None: ``true`` is not allowed."""
+    """The value for ``true``. None: ``true`` is not allowed."""
     names: tuple[str, ...] = ()
-    """The names that a value is made of, if it is."""
+    """The names that a value may consist of."""
 
     @property
     def allowed(self) -> str:

@@ -1,8 +1,8 @@
-"""What the endpoints about users answer: one method for each, from the state alone.
+"""The endpoints of users and employees: one method for each.
 
 Source: PropelAuth/propelauth-py 20487b0 (``api/user.py``), PropelAuth/node-apis f3609bd, and
-PropelAuth's Postman collection. Unknown there, so decided here: pages past the last one are empty,
-the members of an unknown org are a 404, names are searched whatever their case.
+PropelAuth's Postman collection. Not documented, so decided here: pages after the last one are empty,
+the members of an unknown org are a 404, names are searched in any case.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class UserEndpoints:
     """Users and employees. The caller holds the store's lock."""
 
     def __init__(self, store: Store) -> None:
-        """Answer from ``store``."""
+        """Read from ``store``."""
         self._store = store
         self._rng = Random(f"{store.seed} ties")  # noqa: S311 - reproducible, no secrets
 
@@ -30,7 +30,7 @@ class UserEndpoints:
         part = (parameters.text(call.query, "email_or_username") or "").lower()
         legacy_id = parameters.text(call.query, "legacy_user_id")
         users = self._store.sorted_users(order_by)
-        if "shuffled_ties" in call.struck:
+        if "shuffled_ties" in call.active:
             users = shuffle_ties(self._rng, users, USER_ORDERS[order_by])
         if part:
             users = [user for user in users if _named_like(user, part)]
@@ -85,12 +85,12 @@ class UserEndpoints:
         return {"mfa_setup": self._user(call).mfa_setup}
 
     def oauth_tokens(self, call: Call) -> dict[str, Any]:
-        """GET user/{user_id}/oauth_token. The tokens open nothing."""
+        """GET user/{user_id}/oauth_token. The tokens are not valid anywhere."""
         provider = self._user(call).social_provider
         return {provider: _social_token(provider)} if provider else {}
 
     def fresh_token(self, call: Call) -> dict[str, Any]:
-        """GET user/{user_id}/{provider}/fresh_token. The token opens nothing."""
+        """GET user/{user_id}/{provider}/fresh_token. The token is not valid anywhere."""
         provider = call.path["provider"]
         if provider not in SOCIAL_PROVIDERS or self._user(call).social_provider != provider:
             raise Refusal(NOT_FOUND)
@@ -117,15 +117,15 @@ class UserEndpoints:
         return user
 
     def _user_object(self, call: Call, user_id: str) -> dict[str, Any]:
-        include = parameters.flag(call.query, "include_orgs") and "orgs_off" not in call.struck
+        include = parameters.flag(call.query, "include_orgs") and "orgs_off" not in call.active
         user = self._store.user_object(user_id, include_orgs=include)
         for membership in user.get("org_id_to_org_info", {}).values():
-            shape("memberships", membership, call.struck)
-        return shape("users", user, call.struck)
+            shape("memberships", membership, call.active)
+        return shape("users", user, call.active)
 
     def _user_page(self, call: Call, users: Sequence[User]) -> dict[str, Any]:
         paging = call.paging()
-        parameters.flag(call.query, "include_orgs")  # refuse nonsense on empty pages, too
+        parameters.flag(call.query, "include_orgs")  # refuse a wrong value on empty pages too
         rows = [self._user_object(call, user.user_id) for user in paging.cut(users)]
         return {"users": rows, **paging.envelope("total_users", len(users))}
 

@@ -153,7 +153,7 @@ class Webhooks:
 
     def send(self, event: WebhookEvent) -> None:
         """Schedule an event. Returns at once."""
-        faults = self._faults.strike_event(event.event_type)
+        faults = self._faults.match_event(event.event_type)
         with self._changed:
             delivery = Delivery(self._new_id(), event, lost="lost" in faults)
             self.deliveries.append(delivery)

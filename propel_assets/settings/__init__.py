@@ -34,12 +34,12 @@ from propel_assets.settings.parsing import (
     load_settings,
     named,
     variables_of,
-    work_for,
 )
 from propel_assets.settings.process import (
     cache_folder,
     child_environment,
     dagster_home,
+    select_environment,
     temporary_environment,
 )
 
@@ -65,8 +65,8 @@ __all__ = [
     "named",
     "normalize_auth_url",
     "require_credentials",
+    "select_environment",
     "temporary_environment",
     "variable_of",
     "variables_of",
-    "work_for",
 ]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from propel_assets.errors import SettingsError
-from propel_assets.settings.fields import ENVIRONMENT_NAME, FIELDS, Settings, check_value, variable_of
+from propel_assets.settings.fields import FIELDS, Settings, check_value, variable_of
 
 PER_ENVIRONMENT = ("auth_url", "api_key", "oauth_token", "webhook_secret", "webhook_store")
 """Settings without a common value: the key of one environment must never be sent to another."""
@@ -86,21 +86,12 @@ def _parse(variable: str, text: str, kind: type) -> Any:
         raise SettingsError(f"{variable} is {text!r}; it must be a {'whole ' * (kind is int)}number.") from None
 
 
-# Until each caller passes the environment on.
+# For the marts, until they take a `Target`.
 
 
 def environment_name() -> str:
     """Return the environment that PROPELAUTH_ENVIRONMENT names."""
     return Settings(environment=_environment(None)).environment
-
-
-def work_for(environment: str) -> None:
-    """Set PROPELAUTH_ENVIRONMENT for this process."""
-    if not ENVIRONMENT_NAME.fullmatch(environment) or environment_name() not in ("", environment):
-        raise SettingsError(
-            f"This process works for {environment_name()!r}. Give {environment!r} a process of its own."
-        )
-    os.environ[variable_of("environment")] = environment
 
 
 def named(name: str) -> str:

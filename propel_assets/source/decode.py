@@ -1,16 +1,21 @@
-"""Bytes of an answer to rows, and rows to Arrow tables. Exact: no field is dropped, no value is altered.
+"""JSON bodies to rows, and rows to Arrow tables. Exact: no field is dropped, and no value is altered.
 
-A struct made from the catalogue decodes a page in one go and refuses fields it does not know. When a page has one, the
-struct is widened and the page decoded again. A value that does not have its declared type lands as JSON text in a
-column of its own, `<column>__v_text`, as dlt names variants; the declared column is then null, and the schema check
-reports it. A field that the catalog does not declare becomes a column of JSON source text, which is marked in the
-metadata of its Arrow field; `reconcile.py` gives it a type and a name.
+A struct made from the catalog decodes a page in one pass. If a page has an unexpected field or a value of another type,
+its rows are decoded value by value, and the struct is extended for the pages after it.
+
+- A value that its declared type cannot hold without loss goes to the column `<column>__v_text`, dlt's name for
+  variants, as JSON source text in ASCII. The declared column is null there.
+- A field that the catalog does not declare becomes a column of JSON source text. The metadata of its Arrow field names
+  the API field; `reconcile.py` chooses type and name of the column.
+- Of a key that an object has twice, the last value counts, as in most JSON parsers. Free-form values stay as sent.
 """
 
+import json
 import re
 import secrets
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal, InvalidOperation
 from types import NoneType
@@ -22,7 +27,7 @@ import pyarrow.compute
 
 from propel_assets.catalog import Column, ColumnType, Table
 
-pc: Any = pyarrow.compute  # makes its functions at import, unseen by type checkers
+pc: Any = pyarrow.compute  # its functions are created at import, which type checkers do not see
 
 TIMESTAMP = pa.timestamp("us", "UTC")
 ARROW_TYPES: dict[str, pa.DataType] = {
@@ -35,122 +40,212 @@ ARROW_TYPES: dict[str, pa.DataType] = {
     "json": pa.string(),
 }
 FIRST_SECOND, LAST_SECOND = -62_135_596_800, 253_402_300_799  # of the years 1 and 9999
-BIGINT = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-SECONDS = (
-    Annotated[int, msgspec.Meta(ge=FIRST_SECOND, le=LAST_SECOND)]
-    | Annotated[float, msgspec.Meta(ge=FIRST_SECOND, le=LAST_SECOND, multiple_of=1)]
-)
 PYTHON_TYPES: dict[str, Any] = {
     "text": str,
-    "bigint": BIGINT,
+    "bigint": Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)],
     "double": float,
     "bool": bool,
-    "timestamp": SECONDS,
+    "timestamp": Annotated[int, msgspec.Meta(ge=FIRST_SECOND, le=LAST_SECOND)],
     "date": date,
 }
+RAW_TYPES = ("json", "double")
+"""Types whose values a struct keeps as source text: msgspec would round a double."""
 VARIANT = "__v_text"
-UNEXPECTED_FIELD = b"propel_auth_field"  # metadata of an Arrow field: the API field that the catalog does not declare
+UNEXPECTED_FIELD = b"api_field"
+"""Key in the metadata of an Arrow field that the catalog does not declare: the name of the API field."""
 LONE_SURROGATE = re.compile(
     rb"(?P<pair>\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
     rb"|\\u(?P<lone>[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
 )
 MAY_HAVE_LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-UNREADABLE = re.compile(r'[\x00-\x1f"\\]')  # in a field's name: msgspec refuses to make a struct of it
-NOTHING = msgspec.Raw(b"")
+NOT_IN_STRUCT = re.compile(r'[\x00-\x1f"\\]')
+"""Characters of a field name that msgspec does not accept in a struct."""
+MARK = secrets.token_hex(16)
+"""A text that no response has: it marks lone surrogates, which msgspec refuses."""
+MARKED_SURROGATE = re.compile(MARK.encode() + rb"(....)")
+INTEGER = re.compile(rb"-?\d+")
+ABSENT = msgspec.Raw(b"")
 NULLS = (b"", b"null")
 NULL_TEXTS = pa.array([null.decode() for null in NULLS])
 Row = Any
+Fields = dict[str, msgspec.Raw]
 
 
 class RowType:
-    """How the rows of one table are decoded; it widens as the server shows more than the catalogue knows.
+    """How the rows of one table are decoded. Unexpected fields and types extend it. Threads can share it.
 
-    Widening makes new collections and takes the struct last, so that whoever reads meanwhile sees a whole state.
+    A row has the attribute `f_<API field>` for each declared field, and `u_<n>` for each unexpected one. The value is a
+    Python value, None, or a `msgspec.Raw` with JSON source text: of a free-form value, of an unexpected field, or of a
+    value that does not have the declared type.
     """
 
-    def __init__(self, table: Table, *, given: Sequence[str] = (), maps: Mapping[str, "RowType"] | None = None) -> None:
-        """Start from ``table``.
+    def __init__(
+        self, table: Table, *, constant_columns: Sequence[str] = (), maps: Mapping[str, "RowType"] | None = None
+    ) -> None:
+        """Start from the declared columns of ``table``.
 
-        ``given`` are columns that are not in an answer's rows: we know them from the request. ``maps`` are fields
-        of a row that map a key to rows of another table.
+        ``constant_columns`` are not in the rows; `to_arrow` takes their values. ``maps`` are fields of a row that map
+        a key to rows of another table.
         """
         self.table = table
         self.maps = dict(maps or {})
-        self.unknown: dict[str, str] = {}
-        self.misfits: set[str] = set()
-        self._declared = {c.api_field or c.name: c for c in table.columns if c.name not in given}
-        self._column_names = {c.name for c in table.columns}
-        self.widening = threading.RLock()
-        self.struct = self._build()
+        self.unexpected: tuple[str, ...] = ()
+        self.type_mismatches: frozenset[str] = frozenset()
+        self._declared = {c.source_field: c for c in table.columns if c.name not in constant_columns}
+        self._raw = frozenset(name for name, column in self._declared.items() if column.type in RAW_TYPES)
+        self._found = _Found({}, set(), set())
+        self._lock = threading.Lock()
+        self.struct = self._make_struct()
 
-    def _build(self) -> type[msgspec.Struct]:
+    def is_key(self, field: str) -> bool:
+        """Whether a row without this API field, or with another type in it, is refused."""
+        column = self._declared.get(field)
+        return column is not None and column.required and column.name in self.table.key
+
+    def _make_struct(self) -> type[msgspec.Struct]:
         fields: list[Any] = []
         for name, column in self._declared.items():
-            attribute = f"f_{name}"
-            if column.type == "json" or name in self.misfits:
-                fields.append((attribute, msgspec.Raw, msgspec.field(name=name, default=NOTHING)))
-            elif self._is_key(column):
-                fields.append((attribute, PYTHON_TYPES[column.type], msgspec.field(name=name)))
+            if name in self._raw:
+                absent = ABSENT if column.type == "json" else None
+                fields.append((f"f_{name}", msgspec.Raw, msgspec.field(name=name, default=absent)))
+            elif self.is_key(name):
+                fields.append((f"f_{name}", PYTHON_TYPES[column.type], msgspec.field(name=name)))
             else:
-                fields.append((attribute, PYTHON_TYPES[column.type] | None, msgspec.field(name=name, default=None)))
+                fields.append((f"f_{name}", PYTHON_TYPES[column.type] | None, msgspec.field(name=name, default=None)))
         for name, row_type in self.maps.items():
-            of = dict[str, row_type.struct] | None
-            fields.append((f"f_{name}", of, msgspec.field(name=name, default=None)))
-        for position, name in enumerate(self.unknown):
-            fields.append((f"u_{position}", msgspec.Raw, msgspec.field(name=name, default=NOTHING)))
+            fields.append((f"f_{name}", dict[str, row_type.struct] | None, msgspec.field(name=name, default=None)))
+        for position, name in enumerate(self.unexpected):
+            in_json = f"{MARK}{position}" if NOT_IN_STRUCT.search(name) else name
+            fields.append((f"u_{position}", msgspec.Raw, msgspec.field(name=in_json, default=ABSENT)))
         return msgspec.defstruct("Row", fields, forbid_unknown_fields=True, gc=False, kw_only=True)
 
-    def _is_key(self, column: Column) -> bool:
-        """Whether a row without this column, or with another type in it, is refused."""
-        return column.name in self.table.key and column.required
+    # --- rows that the struct does not decode ---
 
-    def learn(self, rows: Sequence[Mapping[str, msgspec.Raw]], marked: "_MarkedSurrogates | None" = None) -> None:
-        """Widen to what ``rows`` hold. Hold `widening` meanwhile. ``marked``: their page, if it has lone surrogates."""
-        unknown, misfits = dict(self.unknown), set(self.misfits)
-        maps_before = [row_type.struct for row_type in self.maps.values()]
-        for row in rows:
-            for name, value in row.items():
-                if name in self.maps:
-                    inner = msgspec.json.decode(value, type=dict[str, dict[str, msgspec.Raw]] | None)
-                    self.maps[name].learn(list((inner or {}).values()), marked)
-                elif name not in self._declared:
-                    if UNREADABLE.search(name):
-                        raise msgspec.ValidationError("a field has a quote or a control character in its name")
-                    if marked:
-                        marked.refuse(name)
-                    unknown.setdefault(name, name)
-                elif not self._is_key(self._declared[name]):
-                    value = marked.restore(value) if marked else value
-                    if not _fits(value, self._declared[name]):
-                        misfits.add(name)
-        maps_now = [row_type.struct for row_type in self.maps.values()]
-        if (unknown, misfits, maps_before) != (self.unknown, self.misfits, maps_now):
-            self.unknown, self.misfits = unknown, misfits
-            self.struct = self._build()
+    def read_rows(self, rows: Sequence[Fields]) -> list[Row]:
+        """Return rows decoded value by value, and extend the row type by what they have.
 
-    def to_arrow(self, rows: Sequence[Row], given: Mapping[str, Any] | None = None) -> pa.Table:
-        """Return ``rows`` as a table: the catalogue's columns in order, then those it does not know.
-
-        ``given`` has the columns that are not in the rows: a list with one value per row, or one value for all.
+        Raises:
+            msgspec.ValidationError: a row has no key, or one of another type.
         """
-        columns: dict[str, pa.Array] = {}
-        unexpected: list[pa.Field] = []
-        unknown = self.unknown  # before the struct: that has then no less
-        values = self._values(rows)
-        for column in self.table.columns:
-            name = column.api_field or column.name
-            if name not in self._declared:
-                columns[column.name] = _repeated((given or {}).get(column.name), column.type, len(rows))
+        with self._lock:
+            attributes = []
+            for number, fields in enumerate(rows):
+                try:
+                    attributes.append(self._read(fields))
+                except msgspec.ValidationError as error:
+                    raise msgspec.ValidationError(f"{error} (row {number} of the page)") from None
+            self._extend()
+            return [self._make(row) for row in attributes]
+
+    def _read(self, fields: Fields) -> dict[str, Any]:
+        """Return the attributes of a row."""
+        row: dict[str, Any] = {}
+        for name, source in fields.items():
+            if name in self.maps:
+                nested = self.maps[name]
+                found = msgspec.json.decode(source, type=dict[str, Fields] | None)
+                row[f"f_{name}"] = found and {key: nested._read(inner) for key, inner in found.items()}
+            elif name in self._declared:
+                row[f"f_{name}"] = self._read_declared(name, _restore_surrogates(source))
             else:
-                columns |= _column(column.name, column.type, values[f"f_{name}"], raw=name in self.misfits)
-        fields = [pa.field(name, values.type) for name, values in columns.items()]
-        for position, name in enumerate(unknown):
-            texts = _jsonarrow_array(values[f"u_{position}"])
+                unexpected = self._found.unexpected
+                position = unexpected.setdefault(_readable_name(name), len(unexpected))
+                row[f"u_{position}"] = _restore_surrogates(source)
+        for name in self._declared:
+            if self.is_key(name) and f"f_{name}" not in row:
+                raise msgspec.ValidationError(f"Object missing required field `{name}`")
+        return row
+
+    def _read_declared(self, name: str, source: msgspec.Raw) -> Any:
+        column = self._declared[name]
+        value = decode_value(source, column.type)
+        if self.is_key(name):
+            if value is None:
+                found = ", found a lone surrogate" if has_lone_surrogate(bytes(source)) else ""
+                raise msgspec.ValidationError(f"Expected `{column.type}` in the key `{name}`{found}")
+        elif value is None and not _is_null(source):
+            self._found.mismatches.add(name)
+            return source
+        elif value is not None and not _is_accepted(source, column.type):
+            self._found.raw.add(name)
+        return value
+
+    def _extend(self) -> None:
+        """Make a new struct if the present one lacks a field or a type that was found."""
+        before = [row_type.struct for row_type in self.maps.values()]
+        for row_type in self.maps.values():
+            row_type._extend()
+        nested = [row_type.struct for row_type in self.maps.values()]
+        mismatches = frozenset(self._found.mismatches)
+        raw = self._raw | self._found.raw | mismatches
+        unexpected = tuple(self._found.unexpected)
+        if (nested, mismatches, raw, unexpected) != (before, self.type_mismatches, self._raw, self.unexpected):
+            self.type_mismatches, self._raw, self.unexpected = mismatches, raw, unexpected
+            self.struct = self._make_struct()  # last: a thread that has the struct has the names of its fields
+
+    def _make(self, row: dict[str, Any]) -> Row:
+        for name, row_type in self.maps.items():
+            if nested := row.get(f"f_{name}"):
+                row[f"f_{name}"] = {key: row_type._make(inner) for key, inner in nested.items()}
+        return self.struct(**row)
+
+    # --- rows that the struct has decoded ---
+
+    def decode_raw(self, rows: Iterable[Row]) -> None:
+        """Replace the source texts of declared types by their values, except those of another type."""
+        raw = [(name, column) for name in self._raw if (column := self._declared[name]).type != "json"]
+        nested = [(f"f_{name}", row_type) for name, row_type in self.maps.items() if row_type.has_raw]
+        for row in rows:
+            for name, column in raw:
+                source = getattr(row, f"f_{name}")
+                value = decode_value(source, column.type)
+                if value is None and not _is_null(source) and source is not None:
+                    self._found.mismatches.add(name)
+                else:
+                    setattr(row, f"f_{name}", value)
+            for attribute, row_type in nested:
+                row_type.decode_raw((getattr(row, attribute) or {}).values())
+        if self._found.mismatches - self.type_mismatches:
+            with self._lock:
+                self._extend()
+
+    @property
+    def has_raw(self) -> bool:
+        """Whether `decode_raw` has any source text to replace."""
+        is_raw = any(self._declared[name].type != "json" for name in self._raw)
+        return is_raw or any(row_type.has_raw for row_type in self.maps.values())
+
+    # --- rows to Arrow ---
+
+    def to_arrow(self, rows: Sequence[Row], constant_columns: Mapping[str, Any] | None = None) -> pa.Table:
+        """Return ``rows`` as a table: the declared columns in the order of the catalog, then the unexpected fields.
+
+        ``constant_columns`` has their values: a list with one value per row, or one value for all rows.
+        """
+        unexpected = self.unexpected  # before the struct, which then has no fewer
+        values = self._values(rows)
+        columns: dict[str, pa.Array] = {}
+        for column in self.table.columns:
+            name = column.source_field
+            if name not in self._declared:
+                columns[column.name] = _constant((constant_columns or {}).get(column.name), column.type, len(rows))
+            elif name in self.type_mismatches:
+                columns |= _with_variant(column, values[f"f_{name}"])
+            else:
+                columns[column.name] = arrow_array(values[f"f_{name}"], column.type)
+        texts = {name: json_array(values[f"u_{position}"]) for position, name in enumerate(unexpected)}
+        return self.make_table(columns, texts)
+
+    def make_table(self, columns: Mapping[str, pa.Array], unexpected: Mapping[str, pa.Array]) -> pa.Table:
+        """Return a table of ``columns`` and of the source texts of ``unexpected`` fields, without those always null."""
+        arrays, fields = [*columns.values()], [pa.field(name, array.type) for name, array in columns.items()]
+        taken = {*columns, *(column.name for column in self.table.columns)}
+        for name, texts in unexpected.items():
             if texts.null_count < len(texts):
-                column = f"{name} (unexpected)" if name in columns or name in self._column_names else name
-                unexpected.append(pa.field(column, texts.type, metadata={UNEXPECTED_FIELD: name}))
-                columns[column] = texts
-        return pa.table(list(columns.values()), pa.schema([*fields, *unexpected]))
+                unique = f"{name} (unexpected)" if name in taken else name
+                fields.append(pa.field(unique, texts.type, metadata={UNEXPECTED_FIELD: name}))
+                arrays.append(texts)
+        return pa.table(arrays, pa.schema(fields))
 
     def _values(self, rows: Sequence[Row]) -> dict[str, Sequence[Any]]:
         """Return the values of each attribute, in the order of ``rows``."""
@@ -158,122 +253,77 @@ class RowType:
         names = struct.__struct_fields__
         if set(map(type, rows)) == {struct}:
             return dict(zip(names, zip(*map(msgspec.structs.astuple, rows), strict=True), strict=True))
-        # Some rows were decoded before the struct was widened, or there are none.
-        return {name: [getattr(row, name, NOTHING) for row in rows] for name in names}
+        # Some rows were decoded before the struct was extended, or there are none.
+        return {name: [getattr(row, name, None) for row in rows] for name in names}
+
+
+@dataclass
+class _Found:
+    """What pages had that the catalog does not declare: fields with their positions; types, and those that mismatch.
+
+    ``raw``: fields with values that the struct refuses although their type can hold them.
+    """
+
+    unexpected: dict[str, int]
+    raw: set[str]
+    mismatches: set[str]
 
 
 class PageDecoder:
-    """Decodes one kind of answer: an envelope around rows, or one row. Safe to share between threads."""
+    """Decodes one kind of response: an object around rows, or a single row. Threads can share it."""
 
     def __init__(self, row_type: RowType, items: str = "", others: Sequence[tuple[str, Any]] = ()) -> None:
-        """``items``: key of the rows, empty when the answer is one row. ``others``: further keys and their types."""
+        """``items``: the field with the rows; empty for a single row. ``others``: further fields and their types."""
         self.row_type = row_type
         self._items = items
         self._others = list(others)
-        self._decoder = self._build()
+        self._decoder = self._make_decoder(row_type.struct)
+        self._decoder_by_value = self._make_decoder(Fields)
 
-    def _build(self) -> msgspec.json.Decoder[Any]:
+    def _make_decoder(self, row: Any) -> msgspec.json.Decoder[Any]:
         if not self._items:
-            return msgspec.json.Decoder(self.row_type.struct)
-        fields: list[Any] = [("items", list[self.row_type.struct], msgspec.field(name=self._items))]
+            return msgspec.json.Decoder(row)
+        fields: list[Any] = [("items", list[row], msgspec.field(name=self._items))]
         for name, kind in self._others:
             default = None if NoneType in get_args(kind) else msgspec.NODEFAULT
             fields.append((name, kind, msgspec.field(name=name, default=default)))
-        return msgspec.json.Decoder(msgspec.defstruct("Answer", fields, kw_only=True))
+        return msgspec.json.Decoder(msgspec.defstruct("Page", fields, kw_only=True))
 
     def __call__(self, body: bytes) -> Any:
-        """Return the answer: a row, or an object with `items` and the other keys as attributes.
+        """Return the page, with the attribute `items` and one for each other field; or the single row.
 
         Raises:
             msgspec.DecodeError: not JSON.
-            msgspec.ValidationError: JSON of another shape, for instance a row without its key.
+            msgspec.ValidationError: an unexpected JSON shape, for instance a row without its key.
         """
         try:
             body.decode()  # raw values are decoded later, when the page cannot be read again
         except UnicodeDecodeError as error:  # it holds the body
             raise msgspec.DecodeError(f"invalid UTF-8 (byte {error.start})") from None
         try:
-            return self._decoder.decode(body)
+            page = self._decoder.decode(body)
         except msgspec.DecodeError as error:
-            marked = _MarkedSurrogates.find(body)
-            if marked is None and not isinstance(error, msgspec.ValidationError):
+            marked = _mark_surrogates(body)
+            if marked == body and not isinstance(error, msgspec.ValidationError):
                 raise
-        return self._widen_and_decode(body if marked is None else marked.body, marked)
+            return self._decode_by_value(marked)
+        if self.row_type.has_raw:
+            self.row_type.decode_raw(page.items if self._items else [page])
+        return page
 
-    def _widen_and_decode(self, body: bytes, marked: "_MarkedSurrogates | None") -> Any:
-        """Decode a page that has an unexpected field, a value of another type or a lone surrogate."""
-        with self.row_type.widening:
-            self.row_type.learn(self._raw_rows(body), marked)
-            # Built again in any case: another decoder of the same rows may have learned what this one lacks.
-            self._decoder = decoder = self._build()
-        answer = decoder.decode(body)
-        if marked:
-            for row in answer.items if self._items else [answer]:
-                marked.restore_row(row)
-        return answer
-
-    def _raw_rows(self, body: bytes) -> list[dict[str, msgspec.Raw]]:
-        of = dict[str, msgspec.Raw]
+    def _decode_by_value(self, body: bytes) -> Any:
+        """Decode a page that the struct refuses."""
+        page = self._decoder_by_value.decode(body)
+        rows = self.row_type.read_rows(page.items if self._items else [page])
+        self._decoder = self._make_decoder(self.row_type.struct)
         if not self._items:
-            return [msgspec.json.decode(body, type=of)]
-        return msgspec.json.decode(msgspec.json.decode(body, type=of).get(self._items, b"[]"), type=list[of])
-
-
-class _MarkedSurrogates:
-    r"""A page whose lone surrogates (`"\ud800"`, half of a UTF-16 pair) are marked, because msgspec refuses them.
-
-    Such a value is text that no encoding has. It keeps its JSON source text, and its column counts it as a value of
-    another type.
-    """
-
-    def __init__(self, body: bytes) -> None:
-        """Mark every lone surrogate of ``body``."""
-        self._mark = secrets.token_hex(16).encode()
-        self._marked = re.compile(self._mark + rb"(....)")
-        self.found = False
-        self.body = LONE_SURROGATE.sub(self._hide, body)
-
-    @classmethod
-    def find(cls, body: bytes) -> "_MarkedSurrogates | None":
-        """Return the marked page; None when the page has no lone surrogate."""
-        marked = cls(body) if MAY_HAVE_LONE_SURROGATE.search(body) else None
-        return marked if marked and marked.found else None
-
-    def _hide(self, escape: re.Match[bytes]) -> bytes:
-        if escape["lone"] is None:
-            return escape[0]
-        self.found = True
-        return self._mark + escape["lone"]
-
-    def restore(self, value: msgspec.Raw) -> msgspec.Raw:
-        """Return the JSON source text of ``value``."""
-        text = bytes(value)
-        return msgspec.Raw(self._marked.sub(rb"\\u\1", text)) if self._mark in text else value
-
-    def restore_row(self, row: Any) -> None:
-        """Put the JSON source texts back into a decoded row."""
-        for name in row.__struct_fields__:
-            value = getattr(row, name)
-            if isinstance(value, msgspec.Raw):
-                setattr(row, name, self.restore(value))
-            elif isinstance(value, dict):
-                for inner in value.values():
-                    self.restore_row(inner)
-            elif isinstance(value, str):
-                self.refuse(value)
-
-    def refuse(self, text: str) -> None:
-        """Refuse a key, or the name of a field, that has a lone surrogate.
-
-        Raises:
-            msgspec.ValidationError: it has one.
-        """
-        if self._mark.decode() in text:
-            raise msgspec.ValidationError("a key or the name of a field has a lone surrogate")
+            return rows[0]
+        page.items = rows
+        return page
 
 
 def to_arrow(table: Table, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
-    """Return rows made here, not read, as a table with the catalogue's columns; json values are encoded."""
+    """Return rows that do not come from a response as a table with the declared columns. JSON values are encoded."""
     listed = list(rows)
     columns = {}
     for column in table.columns:
@@ -286,26 +336,13 @@ def to_arrow(table: Table, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     return pa.table(columns)
 
 
-def _column(name: str, kind: ColumnType, values: Sequence[Any], *, raw: bool) -> dict[str, pa.Array]:
-    """Return one column, and one beside it for values that are not of ``kind`` where there are any."""
-    if not raw:
-        return {name: arrow_array(values, kind)}
-    fit = [decode_value(v, kind) for v in values]
-    column = {name: arrow_array(fit, kind)}
-    stray = [bytes(v).decode() if f is None and _present(v) else None for f, v in zip(fit, values, strict=True)]
-    if any(stray):
-        column[f"{name}{VARIANT}"] = pa.array(stray, pa.string())
-    return column
-
-
-def _present(value: Any) -> bool:
-    return isinstance(value, msgspec.Raw) and bytes(value) not in NULLS
+# --- values ---
 
 
 def arrow_array(values: Sequence[Any], kind: ColumnType) -> pa.Array:
-    """Return ``values`` in the Arrow type of ``kind``. Timestamps are epoch seconds, JSON is encoded."""
+    """Return ``values`` in the Arrow type of ``kind``. Timestamps are epoch seconds, JSON values are source texts."""
     if kind == "json":
-        return _jsonarrow_array(values)
+        return json_array(values)
     if kind == "timestamp":
         return pa.array(values, pa.int64()).cast(pa.timestamp("s", "UTC")).cast(TIMESTAMP)
     if kind == "date":
@@ -313,40 +350,57 @@ def arrow_array(values: Sequence[Any], kind: ColumnType) -> pa.Array:
     return pa.array(values, ARROW_TYPES[kind])
 
 
-def _jsonarrow_array(values: Sequence[Any]) -> pa.Array:
-    """Return JSON texts, or None, as text. The JSON null and a missing value are both null.
+def json_array(values: Sequence[Any]) -> pa.Array:
+    """Return JSON source texts as text. None, JSON null and an absent value are null.
 
-    Joined and cut by their lengths, because a bytes object for each of them takes twice as long.
+    The texts are joined and cut by their lengths, because one bytes object per text takes twice as long.
     """
     if None in values:
-        values = [NOTHING if value is None else value for value in values]
+        values = [ABSENT if value is None else value for value in values]
     ends = pc.cumulative_sum_checked(pa.array([0, *map(len, values)], pa.int32()))
     parts = [None, ends.buffers()[1], pa.py_buffer(b"".join(values))]
     texts = pa.Array.from_buffers(pa.binary(), len(values), parts).cast(pa.string())
     return pc.if_else(pc.is_in(texts, NULL_TEXTS), None, texts)
 
 
-def _repeated(value: Any, kind: ColumnType, length: int) -> pa.Array:
+def _constant(value: Any, kind: ColumnType, length: int) -> pa.Array:
     return arrow_array(list(value) if isinstance(value, list) else [value] * length, kind)
 
 
-def decode_value(value: Any, kind: ColumnType) -> Any:
-    """Return a JSON value as ``kind`` has it; None when it is null, or when the type cannot hold it without loss."""
-    if not isinstance(value, msgspec.Raw):
-        return value
-    if not _present(value):
+def _with_variant(column: Column, values: Sequence[Any]) -> dict[str, pa.Array]:
+    """Return a column, and the variant with the values of another type if there are any."""
+    if column.type == "json":
+        mismatches = [value is not None and has_lone_surrogate(bytes(value)) for value in values]
+    else:
+        mismatches = [isinstance(value, msgspec.Raw) for value in values]
+    pairs = list(zip(values, mismatches, strict=True))
+    columns = {column.name: arrow_array([None if differs else value for value, differs in pairs], column.type)}
+    if any(mismatches):
+        texts = [ascii_json(bytes(value)) if differs else None for value, differs in pairs]
+        columns[f"{column.name}{VARIANT}"] = pa.array(texts, pa.string())
+    return columns
+
+
+def decode_value(source: Any, kind: ColumnType) -> Any:
+    """Return a JSON source text as ``kind`` has it; None if it is null, or if the type cannot hold it without loss.
+
+    A value that is not a source text is returned as it is. A timestamp is returned as epoch seconds.
+    """
+    if not isinstance(source, msgspec.Raw):
+        return source
+    if _is_null(source):
         return None
     if kind == "json":  # no destination stores lone surrogates inside JSON
-        return None if has_lone_surrogate(bytes(value)) else value
+        return None if has_lone_surrogate(bytes(source)) else source
     try:
-        decoded = msgspec.json.decode(value, type=PYTHON_TYPES[kind])
+        decoded = msgspec.json.decode(source, type=PYTHON_TYPES[kind])
     except msgspec.DecodeError:
-        return None
-    return decoded if kind != "double" or is_exact(decoded, bytes(value).decode()) else None
+        return _whole_seconds(bytes(source)) if kind == "timestamp" else None
+    return decoded if kind != "double" or is_exact(decoded, bytes(source).decode()) else None
 
 
 def is_exact(number: float, source: str) -> bool:
-    """Whether ``number`` is written as the decimal number ``source``, whatever its notation."""
+    """Whether ``number`` is the decimal number ``source``, in any notation."""
     written = repr(number)
     try:
         return written == source or Decimal(written) == Decimal(source)
@@ -354,12 +408,55 @@ def is_exact(number: float, source: str) -> bool:
         return False
 
 
-def has_lone_surrogate(text: bytes) -> bool:
-    """Whether a JSON text has an escaped half of a UTF-16 pair."""
-    return MAY_HAVE_LONE_SURROGATE.search(text) is not None and any(
-        found["lone"] for found in LONE_SURROGATE.finditer(text)
+def _whole_seconds(source: bytes) -> int | None:
+    """Return a number such as `1700000000.0` as an integer."""
+    try:
+        number = Decimal(source.decode())
+    except InvalidOperation:
+        return None
+    return int(number) if FIRST_SECOND <= number <= LAST_SECOND and number == int(number) else None
+
+
+def _is_null(source: Any) -> bool:
+    return isinstance(source, msgspec.Raw) and bytes(source) in NULLS
+
+
+def _is_accepted(source: msgspec.Raw, kind: ColumnType) -> bool:
+    """Whether a struct decodes ``source``, if `decode_value` does."""
+    return kind != "timestamp" or INTEGER.fullmatch(bytes(source)) is not None
+
+
+# --- text that is not Unicode ---
+
+
+def ascii_json(source: bytes) -> str:
+    """Return a JSON source text with escapes instead of characters that are not ASCII."""
+    text = source.decode()
+    return text if text.isascii() else "".join(c if c.isascii() else json.dumps(c)[1:-1] for c in text)
+
+
+def has_lone_surrogate(source: bytes) -> bool:
+    """Whether a JSON source text has an escaped half of a UTF-16 pair."""
+    return MAY_HAVE_LONE_SURROGATE.search(source) is not None and any(
+        found["lone"] for found in LONE_SURROGATE.finditer(source)
     )
 
 
-def _fits(value: msgspec.Raw, column: Column) -> bool:
-    return not _present(value) or decode_value(value, column.type) is not None
+def _mark_surrogates(body: bytes) -> bytes:
+    r"""Return ``body`` with `MARK` instead of the `\u` of each lone surrogate. msgspec refuses lone surrogates."""
+    if not MAY_HAVE_LONE_SURROGATE.search(body):
+        return body
+    return LONE_SURROGATE.sub(lambda found: MARK.encode() + found["lone"] if found["lone"] else found[0], body)
+
+
+def _restore_surrogates(source: msgspec.Raw) -> msgspec.Raw:
+    text = bytes(source)
+    return msgspec.Raw(MARKED_SURROGATE.sub(rb"\\u\1", text)) if MARK.encode() in text else source
+
+
+def _readable_name(name: str) -> str:
+    """Return the name of an unexpected field; as JSON source text if it has control characters or lone surrogates."""
+    if not NOT_IN_STRUCT.search(name) and MARK not in name:
+        return name
+    escaped = json.dumps(name, ensure_ascii=False)[1:-1].encode()
+    return MARKED_SURROGATE.sub(rb"\\u\1", escaped).decode()

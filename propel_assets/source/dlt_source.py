@@ -28,7 +28,7 @@ from propel_assets.source.client import Client
 from propel_assets.source.decode import to_arrow
 from propel_assets.source.readers import ScanContext, read_scan
 from propel_assets.source.reconcile import ColumnCounts, Reconciler, ValueLimits, merge_types
-from propel_assets.source.stream import Progress, ReadOptions, ResumeState, Rows, ScanResult
+from propel_assets.source.stream import Progress, ReadOptions, ResumeState, Rows, ScanResult, join_reasons
 
 SOURCE = "propel_auth_source"
 # How the rows of a recent scan are loaded. Tables that always merge use the best strategy of their destination.
@@ -251,14 +251,11 @@ def _with_counts(result: ScanResult, reconciler: Reconciler) -> ScanResult:
 def _after_privacy(result: ScanResult, privacy: PrivacyFilter) -> ScanResult:
     """Return ``result`` without the rows and values that the privacy filter has removed."""
     removed = privacy.rows_left_out.get(result.table_name, 0)
-    reason = result.reason
-    if removed:
-        text = f"{removed} row{'' if removed == 1 else 's'} of erased people left out"
-        reason = f"{reason}; {text}" if reason else text
+    reason = f"{removed} row{'' if removed == 1 else 's'} of erased people left out" if removed else ""
     held_back = dict.fromkeys(privacy.fields_held_back.get(result.table_name, ()), HELD_BACK)
     return replace(
         result,
-        reason=reason,
+        reason=join_reasons(result.reason, reason),
         rows_read=result.rows_read - removed,
         total_min=None if result.total_min is None else result.total_min - removed,
         total_max=None if result.total_max is None else result.total_max - removed,

@@ -118,3 +118,8 @@ class ScanResult:
         """Rows that the table must have after the load; None if the scan does not determine it."""
         merged = self.is_recent or BY_NAME[self.table_name].load == "merge"
         return None if self.skipped or merged else self.rows_read
+
+
+def join_reasons(*reasons: str) -> str:
+    """Return the reasons that are not empty as one text."""
+    return "; ".join(filter(None, reasons))

@@ -19,7 +19,15 @@ def working_folder() -> Iterator[str]:
     """Create a private folder, and remove it at the end.
 
     A killed process cannot remove its folder; the next process does.
+
+    Raises:
+        SettingsError: the temporary folder cannot be used.
     """
+    if "%" in tempfile.gettempdir():  # dlt formats the paths of its files with the operator %
+        raise SettingsError(
+            f"The temporary folder {tempfile.gettempdir()} has a percent sign in its path, which dlt cannot use. "
+            "Set TMPDIR to another folder."
+        )
     try:
         _remove_abandoned_folders()
         folder = tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-")

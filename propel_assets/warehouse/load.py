@@ -3,7 +3,7 @@
 import contextlib
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,26 +14,25 @@ from dlt.common.destination.client import WithStagingDataset
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 from dlt.pipeline.exceptions import PipelineStepFailed
 
-from propel_assets.catalog import BY_NAME, tables_of
-from propel_assets.errors import PropelError, WarehouseError, find_cause
+from propel_assets.catalog import BY_NAME, PROPEL_SCANS, tables_of
+from propel_assets.errors import OtherPipeline, PropelError, WarehouseError, find_cause
 from propel_assets.privacy.policy import Policy
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import describe_error
 from propel_assets.settings import Settings, Target, require_credentials
 from propel_assets.source.dlt_source import MERGE, propel_auth_source
+from propel_assets.source.reconcile import is_same_type
 from propel_assets.source.stream import Progress, ReadOptions, ResumeState, ScanResult
 from propel_assets.warehouse.destinations.policies import policy_of
-from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.pipeline import (
-    build_pipeline,
     destination_kind,
     load_formats,
     load_lock,
-    sync_local_pipeline,
     write_lock,
     writes_plain_files,
 )
 from propel_assets.warehouse.query import connect
+from propel_assets.warehouse.session import LoadSession, open_session
 
 ROWS_PER_DELETE = 500
 
@@ -54,8 +53,17 @@ def load_scan(
     options: ReadOptions | None = None,
     progress: Progress = lambda *_: None,
     say: Callable[[str], None] = lambda _: None,
+    session: LoadSession | None = None,
 ) -> ScanLoad:
-    """Read the tables of ``scan`` and replace them, all or none. ``say`` is told what is waited for.
+    """Read the tables of ``scan`` and replace them, all or none.
+
+    Args:
+        scan: the name of the scan.
+        settings: credentials, target and privacy policy.
+        options: what to read; None: the default of the scan.
+        progress: called with a table, the rows read so far and the rows expected.
+        say: receives a message while a lock is waited for.
+        session: shared by the loads of a command or run, which makes them faster; None: one for this load.
 
     Raises:
         PropelError: nothing was replaced; the text says why and what to do.
@@ -65,8 +73,8 @@ def load_scan(
     started = time.monotonic()
     results: list[ScanResult] = []
     names = [table.name for table in tables_of(scan)]
-    with working_folder() as folder:
-        pipeline = build_pipeline(target, folder, say)
+    shared = contextlib.nullcontext(session) if session else open_session(target, say)
+    with shared as session, session.pipeline(say) as pipeline:
         options = options or ReadOptions()
         if options.recent and MERGE["strategy"] not in (pipeline.destination.capabilities().supported_merge_strategies):
             say(f"{settings.destination} cannot replace rows by their key: everything is read.")
@@ -76,7 +84,7 @@ def load_scan(
         try:
             with load_lock(target, pipeline, say):
                 pipeline.sync_destination()
-                columns = _stored_columns(pipeline, target, policy, names)
+                columns = _stored_columns(pipeline, target, policy, scan)
                 source = propel_auth_source(
                     tables=names,
                     settings=settings,
@@ -100,7 +108,7 @@ def load_scan(
                     info = pipeline.load()
                     info.raise_on_failed_jobs()
                     _clear_staging(pipeline, [result.table_name for result in results if not result.skipped])
-                sync_local_pipeline(target)
+                session.finish(info)
         except Exception as error:  # each database's driver has error classes of its own
             raise _ours(error, scan, settings) from None
     return ScanLoad(info.loads_ids[0] if info.loads_ids else "", results, time.monotonic() - started)
@@ -129,12 +137,37 @@ class AuditResumeStore:
         """Do nothing: ``state`` is in the rows of `propel_scans`, which the load writes."""
 
 
-def _stored_columns(
-    pipeline: dlt.Pipeline, target: Target, policy: Policy, names: Sequence[str]
-) -> dict[str, dict[str, str]]:
-    """Return the columns that tables have at the destination, with dlt's names of their types."""
+def _stored_columns(pipeline: dlt.Pipeline, target: Target, policy: Policy, scan: str) -> dict[str, dict[str, str]]:
+    """Return the columns that the tables of ``scan`` have at the destination, with dlt's names of their types.
+
+    Raises:
+        OtherPipeline: another dlt pipeline has created one of them.
+    """
     with connect(pipeline, target, policy) as warehouse:
-        return {name: warehouse.columns_of(name) for name in names}
+        names = [table.name for table in tables_of(scan)]
+        columns = warehouse.columns_of_tables([*names, PROPEL_SCANS.name])
+        is_first_load = not columns.pop(PROPEL_SCANS.name)
+        if is_first_load:
+            columns = warehouse.columns_of_tables(list(BY_NAME))
+    for name, stored in columns.items():
+        if _has_row_ids(stored) or (is_first_load and _has_other_types(name, stored)):
+            variable = f"DESTINATION__{target.destination.upper()}__CREDENTIALS"
+            variable = variable if destination_kind(target) != "filesystem" else "DESTINATION__FILESYSTEM__BUCKET_URL"
+            raise OtherPipeline(
+                f"Another dlt pipeline created the table {name} of the dataset {pipeline.dataset_name}, with other "
+                f"columns; nothing was read: set another database ({variable}), or drop that dataset and load again."
+            )
+    return columns
+
+
+def _has_row_ids(columns: Mapping[str, str]) -> bool:
+    """Whether dlt's normalizer has written the table: it adds a row id, this project does not."""
+    return "_dlt_id" in columns and not dlt.config.get("normalize.parquet_normalizer.add_dlt_id", bool)
+
+
+def _has_other_types(name: str, columns: Mapping[str, str]) -> bool:
+    """Whether a declared column has another type."""
+    return any(not is_same_type(c.type, columns.get(c.name, c.type)) for c in BY_NAME[name].columns)
 
 
 def _stored_keys(pipeline: dlt.Pipeline, target: Target, policy: Policy, name: str) -> Iterator[Any]:
@@ -149,13 +182,15 @@ def release_memory() -> None:
 
 
 def _clear_staging(pipeline: dlt.Pipeline, tables: Sequence[str]) -> None:
-    """Leave no second copy of people's rows, in the staging dataset or the bucket that the warehouse loads from.
+    """Empty the staging tables, and the bucket that the warehouse loads from: they contain a copy of personal data.
 
-    dlt's own way would empty other loads' tables.
+    dlt's own setting for that would empty the tables of concurrent loads.
     """
-    with pipeline.destination_client() as client:
-        if isinstance(client, WithStagingDataset):
-            for name in filter(client.should_load_data_to_staging_dataset, tables):
+    client = pipeline.destination_client()
+    if isinstance(client, WithStagingDataset):
+        staged = list(filter(client.should_load_data_to_staging_dataset, tables))
+        with client if staged else contextlib.nullcontext():
+            for name in staged:
                 with client.with_staging_dataset(), contextlib.suppress(DatabaseUndefinedRelation):
                     client.initialize_storage(truncate_tables=[name])
     empty_bucket(pipeline, tables)

@@ -13,9 +13,10 @@ from dlt.common.destination.exceptions import InvalidDestinationReference, Unkno
 from dlt.common.destination.reference import DestinationReference
 from filelock import FileLock
 
-from propel_assets.errors import SettingsError
+from propel_assets.errors import SettingsError, causes_of
 from propel_assets.settings import DATASET, PIPELINE, Target, dlt_file_errors
 from propel_assets.warehouse.config_errors import explain_config_errors
+from propel_assets.warehouse.destinations.capabilities import CachesCapabilities
 from propel_assets.warehouse.destinations.duckdb import atomic_duckdb
 from propel_assets.warehouse.destinations.policies import DESTINATIONS, policy_of
 from propel_assets.warehouse.destinations.postgres import advisory_lock
@@ -60,8 +61,7 @@ def build_destination(target: Target, log: Log) -> Destination[Any, Any]:
             f"another dlt destination, or one named under [destination.{name}] in .dlt/config.toml."
         ) from None
     policy = policy_of(kind)
-    if policy.client is not None:
-        factory = _with_client(factory, kind, policy.client)
+    factory = _extend(factory, kind, policy.client)
     options: dict[str, Any] = dict(policy.capabilities)
     if name != kind:
         options["destination_name"] = name
@@ -76,21 +76,23 @@ def build_destination(target: Target, log: Log) -> Destination[Any, Any]:
     return plain
 
 
-def _with_client(factory: type[Destination[Any, Any]], kind: str, mixin: type) -> type[Destination[Any, Any]]:
-    """Return dlt's ``factory``, with ``mixin`` in its client."""
+def _extend(factory: Any, kind: str, mixin: type | None) -> Any:
+    """Return dlt's ``factory`` with cached capabilities, and with ``mixin`` in its client."""
+    if not isinstance(factory, type):
+        return factory  # made by the decorator `@dlt.destination`
 
-    class WithClient(factory):  # type: ignore[misc,valid-type]
+    class Extended(CachesCapabilities, factory):  # type: ignore[misc,valid-type]
         @property
         def destination_type(self) -> str:
             """Return the type that dlt's state names: dlt's own, which can read these tables."""
-            return f"dlt.destinations.{kind}"
+            return kind if "." in kind else f"dlt.destinations.{kind}"
 
         @property
         def client_class(self) -> type[Any]:
             client = super().client_class
-            return type(client.__name__, (mixin, client), {})
+            return type(client.__name__, (mixin, client), {}) if mixin else client
 
-    return WithClient
+    return Extended
 
 
 def destination_kind(target: Target) -> str:
@@ -160,14 +162,23 @@ def write_lock(target: Target, pipeline: dlt.Pipeline, log: Log) -> Iterator[Non
         yield
 
 
-def sync_local_pipeline(target: Target) -> None:
+def sync_local_pipeline(target: Target, log: Log = lambda _: None) -> None:
     """Restore the local pipeline state, which `dlt pipeline NAME info` and `dlt.pipeline(NAME).dataset()` read.
 
     It contains the schema and the state, and no rows. The previous content of dlt's folder is dropped first: it can be
-    of another project on this machine.
+    of another project on this machine. An error is only logged, because the tables are complete without that state.
     """
-    pipeline = build_pipeline(target, None)
-    with FileLock(f"{pipeline.working_dir}.lock"):
-        pipeline.drop()
-        # A new object: the dropped one still has the folder of the other project, and would read its database.
-        build_pipeline(target, None).sync_destination()
+    try:
+        pipeline = build_pipeline(target, None)
+        with FileLock(f"{pipeline.working_dir}.lock"):
+            pipeline.drop()
+            # A new object: the dropped one still has the folder of the other project, and would read its database.
+            build_pipeline(target, None).sync_destination()
+    except Exception as error:  # dlt wraps the errors of folders and of databases
+        cause = next((cause for cause in causes_of(error) if isinstance(cause, OSError)), error)
+        reason = cause.strerror if isinstance(cause, OSError) else type(cause).__name__
+        log(
+            f"The tables are loaded, but dlt's local pipeline state could not be written: {reason}. `dlt pipeline` and "
+            "`dlt.pipeline(...).dataset()` need it. Set DLT_DATA_DIR to a folder that this user can write to, and load "
+            "again."
+        )

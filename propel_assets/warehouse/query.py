@@ -79,9 +79,15 @@ class Warehouse:
 
     def columns_of(self, name: str) -> dict[str, str]:
         """Return the columns of a table with dlt's names of their types; empty: the table does not exist."""
-        _, columns = self._client.get_storage_table(name)
+        return self.columns_of_tables([name])[name]
+
+    def columns_of_tables(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Return the columns of several tables, as `columns_of` does, by one query."""
         fold = str.lower if self._client.capabilities.casefold_identifier is str.upper else str
-        return {fold(column): str(kind.get("data_type")) for column, kind in columns.items()}
+        return {
+            name: {fold(column): str(kind.get("data_type")) for column, kind in columns.items()}
+            for name, columns in self._client.get_storage_tables(names)
+        }
 
     def count(self, name: str) -> int:
         """Return the number of rows of a table; 0 if it does not exist."""
@@ -131,6 +137,10 @@ class FileWarehouse(Warehouse):
     def columns_of(self, name: str) -> dict[str, str]:
         """Return the columns of a table with dlt's names of their types; empty: the table does not exist."""
         return self._files.types(name)
+
+    def columns_of_tables(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Return the columns of several tables, as `columns_of` does."""
+        return {name: self._files.types(name) for name in names}
 
     def insert(self, table: Table, rows: Sequence[dict[str, Any]]) -> None:
         """Add a few rows to a table."""

@@ -132,7 +132,7 @@ def test_an_unknown_table_is_a_usage_error_with_the_closest_names_and_all_names(
         (["user_by_email"], "user_by_email needs --email: the user to look up."),
         (["user_query", "user_by_id"], "user_by_id needs --user-id: the user to look up."),
         (["--email", "a@b.test"], "--email is for the table user_by_email: propel-assets load user_by_email --email"),
-        (["user_by_id", "--user-id", "42"], "'42' is not a user id: ids of PropelAuth are UUIDs."),
+        (["user_by_id", "--user-id", "42"], "No such user: '42' is not a user id. Ids of PropelAuth are UUIDs."),
     ],
 )
 def test_a_look_up_without_a_usable_value_is_a_usage_error_before_any_request(words, sentence, small, tmp_path) -> None:
@@ -140,6 +140,13 @@ def test_a_look_up_without_a_usable_value_is_a_usage_error_before_any_request(wo
     assert ran.exit_code == 2
     assert f"Error: {sentence}" in ran.output.replace("Invalid value for '--user-id': ", "")
     assert not small.requests
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_erase_refuses_an_id_that_no_user_can_have_without_a_key_and_a_warehouse(tmp_path) -> None:
+    ran = CliRunner().invoke(main, ["erase", "nobody", "--dry-run"])
+    assert ran.exit_code == 2
+    assert "No such user: 'nobody' is not a user id. Ids of PropelAuth are UUIDs." in ran.output
     assert list(tmp_path.iterdir()) == []
 
 

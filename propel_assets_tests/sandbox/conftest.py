@@ -1,4 +1,4 @@
-"""Fixtures: a sandbox over real HTTP, and a client that knows nothing but paths."""
+"""Fixtures: a sandbox over real HTTP, and a plain HTTP client."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Every switch, seen over a real socket; and that it is off again afterwards."""
+"""Every switch over a real socket: its effect, and that it can be turned off."""
 
 import json
 from email.utils import parsedate_to_datetime
@@ -23,21 +23,21 @@ def ids(page: httpx.Response) -> list[str]:
 
 
 def scan(http: httpx.Client, *, page_size: int = 10, pages: int = 30) -> list[str]:
-    """Read that many pages forward, as a client that trusts them would."""
+    """Read so many pages forward, without any check."""
     query = {"page_size": page_size}
     return [i for n in range(pages) for i in ids(http.get(USERS, params={**query, "page_number": n}))]
 
 
-# How they are set
+# Setting switches
 
 
-def test_a_fault_strikes_the_next_requests_and_is_off_again(sandbox, http) -> None:
+def test_a_fault_affects_the_next_requests_and_is_off_again(sandbox, http) -> None:
     sandbox.faults.set("server_error", 503, requests=2)
     assert [http.get(USERS).status_code for _ in range(4)] == [503, 503, 200, 200]
     assert sandbox.faults.describe() == {}
 
 
-def test_a_fault_strikes_only_its_paths(sandbox, http) -> None:
+def test_a_fault_affects_only_its_paths(sandbox, http) -> None:
     sandbox.faults.set("server_error", 500, path="/api/backend/v1/org")
     assert (http.get(ORGS).status_code, http.get(USERS).status_code) == (500, 200)
     sandbox.faults.clear("server_error")
@@ -47,7 +47,7 @@ def test_a_fault_strikes_only_its_paths(sandbox, http) -> None:
 def test_a_fault_begins_after_so_many_requests_and_is_counted(sandbox, http) -> None:
     sandbox.faults.parse(f"server_error=503,path={USERS},after=2,requests=1")
     assert [http.get(path).status_code for path in (USERS, ORGS, USERS, USERS, USERS)] == [200, 200, 200, 503, 200]
-    assert sandbox.faults.struck == {"server_error": 1}
+    assert sandbox.faults.hits == {"server_error": 1}
 
 
 def test_a_share_of_the_requests_is_drawn_from_the_seed() -> None:
@@ -80,7 +80,7 @@ def test_a_switch_that_does_not_exist_is_refused(body, http) -> None:
     assert answer.json()["error"]
 
 
-def test_command_line_options_are_read() -> None:
+def test_options_of_the_command_line_are_parsed() -> None:
     faults = Faults(1)
     for option in (
         "latency_ms=20",
@@ -173,7 +173,7 @@ def test_a_limit_that_is_not_allowed_is_refused_alike_from_code_options_and_json
     assert allowed in answer.json()["error"]
 
 
-def test_one_switch_that_is_refused_leaves_all_as_they_were(http) -> None:
+def test_a_refused_switch_leaves_all_others_unchanged(http) -> None:
     http.post("/sandbox/faults", json={"latency_ms": 1})
     refused = http.post("/sandbox/faults", json={"latency_ms": 2, "scim_of": True})
     assert refused.json()["error"] == "No fault is named 'scim_of'. Did you mean 'scim_off'?"
@@ -189,7 +189,7 @@ def test_switches_are_turned_off_by_false_by_null_and_all_by_delete(http) -> Non
 
 
 @pytest.mark.parametrize("name", [n for n in SWITCHES if n not in ("latency_ms", "slow_body_ms", "reset", "truncated")])
-def test_whatever_value_is_accepted_the_sandbox_still_responds(name, http) -> None:
+def test_the_sandbox_responds_with_every_accepted_value(name, http) -> None:
     values = [
         "true",
         "0",
@@ -236,10 +236,10 @@ def test_the_fields_that_switches_can_change_are_those_of_the_api() -> None:
     assert found == {kind: set(fields.split()) for kind, fields in FIELDS.items()}
 
 
-# The answer as a whole
+# The response as a whole
 
 
-def test_latency_delays_but_does_not_change_the_answer(sandbox, http) -> None:
+def test_latency_delays_the_response_and_does_not_change_it(sandbox, http) -> None:
     before = http.get(USERS).json()
     sandbox.faults.set("latency_ms", 300)
     with pytest.raises(httpx.ReadTimeout):
@@ -248,7 +248,7 @@ def test_latency_delays_but_does_not_change_the_answer(sandbox, http) -> None:
 
 
 @pytest.mark.parametrize("kind", ["none", "seconds", "date"])
-def test_too_many_requests_are_told_when_to_come_back_if_at_all(kind, sandbox, http) -> None:
+def test_too_many_requests_get_429_with_the_kind_of_retry_after_that_is_set(kind, sandbox, http) -> None:
     sandbox.faults.set("retry_after", kind)
     sandbox.faults.set("rate_limit", 0.001)
     first, second = http.get(USERS), http.get(USERS)
@@ -281,7 +281,7 @@ def test_server_errors_carry_no_json(status, sandbox, http) -> None:
         answer.json()
 
 
-def test_503_says_when_to_come_back_if_told_to(sandbox, http) -> None:
+def test_503_has_a_retry_after_header_if_that_is_set(sandbox, http) -> None:
     sandbox.faults.update({"server_error": 503, "retry_after": "seconds"})
     assert http.get(USERS).headers["retry-after"] == "1"
 
@@ -310,7 +310,7 @@ def test_a_slow_body_arrives_whole(sandbox, http) -> None:
 
 
 @pytest.mark.parametrize("status", [200, 502])
-def test_a_web_page_comes_instead_of_json(status, sandbox, http) -> None:
+def test_the_response_is_html_instead_of_json(status, sandbox, http) -> None:
     sandbox.faults.set("html", status)
     answer = http.get(USERS)
     assert (answer.status_code, answer.headers["content-type"]) == (
@@ -321,7 +321,7 @@ def test_a_web_page_comes_instead_of_json(status, sandbox, http) -> None:
 
 
 @pytest.mark.parametrize("value", [[], "text", 7, {"detail": "no users here"}])
-def test_json_of_another_shape_comes(value, sandbox, http) -> None:
+def test_the_response_is_json_of_another_shape(value, sandbox, http) -> None:
     sandbox.faults.set("wrong_json", value)
     answer = http.get(USERS)
     assert (answer.status_code, answer.json()) == (200, value)
@@ -334,13 +334,13 @@ def test_a_redirect_leads_to_another_host(sandbox, http) -> None:
     assert answer.headers["location"] == f"http://elsewhere.example{USERS}"
 
 
-def test_a_revoked_key_opens_nothing_but_public_documents(sandbox, http) -> None:
+def test_a_revoked_key_can_read_only_public_documents(sandbox, http) -> None:
     sandbox.faults.set("key_revoked")
     assert http.get(USERS).status_code == 401
     assert http.get("/.well-known/jwks.json").status_code == 200
 
 
-# Features that are off
+# Features that are not enabled
 
 
 @pytest.mark.parametrize("status", [402, 403, 404])
@@ -359,7 +359,7 @@ def test_a_revoked_key_opens_nothing_but_public_documents(sandbox, http) -> None
         ("scim_off", ["scim/{org}/groups"]),
     ],
 )
-def test_a_feature_is_off(switch, paths, status, sandbox, http) -> None:
+def test_a_feature_is_not_enabled(switch, paths, status, sandbox, http) -> None:
     urls = [f"/api/backend/v1/{path.format(org=next(iter(sandbox.store.orgs)))}" for path in paths]
     assert {http.get(url).status_code for url in urls} == {200}
     sandbox.faults.set(switch, status)
@@ -367,7 +367,7 @@ def test_a_feature_is_off(switch, paths, status, sandbox, http) -> None:
     assert http.get(USERS).status_code == 200
 
 
-def test_without_orgs_users_have_no_map_of_them(sandbox, http) -> None:
+def test_without_orgs_users_have_no_memberships(sandbox, http) -> None:
     org_id = next(iter(sandbox.store.orgs))
     sandbox.faults.set("orgs_off")
     for path in (
@@ -388,7 +388,7 @@ def test_without_orgs_users_have_no_map_of_them(sandbox, http) -> None:
 # Pages
 
 
-def test_a_page_size_is_clamped_or_refused(sandbox, http) -> None:
+def test_a_large_page_size_is_reduced_or_refused(sandbox, http) -> None:
     sandbox.faults.set("page_size_cap", 25)
     page = http.get(USERS, params=SCAN).json()
     assert (page["page_size"], len(page["users"]), page["has_more_results"]) == (25, 25, True)
@@ -429,7 +429,7 @@ def _page(http: httpx.Client, number: int) -> list[dict[str, Any]]:
     return http.get(USERS, params={**SCAN, "page_number": number}).json()["users"]
 
 
-# People come and go
+# Changes of users
 
 
 def test_users_are_deleted_in_the_middle_of_a_scan(sandbox, http) -> None:
@@ -476,7 +476,7 @@ def test_an_unknown_field_appears_as_scalar_and_object(sandbox, http) -> None:
     assert "new_scalar" in http.get(ORGS).json()["orgs"][0]
 
 
-def test_a_declared_field_is_gone(sandbox, http) -> None:
+def test_a_declared_field_is_left_out(sandbox, http) -> None:
     sandbox.faults.set("missing_field", ["users.email_confirmed", "memberships.user_role"])
     users = http.get(USERS, params=SCAN).json()["users"]
     assert not any("email_confirmed" in user for user in users)
@@ -503,7 +503,7 @@ def test_every_switch_of_requests_is_used_in_this_file() -> None:
     assert [name for name in SWITCHES if f'"{name}' not in text and not name.startswith("webhook_")] == []
 
 
-def test_it_stops_while_it_is_answering() -> None:
+def test_it_stops_while_a_response_is_delayed() -> None:
     with Sandbox(users=3, orgs=1, faults=["latency_ms=60000"]) as sandbox:
         outcome = []
 

@@ -38,7 +38,7 @@ RENAMED_IN_ORG_QUERY = {
 
 @dataclass
 class Case:
-    """The arguments of one function, and how plain HTTP asks the same question."""
+    """The arguments of one function, and the same request by plain HTTP."""
 
     arguments: list[Any]
     path: str
@@ -163,7 +163,7 @@ def _camel_case(key: str) -> str:
 
 
 def expected(function: str, case: Case, wire: Any, url: str) -> Any:
-    """Return what the client makes of ``wire``."""
+    """Return the client's object for the response ``wire``."""
     if function == "fetchTokenVerificationMetadata":
         return {"verifierKey": wire["public_key_pem"], "issuer": url}
     if function == "fetchUserSignupQueryParams":

@@ -21,22 +21,22 @@ from propelauth_py.errors import RateLimitedException
 from propelauth_py.types import user_insights as reports
 
 DEFAULT_URL = "https://propelauth-api.com"
-# attribute of the client's OrgMemberInfo -> name on the wire
+# attribute of the client's OrgMemberInfo -> name in the response
 RENAMED = {
     "user_assigned_role": "user_role",
     "user_inherited_roles_plus_current_role": "inherited_user_roles_plus_current_role",
     "assigned_additional_roles": "additional_roles",
 }
 FUNCTIONS = sorted(name for name in vars(Auth) if name.startswith("fetch_"))
-# passes the date where the parameters belong: end_user_api_keys.py:326 of 4.4.0
+# passes the date as the parameters: end_user_api_keys.py:326 of 4.4.0
 BROKEN = "fetch_api_key_usage"
-# a crowd this small may have nobody to report
+# with few users, these reports may be empty
 SELDOM = {"fetch_org_churn_report", "fetch_org_reengagement_report"}
 
 
 @dataclasses.dataclass
 class Case:
-    """How to call one function, and what plain HTTP answers to the same question."""
+    """How to call one function, and the same request by plain HTTP."""
 
     arguments: dict[str, Any]
     path: str
@@ -46,7 +46,7 @@ class Case:
 
 @pytest.fixture
 def client_url(sandbox, monkeypatch) -> str:
-    """Send every call of the client to the sandbox. It knows one host, copied into each module."""
+    """Send every call of the client to the sandbox. Its host is a constant in each module."""
     prefix = f"{api.__name__}."
     modules = [importlib.import_module(m.name) for m in pkgutil.walk_packages(api.__path__, prefix)]
     for module in [api, *modules]:
@@ -179,7 +179,7 @@ def _report_cases() -> dict[str, Case]:
 
 @pytest.fixture
 def plain_answer(http) -> Callable[[Case], Any]:
-    """Return what plain HTTP answers to a case; a batch read by the value looked up."""
+    """Return the response of plain HTTP to a case; for a batch read, by the value that is looked up."""
 
     def answer(case: Case) -> Any:
         url = f"/api/backend/v1/{case.path}"
@@ -193,7 +193,7 @@ def plain_answer(http) -> Callable[[Case], Any]:
 
 
 def assert_equal(answer: Any, wire: Any) -> None:
-    """Compare what the client made of an answer with the answer. What was left out is None."""
+    """Compare the client's object with the response. Fields that are absent are None."""
     if isinstance(answer, Enum):
         assert answer.value == wire
     elif dataclasses.is_dataclass(answer):
@@ -213,7 +213,7 @@ def assert_equal(answer: Any, wire: Any) -> None:
 
 
 def has_rows(wire: Any) -> bool:
-    """Tell whether a paged answer has rows, so that comparing it proves something."""
+    """Return whether a page has rows: only then does a comparison prove something."""
     lists = [value for value in wire.values() if isinstance(value, list)]
     return "page_size" not in wire or all(lists)
 
@@ -230,7 +230,7 @@ def test_the_client_reads(function, auth, cases, plain_answer) -> None:
     assert has_rows(wire) or function in SELDOM
 
 
-def test_the_known_bug_of_the_client_is_still_there(auth, cases) -> None:
+def test_the_known_bug_of_the_client_still_exists(auth, cases) -> None:
     with pytest.raises(AttributeError, match="'str' object has no attribute 'items'"):
         getattr(auth, BROKEN)(**cases[BROKEN].arguments)
 
@@ -246,7 +246,7 @@ def test_the_async_client_reads(client_url, sandbox, cases, plain_answer) -> Non
         assert_equal(answer, plain_answer(cases[name]))
 
 
-def test_the_client_sees_what_is_not_there(auth) -> None:
+def test_the_client_reports_what_does_not_exist(auth) -> None:
     unknown = "00000000-0000-4000-8000-000000000000"
     assert auth.fetch_user_metadata_by_user_id(unknown) is None
     assert auth.fetch_user_metadata_by_email("nobody@mail.example") is None
@@ -265,7 +265,7 @@ def test_the_client_sees_what_is_not_there(auth) -> None:
         ("server_error=503", RuntimeError),
     ],
 )
-def test_the_client_understands_refusals(fault, error, auth, sandbox) -> None:
+def test_the_client_raises_its_errors_for_refused_requests(fault, error, auth, sandbox) -> None:
     sandbox.faults.parse(fault)
     if fault.startswith("rate_limit"):
         auth.fetch_org_by_query()
@@ -273,6 +273,6 @@ def test_the_client_understands_refusals(fault, error, auth, sandbox) -> None:
         auth.fetch_org_by_query()
 
 
-def test_the_client_is_refused_a_wrong_key(client_url) -> None:
+def test_a_wrong_key_of_the_client_is_refused(client_url) -> None:
     with pytest.raises(ValueError, match="integration_api_key is incorrect"):
         propelauth_py.init_base_auth(client_url, "wrong")

@@ -1,4 +1,4 @@
-"""The people: the same bytes from the same numbers, a believable crowd, and one truth.
+"""The seeded state: the same bytes from the same numbers, realistic users, and history, reports and state that agree.
 
 The truth is the history. State, charts and reports must follow from it, when seeded and after every
 change.
@@ -30,7 +30,7 @@ def build(users: int = 2500, orgs: int = 120, seed: int = 1, now: date = NOW) ->
 
 
 def digest(store: Store) -> str:
-    """Hash everything the store can answer."""
+    """Hash every response that the store can give."""
     everything = {
         "users": [store.user_object(user_id, include_orgs=True) for user_id in store.users],
         "details": [
@@ -72,23 +72,23 @@ def test_another_number_gives_other_bytes(other) -> None:
 
 
 @pytest.mark.parametrize(("users", "orgs"), [(0, 0), (0, 5), (1, 0), (1, 1), (10, 3), (2500, 120)])
-def test_as_many_are_there_as_were_asked_for(users, orgs) -> None:
+def test_the_store_has_the_requested_numbers_of_users_and_orgs(users, orgs) -> None:
     store = build(users, orgs)
     assert (len(store.users), len(store.orgs)) == (users, orgs)
     assert_history_explains(store)
     assert_insights_agree(store)
 
 
-# The crowd
+# The users
 
 
 @pytest.fixture(scope="module")
 def crowd() -> Store:
-    """The sandbox as it comes by default. Only read."""
+    """The default sandbox, which tests only read."""
     return build()
 
 
-def test_the_crowd_grows_and_prefers_weekdays(crowd) -> None:
+def test_sign_ups_grow_and_are_mostly_on_weekdays(crowd) -> None:
     signed_up = [user.wire["created_at"] for user in crowd.users.values()]
     first_year = sum(at < crowd.now - 365 * DAY for at in signed_up)
     assert first_year < len(signed_up) - first_year
@@ -127,7 +127,7 @@ def test_orgs_have_a_long_tail_and_some_are_empty(crowd) -> None:
     assert owners["Owner"] < owners["Admin"] + owners["Member"]
 
 
-def test_every_kind_of_user_is_there(crowd) -> None:
+def test_every_kind_of_user_exists(crowd) -> None:
     users = [user.wire for user in crowd.users.values()]
     for name in ("enabled", "locked", "mfa_enabled", "email_confirmed", "has_password"):
         assert {user[name] for user in users} == {True, False}, name
@@ -141,7 +141,7 @@ def test_every_kind_of_user_is_there(crowd) -> None:
     emails = [user["email"] for user in users]
     assert len(set(emails)) == len(emails)
     assert any(not email.isascii() for email in emails)
-    # .example and .test are nobody's (RFC 2606)
+    # .example and .test are reserved (RFC 2606)
     assert {email.rpartition(".")[2] for email in emails} == {"example"}
 
 
@@ -154,7 +154,7 @@ def test_activity_follows_sign_up(crowd) -> None:
         assert user.activity & -user.activity == 1 << first
 
 
-# One truth
+# Agreement of history, reports and state
 
 
 def assert_history_explains(store: Store) -> None:
@@ -251,7 +251,7 @@ def _day(at: int) -> date:
 
 
 def _joined_and_left(store: Store, since: int) -> tuple[Counter[str], Counter[str]]:
-    """Count by org_id who joined since then and is still there, and who left since then."""
+    """Count by org_id the present members who joined since then, and those who left since then."""
     joined = Counter(
         member.org_id for members in store.of_org.values() for member in members.values() if member.joined_at > since
     )
@@ -293,7 +293,7 @@ def test_an_org_is_active_only_while_its_active_users_are_members() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_after_any_changes_all_still_agree(seed) -> None:
+def test_history_reports_and_state_agree_after_any_changes(seed) -> None:
     store = build(120, 10, seed)
     rng = Random(seed)
     for _ in range(80):
@@ -334,7 +334,7 @@ def _change_something(store: Store, rng: Random) -> None:
             store.touch_user(user_id)
 
 
-def test_changes_that_make_no_sense_are_refused() -> None:
+def test_impossible_changes_are_refused() -> None:
     store = build(10, 3)
     user_id, org_id = store.add_user(), store.add_org()
     store.add_membership(user_id, org_id)

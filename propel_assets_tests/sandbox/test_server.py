@@ -1,4 +1,4 @@
-"""The server answers as the real API does: shapes, omissions, paging, filters, orders, statuses."""
+"""The responses are those of the real API: shapes, omitted fields, paging, filters, orders, statuses."""
 
 import base64
 import signal
@@ -51,7 +51,7 @@ def test_a_user_has_every_required_field_and_optional_ones_only_when_set(read_al
     assert {type(user["metadata"]) for user in users} == {type(None), dict}
 
 
-def test_memberships_come_only_when_asked_for_and_as_a_map(ask, sandbox) -> None:
+def test_memberships_are_sent_only_when_requested_and_as_an_object(ask, sandbox) -> None:
     assert "org_id_to_org_info" not in ask("user/query")["users"][0]
     assert "org_id_to_org_info" not in ask("user/query", include_orgs="false")["users"][0]
     users = ask("user/query", include_orgs="true", page_size=100)["users"]
@@ -78,7 +78,7 @@ def test_roles_are_inherited_in_a_hierarchy_and_added_otherwise(read_all) -> Non
     assert any("propelauth::can_invite" in m["user_permissions"] for m in members)
 
 
-def test_a_page_has_10_rows_unless_asked_otherwise_and_pages_count_from_0(ask) -> None:
+def test_a_page_has_10_rows_by_default_and_pages_count_from_0(ask) -> None:
     first = ask("user/query")
     assert (len(first["users"]), first["page_size"], first["current_page"]) == (10, 10, 0)
     assert (first["total_users"], first["has_more_results"]) == (300, True)
@@ -88,7 +88,7 @@ def test_a_page_has_10_rows_unless_asked_otherwise_and_pages_count_from_0(ask) -
     assert ask("user/query", page_size=20)["users"] == first["users"] + second["users"]
 
 
-def test_the_last_page_is_short_and_there_is_nothing_behind_it(ask) -> None:
+def test_the_last_page_is_short_and_pages_after_it_are_empty(ask) -> None:
     last = ask("user/query", page_size=90, page_number=3)
     assert (len(last["users"]), last["has_more_results"]) == (30, False)
     exact = ask("user/query", page_size=100, page_number=2)
@@ -97,7 +97,7 @@ def test_the_last_page_is_short_and_there_is_nothing_behind_it(ask) -> None:
     assert (behind["users"], behind["has_more_results"], behind["total_users"]) == ([], False, 300)
 
 
-def test_a_page_size_above_100_is_clamped(ask) -> None:
+def test_a_page_size_above_100_is_reduced(ask) -> None:
     page = ask("user/query", page_size=1000)
     assert (page["page_size"], len(page["users"])) == (100, 100)
 
@@ -112,7 +112,7 @@ def test_a_page_size_above_100_is_clamped(ask) -> None:
         ("EMAIL", "email", False),
     ],
 )
-def test_users_come_in_the_order_asked_for(order_by, field, descending, read_all) -> None:
+def test_users_are_sent_in_the_requested_order(order_by, field, descending, read_all) -> None:
     values = [user[field] for user in read_all("user/query", "users", order_by=order_by)]
     assert values == sorted(values, reverse=descending)
     assert len(values) == 300
@@ -198,7 +198,7 @@ def test_details_of_a_user_have_their_own_endpoints(ask, status_of, sandbox) -> 
 # Orgs
 
 
-def test_the_list_of_orgs_is_not_the_org(read_all, ask) -> None:
+def test_the_list_of_orgs_has_fewer_fields_than_an_org(read_all, ask) -> None:
     items = read_all("org/query", "orgs", page_size=5)
     assert len(items) == 24
     for item in items:
@@ -218,7 +218,7 @@ def test_the_list_of_orgs_is_not_the_org(read_all, ask) -> None:
         ("NAME", "name", False),
     ],
 )
-def test_orgs_come_in_the_order_asked_for(order_by, field, descending, read_all) -> None:
+def test_orgs_are_sent_in_the_requested_order(order_by, field, descending, read_all) -> None:
     values = [org[field] for org in read_all("org/query", "orgs", order_by=order_by)]
     assert values == sorted(values, reverse=descending)
 
@@ -339,7 +339,7 @@ def test_an_employee_resolves_an_impersonator(ask, status_of, read_all) -> None:
     assert status_of(f"employee/{UNKNOWN_ID}") == 404
 
 
-def test_scim_lists_say_nothing_of_more_results(ask, status_of, sandbox) -> None:
+def test_scim_lists_have_no_has_more_results(ask, status_of, sandbox) -> None:
     group = max(sandbox.store.groups.values(), key=lambda group: len(group.member_ids))
     page = ask(f"scim/{group.org_id}/groups", page_size=1)
     assert set(page) == {"groups", "total_groups", "page_number", "page_size"}
@@ -405,7 +405,7 @@ def test_report_rows_are_as_documented(read_all) -> None:
     assert all(user["extra_properties"]["num_invites"] > 0 for user in inviters)
 
 
-def test_a_chart_covers_the_last_30_days_unless_asked_otherwise(ask) -> None:
+def test_a_chart_covers_the_last_30_days_by_default(ask) -> None:
     chart = ask("chart_metrics/active_orgs")
     assert (chart["chart_type"], chart["cadence"]) == ("ActiveOrgs", "Daily")
     days = [point["date"] for point in chart["metrics"]]
@@ -448,7 +448,7 @@ def test_bad_parameters_are_refused_by_field(path, query, field, http) -> None:
 # Keys, documents, and what does not exist
 
 
-def test_only_the_key_opens_the_backend(sandbox) -> None:
+def test_the_backend_requires_the_key(sandbox) -> None:
     url = f"{sandbox.url}/api/backend/v1/user/query"
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": sandbox.api_key}):
         assert httpx.get(url, headers=headers).status_code == 401
@@ -456,7 +456,7 @@ def test_only_the_key_opens_the_backend(sandbox) -> None:
     assert httpx.get(url, headers=token).status_code == 401
 
 
-def test_the_clients_way_in_works_too(sandbox) -> None:
+def test_requests_of_the_clients_to_another_host_work_too(sandbox) -> None:
     headers = {
         "Authorization": f"Bearer {sandbox.api_key}",
         "X-Propelauth-url": "auth.example.com",
@@ -504,7 +504,7 @@ def test_public_documents_agree_on_the_key(http, sandbox) -> None:
         ("DELETE", "pending_org_invites"), ("GET", "nothing"), ("GET", "user/query/more"),
     ],
 )  # fmt: skip
-def test_nothing_else_exists_and_nothing_changes(method, path, http, sandbox) -> None:
+def test_other_paths_do_not_exist_and_change_nothing(method, path, http, sandbox) -> None:
     store = sandbox.store
     version = store.version
     ids = {"user": next(iter(store.users)), "org": next(iter(store.orgs))}
@@ -514,10 +514,10 @@ def test_nothing_else_exists_and_nothing_changes(method, path, http, sandbox) ->
     assert store.version == version
 
 
-# State, and running
+# State and server
 
 
-def test_what_changes_in_the_store_is_what_is_answered(ask, status_of, sandbox) -> None:
+def test_a_change_of_the_store_is_in_the_next_response(ask, status_of, sandbox) -> None:
     store = sandbox.store
     user_id = store.add_user(email="new@mail.example", username="new")
     org_id = store.add_org(name="New Org")
@@ -557,7 +557,7 @@ def test_it_listens_on_loopback_only(sandbox) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_serve_stops_cleanly_when_told_to(number) -> None:
+def test_serve_stops_at_a_signal(number) -> None:
     code = (
         "from datetime import date; from propel_assets.sandbox.running import serve;"
         "serve(port=0, users=3, orgs=1, seed=1, now=date(2026, 11, 24),"

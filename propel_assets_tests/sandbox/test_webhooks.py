@@ -177,7 +177,7 @@ def test_a_payload_with_a_missing_or_an_unknown_field_is_refused(event_type, fie
 # Faults
 
 
-def test_a_lost_event_is_never_sent_and_the_sandbox_knows_which(receiver) -> None:
+def test_a_lost_event_is_never_sent_and_is_marked_in_the_deliveries(receiver) -> None:
     with sending(receiver.url, "webhook_lost,share=0.3", seed=4) as sandbox:
         sign_up(sandbox, 40)
         deliveries = list(sandbox.webhooks.deliveries)

@@ -37,7 +37,8 @@ def main(schedules: int, seed: int, only: int | None, processes: int) -> None:
 
 
 def _lost(outcomes: list[Outcome]) -> str:
-    return f"lost {sum(o.lost for o in outcomes):,} / {sum(o.users for o in outcomes):,} users"
+    lost, users, altered = (sum(getattr(o, name) for o in outcomes) for name in ("lost", "users", "altered"))
+    return f"lost {lost:,} / {users:,} users, altered {altered:,} values"
 
 
 def _show(seeds: list[int], outcomes: list[Outcome]) -> None:

@@ -1,6 +1,7 @@
 """Lets a schedule happen to the real command, and judges what is left after each of its loads."""
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -11,13 +12,22 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from random import Random
+from typing import Any, TypeVar
 
 from filelock import FileLock
 
 from propel_assets.catalog import BY_NAME
 from propel_assets.sandbox.running import Sandbox
-from propel_assets_tests.soak.schedule import WORLDS, Run, Schedule, Strike
+from propel_assets_tests.soak.schedule import (
+    HOSTILE_FIELD,
+    HOSTILE_SCALARS,
+    HOSTILE_TEXTS,
+    WORLDS,
+    Run,
+    Schedule,
+    Strike,
+)
 from propel_assets_tests.soak.warehouses import TABLES, DuckDb, Holder, Postgres, Tables, Warehouse
 from propel_assets_tests.truth import Rows, shown, truth
 
@@ -45,6 +55,7 @@ class Outcome:
     ended: Counter[str] = field(default_factory=Counter)
     users: int = 0
     lost: int = 0
+    altered: int = 0
 
 
 @dataclass
@@ -78,7 +89,7 @@ def play(schedule: Schedule, home: Path, postgres: str, loader: Sequence[str] = 
             for run in schedule.runs:
                 player.load(run)
             player.load(Run(FIRST_TABLES), clean=True)
-            outcome.faults.update({name: n for name, n in sandbox.faults.struck.items() if n})
+            outcome.faults.update({name: n for name, n in sandbox.faults.hits.items() if n})
     finally:
         if isinstance(warehouse, Postgres):
             warehouse.drop()
@@ -150,6 +161,8 @@ class _Player:
     ) -> None:
         self._folder, self._sandbox, self._warehouse, self._loader = folder, sandbox, warehouse, loader
         self._outcome = outcome
+        self._hostile = schedule.hostile
+        self._rng = Random(f"hostile values {schedule.seed}")
         self._settings = {
             "PROPELAUTH_PAGE_SIZE": str(schedule.page_size),
             "PROPELAUTH_MAX_CONCURRENCY": str(schedule.concurrency),
@@ -158,6 +171,7 @@ class _Player:
     def load(self, run: Run, *, clean: bool = False) -> None:
         """Run one load, and judge it. A ``clean`` one must succeed and equal the truth."""
         before, store = self._warehouse.read(), self._sandbox.store
+        self._send_hostile_values()
         start = {name: truth(store, name) for name in TABLES}
         everyone = set(store.all_users)
         for option in run.faults:
@@ -176,6 +190,22 @@ class _Player:
             found += self._not_clean(ended)
         said = "".join(line for line in ended.said.splitlines(keepends=True) if "|[WARNING]|" not in line)
         self._outcome.problems += [f"{problem}\n  {where}\n  it said: {said[-1500:]}" for problem in found]
+
+    def _send_hostile_values(self) -> None:
+        """Give some users values that are hard to store, in a declared column, in JSON and in an unexpected field."""
+        store = self._sandbox.store
+        for user_id in self._rng.sample(sorted(store.users), min(self._hostile, len(store.users))):
+            text = self._rng.choice(HOSTILE_TEXTS)
+            values = {HOSTILE_FIELD: self._rng.choice(HOSTILE_SCALARS), "first_name": text}
+            store.update_user(user_id, **values, properties={"n": 2**70, text: [text, 0.1]})
+
+    def _count_altered(self, rows: list[dict] | None) -> list[str]:
+        """Return how many values of the unexpected field are not as they were sent."""
+        users = self._sandbox.store.users
+        found = {row["user_id"]: _as_sent(row, HOSTILE_FIELD) for row in rows or [] if row["user_id"] in users}
+        altered = [user for user, value in found.items() if not _is_same(value, users[user].wire.get(HOSTILE_FIELD))]
+        self._outcome.altered += len(altered)
+        return [f"user_query: {len(altered)} unexpected values were altered"] if altered else []
 
     def _run(self, run: Run) -> _Ended:
         """Run the command; strike it, or hold its database, as ``run`` says."""
@@ -265,6 +295,7 @@ class _Player:
             if name in reported:
                 if name == "user_query":
                     self._count_users(after[name], start[name], end[name])
+                    wrong += self._count_altered(after[name])
                 problems += wrong
             elif not same and ended.status not in {"killed", "cut"}:
                 problems.append(f"{name} is not as it was, and nothing said that it was loaded")
@@ -305,11 +336,21 @@ def _comparable(rows: list[dict] | None) -> list[str]:
     return sorted(repr(sorted((name, value) for name, value in row.items() if value is not None)) for row in rows or [])
 
 
+def _as_sent(row: dict, column: str) -> Any:
+    """Return a value from its column, or from the variant of the column."""
+    variant = row.get(f"{column}__v_text")
+    return row.get(column) if variant is None else json.loads(variant)
+
+
+def _is_same(found: Any, sent: Any) -> bool:
+    return found == sent and isinstance(found, bool) == isinstance(sent, bool)
+
+
 def _differences(name: str, rows: list[dict] | None, start: Rows, end: Rows, came: set[str]) -> list[str]:
     """Return how the rows are no reading of what was there between ``start`` and ``end``."""
     table = BY_NAME[name]
     columns = [column.name for column in table.columns]
-    found = [{c: shown(table, c, row.get(c)) for c in columns} for row in rows or []]
+    found = [{c: shown(table, c, _as_sent(row, c)) for c in columns} for row in rows or []]
     keys = Counter(tuple(row[key] for key in table.key) for row in found)
     problems = [f"{name}: {n} keys stand twice" for n in [sum(count > 1 for count in keys.values())] if n]
     missing = (start.keys() & end.keys()) - keys.keys()

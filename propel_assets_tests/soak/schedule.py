@@ -8,6 +8,11 @@ USERS = "/api/backend/v1/user/query"
 WORLDS = ((40, 4), (90, 8), (160, 12), (300, 20))
 """Users and orgs of the sandboxes; the seed of each is its place here."""
 
+HOSTILE_FIELD = "hostile"
+HOSTILE_TEXTS = ("\0", "a\0b", "\ud83e", "\ufffe", r"\u0000", "'\"\\;\t\r\n", "")
+HOSTILE_SCALARS = (1, 1.5, 2**53 + 1, 2**63, True, "text", -0.25, None, *HOSTILE_TEXTS)
+"""Values that change the type of a field, that a type cannot hold, or that a destination cannot store."""
+
 WRONG_BODIES = ("[]", "{}", "null", "7", '"no"', '{"error": "no"}', '{"users": null}', '{"users": [{}]}')
 NOBODY = '{"users": [], "total_users": 0, "current_page": 0, "page_size": 10, "has_more_results": false}'
 
@@ -50,6 +55,8 @@ class Schedule:
     leave: int
     come: int
     runs: tuple[Run, ...]
+    hostile: int = 0
+    """How many users get values that are hard to store, others before each load."""
 
 
 def draw(seed: int) -> Schedule:
@@ -67,6 +74,7 @@ def draw(seed: int) -> Schedule:
         leave=rng.randrange(6),
         come=rng.randrange(6),
         runs=tuple(_run(rng, destination, empty) for _ in range(rng.choice([1, 1, 1, 2]))),
+        hostile=rng.choice([0, 3, 12]),
     )
 
 

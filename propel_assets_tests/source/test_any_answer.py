@@ -1,4 +1,4 @@
-"""Whatever a server answers: rows, or one sentence that quotes nobody. Fuzzed by hypothesis, over a real socket."""
+"""Any response gives rows, or an error of one sentence without content. Fuzzed by hypothesis, over a real socket."""
 
 import json
 from collections.abc import Iterator
@@ -69,7 +69,7 @@ bodies = st.binary() | (values | pages).map(lambda value: json.dumps(value).enco
 
 class Answers(ThreadingHTTPServer):
     body = b""
-    asked = 0
+    requests = 0
     path = ""
 
 
@@ -78,15 +78,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         answers = cast(Answers, self.server)
-        answers.asked += 1
+        answers.requests += 1
         answers.path = self.path
-        self.send_response(200 if answers.asked < MANY_REQUESTS else 400)
+        self.send_response(200 if answers.requests < MANY_REQUESTS else 400)
         self.send_header("Content-Length", str(len(answers.body)))
         self.end_headers()
         self.wfile.write(answers.body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -105,19 +105,19 @@ def server() -> Iterator[Answers]:
 @example(body=json.dumps(PAGE).encode())
 @example(body=b"\xff" + CANARY.encode())
 @example(body=json.dumps({**PAGE, "total_users": 10**18, "total_orgs": 10**18, "has_more_results": True}).encode())
-def test_any_body_gives_rows_or_a_sentence_that_quotes_nobody(scan, server, body) -> None:
-    server.body, server.asked = body, 0
+def test_any_body_gives_rows_or_an_error_without_content(scan, server, body) -> None:
+    server.body, server.requests = body, 0
     url = f"http://127.0.0.1:{server.server_port}"
     client = Client(require_credentials(Settings(auth_url=url, api_key="k", retry_seconds=0, max_concurrency=2)).tenant)
-    said = "Nothing."
+    text = "No error."
     try:
         items = list(read_scan(scan, ScanContext(client=client)))
         assert all(isinstance(item.data, pa.Table) for item in items if isinstance(item, Rows))
     except PropelError as error:
-        said = str(error)
-    assert CANARY not in said
-    assert said.endswith(".")
-    assert server.asked < MANY_REQUESTS
+        text = str(error)
+    assert CANARY not in text
+    assert text.endswith(".")
+    assert server.requests < MANY_REQUESTS
 
 
 DECODED = [table for table in BY_NAME.values() if table.items]
@@ -139,13 +139,13 @@ def test_any_body_is_decoded_whole_or_refused(table, body) -> None:
 @example(value="../../org/query")
 @example(value="..")
 @example(value="a/b?c=d#e%2F")
-def test_whoever_is_looked_up_the_request_stays_at_its_endpoint(server, value) -> None:
-    server.body, server.asked = b"{}", 0
+def test_a_lookup_of_any_value_stays_at_its_endpoint(server, value) -> None:
+    server.body, server.requests = b"{}", 0
     known = Settings(auth_url=f"http://127.0.0.1:{server.server_port}", api_key="k", retry_seconds=0)
     with suppress(PropelError):
         client = Client(require_credentials(known).tenant)
         list(read_scan("user_by_id", ScanContext(client=client, options=ReadOptions(lookups={"user_by_id": [value]}))))
-    assert server.asked == 1
+    assert server.requests == 1
     before, _, segment = server.path.partition("?")[0].rpartition("/")
     assert before == "/api/backend/v1/user"
     assert unquote(segment) == value
@@ -160,20 +160,20 @@ texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 def test_any_setting_is_read_or_refused_by_its_name(variable, text, monkeypatch) -> None:
     with monkeypatch.context() as context:
         context.setenv(variable, text)
-        said = variable
+        message = variable
         try:
             load_settings()
         except SettingsError as error:
-            said = str(error)
-        assert variable in said
+            message = str(error)
+        assert variable in message
 
 
 @given(url=texts | texts.map("https://{}".format) | texts.map("http://localhost{}".format))
 def test_any_auth_url_is_plain_or_refused(url) -> None:
-    said = ""
+    message = ""
     try:
         checked = normalize_auth_url(url)
         assert normalize_auth_url(checked) == checked
     except SettingsError as error:
-        said = str(error)
-    assert not said or "must look like https://auth.example.com" in said
+        message = str(error)
+    assert not message or "must look like https://auth.example.com" in message

@@ -15,7 +15,7 @@ from propel_assets.source.decode import UNEXPECTED_FIELD, PageDecoder, RowType, 
 USERS, MEMBERS = BY_NAME["user_query"], BY_NAME["org_membership"]
 USER = {
     "user_id": "11111111-1111-4111-8111-111111111111",
-    "email": "somebody@example.org",
+    "email": "private.person@example.org",
     "email_confirmed": True,
     "has_password": True,
     "locked": False,
@@ -42,7 +42,7 @@ class Reading:
     """Users and their memberships, decoded page after page."""
 
     def __init__(self) -> None:
-        self.member = RowType(MEMBERS, given=("user_id",))
+        self.member = RowType(MEMBERS, constant_columns=("user_id",))
         self.user = RowType(USERS, maps={"org_id_to_org_info": self.member})
         self.decoder = PageDecoder(self.user, "users", [("total_users", int), ("page_size", int | None)])
 
@@ -67,10 +67,10 @@ def column(table: pa.Table, name: str) -> list[Any]:
     return table.column(name).to_pylist()
 
 
-# As the catalogue says
+# Declared fields
 
 
-def test_every_column_of_the_catalogue_is_there_in_its_type(reading) -> None:
+def test_the_table_has_every_declared_column_in_its_type(reading) -> None:
     table = reading.users(USER)
     assert table.column_names == [c.name for c in USERS.columns]
     assert column(table, "created_at") == [datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)]
@@ -79,7 +79,7 @@ def test_every_column_of_the_catalogue_is_there_in_its_type(reading) -> None:
     assert [name for name in table.column_names if name.endswith("__v_text")] == []
 
 
-def test_free_form_objects_stay_the_text_they_were(reading) -> None:
+def test_free_form_values_keep_their_source_text(reading) -> None:
     text = '{"select":1,"a.b":[1,2.50],"big":' + str(BIG) + "}"
     body = json.dumps(USER)[:-1] + f', "properties": {text}}}'
     rows = reading.decoder(f'{{"users": [{body}], "total_users": 1}}'.encode()).items
@@ -93,7 +93,7 @@ def test_null_and_absent_are_both_null(given, reading) -> None:
     assert [name for name in table.column_names if name.endswith("__v_text")] == []
 
 
-def test_no_rows_have_every_column(reading) -> None:
+def test_a_table_without_rows_has_every_declared_column(reading) -> None:
     assert reading.users().num_rows == 0
     assert reading.users().schema.names == [c.name for c in USERS.columns]
 
@@ -125,7 +125,7 @@ def test_an_unexpected_field_never_replaces_a_declared_column(of, name, reading)
 
 
 @pytest.mark.parametrize("of", ["users", "members"])
-def test_a_late_field_is_loaded_and_earlier_batches_still_convert(of, reading) -> None:
+def test_a_field_of_a_later_page_does_not_affect_earlier_batches(of, reading) -> None:
     row = USER if of == "users" else MEMBER
     early = reading.rows(USER, USER)
     first = getattr(reading, of)(row)
@@ -137,20 +137,50 @@ def test_a_late_field_is_loaded_and_earlier_batches_still_convert(of, reading) -
     assert column(mixed, "user_id") == [USER["user_id"]] * 5
 
 
-def test_an_unknown_field_that_is_always_null_makes_no_column(reading) -> None:
+def test_an_unexpected_field_that_is_always_null_has_no_column(reading) -> None:
     table = reading.users(USER | {"shoe_size": None})
     assert "shoe_size" not in table.column_names
     assert column(reading.users(USER | {"shoe_size": 42}), "shoe_size") == ["42"]
 
 
-@pytest.mark.parametrize("name", ["a.b", "select", "class", "f_email", "u_0", "user id", "Ünïcode", "__v_text", "1st"])
+@pytest.mark.parametrize(
+    "name", ["a.b", "select", "class", "f_email", "u_0", "user id", "Ünïcode", "__v_text", "1st", ""]
+)
 @pytest.mark.parametrize("of", ["users", "members"])
-def test_any_name_can_be_a_field(name, of, reading) -> None:
+def test_an_unexpected_field_can_have_any_name(name, of, reading) -> None:
     row = USER if of == "users" else MEMBER
     assert column(getattr(reading, of)(row | {name: "x"}), name) == ['"x"']
 
 
-# Values that are not of their type
+@pytest.mark.parametrize(
+    ("in_json", "name"),
+    [
+        (r"a\"b", r"a\"b"),
+        (r"a\\b", r"a\\b"),
+        (r"a\u0000b", r"a\u0000b"),
+        (r"a\nb", r"a\nb"),
+        (r"\ud83e", r"\ud83e"),
+        (r"\\ud83e", r"\\ud83e"),
+        (r"\ud83e\udd86\"", '🦆\\"'),
+    ],
+)
+def test_an_unexpected_field_with_control_characters_is_named_by_its_source_text(in_json, name, reading) -> None:
+    body = json.dumps(USER)[:-1] + f', "{in_json}": 1}}'
+    page = f'{{"users": [{body}, {json.dumps(USER)}], "total_users": 2}}'.encode()
+    for _ in range(2):  # the second page is decoded with the extended struct
+        table = reading.user.to_arrow(reading.decoder(page).items)
+        assert column(table, name) == ["1", None]
+        assert table.schema.field(name).metadata == {UNEXPECTED_FIELD: name.encode()}
+        assert column(table, "email") == [USER["email"]] * 2
+
+
+def test_a_struct_field_cannot_be_set_by_its_position(reading) -> None:
+    reading.users(USER | {'a"b': 1, "u_0": 2})
+    table = reading.users(USER | {'a"b': 3, "u_0": 4, "u_1": 5})
+    assert [column(table, name) for name in (r"a\"b", "u_0", "u_1")] == [["3"], ["4"], ["5"]]
+
+
+# Values that do not have the declared type
 
 
 @pytest.mark.parametrize(
@@ -167,7 +197,7 @@ def test_any_name_can_be_a_field(name, of, reading) -> None:
         ("last_active_at", 10**15, str(10**15)),
     ],
 )
-def test_a_value_of_another_type_is_kept_beside_its_column(name, value, text, reading) -> None:
+def test_a_value_of_another_type_is_kept_in_the_variant(name, value, text, reading) -> None:
     table = reading.users(USER, USER | {name: value})
     assert column(table, name)[1] is None
     assert column(table, name)[0] == column(reading.users(USER), name)[0]
@@ -175,18 +205,52 @@ def test_a_value_of_another_type_is_kept_beside_its_column(name, value, text, re
     assert [column for column in table.column_names if column.endswith("__v_text")] == [f"{name}__v_text"]
 
 
-def test_a_value_of_another_type_on_a_membership(reading) -> None:
+def test_a_membership_with_a_value_of_another_type(reading) -> None:
     table = reading.members(MEMBER, MEMBER | {"user_role": ["Owner"]})
     assert column(table, "user_role") == ["Owner", None]
     assert column(table, "user_role__v_text") == [None, '["Owner"]']
 
 
-def test_a_late_value_of_another_type_leaves_earlier_batches_alone(reading) -> None:
+def test_a_later_value_of_another_type_does_not_affect_earlier_rows(reading) -> None:
     early = reading.rows(USER)
     late = reading.rows(USER | {"locked": "no"})
     table = reading.user.to_arrow(early + late + early)
     assert column(table, "locked") == [False, None, False]
     assert column(table, "locked__v_text") == [None, '"no"', None]
+
+
+def test_only_the_row_with_another_type_keeps_its_source_text(reading) -> None:
+    rows = reading.rows(USER | {"created_at": "soon"}, USER) + reading.rows(USER, USER | {"created_at": None})
+    assert [bytes(rows[0].f_created_at), *(row.f_created_at for row in rows[1:])] == [
+        b'"soon"',
+        USER["created_at"],
+        USER["created_at"],
+        None,
+    ]
+
+
+def test_a_variant_is_ascii(reading) -> None:
+    rows = reading.decoder('{"users": [{"user_id": "u", "locked": "é🦆"}], "total_users": 1}'.encode()).items
+    assert column(reading.user.to_arrow(rows), "locked__v_text") == [r'"\u00e9\ud83e\udd86"']
+
+
+@pytest.mark.parametrize(
+    ("pairs", "expected"),
+    [
+        ('"email": "first", "email": "last"', {"email": "last"}),
+        ('"email": 1, "email": "last"', {"email": "last"}),
+        ('"email": "first", "email": 1', {"email": None, "email__v_text": "1"}),
+        ('"email": "first", "email": null', {"email": None}),
+        ('"user_id": 7, "user_id": "v"', {"user_id": "v"}),
+        (r'"email": "first", "\u0065mail": "last"', {"email": "last"}),
+        ('"properties": {"a": 1, "a": 2}', {"properties": '{"a": 1, "a": 2}'}),
+        ('"new": 1, "new": 2', {"new": "2"}),
+    ],
+)
+def test_of_a_duplicate_key_the_last_value_counts(pairs, expected, reading) -> None:
+    rows = reading.decoder(f'{{"users": [{{"user_id": "u", {pairs}}}], "total_users": 1}}'.encode()).items
+    table = reading.user.to_arrow(rows)
+    assert {name: column(table, name)[0] for name in expected} == expected
 
 
 LONE = r"\ud83e"
@@ -215,10 +279,8 @@ def test_a_lone_surrogate_in_a_membership_keeps_its_json_source_text(reading) ->
     assert column(table, "url_safe_org_name__v_text") == [f'"{LONE}"']
 
 
-@pytest.mark.parametrize(
-    "field", [f'"user_id": "{LONE}"', f'"{LONE}": 1', f'"org_id_to_org_info": {{"o": {{"{LONE}": 1}}}}']
-)
-def test_a_lone_surrogate_in_a_key_or_a_name_is_refused(field, reading) -> None:
+@pytest.mark.parametrize("field", [f'"user_id": "{LONE}"', f'"org_id_to_org_info": {{"o": {{"org_id": "{LONE}"}}}}'])
+def test_a_lone_surrogate_in_a_key_is_refused(field, reading) -> None:
     body = json.dumps(USER)[:-1] + f", {field}}}"
     with pytest.raises(msgspec.ValidationError, match="lone surrogate") as caught:
         reading.decoder(f'{{"users": [{body}], "total_users": 1}}'.encode())
@@ -227,7 +289,7 @@ def test_a_lone_surrogate_in_a_key_or_a_name_is_refused(field, reading) -> None:
 
 @pytest.mark.parametrize("day", ["2026-02-31", "no day", 7])
 def test_a_date_that_does_not_exist_is_refused_in_a_key(day) -> None:
-    row_type = RowType(BY_NAME["chart_metrics"], given=("metric", "cadence", "chart_type"))
+    row_type = RowType(BY_NAME["chart_metrics"], constant_columns=("metric", "cadence", "chart_type"))
     with pytest.raises(msgspec.ValidationError) as caught:
         PageDecoder(row_type)(json.dumps({"date": day, "result": 1, "cadence_completed": True}).encode())
     assert str(day) not in str(caught.value)
@@ -266,7 +328,7 @@ def test_a_whole_float_is_a_timestamp(reading) -> None:
     assert [name for name in table.column_names if name.endswith("__v_text")] == []
 
 
-# What cannot be loaded
+# Pages that are refused
 
 
 @pytest.mark.parametrize("of", ["users", "members"])
@@ -283,33 +345,33 @@ def test_a_row_without_its_key_is_an_error_that_names_the_field(of, value, readi
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b'{"users": [', b"\xff\xfe"])
-def test_what_is_not_json_is_a_decode_error_and_no_validation_error(body, reading) -> None:
+def test_a_body_that_is_not_json_is_a_decode_error(body, reading) -> None:
     with pytest.raises(msgspec.DecodeError) as caught:
         reading.decoder(body)
     assert not isinstance(caught.value, msgspec.ValidationError)
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b"{}", b'{"users": {}}', b'{"users": [1]}', b'{"users": []}'])
-def test_json_of_another_shape_is_a_validation_error(body, reading) -> None:
+def test_an_unexpected_json_shape_is_a_validation_error(body, reading) -> None:
     with pytest.raises(msgspec.ValidationError):
         reading.decoder(body)
 
 
-def test_rows_made_here_have_the_catalogues_columns() -> None:
+def test_rows_without_a_response_have_the_declared_columns() -> None:
     table = to_arrow(MEMBERS, [{"user_id": "u", "org_id": "o", "org_metadata": {"a": [1]}}])
     assert table.column_names == [c.name for c in MEMBERS.columns]
     assert column(table, "org_metadata") == ['{"a":[1]}']
 
 
-def test_decoders_of_the_same_rows_share_what_one_of_them_learned() -> None:
-    row_type = RowType(BY_NAME["scim_groups"], given=("org_id",))
+def test_decoders_of_one_row_type_share_its_unexpected_fields() -> None:
+    row_type = RowType(BY_NAME["scim_groups"], constant_columns=("org_id",))
     body = msgspec.json.encode({"groups": [{"group_id": "g", "display_name": "d", "brand_new": 1}]})
     first, second = PageDecoder(row_type, "groups"), PageDecoder(row_type, "groups")
     rows = [first(body).items[0], second(body).items[0]]
     assert row_type.to_arrow(rows, {"org_id": "o"}).column("brand_new").to_pylist() == ["1", "1"]
 
 
-def test_widening_while_others_decode_and_convert_loses_no_field() -> None:
+def test_threads_can_extend_and_use_a_row_type_together() -> None:
     row_type = RowType(BY_NAME["org_query"])
     decode = PageDecoder(row_type, "orgs")
 

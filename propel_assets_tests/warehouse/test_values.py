@@ -110,7 +110,7 @@ def test_a_declared_column_of_another_type_at_the_destination_keeps_every_value(
 
 
 MEETING = ["userId", "Email", "createdAt", "fooBar", "foo_bar", "FooBar", "", "_dlt_id", "_dlt_load_id", "x" * 300]
-MEETING += ["email__v_text", "a b", "a-b", "User_Id"]
+MEETING += ["email__v_text", "a b", "a-b", "User_Id", 'a"b', "a\\b", "a\tb"]
 
 
 def test_fields_whose_names_meet_get_columns_of_their_own(loaded, load, query) -> None:
@@ -158,3 +158,29 @@ def test_text_that_is_hard_to_store_is_kept_and_the_rest_is_loaded(loaded, load,
     [warning] = [line for line in printed.splitlines() if line.startswith("WARN user_query: schema: ")]
     assert "`first_name`" in warning
     assert "lone surrogate" in warning
+
+
+# After a load
+
+
+def test_values_that_are_missing_after_a_load_are_an_error(loaded, run_sql, run_cli) -> None:
+    assert run_cli("check", "user_query").returncode == 0
+    run_sql(
+        "UPDATE propel_auth_data.user_query SET email = NULL WHERE user_id = (SELECT min(user_id) FROM "
+        "propel_auth_data.user_query)"
+    )
+    ran = run_cli("check", "user_query")
+    assert ran.returncode == 3, ran.stderr
+    assert "Values were lost: `email` has 59 values, expected 60. Load the table again." in ran.stdout
+
+
+def test_values_in_a_variant_count_as_stored(loaded, load, run_sql, run_cli) -> None:
+    loaded.store.update_user(min(loaded.store.users), score=1)
+    load()
+    loaded.store.update_user(max(loaded.store.users), score="text")
+    load()
+    assert run_cli("check", "user_query").returncode == 0
+    run_sql("UPDATE propel_auth_data.user_query SET score__v_text = NULL")
+    ran = run_cli("check", "user_query")
+    assert ran.returncode == 3
+    assert "`score` has 1 values, expected 2" in ran.stdout

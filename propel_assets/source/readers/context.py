@@ -92,7 +92,7 @@ def list_scan(
     if not isinstance(shape, PagedList):
         raise TypeError(f"{table.name} is not read as a paged list")
     if row_type is None:  # users come with their memberships
-        row_type = RowType(table, maps={ORG_MEMBERSHIP.items: RowType(ORG_MEMBERSHIP, given=("user_id",))})
+        row_type = RowType(table, maps={ORG_MEMBERSHIP.items: RowType(ORG_MEMBERSHIP, constant_columns=("user_id",))})
     if params is None:
         params = {"order_by": shape.order} if shape.order else {}
     if order is None:

@@ -18,7 +18,7 @@ def read_employees(context: ScanContext, tables: Sequence[Table]) -> Iterator[Ro
     users = list_scan(context, USER_QUERY)
     named = (row.f_impersonator_user_id for rows in users for row in rows)
     ids = sorted({id_ for id_ in named if id_})
-    row_type = RowType(table, given=("employee_id", "found"))
+    row_type = RowType(table, constant_columns=("employee_id", "found"))
     decode = PageDecoder(row_type)
 
     def request(id_: str) -> Any:

@@ -46,7 +46,7 @@ def read_reports(context: ScanContext, table: Table, shape: ReportGrid) -> Itera
 
 
 def _read_report(context: ScanContext, table: Table, type_: str, interval: str) -> Iterator[Rows | ScanResult]:
-    row_type = RowType(table, given=("type", "interval", "report_time"))
+    row_type = RowType(table, constant_columns=("type", "interval", "report_time"))
     times: list[int] = []
     endpoint = ListEndpoint(
         table.name,
@@ -80,7 +80,7 @@ def _joined(results: list[ScanResult]) -> ScanResult:
 def read_metrics(context: ScanContext, table: Table, shape: MetricGrid) -> Iterator[Rows | ScanResult]:
     """Read every metric: at first from the day of the oldest user, later from the first day that may still change."""
     today = datetime.now(UTC).date()
-    row_type = RowType(table, given=("metric", "cadence", "chart_type"))
+    row_type = RowType(table, constant_columns=("metric", "cadence", "chart_type"))
     decode = PageDecoder(row_type, table.items, [("chart_type", str | None)])
     unfinished = [today]
     rows_read = pages = 0

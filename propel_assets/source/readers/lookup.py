@@ -18,7 +18,7 @@ def read_lookup(context: ScanContext, table: Table, shape: Lookup) -> Iterator[R
     values = list(dict.fromkeys(context.options.lookups.get(table.name, ())))
     if not values:
         raise SkipScan("No values to look up: set them as options of `propel-assets load` or in the run's config.")
-    row_type = RowType(table, given=("looked_up", "found"))
+    row_type = RowType(table, constant_columns=("looked_up", "found"))
     decode = PageDecoder(row_type)
     in_path = f"{{{shape.parameter}}}" in table.path
 

@@ -19,7 +19,7 @@ def read_scim(context: ScanContext, _: Sequence[Table]) -> Iterator[Rows | ScanR
     """Read the groups of each org and the members of each group. An org without SCIM has no groups."""
     with skip_if_not_enabled(ORG_QUERY.path, ORGS):
         org_ids, outcome = read_ids(context, ORG_QUERY)
-    row_type = RowType(SCIM_GROUPS, given=("org_id",))
+    row_type = RowType(SCIM_GROUPS, constant_columns=("org_id",))
     errors: list[PermanentApiError] = []
 
     def groups_of(org_id: str) -> list[Any]:
@@ -71,7 +71,7 @@ def _read_groups(context: ScanContext, org_id: str, row_type: RowType) -> list[A
 
 def _read_members(context: ScanContext, org_id: str, group_id: str) -> list[str]:
     path = SCIM_GROUP_MEMBERS.path_of(org_id=org_id, group_id=group_id)
-    decode = PageDecoder(RowType(SCIM_GROUP_MEMBERS, given=("org_id", "group_id")), SCIM_GROUP_MEMBERS.items)
+    decode = PageDecoder(RowType(SCIM_GROUP_MEMBERS, constant_columns=("org_id", "group_id")), SCIM_GROUP_MEMBERS.items)
     key = attrgetter("f_user_id")
     try:
         return [key(row) for row in _read_pages(context, path, decode, "members_page_size", "members_page_number", key)]

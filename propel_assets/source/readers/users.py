@@ -21,7 +21,7 @@ from propel_assets.source.lists import ListOutcome, get_or_none, request_each
 from propel_assets.source.readers.context import ScanContext, list_result, list_scan, skip_reason
 from propel_assets.source.readers.per_parent import FLAGGED
 from propel_assets.source.scan import Order
-from propel_assets.source.stream import Mode, Rows, ScanResult
+from propel_assets.source.stream import Mode, Rows, ScanResult, join_reasons
 
 CLOCK_DIFFERENCE_SECONDS = 300
 READ_UNTIL = "read_until"  # in the cursor: the newest activity when the scan began, in epoch seconds
@@ -62,7 +62,7 @@ class _Memberships:
 
 def read_users(context: ScanContext, _: Sequence[Table]) -> Iterator[Rows | ScanResult]:
     """Read users and their memberships. In a project without orgs, memberships are skipped."""
-    member = RowType(ORG_MEMBERSHIP, given=("user_id",))
+    member = RowType(ORG_MEMBERSHIP, constant_columns=("user_id",))
     user = RowType(USER_QUERY, maps={ORG_MEMBERSHIP.items: member})
     no_orgs_reason, newest_activity = _first_request(context, user)
     since = context.resume_state.cursor.get(READ_UNTIL) if context.options.recent else None
@@ -139,7 +139,7 @@ def _results(
         pages=sum(outcome.pages for outcome in outcomes),
     )
     if reason := _compare_isolated_orgs(context, memberships.isolated):
-        outcome = replace(outcome, verdict="counted", reason=f"{outcome.reason}; {reason}".removeprefix("; "))
+        outcome = replace(outcome, verdict="counted", reason=join_reasons(outcome.reason, reason))
     mode: Mode = "recent" if is_recent else "full"
     cursor = {READ_UNTIL: newest_activity} if context.wants(ORG_MEMBERSHIP) else None
     yield replace(list_result(USER_QUERY, outcome), mode=mode, cursor=cursor)
@@ -167,7 +167,7 @@ def _compare_isolated_orgs(context: ScanContext, counted: dict[str, int]) -> str
     """Compare the members counted for each isolated org with the total of the org's own list.
 
     Return what is missing, or empty text. At most `MAX_COMPARED_ORGS` are compared, those with the fewest members
-    first: one request each (docs/decisions/0010-isolated-orgs.md).
+    first: one request each (docs/decisions/0015-isolated-orgs.md).
     """
     if not counted:
         return ""
@@ -185,8 +185,8 @@ def _compare_isolated_orgs(context: ScanContext, counted: dict[str, int]) -> str
         return ""
     of_all = f" ({len(compared)} of {len(counted)} isolated orgs compared)" if len(compared) < len(counted) else ""
     return (
-        f"{sum(missing)} members of {sum(map(bool, missing))} isolated orgs are in the orgs' own lists and not in the "
-        f"list of all users{of_all}"
+        f"Members of isolated orgs that the list of all users does not have: {sum(missing)}, in "
+        f"{sum(map(bool, missing))} orgs{of_all}"
     )
 
 

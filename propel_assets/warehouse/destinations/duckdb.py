@@ -20,7 +20,8 @@ from dlt.common.destination.typing import PreparedTableSchema
 from dlt.common.schema import Schema
 from dlt.destinations.exceptions import DatabaseException, DestinationConnectionError
 
-from propel_assets.warehouse.destinations.duckdb_file import describe_open_error, sql_literal
+from propel_assets.warehouse.destinations.capabilities import CachesCapabilities
+from propel_assets.warehouse.destinations.duckdb_file import describe_open_error, refuse_path, sql_literal
 from propel_assets.warehouse.destinations.jobs import ClientJob, SetsClient, SqlFile
 from propel_assets.warehouse.dlt_compat import DuckDbClient, DuckDbClientConfiguration, DuckDbSqlClient, LoadJobInfo
 from propel_assets.warehouse.locks import LockTimeout, lock_owner, wait_for_lock
@@ -182,6 +183,7 @@ class WaitingSqlClient(DuckDbSqlClient):
             WarehouseClosed: the file cannot be opened for another reason.
         """
         file = Path(str(self.credentials.database))
+        refuse_path(file)
         connections: list[engine.DuckDBPyConnection] = []
 
         def acquire() -> str:
@@ -203,7 +205,7 @@ class WaitingSqlClient(DuckDbSqlClient):
         return connections[0]
 
 
-class atomic_duckdb(dlt.destinations.duckdb):  # noqa: N801 - dlt names destinations in lower case
+class atomic_duckdb(CachesCapabilities, dlt.destinations.duckdb):  # noqa: N801 - dlt names destinations in lower case
     """DuckDB, as dlt's destination of that name in every other respect."""
 
     spec = DuckDbConfiguration

@@ -22,6 +22,18 @@ def sql_literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def refuse_path(file: Path) -> None:
+    """Refuse a path for which DuckDB writes its log to another place: it takes a question mark for a query in a URL.
+
+    Raises:
+        WarehouseClosed: the path has a question mark.
+    """
+    if "?" in str(file):
+        raise WarehouseClosed(
+            f"DuckDB cannot write to {file}: its path has a question mark. Rename the folder, or {ANOTHER_FILE}."
+        )
+
+
 def describe_open_error(file: Path, error: engine.Error) -> WarehouseClosed:
     """Return the error to raise for a database that DuckDB cannot open: the reason, and what to do."""
     try:
@@ -36,7 +48,7 @@ def describe_open_error(file: Path, error: engine.Error) -> WarehouseClosed:
         return WarehouseClosed(f"{file} is not a DuckDB database. Move it away, or {ANOTHER_FILE}.")
     if version > NEWEST_VERSION:
         return WarehouseClosed(
-            f"{file} was written by DuckDB 2 or later (storage version {version}), which DuckDB {engine.__version__} "
+            f"{file} was written by DuckDB 2 or later, which DuckDB {engine.__version__} "
             f"cannot read. Export its tables with that version, or {ANOTHER_FILE}."
         )
     reason = system_error(str(error)) or type(error).__name__

@@ -120,7 +120,7 @@ LATENCY, LIMIT = ("latency_ms=50",), (f"rate_limit={RATE}", "retry_after=seconds
 
 
 def scenes(small: int, middle: int, large: int) -> list[Scene]:
-    """Return what is played, for three sizes: 10,000, 100,000 and 1,000,000 unless somebody is in a hurry."""
+    """Return the scenes for three sizes; by default 10,000, 100,000 and 1,000,000 users."""
     return [
         Scene("small", small, ("help", *ALL)),
         Scene("middle", middle, ALL),

@@ -1,0 +1,59 @@
+"""A load session: one pipeline for all loads of a command or a run into one target."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import dlt
+from dlt.common.pipeline import LoadInfo
+
+from propel_assets.settings import Target
+from propel_assets.warehouse.folders import working_folder
+from propel_assets.warehouse.locks import Log
+from propel_assets.warehouse.pipeline import build_pipeline, sync_local_pipeline
+
+
+class LoadSession:
+    """The pipeline of a target. Use `open_session`. One thread at a time may use a session."""
+
+    def __init__(self, target: Target, folder: str, log: Log) -> None:
+        """Work in ``folder``. The pipeline is built when it is first used."""
+        self.target, self._log = target, log
+        self._folder = folder
+        self._pipeline: dlt.Pipeline | None = None
+        self.has_loaded = False
+
+    @contextlib.contextmanager
+    def pipeline(self, log: Log) -> Iterator[dlt.Pipeline]:
+        """Give the pipeline for one load, whose messages go to ``log``. After an error the next load gets a new one."""
+        self._log = log
+        pipeline, self._pipeline = self._pipeline, None
+        if pipeline is None:
+            pipeline = build_pipeline(self.target, self._folder, lambda message: self._log(message))
+        else:
+            pipeline.activate()  # another pipeline of this process can have been used since
+        try:
+            yield pipeline
+        except BaseException:
+            shutil.rmtree(pipeline.working_dir, ignore_errors=True)
+            raise
+        self._pipeline = pipeline
+
+    def finish(self, info: LoadInfo) -> None:
+        """Note a load that is complete, and remove its files: they contain personal data."""
+        self.has_loaded = True
+        for package in info.load_packages:
+            shutil.rmtree(Path(package.package_path), ignore_errors=True)
+
+
+@contextlib.contextmanager
+def open_session(target: Target, log: Log = lambda _: None) -> Iterator[LoadSession]:
+    """Open a session for loads into ``target``. At its end the local pipeline state is restored, once."""
+    with working_folder() as folder:
+        session = LoadSession(target, folder, log)
+        try:
+            yield session
+        finally:
+            if session.has_loaded:
+                sync_local_pipeline(target, log)

@@ -1,0 +1,114 @@
+"""The readers of the catalog's shapes, against the sandbox: what they return, and what their results say."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from propel_assets.catalog import ORG_BY_ID, tables_of
+from propel_assets.source.client import Client
+from propel_assets.source.readers import ScanContext, read_scan
+from propel_assets.source.stream import ReadOptions, ResumeState, Rows, ScanResult
+
+ORG = "/api/backend/v1/org"
+
+
+@pytest.fixture
+def read(settings):
+    """Return a function that reads a scan, and returns the rows and the result of each table."""
+
+    def scan(name: str, **context) -> dict[str, tuple[list[dict], ScanResult]]:
+        items = list(read_scan(name, ScanContext(client=Client(settings.tenant), **context)))
+        rows = {table.name: [] for table in tables_of(name)}
+        for item in items:
+            if isinstance(item, Rows):
+                rows[item.table] += item.data.to_pylist()
+        return {item.table_name: (rows[item.table_name], item) for item in items if isinstance(item, ScanResult)}
+
+    return scan
+
+
+def test_a_listed_org_that_returns_404_is_requested_again(read, sandbox) -> None:
+    org_id = min(sandbox.store.orgs)
+    sandbox.faults.parse(f"server_error=404,path={ORG}/{org_id},requests=1")
+    rows, result = read("org_details")["org_by_id"]
+    assert {row["org_id"] for row in rows} == set(sandbox.store.orgs)
+    assert (result.verdict, result.reason) == ("proved", "")
+
+
+def test_a_listed_org_that_keeps_returning_404_is_not_proved(read, sandbox) -> None:
+    org_id = min(sandbox.store.orgs)
+    sandbox.faults.parse(f"server_error=404,path={ORG}/{org_id}")
+    rows, result = read("org_details")["org_by_id"]
+    assert {row["org_id"] for row in rows} == set(sandbox.store.orgs) - {org_id}
+    assert result.verdict == "counted"
+    assert result.reason == "Rows that org_query lists and that returned 404 twice: 1"
+
+
+def test_an_org_that_is_deleted_after_it_was_listed_leaves_the_scan_proved(read, sandbox, monkeypatch) -> None:
+    deleted = min(sandbox.store.orgs)
+    sorted_orgs = sandbox.store.sorted_orgs
+
+    def list_then_delete(order_by: str):
+        orgs = sorted_orgs(order_by)
+        if deleted in sandbox.store.orgs:
+            sandbox.store.delete_org(deleted)
+        return orgs
+
+    monkeypatch.setattr(sandbox.store, "sorted_orgs", list_then_delete)
+    rows, result = read("org_details")["org_by_id"]
+    assert {row["org_id"] for row in rows} == set(sandbox.store.orgs)
+    assert (result.verdict, result.rows_read) == ("proved", len(rows))
+
+
+def test_members_of_isolated_orgs_that_the_list_of_users_lacks_are_reported(read, sandbox, monkeypatch) -> None:
+    isolated = max(sandbox.store.orgs, key=lambda org: sum(org in orgs for orgs in sandbox.store.of_user.values()))
+    sandbox.store.update_org(isolated, isolated=True)
+    _, details = read("org_details")["org_by_id"]
+    assert details.reason == "new isolated orgs: 1. The next full load of user_query compares their numbers of members"
+    known = {"resume_state_of": {ORG_BY_ID.scan: details.resume_state}.__getitem__}
+
+    compared = read("users", **known)
+    assert [(result.verdict, result.reason) for _, result in compared.values()] == [("proved", "")] * 2
+
+    members = {user for user, orgs in sandbox.store.of_user.items() if isolated in orgs}
+    sorted_users = sandbox.store.sorted_users
+    monkeypatch.setattr(
+        sandbox.store,
+        "sorted_users",
+        lambda order_by: [user for user in sorted_users(order_by) if user.user_id not in members],
+    )
+    for _, result in read("users", **known).values():
+        assert result.verdict == "counted"
+        assert result.reason.endswith(f"that the list of all users does not have: {len(members)}, in 1 orgs")
+
+    again = read("org_details", resume_state=details.resume_state)["org_by_id"][1]
+    assert again.reason == ""
+
+
+def test_the_id_of_an_employee_is_one_segment_of_the_path(read, sandbox) -> None:
+    sandbox.store.update_user(min(sandbox.store.users), impersonator_user_id="../org/query")
+    rows, result = read("employees")["employee"]
+    assert next(row for row in rows if row["employee_id"] == "../org/query")["found"] is False
+    assert result.rows_read == len(rows)
+    assert f"{ORG}/query" not in {request.path for request in sandbox.requests}
+
+
+def test_the_usage_of_a_key_that_was_deleted_after_it_was_listed_has_no_invented_count(read, sandbox) -> None:
+    sandbox.faults.parse("server_error=404,path=/api/backend/v1/end_user_api_keys/usage,after=31,requests=1")
+    rows, result = read("api_key_usage", options=ReadOptions(usage_per_key=True))["end_user_api_key_usage"]
+    assert result.verdict == "counted"
+    assert result.reason.startswith("404 for 1 of ")
+    assert len(rows) == result.rows_read == result.pages - 1
+    assert result.resume_state.cursor["all"] == (datetime.now(UTC).date() - timedelta(days=1)).isoformat()
+    unfinished = [key for key in {row["api_key_id"] for row in rows} if key not in result.resume_state.cursor]
+    assert len(unfinished) == 1
+
+
+def test_a_scan_result_is_frozen_and_has_the_resume_state_of_its_scan(read) -> None:
+    results = [result for _, result in read("users").values()]
+    with pytest.raises(AttributeError):
+        results[0].verdict = "skipped"
+    state = results[0].resume_state
+    assert results[1].resume_state == state
+    assert state.rows == {result.table_name: result.rows_read for result in results}
+    assert ResumeState.from_json(state.to_json()) == state
