@@ -141,7 +141,9 @@ def test_orphaned_api_keys(loaded, store) -> None:
     keys = loaded.query("SELECT user_id, org_id FROM fct_api_keys WHERE user_id IS NOT NULL")
     assert keys
     assert found == sum(
-        user not in store.users or not store.users[user].wire["enabled"] or (org and org not in store.of_user[user])
+        user not in store.users
+        or not store.users[user].wire["enabled"]
+        or (org is not None and org not in store.of_user[user])
         for user, org in keys
     )
 
