@@ -40,7 +40,14 @@ class Life:
 def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
     file = tmp_path_factory.mktemp("questions") / "propel_auth_pipeline.duckdb"
     scans = ("users", "orgs", "invites", "end_user_api_keys")
-    select = ("+dim_user", "+fct_org_health", "+fct_membership_spells", "fct_user_changes", "fct_security_posture")
+    select = (
+        "+bridge_membership",
+        "+dim_user",
+        "+fct_org_health",
+        "+fct_membership_spells",
+        "fct_user_changes",
+        "fct_security_posture",
+    )
     with pytest.MonkeyPatch.context() as patch, Sandbox(users=120, orgs=10, seed=7) as sandbox:
         patch.setattr(increasing_precise_time, "_last", increasing_precise_time._last)
         patch.setenv("DESTINATION__DUCKDB__CREDENTIALS", str(file))
