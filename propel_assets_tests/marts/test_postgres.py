@@ -15,14 +15,15 @@ import pytest
 from propel_assets.marts.runner import open_dbt
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import load_settings
+from propel_assets.source.stream import ReadOptions
 from propel_assets.warehouse.load import load_scan
 from propel_assets_tests.marts.conftest import DESCRIPTIONS, SCANS
 
 # Times and ids of the loads, which differ between the two warehouses.
-OWN = {"started_at", "finished_at", "load_id", "waited_seconds", "concurrency"}
+OWN = {"started_at", "finished_at", "first_found_at", "last_found_at", "load_id", "waited_seconds", "concurrency"}
 JSON = {"properties", "metadata", "permissions", "inherited_user_roles_plus_current_role", "user_permissions"}
 JSON |= {"additional_roles", "last_additional_roles", "inherited_roles"}
-AS_OF = ("2026-11-24 12:30:00+00:00", "2026-11-25 12:30:00+00:00")
+AS_OF = ("2026-11-24 12:30:00+00:00", "2026-12-26 12:30:00+00:00")
 pytestmark = pytest.mark.timeout(900)  # two warehouses, loaded and built twice
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -49,16 +50,19 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Rows, Rows]
             for destination in ("duckdb", "postgres"):
                 settings = load_settings({**known, "destination": destination})
                 for scan in scans:
-                    load_scan(scan, settings)
+                    load_scan(scan, settings, options=ReadOptions(usage_per_key=True))
                 with open_dbt(settings) as dbt:
                     assert dbt.run("build", propel_auth_as_of=as_of).failed == {}
 
         load(AS_OF[0], *SCANS)
         first, other, *_ = sandbox.store.users
+        sandbox.store.advance(32)
         sandbox.store.delete_user(first)
+        sandbox.store.add_membership(sandbox.store.add_user(), next(iter(sandbox.store.orgs)))
+        sandbox.store.touch_user(other)
         sandbox.store.update_user(other, properties={"select": "'; --", "a.b": {"c": ["ü"]}})
         sandbox.faults.set("unknown_field", "users")
-        load(AS_OF[1], "users", "invites", "orgs")
+        load(AS_OF[1], "users", "invites", "orgs", "user_reports", "org_reports")
         with duckdb.connect(str(file), read_only=True) as db, psycopg2.connect(credentials) as pg:
             yield _rows(db), _rows(pg.cursor())
 
