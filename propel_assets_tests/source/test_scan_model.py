@@ -609,16 +609,16 @@ class WithOnePageOfOverlap(FineScan):
 class WithoutTies(FineScan):
     """Does not look at rows of the same second."""
 
-    def _cut_tie(self, segment: Any, value: Any, left: Page, right: Page, number: int) -> None:
+    def _record_tie(self, segment: Any, value: Any, left: Page, right: Page, number: int) -> None:
         pass
 
 
 class WithoutTiesAtAnEmptyPage(FineScan):
     """Does not think of those who sign up behind a page that was the last."""
 
-    def _cut_tie(self, segment: Any, value: Any, left: Page, right: Page, number: int) -> None:
+    def _record_tie(self, segment: Any, value: Any, left: Page, right: Page, number: int) -> None:
         if right.rows:
-            super()._cut_tie(segment, value, left, right, number)
+            super()._record_tie(segment, value, left, right, number)
 
 
 class CountingNewRows(FineScan):
@@ -631,8 +631,8 @@ class CountingNewRows(FineScan):
 class CountingNewcomersOfASecond(FineScan):
     """Counts who joins the last second among those who were in it."""
 
-    def _cut_tie(self, segment: Any, value: Any, left: Page, right: Page, number: int) -> None:
-        super()._cut_tie(segment, value, left, right, number)
+    def _record_tie(self, segment: Any, value: Any, left: Page, right: Page, number: int) -> None:
+        super()._record_tie(segment, value, left, right, number)
         for count in self._ties[value]._counts:
             count.countable = None
 
