@@ -1,4 +1,4 @@
-"""Write the reference pages of docs/ from the code: tables, settings, commands and dependencies.
+"""Write the reference pages of docs/ from the code: tables, marts, settings, commands and dependencies.
 
     python docs/generate.py
 
@@ -7,14 +7,17 @@ A test holds that the pages are as this writes them.
 
 import re
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import click
+import yaml
 
 from propel_assets.catalog import TABLES, Table
 from propel_assets.cli.main import main
+from propel_assets.marts.sources import PROJECT
 from propel_assets.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +51,57 @@ def _table_section(table: Table) -> str:
             f"{table.description}{default}\n",
             f"Read from `GET {table.path}`; [PropelAuth's reference]({table.doc}). Key: {_code(table.key)}.\n",
             "| column | type | always present | content |\n|---|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+MART_GROUPS = {
+    "users": "Users",
+    "orgs": "Orgs",
+    "invites": "Invitations",
+    "api_keys": "API keys",
+    "accounts": "Accounts",
+    "metrics": "Sign-ups, activity, growth",
+    "reconciliation": "Reconciliation",
+    "audit": "Audit",
+    "history": "History",
+}
+
+
+def marts_page() -> str:
+    """Return every mart and history with its grain, use, query and columns."""
+    head = [
+        GENERATED,
+        "# Marts\n",
+        "The histories are in the schema `propel_auth_history`, all other models in `propel_auth_marts`. "
+        "[docs/marts.md](../marts.md) has the conventions.\n",
+    ]
+    return "\n".join([*head, *_mart_groups()])
+
+
+def _mart_groups() -> Iterator[str]:
+    for folder, title in MART_GROUPS.items():
+        yield f"## {title}\n"
+        document = yaml.safe_load((PROJECT / "models" / folder / f"{folder}.yml").read_text(encoding="utf-8"))
+        for model in (*document["models"], *document.get("seeds", ())):
+            yield _mart_section(model)
+
+
+def _mart_section(model: Mapping[str, Any]) -> str:
+    meta = model["config"]["meta"]
+    rows = [
+        f"| `{column['name']}` | {column.get('config', {}).get('meta', {}).get('unit', '')} | {column['description']} |"
+        for column in model["columns"]
+    ]
+    return "\n".join(
+        [
+            f"### {model['name']}\n",
+            f"{' '.join(model['description'].split())}\n",
+            f"Grain: {meta['grain']}. Use: {meta['use']}\n",
+            f"```sql\n{meta['query'].strip()}\n```\n",
+            "| column | unit | content |\n|---|---|---|",
             *rows,
             "",
         ]
@@ -122,6 +176,7 @@ def _first_sentence(text: str) -> str:
 
 PAGES = {
     "tables.md": tables_page,
+    "marts.md": marts_page,
     "settings.md": settings_page,
     "commands.md": commands_page,
     "dependencies.md": dependencies_page,

@@ -31,6 +31,7 @@ SHELL = {
     "docker",
     "duckdb",
     "celery",
+    "dg",
     ".",
 }  # words that need no knowing of ours
 

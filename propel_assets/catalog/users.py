@@ -88,8 +88,8 @@ USER_QUERY = Table(
     options=("recent",),
     charts=(
         Chart("fct_signups_daily", "Sign-ups"),
-        Chart("fct_active_users", "Active users"),
-        Chart("fct_retention_cohort", "Who stays"),
+        Chart("fct_engagement_weekly", "Active users"),
+        Chart("fct_retention_weekly", "Retention"),
         Chart("fct_security_posture", "MFA"),
     ),
 )

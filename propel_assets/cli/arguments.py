@@ -1,7 +1,7 @@
 """Argument types and options that several commands take."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from typing import Any
 
@@ -61,8 +61,9 @@ def sandbox_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--now",
             metavar="YYYY-MM-DD",
             type=click.DateTime(["%Y-%m-%d"]),
-            callback=lambda _context, _option, value: (value or datetime.now(UTC)).date(),
-            help="The current date of the sandbox. Default: today.",
+            # The sandbox's clock starts at noon. Before noon, its activity would be later than the load that reads it.
+            callback=lambda _context, _option, value: (value or datetime.now(UTC) - timedelta(hours=12)).date(),
+            help="The date of the sandbox; its clock starts at 12:00 UTC. Default: today, before noon yesterday.",
         ),
     ]
     for option in reversed(options):

@@ -19,7 +19,7 @@ from propel_assets.defs.build import build_definitions
 from propel_assets.defs.config import PropelAuthConfig
 from propel_assets.defs.environment import Environment
 from propel_assets.errors import WarehouseError
-from propel_assets.marts import runner as marts
+from propel_assets.marts.runner import MARTS, installed
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import load_settings
 
@@ -49,7 +49,7 @@ def run_demo(*, users: int, orgs: int, seed: int, now: date) -> None:
     print_table(("asset", "rows", "checks passed", "seconds"), _result_rows(result))
     if not result.success:
         raise WarehouseError("Not every table was loaded: see the lines above.")
-    if marts.installed():
+    if installed():
         _print_answers(now)
     click.echo(f"\n{len(result.get_asset_materialization_events())} assets in {time.monotonic() - started:.0f} s.")
     click.echo(NEXT_STEPS.format(bin=short_path(Path(sys.executable).parent)))
@@ -101,9 +101,10 @@ def _result_rows(result: dg.ExecuteInProcessResult) -> list[tuple[str, ...]]:
 
 def _print_answers(now: date) -> None:
     """Print the answers to three questions, from the marts."""
-    schema = marts.marts_schema()
+    settings = load_settings({"destination": DESTINATION})
+    schema = settings.target.named(MARTS)
     active_since = now - timedelta(days=ACTIVE_DAYS)
-    with open_configured_warehouse(load_settings({"destination": DESTINATION})) as warehouse:
+    with open_configured_warehouse(settings) as warehouse:
         signups = warehouse.number(
             f"SELECT coalesce(sum(signups), 0) FROM {schema}.fct_signups_daily "  # noqa: S608 - our names
             f"WHERE day BETWEEN DATE '{now.replace(day=1)}' AND DATE '{now}'"

@@ -1,13 +1,11 @@
-"""The marts as assets, by dagster-dbt: one op per set of raw tables, so that one bad table stops only its own marts.
+"""The marts as Dagster assets, by dagster-dbt: one op per group of marts, named in `dbt_project.yml`.
 
-Without the extra `marts` there are none, and nothing else changes. The manifest is built once and again when a file of
-the dbt project changes; dbt itself runs only when marts are materialized.
+A check that fails on a raw table stops the ops that read it. Without the extra `marts` there are no assets, and nothing
+else changes. dbt runs only when marts are materialized.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -16,53 +14,62 @@ from propel_assets.catalog import AUDIT_TABLES, BY_NAME, INSIGHTS
 from propel_assets.defs.assets import as_failure
 from propel_assets.defs.environment import FRESHNESS, PREFIX, Environment
 from propel_assets.errors import PropelError, WarehouseError
-from propel_assets.marts import runner as marts
+from propel_assets.marts import runner
+from propel_assets.marts.dbt_compat import quiet_import
+from propel_assets.marts.lineage import LAYERS, lineage
+from propel_assets.marts.manifest import load_manifest
 from propel_assets.privacy.redaction import without_personal_data
 from propel_assets.reporting import charts
+from propel_assets.warehouse import query
 
 AUDIT_TABLE_NAMES = {table.name for table in AUDIT_TABLES}
-COMPARES = "agrees_with_propel_auth"  # the dbt test that holds our figures against PropelAuth's own
+COMPARISON = "agrees_with_propel_auth"  # the dbt test that compares our figures with PropelAuth's own
+ASSET_TYPES = {"model", "seed"}
+BUILT = {"success"}
 
 
 def build_marts(environment: Environment) -> list[dg.AssetsDefinition]:
-    """Return one op for each set of raw tables that marts are made from; none without the extra `marts`.
+    """Return one op per group of marts; none without the extra `marts`.
 
     Marts of raw tables that the environment does not include are left out.
     """
-    if not environment.config.marts or not marts.installed():
+    if not environment.config.marts or not runner.installed():
         return []
-    manifest = json.loads(marts.manifest_path().read_text(encoding="utf-8"))
+    manifest = load_manifest(environment.target)
     included = {table.name for table in environment.tables}
-    groups = {tables: models for tables, models in group_by_raw_tables(manifest).items() if included >= {*tables}}
-    return [_build_op(environment, manifest, tables, models) for tables, models in sorted(groups.items())]
+    ops: dict[str, list[str]] = {}
+    for op, unique_ids in sorted(models_by_op(manifest).items()):
+        if models := [unique_id for unique_id in unique_ids if raw_tables_of(manifest, unique_id) <= included]:
+            ops[op] = [manifest["nodes"][unique_id]["name"] for unique_id in models]
+    return [_build_op(environment, manifest, op, models) for op, models in ops.items()]
 
 
-def group_by_raw_tables(manifest: Mapping[str, Any]) -> dict[tuple[str, ...], list[str]]:
-    """Return the models and histories by the raw tables that they are made from, directly or by way of others."""
-    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+def models_by_op(manifest: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the ids of models and seeds by the op that builds them, which is in their dbt `meta`."""
+    groups: dict[str, list[str]] = defaultdict(list)
     for unique_id, node in sorted(manifest["nodes"].items()):
-        if node["resource_type"] in {"model", "snapshot"}:
-            groups[tuple(sorted(_raw_tables(manifest, unique_id)))].append(node["name"])
+        if node["resource_type"] in ASSET_TYPES:
+            groups[node["config"]["meta"]["op"]].append(unique_id)
     return groups
 
 
-def _raw_tables(manifest: Mapping[str, Any], unique_id: str) -> set[str]:
+def raw_tables_of(manifest: Mapping[str, Any], unique_id: str) -> set[str]:
+    """Return the raw tables that a node is built from, directly or through other models."""
     if unique_id in manifest["sources"]:
         return {manifest["sources"][unique_id]["name"]} - AUDIT_TABLE_NAMES
-    parents = manifest["parent_map"][unique_id]
-    return {table for parent in parents for table in _raw_tables(manifest, parent)}
+    return {table for parent in manifest["parent_map"][unique_id] for table in raw_tables_of(manifest, parent)}
 
 
 def _build_op(
-    environment: Environment, manifest: Mapping[str, Any], tables: Sequence[str], models: Sequence[str]
+    environment: Environment, manifest: Mapping[str, Any], op: str, models: Sequence[str]
 ) -> dg.AssetsDefinition:
-    with marts.quiet_import():
+    with quiet_import():
         from dagster_dbt import dbt_assets
 
     @dbt_assets(
         manifest=manifest,
         select=" ".join(models),
-        name=environment.named(f"marts_from_{'_and_'.join(tables) or 'the_books'}"),
+        name=environment.named(op),
         dagster_dbt_translator=_translator(environment),
         required_resource_keys={environment.warehouse_key},
         pool=environment.warehouse_key,
@@ -74,120 +81,149 @@ def _build_op(
 
 
 def _build(context: dg.AssetExecutionContext, environment: Environment) -> Iterator[Any]:
-    """Build the marts asked for, and tell Dagster of each: rows, columns, where they come from, tests."""
-    from dagster_dbt.asset_utils import get_updated_cli_invocation_params_for_context
-
-    asked = get_updated_cli_invocation_params_for_context(
-        context=context.op_execution_context,  # it asks for `op`, which is deprecated on the other
-        manifest={},
-        dagster_dbt_translator=_translator(environment),
-    )
-    words = ["build", *asked.selection_args]
-    if asked.indirect_selection:
-        words += ["--indirect-selection", asked.indirect_selection]
+    """Build the selected marts, run the selected tests, and yield the results of both."""
+    models = {key.path[-1] for key in context.selected_asset_keys}
+    tests = {check.name for check in context.selected_asset_check_keys}
+    words = ["build", "--indirect-selection", "empty", "--select", *sorted(models | tests)]
     try:
-        with marts.connected_dbt(environment.settings(context.resources), context.log.info) as dbt:
-            ended = dbt.run(*words)
-            for event in ended.events:
-                context.log.info(without_personal_data(event["info"]["msg"]))
-            yield from _told(context, dbt, ended, asked.dagster_dbt_translator)
-            if ended.broken:
-                told = "; ".join(f"{name}: {reason}" for name, reason in ended.broken.items())
-                raise WarehouseError(f"Not built, or not as promised: {told}")
+        with runner.open_dbt(environment.settings(context.resources), context.log.info) as dbt:
+            result = dbt.run(*words)
+            for node in result.nodes:
+                context.log.info(f"{node.name}: {node.status} in {node.seconds:.1f} s. {node.message}")
+            with dbt.warehouse() as opened:
+                for node in result.nodes:
+                    yield from _events(context, environment, dbt, node, opened)
+            if result.failed:
+                failed = "; ".join(f"{name}: {reason}" for name, reason in result.failed.items())
+                raise WarehouseError(f"Not built, or a test failed: {failed}")
     except PropelError as error:
         raise as_failure(error) from None
 
 
-def _told(context: dg.AssetExecutionContext, dbt: marts.Dbt, ended: marts.Ended, translator: Any) -> Iterator[Any]:
-    """Return dagster-dbt's events for those of dbt, with rows, columns, their lineage, and charts."""
-    from dagster_dbt.core.dbt_cli_event import DbtCoreCliEventMessage
-    from dagster_dbt.core.dbt_cli_invocation import DbtCliInvocation
-    from dagster_dbt.core.dbt_event_iterator import DbtEventIterator
-    from packaging.version import Version
-
-    no_process: Any = None  # dbt ran in this one
-    invocation = DbtCliInvocation(
-        process=no_process,
-        manifest=dbt.manifest,
-        dagster_dbt_translator=translator,
-        project_dir=Path.cwd(),  # its threads change to it and back, all at once: it must be where we are
-        target_path=dbt.folder,
-        raise_on_error=False,
-        cli_version=Version("1.0"),
-        context=context,
-        adapter=dbt.adapter(),
-    )
-    events = (
-        told
-        for event in ended.events
-        for told in DbtCoreCliEventMessage(raw_event=event, event_history_metadata={}).to_default_asset_events(
-            manifest=dbt.manifest,
-            dagster_dbt_translator=translator,
-            context=context,
-            target_path=dbt.folder,
-            project=None,
-        )
-    )
-    for event in DbtEventIterator(events, invocation).fetch_row_counts().fetch_column_metadata():
-        if isinstance(event, dg.Output) and (drawn := _drawn(context.asset_key_for_output(event.output_name), dbt)):
-            yield event.with_metadata({**event.metadata, "chart": dg.MetadataValue.md(drawn)})
-        elif isinstance(event, dg.AssetCheckResult):
-            yield _explained(event, dbt)
-        else:
-            yield event
+def _events(
+    context: dg.AssetExecutionContext,
+    environment: Environment,
+    dbt: runner.Dbt,
+    node: runner.NodeResult,
+    warehouse: query.Warehouse,
+) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+    """Yield the materialization of a model, or the result of a test."""
+    properties = dbt.manifest["nodes"][node.unique_id]
+    if properties["resource_type"] in ASSET_TYPES:
+        if node.status in BUILT:
+            yield _materialization(environment, properties, node, warehouse)
+    elif node.status != "skipped":
+        yield _check_result(context, dbt, properties, node)
 
 
-def _explained(result: dg.AssetCheckResult, dbt: marts.Dbt) -> dg.AssetCheckResult:
-    """Return the result of a check; where figures of PropelAuth's own were not read, with the reason.
+def _materialization(
+    environment: Environment, properties: Mapping[str, Any], node: runner.NodeResult, warehouse: query.Warehouse
+) -> dg.MaterializeResult[Any]:
+    """Return the materialization, with rows, columns, their lineage and the chart."""
+    relation = f"{properties['schema']}.{properties['alias']}"
+    columns = [
+        dg.TableColumn(name, column["data_type"] or "?", description=column["description"])
+        for name, column in properties["columns"].items()
+    ]
+    metadata: dict[str, Any] = {
+        "Execution Duration": node.seconds,
+        "dagster/table_name": relation,
+        "dagster/column_schema": dg.TableSchema(columns=columns),
+    }
+    if lines := _column_lineage(environment, node.name):
+        metadata["dagster/column_lineage"] = dg.TableColumnLineage(deps_by_column=lines)
+    if properties["config"]["materialized"] != "view":
+        metadata["dagster/row_count"] = warehouse.number(f"SELECT count(*) FROM {relation}")  # noqa: S608 - our names
+    if drawn := _chart(node.name, properties["schema"], warehouse):
+        metadata["chart"] = dg.MetadataValue.md(drawn)
+    return dg.MaterializeResult(asset_key=_asset_key(environment, properties), metadata=metadata)
 
-    Dagster calls a check skipped that gives no result at all, and has no place for a reason then: this one passes.
+
+def _column_lineage(environment: Environment, model: str) -> dict[str, list[dg.TableColumnDep]]:
+    """Return the columns that each column of ``model`` comes from."""
+    known = lineage()
+    schemas: dict[str, str] = dict(zip(LAYERS[1:], (PREFIX, runner.HISTORY, runner.MARTS), strict=True))
+    return {
+        name.split(".")[1]: [
+            dg.TableColumnDep(environment.key(schemas[known.layer(source)], source.split(".")[0]), source.split(".")[1])
+            for source in sorted(sources)
+        ]
+        for name, sources in known.sources.items()
+        if name.split(".")[0] == model
+    }
+
+
+def _check_result(
+    context: dg.AssetExecutionContext, dbt: runner.Dbt, properties: Mapping[str, Any], node: runner.NodeResult
+) -> dg.AssetCheckResult:
+    """Return the result of a dbt test.
+
+    A comparison with figures of PropelAuth that were not read passes, with the reason: a Dagster check without a result
+    would be shown as skipped, without one.
     """
-    test = str(result.metadata["unique_id"].value)
-    if dbt.manifest["nodes"][test]["test_metadata"]["name"] != COMPARES:
-        return result
-    theirs = [name for name in sorted(_raw_tables(dbt.manifest, test)) if BY_NAME[name].feature == INSIGHTS]
-    unread = [dbt.unread[name] for name in theirs if name in dbt.unread]
-    if not unread:
-        return result
-    nothing = len(unread) == len(theirs) and not any(them.has_rows for them in unread)
-    why = " ".join(without_personal_data(them.reason)[: marts.MAX_ERROR] for them in unread)
-    return result._replace(
-        description=f"{'Skipped, nothing to compare' if nothing else 'Compared with what there is'}: {why}",
-        metadata={**result.metadata, "skipped": dg.MetadataValue.text(why)},
+    [key] = [check for check in context.selected_asset_check_keys if check.name == node.name]
+    metadata: dict[str, Any] = {"status": node.status, "failed_rows": node.failures or 0}
+    description = None
+    if properties["test_metadata"]["name"] == COMPARISON:
+        insights = [t for t in sorted(raw_tables_of(dbt.manifest, node.unique_id)) if BY_NAME[t].feature == INSIGHTS]
+        unloaded = [dbt.unloaded[table] for table in insights if table in dbt.unloaded]
+        if unloaded:
+            nothing = len(unloaded) == len(insights) and not any(table.has_rows for table in unloaded)
+            reason = " ".join(without_personal_data(table.reason)[: runner.MAX_ERROR] for table in unloaded)
+            description = f"{'Skipped, nothing to compare' if nothing else 'Compared with older figures'}: {reason}"
+            metadata["skipped"] = reason
+    severity = properties["config"]["severity"].lower()
+    return dg.AssetCheckResult(
+        asset_key=key.asset_key,
+        check_name=key.name,
+        passed=node.status == "pass",
+        severity=dg.AssetCheckSeverity.WARN if severity == "warn" else dg.AssetCheckSeverity.ERROR,
+        description=description,
+        metadata=metadata,
     )
 
 
-def _drawn(key: dg.AssetKey, dbt: marts.Dbt) -> str | None:
-    """Return the chart of a mart, if it has one and there is something to show."""
-    chart = charts.CHARTS.get(key.path[-1])
-    shown = chart(dbt.rows) if chart and marts.drawing_installed() else None
-    return shown.markdown() if shown else None
+def _chart(model: str, schema: str, warehouse: query.Warehouse) -> str | None:
+    """Return the chart of a mart as Markdown, if it has one and has rows."""
+    draw = charts.CHARTS.get(model)
+    chart = draw(warehouse.rows, schema) if draw and charts.can_draw() else None
+    return chart.markdown() if chart else None
+
+
+def _asset_key(environment: Environment, properties: Mapping[str, Any]) -> dg.AssetKey:
+    """Return the asset key: the schema without the name of the environment, and the table."""
+    name = properties["name"]
+    if properties["resource_type"] == "source":
+        return environment.asset_key(BY_NAME[name]) if name in BY_NAME else environment.key(PREFIX, name)
+    return environment.key(runner.HISTORY if is_history(properties) else runner.MARTS, name)
+
+
+def is_history(properties: Mapping[str, Any]) -> bool:
+    """Return whether a model is a history: it has the schema of the histories."""
+    return properties["fqn"][1] == "history"
 
 
 def _translator(environment: Environment) -> Any:
-    with marts.quiet_import():
+    with quiet_import():
         from dagster_dbt import DagsterDbtTranslator
 
-    class Marts(DagsterDbtTranslator):
-        """Names what dbt makes as the raw tables are named."""
+    class MartsTranslator(DagsterDbtTranslator):
+        """Names the assets like the raw tables, and gives them our groups, owners and kinds."""
 
         def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:
-            """Return the schema and the table."""
-            kind, name = dbt_resource_props["resource_type"], dbt_resource_props["name"]
-            if kind == "source":
-                return environment.asset_key(BY_NAME[name]) if name in BY_NAME else environment.key(PREFIX, name)
-            return environment.key(marts.HISTORY if kind == "snapshot" else marts.MARTS, name)
+            """Return the asset key of a dbt resource."""
+            return _asset_key(environment, dbt_resource_props)
 
         def get_asset_spec(self, manifest: Mapping[str, Any], unique_id: str, project: Any) -> dg.AssetSpec:
-            """Return the spec without the audit tables, which have no op of their own."""
+            """Return the asset spec without dependencies on audit tables, which no op loads by themselves."""
             spec = super().get_asset_spec(manifest, unique_id, project)
             if unique_id.startswith("source"):
                 return spec
             audit = {environment.key(PREFIX, name) for name in AUDIT_TABLE_NAMES}
-            layer = "history" if unique_id.startswith("snapshot") else "marts"
-            # By their keys alone: Dagster 1.13.1 refuses an op whose specs tell different things of one dependency.
+            layer = "history" if is_history(manifest["nodes"][unique_id]) else "marts"
+            # By their keys alone: Dagster 1.13.1 refuses an op whose specs describe a dependency differently.
             deps = [dg.AssetDep(dep.asset_key) for dep in spec.deps if dep.asset_key not in audit]
-            if not deps:
+            if not deps:  # the audit tables exist once any table is loaded
                 deps = [dg.AssetDep(environment.asset_key(environment.tables[0]))]
             spec = spec.replace_attributes(
                 deps=deps,
@@ -198,4 +234,4 @@ def _translator(environment: Environment) -> Any:
             )
             return environment.finish(spec, layer)
 
-    return Marts()
+    return MartsTranslator()

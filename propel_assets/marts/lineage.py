@@ -1,7 +1,11 @@
-"""Which API field each column comes from: PropelAuth's answers -> raw tables -> histories -> marts.
+"""The API fields that each column comes from: PropelAuth's API -> raw tables -> histories -> marts.
 
-The catalog has the first step, the SQL of the dbt project the others: it is compiled against empty tables
-and read by sqlglot. No warehouse is asked.
+The first step is in the catalog. The others are in the SQL of the dbt project, which is compiled against empty tables
+and parsed by sqlglot. That takes seconds, so the result is in `lineage.json`; a test compares the two.
+
+    python -m propel_assets.marts.lineage
+
+writes the file again after a model has changed.
 """
 
 import difflib
@@ -18,19 +22,23 @@ import duckdb
 
 from propel_assets.catalog import AUDIT_TABLES, TABLES
 from propel_assets.errors import SettingsError
-from propel_assets.marts import runner as marts
-from propel_assets.settings import DATASET
+from propel_assets.marts import runner
+from propel_assets.settings import DATASET, Target
 
 LAYERS = ("PropelAuth's API", "raw tables", "histories", "marts")
 DUCKDB_TYPES = {"text": "VARCHAR", "timestamp": "TIMESTAMPTZ", "bool": "BOOLEAN"}
 PAGE = Path(__file__).with_suffix(".html")
+MODELS_FILE = Path(__file__).with_suffix(".json")
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """``sources`` holds, for each `table.column`, what it is made from; an API field is named `GET path field`.
+    """The lineage of every column.
 
-    ``layers`` holds the layer of each table. What has no sources is made here: constants, counts, dbt's own.
+    Attributes:
+        sources: for each `table.column` the columns it is computed from; an API field is named `GET path field`. Empty
+            for constants, counts of rows, and columns that a load writes.
+        layers: the layer of each table.
     """
 
     sources: Mapping[str, frozenset[str]]
@@ -41,7 +49,7 @@ class Lineage:
         return LAYERS[0] if name.startswith("GET ") else self.layers[name.split(".")[0]]
 
     def users(self) -> Mapping[str, set[str]]:
-        """Return the opposite of ``sources``: what each column goes into."""
+        """Return the inverse of ``sources``: the columns that each column is used in."""
         found: dict[str, set[str]] = defaultdict(set)
         for name, sources in self.sources.items():
             for source in sources:
@@ -49,16 +57,16 @@ class Lineage:
         return found
 
     def api_fields(self, name: str) -> frozenset[str]:
-        """Return the API fields that a column comes from, directly or by way of others."""
+        """Return the API fields that a column comes from, directly or through other columns."""
         if name.startswith("GET "):
             return frozenset({name})
         return frozenset(field for source in self.sources[name] if source != name for field in self.api_fields(source))
 
     def find(self, wanted: str) -> list[str]:
-        """Return the columns of this name: `column`, `table` or `table.column`.
+        """Return the columns with this name: `column`, `table` or `table.column`.
 
         Raises:
-            SettingsError: there is none.
+            SettingsError: there is no such column.
         """
         found = [name for name in self.sources if wanted in {name, *name.split(".")}]
         if not found:
@@ -69,15 +77,15 @@ class Lineage:
         return found
 
     def lines(self, name: str) -> Iterator[str]:
-        """Yield what ``name`` comes from and what it goes into, one line each, indented by distance."""
+        """Yield the sources and the users of ``name``, one line each, indented by distance."""
         yield name
         if not self.sources[name]:
-            yield "   made here: a count, a constant, or a note of dbt or of a load"
+            yield "   no source: a count, a constant, or a column that a load writes"
         yield from self._tree(name, self.sources, "<-", 1)
         yield from self._tree(name, self.users(), "->", 1)
 
     def page(self) -> str:
-        """Return a page of HTML that needs nothing else and draws all this."""
+        """Return a self-contained HTML page that draws the lineage."""
         fields = {field for name in self.sources for field in self.api_fields(name)}
         names = sorted((*fields, *self.sources), key=lambda name: (-LAYERS.index(self.layer(name)), name))
         columns = {n: [LAYERS.index(self.layer(n)), sorted(self.sources.get(n, ()))] for n in names}
@@ -93,7 +101,16 @@ class Lineage:
 
 @cache
 def lineage() -> Lineage:
-    """Return the lineage of every column; of the raw tables alone without the extra `marts`."""
+    """Return the lineage of every column."""
+    sources, layers = _raw_tables()
+    for layer, name, columns in json.loads(MODELS_FILE.read_text(encoding="utf-8")):
+        layers[name] = layer
+        sources |= {f"{name}.{column}": frozenset(found) for column, found in columns.items()}
+    return Lineage(sources, layers)
+
+
+def _raw_tables() -> tuple[dict[str, frozenset[str]], dict[str, str]]:
+    """Return the sources of the columns of the raw tables, and the layer of these tables."""
     sources: dict[str, frozenset[str]] = {}
     layers: dict[str, str] = {}
     for table in (*TABLES, *AUDIT_TABLES):
@@ -101,15 +118,25 @@ def lineage() -> Lineage:
         for c in table.columns:
             field = f"GET {table.path} {table.items or 'answer'}.{c.source_field}"
             sources[f"{table.name}.{c.name}"] = frozenset({field} if table.path else ())
-    if marts.installed():
-        for node in _compiled():
-            layers[node["name"]] = LAYERS[2] if node["resource_type"] == "snapshot" else LAYERS[3]
-            sources |= _columns(node, sources)
-    return Lineage(sources, layers)
+    return sources, layers
 
 
-def _compiled() -> list[dict[str, Any]]:
-    """Return the models and histories with their SQL, each after those it reads."""
+def model_lineage_json() -> str:
+    """Return the contents of `lineage.json`, computed from the SQL: layer, name and sources by column of each model."""
+    return json.dumps(list(_models()), indent=1) + "\n"
+
+
+def _models() -> Iterator[tuple[str, str, dict[str, list[str]]]]:
+    """Yield the layer, the name and the sources by column of each model, after the models it reads."""
+    known: dict[str, Any] = dict(_raw_tables()[0])
+    for node in _compiled_models():
+        columns = _columns(node, known)
+        known |= {f"{node['name']}.{column}": None for column in columns}
+        yield LAYERS[2] if node["fqn"][1] == "history" else LAYERS[3], node["name"], columns
+
+
+def _compiled_models() -> list[dict[str, Any]]:
+    """Return the models and seeds with their SQL, each after those it reads."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         database = folder / "empty.duckdb"
@@ -118,25 +145,28 @@ def _compiled() -> list[dict[str, Any]]:
             for table in (*TABLES, *AUDIT_TABLES):
                 columns = ", ".join(f'"{c.name}" {DUCKDB_TYPES.get(c.type, c.type)}' for c in table.columns)
                 connection.execute(f'CREATE TABLE {DATASET}."{table.name}" ({columns})')
-        with marts.dbt_on(database, folder) as dbt:
-            dbt.run("compile")
+        runner.Dbt(runner.profile_of(Target(), type="duckdb", path=str(database)), folder).run("compile")
         nodes = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["nodes"]
-    made = {key: node for key, node in nodes.items() if node["resource_type"] in {"model", "snapshot"}}
+    waiting = [node for node in nodes.values() if node["resource_type"] in {"model", "seed"}]
     ordered: list[dict[str, Any]] = []
-    while rest := [node for node in made.values() if node not in ordered]:
-        names = {node["unique_id"] for node in rest}
-        ordered += [node for node in rest if not names & set(node["depends_on"]["nodes"])]
+    while waiting:
+        names = {node["unique_id"] for node in waiting}
+        ready = [node for node in waiting if not names & set(node.get("depends_on", {}).get("nodes", ()))]
+        ordered += ready
+        waiting = [node for node in waiting if node not in ready]
     return ordered
 
 
-def _columns(node: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, frozenset[str]]:
-    """Return what each column of a model is made from."""
+def _columns(node: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the columns that each column of a model is computed from."""
     import sqlglot
     from sqlglot import exp
     from sqlglot.lineage import lineage as trace
     from sqlglot.optimizer.qualify import qualify
     from sqlglot.optimizer.scope import build_scope
 
+    if node["resource_type"] == "seed":
+        return {column: [] for column in node["columns"]}
     schema: dict[str, Any] = defaultdict(dict)
     for name in known:
         table, column = name.split(".")
@@ -159,8 +189,9 @@ def _columns(node: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, fro
             for leaf in leaves
             if isinstance(leaf.source, exp.Table)
         ]
-        found[f"{node['name']}.{column}"] = frozenset(f"{t}.{c}" for t, c in tables if f"{t}.{c}" in known)
-    if node["resource_type"] == "snapshot":
-        for column in ("dbt_scd_id", "dbt_updated_at", "dbt_valid_from", "dbt_valid_to"):
-            found[f"{node['name']}.{column}"] = frozenset()
+        found[column] = sorted({f"{t}.{c}" for t, c in tables if f"{t}.{c}" in known})
     return found
+
+
+if __name__ == "__main__":
+    MODELS_FILE.write_text(model_lineage_json(), encoding="utf-8")

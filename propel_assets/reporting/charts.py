@@ -5,6 +5,7 @@ CSS variables, so that one drawing is right in light and dark; the pictures in t
 """
 
 import base64
+import importlib.util
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,9 @@ from datetime import date, timedelta
 from html import escape
 from typing import Any
 
-from propel_assets.marts.runner import marts_schema
 from propel_assets.privacy.redaction import without_personal_data
 
-Ask = Callable[[str], Sequence[Sequence[Any]]]
+Query = Callable[[str], Sequence[Sequence[Any]]]
 WEEKS = 52
 COHORTS = 12  # months
 AFTER = (1, 2, 4, 8, 12, 24, 36, 48)  # weeks after the sign-up
@@ -79,11 +79,11 @@ class Chart:
         return f"{self.summary}\n\n![{self.title}](data:image/svg+xml;base64,{picture})"
 
 
-def signups(ask: Ask) -> Chart | None:
+def signups(query: Query, schema: str) -> Chart | None:
     """Return sign-ups per week, ours and PropelAuth's own figure."""
     ours: Counter[date] = Counter()
     theirs: Counter[date] = Counter()
-    for day, count, provider in ask(f"SELECT day, signups, provider_signups FROM {marts_schema()}.fct_signups_daily"):  # noqa: S608
+    for day, count, provider in query(f"SELECT day, signups, provider_signups FROM {schema}.fct_signups_daily"):  # noqa: S608
         ours[_monday(day)] += int(count)
         if provider is not None:
             theirs[_monday(day)] += int(provider)
@@ -124,16 +124,19 @@ def signups(ask: Ask) -> Chart | None:
     )
 
 
-def active_users(ask: Ask) -> Chart | None:
-    """Return active users per week that is over: as PropelAuth counts, and as the loads have seen."""
-    names = {"provider": "As PropelAuth counts", "derived": "As seen by loads: at least"}
+def active_users(query: Query, schema: str) -> Chart | None:
+    """Return active users per week that is over, or per day before there are 2: PropelAuth's figure and ours."""
+    names = {"provider": "As PropelAuth counts", "ours": "As seen by loads: at least"}
+    columns = "active_users, provider_active_users, is_complete"
+    rows = query(f"SELECT week_start, {columns} FROM {schema}.fct_engagement_weekly WHERE is_complete")  # noqa: S608
+    cadence = "Weekly" if sum(row[1] is not None or row[2] is not None for row in rows) > 1 else "Daily"
+    if cadence == "Daily":
+        rows = query(f"SELECT day, {columns} FROM {schema}.fct_engagement_daily")  # noqa: S608 - our names
     found: dict[str, dict[date, int]] = defaultdict(dict)
-    sql = "SELECT source, cadence, period_start, active_users, cadence_completed FROM "
-    rows = ask(f"{sql}{marts_schema()}.fct_active_users WHERE cadence IN ('Daily', 'Weekly')")
-    cadence = "Weekly" if sum(r[1] == "Weekly" and bool(r[4]) for r in rows) > 1 else "Daily"
-    for source, of, start, users, completed in rows:
-        if of == cadence and (completed or cadence == "Daily"):
-            found[source][_day(start)] = int(users)
+    for start, ours, provider, _ in rows:
+        for name, users in (("provider", provider), ("ours", ours)):
+            if users is not None:
+                found[name][_day(start)] = int(users)
     if not found:
         return None
     series = {names[source]: found[source] for source in names if source in found}
@@ -170,17 +173,17 @@ def active_users(ask: Ask) -> Chart | None:
     )
 
 
-def cohorts(ask: Ask) -> Chart | None:
-    """Return the share of each month's sign-ups who were active so many weeks later or after."""
-    sql = "SELECT cohort_week, weeks_after, cohort_users, retained_users FROM "
+def cohorts(query: Query, schema: str) -> Chart | None:
+    """Return the share of each month's sign-ups that was active so many weeks later or after."""
+    sql = "SELECT cohort_week, weeks_after, cohort_users, active_at_or_after_users, is_complete FROM "
     started: Counter[date] = Counter()
-    reached: Counter[tuple[date, int]] = Counter()  # users whose week has come
+    reached: Counter[tuple[date, int]] = Counter()  # users who have had the week to be active in
     stayed: Counter[tuple[date, int]] = Counter()
-    for week, after, users, retained in ask(f"{sql}{marts_schema()}.fct_retention_cohort"):
+    for week, after, users, active, is_complete in query(f"{sql}{schema}.fct_retention_weekly"):
         month = _day(week).replace(day=1)
         started[month] += int(users) if after == 0 else 0
-        reached[month, after] += int(users)
-        stayed[month, after] += int(retained)
+        reached[month, after] += int(users) if is_complete else 0
+        stayed[month, after] += int(active) if is_complete else 0
     months = sorted(month for month in started if reached[month, AFTER[0]] == started[month])[-COHORTS:]
     if not months:
         return None
@@ -200,7 +203,7 @@ def cohorts(ask: Ask) -> Chart | None:
     told = f" Of those who could, {kept:.0%} were active four weeks later or after." if kept is not None else ""
     summary = f"{_of(sum(started[m] for m in months), 'sign-up')} in {_of(len(months), 'month')} of sign-up.{told}"
     return Chart(
-        "Who stays: weeks after sign-up",
+        "Retention: weeks after sign-up",
         summary,
         None if kept is None else (f"{kept:.0%}", "of new users still active after four weeks"),
         ("Month of sign-up", "Users", *map(str, AFTER)),
@@ -234,10 +237,10 @@ def cohorts(ask: Ask) -> Chart | None:
     )
 
 
-def seats(ask: Ask) -> Chart | None:
+def seats(query: Query, schema: str) -> Chart | None:
     """Return members beside seats of the fullest orgs, or of the largest where no org has a cap."""
-    sql = "SELECT name, members, max_users, idle_seats_30d, over_cap, org_id FROM "
-    orgs = ask(f"{sql}{_last_day('fct_seat_usage')}")
+    sql = "SELECT name, members, max_users, idle_members_30d, is_over_cap, org_id FROM "
+    orgs = query(f"{sql}{_last_day(schema, 'fct_seat_usage')}")
     if not orgs:
         return None
     capped = [org for org in orgs if org[2]]
@@ -288,16 +291,15 @@ def seats(ask: Ask) -> Chart | None:
     )
 
 
-def roles(ask: Ask) -> Chart | None:
-    """Return memberships per role, over all orgs."""
-    sql = "SELECT user_role, org_id, members, has_one_owner, has_no_owner FROM "
+def roles(query: Query, schema: str) -> Chart | None:
+    """Return the members with each role, over all orgs. A member with several roles counts under each."""
     counts: Counter[str] = Counter()
-    one: set[str] = set()
-    none: set[str] = set()
-    for role, org_id, members, has_one, has_none in ask(f"{sql}{_last_day('fct_role_mix')}"):
+    sql = "SELECT role, members FROM "
+    for role, members in query(f"{sql}{_last_day(schema, 'fct_role_mix')} AND members > 0"):
         counts[without_personal_data(str(role))] += int(members)
-        one |= {org_id} if has_one else set()
-        none |= {org_id} if has_none else set()
+    sql = "SELECT has_one_owner, has_no_owner FROM "
+    orgs = query(f"{sql}{_last_day(schema, 'fct_security_posture')} AND members > 0")
+    one, none = sum(bool(org[0]) for org in orgs), sum(bool(org[1]) for org in orgs)
     if not counts:
         return None
     total = sum(counts.values())
@@ -305,21 +307,21 @@ def roles(ask: Ask) -> Chart | None:
     if rest := total - sum(n for _, n in shown):
         shown.append((f"{len(counts) - ROLES} more", rest))
     summary = (
-        f"{_of(total, 'membership')} in {_of(len(counts), 'role')}. "
-        f"{_of(len(one), 'org')} with one owner only, {len(none):,} without any."
+        f"{_of(total, 'assignment')} of {_of(len(counts), 'role')}. "
+        f"{_of(one, 'org')} with one owner only, {none:,} without an owner."
     )
     data = [{"role": role, "members": n, "text": f"{n:,} ({n / total:.0%})"} for role, n in shown]
     return Chart(
         "Roles",
         summary,
         None,
-        ("Role", "Memberships", "Share"),
+        ("Role", "Members", "Share"),
         [(role, f"{n:,}", f"{n / total:.0%}") for role, n in shown],
         lambda theme, width: _labelled_bars(theme, width, data, "role", "members"),
     )
 
 
-def mfa(ask: Ask) -> Chart | None:
+def mfa(query: Query, schema: str) -> Chart | None:
     """Return orgs by how many of their users have a second factor."""
     bands = {
         "none": 0.0,
@@ -330,19 +332,20 @@ def mfa(ask: Ask) -> Chart | None:
         "all": 1.0,
     }
     counts: Counter[str] = Counter()
-    everybody: Sequence[Any] = ()
-    sql = "SELECT org_id, enabled_users, users_with_mfa, mfa_adoption FROM "
-    for row in ask(f"{sql}{_last_day('fct_security_posture')}"):
-        if row[0] == "all":
-            everybody = row
-        elif row[1]:
-            counts[next(band for band, most in bands.items() if float(row[3]) <= most)] += 1
-    if not everybody or not everybody[1]:
+    sql = "SELECT enabled_members, mfa_adoption FROM "
+    for enabled, share_of_org in query(f"{sql}{_last_day(schema, 'fct_security_posture')}"):
+        if enabled:
+            counts[next(band for band, most in bands.items() if float(share_of_org) <= most)] += 1
+    days = query(
+        f"SELECT day, enabled_users, users_with_mfa, mfa_adoption FROM {schema}.fct_user_security_daily ORDER BY day"  # noqa: S608
+    )
+    if not days or not days[-1][1]:
         return None
-    past = ask(f"SELECT day, mfa_adoption FROM {marts_schema()}.fct_security_posture WHERE org_id = 'all' ORDER BY day")  # noqa: S608
-    since = f"; it was {float(past[0][1]):.0%} on {_day(past[0][0])}" if len(past) > 1 else ""
-    share = everybody[2] / everybody[1]
-    summary = f"{everybody[2]:,} of {_of(everybody[1], 'enabled user')} ({share:.0%}) with a second factor{since}."
+    enabled, with_mfa = days[-1][1:3]
+    first_day, *_, first_share = days[0]
+    since = f"; it was {float(first_share):.0%} on {_day(first_day)}" if len(days) > 1 and first_share else ""
+    share = with_mfa / enabled
+    summary = f"{with_mfa:,} of {_of(enabled, 'enabled user')} ({share:.0%}) with a second factor{since}."
     data = [{"band": band, "orgs": counts[band], "text": f"{counts[band]:,}"} for band in bands]
     return Chart(
         "MFA: orgs by the share of users with a second factor",
@@ -354,18 +357,23 @@ def mfa(ask: Ask) -> Chart | None:
     )
 
 
-CHARTS: dict[str, Callable[[Ask], Chart | None]] = {
+def can_draw() -> bool:
+    """Return whether the package that draws charts is installed: it is part of the extra `marts`."""
+    return importlib.util.find_spec("vl_convert") is not None
+
+
+CHARTS: dict[str, Callable[[Query, str], Chart | None]] = {
     "fct_signups_daily": signups,
-    "fct_active_users": active_users,
-    "fct_retention_cohort": cohorts,
+    "fct_engagement_weekly": active_users,
+    "fct_retention_weekly": cohorts,
     "fct_seat_usage": seats,
     "fct_role_mix": roles,
     "fct_security_posture": mfa,
 }
 
 
-def _last_day(mart: str) -> str:
-    return f"{marts_schema()}.{mart} WHERE day = (SELECT max(day) FROM {marts_schema()}.{mart})"  # noqa: S608 - our names
+def _last_day(schema: str, mart: str) -> str:
+    return f"{schema}.{mart} WHERE day = (SELECT max(day) FROM {schema}.{mart})"  # noqa: S608 - our names
 
 
 def _over_time(theme: Mapping[str, str], width: int, series: list[str]) -> dict[str, Any]:

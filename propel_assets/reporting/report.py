@@ -16,9 +16,9 @@ from dlt.destinations.exceptions import DatabaseUndefinedRelation
 from propel_assets import __version__
 from propel_assets.catalog import BY_NAME, PROPEL_CHECKS, TABLES, Table
 from propel_assets.errors import PropelError
-from propel_assets.marts import runner as marts
+from propel_assets.marts import runner
 from propel_assets.reporting import charts
-from propel_assets.settings import environment_name
+from propel_assets.settings import environment_name, named
 from propel_assets.warehouse.query import Warehouse
 
 TITLES = {chart.mart: (chart.title, table) for table in TABLES for chart in table.charts}
@@ -122,15 +122,17 @@ def render(warehouse: Warehouse) -> str:
 def _panel(warehouse: Warehouse, mart: str) -> Panel:
     title, table = TITLES[mart]
     try:
-        chart = charts.CHARTS[mart](warehouse.rows)
+        chart = charts.CHARTS[mart](warehouse.rows, named(runner.MARTS))
     except DatabaseUndefinedRelation:
-        return Panel(title, instead=marts.why_not(warehouse, table) or f"{marts.marts_schema()}.{mart} {_not_built()}")
+        not_built = f"{named(runner.MARTS)}.{mart} {_not_built()}"
+        return Panel(title, instead=runner.unloaded_reason(warehouse, table) or not_built)
     if chart is None:
         why = (
-            marts.why_not(warehouse, table) or f"{marts.marts_schema()}.{mart} is empty: there is nothing to show yet."
+            runner.unloaded_reason(warehouse, table)
+            or f"{named(runner.MARTS)}.{mart} is empty: there is nothing to show yet."
         )
         return Panel(title, instead=why)
-    if not marts.drawing_installed():
+    if not charts.can_draw():
         return Panel(chart.title, chart, instead="To draw it: pip install 'propel-assets[marts]'.")
     drawings = (chart.svg(width).replace(' xmlns="http://www.w3.org/2000/svg"', "") for width in _widths())
     return Panel(
@@ -143,20 +145,20 @@ def _widths() -> tuple[int, int]:
 
 
 def _not_built() -> str:
-    if not marts.installed():
+    if not runner.installed():
         return "is made by the marts: pip install 'propel-assets[marts]', then materialize them in Dagster."
     return "has not been built yet: materialize it in Dagster (propel-assets dev)."
 
 
 def _changes(warehouse: Warehouse, of: History) -> Changes:
     """Compare the last reading that the history has with all before it."""
-    if why := marts.why_not(warehouse, BY_NAME[of.raw]):
+    if why := runner.unloaded_reason(warehouse, BY_NAME[of.raw]):
         return Changes(of.kind, instead=why)
     try:
-        [(as_of,)] = warehouse.rows(f"SELECT max(as_of) FROM {marts.marts_schema()}.{of.mart}")  # noqa: S608 - our names
+        [(as_of,)] = warehouse.rows(f"SELECT max(as_of) FROM {named(runner.MARTS)}.{of.mart}")  # noqa: S608 - our names
         if as_of is None:
             return Changes(of.kind, instead="None yet.")
-        since = f"CAST('{_utc(as_of):%Y-%m-%d %H:%M:%S.%f}' AS TIMESTAMP)"
+        since = f"CAST('{_utc(as_of):%Y-%m-%d %H:%M:%S.%f}+00' AS TIMESTAMP WITH TIME ZONE)"
         is_there, was_there = "present > 0", f"first_from < {since}"
         counted = (
             is_there,
@@ -168,12 +170,12 @@ def _changes(warehouse: Warehouse, of: History) -> Changes:
         )
         [counts] = warehouse.rows(
             f"SELECT {', '.join(f'count(CASE WHEN {c} THEN 1 END)' for c in counted)} FROM (SELECT "  # noqa: S608
-            "min(dbt_valid_from) AS first_from, max(dbt_valid_from) AS last_from, max(dbt_valid_to) AS last_to, "
-            "count(CASE WHEN dbt_valid_to IS NULL THEN 1 END) AS present "
-            f"FROM {marts.history_schema()}.{of.versions} GROUP BY {of.key}) things"
+            "min(valid_from) AS first_from, max(valid_from) AS last_from, max(valid_to) AS last_to, "
+            "count(CASE WHEN valid_to IS NULL THEN 1 END) AS present "
+            f"FROM {named(runner.HISTORY)}.{of.versions} GROUP BY {of.key}) things"
         )
     except DatabaseUndefinedRelation:
-        return Changes(of.kind, instead=f"{marts.history_schema()}.{of.versions} {_not_built()}")
+        return Changes(of.kind, instead=f"{named(runner.HISTORY)}.{of.versions} {_not_built()}")
     *told, before = map(int, counts)
     last = warehouse.audit.last_load(BY_NAME[of.raw])
     if last and _utc(last.finished_at) > _utc(as_of):

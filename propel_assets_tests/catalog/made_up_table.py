@@ -41,7 +41,7 @@ import dagster as dg  # noqa: E402
 
 from propel_assets.defs.build import build_definitions  # noqa: E402
 from propel_assets.marts.lineage import lineage  # noqa: E402
-from propel_assets.marts.runner import sources_yaml  # noqa: E402
+from propel_assets.marts.sources import sources_yaml  # noqa: E402
 from propel_assets.privacy.policy_file import load_policy  # noqa: E402
 from propel_assets.sandbox import server  # noqa: E402
 from propel_assets.sandbox.calls import Call, page  # noqa: E402

@@ -1,17 +1,17 @@
-"""The histories: who was there, as what, from when to when."""
+"""The histories: which rows a load has shown, with which values, from when to when."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 import pytest
 
 from propel_assets.errors import UnprovedScan
-from propel_assets.marts.runner import connected_dbt
+from propel_assets.marts.runner import open_dbt
 from propel_assets.warehouse.load import load_scan
 
 HISTORIES = ("users_history", "memberships_history", "orgs_history", "role_mappings_history")
 VERSIONS = """
-    SELECT first_name, dbt_valid_to IS NULL FROM propel_auth_history.users_history
-    WHERE user_id = '{}' ORDER BY dbt_valid_from
+    SELECT first_name, valid_to IS NULL FROM propel_auth_history.users_history
+    WHERE user_id = '{}' ORDER BY valid_from
 """
 
 
@@ -25,7 +25,7 @@ def load(small, build):
     return run
 
 
-def test_edits_of_two_people_over_five_loads_make_exactly_their_versions(small_sandbox, load, query) -> None:
+def test_edits_of_two_users_over_five_loads_are_exactly_their_versions(small_sandbox, load, query) -> None:
     store = small_sandbox.store
     one, other, bystander = list(store.users)[:3]
     store.update_user(one, first_name="a")
@@ -46,16 +46,16 @@ def test_edits_of_two_people_over_five_loads_make_exactly_their_versions(small_s
     assert query(VERSIONS.format(one)) == [("a", False), ("b", False), ("d", True)]
     assert query(VERSIONS.format(other)) == [("a", False), ("b", False), ("b", True)]
     assert len(query(VERSIONS.format(bystander))) == 1
-    assert query("SELECT count(*) FROM propel_auth_history.users_history WHERE dbt_valid_to IS NULL") == [(20,)]
+    assert query("SELECT count(*) FROM propel_auth_history.users_history WHERE valid_to IS NULL") == [(20,)]
     [(gap,)] = query(
-        "SELECT b.dbt_valid_from > a.dbt_valid_to FROM propel_auth_history.users_history a "
+        "SELECT b.valid_from > a.valid_to FROM propel_auth_history.users_history a "
         f"JOIN propel_auth_history.users_history b USING (user_id) WHERE user_id = '{other}' "
-        "AND a.first_name = 'b' AND a.dbt_valid_to IS NOT NULL AND b.dbt_valid_to IS NULL"
+        "AND a.first_name = 'b' AND a.valid_to IS NOT NULL AND b.valid_to IS NULL"
     )
     assert gap  # away from the third load to the fifth
 
 
-def test_who_left_and_whose_role_changed_is_one_query(small_sandbox, load, query) -> None:
+def test_departed_members_and_changed_roles_are_one_query(small_sandbox, load, query) -> None:
     store = small_sandbox.store
     (leaver, left), (climber, org) = [
         (user_id, org_id) for org_id, members in store.of_org.items() for user_id in members if len(members) > 1
@@ -69,12 +69,12 @@ def test_who_left_and_whose_role_changed_is_one_query(small_sandbox, load, query
     load()
     assert query(
         "SELECT user_id, org_id FROM propel_auth_history.memberships_history "
-        "GROUP BY ALL HAVING count(*) FILTER (dbt_valid_to IS NULL) = 0"
+        "GROUP BY ALL HAVING count(*) FILTER (valid_to IS NULL) = 0"
     ) == [(leaver, left)]
     assert query(
         "SELECT user_id, a.user_role, b.user_role FROM propel_auth_history.memberships_history a "
         "JOIN propel_auth_history.memberships_history b USING (user_id, org_id) "
-        "WHERE a.dbt_valid_to = b.dbt_valid_from AND a.user_role <> b.user_role"
+        "WHERE a.valid_to = b.valid_from AND a.user_role <> b.user_role"
     ) == [(climber, before, after)]
 
 
@@ -89,48 +89,43 @@ def _may_be(store, user_id: str, org_id: str, role: str) -> bool:
     return True
 
 
-def test_an_unproved_scan_deletes_nobody(small_sandbox, small, load, build, query) -> None:
+def test_an_unproved_scan_ends_no_version(small_sandbox, small, load, build, query) -> None:
     load()
     small_sandbox.faults.set("page_size_cap", 5)
     small_sandbox.faults.set("repeated_page", 1, path="/api/backend/v1/user/query")
     with pytest.raises(UnprovedScan):
         load_scan("users", small)
     build(small, "users_history", "memberships_history")
-    assert query("SELECT count(*) FROM propel_auth_history.users_history WHERE dbt_valid_to IS NOT NULL") == [(0,)]
+    assert query("SELECT count(*) FROM propel_auth_history.users_history WHERE valid_to IS NOT NULL") == [(0,)]
     assert query("SELECT count(*) FROM propel_auth_history.users_history") == [(20,)]
 
 
-def test_a_raw_table_that_is_gone_deletes_nobody(small, load, query, tmp_path) -> None:
+def test_a_raw_table_that_was_dropped_ends_no_version(small, load, query, tmp_path) -> None:
     import duckdb
-
-    from propel_assets.marts.runner import connected_dbt
 
     load()
     with duckdb.connect(str(tmp_path / "propel_auth_pipeline.duckdb")) as db:
         db.execute("DROP TABLE propel_auth_data.user_query")
-    with connected_dbt(small) as dbt:
-        broken = dbt.run("build", "--select", "users_history").broken
-    assert "is gone, but there is a history of it" in broken["users_history"]
-    assert query("SELECT count(*) FROM propel_auth_history.users_history WHERE dbt_valid_to IS NOT NULL") == [(0,)]
+    with open_dbt(small) as dbt:
+        failed = dbt.run("build", "--select", "users_history").failed
+    assert "does not exist, but has a history" in failed["users_history"]
+    assert query("SELECT count(*) FROM propel_auth_history.users_history WHERE valid_to IS NOT NULL") == [(0,)]
 
 
-def test_growth_of_users_and_orgs_over_two_months(small_sandbox, small, query) -> None:
-    store = small_sandbox.store
+def test_growth_of_users_and_orgs_over_three_months(simulate, query) -> None:
+    life = simulate("+fct_growth_accounting", scans=("users", "orgs", "org_details"))
+    store = life.store
     active: list[dict[str, set[str]]] = []
 
-    def load(as_of: str) -> None:
-        for scan in ("users", "orgs", "org_details"):
-            load_scan(scan, small)
-        with connected_dbt(small) as dbt:
-            words = ("--select", "+fct_growth_accounting", "--vars", f"{{propel_auth_as_of: '{as_of} 13:00:00+00:00'}}")
-            assert dbt.run("build", *words).broken == {}
-        since = datetime.fromisoformat(f"{as_of[:8]}01T00:00:00+00:00").timestamp()
+    def load() -> None:
+        at = life.load()
+        since = datetime(at.year, at.month, 1, tzinfo=UTC).timestamp()
         users = {user_id for user_id, user in store.users.items() if user.wire["last_active_at"] >= since}
         orgs = {org_id for org_id, members in store.of_org.items() if not users.isdisjoint(members)}
         active.append({"users": users, "orgs": orgs})
 
-    load("2026-11-24")
-    store.advance(30)
+    load()
+    life.wait(days=30)
     org, gone = sorted(active[0]["orgs"])[:2]
     quiet = next(user_id for user_id in store.users if user_id not in active[0]["users"])
     stays = next(user_id for user_id in store.of_org[org] if user_id in active[0]["users"])
@@ -138,42 +133,18 @@ def test_growth_of_users_and_orgs_over_two_months(small_sandbox, small, query) -
     store.touch_user(quiet)
     newcomer, new_org = store.add_user(), store.add_org()
     store.add_membership(newcomer, new_org, "Owner")
-    load("2026-12-24")
+    load()
+    life.wait(days=10)
+    load()  # January: December is over
 
-    before, after = active
+    before, after, _ = active
     for kind, created in (("users", newcomer), ("orgs", new_org)):
-        told = ", ".join(f"{name}_{kind}" for name in ("active", "new", "retained", "resurrected", "churned"))
-        [first, second] = query(f"SELECT {told} FROM propel_auth_marts.fct_growth_accounting ORDER BY month")
+        columns = ", ".join(f"{name}_{kind}" for name in ("active", "new", "retained", "resurrected", "churned"))
+        first, second, third = query(f"SELECT {columns} FROM propel_auth_marts.fct_growth_accounting ORDER BY month")
         assert first[0] == len(before[kind])
         assert first[2:] == (None, None, None)
         assert created in after[kind]
         back = len(after[kind] - before[kind] - {created})
         assert second == (len(after[kind]), 1, len(after[kind] & before[kind]), back, len(before[kind] - after[kind]))
+        assert third == (0, 0, 0, 0, None)  # open
     assert gone not in after["orgs"]
-
-
-def test_bounded_retention_is_told_where_weeks_were_read(small_sandbox, small, query) -> None:
-    store = small_sandbox.store
-    newcomer, bystander = store.add_user(), next(iter(store.users))  # the second one to sign up on the 24th, a Tuesday
-
-    def load(as_of: str, *active: str) -> None:
-        for user_id in active:
-            store.touch_user(user_id)
-        load_scan("users", small)
-        with connected_dbt(small) as dbt:
-            words = ("--select", "+fct_retention_cohort", "--vars", f"{{propel_auth_as_of: '{as_of} 13:00:00+00:00'}}")
-            assert dbt.run("build", *words).broken == {}
-
-    load("2026-11-24")
-    store.advance(10)
-    load("2026-12-04", newcomer)
-    store.advance(14)
-    load("2026-12-18", bystander)
-    told = "weeks_after, retained_users, bounded_retained_users, bounded_retention, round(bounded_coverage * 13)"
-    where = "cohort_week = DATE '2026-11-23' AND cohort_users = 2"
-    assert query(f"SELECT {told} FROM propel_auth_marts.fct_retention_cohort WHERE {where} ORDER BY weeks_after") == [
-        (0, 2, 2, 1.0, 2),
-        (1, 1, 1, 0.5, 1),
-        (2, 0, 0, 0.0, 1),
-        (3, 0, None, None, 1),  # not over yet
-    ]

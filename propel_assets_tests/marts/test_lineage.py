@@ -10,34 +10,44 @@ from playwright.sync_api import sync_playwright
 from propel_assets.catalog import TABLES
 from propel_assets.definitions import defs
 from propel_assets.errors import SettingsError
-from propel_assets.marts.lineage import LAYERS, lineage
+from propel_assets.marts.lineage import LAYERS, MODELS_FILE, lineage, model_lineage_json
 from propel_assets_tests.defs.default import API
 from propel_assets_tests.processes import ROOT
 
-DBT = {"dbt_scd_id", "dbt_updated_at", "dbt_valid_from", "dbt_valid_to"}
-MADE_HERE = {  # counts of rows, and constants of the SQL
-    "fct_active_orgs.source",
-    "fct_active_users.source",
-    "fct_churn_state.subject",
-    "fct_churn_state.window_days",
+NO_SOURCE = {  # counts of rows, constants of the SQL, and the ends of versions
+    "audit_churned_orgs.window_days",
+    "audit_churned_users.window_days",
+    "audit_loads.checks",
+    "audit_metric_reconciliation.mart",
+    "audit_metric_reconciliation.metric",
+    "audit_metric_reconciliation.periods",
+    "audit_requests.tables",
+    "audit_schema_changes.loads",
+    "dim_date.day",
+    "dim_date.day_of_week",
+    "dim_date.month_start",
+    "dim_date.week_start",
     "fct_growth_accounting.active_orgs",
     "fct_growth_accounting.active_users",
-    "fct_mau_billing.included_mau",
+    "fct_invite_funnel.gone_seen_at",
+    "fct_org_daily.active_api_keys",
+    "fct_org_daily.members",
+    "fct_org_daily.pending_invites",
+    "fct_org_daily.size_band",
     "fct_orgs_created_daily.orgs_created",
-    "fct_reengagement.subject",
-    "fct_retention_cohort.bounded_coverage",
-    "fct_retention_cohort.cohort_users",
-    "fct_retention_cohort.weeks_after",
+    "fct_retention_weekly.cohort_users",
+    "fct_retention_weekly.weeks_after",
     "fct_role_mix.members",
     "fct_role_mix.org_members",
     "fct_role_mix.share",
-    "fct_seat_usage.members",
-    "fct_seat_usage.pending_invites",
-    "fct_security_posture.users",
     "fct_signups_daily.signups",
-    "ops_api_budget.tables",
-    "ops_reconciliation.checks",
-    "ops_schema_changes.loads",
+    "fct_user_activity_daily.is_signup_day",
+    "fct_user_security_daily.users",
+    "free_mail_domains.domain",
+    "memberships_history.valid_to",
+    "orgs_history.valid_to",
+    "role_mappings_history.valid_to",
+    "users_history.valid_to",
 }
 
 
@@ -47,12 +57,17 @@ def origins(name: str) -> set[str]:
     return {origin for source in sources for origin in origins(source)} or {name}
 
 
-def test_every_column_comes_from_the_api_or_is_listed_here_as_made_by_us() -> None:
+def test_every_column_comes_from_the_api_or_is_listed_here() -> None:
     left = set()
     for name in lineage().sources:
         if lineage().layer(name) in LAYERS[2:] and not lineage().api_fields(name):
-            left |= {o for o in origins(name) if not o.startswith("propel_") and o.split(".")[1] not in DBT}
-    assert left == MADE_HERE
+            left |= {origin for origin in origins(name) if not origin.startswith("propel_")}
+    assert left == NO_SOURCE
+
+
+def test_the_lineage_in_the_package_is_that_of_the_sql() -> None:
+    """If not: python -m propel_assets.marts.lineage."""
+    assert MODELS_FILE.read_text(encoding="utf-8") == model_lineage_json()
 
 
 @pytest.mark.parametrize(
@@ -63,7 +78,7 @@ def test_every_column_comes_from_the_api_or_is_listed_here_as_made_by_us() -> No
         ("users_history.properties", "GET /api/backend/v1/user/query users.properties"),
         ("dim_user.email_domain", "GET /api/backend/v1/user/query users.email"),
         ("fct_seat_usage.max_users", "GET /api/backend/v1/org/query orgs.max_users"),
-        ("fct_role_mix.user_role", "GET /api/backend/v1/user/query org_id_to_org_info.user_role"),
+        ("bridge_membership.user_role", "GET /api/backend/v1/user/query org_id_to_org_info.user_role"),
     ],
 )
 def test_a_column_leads_to_its_field(name, field) -> None:
@@ -92,38 +107,39 @@ def test_the_page_in_the_docs_is_that_of_the_code() -> None:
     assert (ROOT / "docs" / "lineage.html").read_text(encoding="utf-8") == lineage().page()
 
 
-def test_a_file_that_cannot_be_written_is_said(run_cli) -> None:
+def test_a_file_that_cannot_be_written_is_reported(run_cli) -> None:
     done = run_cli("lineage", "--html", "no/such/folder/page.html")
     assert done.returncode == 1
     assert "Cannot write no/such/folder/page.html: No such file or directory." in done.stderr
 
 
-def test_dagster_is_told_the_same(small, tmp_path, monkeypatch) -> None:
+def test_dagster_shows_the_same_lineage(small, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PROPELAUTH_AUTH_URL", small.auth_url)
     monkeypatch.setenv("PROPELAUTH_API_KEY", small.api_key)
     (tmp_path / "home").mkdir()
-    keys = [["propel_auth", "user_query"], ["propel_auth_history", "users_history"], ["propel_auth_marts", "dim_user"]]
+    raw, domains = ["propel_auth", "user_query"], ["propel_auth_marts", "free_mail_domains"]
+    keys = [raw, domains, ["propel_auth_history", "users_history"], ["propel_auth_marts", "dim_user"]]
     selection = [dg.AssetKey(key) for key in keys]
     with dg.DagsterInstance.local_temp(str(tmp_path / "home")) as instance:
         job = defs.resolve_implicit_global_asset_job_def()
         assert job.execute_in_process(instance=instance, asset_selection=selection).success
-        for key in selection[1:]:
+        for key in selection[2:]:
             event: Any = instance.get_latest_materialization_event(key)
-            told = event.asset_materialization.metadata["dagster/column_lineage"].value.deps_by_column
+            shown = event.asset_materialization.metadata["dagster/column_lineage"].value.deps_by_column
             found = {
                 f"{key.path[-1]}.{c}": {f"{d.asset_key.path[-1]}.{d.column_name}" for d in deps}
-                for c, deps in told.items()
+                for c, deps in shown.items()
             }
             ours = {name: set(lineage().sources[name]) for name in found}
             assert found == ours
             assert found
 
 
-def test_dagster_is_told_the_same_of_the_raw_tables() -> None:
+def test_dagster_shows_the_same_lineage_of_the_raw_tables() -> None:
     specs: dict[str, Any] = {spec.key.path[-1]: spec for spec in defs.resolve_all_asset_specs()}
     for table in TABLES:
-        told = specs[table.name].metadata["dagster/column_lineage"].deps_by_column
-        for column, (dep,) in told.items():
+        shown = specs[table.name].metadata["dagster/column_lineage"].deps_by_column
+        for column, (dep,) in shown.items():
             assert dep.asset_key == API
             assert {f"GET {dep.column_name}"} == lineage().api_fields(f"{table.name}.{column}")
 

@@ -11,20 +11,19 @@ from typing import Any
 import duckdb
 import psycopg2
 import pytest
-import yaml
 
-from propel_assets.marts.runner import PROJECT, connected_dbt
+from propel_assets.marts.runner import open_dbt
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import load_settings
+from propel_assets.source.stream import ReadOptions
 from propel_assets.warehouse.load import load_scan
-from propel_assets_tests.marts.conftest import SCANS
+from propel_assets_tests.marts.conftest import DESCRIPTIONS, SCANS
 
-MODELS = yaml.safe_load((PROJECT / "models" / "marts.yml").read_text())["models"]
-# When and by which load something was seen: of each warehouse its own.
-OWN = {"first_seen_at", "deleted_seen_at", "first_found_at", "last_found_at", "started_at", "finished_at"}
-OWN |= {"load_id", "waited_seconds", "concurrency"}
-JSON = {"properties", "metadata", "additional_roles", "inherited_roles", "permissions"}
-AS_OF = "{propel_auth_as_of: '2026-11-24 12:00:00+00:00'}"
+# Times and ids of the loads, which differ between the two warehouses.
+OWN = {"started_at", "finished_at", "first_found_at", "last_found_at", "load_id", "waited_seconds", "concurrency"}
+JSON = {"properties", "metadata", "permissions", "inherited_user_roles_plus_current_role", "user_permissions"}
+JSON |= {"additional_roles", "last_additional_roles", "inherited_roles"}
+AS_OF = ("2026-11-24 12:30:00+00:00", "2026-12-26 12:30:00+00:00")
 pytestmark = pytest.mark.timeout(900)  # two warehouses, loaded and built twice
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -47,34 +46,38 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Rows, Rows]
         patch.setenv("DESTINATION__DUCKDB__CREDENTIALS", str(file))
         known = {"auth_url": sandbox.url, "api_key": sandbox.api_key}
 
-        def load(*scans: str) -> None:
+        def load(as_of: str, *scans: str) -> None:
             for destination in ("duckdb", "postgres"):
                 settings = load_settings({**known, "destination": destination})
                 for scan in scans:
-                    load_scan(scan, settings)
-                with connected_dbt(settings) as dbt:
-                    assert dbt.run("build", "--vars", AS_OF).broken == {}
+                    load_scan(scan, settings, options=ReadOptions(usage_per_key=True))
+                with open_dbt(settings) as dbt:
+                    assert dbt.run("build", propel_auth_as_of=as_of).failed == {}
 
-        load(*SCANS)
+        load(AS_OF[0], *SCANS)
         first, other, *_ = sandbox.store.users
+        sandbox.store.advance(32)
         sandbox.store.delete_user(first)
+        sandbox.store.add_membership(sandbox.store.add_user(), next(iter(sandbox.store.orgs)))
+        sandbox.store.touch_user(other)
         sandbox.store.update_user(other, properties={"select": "'; --", "a.b": {"c": ["ü"]}})
         sandbox.faults.set("unknown_field", "users")
-        load("users", "invites")
+        load(AS_OF[1], "users", "invites", "orgs", "user_reports", "org_reports")
         with duckdb.connect(str(file), read_only=True) as db, psycopg2.connect(credentials) as pg:
             yield _rows(db), _rows(pg.cursor())
 
 
 def _rows(connection: Any) -> Rows:
     found = {}
-    for model in MODELS:
-        names = [c["name"] for c in model["columns"] if c["name"] not in OWN]
-        rows = connection.execute(f"SELECT {', '.join(names)} FROM propel_auth_marts.{model['name']}")
+    for model, description in DESCRIPTIONS.items():
+        names = [c["name"] for c in description["columns"] if c["name"] not in OWN]
+        schema = "propel_auth_history" if model.endswith(("_history", "_readings")) else "propel_auth_marts"
+        rows = connection.execute(f"SELECT {', '.join(names)} FROM {schema}.{model}")
         rows = (rows or connection).fetchall()
         listed = [
             dict(zip(names, (_plain(n, v) for n, v in zip(names, row, strict=True)), strict=True)) for row in rows
         ]
-        found[model["name"]] = sorted(listed, key=lambda row: json.dumps(row, sort_keys=True, default=str))
+        found[model] = sorted(listed, key=lambda row: json.dumps(row, sort_keys=True, default=str))
     return found
 
 
@@ -87,7 +90,7 @@ def _plain(name: str, value: Any) -> Any:
     return value.astimezone(UTC) if isinstance(value, datetime) else value
 
 
-@pytest.mark.parametrize("model", [model["name"] for model in MODELS])
+@pytest.mark.parametrize("model", DESCRIPTIONS)
 def test_postgres_has_the_rows_that_duckdb_has(both, model) -> None:
     ours, theirs = both
     assert theirs[model] == ours[model]

@@ -1,50 +1,72 @@
-"""The dbt project itself: it follows the catalogue, and runs on nothing at all."""
+"""The dbt project: generated files are up to date, and it runs on an empty warehouse."""
 
-import json
+import importlib.metadata
 import subprocess
 import sys
 from dataclasses import replace
 
 import duckdb
 import pytest
-import yaml
 
 from propel_assets.catalog import BY_NAME
 from propel_assets.errors import SettingsError
-from propel_assets.marts.runner import PROJECT, connected_dbt, manifest_path, sources_yaml
+from propel_assets.marts.manifest import load_manifest
+from propel_assets.marts.runner import open_dbt
+from propel_assets.marts.sources import (
+    FREE_DOMAINS_FILE,
+    FREE_DOMAINS_PACKAGE,
+    PROJECT,
+    SOURCES_FILE,
+    free_domains_csv,
+    sources_yaml,
+)
+from propel_assets.settings import Target
 from propel_assets.warehouse.load import load_scan
+from propel_assets_tests.marts.conftest import DESCRIPTIONS
 
-DBT_COLUMNS = {"dbt_scd_id", "dbt_updated_at", "dbt_valid_from", "dbt_valid_to"}
+# Columns of the raw table that the history does not have, because they would add a version to every row.
+WITHOUT = {
+    "users_history": {"last_active_at"},
+    "memberships_history": {"org_name", "org_metadata", "url_safe_org_name"},
+    "orgs_history": set(),
+    "role_mappings_history": set(),
+}
 HISTORIES = {
     "users_history": "user_query",
     "memberships_history": "org_membership",
     "orgs_history": "org_query",
     "role_mappings_history": "custom_role_mappings",
 }
+REMEDY = "python -m propel_assets.marts.sources"
 
 
-def test_the_sources_are_those_of_the_catalogue() -> None:
-    remedy = "python -m propel_assets.marts.runner > propel_assets/marts/dbt/models/sources.yml"
-    assert (PROJECT / "models" / "sources.yml").read_text() == sources_yaml(), remedy
+def test_the_sources_are_those_of_the_catalog() -> None:
+    assert SOURCES_FILE.read_text(encoding="utf-8") == sources_yaml(), REMEDY
+
+
+def test_the_free_mail_domains_are_those_of_the_package() -> None:
+    assert FREE_DOMAINS_FILE.read_text(encoding="utf-8") == free_domains_csv(), REMEDY
+    assert (
+        f"{FREE_DOMAINS_PACKAGE}` {importlib.metadata.version(FREE_DOMAINS_PACKAGE)}"
+        in (DESCRIPTIONS["free_mail_domains"]["description"])
+    )
 
 
 @pytest.mark.parametrize(("history", "table"), HISTORIES.items())
-def test_a_history_has_every_column_but_the_last_activity(loaded, history, table) -> None:
-    found = {name for (name,) in loaded.ask(f"SELECT column_name FROM (DESCRIBE {history})")}
-    assert found - DBT_COLUMNS == {c.name for c in BY_NAME[table].columns} - {"last_active_at"}
+def test_a_history_has_the_columns_of_its_raw_table(loaded, history, table) -> None:
+    found = {name for (name,) in loaded.query(f"SELECT column_name FROM (DESCRIBE {history})")}
+    assert found - {"valid_from", "valid_to"} == {c.name for c in BY_NAME[table].columns} - WITHOUT[history]
 
 
 def test_an_empty_warehouse_gives_empty_marts_and_a_first_load_fills_them(small, build, query, tmp_path) -> None:
     build(small)
-    models = yaml.safe_load((PROJECT / "models" / "marts.yml").read_text())["models"]
     with duckdb.connect(str(tmp_path / "propel_auth_pipeline.duckdb"), read_only=True) as db:
-        for model in models:
-            counted = db.execute(f"SELECT count(*) FROM propel_auth_marts.{model['name']}").fetchall()
-            assert counted == [(0,)], model["name"]
+        db.execute("SET search_path = 'propel_auth_marts,propel_auth_history'")
+        counted = {model: db.execute(f"SELECT count(*) FROM {model}").fetchall() for model in DESCRIPTIONS}
+    assert {model for model, rows in counted.items() if rows != [(0,)]} == {"free_mail_domains"}
     load_scan("users", small)
-    build(small, "users_history", "dim_user", "ops_sync_scans")
+    build(small, "users_history", "dim_user")
     assert query("SELECT count(*) FROM propel_auth_marts.dim_user") == [(20,)]
-    assert query("SELECT count(*) FROM propel_auth_marts.ops_sync_scans") == [(2,)]
 
 
 def test_a_tenant_without_orgs_insights_and_keys_gets_the_other_marts(small_sandbox, small, build, query) -> None:
@@ -54,90 +76,90 @@ def test_a_tenant_without_orgs_insights_and_keys_gets_the_other_marts(small_sand
         load_scan(scan, small)
     build(small)
     assert query("SELECT sum(signups), count(provider_signups) FROM propel_auth_marts.fct_signups_daily") == [(20, 0)]
-    assert query("SELECT DISTINCT found_by FROM propel_auth_marts.fct_churn_state") == [("no_report",)]
+    assert query("SELECT count(*) FROM propel_auth_marts.audit_churned_users") == [(0,)]
     assert query("SELECT count(*) FROM propel_auth_marts.fct_seat_usage") == [(0,)]
 
 
-def test_the_api_budget_is_what_propel_auth_was_asked(small_sandbox, small, build, query) -> None:
+def test_the_requests_of_a_load_are_those_that_the_sandbox_received(small_sandbox, small, build, query) -> None:
     small_sandbox.faults.parse("server_error=429,requests=2,path=/api/backend/v1/user")
     asked = []
     for scan in ("users", "orgs"):
         before = len(small_sandbox.requests)
         load_scan(scan, small)
         asked.append(len(small_sandbox.requests) - before)
-    build(small, "ops_api_budget")
-    told = "table_name, tables, requests, retries, rate_limited, pages"
-    assert query(f"SELECT {told} FROM propel_auth_marts.ops_api_budget ORDER BY started_at") == [
+    build(small, "audit_requests")
+    columns = "table_name, tables, requests, retries, rate_limited, pages"
+    assert query(f"SELECT {columns} FROM propel_auth_marts.audit_requests ORDER BY started_at") == [
         ("org_membership", 2, asked[0], 2, 2, 1),
         ("org_query", 1, asked[1], 0, 0, 1),
     ]
 
 
-def test_schema_changes_are_the_fields_that_came_and_went(small_sandbox, small, build, query) -> None:
+def test_schema_changes_are_the_fields_that_appeared_and_disappeared(small_sandbox, small, build, query) -> None:
     load_scan("orgs", small)
     small_sandbox.faults.set("unknown_field", "orgs")
     small_sandbox.faults.set("retyped_field", "orgs.is_saml_configured")
     load_scan("orgs", small)
     small_sandbox.faults.set("retyped_field", None)
     load_scan("orgs", small)
-    build(small, "ops_schema_changes")
-    told = "table_name, field_name, told, kind, loads, is_current"
-    assert query(f"SELECT {told} FROM propel_auth_marts.ops_schema_changes ORDER BY field_name") == [
+    build(small, "audit_schema_changes")
+    columns = "table_name, field_name, finding, kind, loads, is_current"
+    assert query(f"SELECT {columns} FROM propel_auth_marts.audit_schema_changes ORDER BY field_name") == [
         ("org_query", "is_saml_configured", "not bool, see is_saml_configured__v_text", "mismatched", 1, False),
         ("org_query", "new_object", "unexpected, stored as json", "unexpected", 2, True),
         ("org_query", "new_scalar", "unexpected, stored as text", "unexpected", 2, True),
     ]
 
 
-def test_a_month_is_priced_by_the_plan_named(small, query) -> None:
+def test_with_a_plan_the_months_have_a_price(small, query) -> None:
     load_scan("chart_metrics", small)
     plan = {"propel_auth_included_mau": 5, "propel_auth_plan_price": 150, "propel_auth_price_per_mau": 0.5}
-    with connected_dbt(small) as dbt:
-        assert dbt.run("build", "--select", "fct_mau_billing", "--vars", json.dumps(plan)).broken == {}
+    with open_dbt(small) as dbt:
+        assert dbt.run("build", "--select", "fct_mau_billing", **plan).failed == {}
     rows = query("SELECT mau, overage_mau, price FROM propel_auth_marts.fct_mau_billing")
     assert {mau > 5 for mau, *_ in rows} == {True, False}
     assert rows == [(mau, max(mau - 5, 0), 150 + 0.5 * max(mau - 5, 0)) for mau, *_ in rows]
 
 
-def test_a_plan_that_is_no_number_is_said(small) -> None:
-    with connected_dbt(small) as dbt:
-        ended = dbt.run("build", "--select", "fct_mau_billing", "--vars", '{"propel_auth_included_mau": "1; drop"}')
-    assert "propel_auth_included_mau must be a number, not 1; drop." in ended.broken["fct_mau_billing"]
+def test_a_plan_that_is_no_number_is_an_error(small) -> None:
+    with open_dbt(small) as dbt:
+        result = dbt.run("build", "--select", "fct_mau_billing", propel_auth_included_mau="1; drop")
+    assert "propel_auth_included_mau must be a number, not 1; drop." in result.failed["fct_mau_billing"]
 
 
 @pytest.mark.parametrize(
     ("feature", "deleted", "status"), [("", 0, "pass"), ("", 10, "warn"), ("insights_off", 10, "pass")]
 )
-def test_sign_ups_are_held_against_propel_auths_own(small_sandbox, small, feature, deleted, status) -> None:
+def test_sign_ups_are_compared_with_propel_auths_figure(small_sandbox, small, feature, deleted, status) -> None:
     if feature:
         small_sandbox.faults.parse(feature)
     for user_id in list(small_sandbox.store.users)[20 - deleted :]:
         small_sandbox.store.delete_user(user_id)
     for scan in ("users", "chart_metrics"):
         load_scan(scan, small)
-    with connected_dbt(small) as dbt:
-        ended = dbt.run("build", "--select", "users_history", "dim_user", "fct_signups_daily")
-    found = {event["data"]["node_info"]["node_name"]: event["data"]["status"] for event in ended.events}
+    with open_dbt(small) as dbt:
+        result = dbt.run("build", "--select", "+fct_signups_daily")
+    found = {node.name: node.status for node in result.nodes}
     assert found["signups_agree_with_propel_auth"] == status
-    assert ended.broken == {}
+    assert result.failed == {}
 
 
 @pytest.mark.parametrize(
-    ("destination", "told"),
+    ("destination", "message"),
     [
         ("postgres", r"need dbt-postgres: pip install 'propel-assets\[marts\]' dbt-postgres"),
-        ("filesystem", "There is no dbt profile for filesystem .*docs/marts.md"),
+        ("filesystem", "propel-assets has no dbt profile for filesystem. .*docs/marts.md"),
     ],
 )
-def test_a_missing_adapter_is_named(small, monkeypatch, destination, told) -> None:
+def test_a_missing_adapter_is_named(small, monkeypatch, destination, message) -> None:
     monkeypatch.setitem(sys.modules, "dbt.adapters.postgres", None)
     monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS", "postgresql://nobody:x@localhost/nothing")
     monkeypatch.setenv("DESTINATION__FILESYSTEM__BUCKET_URL", "files")
-    with pytest.raises(SettingsError, match=told), connected_dbt(replace(small, destination=destination)):
+    with pytest.raises(SettingsError, match=message), open_dbt(replace(small, destination=destination)):
         pass
 
 
-def test_dbt_waits_for_whoever_has_the_file_open(small, build, tmp_path) -> None:
+def test_dbt_waits_for_a_process_that_has_the_file_open(small, build, tmp_path) -> None:
     load_scan("users", small)
     holder = (
         "import duckdb, sys; db = duckdb.connect(sys.argv[1]); print('open', flush=True); "
@@ -150,16 +172,16 @@ def test_dbt_waits_for_whoever_has_the_file_open(small, build, tmp_path) -> None
         assert process.stdout is not None
         assert process.stdin is not None
         assert process.stdout.readline() == "open\n"
-        said: list[str] = []
+        logged: list[str] = []
 
-        def say(text: str) -> None:
-            said.append(text)
+        def log(text: str) -> None:
+            logged.append(text)
             process.stdin.write("\n")  # type: ignore[union-attr]
             process.stdin.flush()  # type: ignore[union-attr]
 
-        with connected_dbt(small, say) as dbt:
-            assert dbt.run("build", "--select", "users_history").broken == {}
-    assert f"process {process.pid}" in said[0]
+        with open_dbt(small, log) as dbt:
+            assert dbt.run("build", "--select", "users_history").failed == {}
+    assert f"process {process.pid}" in logged[0]
 
 
 def test_dbt_leaves_the_file_free_and_the_working_directory_as_it_was(small, build, tmp_path) -> None:
@@ -169,13 +191,15 @@ def test_dbt_leaves_the_file_free_and_the_working_directory_as_it_was(small, bui
     assert not (PROJECT / "logs").exists()
 
 
-def test_the_manifest_is_built_once(monkeypatch, tmp_path) -> None:
+def test_the_manifest_is_built_once_per_environment(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    path = manifest_path()
-    written = path.stat().st_mtime_ns
-    assert manifest_path() == path
-    assert path.stat().st_mtime_ns == written
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    manifests = [load_manifest(Target(environment=name)) for name in ("", "staging", "")]
+    [first, second] = (tmp_path / "cache" / "propel-assets").iterdir()
+    schemas = [{node["schema"] for node in manifest["nodes"].values()} for manifest in manifests]
+    assert manifests[2] == manifests[0]
+    assert schemas[0] >= {"propel_auth_marts", "propel_auth_history"}
+    assert schemas[1] >= {"staging_propel_auth_marts", "staging_propel_auth_history"}
+    assert first.stat().st_size == pytest.approx(second.stat().st_size, rel=0.1)
 
 
 def test_without_the_extra_everything_else_loads() -> None:

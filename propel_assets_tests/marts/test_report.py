@@ -25,7 +25,7 @@ from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.query import open_warehouse
 from propel_assets_tests.defs.default import DEFAULT
 
-TITLES = ("Sign-ups per week", "Active users per week", "Who stays", "Seats used", "Roles", "MFA")
+TITLES = ("Sign-ups per week", "Active users per week", "Retention", "Seats used", "Roles", "MFA")
 EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.\w+")
 
 
@@ -61,7 +61,7 @@ def test_a_loaded_warehouse_gives_a_page_with_everything_that_names_nobody_and_l
     assert EMAIL.findall(page) == []
     assert "http" not in page
     assert "<script" not in page
-    [(users,)] = loaded.ask("SELECT count(*) FROM dim_user")
+    [(users,)] = loaded.query("SELECT count(*) FROM dim_user")
     assert cells(page, "Users") == [f"{users} in the first load; what changes is known from the second on."]
 
 

@@ -347,3 +347,17 @@ def test_impossible_changes_are_refused() -> None:
     with pytest.raises(KeyError):
         store.delete_user("nobody")
     assert_history_explains(store)
+
+
+@pytest.mark.parametrize("seed", [1, 3, 5])
+def test_nothing_in_the_sandbox_is_later_than_its_clock(seed) -> None:
+    store = Store(seed=seed, now=date(2026, 11, 24), users=600, orgs=40)
+    today = store.now // DAY - store.first_day
+    times = [event.at for event in store.history]
+    for user in store.all_users.values():
+        times += [user.wire["created_at"], user.wire["last_active_at"]]
+        assert user.activity >> (today + 1) == 0
+    times += [org.created_at for org in store.all_orgs.values()]
+    times += [invite["created_at"] for invite in store.invites]
+    times += [time for key in store.api_keys.values() for time in (key.wire["created_at"], key.archived_at) if time]
+    assert max(times) <= store.now

@@ -1,4 +1,4 @@
-{# The raw table, or no rows of it where it has never been loaded (a feature that is off, an empty warehouse). #}
+{# The raw table; if it has never been loaded (feature not enabled, empty warehouse), the same columns without rows. #}
 {% macro raw(name) -%}
   {%- set table = source('propel_auth', name) -%}
   {%- if not execute or load_relation(table) is not none -%}
@@ -15,17 +15,19 @@
   {%- endif -%}
 {%- endmacro %}
 
-{# As `raw`, for a history: a table that is gone must not look as if everybody had been deleted. #}
+{# As `raw`, for a history: if the raw table has been dropped, its rows must not be marked as deleted. #}
 {% macro raw_for_history(name) -%}
   {%- if execute and load_relation(source('propel_auth', name)) is none and load_relation(this) is not none -%}
-    {{ exceptions.raise_compiler_error(
-      source('propel_auth', name) ~ " is gone, but there is a history of it. Load it again, or drop " ~ this ~ "."
-    ) }}
+    {%- if run_query("select 1 from " ~ this ~ " where valid_to is null limit 1").rows | length > 0 -%}
+      {{ exceptions.raise_compiler_error(
+        source('propel_auth', name) ~ " does not exist, but has a history. Load it again, or drop " ~ this ~ "."
+      ) }}
+    {%- endif -%}
   {%- endif -%}
   {{ propel_auth.raw(name) }}
 {%- endmacro %}
 
-{# The warehouse's type for a type of the catalogue. #}
+{# The type of the warehouse for a type of the catalog. #}
 {% macro type_of(kind) -%}
   {%- if kind == 'text' -%}{{ dbt.type_string() }}
   {%- elif kind == 'bigint' -%}{{ dbt.type_bigint() }}
@@ -44,13 +46,13 @@
 {% macro redshift__type_time() %}timestamptz{% endmacro %}
 {% macro databricks__type_time() %}timestamp{% endmacro %}
 
-{# In eight bytes: dbt's own float has four on DuckDB. #}
+{# 8 bytes: dbt's own float has 4 on DuckDB. #}
 {% macro type_double() %}{{ return(adapter.dispatch('type_double', 'propel_auth')()) }}{% endmacro %}
 {% macro default__type_double() %}double precision{% endmacro %}
 {% macro bigquery__type_double() %}float64{% endmacro %}
 {% macro databricks__type_double() %}double{% endmacro %}
 
-{# What dlt stores JSON as. #}
+{# The type that dlt stores JSON as. #}
 {% macro type_json() %}{{ return(adapter.dispatch('type_json', 'propel_auth')()) }}{% endmacro %}
 {% macro default__type_json() %}json{% endmacro %}
 {% macro postgres__type_json() %}jsonb{% endmacro %}

@@ -1,6 +1,6 @@
-{# The sum of `differing` is at most `tolerance` times the sum of `whole`: null where PropelAuth has no figure, and then it holds. #}
-{% test agrees_with_propel_auth(model, differing, whole, tolerance) %}
-select sum({{ differing }}) as differing, sum({{ whole }}) as whole
+{# The sum of `difference` is at most `tolerance` times the sum of `whole`. Passes if PropelAuth has no figure. #}
+{% test agrees_with_propel_auth(model, difference, whole, tolerance) %}
+select sum({{ difference }}) as difference, sum({{ whole }}) as whole
 from {{ model }}
-having abs(sum({{ differing }})) > {{ tolerance }} * sum({{ whole }})
+having abs(sum({{ difference }})) > {{ tolerance }} * sum({{ whole }})
 {% endtest %}

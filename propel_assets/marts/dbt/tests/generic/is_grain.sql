@@ -1,8 +1,8 @@
-{# Each combination of `columns` is there once, and none of them is null. #}
-{% test is_grain(model, columns) %}
+{# Each combination of `columns` occurs once. None of them is null, except those in `nullable`. #}
+{% test is_grain(model, columns, nullable=[]) %}
 select {{ columns | join(', ') }}, count(*) as rows_found
 from {{ model }}
 group by {{ columns | join(', ') }}
 having count(*) > 1
-  {%- for column in columns %} or {{ column }} is null{% endfor %}
+  {%- for column in columns if column not in nullable %} or {{ column }} is null{% endfor %}
 {% endtest %}

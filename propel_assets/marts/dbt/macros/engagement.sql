@@ -1,0 +1,79 @@
+{# Users and orgs active per period, our figure and PropelAuth's as columns. Every period from the first one with a figure
+   to that of the last load has a row. Our figure is null for periods that ended before the first load. #}
+{% macro active_per_period(cadence, period) -%}
+{%- set start = 'day' if period == 'day' else period ~ '_start' -%}
+{%- set names = (('user', 'active_users'), ('org', 'active_orgs')) -%}
+with bounds as (
+  select min(day) as first_day, max(day) as last_day from {{ ref('user_readings') }}
+),
+
+days as (
+  select day, has_reading from {{ ref('dim_date') }}
+),
+
+periods as (
+  select
+    {{ propel_auth.period_start(period, 'day') }} as {{ start }},
+    sum(case when has_reading then 1 else 0 end) as days_read
+  from days
+  group by 1
+),
+{% for kind, name in names %}
+our_{{ name }} as (
+  select {{ propel_auth.period_start(period, 'day') }} as {{ start }}, count(distinct {{ kind }}_id) as {{ name }}
+  from {{ ref('fct_' ~ kind ~ '_activity_daily') }}
+  group by 1
+),
+
+provider_{{ name }} as (
+  select metrics.date as {{ start }}, metrics.result as {{ name }}, metrics.cadence_completed
+  from {{ propel_auth.raw('chart_metrics') }} as metrics
+  where metrics.metric = '{{ name }}' and metrics.cadence = '{{ cadence }}'
+),
+{% endfor %}
+with_ends as (
+  select
+    periods.{{ start }},
+    periods.days_read,
+    {%- if period == 'day' %}
+    periods.{{ start }} as period_end,
+    {%- elif period == 'week' %}
+    cast({{ dbt.dateadd('day', 6, 'periods.' ~ start) }} as date) as period_end,
+    {%- else %}
+    {{ dbt.last_day('periods.' ~ start, 'month') }} as period_end,
+    {%- endif %}
+    bounds.first_day,
+    bounds.last_day
+  from periods
+  cross join bounds
+),
+
+first_figures as (
+  select min({{ start }}) as {{ start }}
+  from (
+    {%- for kind, name in names %}
+    select min({{ start }}) as {{ start }} from provider_{{ name }}
+    union all
+    {%- endfor %}
+    select {{ propel_auth.period_start(period, 'first_day') }} from bounds
+  ) as figures
+)
+
+select
+  with_ends.{{ start }},
+  {%- for kind, name in names %}
+  case
+    when with_ends.period_end >= with_ends.first_day then coalesce(our_{{ name }}.{{ name }}, 0)
+  end as {{ name }},
+  provider_{{ name }}.{{ name }} as provider_{{ name }},
+  {%- endfor %}
+  {{ propel_auth.whole('with_ends.days_read') }} as days_read,
+  with_ends.period_end < with_ends.last_day as is_complete,
+  case when with_ends.period_end >= with_ends.first_day then with_ends.period_end < with_ends.last_day end as is_lower_bound
+from with_ends
+inner join first_figures on with_ends.{{ start }} >= first_figures.{{ start }}
+{%- for kind, name in names %}
+left join our_{{ name }} on our_{{ name }}.{{ start }} = with_ends.{{ start }}
+left join provider_{{ name }} on provider_{{ name }}.{{ start }} = with_ends.{{ start }}
+{%- endfor %}
+{%- endmacro %}

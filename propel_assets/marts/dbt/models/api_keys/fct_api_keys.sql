@@ -1,0 +1,66 @@
+{{ config(
+  materialized='incremental', full_refresh=false, on_schema_change='append_new_columns',
+  incremental_strategy=propel_auth.replace_day(), unique_key='day',
+  partition_by={'field': 'day', 'data_type': 'date'} if target.type == 'bigquery' else none
+) }}
+
+with reading as (
+  select {{ propel_auth.as_of('end_user_api_keys') }} as as_of
+),
+
+all_keys as (
+  select api_key_id, created_at, expires_at, user_id, org_id, display_name, false as is_archived
+  from {{ propel_auth.raw('end_user_api_keys') }} as active_keys
+  union all
+  select api_key_id, created_at, expires_at, user_id, org_id, display_name, true
+  from {{ propel_auth.raw('end_user_api_keys_archived') }} as archived_keys
+  where api_key_id not in (select api_key_id from {{ propel_auth.raw('end_user_api_keys') }} as active_keys)
+),
+
+judged as (
+  select
+    all_keys.*,
+    reading.as_of,
+    case
+      when all_keys.is_archived then 'archived'
+      when all_keys.expires_at <= reading.as_of then 'expired'
+      else 'active'
+    end as status,
+    case
+      when all_keys.user_id is null then null
+      when users.user_id is null then 'owner_deleted'
+      when not users.enabled then 'owner_disabled'
+      when all_keys.org_id is not null and memberships.user_id is null then 'owner_left_org'
+    end as orphan_reason
+  from all_keys
+  cross join reading
+  left join {{ propel_auth.raw('user_query') }} as users on users.user_id = all_keys.user_id
+  left join {{ propel_auth.raw('org_membership') }} as memberships
+    on memberships.user_id = all_keys.user_id and memberships.org_id = all_keys.org_id
+)
+
+select
+  api_key_id,
+  {{ propel_auth.utc_day('as_of') }} as day,
+  display_name,
+  case
+    when user_id is not null and org_id is not null then 'user in org'
+    when user_id is not null then 'user'
+    when org_id is not null then 'org'
+    else 'none'
+  end as owner_kind,
+  user_id,
+  org_id,
+  status,
+  created_at,
+  expires_at,
+  {{ propel_auth.hours_between('created_at', 'as_of') }} / 24 as age_days,
+  {{ propel_auth.hours_between('as_of', 'expires_at') }} / 24 as days_until_expiry,
+  expires_at is null as never_expires,
+  coalesce(status = 'active' and expires_at <= {{ propel_auth.plus_days('as_of', 30) }}, false) as expires_within_30d,
+  created_at < {{ propel_auth.plus_days('as_of', -365) }} as is_older_than_365d,
+  orphan_reason is not null as is_orphan,
+  orphan_reason,
+  as_of
+from judged
+where as_of is not null

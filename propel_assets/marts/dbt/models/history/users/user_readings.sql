@@ -1,0 +1,8 @@
+{{ config(
+  materialized='incremental', full_refresh=false, on_schema_change='append_new_columns', unique_key='read_at'
+) }}
+-- Built after the histories, so that a load in it is in them.
+-- depends_on: {{ ref('users_history') }}, {{ ref('memberships_history') }}
+select reading.read_at, {{ propel_auth.utc_day('reading.read_at') }} as day
+from (select {{ propel_auth.as_of('user_query') }} as read_at) as reading
+where reading.read_at is not null

@@ -1,0 +1,35 @@
+{%- set compared = (
+  ('signups', 'fct_signups_daily', 'day', 'signups', 'not is_before_first_reading'),
+  ('orgs_created', 'fct_orgs_created_daily', 'day', 'orgs_created', 'not is_before_first_reading'),
+  ('active_users', 'fct_engagement_monthly', 'month_start', 'active_users', 'active_users is not null'),
+  ('active_orgs', 'fct_engagement_monthly', 'month_start', 'active_orgs', 'active_orgs is not null'),
+) -%}
+with figures as (
+  {%- for metric, mart, period, column, condition in compared %}
+  select
+    '{{ metric }}' as metric,
+    '{{ mart }}' as mart,
+    {{ period }} as period,
+    {{ column }} as our_figure,
+    provider_{{ column }} as provider_figure
+  from {{ ref(mart) }}
+  where {{ condition }} and provider_{{ column }} is not null
+  {{ "union all" if not loop.last }}
+  {%- endfor %}
+)
+
+select
+  figures.metric,
+  figures.mart,
+  min(figures.period) as first_period,
+  max(figures.period) as last_period,
+  count(*) as periods,
+  {{ propel_auth.whole('sum(figures.our_figure)') }} as our_total,
+  {{ propel_auth.whole('sum(figures.provider_figure)') }} as provider_total,
+  {{ propel_auth.whole('sum(abs(figures.our_figure - figures.provider_figure))') }} as absolute_difference,
+  {{ propel_auth.share('sum(abs(figures.our_figure - figures.provider_figure))', 'sum(figures.provider_figure)') }}
+    as difference_share,
+  reading.reconciled_at
+from figures
+cross join (select {{ propel_auth.as_of('chart_metrics') }} as reconciled_at) as reading
+group by figures.metric, figures.mart, reading.reconciled_at

@@ -1,0 +1,39 @@
+with daily as (
+  {{ propel_auth.active_per_period('Daily', 'day') }}
+),
+
+activity as (
+  select user_id, day from {{ ref('fct_user_activity_daily') }}
+),
+
+readings as (
+  select distinct day from {{ ref('user_readings') }}
+)
+{%- for days in (7, 30) %},
+
+last_{{ days }}_days as (
+  -- Exact at the time of a load: a user active in the days before it was last active in them.
+  select readings.day, count(distinct activity.user_id) as active_users
+  from readings
+  inner join activity
+    on activity.day <= readings.day
+    and activity.day > cast({{ dbt.dateadd('day', -days, 'readings.day') }} as date)
+  group by readings.day
+)
+{%- endfor %}
+
+select
+  daily.day,
+  daily.active_users,
+  daily.provider_active_users,
+  daily.active_orgs,
+  daily.provider_active_orgs,
+  last_7_days.active_users as active_users_7d,
+  last_30_days.active_users as active_users_30d,
+  {{ propel_auth.share('daily.active_users', 'last_30_days.active_users') }} as stickiness,
+  daily.days_read > 0 as has_reading,
+  daily.is_complete,
+  daily.is_lower_bound
+from daily
+left join last_7_days on last_7_days.day = daily.day
+left join last_30_days on last_30_days.day = daily.day

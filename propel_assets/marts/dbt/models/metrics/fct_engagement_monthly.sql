@@ -1,0 +1,1 @@
+{{ propel_auth.active_per_period('Monthly', 'month') }}

@@ -1,0 +1,1 @@
+{{ propel_auth.churn_reconciliation('org') }}

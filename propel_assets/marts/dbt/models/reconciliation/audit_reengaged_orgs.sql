@@ -1,0 +1,1 @@
+{{ propel_auth.reengagement_reconciliation('org') }}

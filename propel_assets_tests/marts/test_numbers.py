@@ -1,0 +1,545 @@
+"""Numbers that were wrong, or could mislead, over several simulated days against what happened in the sandbox."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from dlt.common.time import increasing_precise_time
+
+from propel_assets.marts.runner import open_dbt
+from propel_assets.sandbox.running import Sandbox
+from propel_assets.settings import load_settings
+from propel_assets_tests.marts.conftest import SEARCH_PATH, Simulation
+
+DAY, HOUR = 86_400, 3_600
+MARTS = "propel_auth_marts"
+ZONES = ("UTC", "America/Los_Angeles", "Asia/Tokyo")
+SCANS = ("users", "orgs", "invites", "end_user_api_keys", "end_user_api_keys_archived")
+SINCE_FIRST_LOAD = (
+    *("users_history", "memberships_history", "orgs_history", "user_readings"),
+    *("fct_user_activity_daily", "fct_org_activity_daily", "fct_user_security_daily", "fct_org_daily"),
+    *("fct_role_mix", "fct_org_health", "fct_invite_funnel", "fct_api_keys"),
+)
+"""The models that only earlier loads can fill."""
+
+
+def invite(store, org_id: str, email: str, *, hours: int = 5 * 24) -> dict:
+    """Send an invitation that expires after ``hours``, and return it as the API sends it."""
+    with store.lock:
+        store.now += 1
+        store.version += 1
+        sent = {
+            "invitee_email": email,
+            "org_id": org_id,
+            "org_name": store.orgs[org_id].wire["name"],
+            "role_in_org": "Member",
+            "additional_roles_in_org": [],
+            "created_at": store.now,
+            "expires_at": store.now + hours * HOUR,
+            "inviter_email": None,
+            "inviter_user_id": None,
+        }
+        store.invites.append(sent)
+        return sent
+
+
+def close(store, sent: dict) -> None:
+    """Take an invitation off the list."""
+    with store.lock:
+        store.version += 1
+        store.invites.remove(sent)
+
+
+def accept(store, sent: dict) -> str:
+    """Sign up the invited user, and let the user join."""
+    user_id = store.add_user(email=sent["invitee_email"])
+    store.add_membership(user_id, sent["org_id"])
+    close(store, sent)
+    return user_id
+
+
+@dataclass
+class Life:
+    """A simulation over several days, the times of its loads, and the ids of the subjects of the tests."""
+
+    file: Path
+    store: Any
+    ids: dict[str, Any] = field(default_factory=dict)
+    loads: list[datetime] = field(default_factory=list)
+
+    def query(self, sql: str, time_zone: str = "America/Los_Angeles") -> list[tuple]:
+        with duckdb.connect(str(self.file), read_only=True) as db:
+            db.execute(f"SET TimeZone = '{time_zone}'; SET search_path = '{SEARCH_PATH}'")
+            return db.execute(sql).fetchall()
+
+    def near(self, found: datetime | None, load: int | None) -> bool:
+        """Return whether a time is that of a load; None is no load."""
+        if found is None or load is None:
+            return found is load
+        return abs(found - self.loads[load]) < timedelta(minutes=2)
+
+
+@pytest.fixture(scope="module")
+def invites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
+    """Invitations with different outcomes, over 12 days."""
+    file = tmp_path_factory.mktemp("invites") / "propel_auth_pipeline.duckdb"
+    with pytest.MonkeyPatch.context() as patch, Sandbox(users=20, orgs=4, seed=3, now=date(2026, 11, 24)) as sandbox:
+        patch.setattr(increasing_precise_time, "_last", increasing_precise_time._last)
+        patch.setenv("DESTINATION__DUCKDB__CREDENTIALS", str(file))
+        settings = load_settings({"auth_url": sandbox.url, "api_key": sandbox.api_key})
+        simulation = Simulation(sandbox, settings, ("users", "orgs", "invites"), ("+fct_invite_funnel",))
+        store = sandbox.store
+        life, org_id = Life(file, store), next(iter(store.orgs))
+
+        def load(*scans: str) -> None:
+            life.loads.append(simulation.load(*scans))
+            life.ids[f"statuses {len(life.loads)}"] = dict(
+                life.query("SELECT invitee_email, status FROM fct_invite_funnel")
+            )
+
+        revoked = invite(store, org_id, "revoked@x.example")
+        expired = invite(store, org_id, "expired@x.example", hours=20)
+        twice = invite(store, org_id, "twice@x.example")
+        late = invite(store, org_id, "late@x.example", hours=1000)
+        seen_late = invite(store, org_id, "seen-late@x.example")
+        load()
+        for sent in (revoked, twice, late):
+            close(store, sent)
+        simulation.wait(days=1)
+        close(store, expired)
+        second = invite(store, org_id, "Twice@x.example")
+        load()
+        accept(store, seen_late)
+        simulation.wait(hours=1)
+        load("invites")  # not decided yet: the users are older
+        simulation.wait(hours=1)
+        accept(store, second)
+        load("users")
+        store.add_membership(store.add_user(email="late@x.example"), org_id)
+        simulation.wait(days=10, hours=7)  # 22:00; by now the revoked one would have expired too
+        midnight = invite(store, org_id, "midnight@x.example")
+        load()
+        simulation.wait(hours=3)
+        life.ids["hours"] = (store.now - midnight["created_at"]) / HOUR
+        accept(store, midnight)
+        load()
+        yield life
+
+
+def test_the_outcome_of_an_invite_does_not_change_after_it_is_gone(invites) -> None:
+    for load in ("statuses 2", "statuses 6"):
+        outcomes = invites.ids[load]
+        assert outcomes["revoked@x.example"] == "vanished"
+        assert outcomes["expired@x.example"] == "expired"
+
+
+def test_two_invites_and_one_join_are_one_acceptance(invites) -> None:
+    outcomes = invites.ids["statuses 6"]
+    assert (outcomes["twice@x.example"], outcomes["Twice@x.example"]) == ("replaced", "accepted")
+
+
+def test_joining_long_after_a_revoked_invite_is_no_acceptance(invites) -> None:
+    assert invites.ids["statuses 6"]["late@x.example"] == "vanished"
+
+
+def test_an_acceptance_is_seen_when_users_are_loaded_after_the_invite_is_gone(invites) -> None:
+    outcomes = [invites.ids[f"statuses {load}"]["seen-late@x.example"] for load in (2, 3, 4, 6)]
+    assert outcomes == ["pending", "vanished", "accepted", "accepted"]
+
+
+def test_hours_to_accept_are_bounds_also_across_midnight(invites) -> None:
+    [(least, most)] = invites.query(
+        "SELECT hours_to_accept_at_least, hours_to_accept_at_most FROM fct_invite_funnel "
+        "WHERE invitee_email = 'midnight@x.example'"
+    )
+    assert least <= invites.ids["hours"] <= most
+    assert least == pytest.approx(1 / 6, abs=0.02)
+    assert most == pytest.approx(3 + 1 / 6, abs=0.02)
+
+
+@pytest.fixture(scope="module")
+def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
+    """A tenant over 34 days and five loads. Each test has subjects of its own."""
+    file = tmp_path_factory.mktemp("life") / "propel_auth_pipeline.duckdb"
+    with pytest.MonkeyPatch.context() as patch, Sandbox(users=80, orgs=10, seed=3, now=date(2026, 11, 24)) as sandbox:
+        patch.setattr(increasing_precise_time, "_last", increasing_precise_time._last)
+        patch.setenv("DESTINATION__DUCKDB__CREDENTIALS", str(file))
+        settings = load_settings({"auth_url": sandbox.url, "api_key": sandbox.api_key})
+        simulation = Simulation(sandbox, settings, SCANS, (), time_zone="America/Los_Angeles")
+        life = Life(file, sandbox.store)
+        _live(simulation, life)
+        life.ids["settings"] = settings
+        yield life
+
+
+def _live(simulation: Simulation, life: Life) -> None:
+    """Let the subjects of the tests live, and load on days 0, 1, 2, 29 and 34."""
+    store, ids = simulation.store, life.ids
+
+    def load() -> None:
+        life.loads.append(simulation.load())
+
+    by_size = sorted(store.of_org, key=lambda org: -len(store.of_org[org]))
+    ids["shrinks"], ids["spells"], ids["renamed"], *_ = by_size
+    ids["back"], ids["deleted"] = list(store.of_org[ids["spells"]])[1:3]
+    ids["removed"] = next(user for user in store.of_org[ids["shrinks"]] if user not in (ids["back"], ids["deleted"]))
+    ids["dies"] = next(org for org in reversed(by_size) if store.of_org[org])
+    ids["dies_member"] = next(user for user in store.of_org[ids["dies"]] if user != ids["deleted"])
+    ids["empty"] = store.add_org(metadata={"plan": "pro"})
+    ids["owners"] = next(
+        o for o in by_size[3:] if store.orgs[o].role_mapping == "Default" and store.of_org[o] and o != ids["dies"]
+    )
+    for user_id in list(store.of_org[ids["owners"]]):
+        store.change_role(user_id, ids["owners"], "Member")
+    ids["owner"] = next(
+        u for u in store.of_org[ids["owners"]] if u not in (ids["deleted"], ids["back"], ids["removed"])
+    )
+    expired, orphan, *_ = [key for key in store.api_keys.values() if key.archived_at is None]
+    expired.wire["expires_at_seconds"] = store.now - 3 * HOUR
+    orphan.wire |= {"user_id": ids["back"], "org_id": ids["spells"], "expires_at_seconds": None}
+    store.update_user(ids["back"], enabled=True)
+    ids["expired"], ids["orphan"] = expired.api_key_id, orphan.api_key_id
+    domains = {"yahoo.co.uk": "free", "gmx.at": "free", "hey.com": "free", "company-1.example": "corporate"}
+    ids["classes"] = {store.add_user(email=f"Someone@{name.upper()}"): kind for name, kind in domains.items()}
+    ids["active"], ids["changes"], ids["edited"] = (store.add_user(mfa_enabled=True, enabled=True) for _ in range(3))
+    ids["invite"] = invite(store, ids["spells"], "new@x.example")
+    ids["members"] = {org: len(members) for org, members in store.of_org.items()}
+    load()
+
+    simulation.wait(days=1)
+    store.update_org(ids["renamed"], name="Renamed", metadata={"other": 1})
+    store.remove_membership(ids["back"], ids["spells"])
+    store.delete_user(ids["deleted"])
+    store.delete_org(ids["dies"])
+    store.change_role(ids["owner"], ids["owners"], "Member", "Owner")
+    store.update_user(ids["changes"], mfa_enabled=False, enabled=False)
+    store.update_user(ids["edited"], first_name="Changed")
+    ids["newcomer"] = accept(store, ids["invite"])
+    store.update_user(ids["newcomer"], mfa_enabled=False)
+    load()
+
+    simulation.wait(days=1)
+    store.add_membership(ids["back"], ids["spells"])
+    store.remove_membership(ids["removed"], ids["shrinks"])
+    store.update_user(ids["newcomer"], mfa_enabled=True)
+    for user_id in (ids["active"], ids["newcomer"]):
+        store.touch_user(user_id)
+    load()
+    simulation.wait(days=27)
+    load()
+    simulation.wait(days=5)
+    load()
+
+
+def test_a_key_that_expired_three_hours_ago_has_a_negative_time_left(life) -> None:
+    [first, *_] = life.query(
+        f"SELECT status, days_until_expiry FROM fct_api_keys WHERE api_key_id = '{life.ids['expired']}' ORDER BY day"
+    )
+    assert first == ("expired", pytest.approx(-(3 + 1 / 6) / 24, abs=0.002))
+
+
+def test_a_key_of_a_user_who_left_the_org_is_an_orphan(life) -> None:
+    reasons = life.query(
+        f"SELECT orphan_reason FROM fct_api_keys WHERE api_key_id = '{life.ids['orphan']}' ORDER BY day"
+    )
+    assert reasons[:3] == [(None,), ("owner_left_org",), (None,)]  # the user came back
+
+
+def test_the_trend_of_an_org_uses_the_latest_load_at_least_28_days_ago(life) -> None:
+    trends = life.query(
+        f"SELECT trend_days, member_trend FROM fct_org_health WHERE org_id = '{life.ids['shrinks']}' ORDER BY day"
+    )
+    # On day 29 the load of day 1, on day 34 that of day 2, which is the latest at least 28 days before.
+    assert trends == [(None, None)] * 3 + [(28, -1), (32, 0)]
+
+
+def test_owners_by_additional_role_are_owners(life) -> None:
+    org_id = life.ids["owners"]
+    flags = life.query(f"SELECT owners, has_no_owner FROM fct_security_posture WHERE org_id = '{org_id}' ORDER BY day")
+    assert flags[:2] == [(0, True), (1, False)]
+    mix = life.query(f"SELECT members FROM fct_role_mix WHERE org_id = '{org_id}' AND role = 'Owner' ORDER BY day DESC")
+    assert mix[0] == (1,)
+    changed = life.query(
+        f"SELECT change, old_value, new_value FROM fct_user_changes WHERE user_id = '{life.ids['owner']}'"
+    )
+    assert changed == [("additional_roles_changed", None, '["Owner"]')]
+
+
+def test_orgs_without_members_are_in_every_mart_of_orgs(life) -> None:
+    for mart in ("fct_org_daily", "fct_security_posture", "fct_seat_usage", "fct_org_health"):
+        assert life.query(f"SELECT members FROM {mart} WHERE org_id = '{life.ids['empty']}'") == [(0,)] * 5
+    members = life.query(
+        f"SELECT sum(members), sum(org_members) FROM fct_role_mix WHERE org_id = '{life.ids['empty']}'"
+    )
+    assert members == [(0, 0)]
+
+
+def test_a_sign_up_stays_an_active_day_once_the_user_is_active_again(life) -> None:
+    first = life.loads[0].date()
+    days = life.query(
+        f"SELECT day, is_signup_day FROM fct_user_activity_daily WHERE user_id = '{life.ids['active']}' ORDER BY day"
+    )
+    assert days == [(first, True), (first + timedelta(days=2), False)]
+
+
+def test_country_domains_of_free_mail_providers_are_free(life) -> None:
+    found = dict(life.query("SELECT user_id, email_domain_class FROM dim_user"))
+    assert {user_id: found[user_id] for user_id in life.ids["classes"]} == life.ids["classes"]
+
+
+def test_a_renamed_org_adds_no_version_to_its_memberships(life) -> None:
+    org_id = life.ids["renamed"]
+    names = life.query(f"SELECT name FROM orgs_history WHERE org_id = '{org_id}' ORDER BY valid_from")
+    assert len(names) == 2
+    assert names[1] == ("Renamed",)
+    others = life.ids["deleted"], life.ids["back"], life.ids["removed"]
+    versions = life.query(f"SELECT user_id, count(*) FROM memberships_history WHERE org_id = '{org_id}' GROUP BY 1")
+    assert {count for user_id, count in versions if user_id not in others} == {1}
+
+
+def test_a_user_who_left_and_came_back_has_two_spells_with_bounds_and_reasons(life) -> None:
+    columns = "spell, joined_after, joined_seen_at, left_after, left_seen_at, reason, is_current"
+    rows = f"SELECT {columns} FROM fct_membership_spells WHERE user_id = '{{}}' AND org_id = '{{}}' ORDER BY spell"
+    one, two = life.query(rows.format(life.ids["back"], life.ids["spells"]))
+    for found, loads in ((one, (None, 0, 0, 1)), (two, (1, 2, None, None))):
+        assert all(life.near(time, load) for time, load in zip(found[1:5], loads, strict=True)), found
+    assert (one[0], one[5:]) == (1, ("left", False))
+    assert (two[0], two[5:]) == (2, (None, True))
+    assert life.query(rows.format(life.ids["deleted"], life.ids["spells"]))[0][5] == "user_deleted"
+    assert life.query(rows.format(life.ids["dies_member"], life.ids["dies"]))[0][5] == "org_deleted"
+
+
+def test_changes_of_a_user_are_one_log_with_bounds(life) -> None:
+    sql = "SELECT change, changed_after, seen_at FROM fct_user_changes WHERE user_id = '{}' ORDER BY seen_at, change"
+    rows = life.query(sql.format(life.ids["changes"]))
+    assert [change for change, *_ in rows] == ["disabled", "mfa_disabled"]
+    assert all(life.near(after, 0) and life.near(seen, 1) for _, after, seen in rows)
+    newcomer = life.query(sql.format(life.ids["newcomer"]))
+    assert [change for change, *_ in newcomer] == ["joined_org", "signed_up", "mfa_enabled"]
+    assert [change for change, *_ in life.query(sql.format(life.ids["deleted"]))][:1] == ["deleted"]
+    [(first,)] = life.query("SELECT count(*) FROM fct_user_changes WHERE changed_after IS NULL")
+    assert first == 0  # the first load shows no change
+
+
+@pytest.mark.parametrize("zone", ZONES)
+def test_histories_and_marts_have_one_clock_in_every_time_zone(life, zone) -> None:
+    late = (
+        "SELECT count(*) FROM dim_user WHERE deleted_seen_at > as_of OR first_seen_at > as_of OR last_active_at > as_of"
+    )
+    assert life.query(late, zone) == [(0,)]
+    point = dict(
+        life.query(
+            "SELECT users.user_id, history.first_name FROM dim_user AS users JOIN users_history AS history "
+            "ON history.user_id = users.user_id AND history.valid_from <= users.as_of "
+            "AND (history.valid_to IS NULL OR history.valid_to > users.as_of)",
+            zone,
+        )
+    )
+    assert point.keys() == life.store.users.keys()
+    assert point[life.ids["edited"]] == "Changed"
+    joined = "SELECT count(*) FROM users_history h JOIN dim_user u USING (user_id) WHERE h.valid_to = u.deleted_seen_at"
+    assert life.query(joined, zone) == [(1,)]
+
+
+def test_every_time_has_a_time_zone(life) -> None:
+    naive = life.query(
+        "SELECT table_name, column_name FROM information_schema.columns "
+        "WHERE table_schema IN ('propel_auth_marts', 'propel_auth_history') AND data_type = 'TIMESTAMP'"
+    )
+    assert naive == []
+
+
+def test_activation_of_a_user_who_signed_up_after_the_first_load(life) -> None:
+    columns = (
+        "hours_to_first_org_at_most, days_to_first_return_at_most, hours_to_first_accepted_invite_at_most, "
+        "hours_to_mfa_at_most"
+    )
+    [row] = life.query(f"SELECT {columns} FROM fct_activation WHERE user_id = '{life.ids['newcomer']}'")
+    assert row == (
+        pytest.approx(1 / 6, abs=0.03),
+        1,
+        pytest.approx(1 / 6, abs=0.03),
+        pytest.approx(24 + 1 / 6, abs=0.03),
+    )
+    [(others,)] = life.query(
+        f"SELECT count(*) FROM fct_activation a JOIN dim_user u USING (user_id) WHERE a.created_at <= '{life.loads[0]}'"
+    )
+    assert others == 0
+
+
+def test_accounts_without_changes_are_retained(life) -> None:
+    store = life.store
+    totals = (
+        *("accounts_at_start", "new_accounts", "lost_accounts", "accounts_at_end", "expanded_accounts"),
+        *("contracted_accounts", "members_at_start", "retained_members"),
+    )
+    # November ends with the load of day 2, December with that of day 34.
+    [row] = life.query(f"SELECT {', '.join(f'sum({name})' for name in totals)} FROM fct_account_growth_monthly")
+    at_start = {org: len(members) for org, members in store.of_org.items()}
+    assert row == (len(at_start), 0, 0, len(at_start), 0, 0, sum(at_start.values()), sum(at_start.values()))
+    plans = life.query("SELECT plan, sum(accounts_at_start) FROM fct_account_growth_monthly GROUP BY plan")
+    assert dict(plans)["pro"] >= 1
+
+
+def test_a_full_refresh_keeps_history(life) -> None:
+    before = {model: life.query(f"SELECT count(*) FROM {model}") for model in SINCE_FIRST_LOAD}
+    assert all(rows > [(0,)] for rows in before.values())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DESTINATION__DUCKDB__CREDENTIALS", str(life.file))
+        with open_dbt(life.ids["settings"]) as dbt:
+            assert dbt.run("build", "--full-refresh").failed == {}
+    assert {model: life.query(f"SELECT count(*) FROM {model}") for model in SINCE_FIRST_LOAD} == before
+
+
+def test_an_org_is_dormant_when_no_member_was_active_in_30_days(simulate, query) -> None:
+    life = simulate("+fct_org_health")
+    store = life.store
+    org_id, members = next((o, list(m)) for o, m in store.of_org.items() if m)
+    for user_id in members:
+        wire = store.users[user_id].wire
+        store.update_user(user_id, created_at=min(wire["created_at"], store.now - 40 * DAY), last_active_at=store.now)
+    last = max(store.users[user_id].wire["last_active_at"] for user_id in members)
+    with store.lock:
+        store.now = last + 30 * DAY - 11 * 60  # a load 10 minutes later is still within 30 days
+    life.load()
+    row = (
+        f"SELECT active_members_30d > 0, is_dormant FROM {MARTS}.fct_org_health WHERE org_id = '{org_id}' ORDER BY day"
+    )
+    assert query(row)[-1] == (True, False)
+    life.wait(days=1)
+    life.load()
+    assert query(row)[-1] == (False, True)
+    agree = f"SELECT count(*) FROM {MARTS}.fct_org_health WHERE is_dormant AND active_members_30d > 0"
+    assert query(agree) == [(0,)]
+
+
+def test_churn_is_not_compared_with_an_old_report_or_for_deleted_users(simulate, small_sandbox, query) -> None:
+    life = simulate("+audit_churned_users", scans=("users", "user_reports", "org_reports"))
+    rows = f"SELECT user_id, found_by FROM {MARTS}.audit_churned_users WHERE window_days = 7"
+    life.load()
+    churned = dict(query(rows))
+    assert churned
+    assert set(churned.values()) == {"both"}
+    gone = next(iter(churned))
+    life.store.delete_user(gone)
+    life.load("users")
+    assert dict(query(rows)).keys() == churned.keys() - {gone}
+    small_sandbox.faults.parse("insights_off")
+    life.wait(days=1)
+    life.load()
+    assert query(rows) == []
+
+
+def test_days_without_a_load_or_an_event_have_rows_with_a_flag(simulate, query) -> None:
+    life = simulate("+fct_signups_daily", "+fct_engagement_daily", scans=("users", "orgs", "chart_metrics"))
+    first = life.load().date()
+    life.wait(days=4)
+    last = life.load().date()
+    days = [first + timedelta(days=n) for n in range(5)]
+    dates = query(f"SELECT day, has_reading FROM {MARTS}.dim_date WHERE day >= DATE '{first}' ORDER BY day")
+    assert dates == [(day, day in (first, last)) for day in days]
+    signups = query(
+        f"SELECT day, signups, is_complete FROM {MARTS}.fct_signups_daily WHERE day >= DATE '{first}' ORDER BY 1"
+    )
+    assert [day for day, *_ in signups] == days
+    assert [complete for *_, complete in signups] == [True] * 4 + [False]
+    [(rows, gaps)] = query(f"SELECT count(*), date_diff('day', min(day), max(day)) + 1 FROM {MARTS}.fct_signups_daily")
+    assert rows == gaps
+    engaged = query(
+        f"SELECT day, active_users IS NULL, active_users_7d IS NULL FROM {MARTS}.fct_engagement_daily "
+        f"WHERE day >= DATE '{first - timedelta(days=1)}' ORDER BY day"
+    )
+    assert engaged == [
+        (first - timedelta(days=1), True, True),  # before the first load
+        *((day, False, day not in (first, last)) for day in days),
+    ]
+
+
+def test_open_periods_have_no_churn_and_no_projection(simulate, query) -> None:
+    life = simulate("+fct_growth_accounting", "fct_mau_billing", scans=("users", "orgs", "chart_metrics"))
+    life.load()  # 24 November
+    life.wait(days=7)
+    life.load()  # 1 December
+    growth = (
+        f"SELECT month, churned_users IS NULL, user_quick_ratio IS NULL, is_complete FROM {MARTS}.fct_growth_accounting"
+    )
+    assert [row[1:] for row in query(f"{growth} ORDER BY month")] == [(True, True, True), (True, True, False)]
+    billing = f"SELECT days_counted, projected_mau FROM {MARTS}.fct_mau_billing ORDER BY month DESC LIMIT 1"
+    assert query(billing) == [(1, None)]
+    life.wait(days=31)
+    life.load()  # 1 January: December is over
+    assert [row[1] for row in query(f"{growth} ORDER BY month")] == [True, False, True]
+    life.wait(days=9)
+    life.load()
+    [(days, projected)] = query(billing)
+    assert days == 10
+    assert projected is not None
+
+
+def test_a_time_in_the_data_is_never_after_as_of(simulate, query) -> None:
+    """PropelAuth's clock may be ahead of ours."""
+    life = simulate("+dim_user", "+dim_org")
+    with life.store.lock:
+        life.store.now += 2 * HOUR
+    life.store.touch_user(next(iter(life.store.users)))
+    created = life.store.add_org()
+    with life.store.lock:
+        life.store.now -= 2 * HOUR + 60
+    life.load()
+    assert query(f"SELECT count(*) FROM {MARTS}.dim_user WHERE last_active_at > as_of OR first_seen_at > as_of") == [
+        (0,)
+    ]
+    assert query(f"SELECT created_at <= as_of FROM {MARTS}.dim_org WHERE org_id = '{created}'") == [(True,)]
+
+
+def test_retention_cells_are_complete_once_every_user_had_the_week(simulate, query) -> None:
+    life = simulate("+fct_retention_weekly", scans=("users",))
+    user_id = life.store.add_user()
+    life.load()
+    week = "cohort_week = DATE '2026-11-23'"
+    columns = "weeks_after, active_at_or_after_users, is_complete"
+    rows = f"SELECT {columns} FROM {MARTS}.fct_retention_weekly WHERE {week} ORDER BY 1"
+    cohort = query(f"SELECT DISTINCT cohort_users FROM {MARTS}.fct_retention_weekly WHERE {week}")[0][0]
+    assert query(rows) == [(0, cohort, False)]
+    life.wait(days=8)
+    life.store.touch_user(user_id)
+    life.load()
+    weeks = query(rows)
+    assert weeks[0] == (0, cohort, True)
+    assert weeks[1][2] is False
+    life.store.delete_user(user_id)  # counts with the last activity that was seen
+    life.wait(days=7)
+    life.load()
+    after = query(rows)
+    assert after[1] == (1, weeks[1][1], True)
+    assert query(f"SELECT DISTINCT cohort_users FROM {MARTS}.fct_retention_weekly WHERE {week}")[0][0] == cohort
+
+
+def test_accounts_that_grow_shrink_appear_and_disappear(simulate, query) -> None:
+    life = simulate("+fct_account_growth_monthly")
+    store = life.store
+    grows, shrinks, dies = sorted(store.orgs, key=lambda org: -len(store.of_org[org]))[:3]
+    store.update_org(grows, metadata={"plan": "pro"})
+    before = {org: len(members) for org, members in store.of_org.items()}
+    life.load()
+    assert query(f"SELECT count(*) FROM {MARTS}.fct_account_growth_monthly") == [(0,)]
+    outsider = store.add_user()
+    store.add_membership(outsider, grows)
+    store.remove_membership(next(iter(store.of_org[shrinks])), shrinks)
+    store.delete_org(dies)
+    new = store.add_org()
+    life.wait(days=10)
+    life.load()
+    totals = (
+        *("accounts_at_start", "new_accounts", "lost_accounts", "accounts_at_end", "expanded_accounts"),
+        *("contracted_accounts", "members_at_start", "retained_members"),
+    )
+    kept = sum(len(store.of_org[org]) for org in store.orgs if org != new)
+    rows = query(f"SELECT {', '.join(f'sum({name})' for name in totals)} FROM {MARTS}.fct_account_growth_monthly")
+    assert rows == [(len(before), 1, 1, len(store.orgs), 1, 1, sum(before.values()), kept)]
+    pro = query(f"SELECT sum(expanded_accounts) FROM {MARTS}.fct_account_growth_monthly WHERE plan = 'pro'")
+    assert pro == [(1,)]
