@@ -11,6 +11,7 @@ BENCH := .venv-bench
 PEERS := $(patsubst benchmarks/peers/requirements-%.txt,$(BENCH)-%,$(wildcard benchmarks/peers/requirements-*.txt))
 LOWEST := .venv-lowest
 RELEASE := .venv-release
+DBT_NEXT := .venv-dbt-next
 # The extras in the image; the tests that run on the lowest versions.
 DEPLOYED := production,postgres,celery,k8s
 LOWEST_SAMPLE := $(addprefix propel_assets_tests/,test_definitions.py defs/test_recent.py warehouse/test_load.py warehouse/test_recent.py)
@@ -28,10 +29,10 @@ EXTRAS := test,test-destinations,dashboard,mcp,postgres,redshift,snowflake,bigqu
 STAND_INS := .venv-fakesnow/ready .venv-bigquery/ready .venv-azurite/ready
 
 # An environment is created again when its Python was moved or upgraded.
-$(foreach venv,.venv $(CARD) $(LOWEST) $(RELEASE) $(BENCH) $(PEERS),$(shell [ -x $(venv)/bin/python ] || rm -f $(venv)/has-*))
+$(foreach venv,.venv $(CARD) $(LOWEST) $(RELEASE) $(DBT_NEXT) $(BENCH) $(PEERS),$(shell [ -x $(venv)/bin/python ] || rm -f $(venv)/has-*))
 
 .PHONY: help demo dev notebook dashboard test test-rest screenshots test-destinations test-stand-ins test-all test-embedded-elt test-wheel check \
-    soak fuzz bench bench-peers lock sbom audit test-lowest constraints clean
+    soak fuzz bench bench-peers lock sbom audit test-lowest test-dbt-next constraints clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -102,6 +103,9 @@ sbom: $(RELEASE)/has-tools  ## write the bill of materials of the image: deploy/
 audit: $(RELEASE)/has-tools  ## list known vulnerabilities of the image's packages
 	@sh .ci/audit $(RELEASE)/bin/pip-audit deploy/requirements.txt
 
+test-dbt-next: $(DBT_NEXT)/has-test  ## the tests of the marts on dbt-core 1.12, which pyproject.toml does not allow yet
+	$(DBT_NEXT)/bin/python -m pytest propel_assets_tests/marts -n auto --dist worksteal -m 'not ($(LEFT_OUT))' $(PYTEST_FLAGS)
+
 test-lowest: $(LOWEST)/has-test  ## run a sample of the tests on the lowest versions that pyproject.toml allows
 	$(LOWEST)/bin/python -m pytest $(LOWEST_SAMPLE) -n auto $(PYTEST_FLAGS)
 
@@ -110,7 +114,7 @@ constraints:  ## write the constraints files with the newest versions that fit t
 	@sh .ci/constraints constraints-embedded-elt.txt duckdb==1.5.5 dagster==1.13.1 dagster-webserver==1.13.1 -e '.[test,marts,embedded-elt]'
 
 clean:  ## remove the environments and all built files
-	rm -rf .venv $(CARD) $(LOWEST) $(RELEASE) .venv-fakesnow .venv-bigquery .venv-azurite $(BENCH) $(PEERS) .bench .dagster_home build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv $(CARD) $(LOWEST) $(RELEASE) $(DBT_NEXT) .venv-fakesnow .venv-bigquery .venv-azurite $(BENCH) $(PEERS) .bench .dagster_home build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 .venv/has-core: pyproject.toml constraints.txt
 	@python=$(PYTHON) && exec "$$python" .ci/install.py .venv constraints.txt -e '.[marts]'
@@ -139,6 +143,12 @@ $(BENCH)-%/has-peer: benchmarks/peers/requirements-%.txt
 
 $(LOWEST)/has-test: pyproject.toml constraints-lowest.txt
 	@python=$(PYTHON) && exec "$$python" .ci/install.py $(LOWEST) constraints-lowest.txt -e '.[test]'
+	@touch $@
+
+# dbt-core 1.12 downloads its parser while it installs, unless this version of it, a wheel, is installed first.
+$(DBT_NEXT)/has-test: pyproject.toml constraints.txt
+	@python=$(PYTHON) && exec "$$python" .ci/install.py $(DBT_NEXT) constraints.txt -e '.[test]'
+	@python=$(PYTHON) && exec "$$python" .ci/install.py $(DBT_NEXT) /dev/null dbt-core-experimental-parser==2.0.0a4 dbt-core==1.12.0
 	@touch $@
 
 $(RELEASE)/has-tools:

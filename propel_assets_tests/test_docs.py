@@ -1,6 +1,7 @@
 """The README and docs/ say what is so: commands run, settings and tables are the code's, links lead somewhere."""
 
 import re
+import runpy
 import shlex
 import tomllib
 from dataclasses import fields
@@ -16,6 +17,7 @@ from propel_assets.settings import Settings
 from propel_assets.warehouse.checks import CHECKS
 
 ROOT = Path(__file__).parents[1]
+GENERATED = runpy.run_path(str(ROOT / "docs" / "generate.py"))["PAGES"]
 README = (ROOT / "README.md").read_text()
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / ".claude").rglob("*.md")]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -29,6 +31,7 @@ SHELL = {
     "docker",
     "duckdb",
     "celery",
+    "dg",
     ".",
 }  # words that need no knowing of ours
 
@@ -52,17 +55,11 @@ def code(text: str) -> list[str]:
     return re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
 
 
-def table_under(heading: str) -> list[list[str]]:
-    """Return the cells of the rows of the first table of a section of the README."""
-    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    rows = [line.strip().strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in row] for row in rows[2:]]
-
-
 COMMANDS = sorted({(page.name, line) for page in PAGES for line in commands(page)})
 PLACEHOLDERS = {"USER_ID": "5b1f0c1e-9f0d-4c64-8e0f-5f1c6c2d7a10"}
 OURS = [line for _, line in COMMANDS if "propel-assets" in line.split()[0]]
-IN_TEXT = sorted({text for page in PAGES for text in code(page.read_text()) if text.startswith("propel-assets ")})
+CURRENT = [page for page in PAGES if page.name != "CHANGELOG.md"]  # it also names commands that were removed
+IN_TEXT = sorted({text for page in CURRENT for text in code(page.read_text()) if text.startswith("propel-assets ")})
 MADE = sorted({target for page in PAGES for target in re.findall(r"`make ([\w-]+)", page.read_text())})
 TARGETS = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
@@ -127,37 +124,27 @@ def test_the_commands_for_a_real_tenant_work(run_cli, sandbox, settings) -> None
         assert ("custom_role_mappings" in done.stdout) or (__version__ in done.stdout)
 
 
-def test_the_settings_table_is_that_of_the_code() -> None:
-    told = {row[0].strip("`"): row[1].strip("`") for row in table_under("Settings")}
-    assert told == {f.metadata["variable"]: _as_text(f.default) for f in fields(Settings)}
+@pytest.mark.parametrize("name", GENERATED)
+def test_a_reference_page_is_generated_from_the_code(name) -> None:
+    page = (ROOT / "docs" / "reference" / name).read_text()
+    assert page == GENERATED[name](), "run `python docs/generate.py`"
 
 
-def _as_text(default: object) -> str:
-    if isinstance(default, bool):
-        return str(default).lower()
-    return f"{default:g}" if isinstance(default, int | float) else str(default)
-
-
-@pytest.mark.parametrize("setting", [f for f in fields(Settings)], ids=lambda f: f.name)
-def test_every_setting_says_what_it_is(setting) -> None:
-    text = next(row[2] for row in table_under("Settings") if row[0] == f"`{setting.metadata['variable']}`")
-    assert text.endswith(".")
-    assert ("Required." in text) == setting.metadata["description"].endswith("Required.")
-
-
-def test_every_table_is_listed_with_its_key() -> None:
-    told = {name.strip("`"): tuple(code(keys)) for name, keys, *_ in table_under("Tables")}
-    assert told == {table.name: table.key for table in TABLES}
-
-
-def test_every_check_and_extra_is_named() -> None:
-    named = set(code(README))
-    assert {*CHECKS, *PROJECT["optional-dependencies"]} - named == set()
-
-
-def test_every_package_of_the_core_install_is_named() -> None:
+def test_the_reference_pages_name_every_table_setting_and_package() -> None:
+    pages = {path.name: set(code(path.read_text())) for path in (ROOT / "docs" / "reference").glob("*.md")}
+    assert {table.name for table in TABLES} <= pages["tables.md"]
+    assert {setting.metadata["variable"] for setting in fields(Settings)} <= pages["settings.md"]
     packages = {re.match(r"[\w-]+", text)[0] for text in PROJECT["dependencies"]}  # type: ignore[index]
-    assert {name for name in packages if name not in README} == set()
+    assert packages | {*PROJECT["optional-dependencies"]} <= pages["dependencies.md"]
+
+
+def test_each_package_of_the_core_install_has_a_reason() -> None:
+    core = (ROOT / "docs" / "reference" / "dependencies.md").read_text().split("Extras,")[0]
+    assert re.findall(r"^\| `[^|]*` \|\s*\|$", core, re.MULTILINE) == []
+
+
+def test_the_readme_names_every_check() -> None:
+    assert {*CHECKS} <= set(code(README))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

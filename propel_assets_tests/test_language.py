@@ -31,7 +31,7 @@ REPLACED = {
     r"\bmisfits?\b|\bsurprises\b|\bstrays?\b": "type mismatches, unexpected fields",
     r"\blets? go\b|\blet go\b": "releases",
     r"\bcatalogue\b": "catalog",
-    r"\brooms?\b(?! (for|to|in|beside))": "package",
+    r"\brooms\b": "packages",
 }
 PATTERNS = {re.compile(pattern): term for pattern, term in REPLACED.items()}
 FILES = sorted(

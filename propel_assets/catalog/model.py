@@ -113,7 +113,7 @@ class Column:
     value about a person. `free_form`: text or JSON without a fixed content, which can hold anything.
     ``strict``, ``strict_parts``: where the preset `strict` differs from the rule of the privacy class, for the column
     and for paths within a JSON column.
-    ``person``: `subject` if the row is about the person whom the column identifies, `mention` if the column names a
+    ``person``: `subject` if the row is about the person that the column identifies, `mention` if the column names a
     person in a row about something else.
     ``api_field``: the field's name in the API, where it is not the column's.
     """

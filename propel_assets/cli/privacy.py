@@ -5,6 +5,8 @@ import click
 from propel_assets.catalog import BY_NAME
 from propel_assets.cli.arguments import UserId, current_settings, table_arguments
 from propel_assets.cli.rendering import log, print_table
+from propel_assets.errors import SettingsError
+from propel_assets.settings import Settings, Tenant, require_credentials
 
 
 @click.command(short_help="Show which columns are kept, hashed or dropped.")
@@ -29,22 +31,50 @@ def privacy(tables: tuple[str, ...]) -> None:
 @click.command(short_help="Remove a person from the warehouse.")
 @click.argument("user_id", type=UserId())
 @click.option("--email", "emails", multiple=True, help="Another e-mail address of this person. Repeatable.")
+@click.option("--allow-unknown", is_flag=True, help="Accept an id that neither the warehouse nor PropelAuth has.")
 @click.option("--dry-run", is_flag=True, help="Only list what would be removed. Needs no key.")
-def erase(user_id: str, emails: tuple[str, ...], dry_run: bool) -> None:
+def erase(user_id: str, emails: tuple[str, ...], allow_unknown: bool, dry_run: bool) -> None:
     """Remove the person USER_ID from every schema of the database, and from all later loads.
 
-    Needs PROPELAUTH_PRIVACY_KEY: a list of keyed hashes keeps the person out of later loads. Can be repeated.
+    Needs PROPELAUTH_PRIVACY_KEY: a list of keyed hashes keeps the person out of later loads. Can be repeated. Exits
+    with 1 if something could not be searched, or still names the person.
 
     \b
     Examples:
       propel-assets erase 5b1f0c1e-9f0d-4c64-8e0f-5f1c6c2d7a10 --dry-run
       propel-assets erase 5b1f0c1e-9f0d-4c64-8e0f-5f1c6c2d7a10
     """
-    from propel_assets.warehouse.erasure import AFTERWARDS, erase
+    from propel_assets.warehouse.erasure import NEXT_STEPS, erase
 
-    receipt = erase(current_settings(), user_id, emails=emails, dry_run=dry_run, say=log)
-    if receipt:
-        print_table(("table", "what", "rows"), [(r.where, r.what, f"{r.rows:,}") for r in receipt])
+    settings = current_settings()
+    receipt = erase(
+        settings.target,
+        settings.privacy_settings,
+        user_id,
+        tenant=_tenant(settings),
+        emails=emails,
+        allow_unknown=allow_unknown,
+        dry_run=dry_run,
+        log=log,
+    )
+    if receipt.records:
+        print_table(("table", "action", "rows"), [(r.where, r.what, f"{r.rows:,}") for r in receipt.records])
     else:
-        click.echo("No such user: the warehouse has nothing about this person.")
-    log("Nothing was changed: this was a dry run." if dry_run else AFTERWARDS)
+        click.echo("Nothing about this person was found.")
+    if receipt.remaining:
+        log("Still found after the erasure:")
+        print_table(("table", "where", "rows"), [(r.where, r.what, f"{r.rows:,}") for r in receipt.remaining])
+    if receipt.unsearched:
+        log("Could not be searched:")
+        print_table(("column", "type", "reason"), [(c.where, c.type, c.reason) for c in receipt.unsearched])
+    log("Nothing was changed: this was a dry run." if dry_run else NEXT_STEPS)
+    if not dry_run and not receipt.is_complete:
+        raise click.ClickException("The erasure is not complete: see the tables above.")
+
+
+def _tenant(settings: Settings) -> Tenant | None:
+    """Return PropelAuth, if its URL and key are set: an erasure needs it only for a user whom the warehouse lacks."""
+    try:
+        return require_credentials(settings).tenant
+    except SettingsError:
+        return None

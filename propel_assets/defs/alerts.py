@@ -1,59 +1,39 @@
-"""Report failed runs and checks, stale assets, changed schemas and losses: once for each cause, until it is resolved.
+"""The sensor that sends alerts: it reads ended runs from the event log and finds failures, schema changes and old data.
 
-The sensor reads ended runs from the event log, and keeps the open problems and the undelivered alerts in its
-cursor. A run status sensor sees each run once and keeps nothing: it can neither wait for a webhook that is down nor
-report that a problem is resolved.
+It keeps open problems and undelivered alerts in its cursor. A run status sensor evaluates each run once and keeps
+nothing: it can neither wait for a webhook that is down nor report that a problem is resolved.
 """
 
-import hashlib
-import json
-import re
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
 
 from propel_assets import errors
-from propel_assets.catalog import BY_NAME, SCANS
 from propel_assets.defs.automation import DAILY
 from propel_assets.defs.changes import is_of_location
 from propel_assets.defs.environment import Environment
 from propel_assets.errors import LossRefused, OtherEnvironment, PropelError, SettingsError
-from propel_assets.privacy.redaction import without_personal_data
-from propel_assets.reporting import delivery
+from propel_assets.reporting.alerts import Alert, AlertState, Cause, Problem, cause_of, reason_of
 from propel_assets.settings import load_settings
 
 ENDS = (dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_SUCCESS)
 RUNS_AT_ONCE = 100
-# The daemon gives up on a tick after 60 s (DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS), and the cursor is lost then: reading
-# the event log (this limit) and delivery (its own, 20 s) together stay below that. The next tick reads on.
+# The daemon stops waiting for a tick after 60 s (DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS), and the cursor is lost then.
+# Reading the event log (this limit) and delivery (20 s) together take less.
 READING_SECONDS = 20.0
-MAX_LINES = 20  # in one message
-MAX_NAMES = 30  # in one line
-MAX_TEXT = 700  # characters of a reason
-MAX_ATTEMPTS = 1024  # ticks: 17 hours
-MAX_PENDING = 200  # lines for one target: the message shows the first 20, Dagster has the rest
 LOSSES = {LossRefused.__name__, OtherEnvironment.__name__}
-
-WHAT_TO_DO = {
-    "Run failed": "Open the run in Dagster, correct what the error names, then run the job again.",
-    "Check failed": "Open the check in Dagster: it shows the evidence and the query.",
-    "Schema changed": "New fields are kept in columns of their own. If a column is missing or has another type, check "
-    "what reads it, and look for a newer propel-assets.",
-    "Not loaded": "Charts and marts show old data until then.",
-    "Unusual loss": "Nothing was replaced. Compare with PropelAuth's dashboard before you allow it.",
-}
 CAUSES = {
     "KeyRefused": "PropelAuth refused the API key",
     "Unreachable": "PropelAuth cannot be reached",
-    "TransientApiError": "PropelAuth answered with errors",
+    "TransientApiError": "PropelAuth returned errors",
     "PermanentApiError": "PropelAuth refused a request",
     "UnprovedScan": "a scan cannot be proved complete",
     "SettingsError": "a setting is missing or invalid",
-    "LossRefused": "too many rows are gone",
+    "LossRefused": "too many rows are missing",
     "OtherEnvironment": "the tables belong to another environment",
     "WarehouseError": "the warehouse refused the load",
     "WarehouseClosed": "the database cannot be opened",
@@ -62,40 +42,6 @@ CAUSES = {
     "PropelError": "an error occurred",
 }
 """The cause that each class of error stands for. A class without an entry has that of its base class."""
-
-
-@dataclass
-class AlertState:
-    """The sensor's cursor.
-
-    Attributes:
-        seen: storage id of the last run end that was read, by kind of end.
-        open_problems: the cause of each problem, by what it affects: a step, a job, a check, the age of an asset.
-        pending: alerts that are not delivered yet, by target.
-        attempts: ticks since the newest of them, by target.
-    """
-
-    seen: dict[str, int] = field(default_factory=dict)
-    open_problems: dict[str, str] = field(default_factory=dict)
-    pending: dict[str, list[str]] = field(default_factory=dict)
-    attempts: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A problem as it is first reported.
-
-    Attributes:
-        cause: what problems are grouped by, as text; behind ` #` a digest tells causes with the same text apart.
-        name: the step, job, check or asset that it affects.
-        reason: what happened, and what to do.
-        is_shared: whether the cause affects everything: then it is not reported again for each further step.
-    """
-
-    cause: str
-    name: str
-    reason: str
-    is_shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,23 +99,28 @@ def build_alerts_sensor(
 
 def _report(context: dg.SensorEvaluationContext, scope: Scope) -> dg.SkipReason:
     """Report what is new since the last tick, and save the state."""
-    state = AlertState(**json.loads(context.cursor)) if context.cursor else _first_state(context.instance)
+    state = AlertState.from_json(context.cursor) if context.cursor else _first_state(context.instance)
     findings: dict[str, Problem | None] = {}
     for run, event in _ended_runs(context, state):
         findings |= _findings_of(context.instance, scope, run, event)
     findings |= _stale_assets(context, scope)
-    before = state.open_problems
-    state.open_problems = _open_problems(before, findings)
-    new, resolved = _alert_lines(before, findings), _recovery_lines(before, state.open_problems)
-    for line in new:
-        context.log.error(line)
-    for line in resolved:
-        context.log.info(line)
+    new, resolved = state.update(findings)
+    for alert in new:
+        context.log.error(alert.text)
+    for alert in resolved:
+        context.log.info(alert.text)
     _deliver(context, scope.environment.name, state, [*new, *resolved])
-    context.update_cursor(json.dumps(asdict(state)))
+    context.update_cursor(state.to_json())
     causes = set(state.open_problems.values())
     undelivered = f" Not delivered yet: {', '.join(state.pending)}." if state.pending else ""
     return dg.SkipReason(f"{len(causes)} open problems, {len(new)} new alerts.{undelivered}")
+
+
+def _deliver(context: dg.SensorEvaluationContext, environment: str, state: AlertState, alerts: Sequence[Alert]) -> None:
+    try:
+        state.deliver(load_settings(environment=environment).alert_settings, alerts, environment, context.log.warning)
+    except SettingsError as error:
+        context.log.warning(f"No alert can be delivered. {error}")
 
 
 # --- events to problems ---
@@ -236,13 +187,13 @@ def _failed_check(found: dg.AssetCheckEvaluation, run: dg.DagsterRun) -> Problem
     loaded_before = found.metadata.get("loaded_before")
     if found.passed or (loaded_before and not loaded_before.value):
         return None
-    table, reason = found.asset_key.to_user_string(), found.description or "It did not hold."
+    table, reason = found.asset_key.to_user_string(), found.description or "The check failed."
     if found.check_name == "up_to_date" and (why := found.metadata.get("reason")):
-        cause = _cause("Not loaded", str(why.value).partition(":")[0])
-        return Problem(cause, table, _reason("Not loaded", reason, run))
+        cause = cause_of("Not loaded", str(why.value).partition(":")[0])
+        return Problem(cause, table, reason_of("Not loaded", reason, run.run_id))
     kind = "Schema changed" if found.check_name == "schema" else "Check failed"
-    cause = f"{kind}: {found.check_name} ({found.severity.value})"
-    return Problem(cause, table, _reason(kind, reason, run))
+    cause = cause_of(kind, f"{found.check_name} ({found.severity.value})")
+    return Problem(cause, table, reason_of(kind, reason, run.run_id))
 
 
 def _failed_step(event: dg.DagsterEvent, run: dg.DagsterRun) -> Problem | None:
@@ -255,16 +206,16 @@ def _failed_step(event: dg.DagsterEvent, run: dg.DagsterRun) -> Problem | None:
         # Not an error of ours: its text may quote rows, so only its class is reported.
         inner = (data.error and data.error.cause) or data.error
         reason = f"{inner.cls_name if inner else 'an unknown error'} was raised."
-        return Problem(_cause("Run failed", reason), name, _reason("Run failed", reason, run))
+        return Problem(cause_of("Run failed", reason), name, reason_of("Run failed", reason, run.run_id))
     error, text = str(ours.metadata["error"].value), ours.description or ""
     kind = "Unusual loss" if error in LOSSES else "Run failed"
     error_class = getattr(errors, error, PropelError)
     is_shared = error_class.concerns_every_scan
-    # Texts of one outage differ: only a setting is named by its text.
-    group = "" if is_shared and error != SettingsError.__name__ else _without_names(text)
+    # The texts of one outage differ. Of the shared causes, only settings differ by their text.
+    has_one_cause = is_shared and error != SettingsError.__name__
     title = next(CAUSES[base.__name__] for base in error_class.__mro__ if base.__name__ in CAUSES)
-    cause = _cause(kind, title, group)
-    return Problem(cause, name, _reason(kind, text, run), is_shared)
+    cause = cause_of(kind, title, "" if has_one_cause else text)
+    return Problem(cause, name, reason_of(kind, text, run.run_id), is_shared)
 
 
 def _failed_run(end: dg.DagsterEvent, run: dg.DagsterRun) -> Problem:
@@ -275,7 +226,8 @@ def _failed_run(end: dg.DagsterEvent, run: dg.DagsterRun) -> Problem:
         data.error.cls_name if data and data.error else "",
     ]
     reason = f"Dagster reports: {', '.join(filter(None, codes)) or 'no reason'}."
-    return Problem(_cause("Run failed", "no step failed", reason), run.job_name, _reason("Run failed", reason, run))
+    cause = cause_of("Run failed", "no step failed", reason)
+    return Problem(cause, run.job_name, reason_of("Run failed", reason, run.run_id))
 
 
 def _stale_assets(context: dg.SensorEvaluationContext, scope: Scope) -> dict[str, Problem | None]:
@@ -302,7 +254,7 @@ def _stale_assets(context: dg.SensorEvaluationContext, scope: Scope) -> dict[str
         reason = f"loaded {assets[oldest]:.0f} hours ago, expected within {hours[oldest]:.0f}. {todo}"
         for key in assets:
             name = key.to_user_string()
-            problem = Problem(f"Stale: no later load #{run_id}", name, reason, is_shared=True)
+            problem = Problem(Cause("Stale: no later load", run_id), name, reason, is_shared=True)
             findings[f"{name}: age"] = problem if is_stale else None
     return findings
 
@@ -310,100 +262,3 @@ def _stale_assets(context: dg.SensorEvaluationContext, scope: Scope) -> dict[str
 def _hours(policy: Any) -> float:
     window = getattr(policy, "warn_window", None)
     return window.to_timedelta().total_seconds() / 3600 if window else 0
-
-
-# --- problems to alerts: one line for each cause ---
-
-
-def _cause(kind: str, title: str, group: str = "") -> str:
-    """Return the cause of a problem: ``kind`` and ``title``, and a digest of ``group`` where there is one."""
-    return f"{kind}: {title}{f' #{hashlib.sha256(group.encode()).hexdigest()[:12]}' if group else ''}"
-
-
-NAMES = "|".join(sorted({*BY_NAME, *SCANS}, key=len, reverse=True))
-VARYING = re.compile(rf"\b(returned \d{{3}})\b|/\S+|\b(?:{NAMES})\b|\d[\d.,:]*")
-
-
-def _without_names(text: str) -> str:
-    """Return ``text`` without tables, paths and numbers other than a status: the same for every table it affects."""
-    return VARYING.sub(lambda found: found[1] or "", text)
-
-
-def _reason(kind: str, reason: str, run: dg.DagsterRun) -> str:
-    reason = without_personal_data(reason)
-    reason = reason if len(reason) <= MAX_TEXT else reason[:MAX_TEXT] + " ..."
-    return f"{reason} {WHAT_TO_DO[kind]} Run: {run.run_id}."
-
-
-def _open_problems(before: Mapping[str, str], findings: Mapping[str, Problem | None]) -> dict[str, str]:
-    found = {key: problem.cause for key, problem in findings.items() if problem}
-    return {key: cause for key, cause in before.items() if key not in findings} | found
-
-
-def _alert_lines(before: Mapping[str, str], findings: Mapping[str, Problem | None]) -> list[str]:
-    """Return one line for each cause that is new, or that affects more than before."""
-    known, new = set(before.values()), defaultdict(list)
-    for key, problem in findings.items():
-        if problem and before.get(key) != problem.cause and not (problem.is_shared and problem.cause in known):
-            new[problem.cause].append(problem)
-    return [
-        f"{_shown(cause)}: {_listed(p.name for p in problems)}: {problems[0].reason}" for cause, problems in new.items()
-    ]
-
-
-def _recovery_lines(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return one line for each cause of which nothing is left, unless its problems only changed their cause."""
-    affected = defaultdict(list)
-    for key, cause in before.items():
-        affected[cause].append(key)
-    resolved = {
-        cause: keys
-        for cause, keys in affected.items()
-        if cause not in now.values() and not any(key in now for key in keys)
-    }
-    return [f"Recovered: {_shown(cause)}: {_listed(keys)}" for cause, keys in resolved.items()]
-
-
-def _shown(cause: str) -> str:
-    return cause.partition(" #")[0]
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    count = f"{len(names)} affected: " if len(names) > 1 else ""
-    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return f"{count}{', '.join(names[:MAX_NAMES])}{more}"
-
-
-# --- delivery ---
-
-
-def _deliver(context: dg.SensorEvaluationContext, environment: str, state: AlertState, lines: list[str]) -> None:
-    """Send new and pending alerts. What fails is retried after 1, 2, 4, 8 ... ticks, and then given up."""
-    try:
-        settings = load_settings(environment=environment).alert_settings
-        names = list(delivery.targets(settings))
-    except SettingsError as error:  # new alerts wait until the setting is corrected
-        context.log.warning(f"No alert can be delivered. {error}")
-        for name in delivery.TARGETS:
-            state.pending[name] = [*state.pending.get(name, []), *lines][:MAX_PENDING]
-        return
-    state.pending = {name: rest for name in names if (rest := [*state.pending.get(name, []), *lines][:MAX_PENDING])}
-    state.attempts = {name: 1 if lines else state.attempts.get(name, 0) + 1 for name in state.pending}
-    due = [name for name, attempts in state.attempts.items() if not attempts & (attempts - 1)]  # a power of two
-    failures = delivery.deliver(settings, {name: message(state.pending[name], environment) for name in due})
-    for name in due:
-        gives_up = state.attempts[name] >= MAX_ATTEMPTS
-        if reason := failures.get(name):
-            context.log.warning(f"{reason} {'Given up.' if gives_up else 'It is retried.'}")
-        if gives_up or not reason:
-            del state.pending[name], state.attempts[name]
-
-
-def message(lines: Sequence[str], environment: str) -> tuple[str, str]:
-    """Return the title and the text of a message with ``lines``."""
-    first = lines[0].split(": ")
-    more = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
-    hidden = [f"... and {len(lines) - MAX_LINES} more: see Dagster."] if len(lines) > MAX_LINES else []
-    title = f"PropelAuth{environment and ' '}{environment}: {': '.join(first[:2])}{more}"
-    return title, "\n".join([f"- {line}" for line in lines[:MAX_LINES]] + hidden)

@@ -9,7 +9,7 @@ import pyarrow.compute
 
 from propel_assets.catalog import Table
 from propel_assets.errors import SettingsError
-from propel_assets.privacy.identifiers import MAY_CONTAIN_IDENTIFIER, replace_identifiers
+from propel_assets.privacy.identifiers import MAY_CONTAIN_IDENTIFIER, PLAIN_IDENTIFIER, replace_identifiers
 from propel_assets.privacy.policy import KEY_LABEL, VARIANT, Policy, require_key
 from propel_assets.settings import variable_of
 
@@ -19,7 +19,7 @@ STATE_KEY = "erased"  # in dlt's state; stored at the destination
 IDENTIFYING = ("user_id", "employee_id", "invitee_email", "looked_up")
 IDENTIFYING_WITHOUT_USER_ID = ("email", "username", "api_key_id")
 MENTIONING = ("inviter_user_id", "inviter_email", "impersonator_user_id")
-OWN_ADDRESS = ("email", "looked_up")
+ADDRESSES_OF_USERS = ("email", "looked_up")
 CACHED_VALUES = 65_536  # most values of free-form data repeat
 
 
@@ -34,26 +34,25 @@ def mentioning_columns(columns: Collection[str]) -> list[str]:
     return [name for name in MENTIONING if name in columns]
 
 
-def text_columns(columns: Collection[str]) -> list[str]:
-    """Return the columns whose text can contain an identifier of another person than the one the row is about.
+def own_columns(columns: Collection[str]) -> set[str]:
+    """Return the columns with an id or an address of the person or row itself: a value that is one stays as it is.
 
-    The address of a user who has the same one as an erased user (isolated orgs) is theirs and stays.
+    It can be equal to that of an erased user (isolated orgs), or contain it: `bob@x.test.uk`.
     """
-    others = {*mentioning_columns(columns), *(OWN_ADDRESS if "user_id" in columns else ())}
-    return [name for name in columns if name not in others]
+    addresses = ADDRESSES_OF_USERS if "user_id" in columns else ()
+    return {*identifying_columns(columns), *mentioning_columns(columns), *addresses} & {*columns}
 
 
 class ErasureList:
     """The keyed hashes of the ids, addresses, usernames and API key ids of erased people."""
 
-    def __init__(self, state: Mapping[str, Any], policy: Policy) -> None:
-        """Read the list from ``state``.
+    def __init__(self, stored: Mapping[str, Any] | None, policy: Policy) -> None:
+        """Read what the state has under `STATE_KEY`.
 
         Raises:
             SettingsError: there is a list, and the key is missing or is not the one that the list was made with.
         """
         self._policy = policy
-        stored = state.get(STATE_KEY)
         if stored:
             require_key(policy, "People were erased from this warehouse")
             if stored["key"] != policy.digest(KEY_LABEL):
@@ -109,10 +108,11 @@ class ErasureList:
         for name in mentioning_columns(rows.column_names):
             if named := [index for index, value in enumerate(rows[name].to_pylist()) if value in self]:
                 yield name, dict.fromkeys(named)
-        for name in text_columns(rows.column_names):
+        own = own_columns(rows.column_names)
+        for name in rows.column_names:
             if pa.types.is_string(rows.schema.field(name).type):
                 has_any_content = _has_any_content(table, name)
-                candidates = dict(_candidates(rows[name], all_values=has_any_content))
+                candidates = dict(_candidates(rows[name], all_values=has_any_content, is_own=name in own))
                 replaced = {
                     index: replace_identifiers(text, self._is_listed, whole_values=has_any_content)
                     for index, text in candidates.items()
@@ -127,8 +127,10 @@ def _has_any_content(table: Table, name: str) -> bool:
     return column is None or column.privacy == "free_form"
 
 
-def _candidates(values: pa.ChunkedArray, *, all_values: bool) -> Iterator[tuple[int, str]]:
+def _candidates(values: pa.ChunkedArray, *, all_values: bool, is_own: bool) -> Iterator[tuple[int, str]]:
     """Yield the position and the text of the values that can contain an identifier."""
     selected = pc.is_valid(values) if all_values else pc.match_substring_regex(values, MAY_CONTAIN_IDENTIFIER)
+    if is_own:
+        selected = pc.and_(selected, pc.invert(pc.match_substring_regex(values, PLAIN_IDENTIFIER)))
     indices = pc.indices_nonzero(pc.fill_null(selected, False))
     yield from zip(indices.to_pylist(), values.take(indices).to_pylist(), strict=True)

@@ -12,7 +12,6 @@ from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import PrivacySettings
 
 HELD_BACK = "held back by the privacy policy"
-FINGERPRINT_KEY = "privacy"  # in dlt's state: the policy under which users were last read in full
 
 
 class PrivacyFilter:
@@ -24,17 +23,21 @@ class PrivacyFilter:
         fields_held_back: fields that the policy does not allow to be stored, by table.
     """
 
-    def __init__(self, settings: PrivacySettings, state: Mapping[str, Any]) -> None:
-        """Read the policy, and the erasure list from ``state``.
+    def __init__(
+        self, settings: PrivacySettings, erasure_list: Mapping[str, Any] | None = None, stored_fingerprint: str = ""
+    ) -> None:
+        """Read the policy.
+
+        ``erasure_list``: what the state has under `STATE_KEY`. ``stored_fingerprint``: that of the last full scan.
 
         Raises:
             SettingsError: the policy or the list cannot be applied. Nothing was requested.
         """
         self._policy = load_policy(settings)
-        self._erased = ErasureList(state, self._policy)
+        self._erased = ErasureList(erasure_list, self._policy)
         self._changes_nothing = self._policy.keeps_all and not self._erased
         self.fingerprint = self._policy.fingerprint
-        self.policy_changed = state.get(FINGERPRINT_KEY, "") != self.fingerprint
+        self.policy_changed = stored_fingerprint != self.fingerprint
         self.rows_left_out: Counter[str] = Counter()
         self.values_replaced: Counter[str] = Counter()
         self.fields_held_back: dict[str, set[str]] = {}
@@ -51,6 +54,10 @@ class PrivacyFilter:
         rows, held_back = self._policy.apply(BY_NAME[name], rows)
         self.fields_held_back.setdefault(name, set()).update(held_back)
         return rows
+
+    def without_erased(self, by_id: Mapping[str, Any]) -> dict[str, Any]:
+        """Return ``by_id`` without the keys that identified erased people."""
+        return {key: value for key, value in by_id.items() if not self._erased or key not in self._erased}
 
     def stored_ids(self, name: str, ids: Iterable[str]) -> list[str]:
         """Return ``ids``, which identify rows of the table ``name``, as they are stored there."""

@@ -1,9 +1,10 @@
-"""Ids and e-mail addresses inside text and JSON: finding them in every usual encoding, and replacing them.
+r"""Ids and e-mail addresses inside text and JSON: finding them in every usual encoding, and replacing them.
 
-A text is searched as it is and with its escapes decoded: percent-encoding, JSON escapes, HTML character references, and
-these inside each other. Found are tokens of the shape of an id (a UUID with or without hyphens, 64 hex digits) and of
-an e-mail address. A token counts if it identifies an erased person, or a part of it does: `bob@x.test.png` contains
-`bob@x.test`, and `email=bob@x.test` does. `x-bob@x.test` does not: it is another address.
+A text is searched as it is and with its escapes decoded: percent-encoding, JSON escapes, `\x27` as databases write
+bytes, HTML character references, and these inside each other. Found are tokens of the shape of an id (a UUID with or
+without hyphens, 64 hex digits) and of an e-mail address. A token counts if it identifies an erased person, or a part of
+it does: `bob@x.test.png` contains `bob@x.test`, and `email=bob@x.test` does. `x-bob@x.test` does not: it is another
+address.
 """
 
 import json
@@ -13,8 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 REPLACEMENT = "erased"
-# In the syntax of RE2 too: a text without a match contains no identifier.
-MAY_CONTAIN_IDENTIFIER = r"@|%[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}|&#|[0-9A-Fa-f]{8}-?[0-9A-Fa-f]{4}-?[0-9A-Fa-f]{4}"
+# A text without an encoded `@` and without 8 hex digits contains no identifier. Valid in RE2, for Arrow, as well.
+MAY_CONTAIN_IDENTIFIER = r"@|%(?:25)*40|u0040|&#(?:64|[xX]40);|[0-9A-Fa-f]{8}"
+CANDIDATE = re.compile(MAY_CONTAIN_IDENTIFIER)
 MAX_DECODINGS = 4
 MAX_LOCAL, MAX_DOMAIN = 64, 255  # RFC 5321
 
@@ -25,10 +27,16 @@ LOCAL = re.compile(r'[^\s@"<>(),;:\[\]\\\x00-\x1f]+\Z')
 LOCAL_START = re.compile(r"(?:\A|(?<=[^\w.+-]))[._+-]*")
 DOMAIN = re.compile(rf"[\w.-]{{1,{MAX_DOMAIN}}}")
 DOMAIN_END = re.compile(r"[._-]+|\Z")
-ESCAPE = re.compile(r"(?:%[0-9A-Fa-f]{2})+|\\u[0-9A-Fa-f]{4}|\\[^u]|&#(?:[0-9]{1,7}|[xX][0-9A-Fa-f]{1,6});", re.DOTALL)
-SIMPLE_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f", "/": "/", '"': '"', "\\": "\\"}
+ESCAPE = re.compile(
+    r"(?:%[0-9A-Fa-f]{2})+|(?:\\x[0-9A-Fa-f]{2})+|\\u[0-9A-Fa-f]{4}|\\[^u]|&#(?:[0-9]{1,7}|[xX][0-9A-Fa-f]{1,6});",
+    re.DOTALL,
+)
+SIMPLE_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f", "/": "/", '"': '"', "'": "'", "\\": "\\"}
 JSON_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"(\s*:)?', re.DOTALL)
 NOT_ALPHANUMERIC = re.compile(r"[^0-9a-z]+")
+
+PLAIN_IDENTIFIER = r"^(?:[^\s@\"'<>(),;:\[\]\\%&=?/]+@[\w.-]+|[0-9A-Fa-f-]{32,36}|[0-9A-Fa-f]{64})$"
+"""A text that is one address or id and nothing else. Valid in RE2, for Arrow, as well."""
 
 IsErased = Callable[[str], bool]
 """Tells whether a value identifies an erased person; without regard to case."""
@@ -93,6 +101,8 @@ def _unique_key(key: str, new_key: str, text: str, keys: set[str]) -> str:
 
 
 def _replace_in_text(text: str, is_erased: IsErased) -> str:
+    if not CANDIDATE.search(text):
+        return text
     spans = sorted(_find(text, is_erased))
     parts, end = [], 0
     for start, stop in spans:
@@ -173,14 +183,15 @@ def _decode(text: str, origins: Sequence[Span] | None) -> tuple[str, list[Span]]
 
 def _decode_escape(escape: str) -> Iterator[tuple[str, int]]:
     """Yield each character that an escape stands for, with the number of characters that it was written in."""
-    if escape[0] == "%":
-        data = bytes.fromhex(escape.replace("%", ""))
+    if escape[0] == "%" or escape[1] == "x":
+        prefix = escape[: 1 if escape[0] == "%" else 2]
+        data, length = bytes.fromhex(escape.replace(prefix, "")), len(prefix) + 2
         try:
             for character in data.decode():
-                yield character, 3 * len(character.encode())
+                yield character, length * len(character.encode())
         except UnicodeDecodeError:
             for byte in data:
-                yield chr(byte), 3
+                yield chr(byte), length
     elif escape[0] == "&":
         digits = escape[2:-1]
         code = int(digits[1:], 16) if digits[0] in "xX" else int(digits)

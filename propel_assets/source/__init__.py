@@ -1,6 +1,6 @@
 """PropelAuth to rows. HTTP and dlt; no Dagster.
 
-In reading order: tables, throttle, client, decode, ties, scan, lists, readers, privacy, dlt_source.
+In reading order: throttle, connections, client, decode, ties, scan, lists, stream, readers/, reconcile, dlt_source.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ __all__ = ["propel_auth_source"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import dlt, which takes most of a second, only for those who want the source."""
+    """Import dlt, which takes most of a second, only if the source is used."""
     if name == "propel_auth_source":
         from propel_assets.source.dlt_source import propel_auth_source
 

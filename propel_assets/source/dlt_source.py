@@ -22,7 +22,7 @@ from dlt.extract import DltResource, DltSource
 
 from propel_assets.catalog import AUDIT_TABLES, BY_NAME, PROPEL_CHECKS, PROPEL_SCANS, SCANS, TABLES, USER_QUERY, Table
 from propel_assets.privacy.erasure_list import STATE_KEY as ERASURE_LIST_KEY
-from propel_assets.privacy.filter import FINGERPRINT_KEY, HELD_BACK, PrivacyFilter
+from propel_assets.privacy.filter import HELD_BACK, PrivacyFilter
 from propel_assets.settings import Settings, load_settings, require_credentials
 from propel_assets.source.client import Client
 from propel_assets.source.decode import to_arrow
@@ -159,10 +159,7 @@ def _read(scan: str, tables: Sequence[Table], run: _Run) -> Iterator[dict[str, A
     store = run.resume_store or DltResumeStore(state)
     previous = store.read(scan)
     wanted = {table.name for table in tables}
-    privacy = PrivacyFilter(
-        settings.privacy_settings,
-        {ERASURE_LIST_KEY: state.get(ERASURE_LIST_KEY), FINGERPRINT_KEY: previous.privacy},
-    )
+    privacy = PrivacyFilter(settings.privacy_settings, state.get(ERASURE_LIST_KEY), previous.privacy)
     context = ScanContext(
         client=Client(settings.tenant),
         options=replace(run.options, recent=run.options.recent and not privacy.policy_changed),
@@ -265,11 +262,14 @@ def _after_privacy(result: ScanResult, privacy: PrivacyFilter) -> ScanResult:
 
 
 def _with_policy(results: Sequence[ScanResult], scan: str, privacy: PrivacyFilter) -> list[ScanResult]:
-    """Note the privacy policy in the resume state, if all tables of the scan were read in full under it."""
-    complete = len(results) == sum(table.scan == scan for table in TABLES)
-    if not complete or any(result.is_recent for result in results):
-        return list(results)
-    state = replace(results[0].resume_state, privacy=privacy.fingerprint)
+    """Note the privacy policy in the resume state, if all tables of the scan were read in full under it.
+
+    The cursor of API key usage loses the keys of erased people.
+    """
+    state = results[0].resume_state
+    state = replace(state, cursor=privacy.without_erased(state.cursor))
+    if len(results) == sum(table.scan == scan for table in TABLES) and not any(r.is_recent for r in results):
+        state = replace(state, privacy=privacy.fingerprint)
     return [replace(result, resume_state=state) for result in results]
 
 

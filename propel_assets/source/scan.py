@@ -1,12 +1,12 @@
-"""Reading a numbered list completely while it changes, and knowing whether that worked.
+"""One attempt to read a numbered list completely while it changes, and the verdict on it.
 
-The server numbers pages by position, so every deletion shifts everybody behind it one place to the left. Reading from
-the last page to the first, a shift makes a row appear twice and never vanish. For speed the pages are cut into one
-segment per worker; each worker reads its segment from right to left and then on, into its left neighbour's, until it
-has met what the neighbour read first. `docs/scan.md` has the proof and names every assumption.
+The server numbers pages by position, so every deletion moves all later rows one place to the left. When pages are read
+from the last to the first, a moved row appears twice and never disappears. The pages are divided into one segment per
+worker; each segment is read from right to left and then further, into its left neighbour's pages, until it has met the
+first page that the neighbour read. `docs/scan.md` has the proof and every assumption.
 
-No thread, no clock and no HTTP in here: `Scan.wanted` says which pages may be asked for now, `Scan.receive` takes an
-answer and returns its new rows. A test can therefore play every order of answers against the real code.
+This module has no thread, no clock and no HTTP: `Scan.wanted` returns the pages to request now, `Scan.receive` takes a
+response and returns its new rows. Tests can therefore play every order of responses against the real code.
 """
 
 import itertools
@@ -20,14 +20,14 @@ from propel_assets.source.ties import Tie
 Verdict = Literal["proved", "counted", "unproved"]
 MAX_TRIES_TO_FIND_THE_END = 100
 MAX_TAILS = 3
-WINDOW_ROWS = 10  # any server gives as many: the default page size. More only where pages hold more.
+WINDOW_ROWS = 10  # every server returns as many: the default page size
 
 
 @dataclass(frozen=True)
 class Request:
-    """One page to ask for; ``wanted_by`` is the stage, the segment or the tie that wants it.
+    """One page to request. ``wanted_by`` is the stage, the segment or the tie that needs it.
 
-    ``added`` and ``base`` are what the answers before it have shown, see `Scan._count_additions`.
+    ``added`` and ``base`` are what earlier responses have shown, see `Scan._count_additions`.
     """
 
     number: int
@@ -39,7 +39,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Page:
-    """One answer, as the server describes it. ``number`` and ``size`` are None where it does not say."""
+    """One response. ``number`` and ``size`` are None if the server does not return them."""
 
     rows: Sequence[Any]
     number: int | None
@@ -50,12 +50,12 @@ class Page:
 
 @dataclass(frozen=True)
 class Order:
-    """What is known of a list's order.
+    """The known order of a list.
 
-    ``key`` gives a row's identity. ``value`` gives what the server sorts by, ascending, new rows last; it is None
-    where no order is known. A row for which it does not give a number has no known place: the order is then given up.
-    ``since``: rows with a smaller value need not be read. ``settled`` is False where a row's value can grow, which
-    moves it to the end: such a list is no more than counted.
+    ``key`` returns the identity of a row. ``value`` returns what the server sorts by, ascending, new rows last; it is
+    None if no order is known. If it returns no number for a row, the order is not used. ``since``: rows with a smaller
+    value need not be read. ``settled`` is False if a row's value can grow, which moves the row to the end: such a list
+    is counted at best.
     """
 
     key: Callable[[Any], Hashable]
@@ -71,19 +71,19 @@ class Order:
 
 @dataclass(eq=False)
 class _Segment:
-    """Pages read from right to left: its own, ``start`` the last of them, and on until its neighbour is met."""
+    """Pages that are read from right to left: its own down to ``start``, and further until it has met its neighbour."""
 
     start: int
     left: "_Segment | None"
     next: int
-    asked: bool = False
+    requested: bool = False
     done: bool = False
     first: Page | None = None
     previous: Page | None = None
 
 
 class Scan:
-    """One pass over one list. `verdict` and `reasons` are final once `done`."""
+    """One attempt to read one list. `verdict` and `reasons` are final once `done`."""
 
     def __init__(self, order: Order, page_size: int, workers: int, *, min_pages_per_segment: int = 4) -> None:
         """Request ``page_size`` rows a page, by at most ``workers`` segments of at least so many pages each."""
@@ -94,17 +94,17 @@ class Scan:
         self._min_pages_per_segment = min_pages_per_segment
         self._stage: Literal["start", "last", "segments", "tail", "ties", "done"] = "start"
         self._next = self._tries = 0
-        self._asked = False
+        self._requested = False
         self._segments: list[_Segment] = []
         self._ties: dict[Any, Tie] = {}
         self._there = 0  # rows when the end was found
-        self._since = -math.inf  # whoever has signed up after that has at least this value
-        self._known: set[Hashable] = set()  # those who have it, and were there
+        self._since = -math.inf  # rows added after that have at least this value
+        self._known: set[Hashable] = set()  # rows with that value that existed then
         self._end_found = False
-        self._end: tuple[int, Any] = (0, -math.inf)  # where it was found last: its page, and the value of its last row
+        self._end: tuple[int, Any] = (0, -math.inf)  # the end: its page, and the value of its last row
         self._end_total = self._tails = self._new = self._unexplained = 0
         self._added, self._base = 0.0, math.inf  # see `_count_additions`
-        self._surely_new = 0  # of `_new`, the rows that cannot have been there when the end was found
+        self._surely_new = 0  # of `_new`, the rows that cannot have existed when the end was found
         self._all_known = self._second_known = False  # whether `_known` has all at the end, and all of its last value
         self._no_insertion = self._complete = False  # whether that was known when the end was read again
         self._late_counts = False  # whether a tie was counted after that
@@ -118,49 +118,49 @@ class Scan:
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to ask for."""
+        """Whether no request is left."""
         return self._stage == "done"
 
     @property
     def newest(self) -> int | float | None:
-        """The greatest value when the end was found: every row that was there has it or a smaller one."""
+        """The greatest value when the end was found. All rows that existed then have at most this value."""
         return self._since if self._ordered and self._since > -math.inf else None
 
-    # --- what to ask for ---
+    # --- requests ---
 
     def wanted(self) -> list[Request]:
         """Return the requests that may be sent now; each is returned once."""
         if self._stage == "segments":
-            ready = [s for s in self._segments if not (s.asked or s.done) and self._may_go_on(s)]
+            ready = [s for s in self._segments if not (s.requested or s.done) and self._may_continue(s)]
             for segment in ready:
-                segment.asked = True
+                segment.requested = True
             return [self._request(s.next, self._size, s) for s in ready]
         if self._stage == "ties":
-            waiting = [t for t in self._ties.values() if t.open and not t.asked]
+            waiting = [t for t in self._ties.values() if t.open and not t.requested]
             for tie in waiting:
-                tie.asked = True
+                tie.requested = True
             return [self._request(t.number, t.size, t) for t in waiting]
-        if self._stage == "done" or self._asked:
+        if self._stage == "done" or self._requested:
             return []
-        self._asked = True
+        self._requested = True
         return [self._request(self._next, self._size, self._stage)]
 
     def _request(self, number: int, size: int, wanted_by: Any) -> Request:
         return Request(number, size, wanted_by, self._added, self._base)
 
-    def _may_go_on(self, segment: _Segment) -> bool:
+    def _may_continue(self, segment: _Segment) -> bool:
         """One page beyond its range is always needed; further ones once the neighbour has begun."""
         return segment.next >= segment.start - 1 or (segment.left is not None and segment.left.first is not None)
 
-    # --- what came back ---
+    # --- responses ---
 
     def receive(self, request: Request, page: Page) -> list[Any]:
-        """Take the answer to ``request``; return the rows this pass had not seen. The first problem ends the pass."""
+        """Take the response to ``request``; return rows not seen before. The first problem ends the attempt."""
         self.pages += 1
         self.total_max = max(self.total_max, page.total)
         self.total_min = page.total if self.total_min < 0 else min(self.total_min, page.total)
         if self._stage == "start":
-            # A page with more behind it is a full one, whatever was asked for.
+            # A page that is followed by others is full, whatever size was requested.
             self._size = len(page.rows) if page.has_more and page.rows else page.size or self._size
         self._check(request, page)
         self._count_additions(request, page)
@@ -177,8 +177,8 @@ class Scan:
         return fresh
 
     def _received_last(self, request: Request, page: Page) -> list[Any]:
-        """Find where the list ends. Those who are there at that moment are the ones the proof speaks of."""
-        self._asked = False
+        """Find the end of the list. The rows at that moment are those that the proof is about."""
+        self._requested = False
         if page.rows and self._ordered:
             self._since = self._value(page.rows[-1])
             self._known = {self._order.key(row) for row in page.rows}
@@ -192,9 +192,9 @@ class Scan:
         self._added, self._base = 0, self._there
         fresh = self._accept(page)
         if self._stage == "start":
-            self._finish("proved")  # one answer is one moment
+            self._finish("proved")  # one response is one moment
             return fresh
-        self._cut(request.number + 1)
+        self._divide(request.number + 1)
         segment = self._segments[-1]
         segment.first = segment.previous = page
         segment.next -= 1
@@ -203,9 +203,9 @@ class Scan:
         return fresh
 
     def _is_end(self, request: Request, page: Page) -> bool:
-        """Whether nobody stands right of ``page``: it is not full. If not, choose where to look next.
+        """Whether ``page`` is the last one: it is not full. If it is full, choose the next page to request.
 
-        What the server says of more rows is not taken for it: a count that is kept beside the list can be too small.
+        `has_more_results` alone is not accepted: a count that the server keeps apart from the list can be too small.
         """
         self._tries += 1
         last = max(0, -(-page.total // self._size) - 1)
@@ -218,13 +218,13 @@ class Scan:
             self._problem("the list grew faster than it could be read")
         return True
 
-    def _cut(self, pages: int) -> None:
+    def _divide(self, pages: int) -> None:
         count = max(1, min(self._workers, pages // self._min_pages_per_segment))
         for start, stop in itertools.pairwise(pages * k // count for k in range(count + 1)):
             self._segments.append(_Segment(start, self._segments[-1] if self._segments else None, next=stop - 1))
 
     def _received_segment(self, segment: _Segment, request: Request, page: Page) -> list[Any]:
-        segment.asked = False
+        segment.requested = False
         if segment.first is None:
             segment.first = page
         elif segment.previous is not None:
@@ -247,15 +247,15 @@ class Scan:
             self._read_tail()
 
     def _has_met(self, segment: _Segment) -> bool:
-        """Whether ``segment`` has read everybody who stood right of the first page its left neighbour read.
+        """Whether ``segment`` has read all rows to the right of the first page that its left neighbour read.
 
-        Whoever did has at least the value of that page's last row. So they all stand right of a row with a smaller
-        value, for ever, and were read before it or with it.
+        Those rows have at least the value of that page's last row. They are to the right of a row with a smaller value
+        from then on, and were read before it or with it.
         """
         first = segment.left.first if segment.left else None
         if first is None:
             return False
-        if not self._ordered or len(first.rows) < self._size:  # no order to tell by; or nobody stood right of it
+        if not self._ordered or len(first.rows) < self._size:  # no known order, or no row was right of it
             return True
         return self._is_older(segment.previous, self._value(first.rows[-1]))
 
@@ -272,8 +272,8 @@ class Scan:
         self._tails += 1
 
     def _received_tail(self, request: Request, page: Page) -> list[Any]:
-        """Read the end once more, the same way, for those who have signed up: back to a row older than them."""
-        self._asked = False
+        """Read the end again for rows that were added: back to a row that is older than all of them."""
+        self._requested = False
         fresh = self._accept(page)
         if not self._end_found:
             if not self._is_end(request, page):
@@ -287,33 +287,33 @@ class Scan:
             self._after_reading()
         return fresh
 
-    # --- rows with the same value, cut in two by a page's edge ---
+    # --- rows with the same value that a page boundary divides ---
 
     def _compare(self, segment: _Segment, left: Page, right: Page, number: int) -> None:
-        """Compare page ``number`` with its right neighbour, read before: is a tie cut in two, how far did rows move?"""
+        """Compare page ``number`` with its right neighbour: does a tie cross them, and how far did rows move?"""
         if not self._ordered or not left.rows:
             return
         last = self._value(left.rows[-1])
         first = self._value(right.rows[0]) if right.rows else None
-        # Where the list ended at the edge, who signs up in the second of its last row may stand before that row.
+        # If the list ended at the boundary, a row added in the second of its last row can come before that row.
         joined = first is None and len(left.rows) >= self._size
         if last == first or joined:
-            self._cut_tie(segment, last, left, right, number)
+            self._record_tie(segment, last, left, right, number)
         elif first is not None and last > first:
             moved = 1 + sum(self._value(row) > first for row in left.rows)
             if last > self._value(right.rows[-1]):
                 moved = len(right.rows) + 1  # all of them, and more
             self._unexplained = max(self._unexplained, moved - (right.total - left.total))
 
-    def _cut_tie(self, segment: _Segment, value: Any, left: Page, right: Page, number: int) -> None:
-        """Note a tie. Where nothing has moved, the two pages hold all of it and show that they do."""
+    def _record_tie(self, segment: _Segment, value: Any, left: Page, right: Page, number: int) -> None:
+        """Record a tie. If no row has moved, the two pages hold all of it, and show that they do."""
         edge = (number + 1) * self._size
         if value not in self._ties:
             largest = max(self._size, WINDOW_ROWS)
             self._ties[value] = Tie(value, edge, largest, found_by=segment)
             self._ties[value].watch(edge, *self._values_and_keys(right), ends=len(right.rows) < self._size)
         tie = self._ties[value]
-        if tie.found_by is segment:  # another's answers may be older than they come
+        if tie.found_by is segment:  # responses to another segment may be older than their arrival
             tie.watch(edge - self._size, *self._values_and_keys(left), ends=False)
 
     def _values_and_keys(self, page: Page) -> tuple[list[Any], list[Hashable]]:
@@ -327,18 +327,18 @@ class Scan:
             tie.take(request.number * size, *self._values_and_keys(page), ends=ends, more=page.has_more)
             self._late_counts |= tie.counted
         if tie.failed:
-            self._problem(f"more rows are sorted equal ({tie.value}) than could be read together")
+            self._problem(f"more rows have the same sort value ({tie.value}) than could be read together")
         if not self._ordered or not any(t.open for t in self._ties.values()):
             self._conclude()
         return fresh
 
-    # --- rows inserted in the middle push others to the right, past the reader ---
+    # --- rows inserted in the middle move others to the right, past the reader ---
 
     def _count_additions(self, request: Request, page: Page) -> None:
         """Count the rows added since the end was found, as far as totals show them.
 
-        A total above that of an answer that came before the request was sent shows additions in between; deletions
-        at other times hide nothing. ``_base`` is the smallest total so far, less the additions until then.
+        A total above that of a response that came before the request was sent shows additions in between; deletions
+        at other times hide none. ``_base`` is the smallest total so far, less the additions until then.
         """
         added = max(request.added, page.total - request.base)  # a base of infinity shows none
         self._added = max(self._added, added)
@@ -352,7 +352,7 @@ class Scan:
         known_before = self._complete or (self._no_insertion and not self._late_counts)
         return not self._ordered or known_before or self._explained()
 
-    # --- what is known in the end ---
+    # --- the verdict ---
 
     def _after_reading(self) -> None:
         self._stage = "ties"
@@ -360,7 +360,7 @@ class Scan:
             self._conclude()
 
     def _counts_prove(self) -> bool:
-        """Whether as many were seen of those who were there when the end was found as there were places."""
+        """Whether all rows that existed when the end was found were seen, by their number."""
         all_seen = len(self.seen) - self._new == self._there
         return self._ordered and not self._problems and all_seen and self._explained()
 
@@ -376,9 +376,9 @@ class Scan:
         elif not (self._complete or self._counts_prove()):
             # One deletion moves one row; a sign-up at the same time hides it from the totals.
             if self._order.settled and self._unexplained > self._new:
-                self._problem(f"{self._unexplained - self._new} more rows came twice than were deleted")
+                self._problem(f"{self._unexplained - self._new} more rows appeared twice than were deleted")
             if self._order.since is None and self._end_total > len(self.seen):
-                self._problem(f"{len(self.seen)} rows were read, and {self._end_total} were there in the end")
+                self._problem(f"{len(self.seen)} rows were read, and the list had {self._end_total} at the end")
         self._finish("proved" if self._ordered and self._order.settled else "counted")
 
     def _finish(self, best: Verdict) -> None:
@@ -387,25 +387,25 @@ class Scan:
         self._stage = "done"
 
     def _check(self, request: Request, page: Page) -> None:
-        """Note what an honest server cannot answer."""
+        """Record what a correct server cannot return."""
         number, rows = request.number, page.rows
         size = (page.size or request.size) if isinstance(request.wanted_by, Tie) else self._size
         end = number * size + len(rows)
         if page.number not in (None, number) and rows:
-            self._problem(f"page {number} was answered with page {page.number}")
+            self._problem(f"the response to page {number} is page {page.number}")
         if page.size not in (None, size):
-            self._problem(f"pages hold {size} rows and the server speaks of {page.size}")
+            self._problem(f"pages hold {size} rows and the server returns page_size {page.size}")
         if len(rows) > size or (page.has_more and len(rows) < size):
             self._problem(f"page {number} held {len(rows)} of {size} rows and was not the last")
         if page.has_more != (page.total > end) or (rows and page.total < end):
-            told = "more" if page.has_more else "nothing"
-            self._problem(f"page {number} ended at row {end} of {page.total}, and {told} was to come")
+            flag = "true" if page.has_more else "false"
+            self._problem(f"page {number} ended at row {end} of {page.total}, and has_more_results was {flag}")
         if self._ordered and rows:
             values = [self._value(row) for row in rows]
             if None in values:
                 self._ordered = False
             elif any(a > b for a, b in itertools.pairwise(values)):
-                self._problem(f"page {number} is not in the order asked for")
+                self._problem(f"page {number} is not in the requested order")
 
     def _problem(self, text: str) -> None:
         self._problems[text] = None
@@ -415,10 +415,10 @@ class Scan:
         return value if isinstance(value, int | float) else None
 
     def _accept(self, page: Page) -> list[Any]:
-        """Return the rows of ``page`` not seen before, and count those that may be younger than the end found."""
+        """Return the rows of ``page`` not seen before, and count those that may be newer than the end."""
         rows = {self._order.key(row): row for row in page.rows}
         if len(rows) < len(page.rows):
-            self._problem("one answer held a row twice")
+            self._problem("one response contains a row twice")
         fresh = [row for key, row in rows.items() if key not in self.seen]
         self.seen.update(rows)
         if self._ordered and page.rows and self._value(page.rows[-1]) >= self._since:

@@ -1,8 +1,9 @@
-"""Rows sorted equal that a page's edge cuts in two: reading them so that none of them can have been missed.
+"""Ties: rows with the same sort value that a page boundary divides, read so that none of them can be missed.
 
-They may stand in another order in every answer, so two pages beside each other need not show them all. One answer does
-that holds a smaller value (or the start of the list) before them and a greater value (or the end of the list) behind:
-a window, of a page size that has the edge in its middle. Where they do not fit, they are read page by page and counted.
+Their order can differ in every response, so two neighbouring pages need not show them all. One response does if it
+holds a smaller value (or the start of the list) before them and a greater value (or the end of the list) after them: a
+window, of a page size that has the boundary in its middle. If they fit in no window, they are read page by page and
+counted.
 """
 
 from bisect import bisect_left, bisect_right
@@ -16,22 +17,22 @@ MAX_PAGES_TO_THE_RIGHT = 1_000
 
 @dataclass
 class _Count:
-    """From the answer on that showed their end, behind ``end`` rows: room for how many, and who came."""
+    """A count that begins with a response that shows their end at position ``end``: places, and rows met."""
 
     end: int
     countable: set[Hashable] | None
-    room: int | None = None
+    places: int | None = None
     met: set[Hashable] = field(default_factory=set)
 
 
 class Tie:
-    """All rows with one ``value``: which page, of which size, to ask for until they are known to be read."""
+    """All rows with one ``value``: the page, and its size, to request until all are known to be read."""
 
     def __init__(self, value: Any, edge: int, largest: int, found_by: object) -> None:
-        """``edge``: how many rows stand left of the page's edge. ``largest``: rows that one answer may hold."""
+        """``edge``: the position of the page boundary. ``largest``: rows that one response may hold."""
         self.value, self.found_by = value, found_by
         self.number = self.size = 0
-        self.asked = self.closed = self.counted = self.failed = False
+        self.requested = self.closed = self.counted = self.failed = False
         self._all_sizes = range(largest // 2 + 1, largest + 1)
         self._sizes: set[int] = set()
         self._high = edge
@@ -42,11 +43,11 @@ class Tie:
 
     @property
     def open(self) -> bool:
-        """Whether there is still something to ask for."""
+        """Whether a request is left."""
         return not (self.closed or self.failed)
 
     def _aim(self, low: int) -> None:
-        """Choose the page, of a size not tried lately, that reaches farthest beyond the rows' places on both sides."""
+        """Choose the page, of a size not tried recently, that reaches farthest beyond the rows on both sides."""
         self._sizes = self._sizes or set(self._all_sizes)
 
         def reach(size: int) -> int:
@@ -59,46 +60,47 @@ class Tie:
         self._leftwards = False
 
     def watch(self, first: int, values: Sequence[Any], keys: Sequence[Hashable], *, ends: bool) -> None:
-        """Learn from an answer with ``first`` rows left of it, asked for after those before it were there.
+        """Use a response that begins at position ``first``, requested after the responses before it arrived.
 
-        ``ends``: nothing is right of it.
+        ``ends``: no row is to the right of it.
         """
         low, high = bisect_left(values, self.value), bisect_right(values, self.value)
         before, behind = first == 0 or low > 0, high < len(values)
         self._count(first + low, first + high, set(keys[low:high]), before=before, behind=behind, ends=ends)
-        complete = any(c.room is not None and len(c.met) >= c.room for c in self._counts)
+        complete = any(c.places is not None and len(c.met) >= c.places for c in self._counts)
         in_one_answer = before and (behind or ends)
         self.counted = complete and not (self.closed or in_one_answer)
         self.closed = self.closed or complete or in_one_answer
 
     def _count(self, low: int, high: int, here: set[Hashable], *, before: bool, behind: bool, ends: bool) -> None:
-        """Count the different rows that come after an answer that shows their end.
+        """Count the different rows since a response that shows their end.
 
-        They stood left of that, and stand right of where they begin now: both places only move to the left. As many as
-        there is room for in between are all. Nobody joins them where a greater value stands behind them; at the end of
-        the list, only who has come before that answer, or in it, is known to have been there, and counts.
+        They were to the left of that position, and are to the right of the position where they begin now; both
+        positions only decrease. If as many rows were met as there are places in between, these are all. No row joins
+        them if a greater value follows; at the end of the list, only rows that appeared in that response or earlier are
+        known to have existed, and count.
         """
         if behind or ends:
             self._counts.append(_Count(high, None if behind else self._ever | here))
         self._ever |= here
         for count in self._counts:
             count.met |= here if count.countable is None else here & count.countable
-            if before and count.room is None:
-                count.room = count.end - low
+            if before and count.places is None:
+                count.places = count.end - low
 
     def take(self, first: int, values: Sequence[Any], keys: Sequence[Hashable], *, ends: bool, more: bool) -> None:
-        """Take the answer that was wanted, and choose what to ask for next.
+        """Take the requested response, and choose the next request.
 
-        ``more``: the server speaks of rows right of it.
+        ``more``: the server says that rows follow it.
         """
-        self.asked = False
+        self.requested = False
         self.watch(first, values, keys, ends=ends)
         low, high = bisect_left(values, self.value), bisect_right(values, self.value)
         if self.closed:
             return
         if high < len(values) or not more:
             self._high, self._leftwards = first + high, True
-        if not self._leftwards:  # look for their end, then for their beginning, then aim better
+        if not self._leftwards:  # find their end, then their beginning, then choose a better window
             self.number += 1
             self._to_the_right += 1
         elif first and not low:

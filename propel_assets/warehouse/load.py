@@ -110,7 +110,7 @@ def load_scan(
                     _clear_staging(pipeline, [result.table_name for result in results if not result.skipped])
                 session.finish(info)
         except Exception as error:  # each database's driver has error classes of its own
-            raise _ours(error, scan, settings) from None
+            raise _load_error(error, scan, settings) from None
     return ScanLoad(info.loads_ids[0] if info.loads_ids else "", results, time.monotonic() - started)
 
 
@@ -219,8 +219,8 @@ def _delete_emptied(pipeline: dlt.Pipeline, result: ScanResult) -> None:
             client.execute_sql(f"DELETE FROM {table} WHERE user_id IN ({places})", *some)  # noqa: S608 - a quoted name
 
 
-def _ours(error: Exception, scan: str, settings: Settings) -> PropelError:
-    """Return the error of ours inside ``error``, or one that describes it without its text, which may quote rows."""
+def _load_error(error: Exception, scan: str, settings: Settings) -> PropelError:
+    """Return the `PropelError` inside ``error``, or one that describes it without its text, which may quote rows."""
     cause = find_cause(error)
     if cause is not None:
         return cause

@@ -50,7 +50,7 @@ def test_materialize_see_the_checks_turn_a_schedule_on_and_follow_an_asset_to_th
 ) -> None:
     expect.set_options(timeout=30_000)
     page.goto(ui)
-    for group in ("users", "orgs", "marts"):
+    for group in ("propel_auth_users", "propel_auth_orgs", "propel_auth_marts"):
         expect(page.get_by_text(group, exact=True).last).to_be_visible()
     ui = ui.removesuffix("/asset-groups")
     page.get_by_role("button", name=re.compile("Materialize all")).click()
@@ -59,7 +59,7 @@ def test_materialize_see_the_checks_turn_a_schedule_on_and_follow_an_asset_to_th
     expect(page.get_by_text("Success", exact=True).first).to_be_visible(timeout=RUN_MS)
 
     page.goto(f"{ui}/asset-groups")
-    expect(page.get_by_text("scim", exact=True).last).to_be_visible()
+    expect(page.get_by_text("propel_auth_scim", exact=True).last).to_be_visible()
     expect(page.get_by_text("fetching statuses")).to_have_count(0)
     picture("asset-graph")
 

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import dagster as dg
 import pytest
@@ -47,9 +48,15 @@ def failures(result: dg.ExecuteInProcessResult) -> dict[str, str]:
     return said
 
 
-def all_pass(result: dg.ExecuteInProcessResult, *tables: str) -> bool:
-    """Return whether these tables, and no others, had all their checks, and all held."""
-    return checked(result) == {name: dict.fromkeys(checks_of(BY_NAME[name]), True) for name in tables}
+def all_pass(result: dg.ExecuteInProcessResult, *tables: str, skipped: Sequence[str] = ()) -> bool:
+    """Return whether these tables, and no others, have all their checks, and all pass.
+
+    The check `up_to_date` of the tables that were ``skipped`` fails.
+    """
+    expected = {name: dict.fromkeys(checks_of(BY_NAME[name]), True) for name in (*tables, *skipped)}
+    for name in skipped:
+        expected[name]["up_to_date"] = False
+    return checked(result) == expected
 
 
 # --- good runs ---
@@ -142,7 +149,7 @@ def test_a_look_up_takes_its_values_from_the_run_and_names_nobody(run, sandbox, 
 def test_without_anything_to_look_up_the_table_is_skipped(run) -> None:
     result = run("user_by_id")
     assert result.success
-    assert "Dagster in the run's config" in told(result)["user_by_id"]["skipped"]
+    assert "in the run's config" in told(result)["user_by_id"]["skipped"]
 
 
 # --- features that are off ---
@@ -177,7 +184,7 @@ def test_a_feature_that_is_off_is_skipped_and_keeps_the_last_good_rows(fault, ta
         assert re.search(r"returned 4\d\d", told(after)[name]["skipped"])
         assert told(after)[name]["dagster/row_count"] == told(before)[name]["dagster/row_count"] > 0
         assert versions(after)[name] == versions(before)[name]
-    assert all_pass(after, *tables)
+    assert all_pass(after, skipped=tables)
     assert "downstream" in told(after)
 
 
@@ -189,7 +196,7 @@ def test_users_are_loaded_without_orgs_when_orgs_are_off(run, sandbox) -> None:
     assert told(after)["user_query"]["dagster/row_count"] == 301
     assert "skipped" in told(after)["org_membership"]
     assert versions(after)["org_membership"] == versions(before)["org_membership"]
-    assert all_pass(after, "user_query", "org_membership")
+    assert all_pass(after, "user_query", skipped=["org_membership"])
 
 
 def test_a_feature_that_was_never_on_does_not_fail_the_first_run(run, sandbox) -> None:
@@ -220,7 +227,13 @@ def test_nothing_configured_is_a_sentence_that_says_where_to_set_it(run, monkeyp
     monkeypatch.delenv("PROPELAUTH_AUTH_URL")
     monkeypatch.delenv("PROPELAUTH_API_KEY")
     (sentence,) = failures(run("jwks")).values()
-    for place in ("PROPELAUTH_AUTH_URL", "[sources.propel_auth_source]", ".dlt/", "resource propel_auth", "make demo"):
+    for place in (
+        "PROPELAUTH_AUTH_URL",
+        "[sources.propel_auth_source]",
+        ".dlt/",
+        "resource propel_auth",
+        "propel-assets demo",
+    ):
         assert place in sentence
 
 

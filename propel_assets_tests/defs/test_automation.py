@@ -4,6 +4,18 @@ import datetime
 
 import dagster as dg
 import pytest
+from dagster._core.remote_origin import (
+    GrpcServerCodeLocationOrigin,
+    RemoteInstigatorOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    InstigatorType,
+    ScheduleInstigatorData,
+    SensorInstigatorData,
+)
 
 from propel_assets.catalog import TABLES
 from propel_assets.defs.build import build_definitions
@@ -76,6 +88,42 @@ def test_a_failed_tick_says_what_to_do_and_forgets_nothing(tick, sandbox, monkey
             tick()
     assert "PROPELAUTH_API_KEY is not a key of this environment" in (failed.value.description or "")
     assert not tick().run_requests
+
+
+def turn_on(instance: dg.DagsterInstance, name: str, data: SensorInstigatorData | ScheduleInstigatorData) -> None:
+    """Turn on a schedule or sensor, as the UI does."""
+    location = GrpcServerCodeLocationOrigin(host="localhost", port=1, location_name="here")
+    origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "__repository__"), name)
+    kind = InstigatorType.SENSOR if isinstance(data, SensorInstigatorData) else InstigatorType.SCHEDULE
+    instance.add_instigator_state(InstigatorState(origin, kind, InstigatorStatus.RUNNING, data))
+
+
+def test_the_sensor_leaves_all_work_to_the_automation_sensor_while_that_is_on(tick, instance, sandbox) -> None:
+    turn_on(instance, "propel_auth_automation", SensorInstigatorData())
+    assert "propel_auth_automation is on" in tick().skip_message
+    assert len(sandbox.requests) == 0
+
+
+def test_the_sensor_leaves_activity_to_the_hourly_schedule_while_that_is_on(
+    tick, instance, sandbox, monkeypatch
+) -> None:
+    monkeypatch.setenv("PROPELAUTH_RECENT_MINUTES", "0")
+    turn_on(instance, "propel_auth_recent_hourly", ScheduleInstigatorData("45 * * * *"))
+    assert tick().run_requests[0].job_name == "propel_auth_refresh"
+    sandbox.store.touch_user(next(iter(sandbox.store.users)))
+    assert "Nothing has changed" in tick().skip_message
+    sandbox.store.add_user()
+    assert tick().run_requests[0].job_name == "propel_auth_refresh"
+
+
+def test_a_change_during_a_refresh_is_requested_when_it_has_ended(tick, instance, sandbox) -> None:
+    tick()
+    job = build_definitions().resolve_job_def("propel_auth_refresh")
+    run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+    sandbox.store.add_user()
+    assert "is in progress" in tick().skip_message
+    instance.report_run_canceled(run)
+    assert tick().run_requests[0].job_name == "propel_auth_refresh"
 
 
 # --- the API as an observable asset ---

@@ -13,6 +13,7 @@ import yaml
 from propel_assets import PropelAuthComponent, PropelAuthConfig
 from propel_assets.settings import load_settings
 from propel_assets_tests.conftest import Query
+from propel_assets_tests.defs import options
 
 # Dagster, of its own code, whenever YAML is resolved without files.
 pytestmark = pytest.mark.filterwarnings("ignore:`parse_obj_as` is deprecated:DeprecationWarning")
@@ -154,6 +155,11 @@ def test_every_option_has_a_description_in_the_schema() -> None:
     schema = PropelAuthComponent.model().model_json_schema()
     assert set(schema["properties"]) == set(PropelAuthConfig.model_fields)
     assert [name for name, option in schema["properties"].items() if not option.get("description")] == []
+
+
+def test_the_page_on_embedding_has_every_option() -> None:
+    page = options.PAGE.read_text()
+    assert page == options.page_with(page, options.table()), options.HOW_TO_UPDATE
 
 
 def test_an_unknown_option_or_table_is_refused_by_name() -> None:

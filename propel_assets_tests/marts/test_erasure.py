@@ -1,4 +1,4 @@
-"""An erased user is removed from histories and marts, and later loads do not restore the user."""
+"""An erasure covers the histories and marts that dbt built, and later builds do not restore the person."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from propel_assets.warehouse.load import load_scan
 from propel_assets_tests.marts.conftest import SCANS
 
 
-def test_an_erased_user_is_in_no_history_and_no_mart(small_sandbox, build, tmp_path, monkeypatch) -> None:
+def test_no_trace_of_the_person_remains_in_histories_and_marts(small_sandbox, build, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PROPELAUTH_PRIVACY_KEY", "a key for this test only")
     settings = load_settings({"auth_url": small_sandbox.url, "api_key": small_sandbox.api_key})
     store, file = small_sandbox.store, Path(tmp_path / "propel_auth_pipeline.duckdb")
@@ -24,10 +24,11 @@ def test_an_erased_user_is_in_no_history_and_no_mart(small_sandbox, build, tmp_p
     load()
     store.update_user(user_id, first_name="Changed")
     assert user_id.encode() in load()
-    receipt = erase(settings, user_id)
-    places = {line.where for line in receipt}
+    receipt = erase(settings.target, settings.privacy_settings, user_id)
+    assert receipt.is_complete, receipt
+    places = {record.where for record in receipt.records}
     assert {"propel_auth_history.users_history", "propel_auth_history.memberships_history"} <= places
     assert {"propel_auth_marts.dim_user", "propel_auth_marts.bridge_membership"} <= places
-    for there in (file.read_bytes(), load()):  # PropelAuth still has the user
-        assert user_id.encode() not in there
-        assert email.encode() not in there
+    for content in (file.read_bytes(), load()):  # the user still exists at PropelAuth
+        assert user_id.encode() not in content
+        assert email.encode() not in content

@@ -40,6 +40,7 @@ def replaced(text: str) -> str:
         ("bob&#64;x.test bob&#x40;x.test", "erased erased"),
         ("email=bob@x.test", "email=erased"),
         ("<bob@x.test>;'bob@x.test'", "<erased>;'erased'"),
+        ("[{'x': o\\x27brien+a=b@mail.ex\\xC3\\xA4mple.test}]", "[{'x': erased}]"),
         ("CORP\\bob@x.test", "CORP\\erased"),
         (quote(UNUSUAL), "erased"),
         (f"x={UNUSUAL}", "x=erased"),

@@ -55,7 +55,7 @@ def known_of(store) -> set[str]:
 
 def test_open_lets_rows_go_on_as_they_are() -> None:
     rows = pa.table({"user_id": ["1"], "email": ["a@example.com"], "new_field": ["x"]})
-    assert PrivacyFilter(PrivacySettings(), {}).apply("user_query", rows) is rows
+    assert PrivacyFilter(PrivacySettings()).apply("user_query", rows) is rows
 
 
 def test_strict_hashes_and_drops_exactly_these_columns(strict) -> None:
@@ -206,7 +206,7 @@ def test_a_policy_that_cannot_be_applied_is_refused(value, key, why, small, run_
 
 def test_a_value_of_another_type_follows_its_columns_rule(strict) -> None:
     rows = pa.table({"email": pa.nulls(1, pa.string()), "email__v_text": ['["a@example.com"]']})
-    passed = PrivacyFilter(load_settings().privacy_settings, {}).apply("user_query", rows)
+    passed = PrivacyFilter(load_settings().privacy_settings).apply("user_query", rows)
     assert passed["email__v_text"].to_pylist() == [
         load_policy(load_settings().privacy_settings).digest('["a@example.com"]')
     ]

@@ -125,7 +125,7 @@ def test_a_table_that_was_emptied_costs_no_further_scan(slow, tmp_path) -> None:
 def test_hashed_ids_and_erased_people_cost_no_further_scan(sandbox, slow, query) -> None:
     strict = replace(slow, privacy="strict", privacy_key="0123456789abcdef0123456789abcdef")
     load_users(strict)
-    erase(strict, list(sandbox.store.users)[7])
+    erase(strict.target, strict.privacy_settings, list(sandbox.store.users)[7])
     load_users(strict)
     sandbox.store.add_user()
     assert load_users(strict).passes == 1

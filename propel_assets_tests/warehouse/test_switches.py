@@ -77,7 +77,7 @@ REFUSALS = [
     ("wrong_json={}", "org_query", "org/query returned JSON of an unexpected shape"),
     ("redirect", "org_query", "org/query returned 302.*PROPELAUTH_AUTH_URL to the host that responds itself"),
     ("key_revoked", "org_query", "org/query returned 401.*PROPELAUTH_API_KEY.*Backend Integration page"),
-    ("repeated_page=1", "user_query", "left room for a missing row"),
+    ("repeated_page=1", "user_query", "could not prove that no row is missing"),
     (
         "orgs_off,after=4",
         "user_query",

@@ -1,4 +1,4 @@
-"""A person is erased from every schema, once and for all; everybody else stays as they were."""
+"""An erasure removes one person from every schema and from later loads, and changes nothing about other people."""
 
 import io
 import json
@@ -99,7 +99,7 @@ def stored(settings):
 
 @pytest.fixture
 def files(settings, tmp_path):
-    """Return all that is in the files of the dataset, by their paths: as it lies there, and unpacked."""
+    """Return the content of all files of the dataset by path, as stored and decompressed."""
 
     def unpacked(path: str, content: bytes) -> bytes:
         if path.endswith(".parquet"):
@@ -119,7 +119,7 @@ def files(settings, tmp_path):
 
 @pytest.fixture
 def person(sandbox):
-    """Somebody with orgs, a key and a report, who has invited others and was invited once more."""
+    """A user with orgs, an API key and a report, who has invited others and was invited again."""
     store = sandbox.store
     inviters = [i["inviter_user_id"] for i in store.invites if i.get("inviter_user_id")]
     user_id = next(user for user in inviters if store.of_user.get(user))
@@ -129,7 +129,7 @@ def person(sandbox):
 
 
 @SQL
-def test_nothing_of_a_person_is_left_and_nobody_else_is_touched(
+def test_no_trace_of_the_person_remains_and_no_other_row_changes(
     destination, person, sandbox, run, ask, everything, tmp_path
 ) -> None:
     user_id, email = person["user_id"], person["email"]
@@ -180,7 +180,7 @@ def test_nothing_of_a_person_is_left_and_nobody_else_is_touched(
 
 
 @SQL
-def test_no_load_brings_an_erased_person_back_and_every_check_passes(person, sandbox, run, rows, everything) -> None:
+def test_later_loads_leave_the_person_out_and_every_check_passes(person, sandbox, run, rows, everything) -> None:
     user_id, email = person["user_id"], person["email"]
     assert run("load", *LOADED).returncode == 0
     erased = run("erase", user_id)
@@ -196,7 +196,7 @@ def test_no_load_brings_an_erased_person_back_and_every_check_passes(person, san
 
 
 @pytest.mark.parametrize("destination", ["duckdb", "postgres", "files", "plain_files"], indirect=True)
-def test_a_clock_that_was_ahead_brings_nobody_back(person, settings, run, rows, travel) -> None:
+def test_a_state_written_by_a_clock_that_was_ahead_restores_no_one(person, settings, run, rows, travel) -> None:
     with travel(400):
         load_scan("users", settings)
     for words in (["erase", person["user_id"]], ["load", "user_query"]):
@@ -207,7 +207,7 @@ def test_a_clock_that_was_ahead_brings_nobody_back(person, settings, run, rows, 
 
 @pytest.mark.parametrize("destination", ["redshift_s3"], indirect=True)
 @pytest.mark.destinations
-def test_what_a_killed_load_left_in_the_bucket_goes_too(destination, person, run, rows, started) -> None:
+def test_files_that_a_killed_load_left_in_the_bucket_are_removed(destination, person, run, rows, started) -> None:
     def in_bucket() -> list[str]:
         return [file["Key"] for file in started(destination).bucket.files() if "/user_query/" in file["Key"]]
 
@@ -221,7 +221,7 @@ def test_what_a_killed_load_left_in_the_bucket_goes_too(destination, person, run
 
 
 @pytest.mark.parametrize("destination", ["duckdb"], indirect=True)
-def test_the_bytes_are_gone_from_the_duckdb_file(person, run, tmp_path) -> None:
+def test_the_duckdb_file_has_no_byte_of_the_person(person, run, tmp_path) -> None:
     def bytes_on_disk() -> bytes:
         return b"".join(file.read_bytes() for file in tmp_path.glob("*.duckdb*") if file.is_file())
 
@@ -239,7 +239,7 @@ def test_the_bytes_are_gone_from_the_duckdb_file(person, run, tmp_path) -> None:
 
 
 @FILES
-def test_no_byte_of_a_person_is_left_in_any_file(person, sandbox, run, stored, files) -> None:
+def test_no_file_has_a_byte_of_the_person(person, sandbox, run, stored, files) -> None:
     user_id, email = person["user_id"], person["email"]
     key = next(key.api_key_id for key in sandbox.store.api_keys.values() if key.wire["user_id"] == user_id)
     traces = [text.encode() for text in (user_id, email, person["username"], key)]
@@ -249,7 +249,7 @@ def test_no_byte_of_a_person_is_left_in_any_file(person, sandbox, run, stored, f
     for words in (tables, tables, ["user_by_email", "--email", email]):  # twice, for an older version of each table
         loaded = run("load", *words)
         assert loaded.returncode == 0, loaded.stderr
-    before, lying = stored(), files()
+    before, files_before = stored(), files()
     theirs = [row for row in before if any(trace.decode() in row for trace in traces)]
 
     def left() -> list[tuple[str, bytes]]:
@@ -259,7 +259,7 @@ def test_no_byte_of_a_person_is_left_in_any_file(person, sandbox, run, stored, f
     assert {trace for _, trace in left()} == {*traces}
     shown = run("erase", user_id, "--dry-run")
     assert shown.returncode == 0, shown.stderr
-    assert files() == lying
+    assert files() == files_before
     done = run("erase", user_id)
     assert done.returncode == 0, done.stderr
     assert done.stdout == shown.stdout
@@ -285,7 +285,7 @@ def test_no_byte_of_a_person_is_left_in_any_file(person, sandbox, run, stored, f
 
 
 @LOCAL_FILES
-def test_erasing_from_files_that_is_killed_after_each_of_them_goes_on(destination, person, run, stored) -> None:
+def test_an_erasure_of_files_that_is_killed_can_be_resumed(destination, person, run, stored) -> None:
     user_id, email = person["user_id"], person["email"]
     assert run("load", *LOADED).returncode == 0
     before = stored()
@@ -298,7 +298,7 @@ def test_erasing_from_files_that_is_killed_after_each_of_them_goes_on(destinatio
         rows = stored()
         assert [row for row in others if row not in rows] == []
         assert len(rows) < len(before)
-    files = 4 + (1 if destination == "files" else 3)  # tables, and then the books, which are one file for each load
+    files = 4 + (1 if destination == "files" else 3)  # the tables, then `propel_scans`, which has a file for each load
     assert ends == [-signal.SIGKILL] * (files - 1) + [0]
     assert [row for row in rows if user_id in row or email in row] == []
     checked = run("check")
@@ -309,7 +309,7 @@ def test_erasing_from_files_that_is_killed_after_each_of_them_goes_on(destinatio
 
 
 @pytest.mark.parametrize("destination", ["duckdb"], indirect=True)
-def test_a_person_who_is_stored_hashed_is_erased_too(person, sandbox, run, rows, monkeypatch) -> None:
+def test_a_person_whose_values_are_hashed_is_erased(person, sandbox, run, rows, monkeypatch) -> None:
     monkeypatch.setenv("PROPELAUTH_PRIVACY", "strict")
     assert run("load", *LOADED).returncode == 0
     before = len(rows("pending_org_invites"))
@@ -322,11 +322,14 @@ def test_a_person_who_is_stored_hashed_is_erased_too(person, sandbox, run, rows,
 
 
 @pytest.mark.parametrize("destination", ["duckdb"], indirect=True)
-def test_a_load_with_another_key_would_bring_them_back_and_is_refused(person, sandbox, run, monkeypatch) -> None:
+def test_a_load_with_another_key_is_refused_before_any_request(person, sandbox, run, monkeypatch) -> None:
     assert run("load", "user_query").returncode == 0
     assert run("erase", person["user_id"]).returncode == 0
     asked = len(sandbox.requests)
-    for key, why in (("", "PROPELAUTH_PRIVACY_KEY is not set"), ("not the key of that time", "is not the key of then")):
+    for key, why in (
+        ("", "PROPELAUTH_PRIVACY_KEY is not set"),
+        ("another key, long enough", "is not the key that the erasure list was made with"),
+    ):
         monkeypatch.setenv("PROPELAUTH_PRIVACY_KEY", key)
         refused = run("load", "user_query")
         assert refused.returncode == 1
@@ -343,7 +346,7 @@ def test_a_load_with_another_key_would_bring_them_back_and_is_refused(person, sa
     ],
     indirect=["destination"],
 )
-def test_what_cannot_be_done_is_said(destination, key, why, run, monkeypatch) -> None:
+def test_an_erasure_that_cannot_start_says_what_to_do(destination, key, why, run, monkeypatch) -> None:
     monkeypatch.setenv("PROPELAUTH_PRIVACY_KEY", key)
     refused = run("erase", "3d5c0d5e-0000-4000-8000-000000000000")
     assert refused.returncode == 1

@@ -1,0 +1,181 @@
+"""Problems to alerts: one alert for each cause that lists what it affects, and one when it is resolved."""
+
+import hashlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
+
+from propel_assets.catalog import BY_NAME, SCANS
+from propel_assets.privacy.redaction import without_personal_data
+from propel_assets.reporting import delivery
+from propel_assets.settings import AlertSettings
+
+MAX_LINES = 20  # in one message
+MAX_NAMES = 30  # in one line
+MAX_TEXT = 700  # characters of a reason
+MAX_ATTEMPTS = 1024  # ticks of the sensor: 17 hours
+MAX_PENDING = 200  # alerts for one target: the message shows the first 20, Dagster has all
+
+WHAT_TO_DO = {
+    "Run failed": "Open the run in Dagster, correct what the error names, then run the job again.",
+    "Check failed": "Open the check in Dagster: it shows the evidence and the query.",
+    "Schema changed": "New fields are kept in columns of their own. If a column is missing or has another type, check "
+    "what reads it, and look for a newer propel-assets.",
+    "Not loaded": "Charts and marts show old data until then.",
+    "Unusual loss": "Nothing was replaced. Compare with PropelAuth's dashboard before you allow it.",
+}
+"""By kind of alert. The alert `Stale` names a schedule instead."""
+NAMES = "|".join(sorted({*BY_NAME, *SCANS}, key=len, reverse=True))
+VARYING = re.compile(rf"\b(returned \d{{3}})\b|/\S+|\b(?:{NAMES})\b|\d[\d.,:]*")
+
+
+class Cause(NamedTuple):
+    """What problems are grouped by: the title of their alert, and a digest that tells equal titles apart."""
+
+    title: str
+    group: str = ""
+
+
+class Alert(NamedTuple):
+    """One alert: a title, and a line of text."""
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A problem as it is first reported.
+
+    Attributes:
+        cause: the cause.
+        name: the step, job, check or asset that it affects.
+        reason: what happened, and what to do.
+        is_shared: whether the cause affects every load: then it is not reported again for each further step.
+    """
+
+    cause: Cause
+    name: str
+    reason: str
+    is_shared: bool = False
+
+
+Findings = Mapping[str, Problem | None]
+"""By what was examined (a step, a job, a check, the age of an asset): its problem, or None."""
+
+
+def cause_of(kind: str, title: str, text: str = "") -> Cause:
+    """Return the cause of a problem. Problems whose ``text`` differs in names and numbers only have the same."""
+    varying = VARYING.sub(lambda found: found[1] or "", text)
+    return Cause(f"{kind}: {title}", hashlib.sha256(varying.encode()).hexdigest()[:12] if text else "")
+
+
+def reason_of(kind: str, text: str, run_id: str) -> str:
+    """Return what happened, what to do, and the run."""
+    text = without_personal_data(text)
+    text = text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + " ..."
+    return f"{text} {WHAT_TO_DO[kind]} Run: {run_id}."
+
+
+@dataclass
+class AlertState:
+    """What is kept between two evaluations.
+
+    Attributes:
+        seen: the position in the event log, by kind of event.
+        open_problems: the cause of each problem, by what was examined.
+        pending: alerts that are not delivered yet, by target.
+        attempts: evaluations since the newest of them, by target.
+    """
+
+    seen: dict[str, int] = field(default_factory=dict)
+    open_problems: dict[str, Cause] = field(default_factory=dict)
+    pending: dict[str, list[Alert]] = field(default_factory=dict)
+    attempts: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, text: str) -> "AlertState":
+        """Return the state that `to_json` has written."""
+        stored = json.loads(text)
+        causes = {name: Cause(*cause) for name, cause in stored["open_problems"].items()}
+        pending = {target: [Alert(*alert) for alert in alerts] for target, alerts in stored["pending"].items()}
+        return cls(stored["seen"], causes, pending, stored["attempts"])
+
+    def to_json(self) -> str:
+        """Return the state as text."""
+        return json.dumps(asdict(self))
+
+    def update(self, findings: Findings) -> tuple[list[Alert], list[Alert]]:
+        """Take new findings; return an alert for each cause that is new or affects more, and for each that is over."""
+        before = self.open_problems
+        found = {name: problem.cause for name, problem in findings.items() if problem}
+        self.open_problems = {name: cause for name, cause in before.items() if name not in findings} | found
+        return _new_alerts(before, findings), _recoveries(before, self.open_problems)
+
+    def deliver(
+        self, settings: AlertSettings, alerts: Sequence[Alert], environment: str, log: Callable[[str], None]
+    ) -> None:
+        """Deliver new and pending alerts. A failed delivery is retried after 1, 2, 4, 8 ... evaluations.
+
+        Raises:
+            SettingsError: a target cannot be used. The alerts are kept until the setting is corrected.
+        """
+        self.keep(alerts, delivery.TARGETS)
+        configured = delivery.targets(settings)
+        self.pending = {target: kept for target, kept in self.pending.items() if target in configured and kept}
+        self.attempts = {target: 1 if alerts else self.attempts.get(target, 0) + 1 for target in self.pending}
+        due = [target for target, attempts in self.attempts.items() if not attempts & (attempts - 1)]  # a power of 2
+        failures = delivery.deliver(settings, {target: message(self.pending[target], environment) for target in due})
+        for target in due:
+            gives_up = self.attempts[target] >= MAX_ATTEMPTS
+            if reason := failures.get(target):
+                log(f"{reason} {'It is not retried any more.' if gives_up else 'It is retried.'}")
+            if gives_up or not reason:
+                del self.pending[target], self.attempts[target]
+
+    def keep(self, alerts: Sequence[Alert], targets: Iterable[str]) -> None:
+        """Add alerts to those that are pending for ``targets``."""
+        for target in targets:
+            self.pending[target] = [*self.pending.get(target, []), *alerts][:MAX_PENDING]
+
+
+def _new_alerts(before: Mapping[str, Cause], findings: Findings) -> list[Alert]:
+    known, new = set(before.values()), defaultdict(list)
+    for name, problem in findings.items():
+        if problem and before.get(name) != problem.cause and not (problem.is_shared and problem.cause in known):
+            new[problem.cause].append(problem)
+    return [
+        Alert(cause.title, f"{cause.title}: {_listed(p.name for p in problems)}: {problems[0].reason}")
+        for cause, problems in new.items()
+    ]
+
+
+def _recoveries(before: Mapping[str, Cause], now: Mapping[str, Cause]) -> list[Alert]:
+    """Return an alert for each cause that affects nothing any more, unless what it affected has another cause now."""
+    affected = defaultdict(list)
+    for name, cause in before.items():
+        affected[cause].append(name)
+    resolved = [
+        (f"Recovered: {cause.title}", names)
+        for cause, names in affected.items()
+        if cause not in now.values() and not any(name in now for name in names)
+    ]
+    return [Alert(title, f"{title}: {_listed(names)}") for title, names in resolved]
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    count = f"{len(names)} affected: " if len(names) > 1 else ""
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return f"{count}{', '.join(names[:MAX_NAMES])}{more}"
+
+
+def message(alerts: Sequence[Alert], environment: str) -> tuple[str, str]:
+    """Return the title and the text of a message with ``alerts``."""
+    more = f" and {len(alerts) - 1} more" if len(alerts) > 1 else ""
+    hidden = [f"... and {len(alerts) - MAX_LINES} more: see Dagster."] if len(alerts) > MAX_LINES else []
+    title = f"PropelAuth{environment and ' '}{environment}: {alerts[0].title}{more}"
+    return title, "\n".join([f"- {alert.text}" for alert in alerts[:MAX_LINES]] + hidden)

@@ -1,0 +1,337 @@
+"""Finds and removes one person through an open connection."""
+
+import json
+import re
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+from dlt.destinations.exceptions import DatabaseException
+
+from propel_assets.catalog import BY_NAME, END_USER_API_KEY_USAGE, PROPEL_SCANS, TABLES
+from propel_assets.privacy.erasure_list import identifying_columns, mentioning_columns, own_columns
+from propel_assets.privacy.identifiers import PLAIN_IDENTIFIER, REPLACEMENT, replace_identifiers
+from propel_assets.privacy.policy import VARIANT
+from propel_assets.privacy.redaction import describe_error
+from propel_assets.warehouse.erasure.catalogs import catalog_of
+from propel_assets.warehouse.erasure.database_catalog import EnumType, SearchedColumn, SearchedTable
+from propel_assets.warehouse.erasure.person import Person
+from propel_assets.warehouse.erasure.receipt import ErasureRecord, UnsearchedColumn
+
+LEARNED = ("email", "username", "api_key_id")
+ROW_COUNTS = ("rows_expected", "rows_read", "total_min", "total_max")
+PLAIN = re.compile(PLAIN_IDENTIFIER)
+FREE_FORM = {c.name for table in TABLES for c in table.columns if c.privacy == "free_form"}
+NOTHING: tuple[str, list[Any]] = ("1 = 0", [])
+
+
+class PersonEraser:
+    """Finds and removes one person.
+
+    Attributes:
+        unsearched: what cannot be searched.
+        refused: why the database refused a change, by table or type.
+        deleted: by table of this project, the numbers of its last load, its rows before, and the rows deleted.
+    """
+
+    def __init__(self, client: Any, person: Person) -> None:
+        """Read the catalog of the database behind dlt's ``client``."""
+        self.person = person
+        self._client = client
+        self._catalog = catalog_of(client)
+        self._contents = self._catalog.contents()
+        self.unsearched: set[UnsearchedColumn] = {*self._contents.unsearched}
+        self.refused: dict[str, str] = {}
+        self.deleted: dict[str, list[Any]] = {}
+
+    def learn_identifiers(self) -> None:
+        """Add the addresses, usernames and API keys beside the person's id to what identifies them."""
+        known = (self.person.emails, self.person.usernames, self.person.api_keys)
+        for table in self._contents.tables:
+            for column, values in zip(LEARNED, known, strict=True):
+                if {"user_id", column} <= {*table.scalar_names}:
+                    condition, params = self._identifies(["user_id"])
+                    text = self._catalog.text(column)
+                    sql = f"SELECT DISTINCT {text} FROM {self._name(table)} WHERE {condition}"  # noqa: S608 - quoted
+                    values.update(value for (value,) in self._catalog.rows(sql, *params) if value)
+
+    def api_keys_of_resume_states(self) -> Iterator[str]:
+        """Yield the API keys that the resume states in `propel_scans` name."""
+        for table in self._contents.tables:
+            if table.name == PROPEL_SCANS.name and "resume_state" in [column.name for column in table.columns]:
+                text = self._catalog.text("resume_state")
+                sql = f"SELECT {text} FROM {self._name(table)} WHERE table_name = %s"  # noqa: S608 - quoted names
+                for (stored,) in self._catalog.rows(sql, END_USER_API_KEY_USAGE.name):
+                    state = stored or "{}"
+                    while isinstance(state, str):  # SQLite's is encoded twice
+                        state = json.loads(state)
+                    yield from state.get("cursor", {})
+
+    def knows_person(self) -> bool:
+        """Whether a table has the person's id. A lookup of an unknown id has it only as the value looked up."""
+        for table in self._contents.tables:
+            ids = [
+                name
+                for name in table.scalar_names
+                if name in {"user_id", "employee_id"} or (name in mentioning_columns([name]) and name.endswith("_id"))
+            ]
+            if ids and self._count(table, *self._identifies(ids)):
+                return True
+        return False
+
+    # --- erasing ---
+
+    def rename_labels(self, *, dry_run: bool) -> Iterator[ErasureRecord]:
+        """Yield the enumerated types with labels that identify the person, and rename these labels.
+
+        DuckDB cannot change rows and types of a table in one transaction, so this has one of its own.
+        """
+        for enum in self._contents.enums:
+            if labels := self._new_labels(enum):
+                record = ErasureRecord(enum.name, "enum labels renamed", len(labels))
+                if dry_run or self._try(enum.name, lambda e=enum, new=labels: self._catalog.rename_labels(e, new)):
+                    yield record
+
+    def erase(self, *, dry_run: bool) -> Iterator[ErasureRecord]:
+        """Yield what is removed, table by table. A dry run finds the same and changes nothing."""
+        views = {view: rows for view in self._tables("materialized view") if (rows := self._count_matches(view))}
+        for table in self._tables("table"):
+            records = list(self._erase_from(table, dry_run=dry_run))
+            yield from records
+            if records and not dry_run:
+                self._clear_value_counts(table)
+                self._try(str(table), lambda table=table: self._catalog.update_statistics(table))
+        refreshed = views if dry_run else self._refresh([*views])
+        for view in refreshed:
+            yield ErasureRecord(str(view), "materialized view refreshed", views[view])
+
+    def _refresh(self, views: list[SearchedTable]) -> list[SearchedTable]:
+        """Refresh views until the person is found in none, and return these. A view on a view needs it first."""
+        pending = views
+        while pending:
+            for view in pending:
+                self._try(str(view), lambda v=view: self._catalog.run(f"REFRESH MATERIALIZED VIEW {self._name(v)}"))
+                self._try(str(view), lambda v=view: self._catalog.update_statistics(v))
+            still_found = [view for view in pending if self._count_matches(view)]
+            if still_found == pending:
+                break
+            pending = still_found
+        return [view for view in views if view not in pending]
+
+    def find_remaining(self) -> list[ErasureRecord]:
+        """Return what still identifies the person, in every column that can be searched."""
+        found = [ErasureRecord(r.where, "enum labels", r.rows) for r in self.rename_labels(dry_run=True)]
+        for table in self._contents.tables:
+            if rows := self._count_matches(table):
+                found.append(ErasureRecord(str(table), table.kind, rows))
+        for where, what, text in self._contents.texts:
+            unquoted = text.replace("''", "'")
+            if self._replace(unquoted, with_usernames=False) != unquoted:
+                found.append(ErasureRecord(where, what, 1))
+        return list(dict.fromkeys(found))
+
+    def _tables(self, kind: str) -> list[SearchedTable]:
+        return [table for table in self._contents.tables if table.kind == kind]
+
+    def _erase_from(self, table: SearchedTable, *, dry_run: bool) -> Iterator[ErasureRecord]:
+        theirs, params = self._rows_about_person(table)
+        if rows := self._count(table, theirs, params):
+            record = ErasureRecord(str(table), "rows deleted", rows)
+            sql = f"DELETE FROM {self._name(table)} WHERE {theirs}"  # noqa: S608 - quoted names
+            if dry_run or self._try(str(table), lambda: self._catalog.run(sql, *params)):
+                yield record
+                if not dry_run:
+                    self._lower_row_counts(table, rows)
+        for column, what, rows, statements in self._changes(table, f"({theirs}) IS NOT TRUE", params):
+            record = ErasureRecord(str(table), f"{column.name}: {what}", rows)
+            if dry_run or self._try(
+                str(table), lambda s=statements: [self._catalog.run(*statement) for statement in s]
+            ):
+                yield record
+
+    def _count_matches(self, table: SearchedTable) -> int:
+        """Return in how many rows of a table the person is found, counted once for each column."""
+        theirs, params = self._rows_about_person(table)
+        try:
+            with self._catalog.savepoint():
+                rows = self._count(table, theirs, params)
+                return rows + sum(found for _, _, found, _ in self._changes(table, f"({theirs}) IS NOT TRUE", params))
+        except DatabaseException as error:  # a foreign table whose server is away
+            if not self._catalog.has_savepoints:
+                raise
+            self.unsearched.add(UnsearchedColumn(str(table), table.kind, describe_error(error)))
+            return 0
+
+    def _changes(
+        self, table: SearchedTable, others: str, params: Sequence[Any]
+    ) -> Iterator[tuple[SearchedColumn, str, int, list[tuple[Any, ...]]]]:
+        """Yield each column that names the person in rows about others: what is done, to how many rows, and the SQL."""
+        columns = {column.name: column for column in table.columns}
+        for name in mentioning_columns(table.scalar_names):
+            condition, values = self._identifies([name])
+            if rows := self._count(table, f"{condition} AND {others}", [*values, *params]):
+                sql = f"UPDATE {self._name(table)} SET {self._catalog.quote(name)} = NULL WHERE {condition}"  # noqa: S608
+                yield columns[name], "set to null", rows, [(sql, *values)]
+        own = own_columns(table.scalar_names)
+        for name, column in columns.items():
+            found = self._find_text(table, column, others, params)
+            if name in own:
+                found = [(old, new, rows) for old, new, rows in found if not PLAIN.match(old)]
+            if found:
+                text = self._catalog.text(column)
+                equals = self._catalog.quote(name) if column.kind == "binary" else text
+                sql = f"UPDATE {self._name(table)} SET {self._catalog.quote(name)} = "  # noqa: S608 - quoted names
+                statements = [
+                    (f"{sql}CAST(%s AS {column.type}) WHERE {equals} = %s", new, old)
+                    if column.kind == "typed" and new is not None
+                    else (f"{sql}%s WHERE {equals} = %s", new, old)
+                    for old, new, _ in found
+                ]
+                what = "set to null" if all(new is None for _, new, _ in found) else "identifiers replaced"
+                yield column, what, sum(rows for _, _, rows in found), statements
+
+    def _find_text(
+        self, table: SearchedTable, column: SearchedColumn, others: str, params: Sequence[Any]
+    ) -> list[tuple[Any, str | None, int]]:
+        """Return the values of a column that identify the person: the value, its replacement, the number of rows."""
+        with_usernames = column.name.removesuffix(VARIANT) in FREE_FORM
+        patterns = self.person.text_patterns(with_usernames=with_usernames)
+        hex_patterns = [f"%{v.encode().hex()}%" for v in self.person.in_text(with_usernames=False)]
+        patterns += hex_patterns if column.kind == "typed" else []
+        if not patterns:
+            return []
+        text = self._catalog.text(column)
+        value = self._catalog.quote(column.name) if column.kind == "binary" else text
+        like = " OR ".join([f"lower({text}) LIKE %s"] * len(patterns))
+        sql = f"SELECT {value}, count(*) FROM {self._name(table)} WHERE ({like}) AND {others} GROUP BY {value}"  # noqa: S608
+        found: list[tuple[Any, str | None, int]] = []
+        for old, rows in self._catalog.stream(sql, *patterns, *params):
+            if column.kind == "binary":
+                content = bytes(old).decode(errors="replace")
+                if self._replace(content, with_usernames=False) != content:
+                    found.append((bytes(old), None, rows))
+            elif (new := self._replace(old, with_usernames=with_usernames)) != old:
+                found.append((old, self._storable(column, new), rows))
+            elif any(pattern.strip("%") in old.lower() for pattern in hex_patterns):
+                found.append((old, None, rows))
+        return found
+
+    def _storable(self, column: SearchedColumn, value: str) -> str | None:
+        """Return ``value`` as the column can store it; None if its type cannot."""
+        if value == REPLACEMENT and column.is_unique and column.kind == "text":
+            return f"{REPLACEMENT}-{secrets.token_hex(6)}"
+        return value if self._catalog.accepts(column, value) else None
+
+    def _replace(self, text: str, *, with_usernames: bool) -> str:
+        identifiers = self.person.in_text(with_usernames=with_usernames)
+        return replace_identifiers(text, lambda value: value.lower() in identifiers, whole_values=with_usernames)
+
+    def _new_labels(self, enum: EnumType) -> dict[str, str]:
+        """Return the new names of the labels that identify the person."""
+        labels: dict[str, str] = {}
+        for label in enum.labels:
+            if (new := self._replace(label, with_usernames=False)) != label:
+                taken = {*enum.labels, *labels.values()}
+                labels[label] = next(name for name in chain([new], _numbered(new)) if name not in taken)
+        return labels
+
+    def _try(self, where: str, change: Callable[[], Any]) -> bool:
+        """Return whether a change was made. Why the database refused it is kept in `refused`."""
+        try:
+            with self._catalog.savepoint():
+                change()
+        except DatabaseException as error:
+            if not self._catalog.has_savepoints:
+                raise
+            self.refused[where] = describe_error(error)
+            return False
+        return True
+
+    # --- the row counts of the audit table ---
+
+    def _lower_row_counts(self, table: SearchedTable, rows: int) -> None:
+        """Subtract ``rows`` from the numbers of the last load, so that the checks pass."""
+        if table.schema != self._client.sql_client.dataset_name or table.name not in BY_NAME:
+            return
+        self.deleted[table.name] = [*self._row_counts(table), rows]
+        scans, last = self._last_scan(table)
+        lower = ", ".join(
+            f"{n} = CASE WHEN {n} > {rows} THEN {n} - {rows} WHEN {n} >= 0 THEN 0 END" for n in ROW_COUNTS
+        )
+        sql = f"UPDATE {scans} SET {lower} WHERE table_name = %s AND load_id = ({last})"  # noqa: S608 - quoted names
+        self._catalog.run(sql, table.name, table.name)
+
+    def _clear_value_counts(self, table: SearchedTable) -> None:
+        """Remove the number of values of each column in the last load: the table has fewer now."""
+        scans = SearchedTable(table.schema, PROPEL_SCANS.name)
+        stored = next((t for t in self._contents.tables if str(t) == str(scans)), scans)
+        if "values_read" in [column.name for column in stored.columns]:
+            sql = f"UPDATE {self._name(scans)} SET values_read = NULL WHERE table_name = %s"  # noqa: S608 - quoted
+            self._catalog.run(sql, table.name)
+
+    def _last_scan(self, table: SearchedTable) -> tuple[str, str]:
+        """Return the name of `propel_scans`, and a query for the last load of a table, whose name is its parameter."""
+        scans = self._name(SearchedTable(table.schema, PROPEL_SCANS.name))
+        return scans, f"SELECT max(load_id) FROM {scans} WHERE table_name = %s AND verdict <> 'skipped'"  # noqa: S608
+
+    def _row_counts(self, table: SearchedTable) -> list[Any]:
+        """Return the last load of a table, its numbers, and its number of rows."""
+        scans, last = self._last_scan(table)
+        names = ", ".join(ROW_COUNTS)
+        sql = f"SELECT load_id, {names} FROM {scans} WHERE table_name = %s AND load_id = ({last})"  # noqa: S608
+        return [*chain(*self._catalog.rows(sql, table.name, table.name)), self._count(table, "1 = 1", [])]
+
+    def resume(self, unfinished: Mapping[str, Sequence[Any]]) -> None:
+        """Lower the row counts of tables that a killed erasure has written, and whose counts it has not lowered."""
+        for table in self._contents.tables:
+            *counts, rows = unfinished.get(table.name, [None])
+            if counts and counts == self._row_counts(table):
+                self._lower_row_counts(table, rows)
+                self._clear_value_counts(table)
+
+    def in_order(self, names: Iterable[str]) -> list[str]:
+        """Return tables in the order to write them: those that identifiers are learned from late, the counts last."""
+        learned_from = {
+            table.name
+            for table in self._contents.tables
+            if "user_id" in table.scalar_names and {*LEARNED} & {*table.scalar_names}
+        }
+        return sorted(names, key=lambda name: (name == PROPEL_SCANS.name, name in learned_from))
+
+    def delete_states(self, pipeline_name: str, keep: str) -> None:
+        """Delete dlt's states of the pipeline, but not that of the load ``keep``."""
+        schema = self._client.sql_client.dataset_name
+        states = self._name(SearchedTable(schema, self._client.schema.state_table_name))
+        quote = self._catalog.quote
+        condition = f"{quote('pipeline_name')} = %s AND {quote('_dlt_load_id')} <> %s"
+        self._catalog.run(f"DELETE FROM {states} WHERE {condition}", pipeline_name, keep)  # noqa: S608 - quoted names
+
+    # --- SQL ---
+
+    def _rows_about_person(self, table: SearchedTable) -> tuple[str, list[Any]]:
+        columns = identifying_columns(table.scalar_names)
+        return self._identifies(columns) if columns else NOTHING
+
+    def _identifies(self, columns: Sequence[str]) -> tuple[str, list[Any]]:
+        """Return a condition and its parameters: one of ``columns`` has an identifier of the person."""
+        conditions, params = [NOTHING[0]], []
+        for column in columns:
+            if values := sorted(self.person.in_column(column)):
+                conditions.append(f"lower({self._catalog.text(column)}) IN ({', '.join(['%s'] * len(values))})")
+                params += values
+        return f"({' OR '.join(conditions)})", params
+
+    def _count(self, table: SearchedTable, condition: str, params: Sequence[Any]) -> int:
+        sql = f"SELECT count(*) FROM {self._name(table)} WHERE {condition}"  # noqa: S608 - quoted names
+        return int(self._catalog.rows(sql, *params)[0][0])
+
+    def _name(self, table: SearchedTable) -> str:
+        return self._catalog.name(table)
+
+
+def _numbered(name: str) -> Iterator[str]:
+    number = 2
+    while True:
+        yield f"{name}_{number}"
+        number += 1

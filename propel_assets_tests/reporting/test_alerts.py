@@ -1,0 +1,101 @@
+"""Problems to alerts: one for each cause, and what is kept between two evaluations."""
+
+import pytest
+
+from propel_assets.errors import SettingsError
+from propel_assets.reporting.alerts import (
+    MAX_LINES,
+    MAX_NAMES,
+    MAX_PENDING,
+    Alert,
+    AlertState,
+    Cause,
+    Problem,
+    cause_of,
+    message,
+    reason_of,
+)
+from propel_assets.settings import AlertSettings
+
+OUTAGE = Cause("Run failed: PropelAuth cannot be reached")
+OTHER = Cause("Run failed: a setting is missing or invalid")
+
+
+def problem(name: str, cause: Cause = OUTAGE, *, is_shared: bool = True) -> Problem:
+    return Problem(cause, name, f"reason of {name}", is_shared)
+
+
+def test_a_shared_cause_is_reported_once_and_recovers_when_nothing_has_it_any_more() -> None:
+    state = AlertState()
+    (alert,), _ = state.update({"a": problem("a"), "b": problem("b")})
+    assert alert == Alert(OUTAGE.title, f"{OUTAGE.title}: 2 affected: a, b: reason of a")
+    assert state.update({"c": problem("c")}) == ([], [])
+    assert state.update({"a": None, "b": None}) == ([], [])
+    _, (recovery,) = state.update({"c": None})
+    assert recovery.text == f"Recovered: {OUTAGE.title}: c"
+
+
+def test_a_cause_that_is_not_shared_is_reported_for_each_further_name() -> None:
+    state = AlertState()
+    state.update({"a": problem("a", is_shared=False)})
+    (alert,), _ = state.update({"a": problem("a", is_shared=False), "b": problem("b", is_shared=False)})
+    assert alert.text == f"{OUTAGE.title}: b: reason of b"
+
+
+def test_a_problem_whose_cause_changes_is_reported_and_has_not_recovered() -> None:
+    state = AlertState()
+    state.update({"a": problem("a")})
+    (alert,), recoveries = state.update({"a": problem("a", OTHER)})
+    assert (alert.title, recoveries) == (OTHER.title, [])
+
+
+def test_texts_that_differ_in_names_and_numbers_only_have_the_same_cause() -> None:
+    texts = ("GET /org/query returned 403 after 2 requests", "GET /user/query returned 403 after 14 requests")
+    same, also = (cause_of("Run failed", "refused", text) for text in texts)
+    assert same == also
+    assert cause_of("Run failed", "refused", "GET /org/query returned 404 after 2 requests") != same
+    assert cause_of("Run failed", "refused") == Cause("Run failed: refused")
+
+
+def test_a_reason_is_short_and_has_no_address() -> None:
+    reason = reason_of("Run failed", "alice@example.com " + "x" * 2000, "run-1")
+    assert "alice" not in reason
+    assert len(reason) < 1000
+    assert reason.endswith("Run: run-1.")
+
+
+def test_a_state_is_the_same_after_it_was_stored() -> None:
+    state = AlertState(seen={"RUN_FAILURE": 7})
+    alerts, _ = state.update({"a": problem("a")})
+    state.keep(alerts, ["webhook"])
+    assert AlertState.from_json(state.to_json()) == state
+
+
+def test_alerts_are_kept_while_a_setting_is_wrong() -> None:
+    state, wrong = AlertState(), AlertSettings(webhook="ftp://example.com")
+    with pytest.raises(SettingsError):
+        state.deliver(wrong, [Alert("a", "a")], "", print)
+    assert state.pending["webhook"] == [Alert("a", "a")]
+    for _ in range(MAX_PENDING):
+        with pytest.raises(SettingsError):
+            state.deliver(wrong, [Alert("b", "b")], "", print)
+    assert len(state.pending["webhook"]) == MAX_PENDING
+
+
+def test_without_a_target_nothing_is_kept() -> None:
+    state = AlertState()
+    state.deliver(AlertSettings(), [Alert("a", "a")], "", print)
+    assert state.pending == {}
+
+
+def test_a_long_message_shows_how_much_is_left_out() -> None:
+    alerts = [Alert(f"Stale: {n}", f"Stale: {n}: loaded") for n in range(MAX_LINES + 5)]
+    title, text = message(alerts, "staging")
+    assert title == f"PropelAuth staging: Stale: 0 and {MAX_LINES + 4} more"
+    assert len(text.splitlines()) == MAX_LINES + 1
+    assert text.endswith("... and 5 more: see Dagster.")
+
+
+def test_a_long_list_of_names_is_cut() -> None:
+    (alert,), _ = AlertState().update({str(n): problem(f"step{n}") for n in range(MAX_NAMES + 3)})
+    assert f"step{MAX_NAMES - 1} and 3 more: reason of step0" in alert.text
