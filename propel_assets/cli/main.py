@@ -28,7 +28,7 @@ SECTIONS = {
 
 
 class PropelGroup(click.Group):
-    """Prints a `PropelError` as one sentence and exits with 1. Other errors are bugs and keep their traceback."""
+    """Prints an error as one sentence and exits with 1. The text of an unexpected error is never printed."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -36,6 +36,12 @@ class PropelGroup(click.Group):
             return super().invoke(ctx)
         except PropelError as error:
             raise click.ClickException(str(error)) from error
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except Exception as error:  # its text and its traceback may quote rows
+            from propel_assets.privacy.redaction import unexpected_error
+
+            raise click.ClickException(str(unexpected_error(error))) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands by section."""

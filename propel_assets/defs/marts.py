@@ -11,9 +11,9 @@ from typing import Any
 import dagster as dg
 
 from propel_assets.catalog import AUDIT_TABLES, BY_NAME, INSIGHTS
-from propel_assets.defs.assets import as_failure
 from propel_assets.defs.environment import FRESHNESS, PREFIX, Environment
-from propel_assets.errors import PropelError, WarehouseError
+from propel_assets.defs.failures import convert_errors
+from propel_assets.errors import WarehouseError
 from propel_assets.marts import runner
 from propel_assets.marts.dbt_compat import quiet_import
 from propel_assets.marts.lineage import LAYERS, lineage
@@ -85,19 +85,16 @@ def _build(context: dg.AssetExecutionContext, environment: Environment) -> Itera
     models = {key.path[-1] for key in context.selected_asset_keys}
     tests = {check.name for check in context.selected_asset_check_keys}
     words = ["build", "--indirect-selection", "empty", "--select", *sorted(models | tests)]
-    try:
-        with runner.open_dbt(environment.settings(context.resources), context.log.info) as dbt:
-            result = dbt.run(*words)
+    with convert_errors(), runner.open_dbt(environment.settings(context.resources), context.log.info) as dbt:
+        result = dbt.run(*words)
+        for node in result.nodes:
+            context.log.info(f"{node.name}: {node.status} in {node.seconds:.1f} s. {node.message}")
+        with dbt.warehouse() as opened:
             for node in result.nodes:
-                context.log.info(f"{node.name}: {node.status} in {node.seconds:.1f} s. {node.message}")
-            with dbt.warehouse() as opened:
-                for node in result.nodes:
-                    yield from _events(context, environment, dbt, node, opened)
-            if result.failed:
-                failed = "; ".join(f"{name}: {reason}" for name, reason in result.failed.items())
-                raise WarehouseError(f"Not built, or a test failed: {failed}")
-    except PropelError as error:
-        raise as_failure(error) from None
+                yield from _events(context, environment, dbt, node, opened)
+        if result.failed:
+            failed = "; ".join(f"{name}: {reason}" for name, reason in result.failed.items())
+            raise WarehouseError(f"Not built, or a test failed: {failed}")
 
 
 def _events(

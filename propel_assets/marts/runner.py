@@ -21,7 +21,7 @@ from propel_assets.errors import SettingsError, WarehouseError
 from propel_assets.marts.dbt_compat import ONE_INVOCATION, close_connections, quiet_import
 from propel_assets.marts.sources import PACKAGE, PROJECT
 from propel_assets.privacy.policy_file import load_policy
-from propel_assets.privacy.redaction import without_personal_data
+from propel_assets.privacy.redaction import describe_error, describe_message, without_personal_data
 from propel_assets.settings import DATASET, Settings, Target
 from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, load_lock
@@ -57,6 +57,9 @@ class NodeResult:
     message: str
     seconds: float
     failures: int | None
+
+
+ERRORS = frozenset({"error", "runtime error"})
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ class Dbt:
         manifest = parsed_manifest(self.profile)
         done = _invoke(self.profile, self.folder, words, variables, manifest)
         if done.exception is not None:
-            raise WarehouseError(f"dbt stopped: {without_personal_data(str(done.exception))[:MAX_ERROR]}")
+            raise WarehouseError(f"dbt stopped: {describe_error(done.exception)}.")
         return DbtResult([_result_of(result) for result in getattr(done.result, "results", ())])
 
     @property
@@ -159,7 +162,9 @@ class Dbt:
 
 
 def _result_of(result: Any) -> NodeResult:
-    message = without_personal_data(result.message or "")[:MAX_ERROR]
+    # The message of an error quotes rows; that of a failed test counts them.
+    is_error = str(result.status) in ERRORS
+    message = describe_message(result.message or "") if is_error else without_personal_data(result.message or "")
     return NodeResult(
         result.node.unique_id, result.node.name, str(result.status), message, result.execution_time, result.failures
     )
@@ -199,7 +204,8 @@ def parsed_manifest(profile: Profile) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         result = _invoke(profile, Path(folder), ["parse"], {})
     if not result.success:
-        raise WarehouseError(f"dbt cannot parse the project of the marts: {result.exception}")
+        reason = describe_error(result.exception) if result.exception else "an unknown error"
+        raise WarehouseError(f"dbt cannot parse the project of the marts: {reason}.")
     return result.result
 
 

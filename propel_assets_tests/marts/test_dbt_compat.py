@@ -63,7 +63,7 @@ def test_dbt_keeps_the_duckdb_file_open_until_its_connections_are_closed(small, 
     build(small, "user_readings")
 
 
-def test_two_environments_in_one_process_have_their_own_schemas(small_sandbox, build, query) -> None:
+def test_two_environments_in_one_process_have_their_own_schemas(small_sandbox, build, tmp_path) -> None:
     settings = [
         load_settings({"auth_url": small_sandbox.url, "api_key": small_sandbox.api_key}, name)
         for name in ("staging", "production")
@@ -72,7 +72,14 @@ def test_two_environments_in_one_process_have_their_own_schemas(small_sandbox, b
         load_scan("users", each)
         build(each, "+dim_user")
         small_sandbox.store.delete_user(next(iter(small_sandbox.store.users)))
-    build(settings[0], "+dim_user")  # after the other, with what the first one has
-    counts = [query(f"SELECT count(*) FROM {name}_propel_auth_marts.dim_user") for name in ("staging", "production")]
-    assert counts == [[(20,)], [(19,)]]
-    assert query("SELECT count(*) FROM staging_propel_auth_history.users_history") == [(20,)]
+    build(settings[0], "+dim_user")  # after the other, with the data of the first one
+    with duckdb.connect(str(tmp_path / "propel_auth_pipeline.duckdb"), read_only=True) as db:
+        counts = [
+            db.execute(f"SELECT count(*) FROM {schema}").fetchall()
+            for schema in (
+                "staging_propel_auth_marts.dim_user",
+                "production_propel_auth_marts.dim_user",
+                "staging_propel_auth_history.users_history",
+            )
+        ]
+    assert counts == [[(20,)], [(19,)], [(20,)]]

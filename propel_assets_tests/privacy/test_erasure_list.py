@@ -7,7 +7,7 @@ import pytest
 
 from propel_assets.catalog import BY_NAME
 from propel_assets.errors import SettingsError
-from propel_assets.privacy import erasure_list
+from propel_assets.privacy import erasure_list as module
 from propel_assets.privacy.erasure_list import ErasureList
 from propel_assets.privacy.filter import PrivacyFilter
 from propel_assets.privacy.policy import Policy
@@ -20,14 +20,14 @@ USERS = BY_NAME["user_query"]
 
 
 @pytest.fixture
-def stored() -> dict:
+def erasure_list() -> dict:
     policy = Policy("open", {}, "keep", KEY.encode())
     return ErasureList(None, policy).with_people({policy.digest(v.lower()) for v in (ID, EMAIL, USERNAME)})
 
 
 @pytest.fixture
-def privacy(stored) -> PrivacyFilter:
-    return PrivacyFilter(PrivacySettings(key=KEY), stored)
+def privacy(erasure_list) -> PrivacyFilter:
+    return PrivacyFilter(PrivacySettings(key=KEY), erasure_list)
 
 
 def user(**values) -> pa.Table:
@@ -78,7 +78,7 @@ def test_a_username_never_changes_a_role(privacy) -> None:
 
 
 def test_an_empty_list_looks_at_no_row(monkeypatch) -> None:
-    monkeypatch.setattr(erasure_list, "replace_identifiers", None)
+    monkeypatch.setattr(module, "replace_identifiers", None)
     monkeypatch.setattr(ErasureList, "remove_rows", None)
     rows = user(properties=json.dumps({EMAIL: ID}))
     assert PrivacyFilter(PrivacySettings()).apply("user_query", rows) is rows
@@ -89,8 +89,8 @@ def test_text_with_a_lone_surrogate_is_searched_too(privacy) -> None:
     assert privacy.apply("user_query", rows)["properties"].to_pylist() == [r'{"a": "\ud800 \ud800@x.test erased"}']
 
 
-def test_a_list_made_with_another_key_is_refused(stored) -> None:
+def test_a_list_made_with_another_key_is_refused(erasure_list) -> None:
     with pytest.raises(SettingsError, match="is not the key that the erasure list was made with"):
-        PrivacyFilter(PrivacySettings(key="another key, long enough"), stored)
+        PrivacyFilter(PrivacySettings(key="another key, long enough"), erasure_list)
     with pytest.raises(SettingsError, match="PROPELAUTH_PRIVACY_KEY is not set"):
-        PrivacyFilter(PrivacySettings(), stored)
+        PrivacyFilter(PrivacySettings(), erasure_list)
