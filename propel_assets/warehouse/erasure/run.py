@@ -33,7 +33,7 @@ from propel_assets.warehouse.query import HOW_TO_LOAD, warehouse_client
 
 NEXT_STEPS = (
     "Later loads leave this person out. Delete the user at PropelAuth too: until then, only the erasure list in this "
-    "warehouse keeps them out. Backups, exports and the storage of Dagster are out of reach: see docs/privacy.md."
+    "warehouse keeps them out. Backups, exports and the storage of Dagster are out of reach."
 )
 UNFINISHED_KEY = "erasing"  # in dlt's state: the row counts that an interrupted erasure of files has still to lower
 UNKNOWN_STATUSES = frozenset({400, 404})
