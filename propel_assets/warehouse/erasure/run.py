@@ -52,7 +52,7 @@ def erase(
 ) -> ErasureReceipt:
     """Remove the user from the warehouse and from later loads, and return the receipt. Can be repeated.
 
-    ``tenant``: PropelAuth, which is asked for a user that the warehouse does not have. ``emails``: more addresses of
+    ``tenant``: PropelAuth, where a user that the warehouse does not have is read. ``emails``: more addresses of
     the person. ``allow_unknown``: put an id on the erasure list that neither of them knows. A dry run changes nothing
     and needs no key.
 
@@ -168,7 +168,7 @@ class _Run:
     # --- the person ---
 
     def _identify(self, eraser: PersonEraser) -> None:
-        """Learn what identifies the person, or refuse an id that nobody knows.
+        """Find what identifies the person, or refuse an id that is known neither here nor at PropelAuth.
 
         Raises:
             WarehouseError: there is no such user.
