@@ -90,7 +90,9 @@ def _build_load_op(environment: Environment, scan: str, tables: Sequence[Table])
     # Dagster takes the names of resources, which differ between environments, from the names of parameters:
     # `dlt_assets` has no argument for them.
     parameters = {environment.name_prefix: PropelAuthResource, environment.warehouse_key: WarehouseResource}
-    load.__signature__ = _signature(parameters | ({"config": config_class} if config_class else {}))  # type: ignore[attr-defined]
+    parameters |= {"config": config_class} if config_class else {}
+    load.__signature__ = _signature(parameters)  # type: ignore[attr-defined]
+    load.__annotations__ = {"context": dg.AssetExecutionContext, **parameters}  # what Dagster 1.13.1 reads instead
     names = [table.name for table in tables]
     return dlt_assets(
         name=load_op_name(environment, scan),
