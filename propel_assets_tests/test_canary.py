@@ -10,18 +10,25 @@ locked, a response is truncated, has the wrong shape or lacks its key, the key i
 Not covered: names of roles, which are the same for all users, and files without write permission, which root can write.
 """
 
+import base64
+import gzip
 import json
+import logging
 import os
+import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import dagster as dg
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
@@ -30,6 +37,7 @@ from propel_assets.defs.build import build_definitions
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import load_settings
+from propel_assets.warehouse.dlt_setup import set_up_dlt
 from propel_assets.warehouse.query import open_warehouse
 from propel_assets_tests.canary import Canary, break_code
 from propel_assets_tests.destinations.standins.local import DeltaFiles, DuckDb, PlainFiles
@@ -37,19 +45,11 @@ from propel_assets_tests.destinations.standins.postgres import Postgres
 from propel_assets_tests.processes import ROOT
 from propel_assets_tests.reporting.servers import Webhook, running_webhook
 
-TABLES = (
-    "user_query",
-    "org_membership",
-    "org_query",
-    "pending_org_invites",
-    "end_user_api_keys",
-    "user_report",
-    "org_report",
-    "scim_groups",
-)
+STORED = ("user_query", "org_query", "pending_org_invites")  # at every destination
+RESPONSES = ("end_user_api_keys", "user_report", "org_report", "scim_groups")  # at DuckDB: the destination is not used
 FOLDERS = ("DAGSTER_HOME", "DLT_DATA_DIR", "TMPDIR", "XDG_CACHE_HOME", "HOME")
 HOLD = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
-LONGEST = 60  # of a first name, at the destinations that can limit it
+LONGEST = 80  # of a first name, on PostgreSQL
 
 
 class Place:
@@ -81,9 +81,9 @@ class Place:
         self.output[f"command, {name}"] = ran.stdout + ran.stderr
         return ran
 
-    def materialize(self, name: str, *tables: str) -> dg.ExecuteInProcessResult:
-        """Run Dagster on ``tables`` and keep its output."""
-        keys = [dg.AssetKey(["propel_auth", *table.split("/")]) for table in tables]
+    def materialize(self, name: str, *assets: str | dg.AssetKey) -> dg.ExecuteInProcessResult:
+        """Run Dagster on ``assets``, which are keys or names of raw tables, and keep its output."""
+        keys = [dg.AssetKey(["propel_auth", asset]) if isinstance(asset, str) else asset for asset in assets]
         job = self.definitions.resolve_implicit_global_asset_job_def()
         with dg.DagsterInstance.from_config(str(self.left / "DAGSTER_HOME")) as instance:
             result = job.execute_in_process(instance=instance, asset_selection=keys, raise_on_error=False)
@@ -129,19 +129,19 @@ def files_of(place: Place, table: str) -> Path:
 
 
 def refuse_rows(place: Place) -> None:
-    """Let the destination refuse the users, in an error that quotes a row."""
-    place.sandbox.store.update_user(min(place.sandbox.store.users), first_name=place.canary.text() * 3)
+    """Let the destination refuse the users, in an error that quotes a row, and change the type of a column."""
+    store, name = place.sandbox.store, place.canary.text().lower() * 3
+    for user in (min(store.users), max(store.users)):
+        store.update_user(user, first_name=name)
     if place.kind == "duckdb":
-        [name] = {place.sandbox.store.users[user].wire["first_name"] for user in [min(place.sandbox.store.users)]}
-        place.sandbox.store.update_user(max(place.sandbox.store.users), first_name=name)
         with duckdb.connect(str(place.warehouse / "propel_auth_pipeline.duckdb")) as db:
             db.execute("CREATE UNIQUE INDEX names ON propel_auth_data.user_query (first_name)")
+            db.execute("ALTER TABLE propel_auth_data.org_query ALTER name TYPE INTEGER USING NULL")
     elif place.kind == "postgres":
         run_on_postgres(f"ALTER TABLE propel_auth_data.user_query ADD CHECK (length(first_name) < {LONGEST})")
+        run_on_postgres("ALTER TABLE propel_auth_data.org_query ALTER name TYPE integer USING NULL")
     elif place.kind == "files":
-        DeltaTable(str(files_of(place, "user_query"))).alter.add_constraint(
-            {"names": f"length(first_name) < {LONGEST}"}
-        )
+        DeltaTable(str(files_of(place, "user_query"))).alter.add_constraint({"names": "first_name < 'a'"})
     else:
         block(place, "user_query")
 
@@ -217,6 +217,10 @@ def make_place(webhook, tmp_path, monkeypatch, capfd) -> Iterator[Callable[[str,
     (tmp_path / "left" / "DAGSTER_HOME" / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     monkeypatch.setenv("PROPELAUTH_RETRY_SECONDS", "1")
     monkeypatch.setenv("PROPELAUTH_LOCK_SECONDS", "1")
+    set_up_dlt()
+    for handler in logging.getLogger("dlt").handlers:  # their stream is that of an earlier test
+        if isinstance(handler, logging.StreamHandler):
+            monkeypatch.setattr(handler, "stream", sys.stderr)
     with Sandbox(users=40, orgs=6, seed=7) as sandbox:
         monkeypatch.setenv("PROPELAUTH_AUTH_URL", sandbox.url)
         monkeypatch.setenv("PROPELAUTH_API_KEY", sandbox.api_key)
@@ -233,21 +237,22 @@ KINDS = {"duckdb": DuckDb, "postgres": None, "files": DeltaFiles, "plain_files":
 
 
 @pytest.fixture(params=["duckdb", "postgres", "files", pytest.param("plain_files", marks=pytest.mark.destinations)])
-def place(request, make_place) -> Place:
-    kind = KINDS[request.param]
-    return make_place(request.param, kind() if kind else request.getfixturevalue("postgres"))
+def place(request) -> Place:
+    # PostgreSQL first: its files are not in the folder that is searched.
+    stand_in = KINDS[request.param]() if KINDS[request.param] else request.getfixturevalue("postgres")
+    return request.getfixturevalue("make_place")(request.param, stand_in)
 
 
 # --- tests ---
 
 
 def test_no_text_of_a_row_leaves_the_destination(place, webhook, monkeypatch) -> None:
+    tables = (*STORED, *RESPONSES) if place.kind == "duckdb" else STORED
     place.tick()
-    loaded = place.command("good", "load", *TABLES)
+    loaded = place.command("good", "load", *tables)
     assert loaded.returncode == 0, loaded.stderr
-    for table in TABLES:
+    for table in tables:
         assert place.canary.found_in(place.rows(table).encode()), f"{table} has no canary that could be found"
-    assert place.materialize("good", *TABLES).success
 
     refuse_rows(place)
     faults = place.sandbox.faults
@@ -257,28 +262,97 @@ def test_no_text_of_a_row_leaves_the_destination(place, webhook, monkeypatch) ->
     faults.set("retyped_field", ["orgs.can_setup_saml", "invites.created_at"])
     faults.set("unknown_field", ["orgs", "invites"])
     faults.set("scim_off", 403)
-    failed = place.command("rows and responses", "load", *TABLES)
-    run = place.materialize("rows and responses", *TABLES)
+    failed = place.command("rows and responses", "load", *tables)
+    run = place.materialize("rows and responses", *tables)
     faults.clear()
-    print(failed.stderr)
     assert failed.returncode == 1
-    assert not run.success
+    assert "user_query, org_membership: not loaded. Loading users into " in failed.stderr
+    assert "ERROR pending_org_invites: schema: Schema mismatch: " in failed.stderr
+    steps = {(event.step_key or "").removeprefix("propel_auth_") for event in run.get_step_failure_events()}
+    assert {"load_users", "check_pending_org_invites"} <= steps
+    if place.kind == "duckdb":
+        assert "end_user_api_keys: not loaded. " in failed.stderr
+        assert "response truncated" in failed.stderr
+        assert "returned JSON of an unexpected shape" in failed.stderr
+        assert "scim_groups: skipped. The key may not read this: " in failed.stderr
+        assert {"load_user_reports", "load_org_reports", "load_end_user_api_keys"} <= steps
 
     with unusable(place):
         assert place.command("unusable", "load", "pending_org_invites").returncode == 1
         assert not place.materialize("unusable", "pending_org_invites").success
 
-    some = ("user_query", "org_query", "end_user_api_keys")
     text = place.canary.text()
-    broken = place.command("defects", text, "load", *some, module="propel_assets_tests.canary")
+    broken = place.command("defects", text, "load", *STORED, module="propel_assets_tests.canary")
     assert broken.returncode == 1
+    assert "Unexpected TypeError at canary.py:" in broken.stderr
     with monkeypatch.context() as patch:
         break_code(patch, text)
-        run = place.materialize("defects", *some)
-    assert len(run.get_step_failure_events()) == 3
+        run = place.materialize("defects", *STORED)
+    steps = {(event.step_key or "").removeprefix("propel_auth_") for event in run.get_step_failure_events()}
+    assert steps == {"load_users", "load_orgs", "check_pending_org_invites"}
+
+    if place.kind == "duckdb":
+        faults.set("key_revoked")
+        assert "returned 401" in place.command("key refused", "load", *STORED).stderr
+        assert not place.materialize("key refused", "org_query").success
+        faults.clear()
 
     place.tick()
+    assert webhook.texts
     place.output["alerts"] = "\n".join(webhook.texts)
     place.output["audit tables"] = place.rows(*(table.name for table in AUDIT_TABLES))
-    for name, text in place.output.items(): print("=====", name); print(text)
+    assert "Dagster, defects" in place.output
+    assert any(name.suffix == ".err" for name in place.left.rglob("*")), "no compute logs"
     assert place.findings() == []
+
+
+def test_a_failed_mart_or_dbt_test_quotes_no_row(make_place, webhook) -> None:
+    place = make_place("duckdb", DuckDb())
+    place.tick()
+    assert place.command("good", "load", "user_query", "org_query").returncode == 0
+    with duckdb.connect(str(place.warehouse / "propel_auth_pipeline.duckdb")) as db:
+        db.execute("USE propel_auth_data")
+        db.execute("INSERT INTO user_query SELECT * FROM user_query LIMIT 1")  # fails the tests of unique keys
+        db.execute("ALTER TABLE org_query ALTER created_at TYPE VARCHAR USING name")  # fails a model
+    marts = [dg.AssetKey(["propel_auth_marts", name]) for name in ("dim_user", "dim_org")]
+    run = place.materialize("marts", *marts)
+    assert not run.success
+    place.tick()
+    place.output["alerts"] = "\n".join(webhook.texts)
+    print(place.output["Dagster, marts"])
+    print(webhook.texts)
+    assert place.findings() == []
+
+
+def test_a_log_that_cannot_be_written_quotes_no_error(monkeypatch, tmp_path, capfd) -> None:
+    set_up_dlt()
+    canary, log = Canary(), logging.getLogger("dlt")
+    with (tmp_path / "log").open("w") as closed:
+        monkeypatch.setattr(log.handlers[0], "stream", closed)
+    try:
+        int(canary.word)
+    except ValueError:
+        log.exception("A job failed.")
+    assert not canary.found_in("".join(capfd.readouterr()).encode())
+
+
+def test_the_search_finds_the_word_in_any_form(tmp_path) -> None:
+    canary = Canary()
+    row = canary.text()
+    forms = {
+        "json": json.dumps({"name": row}).encode(),
+        "percent": quote(canary.email()).encode(),
+        "wrapped": f"{canary.word[:9]}\n   {canary.word[9:]}".encode(),
+        "utf-16": row.encode("utf-16"),
+        "base64": base64.b64encode(f"x{row}".encode()),
+        "gzip": gzip.compress(row.encode()),
+    }
+    for name, content in forms.items():
+        (tmp_path / name).write_bytes(content)
+    with closing(sqlite3.connect(tmp_path / "sqlite")) as database, database:
+        database.execute("CREATE TABLE logs (event TEXT)")
+        database.execute("INSERT INTO logs VALUES (?)", ["x" * 4071 + row])
+    pq.write_table(pa.table({"name": [row]}), tmp_path / "parquet")
+    (tmp_path / "other").write_bytes(Canary().word.encode())
+    found = {Path(file).name for file in canary.files_with_it(tmp_path)}
+    assert found == {*forms, "sqlite", "parquet"}
