@@ -219,7 +219,7 @@ def make_place(webhook, tmp_path, monkeypatch, capfd) -> Iterator[Callable[[str,
     monkeypatch.setenv("PROPELAUTH_LOCK_SECONDS", "1")
     set_up_dlt()
     for handler in logging.getLogger("dlt").handlers:  # their stream is that of an earlier test
-        if isinstance(handler, logging.StreamHandler):
+        if type(handler) is logging.StreamHandler:
             monkeypatch.setattr(handler, "stream", sys.stderr)
     with Sandbox(users=40, orgs=6, seed=7) as sandbox:
         monkeypatch.setenv("PROPELAUTH_AUTH_URL", sandbox.url)
