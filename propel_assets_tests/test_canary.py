@@ -6,6 +6,7 @@ Dagster, of dlt and of the temporary folder, in the audit tables, in the alerts 
 The failures: the destination refuses a row and quotes it, a table or database cannot be written, a DuckDB file is
 locked, a response is truncated, has the wrong shape or lacks its key, the key is refused (401), a feature is refused
 (403), checks fail with evidence, code raises errors with the word in their texts, and dbt models and tests fail.
+Failures of responses, of the key and of code do not depend on the destination: they happen with DuckDB only.
 
 Not covered: names of roles, which are the same for all users, and files without write permission, which root can write.
 """
