@@ -20,7 +20,7 @@ from propel_assets_tests.processes import ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 REMOVED_IN_30_22 = "infer_schema"  # a parameter of sqlglot's `qualify`
-FROM_EXTRAS_OF_DLT = {"deltalake": "dlt[deltalake]"}
+FROM_EXTRAS_OF_DLT = {"deltalake": "dlt[deltalake]", "psycopg2": "dlt[postgres]"}
 
 
 def distributions(requirements: list[str]) -> set[str]:

@@ -35,7 +35,7 @@ Next:
 """
 
 
-def run_demo(*, users: int, orgs: int, seed: int, now: date) -> None:
+def run_demo(*, users: int, orgs: int, seed: int, now: date, environment: str = "") -> None:
     """Load every table of a sandbox through Dagster; print one row per asset and the answers to three questions.
 
     Raises:
@@ -45,20 +45,24 @@ def run_demo(*, users: int, orgs: int, seed: int, now: date) -> None:
     with Sandbox(users=users, orgs=orgs, seed=seed, now=now) as sandbox:
         size = f"{format_count(users, 'user')} and {format_count(orgs, 'org')}"
         click.echo(f"The PropelAuth sandbox at {sandbox.url} has {size}.")
-        result = _run_job(sandbox)
+        result = _run_job(sandbox, environment)
     print_table(("asset", "rows", "checks passed", "seconds"), _result_rows(result))
     if not result.success:
         raise WarehouseError("Not every table was loaded: see the lines above.")
     if installed():
-        _print_answers(now)
+        _print_answers(now, environment)
     click.echo(f"\n{len(result.get_asset_materialization_events())} assets in {time.monotonic() - started:.0f} s.")
     click.echo(NEXT_STEPS.format(bin=short_path(Path(sys.executable).parent)))
 
 
-def _run_job(sandbox: Sandbox) -> dg.ExecuteInProcessResult:
+def _run_job(sandbox: Sandbox, environment_name: str) -> dg.ExecuteInProcessResult:
     """Materialize all assets in this process. The look-up tables get the first user of the sandbox, if there is one."""
     config = PropelAuthConfig(
-        auth_url=sandbox.url, api_key=sandbox.api_key, oauth_token=sandbox.user_token, destination=DESTINATION
+        environment=environment_name,
+        auth_url=sandbox.url,
+        api_key=sandbox.api_key,
+        oauth_token=sandbox.user_token,
+        destination=DESTINATION,
     )
     environment = Environment.from_config(config)
     every_table = dg.AssetSelection.all() - dg.AssetSelection.assets(environment.api_spec.key)
@@ -99,9 +103,9 @@ def _result_rows(result: dg.ExecuteInProcessResult) -> list[tuple[str, ...]]:
     return sorted(rows, key=lambda row: (order.index(row[0]), "") if row[0] in order else (len(order), row[0]))
 
 
-def _print_answers(now: date) -> None:
+def _print_answers(now: date, environment: str) -> None:
     """Print the answers to three questions, from the marts."""
-    settings = load_settings({"destination": DESTINATION})
+    settings = load_settings({"destination": DESTINATION}, environment)
     schema = settings.target.named(MARTS)
     active_since = now - timedelta(days=ACTIVE_DAYS)
     with open_configured_warehouse(settings) as warehouse:

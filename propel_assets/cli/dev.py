@@ -38,7 +38,9 @@ Ctrl-C stops both.
 """
 
 
-def run_dev(*, port: int, sandbox_port: int, users: int, orgs: int, seed: int, now: date) -> None:
+def run_dev(
+    *, port: int, sandbox_port: int, users: int, orgs: int, seed: int, now: date, environment: str = ""
+) -> None:
     """Run a sandbox and `dagster dev` on it until Ctrl-C or SIGTERM, which stop both.
 
     Raises:
@@ -46,11 +48,13 @@ def run_dev(*, port: int, sandbox_port: int, users: int, orgs: int, seed: int, n
     """
     port, sandbox_port = _require_free_ports({"--port": port, "--sandbox-port": sandbox_port})
     with Sandbox(users=users, orgs=orgs, seed=seed, now=now, port=sandbox_port) as sandbox:
-        environment = child_environment(
+        prefix = f"{environment.upper()}__" if environment else ""
+        variables = child_environment(
             {
-                "PROPELAUTH_AUTH_URL": sandbox.url,
-                "PROPELAUTH_API_KEY": sandbox.api_key,
-                "PROPELAUTH_OAUTH_TOKEN": sandbox.user_token,
+                "PROPELAUTH_ENVIRONMENT": environment,
+                f"{prefix}PROPELAUTH_AUTH_URL": sandbox.url,
+                f"{prefix}PROPELAUTH_API_KEY": sandbox.api_key,
+                f"{prefix}PROPELAUTH_OAUTH_TOKEN": sandbox.user_token,
                 "DAGSTER_HOME": str(prepare_dagster_home()),
             }
         )
@@ -67,8 +71,8 @@ def run_dev(*, port: int, sandbox_port: int, users: int, orgs: int, seed: int, n
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _stop)
         # A session of its own, so that Ctrl-C reaches it once: `dagster dev` takes a second one for "at once".
-        process = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603 - our own words
-        status = _wait_until_stopped(process, environment["DAGSTER_HOME"], port, guide)
+        process = subprocess.Popen(command, env=variables, start_new_session=True)  # noqa: S603 - our own words
+        status = _wait_until_stopped(process, variables["DAGSTER_HOME"], port, guide)
     if status is not None:
         raise PropelError(f"`dagster dev` ended with status {status}. The lines above have the reason.")
 

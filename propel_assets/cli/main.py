@@ -17,7 +17,7 @@ from propel_assets.cli.tables import lineage, tables
 from propel_assets.cli.trial import demo, dev
 from propel_assets.cli.webhooks import webhooks
 from propel_assets.errors import PropelError
-from propel_assets.settings import load_settings, select_environment
+from propel_assets.settings import load_settings
 
 SECTIONS = {
     "Load and check": (load, check, status),
@@ -71,7 +71,7 @@ def main(environment: str | None) -> None:
       propel-assets report                    write an HTML page with charts
     """
     if environment:
-        select_environment(load_settings(environment=environment).environment)  # checked
+        load_settings(environment=environment)  # refuse a wrong name before the command begins
 
 
 for command in (command for commands in SECTIONS.values() for command in commands):

@@ -73,7 +73,7 @@ def erase(user_id: str, emails: tuple[str, ...], allow_unknown: bool, dry_run: b
 
 
 def _tenant(settings: Settings) -> Tenant | None:
-    """Return PropelAuth, if its URL and key are set: an erasure needs it only for a user whom the warehouse lacks."""
+    """Return PropelAuth, if its URL and key are set. An erasure needs it for users that are not loaded."""
     try:
         return require_credentials(settings).tenant
     except SettingsError:

@@ -29,8 +29,9 @@ def report(output: Path) -> None:
     """
     from propel_assets.reporting.report import write_report
 
-    with open_configured_warehouse(current_settings()) as warehouse:
-        write_report(warehouse, output)
+    settings = current_settings()
+    with open_configured_warehouse(settings) as warehouse:
+        write_report(warehouse, output, settings.target)
     click.echo(output)
 
 

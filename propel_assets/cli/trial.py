@@ -4,7 +4,7 @@ from datetime import date
 
 import click
 
-from propel_assets.cli.arguments import PORT, sandbox_options
+from propel_assets.cli.arguments import PORT, current_settings, sandbox_options
 
 
 @click.command(short_help="Load a sandbox through Dagster; print answers.")
@@ -19,7 +19,7 @@ def demo(users: int, orgs: int, seed: int, now: date) -> None:
     """
     from propel_assets.cli.demo import run_demo
 
-    run_demo(users=users, orgs=orgs, seed=seed, now=now)
+    run_demo(users=users, orgs=orgs, seed=seed, now=now, environment=current_settings().environment)
 
 
 @click.command(short_help="Run the sandbox and the Dagster UI.")
@@ -36,4 +36,12 @@ def dev(port: int, sandbox_port: int, users: int, orgs: int, seed: int, now: dat
     """
     from propel_assets.cli.dev import run_dev
 
-    run_dev(port=port, sandbox_port=sandbox_port, users=users, orgs=orgs, seed=seed, now=now)
+    run_dev(
+        port=port,
+        sandbox_port=sandbox_port,
+        users=users,
+        orgs=orgs,
+        seed=seed,
+        now=now,
+        environment=current_settings().environment,
+    )

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
+from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
 from propel_assets.catalog import AUDIT_TABLES, BY_NAME, INSIGHTS
 from propel_assets.defs.environment import FRESHNESS, PREFIX, Environment
@@ -181,9 +182,17 @@ def _check_result(
 
 
 def _chart(model: str, schema: str, warehouse: query.Warehouse) -> str | None:
-    """Return the chart of a mart as Markdown, if it has one and has rows."""
+    """Return the chart of a mart as Markdown, if it has one and has rows.
+
+    A chart that also reads a mart of a later op is drawn from the second run on.
+    """
     draw = charts.CHARTS.get(model)
-    chart = draw(warehouse.rows, schema) if draw and charts.can_draw() else None
+    if draw is None or not charts.can_draw():
+        return None
+    try:
+        chart = draw(warehouse.rows, schema)
+    except DatabaseUndefinedRelation:
+        return None
     return chart.markdown() if chart else None
 
 

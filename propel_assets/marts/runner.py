@@ -261,7 +261,7 @@ def _profile_for(target: Target, pipeline: Any) -> Profile:
     if kind not in ADAPTERS:
         raise SettingsError(
             f"propel-assets has no dbt profile for {target.destination}. The models are portable: use "
-            f"{PROJECT} as a package of a dbt project with a profile of your own (docs/marts.md)."
+            f"{PROJECT} as a package of a dbt project with a profile of your own."
         )
     if not importlib.util.find_spec(f"dbt.adapters.{kind}"):
         raise SettingsError(

@@ -221,7 +221,7 @@ def cohorts(query: Query, schema: str) -> Chart | None:
             "layer": [
                 {
                     "mark": {"type": "rect", "color": theme["first"], "cornerRadius": 2},
-                    # Paler than the numbers that stand in it.
+                    # Paler than the numbers on it.
                     "encoding": {
                         "opacity": {
                             "field": "share",

@@ -18,7 +18,7 @@ from propel_assets.catalog import BY_NAME, PROPEL_CHECKS, TABLES, Table
 from propel_assets.errors import PropelError
 from propel_assets.marts import runner
 from propel_assets.reporting import charts
-from propel_assets.settings import environment_name, named
+from propel_assets.settings import Target
 from propel_assets.warehouse.query import Warehouse
 
 TITLES = {chart.mart: (chart.title, table) for table in TABLES for chart in table.charts}
@@ -76,13 +76,13 @@ class Loaded:
     checks: int
 
 
-def write_report(warehouse: Warehouse, path: Path) -> None:
-    """Write the page to ``path``, whole or not at all.
+def write_report(warehouse: Warehouse, path: Path, target: Target) -> None:
+    """Write the page of the warehouse ``target`` to ``path``, whole or not at all.
 
     Raises:
         PropelError: the file cannot be written.
     """
-    page = render(warehouse)
+    page = render(warehouse, target)
     fresh: Path | None = None
     try:
         with tempfile.NamedTemporaryFile(
@@ -98,39 +98,36 @@ def write_report(warehouse: Warehouse, path: Path) -> None:
         raise PropelError(f"Cannot write {path}: {error.strerror}. Choose another --output.") from error
 
 
-def render(warehouse: Warehouse) -> str:
+def render(warehouse: Warehouse, target: Target) -> str:
     """Return the page."""
-    panels = [_panel(warehouse, mart) for mart in charts.CHARTS]
+    panels = [_panel(warehouse, mart, target.named(runner.MARTS)) for mart in charts.CHARTS]
     checks = _last_checks(warehouse)
     tables = [loaded for table in TABLES if (loaded := _loaded(warehouse, table, checks))]
     template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(template).render(
         version=__version__,
-        environment=environment_name(),
+        environment=target.environment,
         now=datetime.now(UTC),
         read_at=max((t.at for t in tables if t.at), default=None),
         headlines=[panel.chart.headline for panel in panels if panel.chart and panel.chart.headline],
         checks=(sum(t.passed for t in tables), sum(t.checks for t in tables)),
         panels=panels,
-        changes=[_changes(warehouse, history) for history in HISTORIES],
+        changes=[_changes(warehouse, history, target) for history in HISTORIES],
         failed=[check for them in checks.values() for check in them if not check["passed"]],
         tables=tables,
     )
 
 
-def _panel(warehouse: Warehouse, mart: str) -> Panel:
+def _panel(warehouse: Warehouse, mart: str, schema: str) -> Panel:
     title, table = TITLES[mart]
     try:
-        chart = charts.CHARTS[mart](warehouse.rows, named(runner.MARTS))
+        chart = charts.CHARTS[mart](warehouse.rows, schema)
     except DatabaseUndefinedRelation:
-        not_built = f"{named(runner.MARTS)}.{mart} {_not_built()}"
+        not_built = f"{schema}.{mart} {_not_built()}"
         return Panel(title, instead=runner.unloaded_reason(warehouse, table) or not_built)
     if chart is None:
-        why = (
-            runner.unloaded_reason(warehouse, table)
-            or f"{named(runner.MARTS)}.{mart} is empty: there is nothing to show yet."
-        )
+        why = runner.unloaded_reason(warehouse, table) or f"{schema}.{mart} is empty: there is nothing to show yet."
         return Panel(title, instead=why)
     if not charts.can_draw():
         return Panel(chart.title, chart, instead="To draw it: pip install 'propel-assets[marts]'.")
@@ -150,12 +147,12 @@ def _not_built() -> str:
     return "has not been built yet: materialize it in Dagster (propel-assets dev)."
 
 
-def _changes(warehouse: Warehouse, of: History) -> Changes:
-    """Compare the last reading that the history has with all before it."""
+def _changes(warehouse: Warehouse, of: History, target: Target) -> Changes:
+    """Compare the last load in the history with all earlier ones."""
     if why := runner.unloaded_reason(warehouse, BY_NAME[of.raw]):
         return Changes(of.kind, instead=why)
     try:
-        [(as_of,)] = warehouse.rows(f"SELECT max(as_of) FROM {named(runner.MARTS)}.{of.mart}")  # noqa: S608 - our names
+        [(as_of,)] = warehouse.rows(f"SELECT max(as_of) FROM {target.named(runner.MARTS)}.{of.mart}")  # noqa: S608 - our names
         if as_of is None:
             return Changes(of.kind, instead="None yet.")
         since = f"CAST('{_utc(as_of):%Y-%m-%d %H:%M:%S.%f}+00' AS TIMESTAMP WITH TIME ZONE)"
@@ -172,17 +169,17 @@ def _changes(warehouse: Warehouse, of: History) -> Changes:
             f"SELECT {', '.join(f'count(CASE WHEN {c} THEN 1 END)' for c in counted)} FROM (SELECT "  # noqa: S608
             "min(valid_from) AS first_from, max(valid_from) AS last_from, max(valid_to) AS last_to, "
             "count(CASE WHEN valid_to IS NULL THEN 1 END) AS present "
-            f"FROM {named(runner.HISTORY)}.{of.versions} GROUP BY {of.key}) things"
+            f"FROM {target.named(runner.HISTORY)}.{of.versions} GROUP BY {of.key}) things"
         )
     except DatabaseUndefinedRelation:
-        return Changes(of.kind, instead=f"{named(runner.HISTORY)}.{of.versions} {_not_built()}")
-    *told, before = map(int, counts)
+        return Changes(of.kind, instead=f"{target.named(runner.HISTORY)}.{of.versions} {_not_built()}")
+    *shown, before = map(int, counts)
     last = warehouse.audit.last_load(BY_NAME[of.raw])
     if last and _utc(last.finished_at) > _utc(as_of):
         return Changes(of.kind, instead="The marts are older than the last load: materialize them in Dagster.")
     if not before:
-        return Changes(of.kind, instead=f"{told[0]:,} in the first load; what changes is known from the second on.")
-    return Changes(of.kind, tuple(told))
+        return Changes(of.kind, instead=f"{shown[0]:,} in the first load. Changes are known from the second load on.")
+    return Changes(of.kind, tuple(shown))
 
 
 def _last_checks(warehouse: Warehouse) -> dict[str, list[dict[str, Any]]]:

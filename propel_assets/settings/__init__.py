@@ -32,14 +32,12 @@ from propel_assets.settings.parsing import (
     environment_name,
     executor_name,
     load_settings,
-    named,
     variables_of,
 )
 from propel_assets.settings.process import (
     cache_folder,
     child_environment,
     dagster_home,
-    select_environment,
     temporary_environment,
 )
 
@@ -62,10 +60,8 @@ __all__ = [
     "executor_name",
     "is_loopback",
     "load_settings",
-    "named",
     "normalize_auth_url",
     "require_credentials",
-    "select_environment",
     "temporary_environment",
     "variable_of",
     "variables_of",

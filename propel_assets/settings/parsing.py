@@ -86,15 +86,6 @@ def _parse(variable: str, text: str, kind: type) -> Any:
         raise SettingsError(f"{variable} is {text!r}; it must be a {'whole ' * (kind is int)}number.") from None
 
 
-# For the marts, until they take a `Target`.
-
-
 def environment_name() -> str:
     """Return the environment that PROPELAUTH_ENVIRONMENT names."""
     return Settings(environment=_environment(None)).environment
-
-
-def named(name: str) -> str:
-    """Return ``name`` for the environment of this process."""
-    environment = environment_name()
-    return f"{environment}_{name}" if environment else name

@@ -5,8 +5,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from propel_assets.settings.fields import variable_of
-
 
 def dagster_home() -> str:
     """Return DAGSTER_HOME; an empty text when it is not set."""
@@ -17,11 +15,6 @@ def cache_folder() -> Path:
     """Return the folder for files that can be rebuilt: in XDG_CACHE_HOME, or in .cache of the home folder."""
     named = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(named) if named else Path.home() / ".cache") / "propel-assets"
-
-
-def select_environment(name: str) -> None:
-    """Set PROPELAUTH_ENVIRONMENT for this process and its child processes."""
-    os.environ[variable_of("environment")] = name
 
 
 def child_environment(values: Mapping[str, str]) -> dict[str, str]:

@@ -20,7 +20,7 @@ COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 HELM = yaml.safe_load((DEPLOY / "helm-values.yaml").read_text())
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 INSTANCE = yaml.safe_load((DEPLOY / "dagster.yaml").read_text())
-OUR_SETTINGS = yaml.safe_load(Path(propel_assets.__file__).with_name("dagster.yaml").read_text())
+OUR_SETTINGS = yaml.safe_load((Path(propel_assets.__file__).parent / "cli" / "dagster.yaml").read_text())
 
 
 def test_hadolint_has_nothing_to_say_of_the_dockerfile() -> None:

@@ -130,7 +130,7 @@ def test_a_failed_check_is_told(small, tmp_path) -> None:
     with open_warehouse(small.target, load_policy(small.privacy_settings)) as warehouse:
         warehouse.rows(f"DELETE FROM {warehouse.table('user_query')} RETURNING 1")
         examine(warehouse, BY_NAME["user_query"])
-        page = render(warehouse)
+        page = render(warehouse, small.target)
     assert "user_query: row_count. 0 rows, expected 20." in page
 
 

@@ -33,7 +33,7 @@ from propel_assets.warehouse.query import HOW_TO_LOAD, warehouse_client
 
 NEXT_STEPS = (
     "Later loads leave this person out. Delete the user at PropelAuth too: until then, only the erasure list in this "
-    "warehouse keeps them out. Backups, exports and the storage of Dagster are out of reach: see docs/privacy.md."
+    "warehouse keeps them out. Backups, exports and the storage of Dagster are out of reach."
 )
 UNFINISHED_KEY = "erasing"  # in dlt's state: the row counts that an interrupted erasure of files has still to lower
 UNKNOWN_STATUSES = frozenset({400, 404})
@@ -52,7 +52,7 @@ def erase(
 ) -> ErasureReceipt:
     """Remove the user from the warehouse and from later loads, and return the receipt. Can be repeated.
 
-    ``tenant``: PropelAuth, which is asked for a user that the warehouse does not have. ``emails``: more addresses of
+    ``tenant``: PropelAuth, where a user that the warehouse does not have is read. ``emails``: more addresses of
     the person. ``allow_unknown``: put an id on the erasure list that neither of them knows. A dry run changes nothing
     and needs no key.
 
@@ -168,7 +168,7 @@ class _Run:
     # --- the person ---
 
     def _identify(self, eraser: PersonEraser) -> None:
-        """Learn what identifies the person, or refuse an id that nobody knows.
+        """Find what identifies the person, or refuse an id that is known neither here nor at PropelAuth.
 
         Raises:
             WarehouseError: there is no such user.
