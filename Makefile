@@ -64,11 +64,11 @@ screenshots: .venv/has-test  ## take the screenshots of the docs again, in a rea
 	SCREENSHOTS=$(CURDIR)/docs $(BIN)/python -m pytest -m browser
 
 test-destinations: .venv/has-destinations $(STAND_INS)  ## test every destination on real engines and stand-ins (20 min)
-	$(BIN)/python -m pytest propel_assets_tests/destinations -n 2 --dist loadgroup $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest propel_assets_tests/destinations propel_assets_tests/test_canary.py -n 2 --dist loadgroup $(PYTEST_FLAGS)
 
 # For .ci/run: without the tests of `make test`, and without BigQuery, whose stand-in needs another Python.
 test-stand-ins: .venv/has-destinations $(filter-out .venv-bigquery/%,$(STAND_INS))
-	$(BIN)/python -m pytest propel_assets_tests/destinations -n 2 --dist loadgroup -m destinations -k 'not bigquery$(if $(SAMPLE), and ($(STAND_INS_SAMPLE)))' $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest propel_assets_tests/destinations propel_assets_tests/test_canary.py -n 2 --dist loadgroup -m destinations -k 'not bigquery$(if $(SAMPLE), and ($(STAND_INS_SAMPLE)))' $(PYTEST_FLAGS)
 
 test-all: test test-rest  ## test and test-rest
 

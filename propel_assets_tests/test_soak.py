@@ -25,16 +25,15 @@ SOMEBODY = "WHERE user_id = (SELECT min(user_id) FROM user_query)"
 FAILING = Run(("user_query",), faults=("server_error=500",))
 
 
-def soak(*words: str, **environment: str) -> subprocess.CompletedProcess:
+def soak(*words: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "propel_assets_tests.soak", *words]
-    env = {**os.environ, **environment}
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_fault_schedules_lose_nobody(tmp_path) -> None:
-    done = soak("--schedules", "12", "--seed", "1", "--processes", "2", TMPDIR=str(tmp_path))
+    done = soak("--schedules", "12", "--seed", "1", "--processes", "2", "--folder", str(tmp_path))
     print(done.stdout, done.stderr)
     assert done.returncode == 0
     assert "schedules: 12, seeds 1 to 12, with a problem: none\nlost 0 / " in done.stdout

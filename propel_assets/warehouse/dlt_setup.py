@@ -20,7 +20,18 @@ def set_up_dlt() -> None:
     log = logging.getLogger("dlt")
     log.addFilter(ExpectedMessageFilter())
     log.addFilter(PersonalDataFilter())
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler())  # dlt uses the first handler that its logger has
+    for handler in log.handlers:
+        handler.handleError = _drop_record
     register_json_writers()
+
+
+def _drop_record(record: logging.LogRecord) -> None:
+    """Drop a record that cannot be written.
+
+    `logging` would print the traceback, which has the text of the database's error: dlt logs while it handles errors.
+    """
 
 
 class ExpectedMessageFilter(logging.Filter):

@@ -23,14 +23,15 @@ def working_folder() -> Iterator[str]:
     Raises:
         SettingsError: the temporary folder cannot be used.
     """
-    if "%" in tempfile.gettempdir():  # dlt formats the paths of its files with the operator %
-        raise SettingsError(
-            f"The temporary folder {tempfile.gettempdir()} has a percent sign in its path, which dlt cannot use. "
-            "Set TMPDIR to another folder."
-        )
     try:
-        _remove_abandoned_folders()
-        folder = tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-")
+        parent = tempfile.gettempdir()  # the first call in a process writes a file
+        if "%" in parent:  # dlt formats the paths of its files with the operator %
+            raise SettingsError(
+                f"The temporary folder {parent} has a percent sign in its path, which dlt cannot use. "
+                "Set TMPDIR to another folder."
+            )
+        _remove_abandoned_folders(parent)
+        folder = tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent)
     except OSError as error:
         raise SettingsError(
             f"Cannot write a temporary file: {error.strerror}. Free disk space, or set TMPDIR to another folder."
@@ -41,8 +42,8 @@ def working_folder() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _remove_abandoned_folders() -> None:
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
+def _remove_abandoned_folders(parent: str) -> None:
+    for folder in Path(parent).glob(f"{PREFIX}*-*"):
         process_id = folder.name.removeprefix(PREFIX).split("-")[0]
         if process_id.isdigit() and not psutil.pid_exists(int(process_id)):
             shutil.rmtree(folder, ignore_errors=True)

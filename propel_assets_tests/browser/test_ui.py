@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
+from propel_assets.catalog import BY_NAME
 from propel_assets_tests.processes import free_port, listens, wait_until
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 RUN_MS = 240_000
 
 
@@ -70,7 +71,8 @@ def test_materialize_see_the_checks_turn_a_schedule_on_and_follow_an_asset_to_th
     picture("checks")
 
     page.goto(f"{ui}/assets/propel_auth/user_query")
-    expect(page.get_by_text("E-mail address. Not unique once isolated orgs exist.")).to_be_visible()
+    email = next(column for column in BY_NAME["user_query"].columns if column.name == "email")
+    expect(page.get_by_text(email.description, exact=True)).to_be_visible()
     expect(page.get_by_text("Row count")).to_be_visible()
     picture("asset")
 

@@ -17,12 +17,17 @@ from propel_assets_tests.soak.schedule import draw
 @click.option("--seed", default=1, show_default=True, help="Of the first; the others follow it.")
 @click.option("--only", type=int, help="Play the schedule of this seed alone, and show it.")
 @click.option("--processes", default=3, show_default=True, type=click.IntRange(min=1), help="Schedules at a time.")
-def main(schedules: int, seed: int, only: int | None, processes: int) -> None:
+@click.option(
+    "--folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="An empty folder to play in; else a new temporary one.",
+)
+def main(schedules: int, seed: int, only: int | None, processes: int, folder: Path | None) -> None:
     """Play fault schedules against `propel-assets load`, DuckDB and PostgreSQL."""
     seeds = [only] if only is not None else list(range(seed, seed + schedules))
     if only is not None:
         click.echo(draw(only))
-    home = Path(tempfile.mkdtemp(prefix="soak-"))
+    home = folder or Path(tempfile.mkdtemp(prefix="soak-"))
     outcomes: list[Outcome] = []
     with Postgres() as server, ProcessPoolExecutor(processes) as pool:
         for done in as_completed(pool.submit(play, draw(s), home, str(server.folder)) for s in seeds):

@@ -1,6 +1,7 @@
 """The databases of a schedule: a real DuckDB file or a database of a real PostgreSQL, seen from outside."""
 
 import contextlib
+import json
 import shutil
 import subprocess
 import sys
@@ -50,12 +51,19 @@ class DuckDb:
             return {name: self._rows(database, name) for name in TABLES}
 
     def _rows(self, database: duckdb.DuckDBPyConnection, name: str) -> list[dict[str, Any]] | None:
+        """Return the rows of a table, JSON decoded, which DuckDB's driver leaves to its user."""
         try:
             cursor = database.execute(f"SELECT * FROM {DATASET}.{name}")
         except duckdb.CatalogException:
             return None
-        names = [column[0] for column in cursor.description or ()]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        columns = [(column[0], str(column[1]) == "JSON") for column in cursor.description or ()]
+        return [
+            {
+                column: json.loads(value) if is_json and value is not None else value
+                for (column, is_json), value in zip(columns, row, strict=True)
+            }
+            for row in cursor.fetchall()
+        ]
 
     def left_over(self) -> list[str]:
         """Return what a finished load must not leave."""

@@ -169,7 +169,7 @@ def test_a_file_that_cannot_be_a_database_is_said_at_once(file, why, small, temp
     ran = run_cli("load", "org_query", "custom_role_mappings", DESTINATION__DUCKDB__CREDENTIALS=file)
     assert ran.returncode == 1
     assert why in ran.stderr
-    assert ran.stderr.endswith("Not tried after that: custom_role_mappings.\n")
+    assert ran.stderr.endswith("Not started after that: custom_role_mappings.\n")
     assert not small.requests
     assert (tmp_path / "notes.txt").read_text() == "Not a database: these are somebody's notes."
     assert list(temporary.iterdir()) == []

