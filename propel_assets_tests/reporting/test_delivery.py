@@ -135,4 +135,4 @@ def test_a_wrong_setting_is_refused_without_quoting_secrets(wrong, reason) -> No
 def test_the_command_without_a_target_names_the_settings(run_cli) -> None:
     done = run_cli("alert")
     assert done.returncode == 1
-    assert "Set PROPELAUTH_ALERT_WEBHOOK or PROPELAUTH_ALERT_SMTP" in done.stderr
+    assert "Set PROPELAUTH_ALERT_WEBHOOK to the URL of an incoming webhook, or PROPELAUTH_ALERT_SMTP" in done.stderr
