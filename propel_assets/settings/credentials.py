@@ -46,6 +46,8 @@ def normalize_auth_url(url: str, variable: str = "PROPELAUTH_AUTH_URL") -> str:
     Raises:
         SettingsError: it is not the base URL of a server. ``variable`` is where it comes from.
     """
+    if not url.strip().isprintable() or " " in url.strip():
+        raise _refuse_url(url, variable, "it contains a space or a control character")
     try:
         parts = urlsplit(url.strip())
         host, _port = parts.hostname, parts.port
