@@ -112,7 +112,7 @@ def test_a_feature_that_is_off_is_the_reason_told(small_sandbox, small, build, r
     assert "<h3>Sign-ups per week" in page
     assert "org_query was skipped: " in page
     assert "org_membership" in page
-    reason = "Skipped. The key may not read this: GET /api/backend/v1/chart_metrics/signups "
+    reason = "Skipped. The key may not read this: GET /api/backend/v1/chart_metrics/"
     assert f'>chart_<wbr>metrics<br><span class="quiet">{reason}' in page
 
 
