@@ -13,6 +13,8 @@ from datetime import date, timedelta
 from html import escape
 from typing import Any
 
+from dlt.destinations.exceptions import DatabaseUndefinedRelation
+
 from propel_assets.privacy.redaction import without_personal_data
 
 Query = Callable[[str], Sequence[Sequence[Any]]]
@@ -297,19 +299,14 @@ def roles(query: Query, schema: str) -> Chart | None:
     sql = "SELECT role, members FROM "
     for role, members in query(f"{sql}{_last_day(schema, 'fct_role_mix')} AND members > 0"):
         counts[without_personal_data(str(role))] += int(members)
-    sql = "SELECT has_one_owner, has_no_owner FROM "
-    orgs = query(f"{sql}{_last_day(schema, 'fct_security_posture')} AND members > 0")
-    one, none = sum(bool(org[0]) for org in orgs), sum(bool(org[1]) for org in orgs)
+    owners = _owners(query, schema)
     if not counts:
         return None
     total = sum(counts.values())
     shown = counts.most_common(ROLES)
     if rest := total - sum(n for _, n in shown):
         shown.append((f"{len(counts) - ROLES} more", rest))
-    summary = (
-        f"{_of(total, 'assignment')} of {_of(len(counts), 'role')}. "
-        f"{_of(one, 'org')} with one owner only, {none:,} without an owner."
-    )
+    summary = f"{_of(total, 'assignment')} of {_of(len(counts), 'role')}.{owners}"
     data = [{"role": role, "members": n, "text": f"{n:,} ({n / total:.0%})"} for role, n in shown]
     return Chart(
         "Roles",
@@ -319,6 +316,17 @@ def roles(query: Query, schema: str) -> Chart | None:
         [(role, f"{n:,}", f"{n / total:.0%}") for role, n in shown],
         lambda theme, width: _labelled_bars(theme, width, data, "role", "members"),
     )
+
+
+def _owners(query: Query, schema: str) -> str:
+    """Return how many orgs have one owner or none; empty before the op that builds `fct_security_posture` has run."""
+    sql = "SELECT has_one_owner, has_no_owner FROM "
+    try:
+        orgs = query(f"{sql}{_last_day(schema, 'fct_security_posture')} AND members > 0")
+    except DatabaseUndefinedRelation:
+        return ""
+    one, none = sum(bool(org[0]) for org in orgs), sum(bool(org[1]) for org in orgs)
+    return f" {_of(one, 'org')} with one owner only, {none:,} without an owner."
 
 
 def mfa(query: Query, schema: str) -> Chart | None:
