@@ -105,7 +105,7 @@ def test_a_wrong_key_is_sent_once_and_changes_nothing(loaded, run_cli, query) ->
 )
 def test_a_server_that_cannot_be_reached_is_tried_by_one_scan(host, reason, run_cli) -> None:
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))  # and nobody listens
+        free.bind(("127.0.0.1", 0))  # no process listens there
         url = f"{'http' if host[0] == '1' else 'https'}://{host}:{free.getsockname()[1]}"
         ran = run_cli("load", PROPELAUTH_AUTH_URL=url, PROPELAUTH_API_KEY="0123456789", PROPELAUTH_RETRY_SECONDS="0.5")
     assert ran.returncode == 1

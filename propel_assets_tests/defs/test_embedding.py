@@ -1,4 +1,4 @@
-"""Our definitions in a project of somebody else: nothing of theirs changes, and nothing of ours runs by itself."""
+"""Our definitions merged into an existing project: its definitions stay unchanged, and ours start nothing."""
 
 import subprocess
 import sys
