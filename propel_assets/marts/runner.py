@@ -60,6 +60,7 @@ class NodeResult:
 
 
 ERRORS = frozenset({"error", "runtime error"})
+COMPILATION_ERROR = "Compilation Error"
 
 
 @dataclass(frozen=True)
@@ -162,9 +163,10 @@ class Dbt:
 
 
 def _result_of(result: Any) -> NodeResult:
-    # The message of an error quotes rows; that of a failed test counts them.
-    is_error = str(result.status) in ERRORS
-    message = describe_message(result.message or "") if is_error else without_personal_data(result.message or "")
+    # The message of the warehouse quotes rows. That of a failed test counts them, that of dbt's compiler names nodes.
+    text = result.message or ""
+    from_warehouse = str(result.status) in ERRORS and not text.startswith(COMPILATION_ERROR)
+    message = describe_message(text) if from_warehouse else without_personal_data(text)[:MAX_ERROR]
     return NodeResult(
         result.node.unique_id, result.node.name, str(result.status), message, result.execution_time, result.failures
     )

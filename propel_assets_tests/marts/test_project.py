@@ -148,7 +148,7 @@ def test_sign_ups_are_compared_with_propel_auths_figure(small_sandbox, small, fe
     ("destination", "message"),
     [
         ("postgres", r"need dbt-postgres: pip install 'propel-assets\[marts\]' dbt-postgres"),
-        ("filesystem", "propel-assets has no dbt profile for filesystem. .*docs/marts.md"),
+        ("filesystem", "propel-assets has no dbt profile for filesystem. .*/marts/dbt as a package"),
     ],
 )
 def test_a_missing_adapter_is_named(small, monkeypatch, destination, message) -> None:
