@@ -99,7 +99,8 @@ def parsed(line: str) -> None:
     elif name not in main.commands:
         raise click.UsageError(f"There is no command {name}.")
     else:
-        main.commands[name].make_context(name, list(rest), resilient_parsing="--help" in rest)
+        parent = click.Context(main, info_name="propel-assets", **main.context_settings)
+        main.commands[name].make_context(name, list(rest), parent, resilient_parsing="--help" in rest)
 
 
 def test_a_command_that_does_not_exist_would_be_caught() -> None:
