@@ -15,12 +15,13 @@ from propel_assets.cli.sandbox import fault, sandbox
 from propel_assets.cli.status import check, status
 from propel_assets.cli.tables import lineage, tables
 from propel_assets.cli.trial import demo, dev
+from propel_assets.cli.verify import verify
 from propel_assets.cli.webhooks import webhooks
 from propel_assets.errors import PropelError
 from propel_assets.settings import load_settings
 
 SECTIONS = {
-    "Load and check": (load, check, status),
+    "Load and check": (load, check, verify, status),
     "Use": (report, tables, lineage, webhooks, alert),
     "Personal data": (privacy, erase),
     "Try it without an account": (demo, dev, sandbox, fault),

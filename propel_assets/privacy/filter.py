@@ -61,7 +61,7 @@ class PrivacyFilter:
 
     def stored_ids(self, name: str, ids: Iterable[str]) -> list[str]:
         """Return ``ids``, which identify rows of the table ``name``, as they are stored there."""
-        return [self._policy.digest(id_) for id_ in ids] if self._hashes_key(name) else list(ids)
+        return [self._policy.digest(id_) for id_ in ids] if self.hashes_key(name) else list(ids)
 
     def count_unknown(self, name: str, ids: set[str], stored: Iterable[str]) -> int:
         """Return how many of ``ids`` are neither ``stored`` in the table ``name`` nor of erased people.
@@ -73,8 +73,9 @@ class PrivacyFilter:
         for id_ in stored:
             unknown.discard(id_)
             is_empty = False
-        is_hashed = self._hashes_key(name)
+        is_hashed = self.hashes_key(name)
         return 0 if is_empty else sum(not self._erased.has(id_, is_hashed=is_hashed) for id_ in unknown)
 
-    def _hashes_key(self, name: str) -> bool:
+    def hashes_key(self, name: str) -> bool:
+        """Whether the first column of the primary key of the table ``name`` is stored as a keyed hash."""
         return self._policy.rules[name][BY_NAME[name].key[0]].action == "hash"
