@@ -8,8 +8,10 @@ from typing import Any
 import click
 
 from propel_assets import __version__
+from propel_assets.cli.access_review import access_review
 from propel_assets.cli.load import load
 from propel_assets.cli.privacy import erase, privacy
+from propel_assets.cli.probe import probe
 from propel_assets.cli.report import alert, report
 from propel_assets.cli.sandbox import fault, sandbox
 from propel_assets.cli.status import check, status
@@ -22,7 +24,7 @@ from propel_assets.settings import load_settings
 
 SECTIONS = {
     "Load and check": (load, check, verify, status),
-    "Use": (report, tables, lineage, webhooks, alert),
+    "Use": (report, access_review, probe, tables, lineage, webhooks, alert),
     "Personal data": (privacy, erase),
     "Try it without an account": (demo, dev, sandbox, fault),
 }

@@ -31,7 +31,10 @@ def event(monkeypatch, tmp_path) -> None:
 
 
 def test_json_has_age_rows_requests_check_failures_and_event_lag(loaded, event, run_sql) -> None:
-    run_sql("UPDATE propel_auth_data.propel_checks SET passed = false WHERE table_name = 'org_query' AND check_name = 'schema'")
+    run_sql(
+        "UPDATE propel_auth_data.propel_checks SET passed = false "
+        "WHERE table_name = 'org_query' AND check_name = 'schema'"
+    )
     found = json.loads(status("--json"))
     tables = {table["table"]: table for table in found["tables"]}
     users = tables["user_query"]
@@ -73,7 +76,10 @@ def test_without_webhooks_there_is_no_event_lag(loaded) -> None:
 
 def test_data_older_than_the_limit_exits_with_3(loaded, run_sql) -> None:
     assert "user_query" in status("--max-age", "26h")
-    run_sql("UPDATE propel_auth_data.propel_scans SET finished_at = finished_at - INTERVAL 27 HOUR WHERE table_name = 'user_query'")
+    run_sql(
+        "UPDATE propel_auth_data.propel_scans SET finished_at = finished_at - INTERVAL 27 HOUR "
+        "WHERE table_name = 'user_query'"
+    )
     ran = CliRunner().invoke(main, ["status", "--max-age", "26h"])
     assert ran.exit_code == 3
     assert ran.stderr == "Older than 26 h: user_query. Check that the schedule runs.\n"
