@@ -31,7 +31,7 @@ STAND_INS := .venv-fakesnow/ready .venv-bigquery/ready .venv-azurite/ready
 # An environment is created again when its Python was moved or upgraded.
 $(foreach venv,.venv $(CARD) $(LOWEST) $(RELEASE) $(DBT_NEXT) $(BENCH) $(PEERS),$(shell [ -x $(venv)/bin/python ] || rm -f $(venv)/has-*))
 
-.PHONY: help demo dev notebook dashboard test test-rest screenshots test-destinations test-stand-ins test-all test-embedded-elt test-wheel check \
+.PHONY: help demo dev notebook dashboard test test-rest screenshots test-destinations test-stand-ins test-all test-embedded-elt test-wheel docs check \
     soak fuzz bench bench-peers lock sbom audit test-lowest test-dbt-next constraints clean
 
 help:  ## list the targets
@@ -77,6 +77,10 @@ test-embedded-elt: $(CARD)/has-test  ## run the tests that need Dagster on dagst
 
 test-wheel: .venv/has-core  ## build the wheel, install it, use it from an empty folder
 	@sh .ci/test-wheel $(BIN)/python
+
+docs: .venv/has-test  ## build the documentation site; a warning is an error
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/site
+	@echo "Open build/site/index.html"
 
 check: .venv/has-test  ## run ruff and pyright
 	$(BIN)/ruff check

@@ -37,7 +37,7 @@ def report(output: Path) -> None:
 
 @click.command(short_help="Send a test alert.")
 def alert() -> None:
-    """Send a test alert to the webhook and the mail server of the settings.
+    """Send a test alert to every target in the settings: webhook, mail server, URLs of apprise.
 
     \b
     Example:
@@ -50,7 +50,8 @@ def alert() -> None:
     if not names:
         raise click.ClickException(
             "No alert can be sent. Set PROPELAUTH_ALERT_WEBHOOK to the URL of an incoming webhook, or "
-            "PROPELAUTH_ALERT_SMTP, PROPELAUTH_ALERT_FROM and PROPELAUTH_ALERT_TO for e-mail."
+            "PROPELAUTH_ALERT_SMTP, PROPELAUTH_ALERT_FROM and PROPELAUTH_ALERT_TO for e-mail, or "
+            "PROPELAUTH_ALERT_APPRISE to a URL of apprise."
         )
     text = ("PropelAuth: test alert", "This is a test of propel-assets. Alerts are delivered here.")
     failures = deliver(settings, dict.fromkeys(names, text))
