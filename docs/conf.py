@@ -14,6 +14,7 @@ myst_heading_anchors = 3  # links to headings, as a forge makes them
 myst_enable_extensions = ["attrs_block"]
 
 autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
 
 html_theme = "furo"
@@ -21,5 +22,7 @@ html_title = f"propel-assets {version}"
 html_show_sphinx = False
 html_show_copyright = False
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_extra_path = ["lineage.html"]  # linked by marts.md
 copybutton_exclude = ".linenos, .gp"

@@ -1,4 +1,4 @@
-"""The commands `propel-assets report` and `propel-assets alert`."""
+"""The commands `propel-assets report`, `propel-assets notebook` and `propel-assets alert`."""
 
 from pathlib import Path
 
@@ -7,6 +7,8 @@ import click
 from propel_assets.cli.arguments import current_settings
 from propel_assets.cli.rendering import log
 from propel_assets.cli.warehouse import open_configured_warehouse
+
+NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "explore.py"
 
 
 @click.command(short_help="Write an HTML page with charts.")
@@ -33,6 +35,26 @@ def report(output: Path) -> None:
     with open_configured_warehouse(settings) as warehouse:
         write_report(warehouse, output, settings.target)
     click.echo(output)
+
+
+@click.command(short_help="Write a notebook with charts.")
+@click.argument("file", default="explore.py", type=click.Path(dir_okay=False, path_type=Path))
+def notebook(file: Path) -> None:
+    """Write a marimo notebook with charts of the tables that were loaded last, to be run and changed.
+
+    It needs the extra `dashboard`.
+
+    \b
+    Examples:
+      propel-assets notebook
+      marimo run explore.py
+    """
+    try:
+        with file.open("xb") as opened:
+            opened.write(NOTEBOOK.read_bytes())
+    except OSError as error:
+        raise click.ClickException(f"Cannot write {file}: {error.strerror}. Choose another file.") from error
+    click.echo(f"{file}: run it with `marimo run {file}`.")
 
 
 @click.command(short_help="Send a test alert.")

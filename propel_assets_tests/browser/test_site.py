@@ -73,6 +73,6 @@ def test_every_page_is_in_the_navigation(site: Path, page: Page) -> None:
     pages = {
         f.as_posix()
         for f in site.rglob("*.html")
-        if f.name not in {"lineage.html", "genindex.html", "py-modindex.html", "search.html"}
+        if f.name not in {"index.html", "lineage.html", "genindex.html", "py-modindex.html", "search.html"}
     }
     assert {p for p in pages if "/decisions/0" not in p} <= linked
