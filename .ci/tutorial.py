@@ -2,7 +2,7 @@
 
     python3 .ci/tutorial.py AUTH_URL API_KEY
 
-The two replace the placeholders of the page. `propel-assets dev` waits for Ctrl-C and is left out: tests of its own run it.
+The two replace the placeholders of the page. `propel-assets dev` waits for Ctrl-C: other tests run it.
 """
 
 import re
