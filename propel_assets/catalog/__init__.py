@@ -9,6 +9,7 @@ columns are declared here and never inferred from a page.
 
 from propel_assets.catalog.api_keys import END_USER_API_KEY_USAGE, END_USER_API_KEYS, END_USER_API_KEYS_ARCHIVED
 from propel_assets.catalog.audit import PROPEL_CHECKS, PROPEL_SCANS
+from propel_assets.catalog.events import AUTH_EVENT
 from propel_assets.catalog.insights import CHART_METRICS, ORG_REPORT, USER_REPORT
 from propel_assets.catalog.model import (
     API_KEYS,
@@ -32,6 +33,7 @@ from propel_assets.catalog.users import DETAILS, EMPLOYEE, LOOKUPS, OAUTH_USERIN
 __all__ = [
     "API_KEYS",
     "AUDIT_TABLES",
+    "AUTH_EVENT",
     "BY_NAME",
     "END_USER_API_KEYS",
     "END_USER_API_KEY_USAGE",
@@ -82,6 +84,7 @@ TABLES: tuple[Table, ...] = (
     *DETAILS,
     SAML_SP_METADATA,
     EMPLOYEE,
+    AUTH_EVENT,
 )
 AUDIT_TABLES: tuple[Table, ...] = (PROPEL_SCANS, PROPEL_CHECKS)
 BY_NAME: dict[str, Table] = {table.name: table for table in TABLES}

@@ -12,7 +12,7 @@ from dagster_dlt import DagsterDltTranslator, dlt_assets
 from dagster_dlt.translator import DltResourceTranslatorData
 from pydantic import Field
 
-from propel_assets.catalog import BY_NAME, SCANS, RunOption, Table, options_of, tables_of
+from propel_assets.catalog import AUTH_EVENT, BY_NAME, SCANS, RunOption, Table, options_of, tables_of
 from propel_assets.defs.environment import Environment, PropelAuthResource, WarehouseResource
 from propel_assets.defs.failures import as_failure
 from propel_assets.errors import PropelError
@@ -23,6 +23,7 @@ from propel_assets.source.dlt_source import propel_auth_source
 from propel_assets.source.stream import ReadOptions, ScanResult
 from propel_assets.warehouse.load import ScanLoad, load_scan
 from propel_assets.warehouse.query import open_warehouse
+from propel_assets.webhooks.apply import load_events
 
 PROGRESS_ROWS = 50_000
 MAX_RETRIES = 2  # of an op, after the retries of the client
@@ -122,7 +123,10 @@ def _load(
             context.log.info(f"{table}: {rows:,} of {total or '?'} rows read")
 
     try:
-        load = load_scan(scan, settings, options=options, progress=progress, say=context.log.info)
+        if scan == AUTH_EVENT.scan:
+            *_, load = load_events(settings, say=context.log.info)
+        else:
+            load = load_scan(scan, settings, options=options, progress=progress, say=context.log.info)
         yield from _results(load, environment, settings, context.selected_asset_keys)
     except PropelError as error:
         failure = as_failure(error)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 
@@ -15,19 +15,49 @@ Progress = Callable[[str, int, int | None], None]
 """Called with the table, the rows so far, and the expected rows."""
 
 
+class ReceivedEvent(Protocol):
+    """A webhook as the event store has it."""
+
+    @property
+    def svix_id(self) -> str:
+        """The message id."""
+        ...
+
+    @property
+    def event_type(self) -> str:
+        """PropelAuth's name of the event."""
+        ...
+
+    @property
+    def received_at(self) -> datetime:
+        """When the first delivery was accepted."""
+        ...
+
+    @property
+    def sent_at(self) -> datetime:
+        """When that delivery was sent."""
+        ...
+
+    @property
+    def payload(self) -> str:
+        """The JSON object."""
+        ...
+
+
 @dataclass(frozen=True)
 class ReadOptions:
     """Options of one run.
 
     ``lookups``: by table, the values to look up. ``usage_per_key``: also read the API key usage of each key.
     ``recent``: read only recent changes of users. ``full_refresh``: read metrics and usage as the first load does, for
-    destinations that cannot merge.
+    destinations that cannot merge. ``events``: the webhooks to load; None: there is no event store.
     """
 
     lookups: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
     usage_per_key: bool = False
     recent: bool = False
     full_refresh: bool = False
+    events: Sequence[ReceivedEvent] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from propel_assets.catalog import BY_NAME, Table, tables_of
-from propel_assets.catalog.model import Custom, Document, Lookup, MetricGrid, PagedList, PerParent, ReportGrid
+from propel_assets.catalog.model import Custom, Document, Lookup, MetricGrid, PagedList, PerParent, ReportGrid, Webhooks
 from propel_assets.errors import LossRefused, OtherEnvironment
 from propel_assets.settings import Tenant
 from propel_assets.source.readers.api_key_usage import read_api_key_usage
 from propel_assets.source.readers.context import ScanContext, SkipScan
 from propel_assets.source.readers.document import read_document
 from propel_assets.source.readers.employees import read_employees
+from propel_assets.source.readers.events import read_events
 from propel_assets.source.readers.insights import read_metrics, read_reports
 from propel_assets.source.readers.lookup import read_lookup
 from propel_assets.source.readers.paged_list import read_paged_list
@@ -36,6 +37,7 @@ READERS: dict[type, Callable[[ScanContext, Table, Any], Stream]] = {
     Lookup: read_lookup,
     ReportGrid: read_reports,
     MetricGrid: read_metrics,
+    Webhooks: read_events,
 }
 CUSTOM_READERS: dict[str, Callable[[ScanContext, Sequence[Table]], Stream]] = {
     "users": read_users,
