@@ -24,6 +24,7 @@ from propel_assets.catalog.model import (
     RunOption,
     Shape,
     Table,
+    Webhooks,
 )
 from propel_assets.catalog.orgs import CUSTOM_ROLE_MAPPINGS, ORG_BY_ID, ORG_QUERY, PENDING_ORG_INVITES, SAML_SP_METADATA
 from propel_assets.catalog.public import JWKS, OPENID_CONFIGURATION
@@ -60,6 +61,7 @@ __all__ = [
     "Table",
     "options_of",
     "tables_of",
+    "tables_written_by",
 ]
 
 TABLES: tuple[Table, ...] = (
@@ -94,6 +96,13 @@ SCANS: tuple[str, ...] = tuple(dict.fromkeys(table.scan for table in TABLES))
 def tables_of(scan: str) -> tuple[Table, ...]:
     """Return the tables that ``scan`` reads together."""
     return tuple(table for table in TABLES if table.scan == scan)
+
+
+def tables_written_by(scan: str) -> tuple[Table, ...]:
+    """Return the tables of ``scan``, and those whose rows it merges although another scan reads them."""
+    tables = tables_of(scan)
+    names = [name for table in tables if isinstance(table.shape, Webhooks) for name in table.shape.applies_to]
+    return (*tables, *map(BY_NAME.__getitem__, names))
 
 
 def options_of(scan: str) -> tuple[RunOption, ...]:

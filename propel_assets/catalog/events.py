@@ -32,7 +32,7 @@ AUTH_EVENT = Table(
             api_field="svix-timestamp",
         ),
     ),
-    shape=Webhooks(),
+    shape=Webhooks(applies_to=("user_query", "org_membership", "org_query")),
     doc="https://docs.propelauth.com/integrations/webhooks",
     load="merge",
     default=False,

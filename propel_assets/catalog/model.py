@@ -97,7 +97,9 @@ class Custom:
 
 @dataclass(frozen=True)
 class Webhooks:
-    """Events that the webhook receiver has stored. No request is sent for them."""
+    """Events that the webhook receiver has stored. ``applies_to``: the tables whose rows are read again."""
+
+    applies_to: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from propel_assets.catalog import BY_NAME
 
-Mode = Literal["full", "recent"]
+Mode = Literal["full", "recent", "events"]
 Verdict = Literal["proved", "counted", "skipped"]
 Progress = Callable[[str, int, int | None], None]
 """Called with the table, the rows so far, and the expected rows."""
@@ -51,6 +51,7 @@ class ReadOptions:
     ``lookups``: by table, the values to look up. ``usage_per_key``: also read the API key usage of each key.
     ``recent``: read only recent changes of users. ``full_refresh``: read metrics and usage as the first load does, for
     destinations that cannot merge. ``events``: the webhooks to load; None: there is no event store.
+    ``deleted_before``: by table, the rows that earlier loads of this run have deleted because of events.
     """
 
     lookups: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
@@ -58,6 +59,7 @@ class ReadOptions:
     recent: bool = False
     full_refresh: bool = False
     events: Sequence[ReceivedEvent] | None = field(default=None, repr=False)
+    deleted_before: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,8 @@ class Rows:
 class ScanResult:
     """How one table was read. Most fields are columns of `propel_scans`.
 
-    A reader fills in what it has found, `read_scan` the rest. ``emptied``: in the mode `recent`, the users whose rows
-    must be deleted, because the scan returned none for them. ``newest``, ``cursor``: the reader's part of
+    A reader fills in what it has found, `read_scan` the rest. ``deleted``: by column, the ids whose rows must be
+    deleted, because a merge deletes rows only where it inserts others. ``newest``, ``cursor``: the reader's part of
     ``resume_state``; None leaves it unchanged.
     """
 
@@ -121,7 +123,7 @@ class ScanResult:
     unknown_fields: Mapping[str, str] = field(default_factory=dict)
     values_read: Mapping[str, int] = field(default_factory=dict)
     variants: Sequence[Mapping[str, Any]] = ()
-    emptied: Sequence[str] = ()
+    deleted: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
     newest: float | None = None
     cursor: Mapping[str, Any] | None = None
     requests: int = 0
@@ -140,8 +142,8 @@ class ScanResult:
 
     @property
     def is_recent(self) -> bool:
-        """Whether only recent changes were read, to be merged into the table."""
-        return self.mode == "recent"
+        """Whether only recent changes or named rows were read, to be merged into the table."""
+        return self.mode != "full"
 
     @property
     def rows_expected(self) -> int | None:

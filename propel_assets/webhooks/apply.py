@@ -5,10 +5,11 @@ merged by the message id, so an event that is loaded again is not duplicated.
 """
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from propel_assets.catalog import AUTH_EVENT
+from propel_assets.catalog import AUTH_EVENT, BY_NAME
 from propel_assets.errors import SettingsError
 from propel_assets.settings import Settings
 from propel_assets.source.stream import ReadOptions
@@ -33,9 +34,13 @@ def load_events(
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(_open_store(settings.webhook_store))
         session = session or stack.enter_context(open_session(settings.target, say))
+        deleted: Counter[str] = Counter()
         for _ in range(MAX_BATCHES):
             events = None if store is None else store.pending(BATCH_EVENTS)
-            load = load_scan(AUTH_EVENT.scan, settings, options=ReadOptions(events=events), say=say, session=session)
+            options = ReadOptions(events=events, deleted_before=deleted)
+            load = load_scan(AUTH_EVENT.scan, settings, options=options, say=say, session=session)
+            for result in load.results:
+                deleted[result.table_name] += len(result.deleted.get(BY_NAME[result.table_name].key[0], ()))
             yield load
             if store is None or not events or any(result.skipped for result in load.results):
                 return
