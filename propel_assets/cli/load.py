@@ -117,6 +117,9 @@ def _check_lookups(tables: Sequence[str], lookups: Mapping[str, Sequence[str]]) 
 def _describe(result: "ScanResult") -> str:
     if result.skipped:
         return f"skipped. {result.reason}"
+    if result.mode == "events":
+        deleted = sum(map(len, result.deleted.values()))
+        return f"{format_count(result.rows_read, 'row')} read again, {format_count(deleted, 'id')} deleted"
     return f"{format_count(result.rows_read, 'row')}, {result.verdict}"
 
 

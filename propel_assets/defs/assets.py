@@ -124,7 +124,8 @@ def _load(
 
     try:
         if scan == AUTH_EVENT.scan:
-            *_, load = load_events(settings, say=context.log.info)
+            for load in load_events(settings, say=context.log.info):
+                _log_merged_tables(context, load, environment, settings)
         else:
             load = load_scan(scan, settings, options=options, progress=progress, say=context.log.info)
         yield from _results(load, environment, settings, context.selected_asset_keys)
@@ -161,6 +162,21 @@ def _results(
             )
 
 
+def _log_merged_tables(
+    context: dg.AssetExecutionContext, load: ScanLoad, environment: Environment, settings: Settings
+) -> None:
+    """Log a materialization of each table that events have changed: the op of another asset wrote it."""
+    for result in load.results:
+        if result.mode == "events":
+            context.log_event(
+                dg.AssetMaterialization(
+                    environment.asset_key(BY_NAME[result.table_name]),
+                    metadata=_metadata(result, load, settings),
+                    tags={"dagster/data_version": load.load_id},
+                )
+            )
+
+
 def _metadata(result: ScanResult, load: ScanLoad, settings: Settings) -> dict[str, Any]:
     """Return the metadata of a materialization. The UI plots its numbers."""
     metadata: dict[str, Any] = {
@@ -179,6 +195,8 @@ def _metadata(result: ScanResult, load: ScanLoad, settings: Settings) -> dict[st
     if result.skipped:
         return metadata | {"skipped": result.reason}
     metadata |= {"rows_read": result.rows_read, "pages": result.pages, "passes": result.passes}
+    if result.deleted:
+        metadata["ids_deleted"] = sum(map(len, result.deleted.values()))
     if result.total_max is not None:
         metadata |= {"api_total": result.total_max, "api_total_min": result.total_min}
     if result.reason:

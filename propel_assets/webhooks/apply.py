@@ -32,7 +32,7 @@ def load_events(
         PropelError: the events of this load, and later ones, are still in the store; the text says why.
     """
     with contextlib.ExitStack() as stack:
-        store = stack.enter_context(_open_store(settings.webhook_store))
+        store = stack.enter_context(open_store(settings.webhook_store))
         session = session or stack.enter_context(open_session(settings.target, say))
         deleted: Counter[str] = Counter()
         for _ in range(MAX_BATCHES):
@@ -50,7 +50,7 @@ def load_events(
 
 
 @contextlib.contextmanager
-def _open_store(url: str) -> Iterator["EventStore | None"]:
+def open_store(url: str) -> Iterator["EventStore | None"]:
     """Give the event store; None if no webhook has been received."""
     try:
         from propel_assets.webhooks.store import EventStore, store_exists
