@@ -124,8 +124,7 @@ def _load(
 
     try:
         if scan == AUTH_EVENT.scan:
-            for load in load_events(settings, say=context.log.info):
-                _log_merged_tables(context, load, environment, settings)
+            load = _apply_events(context, environment, settings)
         else:
             load = load_scan(scan, settings, options=options, progress=progress, say=context.log.info)
         yield from _results(load, environment, settings, context.selected_asset_keys)
@@ -162,19 +161,24 @@ def _results(
             )
 
 
-def _log_merged_tables(
-    context: dg.AssetExecutionContext, load: ScanLoad, environment: Environment, settings: Settings
-) -> None:
-    """Log a materialization of each table that events have changed: the op of another asset wrote it."""
-    for result in load.results:
-        if result.mode == "events":
-            context.log_event(
-                dg.AssetMaterialization(
-                    environment.asset_key(BY_NAME[result.table_name]),
-                    metadata=_metadata(result, load, settings),
-                    tags={"dagster/data_version": load.load_id},
+def _apply_events(context: dg.AssetExecutionContext, environment: Environment, settings: Settings) -> ScanLoad:
+    """Apply all webhook events and return the last load.
+
+    Logs a materialization of each table that events have changed: it is the asset of another op.
+    """
+    loads = []
+    for load in load_events(settings, say=context.log.info):
+        loads.append(load)
+        for result in load.results:
+            if result.mode == "events":
+                context.log_event(
+                    dg.AssetMaterialization(
+                        environment.asset_key(BY_NAME[result.table_name]),
+                        metadata=_metadata(result, load, settings),
+                        tags={"dagster/data_version": load.load_id},
+                    )
                 )
-            )
+    return loads[-1]
 
 
 def _metadata(result: ScanResult, load: ScanLoad, settings: Settings) -> dict[str, Any]:
