@@ -19,7 +19,7 @@ def tables() -> None:
     """
     print_table(
         ("table", "key", "read from", "default"),
-        [(t.name, ", ".join(t.key), f"GET {t.path}", "on" if t.default else "by name") for t in TABLES],
+        [(t.name, ", ".join(t.key), t.origin, "on" if t.default else "by name") for t in TABLES],
     )
 
 
