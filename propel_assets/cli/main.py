@@ -12,10 +12,10 @@ from propel_assets.cli.access_review import access_review
 from propel_assets.cli.load import load
 from propel_assets.cli.privacy import erase, privacy
 from propel_assets.cli.probe import probe
-from propel_assets.cli.report import alert, report
+from propel_assets.cli.report import alert, notebook, report
 from propel_assets.cli.sandbox import fault, sandbox
 from propel_assets.cli.status import check, status
-from propel_assets.cli.tables import lineage, tables
+from propel_assets.cli.tables import dbt_sources, lineage, tables
 from propel_assets.cli.trial import demo, dev
 from propel_assets.cli.verify import verify
 from propel_assets.cli.webhooks import webhooks
@@ -24,7 +24,7 @@ from propel_assets.settings import load_settings
 
 SECTIONS = {
     "Load and check": (load, check, verify, status),
-    "Use": (report, access_review, probe, tables, lineage, webhooks, alert),
+    "Use": (report, access_review, notebook, probe, tables, lineage, dbt_sources, webhooks, alert),
     "Personal data": (privacy, erase),
     "Try it without an account": (demo, dev, sandbox, fault),
 }

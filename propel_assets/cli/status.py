@@ -116,13 +116,10 @@ def _event_status(settings: Settings) -> "StoreStatus | None":
     """Return what waits in the webhook store; None where no webhooks are received."""
     if not settings.webhook_secrets:
         return None
-    from propel_assets.webhooks.store import EventStore
+    from propel_assets.webhooks.apply import open_store
 
-    store = EventStore(settings.webhook_store)
-    try:
-        return store.status()
-    finally:
-        store.close()
+    with open_store(settings.webhook_store) as store:
+        return store.status() if store else None
 
 
 def _as_json(tables: "Sequence[TableStatus]", models: "Sequence[BuiltModel]", events: "StoreStatus | None") -> str:

@@ -8,7 +8,7 @@ import click
 
 from propel_assets.catalog import BY_NAME, SCANS, TABLES
 from propel_assets.cli.arguments import current_settings, table_arguments
-from propel_assets.cli.rendering import format_count, log, print_table, progress_bar
+from propel_assets.cli.rendering import format_count, print_table, progress_bar
 from propel_assets.errors import PropelError
 from propel_assets.settings import Settings
 
@@ -86,11 +86,7 @@ def _events(settings: Settings, stack: ExitStack) -> Callable[[datetime], Collec
     """Return the function that reads which ids events name; without a webhook receiver it returns none."""
     if not settings.webhook_secrets:
         return lambda _: ()
-    try:
-        from propel_assets.webhooks.store import EventStore
-    except ImportError:
-        log("Webhook events are not used: install them with pip install 'propel-assets[webhooks]'.")
-        return lambda _: ()
-    store = EventStore(settings.webhook_store)
-    stack.callback(store.close)
-    return store.ids_named_since
+    from propel_assets.webhooks.apply import open_store
+
+    store = stack.enter_context(open_store(settings.webhook_store))
+    return store.ids_named_since if store else lambda _: ()

@@ -18,7 +18,7 @@ from typing import Any
 import dlt
 import pyarrow as pa
 
-from propel_assets.catalog import BY_NAME, ORG_MEMBERSHIP, USER_QUERY, Table, tables_of
+from propel_assets.catalog import AUTH_EVENT, BY_NAME, ORG_MEMBERSHIP, USER_QUERY, Table, tables_of
 from propel_assets.catalog.model import Lookup, MetricGrid, PerParent, ReportGrid
 from propel_assets.catalog.users import LOOKUPS
 from propel_assets.errors import WarehouseError
@@ -41,9 +41,9 @@ from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.load import AuditResumeStore
 from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, destination_kind
-from propel_assets.warehouse.query import HOW_TO_LOAD, connect
+from propel_assets.warehouse.query import HOW_TO_LOAD, Warehouse, connect
 
-ACTIVITY = "last_active_at"
+USER_ID, ACTIVITY = "user_id", "last_active_at"
 USER_BY_ID = next(table for table in LOOKUPS if table.shape == Lookup("user_id"))
 IGNORED = (ACTIVITY, f"{ACTIVITY}__v_text", "num_orgs_subscribed")
 """Columns that change without a change of their row."""
@@ -139,6 +139,7 @@ class _Side:
     digests: RowDigests
     created_since: float
     active_since: float
+    has_applied_events: bool
     notes: list[str] = field(default_factory=list)
     new_columns: set[str] = field(default_factory=set)
 
@@ -216,14 +217,17 @@ class _Comparison:
                 elif self._privacy.policy_changed:
                     reasons[table.name] = "the privacy policy has changed since the load. Load the table first"
                 else:
-                    self._sides[table.name] = self._side(table, load, stored)
+                    newest = warehouse.audit.last_load(table, events=True) or load
+                    has_applied_events = newest.load_id != load.load_id
+                    self._sides[table.name] = self._side(table, load, stored, has_applied_events=has_applied_events)
+            self._note_applied_events(warehouse)
             for side in self._sides.values():
                 for batch in warehouse.batches(side.table.name, side.kinds):
                     columns = dict(zip(side.kinds, zip(*batch, strict=True), strict=True))
                     side.digests.add("stored", columns, self._are_changed(side, columns))
         return reasons
 
-    def _side(self, table: Table, load: LoadRecord, stored: Mapping[str, str]) -> _Side:
+    def _side(self, table: Table, load: LoadRecord, stored: Mapping[str, str], *, has_applied_events: bool) -> _Side:
         kinds = {name: kind for name, kind in stored.items() if name not in IGNORED and not name.startswith("_dlt")}
         identifiers = {column.name for column in table.columns if column.privacy == "identifier"}
         digests = RowDigests(self._folder, table.name, table.key, kinds, identifiers)
@@ -233,12 +237,20 @@ class _Comparison:
         created_since = self._state.newest.get(table.name, by_our_clock)
         if table.name == USER_QUERY.name:
             created_since = max(created_since, active_since)
-        return _Side(table, load, kinds, digests, created_since, active_since)
+        return _Side(table, load, kinds, digests, created_since, active_since, has_applied_events)
+
+    def _note_applied_events(self, warehouse: Warehouse) -> None:
+        """Note the ids that events since the load name which were applied: they left the webhook store."""
+        if not any(side.has_applied_events for side in self._sides.values()):
+            return
+        since = min(side.load.started_at for side in self._sides.values())
+        sql = f"SELECT user_id, org_id FROM {warehouse.table(AUTH_EVENT.name)} WHERE received_at >= %s"  # noqa: S608
+        self._changed_ids |= {user_id or org_id for user_id, org_id in warehouse.rows(sql, since) if user_id or org_id}
 
     def _note_events(self) -> None:
         """Note the ids that webhook events since the load name."""
         named = self._named_by_events(min(side.load.started_at for side in self._sides.values()))
-        self._changed_ids |= {*named, *self._privacy.stored_ids(USER_QUERY.name, named)}
+        self._changed_ids |= {*named, *self._privacy.stored_ids(USER_QUERY.name, USER_ID, named)}
 
     def _are_changed(self, side: _Side, columns: Mapping[str, Sequence[Any]]) -> list[bool]:
         """Return for each row whether it was created or active since the load, or has expired since."""
@@ -328,9 +340,9 @@ class _Comparison:
     def _single_read(self) -> Callable[[Client, str], list[Rows]] | None:
         """Return the function that reads the rows of one id; None where the API has no such request."""
         table = self._tables[0]
-        if isinstance(table.shape, PerParent) and not self._privacy.hashes_key(table.name):
+        if isinstance(table.shape, PerParent) and not self._privacy.hashes(table.name, table.key[0]):
             return partial(_read_one_row, table, table.shape)
-        if table.scan == USER_QUERY.scan and not self._privacy.hashes_key(USER_QUERY.name):
+        if table.scan == USER_QUERY.scan and not self._privacy.hashes(USER_QUERY.name, USER_ID):
             return partial(_read_one_user, include_orgs=ORG_MEMBERSHIP.name in self._sides)
         return None
 
@@ -345,7 +357,7 @@ class _Comparison:
             counts[found.kind] += 1
             if len(differences) < MAX_DIFFERENCES:
                 differences.append(Difference(found.kind, _shown_key(side.table, found.key), found.columns))
-        if counts["extra"] and side.load.rows_expected is not None:
+        if counts["extra"] and side.load.rows_expected is not None and not side.has_applied_events:
             added = rows - side.load.rows_expected + counts["missing"]
             if added <= 0:
                 # Every row of the load is accounted for, so PropelAuth has deleted these since.
