@@ -28,7 +28,7 @@ MAX_REQUESTS = 50
 PAUSE_SECONDS = 0.2
 MAX_BODY_BYTES = 8 * 2**20
 MAX_TEXT = 200
-OK, UNAUTHORIZED, TOO_MANY_REQUESTS = 200, 401, 429
+OK, BAD_REQUEST, UNAUTHORIZED, TOO_MANY_REQUESTS = 200, 400, 401, 429
 WHOLE_PAGE, LARGE_PAGE, BEYOND = 100, 1_000, 1_000_000
 UNKNOWN_UUID = "00000000-0000-4000-8000-000000000000"
 UNKNOWN_KEY = "0" * 32
@@ -162,7 +162,7 @@ class _Requester:
         except (ValueError, RecursionError):
             body, is_json = None, False
         text = "" if status == OK else self._redacted(content)
-        if status != OK:
+        if status not in (OK, BAD_REQUEST):  # the body of a 400 depends on the request
             kind = headers.get("Content-Type", "").split(";")[0]
             self.errors.setdefault(status, {"content_type": kind, "body": text})
         return Answer(status, headers, body, text, is_json)
@@ -403,7 +403,8 @@ class _Probe:
                 for info in (row.get("org_id_to_org_info") or {}).values()
                 if isinstance(info, dict)
             ],
-            "orgs": [*orgs.rows("orgs"), *(detail.body for detail in details if detail.ok)],
+            "orgs in the list": orgs.rows("orgs"),
+            "details of orgs": [detail.body for detail in details if detail.ok],
             "api_keys": keys.rows("api_keys"),
         }
         texts: list[str] = []

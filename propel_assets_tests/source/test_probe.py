@@ -16,7 +16,7 @@ TENANTS: dict[str, dict[str, Any]] = {
     "as documented": {},
     "another cap, refused": {"page_size_cap": 250, "page_size_refused": True},
     "a small cap, reduced": {"page_size_cap": 50},
-    "errors after the last page": {"past_end": 400},
+    "errors after the last page": {"past_end": 410},
     "no User Insights, no SCIM, no API keys": {"insights_off": 402, "scim_off": 404, "api_keys_off": 403},
     "no orgs": {"orgs_off": 426},
     "other errors and headers": {
