@@ -54,7 +54,7 @@ def test_the_contract_has_every_table_column_and_key_of_the_catalog() -> None:
 
 def test_an_environment_has_a_contract_of_its_own() -> None:
     assert yaml.safe_load(printed())["id"] == "propel-assets:propel_auth_data"
-    assert yaml.safe_load(printed("--environment", "staging"))["id"] == "propel-assets:propel_auth_data_staging"
+    assert yaml.safe_load(printed("--environment", "staging"))["id"] == "propel-assets:staging_propel_auth_data"
 
 
 @pytest.mark.parametrize("name", ["user_query", "org_membership"])
