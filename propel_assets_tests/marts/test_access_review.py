@@ -110,7 +110,7 @@ def test_the_review_says_what_the_sandbox_knows_and_says_it_again_later(simulate
 
     # Changes: each event of the period, in an interval that contains it.
     kinds = {"joined_org": "joined", "left_org": "left", "role_changed": "role changed"}
-    expected = [(e.org_id, e.user_id, kinds[e.kind], e.at) for e in history if e.kind in kinds]
+    expected = [(str(e.org_id), str(e.user_id), kinds[e.kind], e.at) for e in history if e.kind in kinds]
     lost = next(e.at for e in history if e.kind == "deleted")
     expected += [(org_id, gone[0], "left", lost) for user_id, org_id in pairs if user_id == gone[0]]
     expected += [("", newcomer, "signed up", next(e.at for e in history if e.kind == "signed_up"))]
