@@ -29,7 +29,7 @@ SECONDS = 10
 )
 @click.option(
     "--profile",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(dir_okay=False, path_type=Path),
     help="Behave as the tenant that `propel-assets probe` has measured.",
 )
 @click.option("--webhook-url", metavar="URL", default="", help="Post signed webhook events to this URL.")
