@@ -277,9 +277,7 @@ def _webhook_store(environment: Environment) -> dict[str, Problem | None]:
             used, oldest = store.share_used(), store.status().oldest_received_at
     except WebhookStoreError as error:
         return {name: Problem(Cause("Webhooks: the store cannot be read"), name, str(error))}
-    except (
-        SettingsError
-    ):  # the extra is not installed, so there is no receiver either; or reported with the other alerts
+    except SettingsError:  # also without the extra: then there is no receiver
         return {}
     job = environment.named(APPLY_EVENTS)
     waiting = time.time() - oldest.timestamp() if oldest else 0.0
