@@ -17,7 +17,8 @@ from propel_assets.settings import Settings
 from propel_assets.source.stream import ReadOptions
 from propel_assets.warehouse.grades import settle_grades
 from propel_assets.warehouse.load import ScanLoad, load_scan
-from propel_assets.warehouse.query import open_warehouse
+from propel_assets.warehouse.pipeline import load_lock, write_lock
+from propel_assets.warehouse.query import connect
 from propel_assets.warehouse.session import LoadSession, open_session
 
 if TYPE_CHECKING:
@@ -50,14 +51,20 @@ def load_events(
                 return
             store.remove([event.svix_id for event in events])
             if len(events) < BATCH_EVENTS:
-                _settle_grades(settings, say)
+                _settle_grades(settings, session, say)
                 return
 
 
-def _settle_grades(settings: Settings, say: Callable[[str], None]) -> None:
+def _settle_grades(settings: Settings, session: LoadSession, say: Callable[[str], None]) -> None:
     """Grade the last scan again, once its last events have been loaded. The events are loaded by now."""
+    target, policy = settings.target, load_policy(settings.privacy_settings)
     try:
-        with open_warehouse(settings.target, load_policy(settings.privacy_settings), say) as warehouse:
+        with (
+            session.pipeline(say) as pipeline,
+            load_lock(target, pipeline, say),
+            write_lock(target, pipeline, say),
+            connect(pipeline, target, policy) as warehouse,
+        ):
             settle_grades(warehouse)
     except Exception as error:  # each database's driver has error classes of its own
         say(f"The webhooks were not graded: {describe_error(error)}. The next load of events repeats it.")
