@@ -10,6 +10,7 @@ import pytest
 
 from propel_assets.catalog import BY_NAME
 from propel_assets.privacy.policy_file import load_policy
+from propel_assets.sandbox.roles import MAPPINGS
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import Settings, load_settings
 from propel_assets.warehouse import checks, grades
@@ -19,8 +20,6 @@ from propel_assets.warehouse.query import open_warehouse
 from propel_assets.webhooks.apply import load_events
 from propel_assets.webhooks.store import EventStore
 from propel_assets_tests.webhooks.test_apply import received
-
-ROLES = ("Owner", "Admin", "Member")
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +113,10 @@ def change_everything(world: World, first: int) -> None:
     store.add_membership(some[3], joined)
     member, org = next((user, org) for user in users[first + 8 :] for org in store.of_user.get(user, ()))
     store.remove_membership(member, org)
-    member, org = next((user, org) for user in reversed(users) for org in store.of_user.get(user, ()))
-    store.change_role(member, org, next(r for r in ROLES if r != store.of_user[member][org].role))
+    last = list(reversed(users))[first:]
+    member, org = next((user, org) for user in last for org in store.of_user.get(user, ()))
+    roles = MAPPINGS[store.orgs[org].role_mapping].roles
+    store.change_role(member, org, next(role for role in roles if role != store.of_user[member][org].role))
 
 
 def test_the_grade_is_the_truth(world, monkeypatch) -> None:
