@@ -118,7 +118,12 @@ class Receiver:
         self._process: subprocess.Popen | None = None
 
     def __enter__(self) -> "Receiver":
-        env = {**os.environ, "PROPELAUTH_WEBHOOK_SECRET": Sandbox.webhook_secret, **_webhook_store(self._folder)}
+        env = {
+            **{name: value for name, value in os.environ.items() if not OURS.match(name)},
+            **_webhook_store(self._folder),
+            "PROPELAUTH_WEBHOOK_SECRET": Sandbox.webhook_secret,
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        }
         command = [*LOADER, "webhooks", "--port", str(self._port)]
         with (self._folder / "receiver.txt").open("a") as file:
             self._process = subprocess.Popen(command, cwd=self._folder, env=env, stdout=file, stderr=file)
