@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from propel_assets import __version__
+from propel_assets.cli.access_review import access_review
 from propel_assets.cli.load import load
 from propel_assets.cli.privacy import erase, privacy
 from propel_assets.cli.probe import probe
@@ -23,7 +24,7 @@ from propel_assets.settings import load_settings
 
 SECTIONS = {
     "Load and check": (load, check, verify, status),
-    "Use": (report, notebook, probe, tables, lineage, dbt_sources, data_contract, webhooks, alert),
+    "Use": (report, access_review, notebook, probe, tables, lineage, dbt_sources, data_contract, webhooks, alert),
     "Personal data": (privacy, erase),
     "Try it without an account": (demo, dev, sandbox, fault),
 }

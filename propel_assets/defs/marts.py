@@ -132,8 +132,9 @@ def _materialization(
         metadata["dagster/column_lineage"] = dg.TableColumnLineage(deps_by_column=lines)
     if properties["config"]["materialized"] != "view":
         metadata["dagster/row_count"] = warehouse.number(f"SELECT count(*) FROM {relation}")  # noqa: S608 - our names
-    if drawn := _chart(node.name, properties["schema"], warehouse):
-        metadata["chart"] = dg.MetadataValue.md(drawn)
+    if chart := _chart(node.name, properties["schema"], warehouse):
+        metadata["chart_preview"] = dg.MetadataValue.md(chart.preview())
+        metadata["chart"] = dg.MetadataValue.md(chart.markdown())
     return dg.MaterializeResult(asset_key=_asset_key(environment, properties), metadata=metadata)
 
 
@@ -181,8 +182,8 @@ def _check_result(
     )
 
 
-def _chart(model: str, schema: str, warehouse: query.Warehouse) -> str | None:
-    """Return the chart of a mart as Markdown, if it has one and has rows.
+def _chart(model: str, schema: str, warehouse: query.Warehouse) -> charts.Chart | None:
+    """Return the chart of a mart, if it has one and has rows.
 
     A chart that also reads a mart of a later op is drawn from the second run on.
     """
@@ -190,10 +191,9 @@ def _chart(model: str, schema: str, warehouse: query.Warehouse) -> str | None:
     if draw is None or not charts.can_draw():
         return None
     try:
-        chart = draw(warehouse.rows, schema)
+        return draw(warehouse.rows, schema)
     except DatabaseUndefinedRelation:
         return None
-    return chart.markdown() if chart else None
 
 
 def _asset_key(environment: Environment, properties: Mapping[str, Any]) -> dg.AssetKey:

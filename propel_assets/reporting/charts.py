@@ -6,6 +6,7 @@ CSS variables, so that one drawing is right in light and dark; the pictures in t
 
 import base64
 import importlib.util
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ FULLEST = 12  # orgs
 ROLES = 8
 WIDE, NARROW = 560, 310  # px, axes and their labels included
 WHOLE = {"format": ",d", "tickMinStep": 1}
+PREVIEW_BARS = 26
+INLINE = 1_000
+NUMBER, DAY = re.compile(r"-?\d+(\.\d+)?"), re.compile(r"\d{4}-\d\d(-\d\d)?$")
 LETTER = 8  # px of a letter of an axis, at most, over some of them
 THEMED = {"text": "currentColor", "grid": "var(--line)", "first": "var(--first)", "second": "var(--second)"}
 ON_WHITE = {"text": "#334155", "grid": "#e2e8f0", "first": "#2563eb", "second": "#c2410c"}
@@ -79,6 +83,40 @@ class Chart:
         """Return the summary and the drawing for a page that is not ours."""
         picture = base64.b64encode(self.svg(WIDE, ON_WHITE).encode()).decode()
         return f"{self.summary}\n\n![{self.title}](data:image/svg+xml;base64,{picture})"
+
+    def preview(self) -> str:
+        """Return the summary and a small drawing of the first numbers, in fewer than `INLINE` characters.
+
+        Dagster shows so short a Markdown text on the overview of an asset, and a longer one behind "Show Markdown".
+        """
+        values = [_number(row[1]) for row in self.rows[:PREVIEW_BARS]]
+        if isinstance(self.rows[0][0], str) and _is_day(self.rows[0][0]):
+            values.reverse()  # the newest row is first
+        picture = (
+            f"![{self.title}](data:image/svg+xml;base64,{base64.b64encode(_preview_svg(values).encode()).decode()})"
+        )
+        room = INLINE - len(picture) - 3
+        return f"{self.summary[:room]}\n\n{picture}" if room > len(self.title) else picture
+
+
+def _number(cell: str) -> float:
+    """Return the number of a cell of a table, such as `1,234` or `45 %`."""
+    found = NUMBER.search(cell.replace(",", ""))
+    return float(found[0]) if found else 0.0
+
+
+def _is_day(cell: str) -> bool:
+    return DAY.match(cell) is not None
+
+
+def _preview_svg(values: Sequence[float]) -> str:
+    """Return bars as a short SVG."""
+    highest = max([*values, 0]) or 1
+    bars = "".join(f"M{4 * n + 2} 40V{40 - round(38 * max(0, value) / highest)}" for n, value in enumerate(values))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{8 * len(values)}" height="80" '
+        f'viewBox="0 0 {4 * len(values)} 40"><path d="{bars}" stroke="{ON_WHITE["first"]}" stroke-width="3"/></svg>'
+    )
 
 
 def signups(query: Query, schema: str) -> Chart | None:

@@ -7,20 +7,25 @@ import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import yaml
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
 from propel_assets import __version__
 from propel_assets.catalog import BY_NAME, PROPEL_CHECKS, TABLES, Table
 from propel_assets.errors import PropelError
 from propel_assets.marts import runner
+from propel_assets.marts.sources import PROJECT
 from propel_assets.reporting import charts
 from propel_assets.settings import Target
 from propel_assets.warehouse.query import Warehouse
 
+SCANS = 30
+"""Scans of each table that the page shows."""
 TITLES = {chart.mart: (chart.title, table) for table in TABLES for chart in table.charts}
 """By mart: the title of its chart, and the raw table that the chart needs."""
 
@@ -44,9 +49,30 @@ HISTORIES = (
 
 
 @dataclass(frozen=True)
-class Panel:
-    """A chart, or under its title the sentence that stands for it."""
+class Scanned:
+    """The last scans of a table, the oldest first: time and verdict of each; and the age of its data in hours."""
 
+    name: str
+    scans: tuple[tuple[datetime, str], ...]
+    age_hours: float | None
+
+
+@dataclass(frozen=True)
+class Definition:
+    """The documentation of a mart."""
+
+    mart: str
+    description: str
+    grain: str
+    use: str
+    query: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A chart of a mart, or under its title the sentence that stands for it."""
+
+    mart: str
     title: str
     chart: charts.Chart | None = None
     drawings: tuple[str, ...] = ()
@@ -113,10 +139,35 @@ def render(warehouse: Warehouse, target: Target) -> str:
         headlines=[panel.chart.headline for panel in panels if panel.chart and panel.chart.headline],
         checks=(sum(t.passed for t in tables), sum(t.checks for t in tables)),
         panels=panels,
+        scanned=[scanned for table in TABLES if table.default and (scanned := _scanned(warehouse, table))],
+        definitions=[_definition(mart) for mart in charts.CHARTS],
         changes=[_changes(warehouse, history, target) for history in HISTORIES],
         failed=[check for them in checks.values() for check in them if not check["passed"]],
         tables=tables,
     )
+
+
+def _scanned(warehouse: Warehouse, table: Table) -> Scanned | None:
+    scans = warehouse.audit.verdicts(table, loads=SCANS)
+    if not scans:
+        return None
+    good = next((at for at, verdict in scans if verdict != "skipped"), None)
+    age = None if good is None else max(0.0, (datetime.now(UTC) - _utc(good)).total_seconds() / 3600)
+    return Scanned(table.name, tuple((_utc(at), verdict) for at, verdict in reversed(scans)), age)
+
+
+@cache
+def _descriptions() -> dict[str, dict[str, Any]]:
+    """Return the description of each mart, as its `.yml` file has it."""
+    files = sorted((PROJECT / "models").rglob("*.yml"))
+    documents = (yaml.safe_load(file.read_text(encoding="utf-8")) for file in files)
+    return {model["name"]: model for document in documents for model in document.get("models", ())}
+
+
+def _definition(mart: str) -> Definition:
+    model = _descriptions()[mart]
+    meta = model["config"]["meta"]
+    return Definition(mart, model["description"].strip(), meta["grain"], meta["use"], meta["query"].strip())
 
 
 def _panel(warehouse: Warehouse, mart: str, schema: str) -> Panel:
@@ -125,15 +176,15 @@ def _panel(warehouse: Warehouse, mart: str, schema: str) -> Panel:
         chart = charts.CHARTS[mart](warehouse.rows, schema)
     except DatabaseUndefinedRelation:
         not_built = f"{schema}.{mart} {_not_built()}"
-        return Panel(title, instead=runner.unloaded_reason(warehouse, table) or not_built)
+        return Panel(mart, title, instead=runner.unloaded_reason(warehouse, table) or not_built)
     if chart is None:
         why = runner.unloaded_reason(warehouse, table) or f"{schema}.{mart} is empty: there is nothing to show yet."
-        return Panel(title, instead=why)
+        return Panel(mart, title, instead=why)
     if not charts.can_draw():
-        return Panel(chart.title, chart, instead="To draw it: pip install 'propel-assets[marts]'.")
+        return Panel(mart, chart.title, chart, instead="To draw it: pip install 'propel-assets[marts]'.")
     drawings = (chart.svg(width).replace(' xmlns="http://www.w3.org/2000/svg"', "") for width in _widths())
     return Panel(
-        chart.title, chart, tuple(d.replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "") for d in drawings)
+        mart, chart.title, chart, tuple(d.replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "") for d in drawings)
     )
 
 

@@ -76,6 +76,11 @@ class Audit:
                 return LoadRecord(**row)
         return None
 
+    def verdicts(self, table: Table, *, loads: int) -> list[tuple[datetime, str]]:
+        """Return the time and the verdict of the last loads, the newest first, skipped ones included."""
+        found = self._loads(table, ["finished_at", "verdict"], skipped=True)
+        return [(row["finished_at"], row["verdict"]) for row in found][:loads]
+
     def rows_read(self, table: Table, *, loads: int) -> list[int]:
         """Return the numbers of rows that the last loads read, the newest first; only loads of the newest mode."""
         found = self._loads(table, ["mode", "rows_read"])

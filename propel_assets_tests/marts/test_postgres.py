@@ -4,7 +4,7 @@ import importlib
 import json
 import os
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -13,10 +13,13 @@ import psycopg2
 import pytest
 
 from propel_assets.marts.runner import open_dbt
+from propel_assets.privacy.policy_file import load_policy
+from propel_assets.reporting.access_review import CHANGED, MEMBERS, PAGE, build_review, render_files
 from propel_assets.sandbox.running import Sandbox
-from propel_assets.settings import load_settings
+from propel_assets.settings import Settings, load_settings
 from propel_assets.source.stream import ReadOptions
 from propel_assets.warehouse.load import load_scan
+from propel_assets.warehouse.query import open_warehouse
 from propel_assets_tests.marts.conftest import DESCRIPTIONS, SCANS
 
 # Times and ids of the loads, which differ between the two warehouses.
@@ -25,6 +28,7 @@ JSON = {"properties", "metadata", "permissions", "inherited_user_roles_plus_curr
 JSON |= {"additional_roles", "last_additional_roles", "inherited_roles"}
 AS_OF = ("2026-11-24 12:30:00+00:00", "2026-12-26 12:30:00+00:00")
 pytestmark = pytest.mark.timeout(900)  # two warehouses, loaded and built twice
+REVIEW = "access review"
 Rows = dict[str, list[dict[str, Any]]]
 
 
@@ -63,8 +67,16 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Rows, Rows]
         sandbox.store.update_user(other, properties={"select": "'; --", "a.b": {"c": ["ü"]}})
         sandbox.faults.set("unknown_field", "users")
         load(AS_OF[1], "users", "invites", "orgs", "user_reports", "org_reports")
+        reviews = [_review(load_settings({**known, "destination": name})) for name in ("duckdb", "postgres")]
         with duckdb.connect(str(file), read_only=True) as db, psycopg2.connect(credentials) as pg:
-            yield _rows(db), _rows(pg.cursor())
+            yield _rows(db) | {REVIEW: reviews[:1]}, _rows(pg.cursor()) | {REVIEW: reviews[1:]}
+
+
+def _review(settings: Settings) -> dict[str, bytes]:
+    """Return the files of the access review, without the page, which has the times of the scans."""
+    with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
+        files = render_files(build_review(warehouse, settings.target, date(2026, 12, 26), date(2026, 11, 24)))
+    return {name: content for name, content in files.items() if name != PAGE}
 
 
 def _rows(connection: Any) -> Rows:
@@ -88,6 +100,13 @@ def _plain(name: str, value: Any) -> Any:
     if isinstance(value, float | Decimal):
         return round(float(value), 9)
     return value.astimezone(UTC) if isinstance(value, datetime) else value
+
+
+def test_postgres_has_the_access_review_that_duckdb_has(both) -> None:
+    ours, theirs = both
+    assert theirs[REVIEW] == ours[REVIEW]
+    assert ours[REVIEW][0][MEMBERS].count(b"\n") > 20
+    assert ours[REVIEW][0][CHANGED].count(b"\n") > 3
 
 
 @pytest.mark.parametrize("model", DESCRIPTIONS)

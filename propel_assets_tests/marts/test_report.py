@@ -3,11 +3,13 @@
 `make screenshots` runs the last tests with SCREENSHOTS=docs.
 """
 
+import base64
 import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from shutil import which
+from xml.etree import ElementTree
 
 import dagster as dg
 import pytest
@@ -24,6 +26,7 @@ from propel_assets.warehouse.checks import examine
 from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.query import open_warehouse
 from propel_assets_tests.defs.default import DEFAULT
+from propel_assets_tests.marts.conftest import DESCRIPTIONS
 
 TITLES = ("Sign-ups per week", "Active users per week", "Retention", "Seats used", "Roles", "MFA")
 EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.\w+")
@@ -58,8 +61,11 @@ def test_a_loaded_warehouse_gives_a_page_with_everything_that_names_nobody_and_l
     for title in TITLES:
         assert f"<h3>{title}" in page
     assert "auth_event has not been loaded: propel-assets load auth_event." in page
-    for section in ("changes", "charts", "checks"):
+    for section in ("changes", "charts", "completeness", "checks", "definitions"):
         assert f'<section id="{section}">' in page
+    for mart in DRAWN:
+        assert f'<a href="#{mart}">Definition</a>' in page
+        assert f'<article id="{mart}"><h3>{mart}</h3>\n<p>{DESCRIPTIONS[mart]["description"].split()[0]}' in page
     assert page.count('<svg role="img" aria-label=') == 2 * len(DRAWN)  # for laptops and for phones
     assert page.count("The numbers as a table") == len(DRAWN)
     assert EMAIL.findall(page) == []
@@ -90,6 +96,17 @@ def test_what_changed_since_the_last_load_is_counted(small_sandbox, small, build
     assert cells(report(), "Users") == ["21", "1", "0", "0", "1"]
     assert cells(report(), "Orgs") == ["4", "0", "0", "0", "0"]
     assert cells(report(), "user_<wbr>query")[1] == "+2"
+
+
+def test_the_history_of_completeness_has_each_scan_and_the_age_of_the_data(small_sandbox, small, report) -> None:
+    load_scan("orgs", small)
+    small_sandbox.faults.set("orgs_off", 403)
+    load_scan("orgs", small)
+    page = report()
+    marks = re.search(r'org_<wbr>query</th>\s*<td><span class="marks" role="img" aria-label="([^"]*)"', page)
+    assert marks is not None
+    assert marks[1] == "proved, skipped"
+    assert re.search(r'org_<wbr>query</th>.*?<td class="number">0 h</td>', page, re.DOTALL)
 
 
 def load_all(settings) -> None:
@@ -166,6 +183,16 @@ def test_dagster_has_the_chart_beside_each_mart(small, build) -> None:
     assert set(told) == DRAWN
     for chart in told.values():
         assert "](data:image/svg+xml;base64," in str(chart)
+    previews = [
+        str(event.materialization.metadata["chart_preview"].value)
+        for event in done.get_asset_materialization_events()
+        if "chart_preview" in event.materialization.metadata
+    ]
+    assert len(previews) == len(DRAWN)
+    for preview in previews:
+        assert len(preview) < 1_000, "Dagster shows longer Markdown behind a button only"
+        picture = base64.b64decode(preview.split("base64,")[1].removesuffix(")")).decode()
+        assert ElementTree.fromstring(picture).tag.endswith("svg")
 
 
 @pytest.fixture(scope="module")

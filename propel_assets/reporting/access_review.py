@@ -1,0 +1,656 @@
+"""The access review: who had which role in which org at the end of a day, since when, and what changed in a period.
+
+Everything is read from the histories, which later loads do not change, so the same period gives the same bytes. A
+change was made between the load that showed it and the load before.
+"""
+
+import csv
+import hashlib
+import io
+import json
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from dlt.destinations.exceptions import DatabaseUndefinedRelation
+
+from propel_assets.catalog import END_USER_API_KEYS, ORG_MEMBERSHIP, ORG_QUERY, PROPEL_SCANS, USER_QUERY
+from propel_assets.errors import PropelError, WarehouseError
+from propel_assets.marts.runner import HISTORY, MARTS
+from propel_assets.settings import Target
+from propel_assets.warehouse.audit import as_utc
+from propel_assets.warehouse.query import Warehouse
+
+ADMIN_ROLES = ("Owner", "Admin")
+DORMANT_DAYS = 90
+SCANNED = (USER_QUERY.name, ORG_MEMBERSHIP.name, ORG_QUERY.name, END_USER_API_KEYS.name)
+CHANGES = {
+    "joined_org": "joined",
+    "left_org": "left",
+    "role_changed": "role changed",
+    "additional_roles_changed": "additional roles changed",
+    "signed_up": "signed up",
+    "restored": "restored",
+    "deleted": "deleted",
+    "enabled": "enabled",
+    "disabled": "disabled",
+    "locked": "locked",
+    "unlocked": "unlocked",
+    "mfa_enabled": "second factor added",
+    "mfa_disabled": "second factor removed",
+}
+"""By `change` of fct_user_changes: how the review names it."""
+ORPHANS = {
+    "owner_deleted": "its owner was deleted",
+    "owner_disabled": "its owner is disabled",
+    "owner_left_org": "its owner has left the org",
+}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """When something changed: after one load and not after another. ``after`` is None before the first load."""
+
+    after: datetime | None
+    before: datetime
+
+    def __str__(self) -> str:
+        """Return the interval as text."""
+        return f"{_shown(self.after)} to {_shown(self.before)}" if self.after else f"before {_shown(self.before)}"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member of one org at the time of the review."""
+
+    org_id: str
+    user_id: str
+    role: str
+    additional_roles: tuple[str, ...]
+    inherited_roles: tuple[str, ...]
+    role_since: Interval
+    member_since: Interval
+    enabled: bool | None
+    locked: bool | None
+    mfa_enabled: bool | None
+    last_active_day: date | None
+    flags: tuple[str, ...] = ()
+
+    @property
+    def through(self) -> str:
+        """Return through what the member has the roles."""
+        parts = [f"{self.role}: assigned"]
+        parts += [f"{role}: additional role" for role in self.additional_roles]
+        if self.inherited_roles:
+            parts.append(f"{', '.join(self.inherited_roles)}: included in {self.role}")
+        return "; ".join(parts)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change in the period. ``org_id`` is empty for changes of the user."""
+
+    org_id: str
+    user_id: str
+    change: str
+    old: str
+    new: str
+    at: Interval
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """One active API key at the time of the review. ``validations``: None where the usage per key is not loaded."""
+
+    api_key_id: str
+    owner_kind: str
+    user_id: str
+    org_id: str
+    created_at: datetime | None
+    expires_at: datetime | None
+    validations: int | None
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ExceptionRow:
+    """One exception. ``subject``: the id of the user or the API key; empty for an org."""
+
+    kind: str
+    org_id: str
+    subject: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Scans:
+    """The scans of one table in the period."""
+
+    table: str
+    proved: int
+    counted: int
+    skipped: int
+    last_at: datetime | None
+    last_verdict: str
+    last_rows: int | None
+    last_total: int | None
+
+
+@dataclass(frozen=True)
+class Org:
+    """One org at the time of the review, with its members and the changes of the period."""
+
+    org_id: str
+    name: str
+    is_saml_configured: bool | None
+    members: Sequence[Member]
+    changes: Sequence[Change]
+
+
+@dataclass(frozen=True)
+class AccessReview:
+    """The review. ``observed_at``: the last load up to the end of ``as_of``."""
+
+    as_of: date
+    since: date
+    observed_at: datetime
+    is_preliminary: bool
+    tenant: str
+    environment: str
+    admin_roles: tuple[str, ...]
+    orgs: Sequence[Org]
+    user_changes: Sequence[Change]
+    api_keys: Sequence[ApiKey]
+    exceptions: Sequence[ExceptionRow]
+    scans: Sequence[Scans]
+    loads: int
+    longest_gap: timedelta | None
+    notes: Sequence[str]
+    people: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
+    """By user id: name and e-mail address; empty unless they were requested."""
+
+    def members(self) -> Iterator[Member]:
+        """Yield the members of all orgs."""
+        for org in self.orgs:
+            yield from org.members
+
+
+def build_review(
+    warehouse: Warehouse,
+    target: Target,
+    as_of: date,
+    since: date | None = None,
+    *,
+    org_ids: Collection[str] = (),
+    admin_roles: Sequence[str] = ADMIN_ROLES,
+    with_names: bool = False,
+) -> AccessReview:
+    """Read the review from the histories.
+
+    Args:
+        warehouse: the warehouse.
+        target: its names.
+        as_of: the day at whose end (UTC) the roles are reviewed.
+        since: the first day of the period; None: 90 days before.
+        org_ids: only these orgs; empty: all.
+        admin_roles: roles whose holders count as administrators. The first one owns an org.
+        with_names: also read names and e-mail addresses.
+
+    Raises:
+        WarehouseError: there is no history of that day.
+    """
+    since = since or as_of - timedelta(days=DORMANT_DAYS)
+    try:
+        return _Reader(warehouse, target, as_of, since, org_ids, tuple(admin_roles)).review(with_names=with_names)
+    except DatabaseUndefinedRelation:
+        raise WarehouseError(
+            "The access review needs the history and the marts, which are not built here. Install the extra: "
+            "pip install 'propel-assets[marts]', and materialize them in Dagster (propel-assets dev)."
+        ) from None
+
+
+class _Reader:
+    """Reads one review."""
+
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        target: Target,
+        as_of: date,
+        since: date,
+        org_ids: Collection[str],
+        admin_roles: tuple[str, ...],
+    ) -> None:
+        self._warehouse, self._target = warehouse, target
+        self._history, self._marts = target.named(HISTORY), target.named(MARTS)
+        self._as_of, self._since, self._org_ids, self._admin_roles = as_of, since, {*org_ids}, admin_roles
+        self._end = datetime.combine(as_of + timedelta(days=1), time(), UTC)
+        self._start = datetime.combine(since, time(), UTC)
+        self._readings = sorted(
+            as_utc(at)
+            for (at,) in self._rows(f"SELECT read_at FROM {self._history}.user_readings")  # noqa: S608 - our names
+        )
+        known = bisect_left(self._readings, self._end)
+        if not known:
+            first = f"the first one is of {self._readings[0]:%Y-%m-%d}" if self._readings else "there is none yet"
+            raise WarehouseError(f"No load of users is in the history up to the end of {as_of} (UTC): {first}.")
+        self._observed = self._readings[known - 1]
+        self._notes: list[str] = []
+
+    def _rows(self, sql: str) -> list[tuple[Any, ...]]:
+        return self._warehouse.rows(sql)
+
+    def review(self, *, with_names: bool) -> AccessReview:
+        users = self._users()
+        members, orgs = self._members(users), self._orgs()
+        changes = self._changes()
+        api_keys = self._api_keys()
+        in_period = [at for at in self._readings if self._start <= at <= self._observed]
+        gaps = [later - earlier for earlier, later in pairwise(in_period)]
+        by_org: dict[str, list[Member]] = defaultdict(list)
+        for member in sorted(members, key=lambda m: (not self._is_admin(m), m.role, m.user_id)):
+            by_org[member.org_id].append(member)
+        org_changes: dict[str, list[Change]] = defaultdict(list)
+        for change in changes:
+            org_changes[change.org_id].append(change)
+        names = {**{org_id: (org_id, None) for org_id in (*by_org, *org_changes) if org_id}, **orgs}
+        shown = [
+            Org(org_id, name, saml, by_org[org_id], org_changes[org_id])
+            for org_id, (name, saml) in sorted(names.items(), key=lambda item: (item[1][0].lower(), item[0]))
+            if not self._org_ids or org_id in self._org_ids
+        ]
+        people = {user_id: (user["name"], user["email"]) for user_id, user in users.items()} if with_names else {}
+        return AccessReview(
+            as_of=self._as_of,
+            since=self._since,
+            observed_at=self._observed,
+            is_preliminary=datetime.now(UTC) < self._end,
+            tenant=self._warehouse.audit.last_tenant_id(),
+            environment=self._target.environment,
+            admin_roles=self._admin_roles,
+            orgs=shown,
+            user_changes=[] if self._org_ids else org_changes[""],
+            api_keys=api_keys,
+            exceptions=list(self._exceptions(shown, api_keys)),
+            scans=self._scans(),
+            loads=len(in_period),
+            longest_gap=max(gaps, default=None),
+            notes=self._notes,
+            people=people,
+        )
+
+    def _users(self) -> dict[str, dict[str, Any]]:
+        """Return the newest version of each user up to the review, deleted users included."""
+        columns = ("user_id", "email", "first_name", "last_name", "enabled", "locked", "mfa_enabled", "valid_to")
+        found: dict[str, dict[str, Any]] = {}
+        for row in self._rows(
+            f"SELECT {', '.join(columns)} FROM {self._history}.users_history "  # noqa: S608 - our names
+            f"WHERE valid_from <= {_literal(self._observed)} ORDER BY user_id, valid_from"
+        ):
+            user: dict[str, Any] = dict(zip(columns, row, strict=True))
+            user["name"] = " ".join(filter(None, (user.pop("first_name"), user.pop("last_name"))))
+            user["email"] = user["email"] or ""
+            found[str(user["user_id"])] = user
+        last_active = self._rows(
+            f"SELECT user_id, max(day) FROM {self._marts}.fct_user_activity_daily "  # noqa: S608 - our names
+            f"WHERE observed_at <= {_literal(self._observed)} GROUP BY user_id"
+        )
+        for user_id, day in last_active:
+            if user_id in found:
+                found[user_id]["last_active_day"] = day
+        return found
+
+    def _orgs(self) -> dict[str, tuple[str, bool | None]]:
+        rows = self._rows(
+            f"SELECT org_id, name, is_saml_configured FROM {self._history}.orgs_history "  # noqa: S608 - our names
+            f"WHERE valid_from <= {_literal(self._observed)} "
+            f"AND (valid_to IS NULL OR valid_to > {_literal(self._observed)})"
+        )
+        return {org_id: (name or org_id, saml) for org_id, name, saml in rows}
+
+    def _members(self, users: Mapping[str, Mapping[str, Any]]) -> list[Member]:
+        rows = self._rows(
+            "SELECT org_id, user_id, user_role, additional_roles, inherited_user_roles_plus_current_role, valid_from, "  # noqa: S608
+            f"valid_to FROM {self._history}.memberships_history WHERE valid_from <= {_literal(self._observed)} "
+            "ORDER BY org_id, user_id, valid_from"
+        )
+        members = []
+        for (org_id, user_id), versions in groupby(rows, key=lambda row: (str(row[0]), str(row[1]))):
+            member_from = role_from = last_to = last_roles = None
+            role, inherited = "", ()
+            for _, _, role, additional, all_roles, valid_from, valid_to in versions:
+                roles = (role, _roles(additional))
+                begin, end = as_utc(valid_from), as_utc(valid_to) if valid_to else None
+                if last_to != begin:
+                    member_from = role_from = begin
+                elif roles != last_roles:
+                    role_from = begin
+                last_to, last_roles = end, roles
+                inherited = tuple(r for r in _roles(all_roles) if r != role)
+            if (last_to is None or last_to > self._observed) and member_from and role_from and last_roles:
+                user = users.get(user_id, {})
+                member = Member(
+                    org_id=org_id,
+                    user_id=user_id,
+                    role=role or "",
+                    additional_roles=last_roles[1],
+                    inherited_roles=inherited,
+                    role_since=self._interval(role_from),
+                    member_since=self._interval(member_from),
+                    enabled=user.get("enabled"),
+                    locked=user.get("locked"),
+                    mfa_enabled=user.get("mfa_enabled"),
+                    last_active_day=user.get("last_active_day"),
+                )
+                members.append(_with_flags(member, self._is_admin(member), self._dormant_before))
+        return members
+
+    @property
+    def _dormant_before(self) -> date:
+        return self._observed.date() - timedelta(days=DORMANT_DAYS)
+
+    def _is_admin(self, member: Member) -> bool:
+        return not {member.role, *member.additional_roles}.isdisjoint(self._admin_roles)
+
+    def _interval(self, at: datetime) -> Interval:
+        """Return when a version began that the load at ``at`` showed first."""
+        earlier = bisect_left(self._readings, at)
+        return Interval(self._readings[earlier - 1] if earlier else None, at)
+
+    def _changes(self) -> list[Change]:
+        rows = self._rows(
+            "SELECT org_id, user_id, change, old_value, new_value, changed_after, seen_at "  # noqa: S608 - our names
+            f"FROM {self._marts}.fct_user_changes "
+            f"WHERE seen_at >= {_literal(self._start)} AND seen_at <= {_literal(self._observed)}"
+        )
+        changes = [
+            Change(
+                org_id or "",
+                user_id,
+                CHANGES[change],
+                _roles_text(old),
+                _roles_text(new),
+                Interval(as_utc(after) if after else None, as_utc(seen)),
+            )
+            for org_id, user_id, change, old, new, after, seen in rows
+        ]
+        return sorted(changes, key=lambda c: (c.at.before, c.org_id, c.user_id, c.change))
+
+    def _api_keys(self) -> list[ApiKey]:
+        try:
+            rows = self._rows(
+                "SELECT api_key_id, owner_kind, user_id, org_id, created_at, expires_at, orphan_reason "  # noqa: S608
+                f"FROM {self._marts}.fct_api_keys WHERE status = 'active' AND day = "
+                f"(SELECT max(day) FROM {self._marts}.fct_api_keys WHERE day <= DATE '{self._as_of}') "
+                "ORDER BY api_key_id"
+            )
+        except DatabaseUndefinedRelation:
+            self._notes.append("API keys are not in this review: their mart is not built.")
+            return []
+        used, is_known = self._usage()
+        if rows and not is_known:
+            self._notes.append(
+                "Unused API keys are not known: the usage per key is not loaded. Load it with "
+                "`propel-assets load end_user_api_key_usage --usage-per-key`."
+            )
+        keys = []
+        for key_id, owner_kind, user_id, org_id, created_at, expires_at, orphan_reason in rows:
+            validations = used.get(key_id, 0) if is_known else None
+            flags = [ORPHANS[orphan_reason]] if orphan_reason else []
+            flags += ["it has no owner"] if owner_kind == "none" else []
+            created = as_utc(created_at) if created_at else None
+            is_old = created is not None and created.date() <= self._dormant_before
+            flags += [f"not used in {DORMANT_DAYS} days"] if validations == 0 and is_old else []
+            keys.append(
+                ApiKey(
+                    key_id,
+                    owner_kind,
+                    user_id or "",
+                    org_id or "",
+                    created,
+                    as_utc(expires_at) if expires_at else None,
+                    validations,
+                    tuple(flags),
+                )
+            )
+        return [key for key in keys if not self._org_ids or key.org_id in self._org_ids]
+
+    def _usage(self) -> tuple[dict[str, int], bool]:
+        """Return the validations per key in the days before the review, and whether they are loaded."""
+        try:
+            rows = self._rows(
+                f"SELECT api_key_id, sum(validations) FROM {self._marts}.fct_api_key_usage_daily "  # noqa: S608
+                f"WHERE day > DATE '{self._dormant_before}' AND day <= DATE '{self._as_of}' GROUP BY api_key_id"
+            )
+        except DatabaseUndefinedRelation:
+            return {}, False
+        return {key_id: int(number) for key_id, number in rows}, bool(rows)
+
+    def _scans(self) -> list[Scans]:
+        found = []
+        warehouse = self._warehouse
+        for table in SCANNED:
+            rows = warehouse.rows(
+                "SELECT s.verdict, s.finished_at, s.rows_read, s.total_max "  # noqa: S608 - our names
+                f"FROM {warehouse.table(PROPEL_SCANS.name)} s "
+                f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
+                f"WHERE s.table_name = %s AND s.finished_at < {_literal(self._end)} ORDER BY s.finished_at, s.load_id",
+                table,
+            )
+            verdicts = Counter(row[0] for row in rows if as_utc(row[1]) >= self._start)
+            verdict, at, read, total = rows[-1] if rows else ("", None, None, None)
+            found.append(
+                Scans(
+                    table,
+                    verdicts["proved"],
+                    verdicts["counted"],
+                    verdicts["skipped"],
+                    as_utc(at) if at else None,
+                    verdict,
+                    read,
+                    total,
+                )
+            )
+        return found
+
+    def _exceptions(self, orgs: Sequence[Org], keys: Sequence[ApiKey]) -> Iterator[ExceptionRow]:
+        owner = self._admin_roles[0] if self._admin_roles else ""
+        for org in orgs:
+            if owner and org.members and not any(owner in (m.role, *m.additional_roles) for m in org.members):
+                yield ExceptionRow("Org without owner", org.org_id, "", f"no member has the role {owner}")
+        for kind in ("Dormant administrator", "Administrator without MFA", "Disabled user with a role"):
+            for member in (member for org in orgs for member in org.members if kind in member.flags):
+                yield ExceptionRow(kind, member.org_id, member.user_id, _exception_detail(kind, member))
+        for key in keys:
+            for flag in key.flags:
+                kind = "Unused API key" if flag.startswith("not used") else "API key without owner"
+                yield ExceptionRow(kind, key.org_id, key.api_key_id, flag)
+        for member in (m for org in orgs for m in org.members if "Member without MFA" in m.flags):
+            yield ExceptionRow("Member without MFA", member.org_id, member.user_id, f"role {member.role}")
+
+
+def _with_flags(member: Member, is_admin: bool, dormant_before: date) -> Member:
+    flags = []
+    if member.enabled is False or member.locked:
+        flags.append("Disabled user with a role")
+    elif member.enabled:
+        is_dormant = member.last_active_day is None or member.last_active_day < dormant_before
+        flags += ["Dormant administrator"] if is_admin and is_dormant else []
+        if not member.mfa_enabled:
+            flags.append("Administrator without MFA" if is_admin else "Member without MFA")
+    return Member(**{**vars(member), "flags": tuple(flags)})
+
+
+def _exception_detail(kind: str, member: Member) -> str:
+    roles = ", ".join((member.role, *member.additional_roles))
+    if kind == "Dormant administrator":
+        day = member.last_active_day
+        return f"role {roles}; " + (f"last active {day}" if day else "no activity is known")
+    if kind == "Disabled user with a role":
+        return f"role {roles}; " + ("locked" if member.enabled else "disabled")
+    return f"role {roles}"
+
+
+def _roles(stored: str | None) -> tuple[str, ...]:
+    """Return a JSON list of roles."""
+    parsed = json.loads(stored) if stored else None
+    return tuple(map(str, parsed)) if isinstance(parsed, list) else ()
+
+
+def _roles_text(stored: str | None) -> str:
+    """Return a role, or a JSON list of roles, as text."""
+    return ", ".join(_roles(stored)) if stored and stored.startswith("[") else stored or ""
+
+
+def _literal(at: datetime) -> str:
+    return f"CAST('{at:%Y-%m-%d %H:%M:%S.%f}+00' AS TIMESTAMP WITH TIME ZONE)"
+
+
+def _shown(at: datetime | None) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M}" if at else ""
+
+
+# --- files ---
+
+MEMBERS, CHANGED, EXCEPTIONS, KEYS, PAGE = "members.csv", "changes.csv", "exceptions.csv", "api_keys.csv", "review.html"
+
+
+def render_files(review: AccessReview) -> dict[str, bytes]:
+    """Return the files of the review by name. They are the same for the same period."""
+    names = {org.org_id: org.name for org in review.orgs}
+
+    def person(user_id: str) -> list[str]:
+        return [user_id, *(review.people.get(user_id, ("", "")) if review.people else ())]
+
+    who = ["user_id", *(["name", "email"] if review.people else [])]
+    files = {
+        MEMBERS: _csv(
+            [
+                "org_id",
+                "org",
+                *who,
+                "role",
+                "additional_roles",
+                "through",
+                "role_since_after",
+                "role_since_before",
+                "member_since_after",
+                "member_since_before",
+                "enabled",
+                "locked",
+                "mfa_enabled",
+                "last_active_day",
+                "exceptions",
+            ],
+            [
+                [
+                    m.org_id,
+                    names[m.org_id],
+                    *person(m.user_id),
+                    m.role,
+                    ", ".join(m.additional_roles),
+                    m.through,
+                    _shown(m.role_since.after),
+                    _shown(m.role_since.before),
+                    _shown(m.member_since.after),
+                    _shown(m.member_since.before),
+                    m.enabled,
+                    m.locked,
+                    m.mfa_enabled,
+                    m.last_active_day,
+                    ", ".join(m.flags),
+                ]
+                for m in review.members()
+            ],
+        ),
+        CHANGED: _csv(
+            ["org_id", "org", *who, "change", "old", "new", "changed_after", "changed_before"],
+            [
+                [
+                    c.org_id,
+                    names.get(c.org_id, ""),
+                    *person(c.user_id),
+                    c.change,
+                    c.old,
+                    c.new,
+                    _shown(c.at.after),
+                    _shown(c.at.before),
+                ]
+                for c in [*(c for org in review.orgs for c in org.changes), *review.user_changes]
+            ],
+        ),
+        EXCEPTIONS: _csv(
+            ["exception", "org_id", "org", "user_or_key_id", "detail"],
+            [[e.kind, e.org_id, names.get(e.org_id, ""), e.subject, e.detail] for e in review.exceptions],
+        ),
+        KEYS: _csv(
+            ["api_key_id", "owner_kind", "user_id", "org_id", "created_at", "expires_at", "validations", "exceptions"],
+            [
+                [
+                    k.api_key_id,
+                    k.owner_kind,
+                    k.user_id,
+                    k.org_id,
+                    _shown(k.created_at),
+                    _shown(k.expires_at),
+                    k.validations,
+                    ", ".join(k.flags),
+                ]
+                for k in review.api_keys
+            ],
+        ),
+    }
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    template = Path(__file__).with_name("access_review.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page = environment.from_string(template).render(
+        review=review,
+        names=names,
+        digests=digests,
+        shown=_shown,
+        kinds=Counter(e.kind for e in review.exceptions),
+        listed=[e for e in review.exceptions if e.kind != "Member without MFA"],
+        without_mfa=Counter(e.org_id for e in review.exceptions if e.kind == "Member without MFA"),
+        dormant_days=DORMANT_DAYS,
+    )
+    return {**files, PAGE: page.encode()}
+
+
+def write_review(review: AccessReview, folder: Path) -> list[Path]:
+    """Write the files of the review into ``folder``, which is created.
+
+    Raises:
+        PropelError: a file cannot be written.
+    """
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in render_files(review).items():
+            path = folder / name
+            path.write_bytes(content)
+            written.append(path)
+    except OSError as error:
+        raise PropelError(f"Cannot write {folder}: {error.strerror}. Choose another --output.") from error
+    return written
+
+
+def _csv(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\r\n")
+    writer.writerow(head)
+    writer.writerows([[_cell(value) for value in row] for row in rows])
+    return text.getvalue().encode()
+
+
+def _cell(value: Any) -> str:
+    """Return a cell. Spreadsheets run text that begins like a formula, so such text gets an apostrophe."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    text = "" if value is None else str(value)
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

@@ -1,0 +1,224 @@
+"""The access review, line by line against what the sandbox knows, and byte for byte the same later."""
+
+import csv
+import io
+import re
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+import time_machine
+from click.testing import CliRunner
+
+from propel_assets.cli.main import main
+from propel_assets.errors import WarehouseError
+from propel_assets.privacy.policy_file import load_policy
+from propel_assets.reporting.access_review import (
+    ADMIN_ROLES,
+    CHANGED,
+    EXCEPTIONS,
+    KEYS,
+    MEMBERS,
+    PAGE,
+    AccessReview,
+    build_review,
+    render_files,
+)
+from propel_assets.sandbox.store import Store
+from propel_assets.warehouse.query import open_warehouse
+
+SCANS = ("users", "orgs", "end_user_api_keys", "end_user_api_keys_archived")
+SELECT = ("+fct_user_changes", "+fct_user_activity_daily", "+fct_api_keys", "orgs_history")
+FORMAT = "%Y-%m-%d %H:%M"
+EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.\w+")
+
+
+def review_of(simulation: Any, as_of: date, since: date | None = None, **options: Any) -> AccessReview:
+    target, privacy = simulation.settings.target, simulation.settings.privacy_settings
+    with open_warehouse(target, load_policy(privacy)) as warehouse:
+        return build_review(warehouse, target, as_of, since, **options)
+
+
+def rows_of(files: dict[str, bytes], name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(files[name].decode(), newline="")))
+
+
+def members_of(store: Store) -> dict[tuple[str, str], tuple[str, str, bool, bool, bool]]:
+    """Return role, further roles and flags of each member, by org and user."""
+    return {
+        (org_id, user_id): (
+            membership.role,
+            ", ".join(membership.additional_roles),
+            *(store.users[user_id].wire[name] for name in ("enabled", "locked", "mfa_enabled")),
+        )
+        for user_id, orgs in store.of_user.items()
+        for org_id, membership in orgs.items()
+    }
+
+
+@pytest.mark.timeout(900)
+def test_the_review_says_what_the_sandbox_knows_and_says_it_again_later(simulate, tmp_path, monkeypatch) -> None:
+    simulation = simulate(*SELECT, scans=SCANS)
+    store: Store = simulation.store
+    first = simulation.load()
+    start = len(store.history)
+    pairs = sorted((user, org) for user, orgs in store.of_user.items() for org in orgs)
+    owner = next(
+        (user_id, org_id)
+        for user_id, org_id in pairs
+        if store.of_user[user_id][org_id].role == "Owner" and store.orgs[org_id].role_mapping == "Default"
+    )
+    leaver, gone = (next(p for p in pairs[n:] if p[0] != owner[0]) for n in (1, len(pairs) - 3))
+    newcomer = store.add_user()
+    simulation.wait(hours=30)
+    store.add_membership(newcomer, owner[1], "Admin")
+    store.change_role(*owner, "Member")
+    store.remove_membership(*leaver)
+    store.update_user(owner[0], mfa_enabled=not store.users[owner[0]].wire["mfa_enabled"])
+    store.update_user(newcomer, locked=True)
+    key = store.add_api_key(user_id=gone[0])
+    store.add_api_key()
+    second = simulation.load()
+    simulation.wait(hours=30)
+    store.delete_user(gone[0])
+    store.change_role(newcomer, owner[1], "Owner")
+    store.touch_user(newcomer)
+    third = simulation.load()
+    truth, active = members_of(store), {u: user.wire["last_active_at"] for u, user in store.users.items()}
+    history = list(store.history)[start:]
+    roles = {pair: {role, *more.split(", ")} for pair, (role, more, *_) in truth.items()}
+    as_of, since = third.date(), (first + timedelta(days=1)).date()
+    with time_machine.travel(third + timedelta(days=1)):
+        review = review_of(simulation, as_of, since)
+        files = render_files(review)
+
+    # Members: each row, and no other.
+    rows = {(row["org_id"], row["user_id"]): row for row in rows_of(files, MEMBERS)}
+    yes = {True: "yes", False: "no"}
+    assert {
+        pair: (row["role"], row["additional_roles"], row["enabled"], row["locked"], row["mfa_enabled"])
+        for pair, row in rows.items()
+    } == {pair: (role, more, *(yes[flag] for flag in flags)) for pair, (role, more, *flags) in truth.items()}
+    for (org_id, user_id), row in rows.items():
+        events = [e for e in store.history if (e.user_id, e.org_id) == (user_id, org_id)]
+        role_at = max(e.at for e in events if e.kind in ("joined_org", "role_changed"))
+        joined_at = max(e.at for e in events if e.kind == "joined_org")
+        assert within(row, "role_since", role_at, first), (org_id, user_id)
+        assert within(row, "member_since", joined_at, first), (org_id, user_id)
+        assert row["through"].startswith(f"{row['role']}: assigned")
+        assert row["last_active_day"] == str(datetime.fromtimestamp(active[user_id], UTC).date())
+
+    # Changes: each event of the period, in an interval that contains it.
+    kinds = {"joined_org": "joined", "left_org": "left", "role_changed": "role changed"}
+    expected = [(str(e.org_id), str(e.user_id), kinds[e.kind], e.at) for e in history if e.kind in kinds]
+    lost = next(e.at for e in history if e.kind == "deleted")
+    expected += [(org_id, gone[0], "left", lost) for user_id, org_id in pairs if user_id == gone[0]]
+    expected += [("", newcomer, "signed up", next(e.at for e in history if e.kind == "signed_up"))]
+    expected += [("", gone[0], "deleted", lost)]
+    changes = rows_of(files, CHANGED)
+    found = {(c["org_id"], c["user_id"], c["change"]): c for c in changes}
+    mfa = "second factor added" if store.users[owner[0]].wire["mfa_enabled"] else "second factor removed"
+    assert sorted(found) == sorted([*(e[:3] for e in expected), ("", owner[0], mfa)])
+    assert len(found) == len(changes)
+    assert all(within(found[e[:3]], "changed", e[3], first) for e in expected)
+    assert (found[owner[1], owner[0], "role changed"]["old"], found[owner[1], owner[0], "role changed"]["new"]) == (
+        "Owner",
+        "Member",
+    )
+
+    # Exceptions.
+    dormant = third.date() - timedelta(days=90)
+    wanted = set()
+    for (org_id, user_id), (_, _, enabled, locked, has_mfa) in truth.items():
+        if locked or not enabled:
+            wanted.add(("Disabled user with a role", org_id, user_id))
+            continue
+        is_admin = bool(roles[org_id, user_id] & {*ADMIN_ROLES})
+        if is_admin and datetime.fromtimestamp(active[user_id], UTC).date() < dormant:
+            wanted.add(("Dormant administrator", org_id, user_id))
+        if not has_mfa:
+            wanted.add(("Administrator without MFA" if is_admin else "Member without MFA", org_id, user_id))
+    members = {org_id for org_id, _ in truth}
+    wanted |= {
+        ("Org without owner", org_id, "")
+        for org_id in members
+        if not any("Owner" in held for (other, _), held in roles.items() if other == org_id)
+    }
+    for api_key in (api_key for api_key in store.api_keys.values() if api_key.archived_at is None):
+        user_id, org_id = api_key.wire["user_id"], api_key.wire["org_id"]
+        is_orphan = not org_id if user_id is None else not store.users[user_id].wire["enabled"]
+        if is_orphan or (user_id and org_id and org_id not in store.of_user[user_id]):
+            wanted.add(("API key without owner", org_id or "", api_key.api_key_id))
+    reported = {(e["exception"], e["org_id"], e["user_or_key_id"]) for e in rows_of(files, EXCEPTIONS)}
+    assert reported == wanted
+    assert key not in {row["api_key_id"] for row in rows_of(files, KEYS)}, "it was deleted with its user"
+    assert ("Disabled user with a role", owner[1], newcomer) in reported
+
+    # The cover.
+    scans = {scan.table: scan for scan in review.scans}
+    assert (scans["user_query"].proved, scans["user_query"].last_verdict) == (2, "proved")
+    assert scans["user_query"].last_rows == len(store.users)
+    assert review.loads == 2
+    assert review.longest_gap is not None
+    assert abs(review.longest_gap - (third - second)) < timedelta(minutes=5)
+    assert not review.is_preliminary
+    page = files[PAGE].decode()
+    assert EMAIL.findall(page + "".join(f.decode() for f in files.values())) == []
+    assert "http" not in page
+    assert "<script" not in page
+    assert "ids only" in page
+
+    # Later loads and changes do not change it.
+    simulation.wait(days=3)
+    store.delete_user(owner[0])
+    store.add_membership(leaver[0], leaver[1])
+    store.update_org(owner[1], name="Renamed")
+    simulation.load()
+    with time_machine.travel(third + timedelta(days=9)):
+        assert render_files(review_of(simulation, as_of, since)) == files
+        named = render_files(review_of(simulation, as_of, since, with_names=True))
+        assert {row["email"] for row in rows_of(named, MEMBERS)} & {u.wire["email"] for u in store.users.values()}
+        one = review_of(simulation, as_of, since, org_ids=[owner[1]])
+        assert [org.org_id for org in one.orgs] == [owner[1]]
+        assert not one.user_changes
+        with pytest.raises(WarehouseError, match=f"the first one is of {first:%Y-%m-%d}"):
+            review_of(simulation, first.date() - timedelta(days=1))
+        folder = tmp_path / "review"
+        words = ["access-review", "--as-of", str(as_of), "--since", str(since), "--output", str(folder)]
+        ran = CliRunner().invoke(main, words)
+        assert ran.exit_code == 0, ran.output
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+        assert CliRunner().invoke(main, [*words[:3], "--since", "2027-01-01"]).exit_code == 2
+
+
+def within(row: dict[str, str], name: str, at: int, first: datetime) -> bool:
+    """Return whether the interval of a row contains a time; before the first load it has no lower bound."""
+    true = datetime.fromtimestamp(at, UTC)
+    after, before = row[f"{name}_after"], datetime.strptime(row[f"{name}_before"], FORMAT).replace(tzinfo=UTC)
+    if not after:
+        return true <= first and abs(before - first) < timedelta(minutes=5)
+    lower = datetime.strptime(after, FORMAT).replace(tzinfo=UTC)
+    return lower < true <= before + timedelta(minutes=1)
+
+
+def test_without_history_the_reason_is_one_sentence(small, simulate, run_cli) -> None:
+    from propel_assets.warehouse.load import load_scan
+
+    load_scan("users", small)
+    ran = run_cli("access-review", "--as-of", "2026-11-24")
+    assert ran.returncode == 1
+    assert "The access review needs the history and the marts" in ran.stderr
+
+
+def test_text_that_a_spreadsheet_would_run_gets_an_apostrophe() -> None:
+    from propel_assets.reporting.access_review import _cell
+
+    assert [_cell(value) for value in ("=1+1", "+1", "-1", "@a", "Ops", None, True)] == [
+        "'=1+1",
+        "'+1",
+        "'-1",
+        "'@a",
+        "Ops",
+        "",
+        "yes",
+    ]
