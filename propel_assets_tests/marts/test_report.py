@@ -100,7 +100,7 @@ def test_what_changed_since_the_last_load_is_counted(small_sandbox, small, build
 
 def test_the_history_of_completeness_has_each_scan_and_the_age_of_the_data(small_sandbox, small, report) -> None:
     load_scan("orgs", small)
-    small_sandbox.faults.set("orgs_off", 403)
+    small_sandbox.faults.set("orgs_off")
     load_scan("orgs", small)
     page = report()
     marks = re.search(r'org_<wbr>query</th>\s*<td><span class="marks" role="img" aria-label="([^"]*)"', page)
