@@ -74,7 +74,7 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
         with open_session(settings.target, log) as session:
             for scan in scans:
                 try:
-                    done = load_scan(scan, settings, options=options, progress=progress, say=log, session=session)
+                    done = load_scan(scan, settings, options=options, progress=progress, log=log, session=session)
                 except PropelError as error:
                     failed[scan] = error
                     if error.concerns_every_scan:

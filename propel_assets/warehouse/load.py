@@ -52,7 +52,7 @@ def load_scan(
     *,
     options: ReadOptions | None = None,
     progress: Progress = lambda *_: None,
-    say: Callable[[str], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
     session: LoadSession | None = None,
 ) -> ScanLoad:
     """Read the tables of ``scan`` and replace them, all or none.
@@ -62,7 +62,7 @@ def load_scan(
         settings: credentials, target and privacy policy.
         options: what to read; None: the default of the scan.
         progress: called with a table, the rows read so far and the rows expected.
-        say: receives a message while a lock is waited for.
+        log: receives a message while a lock is waited for.
         session: shared by the loads of a command or run, which makes them faster; None: one for this load.
 
     Raises:
@@ -73,16 +73,16 @@ def load_scan(
     started = time.monotonic()
     results: list[ScanResult] = []
     names = [table.name for table in tables_of(scan)]
-    shared = contextlib.nullcontext(session) if session else open_session(target, say)
-    with shared as session, session.pipeline(say) as pipeline:
+    shared = contextlib.nullcontext(session) if session else open_session(target, log)
+    with shared as session, session.pipeline(log) as pipeline:
         options = options or ReadOptions()
         if options.recent and MERGE["strategy"] not in (pipeline.destination.capabilities().supported_merge_strategies):
-            say(f"{settings.destination} cannot replace rows by their key: everything is read.")
+            log(f"{settings.destination} cannot replace rows by their key: everything is read.")
             options = replace(options, recent=False)
         if writes_plain_files(target):
             options = replace(options, full_refresh=True)
         try:
-            with load_lock(target, pipeline, say):
+            with load_lock(target, pipeline, log):
                 pipeline.sync_destination()
                 columns = _stored_columns(pipeline, target, policy, scan)
                 source = propel_auth_source(
@@ -102,7 +102,7 @@ def load_scan(
                 pipeline.extract(source, **load_formats(target))
                 release_memory()
                 pipeline.normalize()
-                with write_lock(target, pipeline, say):
+                with write_lock(target, pipeline, log):
                     for result in results:
                         _delete_emptied(pipeline, result)
                     info = pipeline.load()

@@ -21,6 +21,7 @@ from propel_assets.source.client import Client
 from propel_assets.source.decode import PageDecoder, RowType
 from propel_assets.source.readers import ScanContext, read_scan
 from propel_assets.source.stream import ReadOptions, Rows
+from propel_assets_tests.cases import cases
 
 CANARY = "canary@example.org"
 MANY_REQUESTS = 500
@@ -100,7 +101,7 @@ def server() -> Iterator[Answers]:
 
 
 @pytest.mark.parametrize("scan", SCANS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=cases(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=bodies)
 @example(body=json.dumps(PAGE).encode())
 @example(body=b"\xff" + CANARY.encode())
