@@ -34,7 +34,9 @@ READS = {
     "build_org_marts": ORGS,
     "build_role_mapping_marts": {"custom_role_mappings"},
     "build_invite_marts": USERS | {"pending_org_invites"},
-    "build_api_key_marts": USERS | {"end_user_api_keys", "end_user_api_keys_archived", "end_user_api_key_usage"},
+    "build_api_key_marts": USERS
+    | {"end_user_api_keys", "end_user_api_keys_archived", "end_user_api_key_usage"}
+    | {"end_user_api_key_usage_total"},
     "build_metric_marts": ORGS | {"chart_metrics"},
     "build_reconciliation_marts": USERS | {"user_report", "org_report"},
     "build_account_marts": ORGS | {"pending_org_invites", "end_user_api_keys", "end_user_api_keys_archived"},
