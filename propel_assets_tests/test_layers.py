@@ -13,7 +13,7 @@ import propel_assets
 
 PACKAGE = Path(propel_assets.__file__).parent
 PACKAGES = ("sandbox", "catalog", "privacy", "source", "warehouse", "marts", "reporting", "webhooks", "defs")
-ENTRY_POINTS = ("definitions", "environments", "cli")
+ENTRY_POINTS = ("definitions", "environments", "cli", "notebooks")
 EVERYWHERE = ("settings", "errors", "")  # "" is the package itself: its version
 IMPORT_DAGSTER = ("defs", *ENTRY_POINTS)
 MODULES = {path.relative_to(PACKAGE.parent).as_posix(): path.read_text() for path in PACKAGE.rglob("*.py")}
