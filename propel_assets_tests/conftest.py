@@ -17,6 +17,7 @@ os.environ["DLT_DATA_DIR"] = tempfile.mkdtemp(prefix="propel-assets-tests-")
 os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"
 
 import duckdb
+import hypothesis
 import pytest
 import time_machine
 from dlt.common.time import increasing_precise_time
@@ -25,9 +26,19 @@ from propel_assets.cli.main import main
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import Settings, load_settings
 from propel_assets.warehouse.dlt_setup import set_up_dlt
+from propel_assets_tests.cases import cases
 from propel_assets_tests.processes import running_sandbox
 
 Query = Callable[[str], list[tuple]]
+
+# No deadline: the machine may be busy.
+hypothesis.settings.register_profile(
+    "tests",
+    max_examples=cases(100),
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture],
+)
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture(autouse=True)

@@ -130,7 +130,7 @@ def decoded(
 pages = st.lists(any_json.rows(SOURCES, required=("id",)), min_size=1, max_size=4)
 
 
-@settings(max_examples=cases(150), deadline=None)
+@settings(max_examples=cases(150))
 @given(pages=st.lists(pages, min_size=1, max_size=3), space=any_json.spaces)
 @example(pages=[[[('"at"', "1700000000.0"), ('"id"', '"x"')]]] * 2, space="")
 @example(pages=[[[('"double"', "1e-400"), ('"id"', '"x"')]]] * 2, space="")

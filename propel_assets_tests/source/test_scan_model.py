@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -31,7 +31,7 @@ Row = tuple[int, float]
 ORDER = Order(key=lambda row: row[0], value=lambda row: row[1])
 NO_ORDER = Order(key=lambda row: row[0])
 INTERLEAVINGS = cases(4_000)  # 100,000 were run once without a finding
-ANY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+ANY = settings(derandomize=True)
 
 
 class Server:
