@@ -416,7 +416,7 @@ class ModelClient:
 
 def test_joined_attempts_lose_no_row_and_yield_none_twice() -> None:
     passes: Counter[str] = Counter()
-    for seed in range(cases(120)):
+    for seed in range(120):
         rng = Random(seed)
         client = ModelClient(Server(rng, rng.randint(0, 400), rng.choice([0.0, 0.5, 0.9])), any_adversary(rng))
         endpoint = ListEndpoint("org_query", "", "orgs", "total_orgs", RowType(BY_NAME["org_query"]))
