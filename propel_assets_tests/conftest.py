@@ -101,7 +101,7 @@ def run_cli() -> Callable[..., subprocess.CompletedProcess]:
                 patch.setenv(name, value)
             with pytest.raises(SystemExit) as ended:
                 main(words, prog_name="propel-assets")
-        return subprocess.CompletedProcess(words, ended.value.code or 0, output.getvalue(), errors.getvalue())
+        return subprocess.CompletedProcess(words, int(ended.value.code or 0), output.getvalue(), errors.getvalue())
 
     return run
 
