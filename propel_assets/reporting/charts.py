@@ -209,6 +209,27 @@ def mfa(query: Query, schema: str) -> Chart | None:
     )
 
 
+def missed_changes(query: Query, schema: str) -> Chart | None:
+    """Return the changes between full loads that had no webhook, by event type."""
+    counts: Counter[str] = Counter()
+    missed: Counter[str] = Counter()
+    for event_type, changes, without in query(f"SELECT event_type, changes, missed FROM {schema}.audit_event_grades"):  # noqa: S608
+        counts[event_type] += int(changes)
+        missed[event_type] += int(without)
+    if not counts:
+        return None
+    shown = sorted(counts, key=lambda name: (-missed[name], name))
+    total, lost = counts.total(), missed.total()
+    share = f" ({lost / total:.1%})" if total else ""
+    return bar_chart(
+        "Changes that webhooks missed",
+        f"{lost:,} of {_of(total, 'change')} between full loads had no webhook{share}.",
+        (f"{lost:,}", "changes that webhooks missed"),
+        ("Event", "Missed", "Changes"),
+        [(name, missed[name], f"{missed[name]:,}", f"of {counts[name]:,}") for name in shown],
+    )
+
+
 CHARTS: dict[str, Callable[[Query, str], Chart | None]] = {
     "fct_signups_daily": signups,
     "fct_engagement_weekly": active_users,
@@ -216,6 +237,7 @@ CHARTS: dict[str, Callable[[Query, str], Chart | None]] = {
     "fct_seat_usage": seats,
     "fct_role_mix": roles,
     "fct_security_posture": mfa,
+    "audit_event_grades": missed_changes,
 }
 
 
