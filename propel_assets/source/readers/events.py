@@ -54,12 +54,13 @@ def read_events(context: ScanContext, table: Table, shape: Webhooks) -> Iterator
     loaded = [name for name in shape.applies_to if context.is_current(BY_NAME[name])]
     gone: list[str] = []
     if ORG_QUERY.name in loaded:
-        orgs = _read_orgs(context, _ids(rows, "org_id"))
+        orgs = _read_orgs(context, _ids([*(row["org_id"] for row in rows), *context.overtaken(ORG_QUERY)]))
         gone = orgs.absent
         yield from orgs.items(ORG_QUERY)
     if USER_QUERY.name in loaded:
         members = ORG_MEMBERSHIP.name in loaded
-        users = _read_users(context, _ids(rows, "user_id"), since, with_orgs=members)
+        ids = _ids([*(row["user_id"] for row in rows), *context.overtaken(USER_QUERY)])
+        users = _read_users(context, ids, since, with_orgs=members)
         yield from users.items(USER_QUERY)
         if members:
             yield from _memberships(users, gone)
@@ -83,10 +84,9 @@ def _named(payload: dict[str, Any], *fields: str) -> str | None:
     return next((value for value in values if isinstance(value, str) and value.isascii() and value.isprintable()), None)
 
 
-def _ids(rows: Iterable[Mapping[str, Any]], column: str) -> list[str]:
-    """Return the different ids in a column. PropelAuth's ids are UUIDs; another text would only be refused."""
-    found = (row[column] for row in rows if row[column] and UUID.fullmatch(row[column]))
-    return list(dict.fromkeys(found))
+def _ids(values: Iterable[str | None]) -> list[str]:
+    """Return the different ids among ``values``. PropelAuth's ids are UUIDs; another text would only be refused."""
+    return list(dict.fromkeys(value for value in values if value and UUID.fullmatch(value)))
 
 
 @dataclass
