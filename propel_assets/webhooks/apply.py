@@ -13,6 +13,7 @@ from propel_assets.catalog import AUTH_EVENT, BY_NAME
 from propel_assets.errors import SettingsError
 from propel_assets.settings import Settings
 from propel_assets.source.stream import ReadOptions
+from propel_assets.warehouse.erasure import run_due_erasures
 from propel_assets.warehouse.load import ScanLoad, load_scan
 from propel_assets.warehouse.session import LoadSession, open_session
 
@@ -43,10 +44,12 @@ def load_events(
                 deleted[result.table_name] += len(result.deleted.get(BY_NAME[result.table_name].key[0], ()))
             yield load
             if store is None or not events or any(result.skipped for result in load.results):
-                return
+                break
             store.remove([event.svix_id for event in events])
             if len(events) < BATCH_EVENTS:
-                return
+                break
+    if settings.erase_deleted:
+        run_due_erasures(settings, say)
 
 
 @contextlib.contextmanager

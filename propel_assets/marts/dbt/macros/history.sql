@@ -191,9 +191,9 @@ from (
 where age = 1
 {%- endmacro %}
 
-{# For each time `at` in the column `time` of `relation`: the last load of users before it. Null: it was the first. #}
+{# For each time `at` in the column `time` of `relation`: the begin of the last full load of users before it. Null: it was the first. #}
 {% macro previous_readings(relation, time) -%}
-select times.at, max(readings.read_at) as previous_read_at
+select times.at, max(coalesce(readings.full_load_started_at, readings.read_at)) as previous_read_at
 from (select distinct {{ time }} as at from {{ relation }}) as times
 left join {{ ref('user_readings') }} as readings on readings.read_at < times.at
 group by times.at
