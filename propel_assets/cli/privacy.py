@@ -77,8 +77,8 @@ def erase(user_id: str, emails: tuple[str, ...], allow_unknown: bool, dry_run: b
 def erasures(run: bool) -> None:
     """List the users who were deleted at PropelAuth and are still in histories and events, with the due date.
 
-    A deletion that a webhook reported proposes an erasure. Before a user is erased, PropelAuth is asked whether the user
-    was really deleted. Exits with 1 if an erasure is not complete.
+    A deletion that a webhook reported proposes an erasure. Before a user is erased, a request to PropelAuth confirms
+    the deletion. Exits with 1 if an erasure is not complete.
 
     \b
     Examples:

@@ -267,3 +267,26 @@ def test_killed_and_run_again_it_ends_as_if_nothing_had_happened(
     for scan in SCANS:
         load_scan(scan, settings)
     assert applied == tables(settings)
+
+
+def test_events_that_are_applied_during_a_full_load_are_in_the_tables_after_it(settings, sandbox, store) -> None:
+    """On PostgreSQL the events are applied beside the load, which has read older rows; on DuckDB after it."""
+    sandbox.faults.set("latency_ms", 700, path=f"{API}/user/query")
+    slow = {"PROPELAUTH_PAGE_SIZE": "10", "PROPELAUTH_MAX_CONCURRENCY": "1"}
+    sandbox.requests.clear()
+    command = [sys.executable, "-m", "propel_assets.cli", "load", "user_query"]
+    users = list(sandbox.store.users)
+    with subprocess.Popen(command, env={**os.environ, **slow}) as process:
+        wait_until(lambda: len(sandbox.requests) > 12, process, "the load reads")
+        for user_id in users[::20]:
+            sandbox.store.update_user(user_id, first_name="During")
+        sandbox.store.delete_user(users[1])
+        sandbox.store.delete_user(users[-1])
+        apply(settings)
+        is_beside = process.poll() is None
+        assert process.wait(120) == 0
+    assert is_beside == (settings.destination == "postgres")
+    names = {row["user_id"]: row["first_name"] for row in rows(settings, "user_query")}
+    assert names.keys() == sandbox.store.users.keys()
+    assert {names[user_id] for user_id in users[::20]} == {"During"}
+    assert failed_checks(settings) == []

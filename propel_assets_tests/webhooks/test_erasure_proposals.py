@@ -1,4 +1,4 @@
-"""A deletion that the API confirms proposes an erasure. A forged or mistaken event proposes nothing and erases nobody."""
+"""A deletion that the API confirms proposes an erasure. A forged or mistaken event has no effect."""
 
 from datetime import UTC, datetime, timedelta
 
