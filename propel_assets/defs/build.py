@@ -19,7 +19,7 @@ def build_definitions(config: PropelAuthConfig | None = None) -> dg.Definitions:
 
     There is no executor and no logger, every name begins with a prefix of the environment, and schedules and sensors
     are off, so that `dg.Definitions.merge` adds them to a project without a change to it. They load with nothing
-    configured; a run reports what is missing.
+    configured; a run reports what is missing::
 
         defs = dg.Definitions.merge(my_definitions, build_definitions(PropelAuthConfig(environment="staging")))
 

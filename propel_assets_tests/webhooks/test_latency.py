@@ -1,4 +1,4 @@
-"""From an event to its row: sandbox, receiver, store, and `dagster dev` with the sensor as it is, on each destination."""
+"""From an event to its row: sandbox, receiver, store, `dagster dev` and the sensor, on each destination."""
 
 import importlib
 import os
