@@ -2,7 +2,7 @@
 
 An event is a trigger, not a source: the users and orgs that it names are read from the API, and those that the API does
 not have any more are deleted. So order, repetition and the content of events do not matter, and a forged event changes
-nothing. docs/decisions/0016-events-trigger-reads.md.
+nothing. docs/decisions/0018-events-trigger-reads.md.
 """
 
 import json
