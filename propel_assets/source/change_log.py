@@ -110,6 +110,10 @@ class ChangeLog:
         for stored_id, id_ in ids.items():
             self._append(table, (stored_id,), "deleted", "events", observed[stored_id], reported.get(id_))
 
+    def count_deleted(self, table: Table) -> int:
+        """Return how many rows of ``table`` are noted as deleted."""
+        return sum(row["table_name"] == table.name and row["change"] == "deleted" for row in self.rows)
+
     def _reported_deletions(self) -> dict[str, datetime]:
         found: dict[str, datetime] = {}
         for event in self.events or ():

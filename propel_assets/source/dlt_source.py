@@ -22,6 +22,7 @@ from dlt.extract import DltResource, DltSource
 from propel_assets.catalog import (
     AUDIT_TABLES,
     BY_NAME,
+    ORG_MEMBERSHIP,
     PROPEL_CHANGES,
     PROPEL_CHECKS,
     PROPEL_SCANS,
@@ -38,6 +39,7 @@ from propel_assets.source.change_log import LOGGED, ChangeLog, StoredTables
 from propel_assets.source.client import Client
 from propel_assets.source.decode import to_arrow
 from propel_assets.source.readers import ScanContext, read_scan
+from propel_assets.source.readers.events import refuse_loss
 from propel_assets.source.reconcile import ColumnCounts, Reconciler, ValueLimits, merge_types
 from propel_assets.source.stream import Progress, ReadOptions, ResumeState, Rows, ScanResult, join_reasons
 
@@ -221,6 +223,8 @@ def _read(scan: str, tables: Sequence[Table], run: _Run) -> Iterator[dict[str, A
                 table, ids = BY_NAME[item.table_name], item.deleted.get(BY_NAME[item.table_name].key[0], ())
                 log.delete(table, dict(zip(privacy.stored_ids(table.name, table.key[0], ids), ids, strict=True)))
             results.append(_after_privacy(_with_counts(item, reconciler), privacy))
+    if log and (ended := log.count_deleted(ORG_MEMBERSHIP)) and run.options.events is not None:
+        refuse_loss(context, ORG_MEMBERSHIP, ended)
     results = _with_policy(results, scan, privacy)
     for result in results:
         run.on_result(result)

@@ -177,6 +177,33 @@ def test_more_deletions_than_a_load_may_lose_are_refused(settings, sandbox, stor
 
 
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_more_ended_memberships_than_a_load_may_lose_are_refused(settings, sandbox, store) -> None:
+    before = tables(settings)
+    pairs = [(user_id, org_id) for user_id, orgs in sandbox.store.of_user.items() for org_id in orgs]
+    for pair in pairs[: len(pairs) // 4 + 51]:
+        sandbox.store.remove_membership(*pair)
+    with pytest.raises(LossRefused, match="rows of org_membership"):
+        apply(settings)
+    assert tables(settings) == before
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+@pytest.mark.parametrize("fault", ["orgs_off", "include_orgs_off"])
+def test_users_are_still_applied_once_orgs_are_disabled(settings, sandbox, store, fault) -> None:
+    before = tables(settings)
+    user_id = next(iter(sandbox.store.users))
+    sandbox.store.update_user(user_id, first_name="New")
+    sandbox.store.update_org(next(iter(sandbox.store.orgs)), max_users=77)
+    sandbox.faults.set(fault)
+    apply(settings)
+    assert store.status().pending == 0
+    after = tables(settings)
+    assert next(row for row in after["user_query"] if row["user_id"] == user_id)["first_name"] == "New"
+    assert after["org_membership"] == before["org_membership"]
+    assert len(after["org_query"]) == len(before["org_query"])
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 def test_many_ids_are_read_from_lists_and_their_absence_singly(settings, sandbox, store, monkeypatch) -> None:
     monkeypatch.setattr(reader, "MAX_SINGLE_READS", 3)
     users, orgs = list(sandbox.store.users), list(sandbox.store.orgs)
