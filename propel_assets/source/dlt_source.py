@@ -23,8 +23,6 @@ from propel_assets.catalog import (
     AUDIT_TABLES,
     BY_NAME,
     ORG_MEMBERSHIP,
-    PROPEL_CHANGES,
-    PROPEL_CHECKS,
     PROPEL_SCANS,
     SCANS,
     TABLES,
@@ -232,11 +230,7 @@ def _read(scan: str, tables: Sequence[Table], run: _Run) -> Iterator[dict[str, A
             yield {result.table_name: _keep_rows()}
     store.write(scan, results[0].resume_state)
     run.on_changes(log.rows if log else ())
-    yield {
-        PROPEL_SCANS.name: _audit_rows(results),
-        PROPEL_CHECKS.name: to_arrow(PROPEL_CHECKS, ()),
-        PROPEL_CHANGES.name: to_arrow(PROPEL_CHANGES, ()),
-    }
+    yield {**{table.name: to_arrow(table, ()) for table in AUDIT_TABLES}, PROPEL_SCANS.name: _audit_rows(results)}
 
 
 def _unknown_ids_counter(run: _Run, privacy: PrivacyFilter) -> Callable[[str, set[Any]], int] | None:

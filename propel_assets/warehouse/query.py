@@ -55,6 +55,10 @@ class Warehouse:
 
         return limited_memory(client, query) if isinstance(client, DuckDbSqlClient) else query()
 
+    def execute(self, sql: str, *params: Any) -> None:
+        """Run a statement. Parameters are written `%s`."""
+        self._client.sql_client.execute_sql(sql, *params)
+
     def keys(self, table: Table) -> Iterator[Any]:
         """Yield the first column of the primary key for each row of ``table``; none if the table does not exist."""
         column = table.key[0]
@@ -91,6 +95,11 @@ class Warehouse:
     def column(self, name: str) -> str:
         """Return the quoted name of a column."""
         return self._client.sql_client.escape_column_name(name)
+
+    def json_to_compare(self, expression: str) -> str:
+        """Return an expression of JSON that can be compared, which BigQuery's type cannot."""
+        is_bigquery = self._client.capabilities.sqlglot_dialect == "bigquery"
+        return f"TO_JSON_STRING({expression})" if is_bigquery else expression
 
     def columns_of(self, name: str) -> dict[str, str]:
         """Return the columns of a table with dlt's names of their types; empty: the table does not exist."""

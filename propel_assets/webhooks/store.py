@@ -149,6 +149,11 @@ class EventStore:
         with self._lock, self._transaction() as connection:
             return connection.execute(sa.delete(events).where(events.c.received_at < oldest)).rowcount
 
+    def share_used(self) -> float:
+        """Return how full the store is. At 1, `add` refuses events."""
+        status = self.status()
+        return max(status.pending / self.max_events, status.pending_bytes / self.max_bytes)
+
     def status(self) -> StoreStatus:
         """Return what waits to be loaded."""
         with self._transaction() as connection:
