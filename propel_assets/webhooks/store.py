@@ -5,6 +5,7 @@ that `add` has returned for is durable. The store is bounded: `add` raises `Stor
 removes events that are older than `max_age`.
 """
 
+import json
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ MAX_EVENTS = 1_000_000
 MAX_BYTES = 1 << 30
 MAX_AGE = timedelta(days=30)
 BUSY_SECONDS = 10
+NAMING = ("user_id", "removed_user_id", "api_key_id", "scim_group_id")
 INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 metadata = sa.MetaData()
@@ -134,6 +136,17 @@ class EventStore:
                 StoredEvent(row.svix_id, row.event_type, _time(row.received_at), _time(row.sent_at), row.payload)
                 for row in connection.execute(query)
             ]
+
+    def ids_named_since(self, since: datetime) -> set[str]:
+        """Return the ids of users, API keys and SCIM groups that events since then name; of orgs if of nothing else."""
+        query = sa.select(events.c.payload).where(events.c.received_at >= since.timestamp())
+        named: set[str] = set()
+        with self._transaction() as connection:
+            for (payload,) in connection.execution_options(yield_per=1_000).execute(query):
+                found = json.loads(payload)
+                ids = {found[name] for name in NAMING if found.get(name)} or {found.get("org_id")}
+                named |= {id_ for id_ in ids if isinstance(id_, str)}
+        return named
 
     def remove(self, svix_ids: Collection[str]) -> None:
         """Remove events that are in the warehouse."""
