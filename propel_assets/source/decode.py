@@ -76,7 +76,8 @@ class RowType:
 
     A row has the attribute `f_<API field>` for each declared field, and `u_<n>` for each unexpected one. The value is a
     Python value, None, or a `msgspec.Raw` with JSON source text: of a free-form value, of an unexpected field, or of a
-    value that does not have the declared type.
+    value that does not have the declared type. `body` and `place` are the response that the struct of the declared
+    columns has decoded the row from, and the row's position in it; `body` is None for every other row.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class RowType:
         a key to rows of another table.
         """
         self.table = table
+        self.constant_columns = tuple(constant_columns)
         self.maps = dict(maps or {})
         self.unexpected: tuple[str, ...] = ()
         self.type_mismatches: frozenset[str] = frozenset()
@@ -95,7 +97,7 @@ class RowType:
         self._raw = frozenset(name for name, column in self._declared.items() if column.type in RAW_TYPES)
         self._found = _Found({}, set(), set())
         self._lock = threading.Lock()
-        self.struct = self._make_struct()
+        self.struct = self.declared_struct = self._make_struct()
 
     def is_key(self, field: str) -> bool:
         """Whether a row without this API field, or with another type in it, is refused."""
@@ -117,6 +119,8 @@ class RowType:
         for position, name in enumerate(self.unexpected):
             in_json = f"{MARK}{position}" if NOT_IN_STRUCT.search(name) else name
             fields.append((f"u_{position}", msgspec.Raw, msgspec.field(name=in_json, default=ABSENT)))
+        fields.append(("body", bytes | None, msgspec.field(name=f"{MARK}body", default=None)))
+        fields.append(("place", int, msgspec.field(name=f"{MARK}place", default=0)))
         return msgspec.defstruct("Row", fields, forbid_unknown_fields=True, gc=False, kw_only=True)
 
     # --- rows that the struct does not decode ---
@@ -307,8 +311,12 @@ class PageDecoder:
             if marked == body and not isinstance(error, msgspec.ValidationError):
                 raise
             return self._decode_by_value(marked)
+        rows = page.items if self._items else [page]
         if self.row_type.has_raw:
-            self.row_type.decode_raw(page.items if self._items else [page])
+            self.row_type.decode_raw(rows)
+        elif rows and type(rows[0]) is self.row_type.declared_struct:
+            for place, row in enumerate(rows):
+                row.body, row.place = body, place
         return page
 
     def _decode_by_value(self, body: bytes) -> Any:
