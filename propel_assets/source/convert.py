@@ -1,10 +1,10 @@
 """Batches of rows to Arrow tables, by DuckDB's JSON functions on a thread: they do not hold the interpreter lock.
 
-DuckDB converts a batch only if the result is certain to be that of `RowType.to_arrow`:
+DuckDB converts texts, numbers, booleans and times. JSON columns are the source texts that msgspec has decoded. A batch
+is converted so only if the result is certain to be that of `RowType.to_arrow`:
 
 - The struct of the catalog has decoded all of its pages, so they have declared fields and declared types only.
-- DuckDB writes each page back byte for byte, so its JSON texts are the source texts.
-- No object of the page or of its rows has a key twice.
+- No object of the page or of its rows has a key twice: msgspec uses the last value, DuckDB the first one.
 
 Every other batch, and one on which DuckDB raises an error, is converted by `RowType.to_arrow`.
 """
@@ -15,12 +15,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute
 
-from propel_assets.source.decode import TIMESTAMP, Row, RowType
+from propel_assets.source.decode import TIMESTAMP, Row, RowType, json_array
 
 pc: Any = pyarrow.compute  # its functions are created at import, which type checkers do not see
 
@@ -35,15 +36,8 @@ SETTINGS: dict[str, Any] = {
     "autoload_known_extensions": False,
     "autoinstall_known_extensions": False,
 }
-SQL_TYPES = {
-    "text": "VARCHAR",
-    "bigint": "BIGINT",
-    "double": "JSON",  # not reached: a struct with a double keeps source texts, so its rows have no `body`
-    "bool": "BOOLEAN",
-    "timestamp": "BIGINT",
-    "date": "DATE",
-    "json": "JSON",
-}
+SQL_TYPES = {"text": "VARCHAR", "bigint": "BIGINT", "bool": "BOOLEAN", "timestamp": "BIGINT", "date": "DATE"}
+"""Types that DuckDB converts. A struct with a double keeps source texts, so its rows have no `body`."""
 NO_DUPLICATE_KEY = (  # rows have few different lists of keys; as text they are compared fastest
     "SELECT coalesce(bool_and(len(string_split(keys, ',')) = len(list_distinct(string_split(keys, ',')))), true) "
     "FROM (SELECT DISTINCT array_to_string(unnest({}), ',') AS keys FROM pages)"
@@ -90,10 +84,7 @@ class Converter:
         self._conversion = f"SELECT from_json(body, '{json.dumps({items: [structure]})}') FROM pages"  # noqa: S608
         rows = f'$."{items}"[*]'
         keys = [f"json_keys(body, '{path}')" for path in (rows, *(f'{rows}."{field}".*' for field in row_type.maps))]
-        self._checks = [
-            "SELECT bool_and(json(body) = body) FROM pages",
-            *map(NO_DUPLICATE_KEY.format, ("[json_keys(body)]", *keys)),
-        ]
+        self._checks = [NO_DUPLICATE_KEY.format(of_objects) for of_objects in ("[json_keys(body)]", *keys)]
         self._connection: Any = None
 
     def convert(self, rows: Sequence[Row]) -> Batch:
@@ -132,11 +123,16 @@ class Converter:
         if indices != list(range(len(found))):
             found = found.take(pa.array(indices, pa.int64()))
         fields = _fields(found)
-        nested = {name: _nested(row_type, fields[name], fields) for name, row_type in self._row_type.maps.items()}
-        for name, table in nested.items():
-            if len(table) != sum(len(getattr(row, f"f_{name}") or ()) for row in rows):
-                return None
-        return Batch(_table(self._row_type, fields, {}), nested)
+        nested = {}
+        for name, row_type in self._row_type.maps.items():
+            inner = [row for outer in rows for row in (getattr(outer, f"f_{name}") or {}).values()]
+            lists = pa.ListArray.from_arrays(fields[name].offsets, fields[name].items)
+            if len(lists.flatten()) != len(inner):
+                return None  # a key of the map is duplicate
+            parents = pc.list_parent_indices(lists)
+            constants = {column: fields[column].take(parents) for column in row_type.constant_columns}
+            nested[name] = _table(row_type, inner, _fields(lists.flatten()) | constants)
+        return Batch(_table(self._row_type, rows, fields), nested)
 
 
 class _Pages:
@@ -162,9 +158,9 @@ def by_row_type(row_type: RowType, rows: Sequence[Row]) -> Batch:
 
 
 def _structure(row_type: RowType) -> dict[str, str]:
-    """Return DuckDB's types of the declared fields of a row."""
+    """Return the types in which DuckDB reads the declared fields of a row."""
     columns = (column for column in row_type.table.columns if column.name not in row_type.constant_columns)
-    return {column.source_field: SQL_TYPES[column.type] for column in columns}
+    return {column.source_field: SQL_TYPES[column.type] for column in columns if column.type in SQL_TYPES}
 
 
 def _fields(structs: Any) -> dict[str, Any]:
@@ -172,19 +168,14 @@ def _fields(structs: Any) -> dict[str, Any]:
     return dict(zip((field.name for field in structs.type), structs.flatten(), strict=True))
 
 
-def _nested(row_type: RowType, maps: Any, parents: Mapping[str, Any]) -> pa.Table:
-    """Return the values of ``maps`` as a table. Its constant columns are columns of the ``parents``."""
-    lists = pa.ListArray.from_arrays(maps.offsets, maps.items)
-    parent = pc.list_parent_indices(lists)
-    constants = {name: parents[name].take(parent) for name in row_type.constant_columns}
-    return _table(row_type, _fields(lists.flatten()), constants)
-
-
-def _table(row_type: RowType, fields: Mapping[str, Any], constants: Mapping[str, Any]) -> pa.Table:
+def _table(row_type: RowType, rows: Sequence[Row], fields: Mapping[str, Any]) -> pa.Table:
+    """Return a table of what DuckDB has read of ``rows``, and of their JSON texts."""
     columns = {}
     for column in row_type.table.columns:
-        values = constants[column.name] if column.name in constants else fields[column.source_field]
-        if column.type == "timestamp":
-            values = values.cast(pa.timestamp("s", "UTC")).cast(TIMESTAMP)
-        columns[column.name] = values
+        if column.type == "json":
+            columns[column.name] = json_array(list(map(attrgetter(f"f_{column.source_field}"), rows)))
+        elif column.type == "timestamp":
+            columns[column.name] = fields[column.source_field].cast(pa.timestamp("s", "UTC")).cast(TIMESTAMP)
+        else:
+            columns[column.name] = fields[column.source_field]
     return row_type.make_table(columns, {})

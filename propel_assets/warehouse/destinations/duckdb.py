@@ -232,9 +232,10 @@ class atomic_duckdb(CachesCapabilities, dlt.destinations.duckdb):  # noqa: N801 
         """Return the client that replaces in one transaction."""
         return AtomicDuckDbClient
 
-    def configuration(self, initial_config: Any, accept_partial: bool = False) -> Any:
+    def configuration(self, initial_config: Any = None, accept_partial: bool = False) -> Any:
         """Return the resolved configuration. dlt asks for the same one in each step of a load: it is resolved once."""
-        if initial_config is None or initial_config.is_resolved() or accept_partial:
+        initial_config = initial_config or self.spec()
+        if initial_config.is_resolved() or accept_partial:
             return super().configuration(initial_config, accept_partial)
         attributes: Any = self.__dict__
         resolved = attributes.setdefault("resolved_configurations", {})
