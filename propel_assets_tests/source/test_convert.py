@@ -41,7 +41,7 @@ class Users:
         member = RowType(MEMBERS, constant_columns=("user_id",))
         self.row_type = RowType(USERS, maps={FIELD: member})
         self.decode = PageDecoder(self.row_type, "users", [("total_users", int | None)])
-        self.converter = Converter(self.row_type, "users")
+        self.converter = Converter(self.row_type)
 
     def rows(self, *users: Any) -> list[Any]:
         body = json.dumps({"users": users, "total_users": len(users)}, separators=(",", ":"), ensure_ascii=False)
@@ -144,7 +144,7 @@ def test_duckdb_converts_rows_without_nested_rows() -> None:
     decode = PageDecoder(orgs, "orgs")
     org = {"org_id": "o", "name": "n", "is_saml_configured": False, "max_users": 2**63 - 1, "created_at": 1}
     rows = decode(plain({"orgs": [org, {**org, "max_users": None, "metadata": {"a": 1}}]}).encode()).items
-    by_duckdb = Converter(orgs, "orgs").by_duckdb(rows)
+    by_duckdb = Converter(orgs).by_duckdb(rows)
     assert by_duckdb is not None
     assert same(by_duckdb, by_row_type(orgs, rows))
 
@@ -182,7 +182,6 @@ UNUSUAL = {
     "duplicate key, then null": f'{{"users":[{{{ROW},"email":"a","email":null}}]}}',
     "duplicate key of a membership": f'{{"users":[{{{ROW},"{FIELD}":{{"o":{{{TWICE}}}}}}}]}}',
     "duplicate membership": f'{{"users":[{{{ROW},"{FIELD}":{{"o":{{{INFO}}},"o":{{{INFO}}}}}}}]}}',
-    "duplicate list": f'{{"users":[{{{ROW}}}],"users":[{{{ROW},"email":"b"}}]}}',
 }
 
 
@@ -225,14 +224,14 @@ def test_batches_keep_their_order_and_few_are_in_flight(monkeypatch) -> None:
             taken += 1
             yield users.rows({**USER, "user_id": str(number), FIELD: {}})
 
-    for number, batch in enumerate(convert.convert(users.row_type, "users", batches())):
+    for number, batch in enumerate(convert.convert(users.row_type, batches())):
         assert batch.table["user_id"].to_pylist() == [str(number)]
         assert taken <= number + convert.BATCHES_AHEAD + 1
 
 
 def test_an_abandoned_conversion_ends_its_thread() -> None:
     users = Users()
-    converted = convert.convert(users.row_type, "users", (users.rows(USER) for _ in range(10)))
+    converted = convert.convert(users.row_type, (users.rows(USER) for _ in range(10)))
     next(converted)
     assert any(thread.name.startswith("convert") for thread in threading.enumerate())
     converted.close()

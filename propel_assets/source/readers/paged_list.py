@@ -14,7 +14,7 @@ def read_paged_list(context: ScanContext, table: Table) -> Iterator[Rows | ScanR
     row_type = RowType(table)
     scan = list_scan(context, table, row_type, watch=context.watch(table))
     with skip_if_not_enabled(table.path, table.feature, lambda: scan.rows_read):
-        for batch in convert(row_type, table.items, scan):
+        for batch in convert(row_type, scan):
             yield Rows(table.name, batch.table)
     if not scan.rows_read:
         yield Rows(table.name, row_type.to_arrow([]))

@@ -82,7 +82,7 @@ def read_users(context: ScanContext, _: Sequence[Table]) -> Iterator[Rows | Scan
         params = {"include_orgs": "false" if no_orgs_reason else "true", "order_by": order_by}
         watch = None if is_recent else context.watch(USER_QUERY)
         scan = list_scan(context, USER_QUERY, user, watch=watch, order=order, params=params, already_read=returned)
-        for batch in convert(user, USER_QUERY.items, count(scan)):
+        for batch in convert(user, count(scan)):
             yield Rows(USER_QUERY.name, batch.table, is_recent)
             if not no_orgs_reason:
                 yield Rows(ORG_MEMBERSHIP.name, batch.nested[ORG_MEMBERSHIP.items], is_recent)
