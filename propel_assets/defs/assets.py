@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 from dagster_dlt import DagsterDltTranslator, dlt_assets
 from dagster_dlt.translator import DltResourceTranslatorData
+from dlt.extract import DltSource
 from pydantic import Field
 
 from propel_assets.catalog import BY_NAME, SCANS, RunOption, Table, options_of, tables_of
@@ -64,7 +65,8 @@ CONFIGS: dict[RunOption, tuple[type[dg.Config], Callable[[str, Any], ReadOptions
 def build_raw_assets(environment: Environment) -> list[dg.AssetsDefinition]:
     """Return one op per scan."""
     by_scan = {scan: [table for table in environment.tables if table.scan == scan] for scan in SCANS}
-    return [_build_load_op(environment, scan, tables) for scan, tables in by_scan.items() if tables]
+    source = propel_auth_source(tables=[table.name for table in environment.tables])  # never extracted
+    return [_build_load_op(environment, source, scan, tables) for scan, tables in by_scan.items() if tables]
 
 
 def load_op_name(environment: Environment, scan: str) -> str:
@@ -72,7 +74,9 @@ def load_op_name(environment: Environment, scan: str) -> str:
     return environment.named(f"load_{scan}")
 
 
-def _build_load_op(environment: Environment, scan: str, tables: Sequence[Table]) -> dg.AssetsDefinition:
+def _build_load_op(
+    environment: Environment, source: DltSource, scan: str, tables: Sequence[Table]
+) -> dg.AssetsDefinition:
     class CatalogTranslator(DagsterDltTranslator):
         """Gives each dlt resource the asset spec of its table."""
 
@@ -96,7 +100,7 @@ def _build_load_op(environment: Environment, scan: str, tables: Sequence[Table])
     names = [table.name for table in tables]
     return dlt_assets(
         name=load_op_name(environment, scan),
-        dlt_source=propel_auth_source(tables=names).with_resources(*names),  # for names and keys; never extracted
+        dlt_source=source.with_resources(*names),  # for names and keys
         dlt_pipeline=None,  # type: ignore[arg-type]  # creating a pipeline writes to the disk
         dagster_dlt_translator=CatalogTranslator(),
         pool=environment.named("api"),

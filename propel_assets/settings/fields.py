@@ -122,7 +122,9 @@ class Settings:
     page_size: int = _setting(
         "PROPELAUTH_PAGE_SIZE", 100, "Rows requested per page. The server may return fewer.", minimum=1
     )
-    max_concurrency: int = _setting("PROPELAUTH_MAX_CONCURRENCY", 12, "Maximum number of requests in flight.", minimum=1)
+    max_concurrency: int = _setting(
+        "PROPELAUTH_MAX_CONCURRENCY", 12, "Maximum number of requests in flight.", minimum=1
+    )
     max_rps: float = _setting(
         "PROPELAUTH_MAX_RPS", 0.0, "Maximum number of requests per second. 0: as the server allows.", minimum=0
     )
