@@ -31,7 +31,7 @@ pc: Any = pyarrow.compute  # its functions are created at import, which type che
 MIN_ROWS = 1_000  # of a batch: starting DuckDB takes as long as converting so many
 MAX_BYTES = 128 * 2**20  # of the rows of a batch
 MAX_ROW_BYTES = 2**22  # two of them are a buffer of the reader
-BATCHES_AHEAD = 2
+BATCHES_AHEAD = 1
 SETTINGS: dict[str, Any] = {
     "threads": 1,
     "memory_limit": "200MB",
