@@ -62,4 +62,5 @@ if __name__ == "__main__":
     download(url, lines, include_orgs=True)
     load(lines, "floor.duckdb", include_orgs=True)
     with duckdb.connect("floor.duckdb") as db:
+        db.execute("SET TimeZone = 'UTC'")
         (write_postgres if warehouse.startswith("postgresql:") else write_delta)(db, warehouse)

@@ -38,6 +38,8 @@ def build_pipeline(target: Target, folder: str | None, log: Log = lambda _: None
     with dlt_file_errors(), explain_config_errors(target.destination, destination_kind(target)):
         options |= {"destination": build_destination(target, log), "dataset_name": target.named(DATASET)}
         pipeline = dlt.pipeline(target.named(PIPELINE), **options)
+        if load_formats(target).get("loader_file_format") == "csv":  # read once, on this machine: gzip takes longest
+            dlt.config[f"{pipeline.pipeline_name}.normalize.data_writer.disable_compression"] = True
         _ = pipeline.destination.client_class  # imports its packages: a missing package is reported before settings
         if load_formats(target).get("table_format") == "delta":
             importlib.import_module("deltalake")
