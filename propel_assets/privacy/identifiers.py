@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
+from propel_assets.privacy.surrogates import mark_surrogates
+
 REPLACEMENT = "erased"
 # A text without an encoded `@` and without 8 hex digits contains no identifier. Valid in RE2, for Arrow, as well.
 MAY_CONTAIN_IDENTIFIER = r"@|%(?:25)*40|u0040|&#(?:64|[xX]40);|[0-9A-Fa-f]{8}"
@@ -67,7 +69,7 @@ def like_patterns(value: str) -> list[str]:
 
 def _is_json(text: str) -> bool:
     try:
-        msgspec.json.decode(text, type=msgspec.Raw)
+        msgspec.json.decode(mark_surrogates(text.encode()), type=msgspec.Raw)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return False
     return True

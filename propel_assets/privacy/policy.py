@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow as pa
 from propel_assets.catalog import Table
 from propel_assets.catalog.model import Action
 from propel_assets.errors import SettingsError
+from propel_assets.privacy.surrogates import mark_surrogates, restore_surrogates
 from propel_assets.settings import variable_of
 
 ACTIONS: tuple[Action, ...] = ("keep", "hash", "drop")
@@ -19,7 +21,6 @@ ANY = "*"  # every element of a list, or every key of an object
 VARIANT = "__v_text"
 MIN_KEY_LENGTH = 16
 KEY_LABEL = "propel-assets"  # its keyed hash identifies the key
-DROPPED: Any = object()
 
 
 @dataclass
@@ -124,22 +125,33 @@ class Policy:
         return pa.array([None if v is None else apply(rule, v) for v in values.to_pylist()], values.type)
 
     def _apply_to_json(self, rule: Rule, text: str) -> str | None:
-        value = self._apply_to_part(rule, msgspec.json.decode(text))
-        return None if value is DROPPED else msgspec.json.encode(value).decode()
+        value = self._apply_to_part(rule, msgspec.Raw(mark_surrogates(text.encode())))
+        return None if value is None else restore_surrogates(bytes(value)).decode()
 
-    def _apply_to_part(self, rule: Rule, value: Any) -> Any:
-        if rule.parts and isinstance(value, dict):
-            parts = {k: self._apply_to_part(rule.of_part(k), v) for k, v in value.items()}
-            kept = {k: v for k, v in parts.items() if v is not DROPPED}
-            return kept if kept or rule.action == "keep" else DROPPED
-        if rule.parts and isinstance(value, list):
-            elements = [self._apply_to_part(rule.of_part(ANY), v) for v in value]
-            return [v for v in elements if v is not DROPPED]
-        if rule.action == "drop":
-            return DROPPED
-        if rule.action == "hash" and value is not None:
-            return self.digest(value if isinstance(value, str) else msgspec.json.encode(value, order="sorted").decode())
-        return value
+    def _apply_to_part(self, rule: Rule, source: msgspec.Raw) -> msgspec.Raw | None:
+        """Return what is stored of a part, None if nothing is. What is kept is not decoded, so that no text changes."""
+        first = bytes(source).lstrip()[:1]
+        if rule.parts and first == b"{":
+            fields = msgspec.json.decode(source, type=dict[str, msgspec.Raw])
+            parts = {name: self._apply_to_part(rule.of_part(name), part) for name, part in fields.items()}
+            kept = {name: part for name, part in parts.items() if part is not None}
+            return _encoded(kept) if kept or rule.action == "keep" else None
+        if rule.parts and first == b"[":
+            elements = msgspec.json.decode(source, type=list[msgspec.Raw])
+            return _encoded([e for e in (self._apply_to_part(rule.of_part(ANY), e) for e in elements) if e is not None])
+        if rule.action == "hash" and bytes(source).strip() != b"null":
+            return _encoded(self.digest(_text_to_hash(restore_surrogates(bytes(source)))))
+        return None if rule.action == "drop" else source
+
+
+def _encoded(value: Any) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(value))
+
+
+def _text_to_hash(source: bytes) -> str:
+    """Return the text of a JSON string; of other values the JSON, with sorted keys and numbers as text."""
+    value = json.loads(source, parse_int=str, parse_float=str)
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
 def require_key(policy: Policy, reason: str) -> None:

@@ -143,14 +143,16 @@ class Converter:
 
 def by_row_type(row_type: RowType, rows: Sequence[Row]) -> Batch:
     """Return the tables of ``rows`` as `RowType.to_arrow` makes them."""
-    nested = {}
-    for name, inner_type in row_type.maps.items():
-        pairs = [(row, inner) for row in rows for inner in (getattr(row, f"f_{name}") or {}).values()]
-        constants = {
-            column: [getattr(row, f"f_{column}") for row, _ in pairs] for column in inner_type.constant_columns
-        }
-        nested[name] = inner_type.to_arrow([inner for _, inner in pairs], constants)
-    return Batch(row_type.to_arrow(rows), nested)
+    return Batch(row_type.to_arrow(rows), {name: nested_rows(row_type, name, rows) for name in row_type.maps})
+
+
+def nested_rows(row_type: RowType, name: str, rows: Sequence[Row]) -> pa.Table:
+    """Return the table of the rows inside ``rows``, in the field ``name``, as `RowType.to_arrow` makes it."""
+    inner_type = row_type.maps[name]
+    pairs = [(row, inner) for row in rows for inner in (getattr(row, f"f_{name}") or {}).values()]
+    names = inner_type.constant_columns
+    constants = {column: [getattr(row, f"f_{column}") for row, _ in pairs] for column in names}
+    return inner_type.to_arrow([inner for _, inner in pairs], constants)
 
 
 def _columns(row_type: RowType) -> dict[str, str]:

@@ -12,11 +12,10 @@ its rows are decoded value by value, and the struct is extended for the pages af
 
 import json
 import re
-import secrets
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from types import NoneType
 from typing import Annotated, Any, get_args
@@ -26,6 +25,13 @@ import pyarrow as pa
 import pyarrow.compute
 
 from propel_assets.catalog import Column, ColumnType, Table
+from propel_assets.privacy.surrogates import (
+    MARK,
+    has_lone_surrogate,
+    mark_surrogates,
+    restore_surrogates,
+    restored,
+)
 
 pc: Any = pyarrow.compute  # its functions are created at import, which type checkers do not see
 
@@ -53,16 +59,8 @@ RAW_TYPES = ("json", "double")
 VARIANT = "__v_text"
 UNEXPECTED_FIELD = b"api_field"
 """Key in the metadata of an Arrow field that the catalog does not declare: the name of the API field."""
-LONE_SURROGATE = re.compile(
-    rb"(?P<pair>\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
-    rb"|\\u(?P<lone>[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
-)
-MAY_HAVE_LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 NOT_IN_STRUCT = re.compile(r'[\x00-\x1f"\\]')
 """Characters of a field name that msgspec does not accept in a struct."""
-MARK = secrets.token_hex(16)
-"""A text that no response has: it marks lone surrogates, which msgspec refuses."""
-MARKED_SURROGATE = re.compile(MARK.encode() + rb"(....)")
 INTEGER = re.compile(rb"-?\d+")
 ABSENT = msgspec.Raw(b"")
 NULLS = (b"", b"null")
@@ -149,11 +147,11 @@ class RowType:
                 found = msgspec.json.decode(source, type=dict[str, Fields] | None)
                 row[f"f_{name}"] = found and {key: nested._read(inner) for key, inner in found.items()}
             elif name in self._declared:
-                row[f"f_{name}"] = self._read_declared(name, _restore_surrogates(source))
+                row[f"f_{name}"] = self._read_declared(name, restored(source))
             else:
                 unexpected = self._found.unexpected
                 position = unexpected.setdefault(_readable_name(name), len(unexpected))
-                row[f"u_{position}"] = _restore_surrogates(source)
+                row[f"u_{position}"] = restored(source)
         for name in self._declared:
             if self.is_key(name) and f"f_{name}" not in row:
                 raise msgspec.ValidationError(f"Object missing required field `{name}`")
@@ -310,7 +308,7 @@ class PageDecoder:
             texts = page.items if self._items else [page]
             rows: list[Row] = list(map(decoder.decode, texts))
         except msgspec.DecodeError as error:
-            marked = _mark_surrogates(body)
+            marked = mark_surrogates(body)
             if marked == body and not isinstance(error, msgspec.ValidationError):
                 raise
             return self._decode_by_value(marked)
@@ -346,7 +344,10 @@ def to_arrow(table: Table, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
             values = [
                 None if v is None else v if isinstance(v, msgspec.Raw) else msgspec.json.encode(v) for v in values
             ]
-        columns[column.name] = arrow_array(values, column.type)
+            columns |= _with_variant(column, values)
+            continue
+        is_time = any(isinstance(value, datetime) for value in values)
+        columns[column.name] = pa.array(values, TIMESTAMP) if is_time else arrow_array(values, column.type)
     return pa.table(columns)
 
 
@@ -449,28 +450,9 @@ def ascii_json(source: bytes) -> str:
     return text if text.isascii() else "".join(c if c.isascii() else json.dumps(c)[1:-1] for c in text)
 
 
-def has_lone_surrogate(source: bytes) -> bool:
-    """Whether a JSON source text has an escaped half of a UTF-16 pair."""
-    return MAY_HAVE_LONE_SURROGATE.search(source) is not None and any(
-        found["lone"] for found in LONE_SURROGATE.finditer(source)
-    )
-
-
-def _mark_surrogates(body: bytes) -> bytes:
-    r"""Return ``body`` with `MARK` instead of the `\u` of each lone surrogate. msgspec refuses lone surrogates."""
-    if not MAY_HAVE_LONE_SURROGATE.search(body):
-        return body
-    return LONE_SURROGATE.sub(lambda found: MARK.encode() + found["lone"] if found["lone"] else found[0], body)
-
-
-def _restore_surrogates(source: msgspec.Raw) -> msgspec.Raw:
-    text = bytes(source)
-    return msgspec.Raw(MARKED_SURROGATE.sub(rb"\\u\1", text)) if MARK.encode() in text else source
-
-
 def _readable_name(name: str) -> str:
     """Return the name of an unexpected field; as JSON source text if it has control characters or lone surrogates."""
     if not NOT_IN_STRUCT.search(name) and MARK not in name:
         return name
     escaped = json.dumps(name, ensure_ascii=False)[1:-1].encode()
-    return MARKED_SURROGATE.sub(rb"\\u\1", escaped).decode()
+    return restore_surrogates(escaped).decode()

@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.compute
 
 from propel_assets.catalog import Table
+from propel_assets.privacy.surrogates import has_lone_surrogate
 from propel_assets.source.decode import (
     ARROW_TYPES,
-    LONE_SURROGATE,
     UNEXPECTED_FIELD,
     VARIANT,
     arrow_array,
@@ -280,7 +280,7 @@ def _ascii_text(value: Any, kind: str) -> str:
 
 def reason_of(text: str, kind: str, *, otherwise: Reason) -> Reason:
     """Return why a JSON source text is not in its column."""
-    if any(found["lone"] for found in LONE_SURROGATE.finditer(text.encode())):
+    if has_lone_surrogate(text.encode()):
         return "surrogate"
     if kind in {"bigint", "timestamp"} and INTEGER.fullmatch(text):
         return "range"

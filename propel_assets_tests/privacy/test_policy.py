@@ -7,9 +7,10 @@ import sys
 import pyarrow as pa
 import pytest
 
-from propel_assets.catalog import TABLES
+from propel_assets.catalog import BY_NAME, TABLES
 from propel_assets.errors import SettingsError
 from propel_assets.privacy.filter import PrivacyFilter
+from propel_assets.privacy.policy import Policy, Rule
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import PrivacySettings, load_settings
 from propel_assets.source.stream import ReadOptions
@@ -70,6 +71,7 @@ def test_strict_hashes_and_drops_exactly_these_columns(strict) -> None:
         "mfa_setup",
         "org_id_to_org_info",
         "org_metadata",
+        "payload",
         "picture_url",
         "properties",
         "user_signup_query_parameters",
@@ -224,3 +226,35 @@ def test_the_key_is_not_in_the_settings_text(strict) -> None:
     with pytest.raises(SettingsError) as caught:
         load_policy(PrivacySettings(policy="strict", key="too short"))
     assert "too short" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sent", "stored"),
+    [
+        ('{"a": 1.10000000000000000055, "b": 1}', '{"a":1.10000000000000000055}'),
+        ('{"a": [1e400, 123456789012345678901234567890 ], "b": {}}', '{"a":[1e400, 123456789012345678901234567890 ]}'),
+        (r'{"a": "\ud800x\u00e9", "\udc00": 1, "b": "\ud800"}', r'{"a":"\ud800x\u00e9"}'),
+        ('{"c": [{"a": 1.0}, {"b": 1}]}', '{"c":[{"a":1.0}]}'),
+        ('{"b": 1}', None),
+    ],
+)
+def test_the_parts_of_json_that_are_kept_are_not_altered(sent, stored) -> None:
+    rule = Rule("drop")
+    rule.at(["a"]).action = "keep"
+    rule.at(["c", "*", "a"]).action = "keep"
+    policy = Policy("test", {"user_query": {"properties": rule}}, "keep")
+    for column in ("properties", "properties__v_text"):
+        rows, _ = policy.apply(BY_NAME["user_query"], pa.table({column: pa.array([sent], pa.string())}))
+        assert rows[column].to_pylist() == [stored]
+
+
+def test_a_part_of_json_is_hashed_whatever_its_value() -> None:
+    rule = Rule("keep")
+    rule.at(["h"]).action = "hash"
+    policy = Policy("test", {"user_query": {"properties": rule}}, "keep", KEY.encode())
+    long = "9" * 5000
+    sent = [f'{{"h": {value}}}' for value in ('"x"', "1e400", long, r'"\ud800"', '{"b": 1, "a": 2}', "null", "true")]
+    rows, _ = policy.apply(BY_NAME["user_query"], pa.table({"properties": sent}))
+    stored = [json.loads(text)["h"] for text in rows["properties"].to_pylist()]
+    texts = ["x", "1e400", long, "\ud800", '{"a": "2", "b": "1"}']
+    assert stored == [*map(policy.digest, texts), None, policy.digest("true")]
