@@ -16,6 +16,7 @@ import msgspec
 from propel_assets.catalog import AUTH_EVENT, BY_NAME, ORG_BY_ID, ORG_MEMBERSHIP, ORG_QUERY, USER_QUERY, Table
 from propel_assets.catalog.model import Webhooks
 from propel_assets.errors import LossRefused, PermanentApiError
+from propel_assets.source.convert import nested_rows
 from propel_assets.source.decode import PageDecoder, RowType, to_arrow
 from propel_assets.source.lists import get_or_none, request_each
 from propel_assets.source.readers.context import ScanContext, SkipScan, allowed_loss, key_of, list_scan
