@@ -1,6 +1,6 @@
 """The audit tables: how each table was read, and what its checks found. propel-assets writes them."""
 
-from propel_assets.catalog.model import Audit, Column, Table, boolean, integer, json, text, timestamp
+from propel_assets.catalog.model import Audit, Column, Table, boolean, identifier, integer, json, text, timestamp
 
 PROPEL_SCANS = Table(
     name="propel_scans",
@@ -51,6 +51,57 @@ PROPEL_CHECKS = Table(
         text("severity", "`ERROR` or `WARN`.", required=True),
         text("summary", "One sentence without personal data.", required=True),
         timestamp("checked_at", "When the check was evaluated (UTC).", required=True),
+    ),
+    shape=Audit(),
+)
+
+PROPEL_SCAN_STATE = Table(
+    name="propel_scan_state",
+    scan="",
+    group="audit",
+    path="",
+    key=(),
+    description="What the last two proved full scans returned of users, orgs and memberships, for the comparison with "
+    "webhooks: `propel_event_grades`. Empty without webhooks. The row of a scan without ids says that it is complete.",
+    columns=(
+        text("load_id", "The load of the scan.", required=True),
+        text("table_name", "The table that was scanned.", required=True),
+        identifier("user_id", "The user, as the table has it.", person="subject"),
+        identifier("org_id", "The org, as the table has it."),
+        text("user_role", "The member's role."),
+        json("additional_roles", "The member's further roles."),
+        boolean("enabled", "Whether the user was enabled."),
+        boolean("locked", "Whether the user was locked out."),
+    ),
+    shape=Audit(),
+)
+
+PROPEL_EVENT_GRADES = Table(
+    name="propel_event_grades",
+    scan="",
+    group="audit",
+    path="",
+    key=("load_id", "table_name", "event_type"),
+    description="The grade of the webhooks: one row per proved full scan and type of event that reports changes of its "
+    "table. The scan is compared with the previous proved scan. A change without an event was missed.",
+    columns=(
+        text("load_id", "The load of the scan.", required=True),
+        text("table_name", "The table that was scanned.", required=True),
+        text("event_type", "PropelAuth's name of the event that reports such a change.", required=True),
+        text("previous_load_id", "The load of the scan before, which it is compared with.", required=True),
+        timestamp("compared_from", "When the scan before began (UTC).", required=True),
+        timestamp("compared_to", "When the scan ended (UTC).", required=True),
+        integer("changes", "Changes of that kind between the two scans.", required=True),
+        integer("missed", "Of these, changes without an event.", required=True),
+        Column(
+            "late_seconds_median",
+            "double",
+            "Median time from `created_at` to the receipt of the event. Only `*.created`: other changes have no time.",
+        ),
+        Column("late_seconds_max", "double", "The longest such time."),
+        timestamp("last_event_at", "When the last event of any type was received (UTC).", required=True),
+        timestamp("graded_at", "When the comparison was made (UTC). It is repeated at the next scan.", required=True),
+        boolean("is_settled", "Whether events were on their way no longer: 2 minutes after the scan.", required=True),
     ),
     shape=Audit(),
 )

@@ -23,7 +23,6 @@ from dlt.extract import DltResource, DltSource
 from propel_assets.catalog import (
     AUDIT_TABLES,
     BY_NAME,
-    PROPEL_CHECKS,
     PROPEL_SCANS,
     SCANS,
     TABLES,
@@ -218,7 +217,7 @@ def _read(scan: str, tables: Sequence[Table], run: _Run) -> Iterator[dict[str, A
         if result.skipped:
             yield {result.table_name: _keep_rows()}
     store.write(scan, results[0].resume_state)
-    yield {PROPEL_SCANS.name: _audit_rows(results), PROPEL_CHECKS.name: to_arrow(PROPEL_CHECKS, ())}
+    yield {**{table.name: to_arrow(table, ()) for table in AUDIT_TABLES}, PROPEL_SCANS.name: _audit_rows(results)}
 
 
 def _unknown_ids_counter(run: _Run, privacy: PrivacyFilter) -> Callable[[str, set[Any]], int] | None:

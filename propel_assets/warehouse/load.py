@@ -24,6 +24,7 @@ from propel_assets.source.dlt_source import MERGE, propel_auth_source
 from propel_assets.source.reconcile import is_same_type
 from propel_assets.source.stream import Progress, ReadOptions, ResumeState, ScanResult
 from propel_assets.warehouse.destinations.policies import policy_of
+from propel_assets.warehouse.grades import grade_scan
 from propel_assets.warehouse.pipeline import (
     destination_kind,
     load_formats,
@@ -111,10 +112,27 @@ def load_scan(
                     info = pipeline.load()
                     info.raise_on_failed_jobs()
                     _clear_staging(pipeline, [result.table_name for result in results if not result.skipped])
+                    _grade(pipeline, target, policy, info.loads_ids, results, say)
                 session.finish(info)
         except Exception as error:  # each database's driver has error classes of its own
             raise _load_error(error, scan, settings) from None
     return ScanLoad(info.loads_ids[0] if info.loads_ids else "", results, time.monotonic() - started)
+
+
+def _grade(
+    pipeline: dlt.Pipeline,
+    target: Target,
+    policy: Policy,
+    load_ids: Sequence[str],
+    results: Sequence[ScanResult],
+    say: Callable[[str], None],
+) -> None:
+    """Grade the webhooks by this scan. The load is complete by now, so an error is only logged."""
+    try:
+        with connect(pipeline, target, policy) as warehouse:
+            grade_scan(warehouse, load_ids[0], results)
+    except Exception as error:  # each database's driver has error classes of its own
+        say(f"The webhooks were not graded: {describe_error(error)}. The next full load compares with an older scan.")
 
 
 class AuditResumeStore:
