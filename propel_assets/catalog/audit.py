@@ -1,4 +1,4 @@
-"""The audit tables: how each table was read, and what its checks found. propel-assets writes them."""
+"""The audit tables: how each table was read, what changed, and what checks found. propel-assets writes them."""
 
 from propel_assets.catalog.model import Audit, Column, Table, boolean, identifier, integer, json, text, timestamp
 
@@ -12,7 +12,7 @@ PROPEL_SCANS = Table(
     columns=(
         text("load_id", "dlt's id of the load. The load is complete once `_dlt_loads` has this id.", required=True),
         text("table_name", "The table.", required=True),
-        text("mode", "`full`, or `recent`: only recent changes were read."),
+        text("mode", "`full`; `recent`: only recent changes were read; `events`: only what events named."),
         text("verdict", "`proved`, `counted` or `skipped`.", required=True),
         text("reason", "Why the table was skipped, or why the scan is not proved."),
         integer("rows_expected", "Rows the table must have after the load. Null for skipped and merged tables."),
@@ -102,6 +102,29 @@ PROPEL_EVENT_GRADES = Table(
         timestamp("last_event_at", "When the last event of any type was received (UTC).", required=True),
         timestamp("graded_at", "When the comparison was made (UTC). It is repeated at the next scan.", required=True),
         boolean("is_settled", "Whether events were on their way no longer: 2 minutes after the scan.", required=True),
+    ),
+    shape=Audit(),
+)
+
+PROPEL_CHANGES = Table(
+    name="propel_changes",
+    scan="",
+    group="audit",
+    path="",
+    key=(),
+    description="The change log: one row for each user, org or membership that was read between full loads, or found "
+    "changed after that. It is written before the rows of its load. Empty without webhooks.",
+    columns=(
+        text("load_id", "The load that wrote the row of the table.", required=True),
+        text("table_name", "`user_query`, `org_query` or `org_membership`.", required=True),
+        identifier("user_id", "The user, as stored in the table.", person="subject"),
+        identifier("org_id", "The org, as stored in the table."),
+        text("change", "`added`, `changed`, `deleted` or `unchanged`.", required=True),
+        text("mode", "The mode of the load.", required=True),
+        timestamp("changed_after", "The change was made after this time: the row was read before (UTC)."),
+        timestamp("changed_before", "The change was made before this time (UTC)."),
+        timestamp("observed_from", "The row was read after this time (UTC).", required=True),
+        timestamp("observed_to", "The row was read before this time (UTC).", required=True),
     ),
     shape=Audit(),
 )

@@ -142,6 +142,7 @@ class Column:
     ``person``: `subject` if the row is about the person that the column identifies, `mention` if the column names a
     person in a row about something else.
     ``api_field``: the field's name in the API, where it is not the column's.
+    ``tracked``: whether a new value is a new version of the row, in histories and in the change log.
     """
 
     name: str
@@ -153,6 +154,7 @@ class Column:
     strict_parts: tuple[tuple[str, Action], ...] = ()
     person: Literal["subject", "mention"] | None = None
     api_field: str = ""
+    tracked: bool = True
 
     @property
     def personal(self) -> bool:

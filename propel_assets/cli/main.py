@@ -9,7 +9,7 @@ import click
 
 from propel_assets import __version__
 from propel_assets.cli.load import load
-from propel_assets.cli.privacy import erase, privacy
+from propel_assets.cli.privacy import erase, erasures, privacy
 from propel_assets.cli.probe import probe
 from propel_assets.cli.report import alert, notebook, report
 from propel_assets.cli.sandbox import fault, sandbox
@@ -24,7 +24,7 @@ from propel_assets.settings import load_settings
 SECTIONS = {
     "Load and check": (load, check, verify, status),
     "Use": (report, notebook, probe, tables, lineage, dbt_sources, data_contract, webhooks, alert),
-    "Personal data": (privacy, erase),
+    "Personal data": (privacy, erase, erasures),
     "Try it without an account": (demo, dev, sandbox, fault),
 }
 

@@ -105,8 +105,13 @@ def _build_load_op(
         dlt_source=source.with_resources(*names),  # for names and keys
         dlt_pipeline=None,  # type: ignore[arg-type]  # creating a pipeline writes to the disk
         dagster_dlt_translator=CatalogTranslator(),
-        pool=environment.named("api"),
+        pool=environment.named(_pool(environment, scan)),
     )(load)
+
+
+def _pool(environment: Environment, scan: str) -> str:
+    """Return the pool of a load: one load at a time. Only a DuckDB file has to be shared by loads and events."""
+    return "events" if scan == AUTH_EVENT.scan and environment.destination != "duckdb" else "api"
 
 
 def _signature(parameters: dict[str, type]) -> inspect.Signature:

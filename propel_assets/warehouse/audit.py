@@ -123,7 +123,7 @@ class Audit:
         warehouse = self._warehouse
         selected = list(dict.fromkeys([*columns, "finished_at"]))
         conditions = [] if skipped else ["s.verdict <> 'skipped'"]
-        conditions += [] if events else ["s.mode <> 'events'"]
+        conditions += [] if events else ["coalesce(s.mode, 'full') <> 'events'"]
         conditions += ["s.table_name = %s"] if table else []
         where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
         sql = (

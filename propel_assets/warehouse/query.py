@@ -27,6 +27,7 @@ from propel_assets.warehouse.pipeline import build_pipeline, database_file, load
 
 BATCH_ROWS = 10_000
 KEYS_PER_QUERY = 500
+ROWS_PER_INSERT = 100
 HOW_TO_LOAD = "Run propel-assets load first. To try without a tenant: propel-assets demo."
 
 
@@ -134,10 +135,14 @@ class Warehouse:
     def insert(self, table: Table, rows: Sequence[dict[str, Any]]) -> None:
         """Add a few rows to a table."""
         names = [column.name for column in table.columns]
-        values = ", ".join(["%s"] * len(names))
-        sql = f"INSERT INTO {self.table(table.name)} ({', '.join(map(self.column, names))}) VALUES ({values})"  # noqa: S608
-        for row in rows:
-            self._client.sql_client.execute_sql(sql, *(row[name] for name in names))
+        values = f"({', '.join(['%s'] * len(names))})"
+        for start in range(0, len(rows), ROWS_PER_INSERT):
+            some = rows[start : start + ROWS_PER_INSERT]
+            sql = (
+                f"INSERT INTO {self.table(table.name)} ({', '.join(map(self.column, names))}) "  # noqa: S608
+                f"VALUES {', '.join([values] * len(some))}"
+            )
+            self._client.sql_client.execute_sql(sql, *(row[name] for row in some for name in names))
 
 
 class FileWarehouse(Warehouse):

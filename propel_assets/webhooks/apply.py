@@ -15,6 +15,7 @@ from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import describe_error
 from propel_assets.settings import Settings
 from propel_assets.source.stream import ReadOptions
+from propel_assets.warehouse.erasure import run_due_erasures
 from propel_assets.warehouse.grades import settle_grades
 from propel_assets.warehouse.load import ScanLoad, load_scan
 from propel_assets.warehouse.pipeline import load_lock, write_lock
@@ -48,11 +49,13 @@ def load_events(
                 deleted[result.table_name] += len(result.deleted.get(BY_NAME[result.table_name].key[0], ()))
             yield load
             if store is None or not events or any(result.skipped for result in load.results):
-                return
+                break
             store.remove([event.svix_id for event in events])
             if len(events) < BATCH_EVENTS:
                 _settle_grades(settings, session, say)
-                return
+                break
+    if settings.erase_deleted:
+        run_due_erasures(settings, say)
 
 
 def _settle_grades(settings: Settings, session: LoadSession, say: Callable[[str], None]) -> None:

@@ -71,7 +71,7 @@ def erase(
         try:
             with load_lock(target, pipeline, log):
                 return run.erase()
-        except ZeroDivisionError as error:  # every database driver has its own error classes
+        except Exception as error:  # every database driver has its own error classes
             raise find_cause(error) or WarehouseError(
                 f"Erasing from {target.destination} failed: {describe_error(error)}. Correct the cause and run again."
             ) from None
