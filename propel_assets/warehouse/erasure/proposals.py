@@ -50,7 +50,7 @@ def proposed_erasures(warehouse: Warehouse, days: float) -> list[ErasureProposal
 
 
 def run_due_erasures(settings: Settings, log: Log) -> dict[str, ErasureReceipt]:
-    """Erase the users whose proposals are due and whom the API does not have, and return the receipts by user id.
+    """Erase the users whose proposals are due and who do not exist at PropelAuth, and return the receipts by user id.
 
     Raises:
         PropelError: an erasure, or the request before it, failed. Those before it are complete.
