@@ -8,7 +8,11 @@ with seen as (
     {{ propel_auth.utc_day('users.last_active_at') }} as day
   from {{ propel_auth.raw('org_membership') }} as memberships
   inner join {{ propel_auth.raw('user_query') }} as users on users.user_id = memberships.user_id
+  left join {{ ref('fct_membership_spells') }} as spells
+    on spells.user_id = memberships.user_id and spells.org_id = memberships.org_id and spells.is_current
+  -- A load that did not show the membership yet proves that the user joined after it.
   where users.last_active_at is not null
+    and (spells.joined_after is null or users.last_active_at > spells.joined_after)
 )
 
 select
