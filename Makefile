@@ -31,7 +31,7 @@ STAND_INS := .venv-fakesnow/ready .venv-bigquery/ready .venv-azurite/ready
 # An environment is created again when its Python was moved or upgraded.
 $(foreach venv,.venv $(CARD) $(LOWEST) $(RELEASE) $(DBT_NEXT) $(BENCH) $(PEERS),$(shell [ -x $(venv)/bin/python ] || rm -f $(venv)/has-*))
 
-.PHONY: help demo dev notebook dashboard test test-rest screenshots test-destinations test-stand-ins test-all test-embedded-elt test-wheel check \
+.PHONY: help demo dev notebook dashboard test test-rest screenshots test-destinations test-stand-ins test-all test-embedded-elt test-wheel docs dist check \
     soak fuzz bench bench-peers lock sbom audit test-lowest test-dbt-next constraints clean
 
 help:  ## list the targets
@@ -44,8 +44,8 @@ demo: .venv/has-core  ## load a sandbox through Dagster, run all checks, print a
 dev: .venv/has-core  ## run the sandbox and the Dagster UI until Ctrl-C
 	@exec $(BIN)/propel-assets dev
 
-notebook: .venv/has-dashboard  ## run notebooks/explore.py as an app on the loaded tables
-	@exec $(BIN)/marimo run notebooks/explore.py
+notebook: .venv/has-dashboard  ## run the notebook as an app on the loaded tables
+	@exec $(BIN)/marimo run propel_assets/notebooks/explore.py
 
 # dlt's own command for it needs its package dlt[hub].
 dashboard: .venv/has-dashboard  ## run dlt's dashboard of the pipeline: runs, schema, rows
@@ -75,8 +75,17 @@ test-all: test test-rest  ## test and test-rest
 test-embedded-elt: $(CARD)/has-test  ## run the tests that need Dagster on dagster-embedded-elt and Dagster 1.13.1
 	$(CARD)/bin/python -m pytest $(if $(SAMPLE),$(ELT_SAMPLE),$(WITH_DAGSTER)) -n auto --dist worksteal -m 'not ($(LEFT_OUT))' $(PYTEST_FLAGS)
 
-test-wheel: .venv/has-core  ## build the wheel, install it, use it from an empty folder
-	@sh .ci/test-wheel $(BIN)/python
+test-wheel: .venv/has-core $(RELEASE)/has-tools  ## build the wheel twice, follow the tutorial with it, use it from an empty folder
+	@sh .ci/test-wheel $(BIN)/python $(RELEASE)/bin/twine
+
+dist: $(RELEASE)/has-tools  ## build what a release uploads: dist/*.whl and dist/*.tar.gz, the same bytes every time
+	rm -rf build dist
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(RELEASE)/bin/python -m build
+	$(RELEASE)/bin/twine check --strict dist/*
+
+docs: .venv/has-test  ## build the documentation site; a warning is an error
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/site
+	@echo "Open build/site/index.html"
 
 check: .venv/has-test  ## run ruff and pyright
 	$(BIN)/ruff check
@@ -152,7 +161,7 @@ $(DBT_NEXT)/has-test: pyproject.toml constraints.txt
 	@touch $@
 
 $(RELEASE)/has-tools:
-	@python=$(PYTHON) && exec "$$python" .ci/install.py $(RELEASE) /dev/null cyclonedx-bom==7.5.0 pip-audit==2.10.1
+	@python=$(PYTHON) && exec "$$python" .ci/install.py $(RELEASE) /dev/null cyclonedx-bom==7.5.0 pip-audit==2.10.1 build==1.6.1 twine==7.0.0
 	@touch $@
 
 .venv/has-fuzz: .venv/has-test

@@ -1,6 +1,7 @@
 """Install into a virtual environment, with the versions that a constraints file names.
 
     python3 .ci/install.py .venv constraints.txt -e '.[test]'
+    python3 .ci/install.py uvx constraints.txt --from WHEEL propel-assets demo
 
 uv installs if it is on PATH or pip can install it; if uv fails, pip installs. An install that was cut short leaves a
 mark in the environment, and the next one starts from an empty environment. Two installs at the same time take turns.
@@ -108,8 +109,17 @@ def run(command: list[str | Path], environment: dict[str, str], *, log: Path, lo
     return installer.wait()
 
 
+def run_uvx(constraints: str, *words: str) -> int:
+    """Run uvx with pip's index and certificate."""
+    uvx = shutil.which("uvx") or Path(sys.executable).with_name("uvx")
+    environment = uv_environment(Path(sys.executable)) | {"UV_CONSTRAINT": constraints}
+    return subprocess.run([uvx, "--quiet", *words], env=environment, check=False).returncode
+
+
 if __name__ == "__main__":
     try:
+        if sys.argv[1] == "uvx":
+            sys.exit(run_uvx(*sys.argv[2:]))
         sys.exit(main(Path(sys.argv[1]), *sys.argv[2:]))
     except KeyboardInterrupt:
         sys.exit(130)

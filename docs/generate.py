@@ -49,7 +49,7 @@ def _table_section(table: Table) -> str:
         [
             f"## {table.name}\n",
             f"{table.description}{default}\n",
-            f"Read from `GET {table.path}`; [PropelAuth's reference]({table.doc}). Key: {_code(table.key)}.\n",
+            f"Read from `{table.origin}`; [PropelAuth's reference]({table.doc}). Key: {_code(table.key)}.\n",
             "| column | type | always present | content |\n|---|---|---|---|",
             *rows,
             "",

@@ -1,23 +1,25 @@
 """Every error that this package raises on purpose. A message says what was attempted, what happened, what to do.
 
-PropelError
-├── SettingsError            a setting is missing or has a value that is not allowed
-├── ApiError                 PropelAuth's response cannot be used
-│   ├── PermanentApiError    a retry cannot succeed: 400, 401, 403, 404, a response of the wrong shape
-│   │   └── KeyRefused       the API key is not valid in this environment
-│   └── TransientApiError    a later run may succeed: 429, 5xx, connection reset, timeout, truncated response
-│       ├── ResponseTooLarge the body exceeds the limit: request fewer rows
-│       └── Unreachable      no connection to the server
-├── UnprovedScan             no attempt of a scan could be proved complete: nothing is replaced
-├── LossRefused              the row count fell by more than the allowed loss
-│   └── OtherEnvironment     the tables hold the data of another environment
-├── UnexpectedError          a defect: an error that no code of ours handles
-├── WarehouseError           the destination cannot be used
-│   ├── OtherPipeline        the dataset has tables of another dlt pipeline
-│   └── WarehouseClosed      the database cannot be opened
-│       └── WarehouseBusy    another process has it open
-└── WebhookStoreError        the webhook store cannot be used
-    └── WebhookStoreFull     it has reached its limit
+::
+
+    PropelError
+    ├── SettingsError            a setting is missing or has a value that is not allowed
+    ├── ApiError                 PropelAuth's response cannot be used
+    │   ├── PermanentApiError    a retry cannot succeed: 400, 401, 403, 404, a response of the wrong shape
+    │   │   └── KeyRefused       the API key is not valid in this environment
+    │   └── TransientApiError    a later run may succeed: 429, 5xx, connection reset, timeout, truncated response
+    │       ├── ResponseTooLarge the body exceeds the limit: request fewer rows
+    │       └── Unreachable      no connection to the server
+    ├── UnprovedScan             no attempt of a scan could be proved complete: nothing is replaced
+    ├── LossRefused              the row count fell by more than the allowed loss
+    │   └── OtherEnvironment     the tables hold the data of another environment
+    ├── UnexpectedError          a defect: an error that no code of ours handles
+    ├── WarehouseError           the destination cannot be used
+    │   ├── OtherPipeline        the dataset has tables of another dlt pipeline
+    │   └── WarehouseClosed      the database cannot be opened
+    │       └── WarehouseBusy    another process has it open
+    └── WebhookStoreError        the webhook store cannot be used
+        └── WebhookStoreFull     it has reached its limit
 """
 
 from collections.abc import Iterator

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("propel_assets", "docs", "deploy", "examples", "notebooks", "sources", "benchmarks", ".claude", ".ci")
+FOLDERS = ("propel_assets", "docs", "deploy", "examples", "sources", "benchmarks", ".claude", ".ci")
 SUFFIXES = {".py", ".md", ".yml", ".yaml", ".sql", ".toml", ".html", ".sh", ""}
 NAMES_OLD_TERMS = {"CHANGELOG.md"}  # its rename map does
 

@@ -13,7 +13,7 @@ import propel_assets
 
 PACKAGE = Path(propel_assets.__file__).parent
 ROOMS = ("sandbox", "catalog", "privacy", "source", "warehouse", "marts", "reporting", "webhooks", "defs")
-ENTRANCES = ("definitions", "environments", "cli")
+ENTRANCES = ("definitions", "environments", "cli", "notebooks")
 EVERYWHERE = ("settings", "errors", "")  # "" is the package itself: its version
 KNOW_DAGSTER = ("defs", *ENTRANCES)
 MODULES = {path.relative_to(PACKAGE.parent).as_posix(): path.read_text() for path in PACKAGE.rglob("*.py")}

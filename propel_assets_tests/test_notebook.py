@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from propel_assets_tests.processes import ROOT
+from propel_assets.cli.report import NOTEBOOK
 
-NOTEBOOK = ROOT / "notebooks" / "explore.py"
 TABLES = ("user_query", "org_query", "org_membership", "chart_metrics")
 
 
@@ -31,6 +30,14 @@ def test_the_notebook_as_a_script_prints_the_figures(own_folder, settings, run_c
     figures = {label.strip(): value for value, label in (line.split(maxsplit=1) for line in ran.stdout.splitlines())}
     assert (figures["users"], figures["organizations"]) == ("300", "24")
     assert "@" not in ran.stdout
+
+
+def test_the_command_writes_the_notebook_and_replaces_no_file(run_cli) -> None:
+    assert run_cli("notebook").stdout == "explore.py: run it with `marimo run explore.py`.\n"
+    assert Path("explore.py").read_bytes() == NOTEBOOK.read_bytes()
+    again = run_cli("notebook")
+    assert again.returncode == 1
+    assert "Cannot write explore.py: File exists. Choose another file." in again.stderr
 
 
 @pytest.mark.parametrize("tables", [(), TABLES[:3]], ids=["nothing is loaded", "a table is missing"])

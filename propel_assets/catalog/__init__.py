@@ -9,6 +9,7 @@ columns are declared here and never inferred from a page.
 
 from propel_assets.catalog.api_keys import END_USER_API_KEY_USAGE, END_USER_API_KEYS, END_USER_API_KEYS_ARCHIVED
 from propel_assets.catalog.audit import PROPEL_CHECKS, PROPEL_SCANS
+from propel_assets.catalog.events import AUTH_EVENT
 from propel_assets.catalog.insights import CHART_METRICS, ORG_REPORT, USER_REPORT
 from propel_assets.catalog.model import (
     API_KEYS,
@@ -23,6 +24,7 @@ from propel_assets.catalog.model import (
     RunOption,
     Shape,
     Table,
+    Webhooks,
 )
 from propel_assets.catalog.orgs import CUSTOM_ROLE_MAPPINGS, ORG_BY_ID, ORG_QUERY, PENDING_ORG_INVITES, SAML_SP_METADATA
 from propel_assets.catalog.public import JWKS, OPENID_CONFIGURATION
@@ -32,6 +34,7 @@ from propel_assets.catalog.users import DETAILS, EMPLOYEE, LOOKUPS, OAUTH_USERIN
 __all__ = [
     "API_KEYS",
     "AUDIT_TABLES",
+    "AUTH_EVENT",
     "BY_NAME",
     "END_USER_API_KEYS",
     "END_USER_API_KEY_USAGE",
@@ -58,6 +61,7 @@ __all__ = [
     "Table",
     "options_of",
     "tables_of",
+    "tables_written_by",
 ]
 
 TABLES: tuple[Table, ...] = (
@@ -82,6 +86,7 @@ TABLES: tuple[Table, ...] = (
     *DETAILS,
     SAML_SP_METADATA,
     EMPLOYEE,
+    AUTH_EVENT,
 )
 AUDIT_TABLES: tuple[Table, ...] = (PROPEL_SCANS, PROPEL_CHECKS)
 BY_NAME: dict[str, Table] = {table.name: table for table in TABLES}
@@ -91,6 +96,13 @@ SCANS: tuple[str, ...] = tuple(dict.fromkeys(table.scan for table in TABLES))
 def tables_of(scan: str) -> tuple[Table, ...]:
     """Return the tables that ``scan`` reads together."""
     return tuple(table for table in TABLES if table.scan == scan)
+
+
+def tables_written_by(scan: str) -> tuple[Table, ...]:
+    """Return the tables of ``scan``, and those whose rows it merges although another scan reads them."""
+    tables = tables_of(scan)
+    names = [name for table in tables if isinstance(table.shape, Webhooks) for name in table.shape.applies_to]
+    return (*tables, *map(BY_NAME.__getitem__, names))
 
 
 def options_of(scan: str) -> tuple[RunOption, ...]:

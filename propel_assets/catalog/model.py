@@ -8,7 +8,7 @@ from typing import Literal
 from urllib.parse import quote
 
 ColumnType = Literal["text", "bigint", "double", "bool", "timestamp", "date", "json"]
-Group = Literal["users", "orgs", "api_keys", "insights", "scim", "public", "lookups", "audit"]
+Group = Literal["users", "orgs", "api_keys", "insights", "scim", "public", "lookups", "events", "audit"]
 PrivacyClass = Literal["none", "identifier", "direct_identifier", "personal", "free_form"]
 Action = Literal["keep", "hash", "drop"]
 RunOption = Literal["recent", "values", "per_key"]
@@ -96,11 +96,18 @@ class Custom:
 
 
 @dataclass(frozen=True)
+class Webhooks:
+    """Events that the webhook receiver has stored. ``applies_to``: the tables whose rows are read again."""
+
+    applies_to: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Audit:
     """Not read from PropelAuth: propel-assets writes the rows."""
 
 
-Shape = PagedList | PerParent | Document | Lookup | ReportGrid | MetricGrid | Custom | Audit
+Shape = PagedList | PerParent | Document | Lookup | ReportGrid | MetricGrid | Custom | Webhooks | Audit
 
 
 @dataclass(frozen=True)
@@ -189,6 +196,11 @@ class Table:
     def column(self, name: str) -> Column:
         """Return the column called ``name``; KeyError if there is none."""
         return {c.name: c for c in self.columns}[name]
+
+    @property
+    def origin(self) -> str:
+        """What the rows are read from: the endpoint, or the webhooks."""
+        return f"GET {self.path}" if self.path else "webhooks"
 
     def path_of(self, **values: str) -> str:
         """Return the path with ``values`` quoted into it."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from propel_assets.catalog import BY_NAME, SCANS, TABLES, Table, tables_of
+from propel_assets.catalog import AUTH_EVENT, BY_NAME, SCANS, TABLES, Table, tables_of
 from propel_assets.catalog.model import Lookup
 from propel_assets.cli.arguments import UserId, current_settings, table_arguments
 from propel_assets.cli.rendering import format_count, progress_bar
@@ -63,6 +63,7 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
     from propel_assets.source.stream import ReadOptions
     from propel_assets.warehouse.load import load_scan
     from propel_assets.warehouse.session import open_session
+    from propel_assets.webhooks.apply import load_events
 
     settings = require_credentials(current_settings())
     options = ReadOptions(lookups=lookups, usage_per_key=usage_per_key, recent=recent)
@@ -74,7 +75,12 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
         with open_session(settings.target, log) as session:
             for scan in scans:
                 try:
-                    done = load_scan(scan, settings, options=options, progress=progress, say=log, session=session)
+                    if scan == AUTH_EVENT.scan:
+                        loads = list(load_events(settings, say=log, session=session))
+                    else:
+                        loads = [
+                            load_scan(scan, settings, options=options, progress=progress, say=log, session=session)
+                        ]
                 except PropelError as error:
                     failed[scan] = error
                     if error.concerns_every_scan:
@@ -82,7 +88,7 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
                     log(f"{_table_names([scan])}: not loaded. {error}")
                     continue
                 loaded += tables_of(scan)
-                for result in done.results:
+                for result in (result for done in loads for result in done.results):
                     log(f"{result.table_name}: {_describe(result)}")
         if loaded:
             with open_configured_warehouse(settings, log) as warehouse:
@@ -111,6 +117,9 @@ def _check_lookups(tables: Sequence[str], lookups: Mapping[str, Sequence[str]]) 
 def _describe(result: "ScanResult") -> str:
     if result.skipped:
         return f"skipped. {result.reason}"
+    if result.mode == "events":
+        deleted = sum(map(len, result.deleted.values()))
+        return f"{format_count(result.rows_read, 'row')} read again, {format_count(deleted, 'id')} deleted"
     return f"{format_count(result.rows_read, 'row')}, {result.verdict}"
 
 

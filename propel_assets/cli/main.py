@@ -10,10 +10,10 @@ import click
 from propel_assets import __version__
 from propel_assets.cli.load import load
 from propel_assets.cli.privacy import erase, privacy
-from propel_assets.cli.report import alert, report
+from propel_assets.cli.report import alert, notebook, report
 from propel_assets.cli.sandbox import fault, sandbox
 from propel_assets.cli.status import check, status
-from propel_assets.cli.tables import lineage, tables
+from propel_assets.cli.tables import dbt_sources, lineage, tables
 from propel_assets.cli.trial import demo, dev
 from propel_assets.cli.webhooks import webhooks
 from propel_assets.errors import PropelError
@@ -21,7 +21,7 @@ from propel_assets.settings import load_settings
 
 SECTIONS = {
     "Load and check": (load, check, status),
-    "Use": (report, tables, lineage, webhooks, alert),
+    "Use": (report, notebook, tables, lineage, dbt_sources, webhooks, alert),
     "Personal data": (privacy, erase),
     "Try it without an account": (demo, dev, sandbox, fault),
 }

@@ -1,4 +1,4 @@
-"""The commands `propel-assets report` and `propel-assets alert`."""
+"""The commands `propel-assets report`, `propel-assets notebook` and `propel-assets alert`."""
 
 from pathlib import Path
 
@@ -7,6 +7,8 @@ import click
 from propel_assets.cli.arguments import current_settings
 from propel_assets.cli.rendering import log
 from propel_assets.cli.warehouse import open_configured_warehouse
+
+NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "explore.py"
 
 
 @click.command(short_help="Write an HTML page with charts.")
@@ -35,9 +37,29 @@ def report(output: Path) -> None:
     click.echo(output)
 
 
+@click.command(short_help="Write a notebook with charts.")
+@click.argument("file", default="explore.py", type=click.Path(dir_okay=False, path_type=Path))
+def notebook(file: Path) -> None:
+    """Write a marimo notebook with charts of the tables that were loaded last, to be run and changed.
+
+    It needs the extra `dashboard`.
+
+    \b
+    Examples:
+      propel-assets notebook
+      marimo run explore.py
+    """
+    try:
+        with file.open("xb") as opened:
+            opened.write(NOTEBOOK.read_bytes())
+    except OSError as error:
+        raise click.ClickException(f"Cannot write {file}: {error.strerror}. Choose another file.") from error
+    click.echo(f"{file}: run it with `marimo run {file}`.")
+
+
 @click.command(short_help="Send a test alert.")
 def alert() -> None:
-    """Send a test alert to the webhook and the mail server of the settings.
+    """Send a test alert to every target in the settings: webhook, mail server, URLs of apprise.
 
     \b
     Example:
@@ -50,7 +72,8 @@ def alert() -> None:
     if not names:
         raise click.ClickException(
             "No alert can be sent. Set PROPELAUTH_ALERT_WEBHOOK to the URL of an incoming webhook, or "
-            "PROPELAUTH_ALERT_SMTP, PROPELAUTH_ALERT_FROM and PROPELAUTH_ALERT_TO for e-mail."
+            "PROPELAUTH_ALERT_SMTP, PROPELAUTH_ALERT_FROM and PROPELAUTH_ALERT_TO for e-mail, or "
+            "PROPELAUTH_ALERT_APPRISE to a URL of apprise."
         )
     text = ("PropelAuth: test alert", "This is a test of propel-assets. Alerts are delivered here.")
     failures = deliver(settings, dict.fromkeys(names, text))

@@ -1,10 +1,11 @@
-"""The commands `propel-assets tables` and `propel-assets lineage`."""
+"""The commands `propel-assets tables`, `propel-assets lineage` and `propel-assets dbt-sources`."""
 
 from pathlib import Path
 
 import click
 
 from propel_assets.catalog import TABLES
+from propel_assets.cli.arguments import current_settings
 from propel_assets.cli.rendering import print_table
 
 
@@ -18,7 +19,7 @@ def tables() -> None:
     """
     print_table(
         ("table", "key", "read from", "default"),
-        [(t.name, ", ".join(t.key), f"GET {t.path}", "on" if t.default else "by name") for t in TABLES],
+        [(t.name, ", ".join(t.key), t.origin, "on" if t.default else "by name") for t in TABLES],
     )
 
 
@@ -48,3 +49,26 @@ def lineage(column: str, html: Path | None) -> None:
         return
     for name in names:
         click.echo("\n".join(graph.lines(name)))
+
+
+@click.command("dbt-sources", short_help="Print the tables as sources of a dbt project.")
+@click.option("--package", is_flag=True, help="Print packages.yml instead, for a project that builds the marts itself.")
+def dbt_sources(package: bool) -> None:
+    """Print a YAML file that declares all tables, histories and marts as sources of a dbt project.
+
+    Each source table has the key of its Dagster asset, so that dagster-dbt connects the models that read it. Needs no
+    warehouse.
+
+    \b
+    Examples:
+      propel-assets dbt-sources > models/propel_auth.yml
+      propel-assets --environment staging dbt-sources > models/propel_auth_staging.yml
+      propel-assets dbt-sources --package > packages.yml
+    """
+    from propel_assets.marts.downstream import downstream_sources_yaml
+    from propel_assets.marts.sources import PROJECT
+
+    if package:
+        click.echo(f"packages:\n  - local: {PROJECT}")
+    else:
+        click.echo(downstream_sources_yaml(current_settings().target), nl=False)

@@ -88,8 +88,8 @@ def build_alerts_sensor(
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.STOPPED,
         description="Reports failures, stale assets, schema changes and losses, and what to do: once per cause, and "
-        "once when it is resolved. Logs the alerts, posts them to PROPELAUTH_ALERT_WEBHOOK and sends them by "
-        "PROPELAUTH_ALERT_SMTP, where these are set.",
+        "once when it is resolved. Logs the alerts, and sends them to PROPELAUTH_ALERT_WEBHOOK, PROPELAUTH_ALERT_SMTP "
+        "and PROPELAUTH_ALERT_APPRISE, where these are set.",
     )
     def alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         return _report(context, scope)

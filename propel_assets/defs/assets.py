@@ -12,7 +12,7 @@ from dagster_dlt import DagsterDltTranslator, dlt_assets
 from dagster_dlt.translator import DltResourceTranslatorData
 from pydantic import Field
 
-from propel_assets.catalog import BY_NAME, SCANS, RunOption, Table, options_of, tables_of
+from propel_assets.catalog import AUTH_EVENT, BY_NAME, SCANS, RunOption, Table, options_of, tables_of
 from propel_assets.defs.environment import Environment, PropelAuthResource, WarehouseResource
 from propel_assets.defs.failures import as_failure
 from propel_assets.errors import PropelError
@@ -23,6 +23,7 @@ from propel_assets.source.dlt_source import propel_auth_source
 from propel_assets.source.stream import ReadOptions, ScanResult
 from propel_assets.warehouse.load import ScanLoad, load_scan
 from propel_assets.warehouse.query import open_warehouse
+from propel_assets.webhooks.apply import load_events
 
 PROGRESS_ROWS = 50_000
 MAX_RETRIES = 2  # of an op, after the retries of the client
@@ -122,7 +123,10 @@ def _load(
             context.log.info(f"{table}: {rows:,} of {total or '?'} rows read")
 
     try:
-        load = load_scan(scan, settings, options=options, progress=progress, say=context.log.info)
+        if scan == AUTH_EVENT.scan:
+            load = _apply_events(context, environment, settings)
+        else:
+            load = load_scan(scan, settings, options=options, progress=progress, say=context.log.info)
         yield from _results(load, environment, settings, context.selected_asset_keys)
     except PropelError as error:
         failure = as_failure(error)
@@ -157,6 +161,26 @@ def _results(
             )
 
 
+def _apply_events(context: dg.AssetExecutionContext, environment: Environment, settings: Settings) -> ScanLoad:
+    """Apply all webhook events and return the last load.
+
+    Logs a materialization of each table that events have changed: it is the asset of another op.
+    """
+    loads = []
+    for load in load_events(settings, say=context.log.info):
+        loads.append(load)
+        for result in load.results:
+            if result.mode == "events":
+                context.log_event(
+                    dg.AssetMaterialization(
+                        environment.asset_key(BY_NAME[result.table_name]),
+                        metadata=_metadata(result, load, settings),
+                        tags={"dagster/data_version": load.load_id},
+                    )
+                )
+    return loads[-1]
+
+
 def _metadata(result: ScanResult, load: ScanLoad, settings: Settings) -> dict[str, Any]:
     """Return the metadata of a materialization. The UI plots its numbers."""
     metadata: dict[str, Any] = {
@@ -175,6 +199,8 @@ def _metadata(result: ScanResult, load: ScanLoad, settings: Settings) -> dict[st
     if result.skipped:
         return metadata | {"skipped": result.reason}
     metadata |= {"rows_read": result.rows_read, "pages": result.pages, "passes": result.passes}
+    if result.deleted:
+        metadata["ids_deleted"] = sum(map(len, result.deleted.values()))
     if result.total_max is not None:
         metadata |= {"api_total": result.total_max, "api_total_min": result.total_min}
     if result.reason:

@@ -9,6 +9,7 @@ from propel_assets.defs.changes import build_api_asset, build_changes_sensor
 from propel_assets.defs.checks import build_checks
 from propel_assets.defs.config import PropelAuthConfig
 from propel_assets.defs.environment import Environment
+from propel_assets.defs.events import build_events_job, build_events_sensor
 from propel_assets.defs.marts import build_marts
 from propel_assets.settings import disable_dlt_telemetry
 
@@ -18,7 +19,7 @@ def build_definitions(config: PropelAuthConfig | None = None) -> dg.Definitions:
 
     There is no executor and no logger, every name begins with a prefix of the environment, and schedules and sensors
     are off, so that `dg.Definitions.merge` adds them to a project without a change to it. They load with nothing
-    configured; a run reports what is missing.
+    configured; a run reports what is missing::
 
         defs = dg.Definitions.merge(my_definitions, build_definitions(PropelAuthConfig(environment="staging")))
 
@@ -30,16 +31,17 @@ def build_definitions(config: PropelAuthConfig | None = None) -> dg.Definitions:
     marts = build_marts(environment)
     assets = [build_api_asset(environment), *build_raw_assets(environment), *marts]
     checks = build_checks(environment)
-    jobs = build_jobs(environment, marts)
+    jobs, event_jobs = build_jobs(environment, marts), build_events_job(environment)
     return dg.Definitions(
         assets=assets,
         asset_checks=checks,
-        jobs=jobs,
+        jobs=[*jobs, *event_jobs],
         schedules=build_schedules(environment, jobs),
         sensors=[
             *build_changes_sensor(environment, jobs),
+            *build_events_sensor(environment, event_jobs),
             *build_automation_sensor(environment, assets),
-            *build_alerts_sensor(environment, [*assets, *checks], jobs),
+            *build_alerts_sensor(environment, [*assets, *checks], [*jobs, *event_jobs]),
         ],
         resources=environment.resources,
     )

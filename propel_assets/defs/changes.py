@@ -92,7 +92,7 @@ def _names_turned_on(context: dg.SensorEvaluationContext) -> set[str]:
     }
 
 
-def _is_in_progress(context: dg.SensorEvaluationContext, job: str) -> bool:
+def is_in_progress(context: dg.SensorEvaluationContext, job: str) -> bool:
     """Return whether a run of ``job`` in this code location has not ended."""
     running = [status for status in dg.DagsterRunStatus if status not in ENDED]
     runs = context.instance.get_runs(dg.RunsFilter(job_name=job, statuses=running))
@@ -108,7 +108,7 @@ def _request(
     cursor = json.loads(context.cursor) if context.cursor else {}
     if cursor.get("version") != changes.version:
         job = jobs[0]
-        if _is_in_progress(context, job):
+        if is_in_progress(context, job):
             return dg.SkipReason(f"A run of {job} is in progress. The change is handled when it has ended.")
     elif not jobs[1:] or cursor["newest"] == changes.newest:
         return dg.SkipReason(f"Nothing has changed: {changes.version}.")

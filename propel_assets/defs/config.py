@@ -130,6 +130,7 @@ class PropelAuthConfig(dg.Model, dg.Resolvable):
     changes_sensor: Annotated[
         bool, _option("Include the sensor that starts a job when PropelAuth's totals change.")
     ] = True
+    events_sensor: Annotated[bool, _option("Include the sensor that applies webhook events.")] = True
     automation: Annotated[
         bool,
         _option(

@@ -151,11 +151,12 @@ class Environment:
         upstream = {
             c.name: [dg.TableColumnDep(api, f"{table.path} {table.items or 'answer'}.{c.source_field}")]
             for c in table.columns
+            if table.path
         }
         return dg.AssetSpec(
             self.key(PREFIX, table.name),
-            deps=[api],
-            description=f"{table.description}\n\nRead from `GET {table.path}`. [PropelAuth's reference]({table.doc})",
+            deps=[api] if table.path else [],
+            description=f"{table.description}\n\nRead from `{table.origin}`. [PropelAuth's reference]({table.doc})",
             group_name=self.group(table.group),
             kinds={"propelauth", "dlt", self.destination},
             automation_condition=self.condition(_on_changed_totals()) if table.default else None,

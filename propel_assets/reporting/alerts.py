@@ -123,7 +123,7 @@ class AlertState:
         Raises:
             SettingsError: a target cannot be used. The alerts are kept until the setting is corrected.
         """
-        self.keep(alerts, delivery.TARGETS)
+        self.keep(alerts, delivery.target_names(settings))
         configured = delivery.targets(settings)
         self.pending = {target: kept for target, kept in self.pending.items() if target in configured and kept}
         self.attempts = {target: 1 if alerts else self.attempts.get(target, 0) + 1 for target in self.pending}

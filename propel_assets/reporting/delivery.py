@@ -1,20 +1,23 @@
-"""Deliver alerts to a webhook and by e-mail over SMTP, within one total time limit.
+"""Deliver alerts to a webhook, by e-mail over SMTP, and to services of apprise, within one total time limit.
 
 A socket timeout limits each read, not the delivery: a server that sends one byte a second never reaches it. Each
 delivery therefore runs in a process of its own, which is killed at the limit, whatever it waits for: DNS, TLS, headers.
 
-urllib3 and the standard library send the requests. Dagster's Slack integration needs a bot token instead of a webhook
-and reaches only Slack; apprise supports a hundred services, nearly all of which accept one of these two protocols.
+urllib3 and the standard library send to the first two. The extra `apprise` adds its services; it does not replace them:
+docs/decisions/0016-apprise-beside-webhook-and-smtp.md.
 """
 
 import contextlib
 import dataclasses
 import json
+import logging
+import re
+import resource
 import smtplib
 import ssl
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from email.errors import MessageError
 from email.message import EmailMessage
@@ -31,7 +34,9 @@ SECONDS = 20.0  # in total, over all targets: they are delivered to at the same 
 SOCKET_SECONDS = 10.0  # a silent server is reported by its own error before the total limit
 SMTP_PORTS = {"smtp": 587, "smtps": 465}
 STARTTLS = ("always", "never")
-TARGETS = ("webhook", "e-mail")
+WEBHOOK, EMAIL = "webhook", "e-mail"
+MAX_URLS = 10
+CHILD_BYTES = 1 << 30  # apprise reads a response completely: an endless one ends here
 # `sys.path` is passed on, so that the child imports this package from where the parent has it.
 CHILD = (
     "import json, sys; job = json.load(sys.stdin); sys.path[:] = job.pop('path'); "
@@ -92,6 +97,7 @@ def deliver(
 
 def run_child(settings: Mapping[str, Any], target: str, title: str, text: str) -> None:
     """Deliver to one target and print the reason if that fails. The child process of `deliver` runs this."""
+    resource.setrlimit(resource.RLIMIT_AS, (CHILD_BYTES, CHILD_BYTES))
     try:
         targets(AlertSettings(**settings))[target](title, text)
     except PropelError as error:
@@ -99,17 +105,30 @@ def run_child(settings: Mapping[str, Any], target: str, title: str, text: str) -
 
 
 def targets(settings: AlertSettings) -> Mapping[str, Send]:
-    """Return the targets of alerts by name: `webhook`, `e-mail`, both or none.
+    """Return the targets of alerts that are configured, by the names of `target_names`.
 
     Raises:
         SettingsError: a setting cannot be used. The text does not quote secrets.
     """
     found: dict[str, Send] = {}
     if settings.webhook:
-        found[TARGETS[0]] = _webhook(settings.webhook)
+        found[WEBHOOK] = _webhook(settings.webhook)
     if settings.smtp:
-        found[TARGETS[1]] = _email(settings)
+        found[EMAIL] = _email(settings)
+    if settings.apprise:
+        found |= {name: _apprise(url, name) for name, url in _apprise_urls(settings.apprise).items()}
     return found
+
+
+def target_names(settings: AlertSettings) -> list[str]:
+    """Return the names of all possible targets, also of those with a setting that cannot be used."""
+    return [WEBHOOK, EMAIL, *_apprise_urls(settings.apprise)]
+
+
+def _apprise_urls(text: str) -> dict[str, str]:
+    """Return the URLs in ``text``, separated as apprise separates them, by the name of their target."""
+    urls = [url for url in re.split(r"[\s,]+(?=[A-Za-z][\w+.-]*://)", text.strip()) if url]
+    return {f"apprise URL {number}": url for number, url in enumerate(urls[:MAX_URLS], 1)}
 
 
 def _split(url: str, variable: str, schemes: tuple[str, ...], example: str) -> tuple[SplitResult, str]:
@@ -194,6 +213,60 @@ def _email(settings: AlertSettings) -> Send:
             raise NotDelivered(f"The mail server {host}:{port} did not accept it: {why}.") from None
 
     return send
+
+
+def _apprise(url: str, name: str) -> Send:
+    variable = variable_of("alert_apprise")
+    try:
+        import apprise
+    except ImportError:
+        raise SettingsError(f"{variable} needs the extra `apprise`: pip install 'propel-assets[apprise]'.") from None
+    asset = apprise.AppriseAsset(app_id="propel-assets", http_redirects=False, async_mode=False)
+    with _quiet(apprise.logger):
+        service: Any = apprise.Apprise.instantiate(url, asset=asset)
+    schema = url.split("://", 1)[0].lower()
+    if service is None:
+        raise SettingsError(
+            f"{variable}: {name} is not a URL that apprise accepts, or the service needs another package. The page of "
+            "the service in apprise's documentation has both."
+        )
+    plain, encrypted = service.protocol, service.secure_protocol
+    if encrypted and schema in _tuple(plain) and not is_loopback(service.host or ""):
+        use = f"{_tuple(encrypted)[0]}://"
+        raise SettingsError(f"{variable}: {name} is not encrypted. Write {use} instead of {schema}://.")
+
+    def send(title: str, text: str) -> None:
+        with _quiet(apprise.logger) as statuses:
+            accepted = service.notify(body=text, title=title, notify_type=apprise.NotifyType.WARNING)
+        if not accepted:
+            status = f" It answered {statuses[-1]}." if statuses else ""
+            raise NotDelivered(f"The {name} ({schema}) did not accept it.{status}")
+
+    return send
+
+
+def _tuple(schemas: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (schemas,) if isinstance(schemas, str) else schemas or ()
+
+
+@contextlib.contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[list[str]]:
+    """Keep what apprise logs out of every log: it quotes URLs and responses. Yield the HTTP statuses in it."""
+    statuses: list[str] = []
+
+    class Statuses(logging.Filter):
+        """Takes the HTTP status out of a record and drops the record."""
+
+        def filter(self, record: logging.LogRecord) -> bool:
+            statuses.extend(re.findall(r"error=(\d{3})\b", record.getMessage()))
+            return False
+
+    only_statuses = Statuses()
+    logger.addFilter(only_statuses)
+    try:
+        yield statuses
+    finally:
+        logger.removeFilter(only_statuses)
 
 
 def _addresses(text: str, variable: str) -> list[str]:

@@ -79,6 +79,7 @@ class AlertSettings:
     smtp: str = field(default="", repr=False)
     sender: str = ""
     recipients: str = ""
+    apprise: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +185,12 @@ class Settings:
     )
     alert_from: str = _setting("PROPELAUTH_ALERT_FROM", "", "Sender of alerts by e-mail.")
     alert_to: str = _setting("PROPELAUTH_ALERT_TO", "", "Recipients of alerts by e-mail, separated by commas.")
+    alert_apprise: str = _setting(
+        "PROPELAUTH_ALERT_APPRISE",
+        "",
+        "URLs of apprise that alerts are sent to, at most 10, separated by spaces. Requires the extra `apprise`.",
+        secret=True,
+    )
     webhook_secret: str = _setting(
         "PROPELAUTH_WEBHOOK_SECRET",
         "",
@@ -236,7 +243,11 @@ class Settings:
     def alert_settings(self) -> AlertSettings:
         """Return what the delivery of alerts needs."""
         return AlertSettings(
-            webhook=self.alert_webhook, smtp=self.alert_smtp, sender=self.alert_from, recipients=self.alert_to
+            webhook=self.alert_webhook,
+            smtp=self.alert_smtp,
+            sender=self.alert_from,
+            recipients=self.alert_to,
+            apprise=self.alert_apprise,
         )
 
     @property

@@ -15,7 +15,7 @@ import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from types import NoneType
 from typing import Annotated, Any, get_args
@@ -330,7 +330,10 @@ def to_arrow(table: Table, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
             values = [
                 None if v is None else v if isinstance(v, msgspec.Raw) else msgspec.json.encode(v) for v in values
             ]
-        columns[column.name] = arrow_array(values, column.type)
+            columns |= _with_variant(column, values)
+            continue
+        is_time = any(isinstance(value, datetime) for value in values)
+        columns[column.name] = pa.array(values, TIMESTAMP) if is_time else arrow_array(values, column.type)
     return pa.table(columns)
 
 

@@ -20,7 +20,17 @@ import pyarrow as pa
 from dlt.common.schema.typing import TColumnSchema, TTableSchema, TTableSchemaColumns
 from dlt.extract import DltResource, DltSource
 
-from propel_assets.catalog import AUDIT_TABLES, BY_NAME, PROPEL_CHECKS, PROPEL_SCANS, SCANS, TABLES, USER_QUERY, Table
+from propel_assets.catalog import (
+    AUDIT_TABLES,
+    BY_NAME,
+    PROPEL_CHECKS,
+    PROPEL_SCANS,
+    SCANS,
+    TABLES,
+    Table,
+    tables_of,
+    tables_written_by,
+)
 from propel_assets.privacy.erasure_list import STATE_KEY as ERASURE_LIST_KEY
 from propel_assets.privacy.filter import HELD_BACK, PrivacyFilter
 from propel_assets.settings import Settings, load_settings, require_credentials
@@ -34,6 +44,10 @@ SOURCE = "propel_auth_source"
 # How the rows of a recent scan are loaded. Tables that always merge use the best strategy of their destination.
 MERGE: Any = {"disposition": "merge", "strategy": "delete-insert"}
 RESUME_STATES_KEY = "scans"  # in dlt's source state: the resume state of each scan
+
+
+StoredRows = Callable[[Table, Sequence[str]], list[dict[str, Any]]]
+"""Returns the rows of a table at the destination whose first key column is one of some values."""
 
 
 class ResumeStore(Protocol):
@@ -79,6 +93,7 @@ class _Run:
     options: ReadOptions
     resume_store: ResumeStore | None
     stored_keys: Callable[[str], Iterable[Any]] | None
+    stored_rows: StoredRows | None
     stored_columns: Callable[[str], Mapping[str, str]] | None
     limits: ValueLimits | None
     on_result: Callable[[ScanResult], None]
@@ -94,6 +109,7 @@ def propel_auth_source(
     options: ReadOptions | None = None,
     resume_store: ResumeStore | None = None,
     stored_keys: Callable[[str], Iterable[Any]] | None = None,
+    stored_rows: StoredRows | None = None,
     stored_columns: Callable[[str], Mapping[str, str]] | None = None,
     limits: ValueLimits | None = None,
     on_result: Callable[[ScanResult], None] = lambda _: None,
@@ -113,6 +129,7 @@ def propel_auth_source(
         resume_store: where resume states are kept; None: in dlt's source state.
         stored_keys: returns the ids that a table has at the destination. A scan that finds unknown ids older than the
             previous scan is repeated. Without it, there is no such comparison.
+        stored_rows: returns rows that a table has at the destination. Events need it.
         stored_columns: returns the columns that a table has at the destination, with dlt's names of their types.
             Without it, dlt's schema has them. A value that does not fit its column is stored in `<column>__v_text`.
         limits: the values that the destination stores; None: those that every destination stores.
@@ -128,7 +145,15 @@ def propel_auth_source(
         return require_credentials(settings or load_settings({"auth_url": auth_url, "api_key": api_key}))
 
     run = _Run(
-        resolve, options or ReadOptions(), resume_store, stored_keys, stored_columns, limits, on_result, progress
+        resolve,
+        options or ReadOptions(),
+        resume_store,
+        stored_keys,
+        stored_rows,
+        stored_columns,
+        limits,
+        on_result,
+        progress,
     )
 
     @dlt.source(schema=complete_schema(), max_table_nesting=0)
@@ -142,13 +167,16 @@ def propel_auth_source(
 
 def _resources(scan: str, tables: Sequence[Table], run: _Run) -> Iterator[DltResource]:
     """Yield one resource per table of a scan, and one per audit table. One scan feeds all of them."""
+    merged = tables_written_by(scan)[len(tables_of(scan)) :]
 
     @dlt.resource(name=f"{scan}_scan", selected=False)
     def batches() -> Iterator[dict[str, Any]]:
-        yield from _read(scan, tables, run)
+        yield from _read(scan, (*tables, *merged), run)
 
     for table in tables:
         yield batches | _pick(table, table.name)
+    for table in merged:  # a replace that yields nothing would empty the table
+        yield batches | _pick(table, f"{table.name}_of_{scan}", MERGE)
     for table in AUDIT_TABLES:
         yield batches | _pick(table, f"{table.name}_of_{scan}")
 
@@ -168,6 +196,8 @@ def _read(scan: str, tables: Sequence[Table], run: _Run) -> Iterator[dict[str, A
         progress=run.progress,
         count_unknown=_unknown_ids_counter(run, privacy),
         resume_state_of=store.read,
+        privacy=privacy.fingerprint,
+        stored_ids=_stored_ids_finder(run, privacy),
     )
     reconciler = _reconciler(run)
     hinted: dict[str, set[str]] = {}
@@ -202,6 +232,19 @@ def _unknown_ids_counter(run: _Run, privacy: PrivacyFilter) -> Callable[[str, se
     return lambda table, ids: privacy.count_unknown(table, ids, stored_keys(table))
 
 
+def _stored_ids_finder(run: _Run, privacy: PrivacyFilter) -> Callable[[Table, Sequence[str]], list[str]]:
+    """Return the function that returns which of some ids a table has; none if it cannot be queried."""
+
+    def stored_ids(table: Table, ids: Sequence[str]) -> list[str]:
+        if not ids or run.stored_rows is None:
+            return []
+        key = table.key[0]
+        by_key = dict(zip(privacy.stored_ids(table.name, key, ids), ids, strict=True))
+        return [by_key[row[key]] for row in run.stored_rows(table, [*by_key])]
+
+    return stored_ids
+
+
 def _keep_rows() -> Any:
     """Return an item that keeps the rows of a table: dlt empties a table that is replaced by nothing."""
     return dlt.mark.with_hints([], dlt.mark.make_hints(write_disposition="append"))
@@ -210,13 +253,13 @@ def _keep_rows() -> Any:
 def _batch_hints(rows: Rows, json_columns: Iterable[str]) -> Any:
     """Return the hints of a batch: its JSON columns that the catalog does not declare, and how it is merged.
 
-    In a recent scan, all rows of a user are replaced together, deleted ones included.
+    In a recent scan, all rows of a user or an org are replaced together, deleted ones included.
     """
     columns: TTableSchemaColumns = {name: TColumnSchema(name=name, data_type="json") for name in json_columns}
     if not rows.is_recent:
         return dlt.mark.make_hints(columns=columns)
     columns |= {key: TColumnSchema(name=key, primary_key=False) for key in BY_NAME[rows.table].key}
-    columns["user_id"]["merge_key"] = True
+    columns[BY_NAME[rows.table].key[0]]["merge_key"] = True
     return dlt.mark.make_hints(write_disposition=MERGE, columns=columns)
 
 
@@ -257,7 +300,7 @@ def _after_privacy(result: ScanResult, privacy: PrivacyFilter) -> ScanResult:
         total_min=None if result.total_min is None else result.total_min - removed,
         total_max=None if result.total_max is None else result.total_max - removed,
         unknown_fields={**result.unknown_fields, **held_back},
-        emptied=privacy.stored_ids(USER_QUERY.name, result.emptied),
+        deleted={name: privacy.stored_ids(result.table_name, name, ids) for name, ids in result.deleted.items()},
     )
 
 
@@ -273,7 +316,7 @@ def _with_policy(results: Sequence[ScanResult], scan: str, privacy: PrivacyFilte
     return [replace(result, resume_state=state) for result in results]
 
 
-def _pick(table: Table, resource: str) -> DltResource:
+def _pick(table: Table, resource: str, write_disposition: Any = None) -> DltResource:
     """Return the transformer that takes the batches of ``table`` out of a scan."""
 
     def pick(batch: dict[str, Any]) -> Iterator[Any]:
@@ -286,7 +329,7 @@ def _pick(table: Table, resource: str) -> DltResource:
         table_name=table.name,
         columns=column_hints(table),
         primary_key=list(table.key),
-        write_disposition=disposition(table),
+        write_disposition=write_disposition or disposition(table),
     )
 
 

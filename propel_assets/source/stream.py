@@ -3,16 +3,45 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 
 from propel_assets.catalog import BY_NAME
 
-Mode = Literal["full", "recent"]
+Mode = Literal["full", "recent", "events"]
 Verdict = Literal["proved", "counted", "skipped"]
 Progress = Callable[[str, int, int | None], None]
 """Called with the table, the rows so far, and the expected rows."""
+
+
+class ReceivedEvent(Protocol):
+    """A webhook as the event store has it."""
+
+    @property
+    def svix_id(self) -> str:
+        """The message id."""
+        ...
+
+    @property
+    def event_type(self) -> str:
+        """PropelAuth's name of the event."""
+        ...
+
+    @property
+    def received_at(self) -> datetime:
+        """When the first delivery was accepted."""
+        ...
+
+    @property
+    def sent_at(self) -> datetime:
+        """When that delivery was sent."""
+        ...
+
+    @property
+    def payload(self) -> str:
+        """The JSON object."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -21,13 +50,16 @@ class ReadOptions:
 
     ``lookups``: by table, the values to look up. ``usage_per_key``: also read the API key usage of each key.
     ``recent``: read only recent changes of users. ``full_refresh``: read metrics and usage as the first load does, for
-    destinations that cannot merge.
+    destinations that cannot merge. ``events``: the webhooks to load; None: there is no event store.
+    ``deleted_before``: by table, the rows that earlier loads of this run have deleted because of events.
     """
 
     lookups: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
     usage_per_key: bool = False
     recent: bool = False
     full_refresh: bool = False
+    events: Sequence[ReceivedEvent] | None = field(default=None, repr=False)
+    deleted_before: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,8 +106,8 @@ class Rows:
 class ScanResult:
     """How one table was read. Most fields are columns of `propel_scans`.
 
-    A reader fills in what it has found, `read_scan` the rest. ``emptied``: in the mode `recent`, the users whose rows
-    must be deleted, because the scan returned none for them. ``newest``, ``cursor``: the reader's part of
+    A reader fills in what it has found, `read_scan` the rest. ``deleted``: by column, the ids whose rows must be
+    deleted, because a merge deletes rows only where it inserts others. ``newest``, ``cursor``: the reader's part of
     ``resume_state``; None leaves it unchanged.
     """
 
@@ -91,7 +123,7 @@ class ScanResult:
     unknown_fields: Mapping[str, str] = field(default_factory=dict)
     values_read: Mapping[str, int] = field(default_factory=dict)
     variants: Sequence[Mapping[str, Any]] = ()
-    emptied: Sequence[str] = ()
+    deleted: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
     newest: float | None = None
     cursor: Mapping[str, Any] | None = None
     requests: int = 0
@@ -110,8 +142,8 @@ class ScanResult:
 
     @property
     def is_recent(self) -> bool:
-        """Whether only recent changes were read, to be merged into the table."""
-        return self.mode == "recent"
+        """Whether only recent changes or named rows were read, to be merged into the table."""
+        return self.mode != "full"
 
     @property
     def rows_expected(self) -> int | None:

@@ -49,13 +49,16 @@ class Audit:
         """Read and write through ``warehouse``."""
         self._warehouse = warehouse
 
-    def last_load(self, table: Table, *, skipped: bool = False) -> LoadRecord | None:
-        """Return the last load that wrote ``table``; with ``skipped`` also one that kept the previous data."""
+    def last_load(self, table: Table, *, skipped: bool = False, events: bool = False) -> LoadRecord | None:
+        """Return the last load that wrote ``table``; with ``skipped`` also one that kept the previous data.
+
+        With ``events`` also one that read only what events named.
+        """
         stored = self._warehouse.columns_of(PROPEL_SCANS.name)  # an earlier version has fewer columns
         names = [field.name for field in dataclasses.fields(LoadRecord) if field.name in stored]
         if not names:
             return None
-        for row in self._loads(table, names, skipped=skipped):
+        for row in self._loads(table, names, skipped=skipped, events=events):
             return LoadRecord(**row)
         return None
 
@@ -74,7 +77,7 @@ class Audit:
         found: dict[str, set[str]] = {}
         if "variants" not in self._warehouse.columns_of(PROPEL_SCANS.name):
             return found
-        for row in self._loads(table, ["variants"]):
+        for row in self._loads(table, ["variants"], events=True):
             reasons: dict[str, set[str]] = {}
             for variant in decode_json(row["variants"]) or ():
                 reasons.setdefault(variant["column"], set()).add(variant["reason"])
@@ -96,7 +99,9 @@ class Audit:
             return decode_json(row["resume_state"]) or {}
         return {}
 
-    def _loads(self, table: Table | None, columns: Sequence[str], *, skipped: bool = False) -> list[dict[str, Any]]:
+    def _loads(
+        self, table: Table | None, columns: Sequence[str], *, skipped: bool = False, events: bool = False
+    ) -> list[dict[str, Any]]:
         """Return ``columns`` of `propel_scans` for the complete loads of ``table``, or of all, the newest first.
 
         Loads with a time in the future come last. A wrong clock wrote them, and they would be the newest for years.
@@ -104,6 +109,7 @@ class Audit:
         warehouse = self._warehouse
         selected = list(dict.fromkeys([*columns, "finished_at"]))
         conditions = [] if skipped else ["s.verdict <> 'skipped'"]
+        conditions += [] if events else ["s.mode <> 'events'"]
         conditions += ["s.table_name = %s"] if table else []
         where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
         sql = (

@@ -62,6 +62,11 @@ class TableFacts:
         return self.warehouse.audit.last_load(self.table)
 
     @cached_property
+    def merge(self) -> LoadRecord | None:
+        """The last load that wrote the table, those of rows that events named included."""
+        return self.warehouse.audit.last_load(self.table, events=True)
+
+    @cached_property
     def attempt(self) -> LoadRecord | None:
         """The last load that tried to read the table."""
         return self.warehouse.audit.last_load(self.table, skipped=True)
@@ -96,7 +101,7 @@ class TableFacts:
 
 def row_count(facts: TableFacts) -> Finding:
     """The table has the rows that the load read, and each column as many values."""
-    load, table = facts.load, facts.table
+    load, table = facts.merge, facts.table
     if load is None or not facts.columns:
         return _finding(table, "row_count", NOT_LOADED)
     rows, expected = facts.rows, load.rows_expected

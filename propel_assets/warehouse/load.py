@@ -14,7 +14,7 @@ from dlt.common.destination.client import WithStagingDataset
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 from dlt.pipeline.exceptions import PipelineStepFailed
 
-from propel_assets.catalog import BY_NAME, PROPEL_SCANS, tables_of
+from propel_assets.catalog import BY_NAME, PROPEL_SCANS, Table, tables_of, tables_written_by
 from propel_assets.errors import OtherPipeline, PropelError, WarehouseError, find_cause
 from propel_assets.privacy.policy import Policy
 from propel_assets.privacy.policy_file import load_policy
@@ -92,6 +92,7 @@ def load_scan(
                     options=options,
                     resume_store=AuditResumeStore(pipeline, target, policy),
                     stored_keys=lambda name: _stored_keys(pipeline, target, policy, name),
+                    stored_rows=lambda table, ids: _stored_rows(pipeline, target, policy, table, ids),
                     stored_columns=columns.__getitem__,
                     limits=policy_of(destination_kind(target)).limits,
                     on_result=results.append,
@@ -105,7 +106,7 @@ def load_scan(
                 pipeline.normalize()
                 with write_lock(target, pipeline, say):
                     for result in results:
-                        _delete_emptied(pipeline, result)
+                        _delete_rows(pipeline, result)
                     info = pipeline.load()
                     info.raise_on_failed_jobs()
                     _clear_staging(pipeline, [result.table_name for result in results if not result.skipped])
@@ -145,7 +146,7 @@ def _stored_columns(pipeline: dlt.Pipeline, target: Target, policy: Policy, scan
         OtherPipeline: another dlt pipeline has created one of them.
     """
     with connect(pipeline, target, policy) as warehouse:
-        names = [table.name for table in tables_of(scan)]
+        names = [table.name for table in tables_written_by(scan)]
         columns = warehouse.columns_of_tables([*names, PROPEL_SCANS.name])
         is_first_load = not columns.pop(PROPEL_SCANS.name)
         if is_first_load:
@@ -174,6 +175,13 @@ def _has_other_types(name: str, columns: Mapping[str, str]) -> bool:
 def _stored_keys(pipeline: dlt.Pipeline, target: Target, policy: Policy, name: str) -> Iterator[Any]:
     with connect(pipeline, target, policy) as warehouse:
         yield from warehouse.keys(BY_NAME[name])
+
+
+def _stored_rows(
+    pipeline: dlt.Pipeline, target: Target, policy: Policy, table: Table, ids: Sequence[str]
+) -> list[dict[str, Any]]:
+    with connect(pipeline, target, policy) as warehouse:
+        return warehouse.rows_of_keys(table, ids)
 
 
 def release_memory() -> None:
@@ -205,19 +213,21 @@ def empty_bucket(pipeline: dlt.Pipeline, tables: Sequence[str]) -> None:
             bucket.initialize_storage(truncate_tables=list(tables))
 
 
-def _delete_emptied(pipeline: dlt.Pipeline, result: ScanResult) -> None:
-    """Delete the rows of users who have none any more: a merge deletes rows only where it inserts others.
+def _delete_rows(pipeline: dlt.Pipeline, result: ScanResult) -> None:
+    """Delete the rows of users and orgs that have none any more: a merge deletes rows only where it inserts others.
 
     This comes before the load, which stores the resume state. After a kill in between, they are deleted again.
     """
-    if not result.emptied:
+    if not any(result.deleted.values()):
         return
     with pipeline.sql_client() as client, contextlib.suppress(DatabaseUndefinedRelation):
-        for start in range(0, len(result.emptied), ROWS_PER_DELETE):
-            some = result.emptied[start : start + ROWS_PER_DELETE]
-            places = ", ".join(["%s"] * len(some))
-            table = client.make_qualified_table_name(result.table_name)
-            client.execute_sql(f"DELETE FROM {table} WHERE user_id IN ({places})", *some)  # noqa: S608 - a quoted name
+        table = client.make_qualified_table_name(result.table_name)
+        for column, ids in result.deleted.items():
+            name = client.escape_column_name(column)
+            for start in range(0, len(ids), ROWS_PER_DELETE):
+                some = ids[start : start + ROWS_PER_DELETE]
+                places = ", ".join(["%s"] * len(some))
+                client.execute_sql(f"DELETE FROM {table} WHERE {name} IN ({places})", *some)  # noqa: S608 - quoted
 
 
 def _load_error(error: Exception, scan: str, settings: Settings) -> PropelError:

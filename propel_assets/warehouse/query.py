@@ -25,6 +25,7 @@ from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, load_formats
 
 BATCH_ROWS = 10_000
+KEYS_PER_QUERY = 500
 HOW_TO_LOAD = "Run propel-assets load first. To try without a tenant: propel-assets demo."
 
 
@@ -61,6 +62,19 @@ class Warehouse:
             with self._cursor(sql) as cursor:
                 while batch := cursor.fetchmany(BATCH_ROWS):
                     yield from (row[0] for row in batch)
+
+    def rows_of_keys(self, table: Table, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the rows of ``table`` whose first key column is one of ``ids``; none if the table does not exist."""
+        names = [*self.columns_of(table.name)]
+        found: list[dict[str, Any]] = []
+        for start in range(0, len(ids) if names else 0, KEYS_PER_QUERY):
+            some = ids[start : start + KEYS_PER_QUERY]
+            sql = (
+                f"SELECT {', '.join(map(self.column, names))} FROM {self.table(table.name)} "  # noqa: S608
+                f"WHERE {self.column(table.key[0])} IN ({', '.join(['%s'] * len(some))})"
+            )
+            found += [dict(zip(names, row, strict=True)) for row in self.rows(sql, *some)]
+        return found
 
     def _cursor(self, sql: str) -> contextlib.AbstractContextManager[Any]:
         return self._client.sql_client.execute_query(sql)

@@ -182,7 +182,7 @@ class Receiver:
             text = "No configured secret verifies the signature, or the timestamp is more than 5 minutes off."
             raise RefusedWebhook(401, "unverified", text)
         try:
-            payload = json.loads(body)
+            payload = json.loads(body, parse_constant=_refuse_constant)
             event_type = payload["event_type"]
         except (ValueError, RecursionError, TypeError, KeyError):
             event_type, payload = None, None
@@ -195,6 +195,11 @@ class Receiver:
             datetime.fromtimestamp(float(headers["svix-timestamp"]), UTC),
             json.dumps(without_phone_number(payload)),
         )
+
+
+def _refuse_constant(name: str) -> None:
+    """Refuse NaN and Infinity, which are not JSON."""
+    raise ValueError(name)
 
 
 def without_phone_number(payload: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -65,6 +66,12 @@ class StoreStatus:
     pending: int
     pending_bytes: int
     oldest_received_at: datetime | None
+
+
+def store_exists(url: str) -> bool:
+    """Whether there can be a store at ``url``: a SQLite file that does not exist was never written."""
+    parsed = _parse(url)
+    return parsed.get_backend_name() != "sqlite" or Path(parsed.database or "").is_file()
 
 
 class EventStore:
@@ -188,23 +195,29 @@ def _time(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def _engine(url: str) -> Engine:
+def _parse(url: str) -> sa.URL:
     try:
         parsed = sa.make_url(url)
-        if parsed.get_backend_name() not in INSERTS:
-            raise SettingsError(
-                f"PROPELAUTH_WEBHOOK_STORE has the dialect {parsed.get_backend_name()!r}. Use sqlite or postgresql."
-            )
-        if parsed.get_backend_name() == "sqlite":
-            engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
-            sqlalchemy_event.listen(engine, "connect", _configure_sqlite)
-            return engine
-        return sa.create_engine(parsed, pool_pre_ping=True)
     except ArgumentError:
         raise SettingsError(
             "PROPELAUTH_WEBHOOK_STORE is not a database URL such as sqlite:///events.db or "
             "postgresql+psycopg2://user:password@host/database."
         ) from None
+    if parsed.get_backend_name() not in INSERTS:
+        raise SettingsError(
+            f"PROPELAUTH_WEBHOOK_STORE has the dialect {parsed.get_backend_name()!r}. Use sqlite or postgresql."
+        )
+    return parsed
+
+
+def _engine(url: str) -> Engine:
+    parsed = _parse(url)
+    try:
+        if parsed.get_backend_name() == "sqlite":
+            engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
+            sqlalchemy_event.listen(engine, "connect", _configure_sqlite)
+            return engine
+        return sa.create_engine(parsed, pool_pre_ping=True)
     except ImportError as error:
         raise SettingsError(
             f"The driver of PROPELAUTH_WEBHOOK_STORE is not installed ({error.name}). Install it with pip."

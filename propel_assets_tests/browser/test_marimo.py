@@ -9,7 +9,8 @@ import pytest
 from dlt._workspace.helpers.dashboard import dlt_dashboard
 from playwright.sync_api import Page, expect
 
-from propel_assets_tests.processes import ROOT, free_port, running
+from propel_assets.cli.report import NOTEBOOK
+from propel_assets_tests.processes import free_port, running
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 
@@ -33,7 +34,7 @@ def app(monkeypatch, tmp_path) -> Iterator[Callable[..., str]]:
 
 def test_the_notebook_as_an_app_draws_every_chart_and_again_per_month(app, settings, run_cli, page: Page, picture):
     assert run_cli("load", "user_query", "org_query", "org_membership", "chart_metrics").returncode == 0
-    page.goto(app(ROOT / "notebooks" / "explore.py"))
+    page.goto(app(NOTEBOOK))
     expect(page.locator("canvas.marks")).to_have_count(7)
     expect(page.get_by_text("300", exact=True)).to_be_visible()
     expect(page.get_by_label("Sign-ups, Weekly")).to_be_visible()
@@ -43,7 +44,7 @@ def test_the_notebook_as_an_app_draws_every_chart_and_again_per_month(app, setti
 
 
 def test_without_tables_the_app_says_what_to_run(app, page: Page):
-    page.goto(app(ROOT / "notebooks" / "explore.py"))
+    page.goto(app(NOTEBOOK))
     expect(page.get_by_text("propel-assets load")).to_be_visible()
 
 

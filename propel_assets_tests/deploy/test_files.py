@@ -1,5 +1,6 @@
 """The files of deploy/, read by what knows their formats, and against each other."""
 
+import os
 import re
 import subprocess
 import sys
@@ -100,3 +101,20 @@ def test_the_pod_of_the_helm_values_is_one_that_kubernetes_accepts() -> None:
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "code"}, "spec": {"containers": [container]}}
     kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
     assert "KEY" not in str(deployment["env"])
+
+
+def test_the_workflows_have_the_form_that_github_reads() -> None:
+    check = Path(sys.executable).with_name("check-jsonschema")
+    workflows = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+    assert {path.stem for path in workflows} == {"ci", "release", "image"}
+    command = [check, "--builtin-schema", "vendor.github-workflows", *workflows]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_a_release_is_refused_unless_its_tag_is_the_version() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())
+    (step,) = (step for step in workflow["jobs"]["build"]["steps"] if step.get("name", "").startswith("The tag"))
+    for tag, status in ((f"v{propel_assets.__version__}", 0), ("v999.0.0", 1)):
+        env = {"GITHUB_REF_NAME": tag, "PATH": os.environ["PATH"]}
+        assert subprocess.run(["sh", "-ec", step["run"]], cwd=ROOT, env=env, check=False).returncode == status

@@ -71,6 +71,7 @@ def test_strict_hashes_and_drops_exactly_these_columns(strict) -> None:
         "mfa_setup",
         "org_id_to_org_info",
         "org_metadata",
+        "payload",
         "picture_url",
         "properties",
         "user_signup_query_parameters",

@@ -180,3 +180,26 @@ def dripping(stage: str) -> Iterator[DrippingServer]:
         yield server
     finally:
         server.stop()
+
+
+class EndlessHandler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        with suppress(OSError):
+            while True:
+                self.wfile.write(b"x" * (1 << 20))
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@contextmanager
+def endless() -> Iterator[str]:
+    """Run a server whose responses never end; yield its URL for apprise."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), EndlessHandler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"json://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()

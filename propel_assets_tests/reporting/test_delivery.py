@@ -1,16 +1,27 @@
 """Delivery of alerts: one total time limit, no mail is sent twice, no secret appears in a reason."""
 
 import json
+import resource
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from propel_assets.errors import SettingsError
-from propel_assets.reporting.delivery import deliver, targets
+from propel_assets.reporting.alerts import Alert, AlertState
+from propel_assets.reporting.delivery import CHILD_BYTES, deliver, targets
 from propel_assets.settings import AlertSettings, load_settings
 from propel_assets_tests.processes import free_port
-from propel_assets_tests.reporting.servers import SECRET, MailServer, dripping, running_mail_server
+from propel_assets_tests.reporting.servers import (
+    SECRET,
+    MailServer,
+    Webhook,
+    dripping,
+    endless,
+    running_mail_server,
+    running_webhook,
+)
 
 LIMIT = 2.0
 MAIL: Any = {"sender": "dagster@example.com", "recipients": "data@example.com"}
@@ -103,6 +114,85 @@ def test_a_mail_server_with_an_untrusted_certificate_receives_nothing(mail_serve
     reason = f"The mail server {mail_server.address} did not accept it: SSLCertVerificationError."
     assert failures == {"e-mail": reason}
     assert mail_server.mails == []
+
+
+# --- apprise ---
+
+
+def apprise(server: Webhook) -> str:
+    """Return the URL of apprise that posts the text as `server` expects it."""
+    return f"json://127.0.0.1:{server.server_port}/services/{SECRET}?:message=text"
+
+
+def test_an_alert_reaches_every_service_of_apprise(run_cli) -> None:
+    with running_webhook() as one, running_webhook() as other:
+        urls = f"{apprise(one)} {apprise(other)}"
+        done = run_cli("alert", PROPELAUTH_ALERT_APPRISE=urls)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["apprise URL 1: delivered", "apprise URL 2: delivered"]
+    assert one.texts == other.texts == ["This is a test of propel-assets. Alerts are delivered here."]
+    assert SECRET not in done.stdout + done.stderr
+
+
+def test_a_service_that_refuses_is_reported_by_its_status_and_retried_alone(run_cli) -> None:
+    with running_webhook() as one, running_webhook() as other:
+        one.status = 404
+        settings = AlertSettings(apprise=f"{apprise(one)},{apprise(other)}")
+        state, logged = AlertState(), []
+        state.deliver(settings, [Alert("a", "what to do")], "", logged.append)
+        assert logged == ["The apprise URL 1 (json) did not accept it. It answered 404. It is retried."]
+        assert list(state.pending) == ["apprise URL 1"]
+        state.deliver(settings, [], "", logged.append)
+    assert (one.requests, other.requests) == (2, 1)
+
+
+def test_a_redirect_of_a_service_is_not_followed() -> None:
+    with running_webhook() as server:
+        server.status = 307
+        failures = deliver(AlertSettings(apprise=apprise(server)), {"apprise URL 1": ALERT})
+    assert failures == {"apprise URL 1": "The apprise URL 1 (json) did not accept it. It answered 307."}
+    assert server.requests == 1
+
+
+def test_a_service_that_drips_is_given_up_on_at_the_limit() -> None:
+    with dripping("headers") as server:
+        settings = AlertSettings(apprise=f"json://127.0.0.1:{server.port}/")
+        failures = deliver(settings, {"apprise URL 1": ALERT}, seconds=LIMIT)
+    assert failures == {"apprise URL 1": "The apprise URL 1 did not accept it within 2 s."}
+
+
+def test_an_endless_response_of_a_service_takes_limited_memory() -> None:
+    with endless() as url:
+        failures = deliver(AlertSettings(apprise=url), {"apprise URL 1": ALERT})
+    assert list(failures) == ["apprise URL 1"]
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 < CHILD_BYTES
+
+
+@pytest.mark.parametrize(
+    ("urls", "reason"),
+    [
+        (f"nothing://{SECRET}", "apprise URL 1 is not a URL that apprise accepts"),
+        ("json://hooks.example.com/x", "apprise URL 1 is not encrypted. Write jsons:// instead of json://"),
+        (
+            "jsons://a.example.com mailto://u:very-secret@example.com",
+            "apprise URL 2 is not encrypted. Write mailtos://",
+        ),
+    ],
+)
+def test_a_url_that_apprise_cannot_use_is_refused_without_quoting_it(urls, reason, capfd) -> None:
+    settings = load_settings({"alert_apprise": urls})
+    with pytest.raises(SettingsError) as refused:
+        targets(settings.alert_settings)
+    assert reason in str(refused.value)
+    captured = capfd.readouterr()
+    texts = (str(refused.value), repr(settings), repr(settings.alert_settings), captured.out, captured.err)
+    assert not any("very-secret" in text for text in texts)
+
+
+def test_without_the_extra_the_package_to_install_is_named(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "apprise", None)
+    with pytest.raises(SettingsError, match=r"pip install 'propel-assets\[apprise\]'"):
+        targets(AlertSettings(apprise="jsons://hooks.example.com"))
 
 
 # --- settings ---

@@ -60,7 +60,7 @@ def test_nothing_but_documented_reads_is_ever_asked(settings, sandbox) -> None:
     options = ReadOptions(lookups=lookups, usage_per_key=True)
     for scan in SCANS:
         load_scan(scan, replace(settings, oauth_token=sandbox.user_token), options=options)
-    documented = [re.compile(re.sub(r"\{\w+\}", "[^/]+", table.path)) for table in TABLES]
+    documented = [re.compile(re.sub(r"\{\w+\}", "[^/]+", table.path)) for table in TABLES if table.path]
     asked = {(request.method, request.path) for request in sandbox.requests}
     assert {method for method, _ in asked} == {"GET"}
     strange = [path for _, path in asked if not any(known.fullmatch(path) for known in documented)]

@@ -10,13 +10,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from propel_assets.catalog import BY_NAME, Table, tables_of
-from propel_assets.catalog.model import Custom, Document, Lookup, MetricGrid, PagedList, PerParent, ReportGrid
+from propel_assets.catalog.model import Custom, Document, Lookup, MetricGrid, PagedList, PerParent, ReportGrid, Webhooks
 from propel_assets.errors import LossRefused, OtherEnvironment
 from propel_assets.settings import Tenant
 from propel_assets.source.readers.api_key_usage import read_api_key_usage
-from propel_assets.source.readers.context import ScanContext, SkipScan
+from propel_assets.source.readers.context import ScanContext, SkipScan, allowed_loss
 from propel_assets.source.readers.document import read_document
 from propel_assets.source.readers.employees import read_employees
+from propel_assets.source.readers.events import read_events
 from propel_assets.source.readers.insights import read_metrics, read_reports
 from propel_assets.source.readers.lookup import read_lookup
 from propel_assets.source.readers.paged_list import read_paged_list
@@ -36,6 +37,7 @@ READERS: dict[type, Callable[[ScanContext, Table, Any], Stream]] = {
     Lookup: read_lookup,
     ReportGrid: read_reports,
     MetricGrid: read_metrics,
+    Webhooks: read_events,
 }
 CUSTOM_READERS: dict[str, Callable[[ScanContext, Sequence[Table]], Stream]] = {
     "users": read_users,
@@ -43,7 +45,6 @@ CUSTOM_READERS: dict[str, Callable[[ScanContext, Sequence[Table]], Stream]] = {
     "api_key_usage": read_api_key_usage,
     "employees": read_employees,
 }
-MIN_LOSS_ROWS = 50
 
 
 def read_scan(scan: str, context: ScanContext) -> Stream:
@@ -112,9 +113,8 @@ def _refuse_loss(result: ScanResult, context: ScanContext) -> None:
     before = context.resume_state.rows.get(result.table_name, 0)
     if result.skipped or result.is_recent or tenant.allow_loss or not BY_NAME[result.table_name].guarded:
         return
-    allowed = max(MIN_LOSS_ROWS, tenant.max_loss * before)
     emptied = before and not result.rows_read
-    if emptied or before - result.rows_read > allowed:
+    if emptied or before - result.rows_read > allowed_loss(context, before):
         raise LossRefused(
             f"{result.table_name} had {before} rows at the last load and a complete scan now returns "
             f"{result.rows_read}. The previous data is kept. If so many were really deleted, run once with "

@@ -1,6 +1,6 @@
 """What every reader gets, and how a reader says that its tables cannot be read."""
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +17,7 @@ from propel_assets.source.scan import Order
 from propel_assets.source.stream import Progress, ReadOptions, ResumeState, ScanResult
 
 FORBIDDEN = 403
+MIN_LOSS_ROWS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,8 @@ class ScanContext:
 
     ``resume_state``: what the previous scan of these tables left. ``wanted``: names of the tables that are loaded;
     None: all. ``count_unknown``: returns how many of the given ids a table of the warehouse does not have; None where
-    the warehouse cannot be queried. ``resume_state_of``: returns the resume state of another scan.
+    the warehouse cannot be queried. ``resume_state_of``: returns the resume state of another scan. ``privacy``:
+    the fingerprint of the privacy policy. ``stored_ids``: returns which of the given ids a table has.
     """
 
     client: Client
@@ -35,10 +37,17 @@ class ScanContext:
     progress: Progress = lambda *_: None
     count_unknown: Callable[[str, set[Any]], int] | None = None
     resume_state_of: Callable[[str], ResumeState] = lambda _: ResumeState()
+    privacy: str = ""
+    stored_ids: Callable[[Table, Sequence[str]], list[str]] = lambda *_: []
 
     def wants(self, table: Table) -> bool:
         """Whether ``table`` is loaded."""
         return self.wanted is None or table.name in self.wanted
+
+    def is_current(self, table: Table) -> bool:
+        """Whether ``table`` has been loaded in full, under the privacy policy in force."""
+        state = self.resume_state_of(table.scan)
+        return self.wants(table) and table.name in state.rows and state.privacy == self.privacy
 
     def watch(self, table: Table) -> Watch | None:
         """Return what detects insertions in the middle of the list of ``table``; None before the first full scan."""
@@ -46,6 +55,11 @@ class ScanContext:
         if self.count_unknown is None or newest is None:
             return None
         return Watch(newest, partial(self.count_unknown, table.name))
+
+
+def allowed_loss(context: ScanContext, before: int) -> float:
+    """Return how many of its rows a guarded table may lose in one load."""
+    return max(MIN_LOSS_ROWS, context.client.tenant.max_loss * before)
 
 
 class SkipScan(Exception):

@@ -29,7 +29,7 @@ MAX_COMPARED_ORGS = 100
 
 
 @dataclass
-class _Memberships:
+class Memberships:
     """The memberships inside users. ``emptied``: users without any. ``isolated``: members of each isolated org."""
 
     row_type: RowType
@@ -67,10 +67,10 @@ def read_users(context: ScanContext, _: Sequence[Table]) -> Iterator[Rows | Scan
     no_orgs_reason, newest_activity = _first_request(context, user)
     since = context.resume_state.cursor.get(READ_UNTIL) if context.options.recent else None
     is_recent = since is not None
-    memberships = _Memberships(member, {} if is_recent or no_orgs_reason else _isolated_orgs(context))
+    memberships = Memberships(member, {} if is_recent or no_orgs_reason else _isolated_orgs(context))
     outcomes: list[ListOutcome] = []
     returned: set[str] = set()
-    for order_by, order in _orders(since):
+    for order_by, order in list_orders(since):
         params = {"include_orgs": "false" if no_orgs_reason else "true", "order_by": order_by}
         watch = None if is_recent else context.watch(USER_QUERY)
         scan = list_scan(context, USER_QUERY, user, watch=watch, order=order, params=params, already_read=returned)
@@ -86,7 +86,7 @@ def read_users(context: ScanContext, _: Sequence[Table]) -> Iterator[Rows | Scan
     yield from _results(context, user, outcomes, memberships, no_orgs_reason, newest_activity, is_recent=is_recent)
 
 
-def _orders(since: int | None) -> Iterator[tuple[str, Order]]:
+def list_orders(since: int | None) -> Iterator[tuple[str, Order]]:
     """Yield the orders to read the list in: one for all users, two for those who signed up or were active ``since``."""
     key = attrgetter("f_user_id")
     yield "CREATED_AT_ASC", Order(key, attrgetter("f_created_at"), since)
@@ -126,7 +126,7 @@ def _results(
     context: ScanContext,
     user: RowType,
     outcomes: Sequence[ListOutcome],
-    memberships: _Memberships,
+    memberships: Memberships,
     no_orgs_reason: str,
     newest_activity: int,
     *,
@@ -151,7 +151,7 @@ def _results(
         rows_read=memberships.rows_read,
         passes=outcome.passes,
         pages=outcome.pages,
-        emptied=tuple(memberships.emptied),
+        deleted={"user_id": memberships.emptied},
     )
 
 

@@ -1,8 +1,8 @@
 """The users and organizations of PropelAuth in pictures, from the tables of the last load, whatever the warehouse.
 
-    marimo run notebooks/explore.py     as an app; marimo edit to change it
-    python notebooks/explore.py         the figures in the terminal
-    marimo export ipynb notebooks/explore.py -o explore.ipynb     for Jupyter
+    marimo run explore.py     as an app; marimo edit to change it
+    python explore.py         the figures in the terminal
+    marimo export ipynb explore.py -o explore.ipynb     for Jupyter
 
 Run it where the tables were loaded, with the same settings. It shows no one's name or e-mail address.
 """
@@ -35,7 +35,7 @@ def _():
 def _(NOT_THERE, dlt, mo, sys):
     NO_DATA = (
         "Nothing to show: user_query, org_query, org_membership and chart_metrics are not all there, or the warehouse "
-        "cannot be reached now. Run `propel-assets load`, or `make demo` to try, then this again in the same folder."
+        "cannot be reached now. Run `propel-assets load`, or `propel-assets demo`, then this again in the same folder."
     )
 
     def ask(sql):

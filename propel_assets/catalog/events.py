@@ -1,0 +1,39 @@
+"""Webhook events, which PropelAuth sends and no endpoint returns."""
+
+from propel_assets.catalog.model import Table, Webhooks, identifier, json, text, timestamp
+
+AUTH_EVENT = Table(
+    name="auth_event",
+    scan="events",
+    group="events",
+    path="",
+    items="payload",
+    key=("message_id",),
+    description="Webhook events, one row per event: log-ins, impersonations and every reported change. "
+    "Rows are only added. Skipped before the first webhook was received.",
+    columns=(
+        text(
+            "message_id",
+            "The header `svix-id`: the same for every delivery of one event.",
+            required=True,
+            api_field="svix-id",
+        ),
+        text("event_type", "PropelAuth's name of the event, such as `user.created`.", required=True),
+        identifier("user_id", "The user that the event is about. Null for events of orgs.", person="subject"),
+        identifier("org_id", "The org that the event names."),
+        text("role", "The role that the event names: of an added or invited member, or the new role."),
+        identifier("impersonator_user_id", "The employee who impersonates the user.", person="mention"),
+        json("payload", "The whole event, without the phone number of `user.send_mfa_phone_code`.", "free_form"),
+        timestamp("received_at", "When the receiver accepted the first delivery (UTC).", required=True),
+        timestamp(
+            "attempted_at",
+            "When that delivery was sent (UTC, whole seconds). A retried delivery is later than the event.",
+            required=True,
+            api_field="svix-timestamp",
+        ),
+    ),
+    shape=Webhooks(applies_to=("user_query", "org_membership", "org_query")),
+    doc="https://docs.propelauth.com/integrations/webhooks",
+    load="merge",
+    default=False,
+)

@@ -1,0 +1,219 @@
+"""`Webhooks`: the events that the webhook receiver has stored, and the users and orgs that they name.
+
+An event is a trigger, not a source: the users and orgs that it names are read from the API, and those that the API does
+not have any more are deleted. So order, repetition and the content of events do not matter, and a forged event changes
+nothing. docs/decisions/0016-events-trigger-reads.md.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from propel_assets.catalog import AUTH_EVENT, BY_NAME, ORG_BY_ID, ORG_MEMBERSHIP, ORG_QUERY, USER_QUERY, Table
+from propel_assets.catalog.model import Webhooks
+from propel_assets.errors import LossRefused, PermanentApiError
+from propel_assets.source.decode import PageDecoder, RowType, to_arrow
+from propel_assets.source.lists import get_or_none, request_each
+from propel_assets.source.readers.context import ScanContext, SkipScan, allowed_loss, key_of, list_scan
+from propel_assets.source.readers.users import CLOCK_DIFFERENCE_SECONDS, Memberships, list_orders
+from propel_assets.source.stream import ReceivedEvent, Rows, ScanResult
+
+USER_ID, ORG_ID = ("user_id", "removed_user_id"), ("org_id",)
+COLUMNS = {
+    "user_id": USER_ID,
+    "org_id": ORG_ID,
+    "role": ("role", "new_role"),
+    "impersonator_user_id": ("impersonator_user_id",),
+}
+"""By column of `auth_event`, the fields of payloads that it is read from."""
+MAX_SINGLE_READS = 200
+UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+LIST_IS_EMPTY = "the list of {} is empty, so {} absent ids were not deleted"
+
+
+def read_events(context: ScanContext, table: Table, shape: Webhooks) -> Iterator[Rows | ScanResult]:
+    """Read the events that the options name, then what they name in tables that have been loaded.
+
+    Raises:
+        ApiError: an id cannot be read, for another reason than that the API does not have it.
+        LossRefused: more rows would be deleted than a load may lose.
+    """
+    events = context.options.events
+    if events is None:
+        raise SkipScan("No webhook has been received. Start the receiver: propel-assets webhooks.")
+    if context.options.full_refresh:
+        raise SkipScan("The destination cannot merge rows by their key: set PROPELAUTH_TABLE_FORMAT=delta.")
+    rows = [_row(event) for event in events]
+    yield Rows(table.name, to_arrow(AUTH_EVENT, rows))
+    yield ScanResult(table_name=table.name, verdict="proved", rows_read=len(rows))
+    since = int(min((event.sent_at.timestamp() for event in events), default=0)) - CLOCK_DIFFERENCE_SECONDS
+    loaded = [name for name in shape.applies_to if context.is_current(BY_NAME[name])]
+    gone: list[str] = []
+    if ORG_QUERY.name in loaded:
+        orgs = _read_orgs(context, _ids(rows, "org_id"))
+        gone = orgs.absent
+        yield from orgs.items(ORG_QUERY)
+    if USER_QUERY.name in loaded:
+        members = ORG_MEMBERSHIP.name in loaded
+        users = _read_users(context, _ids(rows, "user_id"), since, with_orgs=members)
+        yield from users.items(USER_QUERY)
+        if members:
+            yield from _memberships(users, gone)
+
+
+def _row(event: ReceivedEvent) -> dict[str, Any]:
+    payload = json.loads(event.payload)  # as the receiver decoded it: an event that is stored can be loaded
+    return {
+        "message_id": event.svix_id,
+        "event_type": event.event_type,
+        **{column: _named(payload, *fields) for column, fields in COLUMNS.items()},
+        "payload": msgspec.Raw(event.payload.encode()),
+        "received_at": event.received_at,
+        "attempted_at": event.sent_at,
+    }
+
+
+def _named(payload: dict[str, Any], *fields: str) -> str | None:
+    """Return the first of ``fields`` that is a text in ASCII. Other values are in the payload only."""
+    values = (payload.get(field) for field in fields)
+    return next((value for value in values if isinstance(value, str) and value.isascii() and value.isprintable()), None)
+
+
+def _ids(rows: Iterable[Mapping[str, Any]], column: str) -> list[str]:
+    """Return the different ids in a column. PropelAuth's ids are UUIDs; another text would only be refused."""
+    found = (row[column] for row in rows if row[column] and UUID.fullmatch(row[column]))
+    return list(dict.fromkeys(found))
+
+
+@dataclass
+class _Entities:
+    """The users or orgs that were named: those that exist, and the stored ids of those that do not exist any more."""
+
+    row_type: RowType
+    rows: list[Any]
+    absent: list[str]
+    reason: str = ""
+    requests: int = field(default=0, kw_only=True)
+
+    def items(self, table: Table) -> Iterator[Rows | ScanResult]:
+        """Yield the rows, to be merged, and the result; nothing if there is nothing to change."""
+        if not (self.rows or self.absent or self.reason):
+            return
+        yield Rows(table.name, self.row_type.to_arrow(self.rows), is_recent=True)
+        yield _result(table, len(self.rows), {table.key[0]: self.absent}, self.reason)
+
+
+def _result(table: Table, rows: int, deleted: Mapping[str, Sequence[str]], reason: str = "") -> ScanResult:
+    return ScanResult(
+        table_name=table.name, verdict="counted", mode="events", rows_read=rows, deleted=deleted, reason=reason
+    )
+
+
+def _memberships(users: _Entities, gone_orgs: Sequence[str]) -> Iterator[Rows | ScanResult]:
+    """Yield the memberships of ``users``. Those of deleted users and of deleted orgs are deleted."""
+    memberships = Memberships(RowType(ORG_MEMBERSHIP, constant_columns=("user_id",)), {})
+    if not (users.rows or users.absent or gone_orgs):
+        return
+    yield memberships.rows(users.rows, is_recent=True)
+    deleted = {"user_id": [*memberships.emptied, *users.absent], "org_id": gone_orgs}
+    yield _result(ORG_MEMBERSHIP, memberships.rows_read, deleted)
+
+
+def _read_users(context: ScanContext, ids: Sequence[str], since: int, *, with_orgs: bool) -> _Entities:
+    member = RowType(ORG_MEMBERSHIP, constant_columns=("user_id",))
+    row_type = RowType(USER_QUERY, maps={ORG_MEMBERSHIP.items: member} if with_orgs else {})
+    decode, params = PageDecoder(row_type), {"include_orgs": "true" if with_orgs else "false"}
+    path = BY_NAME["user_by_id"].path_of
+
+    def read_one(user_id: str) -> Any:
+        return get_or_none(context.client, path(user_id=user_id), decode, params)
+
+    def read_lists(wanted: set[str]) -> Iterator[Sequence[Any]]:
+        """Yield the users who were active since the events; then, if too few of them were, all users."""
+        returned: set[str] = set()
+        for time in (since, None):
+            if len(wanted) <= MAX_SINGLE_READS:
+                return
+            for order_by, order in list_orders(time):
+                listed = params | {"order_by": order_by}
+                scan = list_scan(context, USER_QUERY, row_type, order=order, params=listed, already_read=returned)
+                for users in scan:
+                    returned.update(map(key_of(USER_QUERY), users))
+                    yield users
+
+    return _read(context, USER_QUERY, row_type, ids, read_one, read_lists)
+
+
+def _read_orgs(context: ScanContext, ids: Sequence[str]) -> _Entities:
+    """Read each org from the list, by its name: only the list has `created_at`, and only an id proves an absence."""
+    row_type = RowType(ORG_QUERY)
+    decode, decode_page = PageDecoder(RowType(ORG_BY_ID)), PageDecoder(row_type, ORG_QUERY.items)
+
+    def read_one(org_id: str) -> Any:
+        org = get_or_none(context.client, ORG_BY_ID.path_of(org_id=org_id), decode)
+        if org is None:
+            return None
+        params = {"name": org.f_name, "page_size": context.client.tenant.page_size, "page_number": 0}
+        page = context.client.get(ORG_QUERY.path, decode_page, params)
+        return next((listed for listed in page.items if listed.f_org_id == org_id), org)
+
+    def read_lists(wanted: set[str]) -> Iterator[Sequence[Any]]:
+        if len(wanted) > MAX_SINGLE_READS:
+            yield from list_scan(context, ORG_QUERY, row_type)
+
+    found = _read(context, ORG_QUERY, row_type, ids, read_one, read_lists)
+    if unlisted := [org for org in found.rows if not isinstance(org, row_type.struct)]:
+        wanted = {org.f_org_id for org in unlisted}
+        listed = [org for orgs in list_scan(context, ORG_QUERY, row_type) for org in orgs if org.f_org_id in wanted]
+        found.rows = [org for org in found.rows if isinstance(org, row_type.struct)] + listed
+    return found
+
+
+def _read(
+    context: ScanContext,
+    table: Table,
+    row_type: RowType,
+    ids: Sequence[str],
+    read_one: Callable[[str], Any],
+    read_lists: Callable[[set[str]], Iterator[Sequence[Any]]],
+) -> _Entities:
+    """Read ``ids`` by one request each; many of them from lists first. Each absence is confirmed by its own request."""
+    id_of, wanted, found = key_of(table), set(ids), {}
+    for rows in read_lists(wanted):
+        found |= {id_of(row): row for row in rows if id_of(row) in wanted}
+        wanted -= found.keys()
+    single = [id_ for id_ in ids if id_ in wanted]
+    answers = dict(zip(single, request_each(context.client, read_one, single, table.name), strict=True))
+    for id_, row in answers.items():
+        if row is not None and id_of(row) != id_:
+            raise PermanentApiError(f"GET {table.name} by id returned another row than requested. Nothing was changed.")
+    found |= {id_: row for id_, row in answers.items() if row is not None}
+    absent = context.stored_ids(table, [id_ for id_, row in answers.items() if row is None])
+    rows = list(found.values())
+    if absent and not _has_rows(context, table):
+        return _Entities(row_type, rows, [], LIST_IS_EMPTY.format(table.items, len(absent)))
+    _refuse_loss(context, table, len(absent))
+    return _Entities(row_type, rows, absent)
+
+
+def _has_rows(context: ScanContext, table: Table) -> bool:
+    """Whether the list of ``table`` has a row. If not, a status 404 does not prove that an id was deleted."""
+    params = {"page_size": 1, "page_number": 0}
+    page = context.client.get(table.path, PageDecoder(RowType(table), table.items), params)
+    return bool(page.items)
+
+
+def _refuse_loss(context: ScanContext, table: Table, deleted: int) -> None:
+    """Refuse to delete more rows in one run than a load may lose."""
+    before = context.resume_state_of(table.scan).rows[table.name]
+    deleted += context.options.deleted_before.get(table.name, 0)
+    if not context.client.tenant.allow_loss and deleted > allowed_loss(context, before):
+        raise LossRefused(
+            f"Events name {deleted} rows of {table.name} that the API does not have any more; the last full load had "
+            f"{before} rows. Nothing was changed. Run a full load: propel-assets load {table.name}. If so many were "
+            "really deleted, run it once with PROPELAUTH_ALLOW_LOSS=true."
+        )

@@ -1,0 +1,68 @@
+"""Loads the events of the store into the warehouse, and removes them from the store once the load is complete.
+
+An event stays in the store until then, so a process that is killed at any moment loses none. The table `auth_event` is
+merged by the message id, so an event that is loaded again is not duplicated.
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from propel_assets.catalog import AUTH_EVENT, BY_NAME
+from propel_assets.errors import SettingsError
+from propel_assets.settings import Settings
+from propel_assets.source.stream import ReadOptions
+from propel_assets.warehouse.load import ScanLoad, load_scan
+from propel_assets.warehouse.session import LoadSession, open_session
+
+if TYPE_CHECKING:
+    from propel_assets.webhooks.store import EventStore
+
+BATCH_EVENTS = 5_000
+MAX_BATCHES = 100
+
+
+def load_events(
+    settings: Settings, *, say: Callable[[str], None] = lambda _: None, session: LoadSession | None = None
+) -> Iterator[ScanLoad]:
+    """Load all events of the store, oldest first, and yield each load: at least one.
+
+    Raises:
+        PropelError: the events of this load, and later ones, are still in the store; the text says why.
+    """
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(open_store(settings.webhook_store))
+        session = session or stack.enter_context(open_session(settings.target, say))
+        deleted: Counter[str] = Counter()
+        for _ in range(MAX_BATCHES):
+            events = None if store is None else store.pending(BATCH_EVENTS)
+            options = ReadOptions(events=events, deleted_before=deleted)
+            load = load_scan(AUTH_EVENT.scan, settings, options=options, say=say, session=session)
+            for result in load.results:
+                deleted[result.table_name] += len(result.deleted.get(BY_NAME[result.table_name].key[0], ()))
+            yield load
+            if store is None or not events or any(result.skipped for result in load.results):
+                return
+            store.remove([event.svix_id for event in events])
+            if len(events) < BATCH_EVENTS:
+                return
+
+
+@contextlib.contextmanager
+def open_store(url: str) -> Iterator["EventStore | None"]:
+    """Give the event store; None if no webhook has been received."""
+    try:
+        from propel_assets.webhooks.store import EventStore, store_exists
+    except ImportError:
+        raise SettingsError(
+            "The event store is not installed. Install it: pip install 'propel-assets[webhooks]'"
+        ) from None
+    if not store_exists(url):
+        yield None
+        return
+    store = EventStore(url)
+    try:
+        yield store
+    finally:
+        store.close()

@@ -1,0 +1,266 @@
+"""Events are applied: the users, memberships and orgs that they name are as PropelAuth has them."""
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from propel_assets.catalog import BY_NAME
+from propel_assets.errors import ApiError, LossRefused
+from propel_assets.privacy.policy_file import load_policy
+from propel_assets.sandbox.running import Sandbox
+from propel_assets.settings import Settings, load_settings
+from propel_assets.source.readers import events as reader
+from propel_assets.warehouse.checks import examine
+from propel_assets.warehouse.load import load_scan
+from propel_assets.warehouse.query import open_warehouse
+from propel_assets.webhooks.apply import load_events
+from propel_assets.webhooks.store import EventStore, StoredEvent
+from propel_assets_tests.processes import wait_until
+
+SCANS = ("users", "orgs")
+API = "/api/backend/v1"
+IGNORED = {"last_active_at", "org_name", "org_metadata", "url_safe_org_name"}
+"""The last activity, which changes without an event, and what memberships repeat of their org."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Any]:
+    with importlib.import_module("propel_assets_tests.destinations.standins.postgres").Postgres() as running:
+        yield running
+
+
+@pytest.fixture(params=["duckdb", "postgres"])
+def settings(
+    request: pytest.FixtureRequest, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Settings:
+    """The settings that load the sandbox into DuckDB, then into PostgreSQL."""
+    if request.param == "postgres":
+        for name, value in request.getfixturevalue("server").place(tmp_path).items():
+            monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PROPELAUTH_AUTH_URL", sandbox.url)
+    monkeypatch.setenv("PROPELAUTH_API_KEY", sandbox.api_key)
+    monkeypatch.setenv("PROPELAUTH_RETRY_SECONDS", "1")
+    return load_settings()
+
+
+@pytest.fixture
+def store(settings: Settings, sandbox: Sandbox) -> Iterator[EventStore]:
+    """The event store. From the first load of users and orgs on, it receives every event of the sandbox."""
+    for scan in SCANS:
+        load_scan(scan, settings)
+    store = EventStore(settings.webhook_store)
+    sandbox.store.subscribe(lambda event: store.add([received(event.payload)]))
+    yield store
+    store.close()
+
+
+def received(payload: dict[str, Any]) -> StoredEvent:
+    now = datetime.now(UTC)
+    svix_id = f"msg_{uuid.uuid4().hex}"
+    return StoredEvent(svix_id, payload["event_type"], now, now.replace(microsecond=0), json.dumps(payload))
+
+
+def apply(settings: Settings) -> list[Any]:
+    return [result for load in load_events(settings) for result in load.results]
+
+
+def rows(settings: Settings, name: str) -> list[dict[str, Any]]:
+    """Return the rows of a table, in order of their keys."""
+    with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
+        columns = [column for column in warehouse.columns_of(name) if column not in IGNORED]
+        sql = f"SELECT {', '.join(map(warehouse.column, columns))} FROM {warehouse.table(name)}"
+        found = [dict(zip(columns, row, strict=True)) for row in warehouse.rows(sql)]
+    return sorted(found, key=lambda row: [row[key] for key in BY_NAME[name].key])
+
+
+def tables(settings: Settings) -> dict[str, list[dict[str, Any]]]:
+    return {name: rows(settings, name) for name in ("user_query", "org_membership", "org_query")}
+
+
+def failed_checks(settings: Settings) -> list[str]:
+    with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
+        names = ("user_query", "org_membership", "org_query", "auth_event")
+        findings = [finding for name in names for finding in examine(warehouse, BY_NAME[name])]
+    return [f"{finding.table}: {finding.summary}" for finding in findings if not finding.passed]
+
+
+def test_a_live_day_is_in_the_tables_without_a_scan(settings, sandbox, store) -> None:
+    for _ in range(120):
+        sandbox.live.step()
+    sandbox.store.delete_org(next(iter(sandbox.store.orgs)))
+    apply(settings)
+    assert store.status().pending == 0
+    assert failed_checks(settings) == []
+    applied = tables(settings)
+    for scan in SCANS:
+        load_scan(scan, settings)
+    assert applied == tables(settings)
+    assert len(rows(settings, "auth_event")) == len(sandbox.store.events)
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_order_and_repetition_do_not_matter(settings, sandbox, store) -> None:
+    for _ in range(60):
+        sandbox.live.step()
+    events = store.pending(10_000)
+    apply(settings)
+    applied = tables(settings)
+    count = len(rows(settings, "auth_event"))
+    store.add(list(reversed(events)))
+    apply(settings)
+    assert tables(settings) == applied
+    assert len(rows(settings, "auth_event")) == count
+
+
+def test_a_forged_or_mistaken_event_changes_nothing(settings, sandbox, store) -> None:
+    before = tables(settings)
+    users, orgs = list(sandbox.store.users), list(sandbox.store.orgs)
+    store.add([received({"event_type": "user.deleted", "user_id": user_id}) for user_id in users[:70]])
+    store.add([received({"event_type": "org.deleted", "org_id": org_id}) for org_id in orgs])
+    others = (str(uuid.uuid4()), "../user/query", "", 7, None, {"user_id": users[0]})
+    store.add([received({"event_type": "user.deleted", "user_id": other}) for other in others])
+    apply(settings)
+    assert tables(settings) == before
+    assert store.status().pending == 0
+
+
+ANSWERS = {
+    "401": ("server_error", 401),
+    "403": ("server_error", 403),
+    "500": ("server_error", 500),
+    "an empty object": ("wrong_json", {}),
+    "an empty list": ("wrong_json", []),
+    "null": ("wrong_json", None),
+    "an empty page": ("html", 200),
+    "a page that says 404 to everything": ("html", 404),
+}
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_nothing_is_deleted_unless_the_api_says_that_the_id_does_not_exist(settings, sandbox, store, answer) -> None:
+    before = tables(settings)
+    sandbox.store.delete_user(next(iter(sandbox.store.users)))
+    pending = store.status().pending
+    name, value = ANSWERS[answer]
+    sandbox.faults.set(name, value, path=f"{API}/user")
+    with pytest.raises(ApiError):
+        apply(settings)
+    assert tables(settings) == before
+    assert store.status().pending == pending
+    sandbox.faults.clear()
+    apply(settings)
+    assert len(tables(settings)["user_query"]) == len(before["user_query"]) - 1
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_more_deletions_than_a_load_may_lose_are_refused(settings, sandbox, store, monkeypatch) -> None:
+    before = tables(settings)
+    for user_id in list(sandbox.store.users)[:61]:
+        sandbox.store.delete_user(user_id)
+    with pytest.raises(LossRefused, match="61 rows of user_query"):
+        apply(settings)
+    assert tables(settings) == before
+    monkeypatch.setenv("PROPELAUTH_ALLOW_LOSS", "true")
+    apply(load_settings())
+    assert len(rows(settings, "user_query")) == len(before["user_query"]) - 61
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_many_ids_are_read_from_lists_and_their_absence_singly(settings, sandbox, store, monkeypatch) -> None:
+    monkeypatch.setattr(reader, "MAX_SINGLE_READS", 3)
+    users, orgs = list(sandbox.store.users), list(sandbox.store.orgs)
+    gone = users[:4]
+    for user_id in gone:
+        sandbox.store.delete_user(user_id)
+    for user_id in users[10:40]:
+        sandbox.store.update_user(user_id, first_name="New")
+    for org_id in orgs[:8]:
+        sandbox.store.update_org(org_id, max_users=77)
+    sandbox.store.delete_org(orgs[-1])
+    sandbox.requests.clear()
+    apply(settings)
+    single = [request.path for request in sandbox.requests if request.path.startswith(f"{API}/user/{users[0][:4]}")]
+    assert len(single) == 1
+    assert len([r for r in sandbox.requests if r.path.startswith(f"{API}/user/") and "query" not in r.path]) == len(
+        gone
+    )
+    applied = tables(settings)
+    for scan in SCANS:
+        load_scan(scan, settings)
+    assert applied == tables(settings)
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_tables_that_are_not_loaded_stay_so(sandbox, settings) -> None:
+    store = EventStore(settings.webhook_store)
+    store.add([received({"event_type": "user.login", "user_id": next(iter(sandbox.store.users))})])
+    store.close()
+    assert [result.table_name for result in apply(settings)] == ["auth_event"]
+    with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
+        assert warehouse.count("user_query") == 0
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_a_changed_privacy_policy_waits_for_the_next_full_load(settings, sandbox, store, monkeypatch) -> None:
+    before = tables(settings)
+    sandbox.store.update_user(next(iter(sandbox.store.users)), first_name="New")
+    monkeypatch.setenv("PROPELAUTH_PRIVACY", "strict")
+    monkeypatch.setenv("PROPELAUTH_PRIVACY_KEY", "k" * 32)
+    strict = load_settings()
+    apply(strict)
+    assert tables(settings) == before
+    for scan in SCANS:
+        load_scan(scan, strict)
+    sandbox.store.delete_user(next(iter(sandbox.store.users)))
+    sandbox.store.update_user(next(iter(sandbox.store.users)), email="other@example.org")
+    apply(strict)
+    applied = tables(strict)
+    for scan in SCANS:
+        load_scan(scan, strict)
+    assert applied == tables(strict)
+
+
+MOMENTS: dict[str, Callable[[Sandbox, Path], Any]] = {
+    "reading": lambda sandbox, _: sandbox.requests,
+    "rows are in the working folder": lambda _, folder: (
+        list(folder.glob("propel-assets-*/**/*.parquet")) + list(folder.glob("propel-assets-*/**/*.csv*"))
+    ),
+    "loading": lambda _, folder: list(folder.glob("propel-assets-*/**/started_jobs/*")),
+    "loaded": lambda _, folder: list(folder.glob("propel-assets-*/**/completed_jobs/user_query*")),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_and_run_again_it_ends_as_if_nothing_had_happened(
+    settings, sandbox, store, moment, tmp_path, monkeypatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    for _ in range(60):
+        sandbox.live.step()
+    sandbox.requests.clear()
+    command = [sys.executable, "-m", "propel_assets.cli", "load", "auth_event"]
+    with subprocess.Popen(command, env=os.environ, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        wait_until(lambda: MOMENTS[moment](sandbox, temporary), process, moment, every=0.001)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    apply(settings)
+    assert store.status().pending == 0
+    events = [row["message_id"] for row in rows(settings, "auth_event")]
+    assert len(events) == len(set(events)) == len(sandbox.store.events)
+    applied = tables(settings)
+    for scan in SCANS:
+        load_scan(scan, settings)
+    assert applied == tables(settings)
