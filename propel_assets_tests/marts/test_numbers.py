@@ -406,7 +406,8 @@ def test_an_org_is_dormant_30d_when_no_member_was_active_in_30_days(simulate, qu
     with store.lock:
         store.now = last + 30 * DAY - 11 * 60  # a load 10 minutes later is still within 30 days
     life.load()
-    row = f"SELECT active_members_30d > 0, is_dormant_30d FROM {MARTS}.fct_org_health WHERE org_id = '{org_id}' ORDER BY day"
+    flags = "active_members_30d > 0, is_dormant_30d"
+    row = f"SELECT {flags} FROM {MARTS}.fct_org_health WHERE org_id = '{org_id}' ORDER BY day"
     assert query(row)[-1] == (True, False)
     life.wait(days=1)
     life.load()
