@@ -1,5 +1,6 @@
 """The metrics of the dbt project, computed by MetricFlow, equal the figures of their marts."""
 
+import re
 from collections.abc import Callable
 from datetime import date
 from typing import Any
@@ -98,8 +99,9 @@ def test_mfa_adoption(metric, loaded) -> None:
     assert all(isinstance(day, date) for day in found)
 
 
-def test_a_metric_names_a_mart_and_a_reconciliation_that_exist(manifest, loaded) -> None:
-    reconciled = {name for (name,) in loaded.query("SELECT metric FROM audit_metric_reconciliation")}
+def test_a_metric_names_a_mart_and_a_reconciliation_that_exist(manifest) -> None:
+    columns = {c["name"]: c["description"] for c in DESCRIPTIONS["audit_metric_reconciliation"]["columns"]}
+    reconciled = set(re.findall(r"`(\w+)`", columns["metric"]))
     for found in manifest.metrics:
         meta = (found.config.meta if found.config else None) or {}
         if mart := meta.get("mart"):

@@ -20,7 +20,7 @@ from propel_assets_tests.marts.conftest import Simulation
 
 DAY = 86_400
 SECTION = (Path(__file__).parents[2] / "docs" / "marts.md").read_text().split("\n## Questions\n")[1].split("\n## ")[0]
-QUESTIONS = dict(re.findall(r"\*\*(.+?)\*\*[^\n]*\n\n```sql\n(.*?)```", SECTION, re.DOTALL))
+QUESTIONS = dict(re.findall(r"^\*\*(.+?)\*\*(?:(?!```).)*?\n\n```sql\n(.*?)```", SECTION, re.DOTALL | re.MULTILINE))
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,9 @@ def test_second_factors(life) -> None:
 
 
 def test_sign_ups_per_week(life) -> None:
-    days = [datetime.fromtimestamp(user.wire["created_at"], UTC).date() for user in life.store.all_users.values()]
+    gone = {event.user_id for event in life.happened if event.kind == "deleted"}
+    signups = [life.store.all_users[user_id].wire["created_at"] for user_id in {*life.store.users, *gone}]
+    days = [datetime.fromtimestamp(at, UTC).date() for at in signups]
     weeks = Counter(day - timedelta(days=day.weekday()) for day in days)
     found = {week: int(n) for week, n in life.answers["How many signed up per week?"] if n}
     last = datetime.fromtimestamp(life.as_of, UTC).date()
