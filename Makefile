@@ -78,9 +78,11 @@ test-embedded-elt: $(CARD)/has-test  ## run the tests that need Dagster on dagst
 test-wheel: .venv/has-core $(RELEASE)/has-tools  ## build the wheel twice, follow the tutorial with it, use it from an empty folder
 	@sh .ci/test-wheel $(BIN)/python $(RELEASE)/bin/twine
 
-dist: $(RELEASE)/has-tools  ## build what a release uploads: dist/*.whl and dist/*.tar.gz, the same bytes every time
-	rm -rf build dist
-	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(RELEASE)/bin/python -m build
+# From a copy of the commit, so that neither other files nor the permissions of this checkout get into the archives.
+dist: $(RELEASE)/has-tools  ## build what a release uploads: dist/*.whl, reproducible, and dist/*.tar.gz
+	rm -rf build/source dist && mkdir -p build/source
+	umask 022 && git archive HEAD | tar -x -C build/source
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(RELEASE)/bin/python -m build --outdir dist build/source
 	$(RELEASE)/bin/twine check --strict dist/*
 
 docs: .venv/has-test  ## build the documentation site; a warning is an error

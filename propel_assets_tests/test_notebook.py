@@ -46,7 +46,7 @@ def test_without_the_tables_the_notebook_says_what_to_run(own_folder, settings, 
         assert run_cli("load", *tables).returncode == 0
     ran = run("python", NOTEBOOK)
     assert ran.returncode == 1
-    assert "Run `propel-assets load`, or `make demo` to try" in ran.stderr
+    assert "Run `propel-assets load`, or `propel-assets demo`, then" in ran.stderr
     assert "Traceback" not in ran.stderr
 
 

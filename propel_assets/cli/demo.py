@@ -51,6 +51,8 @@ def run_demo(*, users: int, orgs: int, seed: int, now: date, environment: str = 
         raise WarehouseError("Not every table was loaded: see the lines above.")
     if installed():
         _print_answers(now, environment)
+    else:
+        click.echo("\nHistory, marts and answers from them need the extra `marts`: pip install 'propel-assets[marts]'.")
     click.echo(f"\n{len(result.get_asset_materialization_events())} assets in {time.monotonic() - started:.0f} s.")
     click.echo(NEXT_STEPS.format(bin=short_path(Path(sys.executable).parent)))
 

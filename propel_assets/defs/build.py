@@ -21,7 +21,8 @@ def build_definitions(config: PropelAuthConfig | None = None) -> dg.Definitions:
     are off, so that `dg.Definitions.merge` adds them to a project without a change to it. They load with nothing
     configured; a run reports what is missing::
 
-        defs = dg.Definitions.merge(my_definitions, build_definitions(PropelAuthConfig(environment="staging")))
+        config = PropelAuthConfig(environment="staging")
+        defs = dg.Definitions.merge(my_definitions, build_definitions(config))
 
     Args:
         config: the options; default: those of the stand-alone code location.

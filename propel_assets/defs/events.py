@@ -26,7 +26,7 @@ def build_events_job(environment: Environment) -> list[Any]:
             environment.named(APPLY_EVENTS),
             selection=dg.AssetSelection.assets(environment.asset_key(AUTH_EVENT)),
             description=f"Loads the received webhooks into `{AUTH_EVENT.name}`, and reads the users and orgs that they "
-            "name again: docs/webhooks.md.",
+            "name again.",
         )
     ]
 

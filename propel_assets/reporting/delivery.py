@@ -36,7 +36,7 @@ SMTP_PORTS = {"smtp": 587, "smtps": 465}
 STARTTLS = ("always", "never")
 WEBHOOK, EMAIL = "webhook", "e-mail"
 MAX_URLS = 10
-CHILD_BYTES = 1 << 30  # apprise reads a response completely: an endless one ends here
+CHILD_BYTES = 1 << 29  # apprise reads a response completely: an endless one ends here
 # `sys.path` is passed on, so that the child imports this package from where the parent has it.
 CHILD = (
     "import json, sys; job = json.load(sys.stdin); sys.path[:] = job.pop('path'); "

@@ -1,6 +1,7 @@
 """The component in a fresh project of `dg`: it is listed, scaffolded, checked and run, with secrets from templates."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from propel_assets import PropelAuthComponent, PropelAuthConfig
 from propel_assets.settings import load_settings
 from propel_assets_tests.conftest import Query
 from propel_assets_tests.defs import options
+from propel_assets_tests.processes import ROOT
 
 # Dagster, of its own code, whenever YAML is resolved without files.
 pytestmark = pytest.mark.filterwarnings("ignore:`parse_obj_as` is deprecated:DeprecationWarning")
@@ -81,6 +83,18 @@ def test_a_fresh_project_lists_scaffolds_checks_and_runs_the_component(run_dg, s
     assert query("SELECT count(*) FROM org_query") == [(len(sandbox.store.orgs),)]
     kept = [path for path in Path("..").rglob("*") if path.is_file() and sandbox.api_key.encode() in path.read_bytes()]
     assert kept == []
+
+
+def test_a_project_of_components_merges_in_python(run_dg) -> None:
+    page = (ROOT / "docs" / "embedding.md").read_text()
+    (code,) = [
+        block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "load_from_defs_folder" in block
+    ]
+    Path("src/my_project/definitions.py").write_text(code)
+    Path("src/my_project/defs/mine.py").write_text("import dagster as dg\n\n\n@dg.asset\ndef mine() -> None: ...\n")
+    listed = run_dg("list", "defs")
+    assert "propel_auth_refresh" in listed
+    assert "mine" in listed
 
 
 def build(text: str) -> dg.Definitions:
