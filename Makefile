@@ -13,7 +13,7 @@ LOWEST := .venv-lowest
 RELEASE := .venv-release
 DBT_NEXT := .venv-dbt-next
 # The extras in the image; the tests that run on the lowest versions.
-DEPLOYED := production,postgres,celery,k8s
+DEPLOYED := production,postgres,celery,k8s,webhooks
 LOWEST_SAMPLE := $(addprefix propel_assets_tests/,test_definitions.py defs/test_recent.py warehouse/test_load.py warehouse/test_recent.py)
 WITH_DAGSTER := $(addprefix propel_assets_tests/,cli defs marts deploy test_definitions.py test_secrets.py)
 # What the gate runs of the two slow suites (`make test-embedded-elt SAMPLE=1`); without SAMPLE, they run completely.
@@ -128,7 +128,7 @@ clean:  ## remove the environments and all built files
 	rm -rf .venv $(CARD) $(LOWEST) $(RELEASE) $(DBT_NEXT) .venv-fakesnow .venv-bigquery .venv-azurite $(BENCH) $(PEERS) .bench .dagster_home build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 .venv/has-core: pyproject.toml constraints.txt
-	@python=$(PYTHON) && exec "$$python" .ci/install.py .venv constraints.txt -e '.[marts]'
+	@python=$(PYTHON) && exec "$$python" .ci/install.py .venv constraints.txt -e '.[marts,webhooks]'
 	@touch $@
 
 .venv/has-dashboard: .venv/has-core

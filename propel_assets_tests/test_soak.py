@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from propel_assets_tests.soak.play import play
-from propel_assets_tests.soak.schedule import Run, Schedule, draw
+from propel_assets_tests.soak.schedule import Apply, Run, Schedule, draw
 
 ROOT = Path(__file__).parents[1]
 BROKEN = """
@@ -39,6 +39,7 @@ def test_fault_schedules_lose_nobody(tmp_path) -> None:
     assert "schedules: 12, seeds 1 to 12, with a problem: none\nlost 0 / " in done.stdout
     assert ", altered 0 values" in done.stdout
     assert {"duckdb", "postgres"} == {draw(seed).destination for seed in range(1, 13)}
+    assert {"duckdb", "postgres"} == {draw(seed).destination for seed in range(1, 13) if draw(seed).applies}
 
 
 def test_a_seed_always_gives_the_same_schedule() -> None:
@@ -88,3 +89,29 @@ def test_a_broken_loader_is_caught(damage, runs, problem, home) -> None:
     found = "\n".join(outcome.problems)
     assert problem in found if problem else not found
     assert outcome.lost == (problem == "rows are missing")
+
+
+RESTORE = """
+database.execute("CREATE TABLE IF NOT EXISTS kept AS FROM user_query")
+database.execute("INSERT INTO user_query BY NAME FROM kept WHERE user_id NOT IN (SELECT user_id FROM user_query)")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("damage", "problem"), [("pass", ""), (RESTORE, "deleted users")], ids=["nothing", "restored"])
+def test_a_deleted_user_who_returns_is_caught(damage, problem, home) -> None:
+    schedule = Schedule(
+        seed=2,
+        destination="duckdb",
+        world=0,
+        empty=False,
+        page_size=20,
+        concurrency=2,
+        leave=0,
+        come=0,
+        runs=(Run(("user_query",)),),
+        applies=(Apply(5), Apply(60, ("webhook_duplicated=2", "webhook_disorder=5"), kills_receiver=True)),
+    )
+    outcome = play(schedule, home, postgres="", loader=[sys.executable, "-c", BROKEN, damage])
+    found = "\n".join(outcome.problems)
+    assert problem in found if problem else not found

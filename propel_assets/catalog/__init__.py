@@ -8,7 +8,13 @@ columns are declared here and never inferred from a page.
 """
 
 from propel_assets.catalog.api_keys import END_USER_API_KEY_USAGE, END_USER_API_KEYS, END_USER_API_KEYS_ARCHIVED
-from propel_assets.catalog.audit import PROPEL_CHECKS, PROPEL_SCANS
+from propel_assets.catalog.audit import (
+    PROPEL_CHANGES,
+    PROPEL_CHECKS,
+    PROPEL_EVENT_GRADES,
+    PROPEL_SCAN_STATE,
+    PROPEL_SCANS,
+)
 from propel_assets.catalog.events import AUTH_EVENT
 from propel_assets.catalog.insights import CHART_METRICS, ORG_REPORT, USER_REPORT
 from propel_assets.catalog.model import (
@@ -43,8 +49,11 @@ __all__ = [
     "ORG_BY_ID",
     "ORG_MEMBERSHIP",
     "ORG_QUERY",
+    "PROPEL_CHANGES",
     "PROPEL_CHECKS",
+    "PROPEL_EVENT_GRADES",
     "PROPEL_SCANS",
+    "PROPEL_SCAN_STATE",
     "SCANS",
     "SCIM",
     "SCIM_GROUPS",
@@ -88,7 +97,7 @@ TABLES: tuple[Table, ...] = (
     EMPLOYEE,
     AUTH_EVENT,
 )
-AUDIT_TABLES: tuple[Table, ...] = (PROPEL_SCANS, PROPEL_CHECKS)
+AUDIT_TABLES: tuple[Table, ...] = (PROPEL_SCANS, PROPEL_CHECKS, PROPEL_CHANGES, PROPEL_SCAN_STATE, PROPEL_EVENT_GRADES)
 BY_NAME: dict[str, Table] = {table.name: table for table in TABLES}
 SCANS: tuple[str, ...] = tuple(dict.fromkeys(table.scan for table in TABLES))
 

@@ -1,6 +1,6 @@
-"""The audit tables: how each table was read, and what its checks found. propel-assets writes them."""
+"""The audit tables: how each table was read, what changed, and what checks found. propel-assets writes them."""
 
-from propel_assets.catalog.model import Audit, Column, Table, boolean, integer, json, text, timestamp
+from propel_assets.catalog.model import Audit, Column, Table, boolean, identifier, integer, json, text, timestamp
 
 PROPEL_SCANS = Table(
     name="propel_scans",
@@ -12,7 +12,7 @@ PROPEL_SCANS = Table(
     columns=(
         text("load_id", "dlt's id of the load. The load is complete once `_dlt_loads` has this id.", required=True),
         text("table_name", "The table.", required=True),
-        text("mode", "`full`, or `recent`: only recent changes were read."),
+        text("mode", "`full`; `recent`: only recent changes were read; `events`: only what events named."),
         text("verdict", "`proved`, `counted` or `skipped`.", required=True),
         text("reason", "Why the table was skipped, or why the scan is not proved."),
         integer("rows_expected", "Rows the table must have after the load. Null for skipped and merged tables."),
@@ -51,6 +51,80 @@ PROPEL_CHECKS = Table(
         text("severity", "`ERROR` or `WARN`.", required=True),
         text("summary", "One sentence without personal data.", required=True),
         timestamp("checked_at", "When the check was evaluated (UTC).", required=True),
+    ),
+    shape=Audit(),
+)
+
+PROPEL_SCAN_STATE = Table(
+    name="propel_scan_state",
+    scan="",
+    group="audit",
+    path="",
+    key=(),
+    description="What the last two proved full scans returned of users, orgs and memberships, for the comparison with "
+    "webhooks: `propel_event_grades`. Empty without webhooks. The row of a scan without ids says that it is complete.",
+    columns=(
+        text("load_id", "The load of the scan.", required=True),
+        text("table_name", "The table that was scanned.", required=True),
+        identifier("user_id", "The user, as the table has it.", person="subject"),
+        identifier("org_id", "The org, as the table has it."),
+        text("user_role", "The member's role."),
+        json("additional_roles", "The member's further roles."),
+        boolean("enabled", "Whether the user was enabled."),
+        boolean("locked", "Whether the user was locked out."),
+    ),
+    shape=Audit(),
+)
+
+PROPEL_EVENT_GRADES = Table(
+    name="propel_event_grades",
+    scan="",
+    group="audit",
+    path="",
+    key=("load_id", "table_name", "event_type"),
+    description="The grade of the webhooks: one row per proved full scan and type of event that reports changes of its "
+    "table. The scan is compared with the previous proved scan. A change without an event was missed.",
+    columns=(
+        text("load_id", "The load of the scan.", required=True),
+        text("table_name", "The table that was scanned.", required=True),
+        text("event_type", "PropelAuth's name of the event that reports such a change.", required=True),
+        text("previous_load_id", "The load of the scan before, which it is compared with.", required=True),
+        timestamp("compared_from", "When the scan before began (UTC).", required=True),
+        timestamp("compared_to", "When the scan ended (UTC).", required=True),
+        integer("changes", "Changes of that kind between the two scans.", required=True),
+        integer("missed", "Of these, changes without an event.", required=True),
+        Column(
+            "late_seconds_median",
+            "double",
+            "Median time from `created_at` to the receipt of the event. Only `*.created`: other changes have no time.",
+        ),
+        Column("late_seconds_max", "double", "The longest such time."),
+        timestamp("last_event_at", "When the last event of any type was received (UTC).", required=True),
+        timestamp("graded_at", "When the comparison was made (UTC). It is repeated at the next scan.", required=True),
+        boolean("is_settled", "Whether events were on their way no longer: 2 minutes after the scan.", required=True),
+    ),
+    shape=Audit(),
+)
+
+PROPEL_CHANGES = Table(
+    name="propel_changes",
+    scan="",
+    group="audit",
+    path="",
+    key=(),
+    description="The change log: one row for each user, org or membership that was read between full loads, or found "
+    "changed after that. It is written before the rows of its load. Empty without webhooks.",
+    columns=(
+        text("load_id", "The load that wrote the row of the table.", required=True),
+        text("table_name", "`user_query`, `org_query` or `org_membership`.", required=True),
+        identifier("user_id", "The user, as stored in the table.", person="subject"),
+        identifier("org_id", "The org, as stored in the table."),
+        text("change", "`added`, `changed`, `deleted` or `unchanged`.", required=True),
+        text("mode", "The mode of the load.", required=True),
+        timestamp("changed_after", "The change was made after this time: the row was read before (UTC)."),
+        timestamp("changed_before", "The change was made before this time (UTC)."),
+        timestamp("observed_from", "The row was read after this time (UTC).", required=True),
+        timestamp("observed_to", "The row was read before this time (UTC).", required=True),
     ),
     shape=Audit(),
 )

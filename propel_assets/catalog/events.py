@@ -1,6 +1,19 @@
 """Webhook events, which PropelAuth sends and no endpoint returns."""
 
-from propel_assets.catalog.model import Table, Webhooks, identifier, json, text, timestamp
+from propel_assets.catalog.model import Chart, ReportedChange, Table, Webhooks, identifier, json, text, timestamp
+
+REPORTS = (
+    ReportedChange("user.created", "user_query", "added"),
+    ReportedChange("user.deleted", "user_query", "removed"),
+    ReportedChange("user.enabled", "user_query", "changed", ("enabled",), value=True),
+    ReportedChange("user.disabled", "user_query", "changed", ("enabled",), value=False),
+    ReportedChange("user.locked", "user_query", "changed", ("locked",), value=True),
+    ReportedChange("user.added_to_org", "org_membership", "added"),
+    ReportedChange("user.removed_from_org", "org_membership", "removed"),
+    ReportedChange("user.role_changed_within_org", "org_membership", "changed", ("user_role", "additional_roles")),
+    ReportedChange("org.created", "org_query", "added"),
+    ReportedChange("org.deleted", "org_query", "removed"),
+)
 
 AUTH_EVENT = Table(
     name="auth_event",
@@ -32,8 +45,9 @@ AUTH_EVENT = Table(
             api_field="svix-timestamp",
         ),
     ),
-    shape=Webhooks(applies_to=("user_query", "org_membership", "org_query")),
+    shape=Webhooks(applies_to=("user_query", "org_membership", "org_query"), reports=REPORTS),
     doc="https://docs.propelauth.com/integrations/webhooks",
     load="merge",
     default=False,
+    charts=(Chart("audit_event_grades", "Changes that webhooks missed"),),
 )

@@ -96,10 +96,29 @@ class Custom:
 
 
 @dataclass(frozen=True)
+class ReportedChange:
+    """A difference between two scans of ``table`` that the webhook ``event_type`` reports.
+
+    ``kind``: whether a row was added or removed, or ``columns`` have other values. ``value``: the new value, where only
+    that one is reported.
+    """
+
+    event_type: str
+    table: str
+    kind: Literal["added", "removed", "changed"]
+    columns: tuple[str, ...] = ()
+    value: bool | None = None
+
+
+@dataclass(frozen=True)
 class Webhooks:
-    """Events that the webhook receiver has stored. ``applies_to``: the tables whose rows are read again."""
+    """Events that the webhook receiver has stored.
+
+    ``applies_to``: the tables whose rows are read again. ``reports``: the changes that must have an event.
+    """
 
     applies_to: tuple[str, ...] = ()
+    reports: tuple[ReportedChange, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,6 +142,7 @@ class Column:
     ``person``: `subject` if the row is about the person that the column identifies, `mention` if the column names a
     person in a row about something else.
     ``api_field``: the field's name in the API, where it is not the column's.
+    ``tracked``: whether a new value is a new version of the row, in histories and in the change log.
     """
 
     name: str
@@ -134,6 +154,7 @@ class Column:
     strict_parts: tuple[tuple[str, Action], ...] = ()
     person: Literal["subject", "mention"] | None = None
     api_field: str = ""
+    tracked: bool = True
 
     @property
     def personal(self) -> bool:

@@ -49,7 +49,9 @@ USER_COLUMNS = (
     json("properties", "Custom properties, as configured in the dashboard.", "free_form"),
     json("metadata", "Free-form data of older projects.", "free_form"),
     timestamp("created_at", "When the user signed up (UTC; epoch seconds in the API).", required=True),
-    timestamp("last_active_at", "When the user was last active (UTC; epoch seconds in the API).", required=True),
+    timestamp(
+        "last_active_at", "When the user was last active (UTC; epoch seconds in the API).", required=True, tracked=False
+    ),
     # A migration can bring ids that name a person, such as a login name.
     identifier("legacy_user_id", "The user's id before a migration. Not guaranteed to be unique.", strict="hash"),
     identifier("impersonator_user_id", "The employee who is impersonating the user.", person="mention"),
@@ -58,9 +60,9 @@ USER_COLUMNS = (
 MEMBERSHIP_COLUMNS = (
     identifier("user_id", "The member.", required=True, person="subject"),
     identifier("org_id", "The org.", required=True),
-    text("org_name", "The org's name.", required=True),
-    json("org_metadata", "The org's free-form data.", "free_form"),
-    text("url_safe_org_name", "The org's name in URLs."),
+    text("org_name", "The org's name.", required=True, tracked=False),
+    json("org_metadata", "The org's free-form data.", "free_form", tracked=False),
+    text("url_safe_org_name", "The org's name in URLs.", tracked=False),
     text("org_role_structure", "`single_role_in_hierarchy` or `multi_role`."),
     text("user_role", "The member's role. In a multi-role org, the first role.", required=True),
     json(

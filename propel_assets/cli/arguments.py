@@ -1,5 +1,6 @@
 """Argument types and options that several commands take."""
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
@@ -44,6 +45,20 @@ class UserId(click.ParamType):
             return str(click.UUID.convert(value, param, ctx))
         except click.BadParameter:
             return self.fail(f"No such user: {value!r} is not a user id. Ids of PropelAuth are UUIDs.", param, ctx)
+
+
+class Duration(click.ParamType):
+    """A time span such as `26h`: a number and a unit."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        """Return the time span, or end with a usage error."""
+        found = re.fullmatch(r"(\d{1,6})([smhd])", str(value).strip().lower())
+        if found is None:
+            return self.fail(f"{value!r} is not a time span. Write a number and s, m, h or d, such as 26h.", param, ctx)
+        unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[found[2]]
+        return timedelta(**{unit: int(found[1])})
 
 
 def table_arguments(command: Callable[..., Any]) -> Callable[..., Any]:

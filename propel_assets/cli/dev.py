@@ -6,9 +6,11 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import click
 import dagster as dg
@@ -21,6 +23,10 @@ from propel_assets.settings import child_environment
 
 HOST = "127.0.0.1"
 POLL_SECONDS, PROGRESS_SECONDS = 0.5, 5
+CHANGES_PER_MINUTE = 20
+WEBHOOK_PATH = "/webhooks/propelauth"
+START_SENSOR = """mutation ($selector: SensorSelector!) {
+    startSensor(sensorSelector: $selector) { __typename } }"""
 DEV_GUIDE = """
 Dagster UI: http://{host}:{port}/asset-groups
   1. The page shows the lineage of all assets; in the menu it is called Lineage.
@@ -34,20 +40,44 @@ PropelAuth sandbox: {sandbox.url} ({users:,} users, {orgs:,} orgs)
   Turn one on:      {bin}/propel-assets fault scim_off --url {sandbox.url}
   Turn all off:     {bin}/propel-assets fault --clear --url {sandbox.url}
 
-Ctrl-C stops both.
+{live}Ctrl-C stops everything.
+"""
+LIVE_GUIDE = """A live day: users sign up, log in, change and leave, {changes} changes a minute. Once the tables are
+loaded, the sensor {sensor} brings each change into user_query within two minutes.
+  Lose a tenth of the webhooks:  {bin}/propel-assets fault webhook_lost,share=0.1 --url {sandbox.url}
+  What was lost: materialize user_query again and, 2 minutes later, open auth_event.
+
 """
 
 
 def run_dev(
-    *, port: int, sandbox_port: int, users: int, orgs: int, seed: int, now: date, environment: str = ""
+    *,
+    port: int,
+    sandbox_port: int,
+    users: int,
+    orgs: int,
+    seed: int,
+    now: date,
+    environment: str = "",
+    live: bool = False,
 ) -> None:
     """Run a sandbox and `dagster dev` on it until Ctrl-C or SIGTERM, which stop both.
+
+    ``live``: the sandbox changes, and sends webhooks to a receiver, which is started too.
 
     Raises:
         PropelError: a port is in use, or `dagster dev` ended by itself.
     """
-    port, sandbox_port = _require_free_ports({"--port": port, "--sandbox-port": sandbox_port})
-    with Sandbox(users=users, orgs=orgs, seed=seed, now=now, port=sandbox_port) as sandbox:
+    ports = {"--port": port, "--sandbox-port": sandbox_port, "the receiver": 0}
+    port, sandbox_port, receiver_port = _require_free_ports(ports)
+    changing: dict[str, Any] = {"live": True, "changes_per_minute": CHANGES_PER_MINUTE} if live else {}
+    if live:
+        changing["webhook_url"] = f"http://{HOST}:{receiver_port}{WEBHOOK_PATH}"
+    with ExitStack() as stack:
+        sandbox = stack.enter_context(
+            Sandbox(users=users, orgs=orgs, seed=seed, now=now, port=sandbox_port, **changing)
+        )
+        home = prepare_dagster_home()
         prefix = f"{environment.upper()}__" if environment else ""
         variables = child_environment(
             {
@@ -55,12 +85,15 @@ def run_dev(
                 f"{prefix}PROPELAUTH_AUTH_URL": sandbox.url,
                 f"{prefix}PROPELAUTH_API_KEY": sandbox.api_key,
                 f"{prefix}PROPELAUTH_OAUTH_TOKEN": sandbox.user_token,
-                "DAGSTER_HOME": str(prepare_dagster_home()),
+                f"{prefix}PROPELAUTH_WEBHOOK_SECRET": sandbox.webhook_secret,
+                f"{prefix}PROPELAUTH_WEBHOOK_STORE": f"sqlite:///{home / 'sandbox_webhooks.db'}",
+                "DAGSTER_HOME": str(home),
             }
         )
-        guide = DEV_GUIDE.format(
-            bin=short_path(Path(sys.executable).parent), host=HOST, port=port, sandbox=sandbox, users=users, orgs=orgs
-        )
+        sensor = "_".join(filter(None, ("propel_auth", environment, "events"))) if live else ""
+        names = {"bin": short_path(Path(sys.executable).parent), "sandbox": sandbox}
+        live_guide = LIVE_GUIDE.format(changes=CHANGES_PER_MINUTE, sensor=sensor, **names) if live else ""
+        guide = DEV_GUIDE.format(host=HOST, port=port, users=users, orgs=orgs, live=live_guide, **names)
         click.echo(f"Starting Dagster; this takes 10 to 30 s.\n{guide}")
         command = [
             sys.executable,
@@ -70,19 +103,38 @@ def run_dev(
         ]
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _stop)
+        if live:
+            stack.enter_context(_receiver(receiver_port, variables))
         # A session of its own, so that Ctrl-C reaches it once: `dagster dev` takes a second one for "at once".
         process = subprocess.Popen(command, env=variables, start_new_session=True)  # noqa: S603 - our own words
-        status = _wait_until_stopped(process, variables["DAGSTER_HOME"], port, guide)
+        status = _wait_until_stopped(process, variables["DAGSTER_HOME"], port, guide, sensor)
     if status is not None:
         raise PropelError(f"`dagster dev` ended with status {status}. The lines above have the reason.")
 
 
-def _wait_until_stopped(process: subprocess.Popen[bytes], home: str, port: int, guide: str) -> int | None:
-    """Wait until this process is interrupted, then stop ``process``; return its status if it ended otherwise."""
+@contextmanager
+def _receiver(port: int, variables: dict[str, str]) -> Iterator[None]:
+    """Run the webhook receiver. Events that are sent before it listens are sent again."""
+    command = [sys.executable, "-m", "propel_assets.cli", "webhooks", "--host", HOST, "--port", str(port)]
+    with subprocess.Popen(command, env=variables, start_new_session=True, stdout=subprocess.DEVNULL) as process:  # noqa: S603
+        try:
+            yield
+        finally:
+            process.terminate()
+
+
+def _wait_until_stopped(
+    process: subprocess.Popen[bytes], home: str, port: int, guide: str, sensor: str = ""
+) -> int | None:
+    """Wait until this process is interrupted, then stop ``process``; return its status if it ended otherwise.
+
+    ``sensor``: turned on once the UI responds.
+    """
     ready = False
     try:
         ready = _wait_for_ui(process, port)
         if ready:
+            _start_sensor(port, sensor)
             click.echo(f"\nThe Dagster UI is ready.\n{guide}")
         status = process.wait()
     except KeyboardInterrupt:
@@ -97,6 +149,19 @@ def _wait_until_stopped(process: subprocess.Popen[bytes], home: str, port: int, 
     with suppress(ProcessLookupError):  # a `dagster dev` that was killed leaves its UI, which holds the port
         os.killpg(process.pid, signal.SIGTERM)
     return status
+
+
+def _start_sensor(port: int, name: str) -> None:
+    """Turn on a sensor of the code location, as the switch in the UI does."""
+    if not name:
+        return
+    location = {"repositoryName": "__repository__", "repositoryLocationName": "propel_assets.definitions"}
+    body = {"query": START_SENSOR, "variables": {"selector": {**location, "sensorName": name}}}
+    with suppress(urllib3.exceptions.HTTPError, ValueError, KeyError):
+        answer = urllib3.request("POST", f"http://{HOST}:{port}/graphql", json=body, timeout=60, retries=False).json()
+        if answer["data"]["startSensor"]["__typename"] == "Sensor":
+            return
+    click.echo(f"The sensor {name} is off: turn it on under Automation in the UI.")
 
 
 def _require_free_ports(ports: dict[str, int]) -> list[int]:

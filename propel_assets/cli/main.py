@@ -9,20 +9,22 @@ import click
 
 from propel_assets import __version__
 from propel_assets.cli.load import load
-from propel_assets.cli.privacy import erase, privacy
+from propel_assets.cli.privacy import erase, erasures, privacy
+from propel_assets.cli.probe import probe
 from propel_assets.cli.report import alert, notebook, report
 from propel_assets.cli.sandbox import fault, sandbox
 from propel_assets.cli.status import check, status
-from propel_assets.cli.tables import dbt_sources, lineage, tables
+from propel_assets.cli.tables import data_contract, dbt_sources, lineage, tables
 from propel_assets.cli.trial import demo, dev
+from propel_assets.cli.verify import verify
 from propel_assets.cli.webhooks import webhooks
 from propel_assets.errors import PropelError
 from propel_assets.settings import load_settings
 
 SECTIONS = {
-    "Load and check": (load, check, status),
-    "Use": (report, notebook, tables, lineage, dbt_sources, webhooks, alert),
-    "Personal data": (privacy, erase),
+    "Load and check": (load, check, verify, status),
+    "Use": (report, notebook, probe, tables, lineage, dbt_sources, data_contract, webhooks, alert),
+    "Personal data": (privacy, erase, erasures),
     "Try it without an account": (demo, dev, sandbox, fault),
 }
 

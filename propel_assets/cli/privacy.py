@@ -1,4 +1,4 @@
-"""The commands `propel-assets privacy` and `propel-assets erase`."""
+"""The commands `propel-assets privacy`, `propel-assets erase` and `propel-assets erasures`."""
 
 import click
 
@@ -70,6 +70,39 @@ def erase(user_id: str, emails: tuple[str, ...], allow_unknown: bool, dry_run: b
     log("Nothing was changed: this was a dry run." if dry_run else NEXT_STEPS)
     if not dry_run and not receipt.is_complete:
         raise click.ClickException("The erasure is not complete: see the tables above.")
+
+
+@click.command(short_help="List the erasures that deletions at PropelAuth propose.")
+@click.option("--run", is_flag=True, help="Erase the users whose erasure is due. Needs PROPELAUTH_PRIVACY_KEY.")
+def erasures(run: bool) -> None:
+    """List the users who were deleted at PropelAuth and are still in histories and events, with the due date.
+
+    A deletion that a webhook reported proposes an erasure. Before a user is erased, a request to PropelAuth confirms
+    the deletion. Exits with 1 if an erasure is not complete.
+
+    \b
+    Examples:
+      propel-assets erasures
+      propel-assets erasures --run
+    """
+    from propel_assets.cli.warehouse import open_configured_warehouse
+    from propel_assets.warehouse.erasure import proposed_erasures, run_due_erasures
+
+    settings = current_settings()
+    receipts = run_due_erasures(settings, log) if run else {}
+    with open_configured_warehouse(settings) as warehouse:
+        proposals = proposed_erasures(warehouse, settings.erasure_days)
+    for user_id in receipts:
+        log(f"Erased: {user_id}.")
+    columns = [(p.user_id, f"{p.deleted_at:%Y-%m-%d}", f"{p.due_at:%Y-%m-%d}") for p in proposals]
+    if columns:
+        print_table(("user", "deletion reported", "erasure due"), columns)
+    else:
+        click.echo("No erasure is proposed.")
+    if incomplete := [user_id for user_id, receipt in receipts.items() if not receipt.is_complete]:
+        raise click.ClickException(
+            f"Not complete: {', '.join(incomplete)}. Run propel-assets erase with each id: it lists what remains."
+        )
 
 
 def _tenant(settings: Settings) -> Tenant | None:

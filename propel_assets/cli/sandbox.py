@@ -4,14 +4,16 @@ import json
 import re
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any, TypeGuard
 
 import click
 
 from propel_assets.cli.arguments import PORT, sandbox_options
-from propel_assets.sandbox.switches import LIMITS, SWITCHES, Fault, parse_option, read_switch
+from propel_assets.sandbox.switches import LIMITS, SWITCHES, Fault, parse_json, parse_option, read_switch
 
 CHANGES_PER_MINUTE = 20
+PROFILE_FORMAT = 1
 SECONDS = 10
 """Time limit of one request to the sandbox."""
 
@@ -24,6 +26,11 @@ SECONDS = 10
     "faults",
     multiple=True,
     help="A fault that is on from the start, as for `propel-assets fault`, for example latency_ms=50. Repeatable.",
+)
+@click.option(
+    "--profile",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Behave as the tenant that `propel-assets probe` has measured.",
 )
 @click.option("--webhook-url", metavar="URL", default="", help="Post signed webhook events to this URL.")
 @click.option("--live", is_flag=True, help="Let users sign up, log in, change and leave, by the clock of this machine.")
@@ -41,6 +48,7 @@ def sandbox(
     seed: int,
     now: date,
     faults: tuple[str, ...],
+    profile: Path | None,
     webhook_url: str,
     live: bool,
     changes_per_minute: float | None,
@@ -69,6 +77,8 @@ def sandbox(
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--fault") from error
 
+    profile_faults = _read_profile(profile) if profile else {}
+
     def print_settings(url: str) -> None:
         click.echo(f"PROPELAUTH_AUTH_URL={url}\nPROPELAUTH_API_KEY=sandbox-api-key")
         click.echo("PROPELAUTH_OAUTH_TOKEN=sandbox-user-token")
@@ -83,6 +93,7 @@ def sandbox(
             seed=seed,
             now=now,
             faults=faults,
+            profile=profile_faults,
             webhook_url=webhook_url,
             live=live,
             changes_per_minute=(changes_per_minute or CHANGES_PER_MINUTE) if live else 0,
@@ -90,6 +101,24 @@ def sandbox(
         )
     except OSError as error:
         raise click.ClickException(f"Cannot listen on port {port}: {error.strerror}. Choose another --port.") from error
+
+
+def _read_profile(file: Path) -> dict[str, Any]:
+    """Return the faults of a profile.
+
+    Raises:
+        click.BadParameter: the file is not a profile.
+    """
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+        faults = document["faults"] if document["format"] == PROFILE_FORMAT else {"format": document["format"]}
+        parse_json(faults)
+    except (ValueError, TypeError, LookupError, OSError, RecursionError) as error:
+        raise click.BadParameter(
+            f"{file} is not a profile of format {PROFILE_FORMAT}. Write one: propel-assets probe --output {file}",
+            param_hint="--profile",
+        ) from error
+    return faults
 
 
 @click.command(short_help="Turn faults of a running sandbox on or off.")

@@ -1,18 +1,26 @@
 """The commands `propel-assets check` and `propel-assets status`."""
 
+import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from propel_assets import __version__
 from propel_assets.catalog import BY_NAME, TABLES, Table
-from propel_assets.cli.arguments import current_settings, table_arguments
+from propel_assets.cli.arguments import Duration, current_settings, table_arguments
 from propel_assets.cli.rendering import format_age, log, print_table
 from propel_assets.cli.warehouse import open_configured_warehouse
+from propel_assets.errors import SettingsError
+from propel_assets.settings import Settings
 
 if TYPE_CHECKING:
+    from propel_assets.marts.built import BuiltModel
     from propel_assets.warehouse.checks import Finding
     from propel_assets.warehouse.query import Warehouse
+    from propel_assets.warehouse.status import TableStatus
+    from propel_assets.webhooks.store import StoreStatus
 
 CHECK_FAILED = 3
 """Exit code."""
@@ -39,22 +47,61 @@ def check(tables: tuple[str, ...]) -> None:
 
 
 @click.command(short_help="List tables and marts: rows, age, last checks.")
-def status() -> None:
+@click.option(
+    "--format",
+    "output",
+    type=click.Choice(["table", "json", "prometheus"]),
+    default="table",
+    show_default=True,
+    help="Output for people, programs, or a Prometheus scrape.",
+)
+@click.option("--json", "output", flag_value="json", help="The same as --format json.")
+@click.option("--max-age", type=Duration(), help="Exit with 3 if a default table is older, such as 26h or 90m.")
+def status(output: str, max_age: timedelta | None) -> None:
     """List the tables and marts in the warehouse: rows, age, the last scan, the last checks.
 
+    With `--max-age` it is a dead man's switch that needs no Dagster: run it from cron, beside the schedule it watches.
+
     \b
-    Example:
+    Examples:
       propel-assets status
+      propel-assets status --json
+      propel-assets status --format prometheus
+      propel-assets status --max-age 26h
     """
     from propel_assets.marts.built import built_models
+    from propel_assets.warehouse.status import table_statuses, too_old
 
     settings = current_settings()
     with open_configured_warehouse(settings) as warehouse:
-        print_table(
-            ("table", "rows", "last scan", "age", "checks passed", "up to date"),
-            [_status_row(warehouse, table) for table in TABLES if warehouse.audit.last_load(table, skipped=True)],
-        )
-        models = built_models(warehouse, settings.target)
+        tables = table_statuses(warehouse)
+        models = built_models(warehouse, settings.target) if output != "prometheus" else ()
+    if output == "table":
+        _print_status(tables, models)
+    else:
+        events = _event_status(settings)
+        click.echo(_as_json(tables, models, events) if output == "json" else _as_prometheus(tables, events), nl=False)
+    if max_age is not None and (old := too_old(tables, max_age)):
+        names = ", ".join(table.table for table in old)
+        log(f"Older than {max_age / timedelta(hours=1):g} h: {names}. Check that the schedule runs.")
+        raise SystemExit(CHECK_FAILED)
+
+
+def _print_status(tables: "Sequence[TableStatus]", models: "Sequence[BuiltModel]") -> None:
+    print_table(
+        ("table", "rows", "last scan", "age", "checks passed", "up to date"),
+        [
+            (
+                t.table,
+                "-" if t.rows is None else f"{t.rows:,}",
+                t.verdict,
+                format_age(t.loaded_at) if t.loaded_at else "-",
+                f"{t.checks_passed} of {t.checks}" if t.checks else "-",
+                "yes" if t.up_to_date.passed else t.up_to_date.summary,
+            )
+            for t in tables
+        ],
+    )
     click.echo()
     if not models:
         click.echo("No marts. They are built by Dagster: propel-assets dev, or the job of your deployment.")
@@ -65,20 +112,89 @@ def status() -> None:
     )
 
 
-def _status_row(warehouse: "Warehouse", table: Table) -> tuple[str, ...]:
-    from propel_assets.warehouse.checks import TableFacts, last_findings, up_to_date
+def _event_status(settings: Settings) -> "StoreStatus | None":
+    """Return what waits in the webhook store; None where no webhooks are received."""
+    if not settings.webhook_secrets:
+        return None
+    from propel_assets.webhooks.apply import open_store
 
-    last, good = warehouse.audit.last_load(table, skipped=True), warehouse.audit.last_load(table)
-    passed, all_checks = last_findings(warehouse, table)
-    age = up_to_date(TableFacts(warehouse, table))
-    return (
-        table.name,
-        f"{warehouse.count(table.name):,}" if good else "-",
-        last.verdict if last else "-",
-        format_age(good.finished_at) if good else "-",
-        f"{passed} of {all_checks}" if all_checks else "-",
-        "yes" if age.passed else age.summary,
+    with open_store(settings.webhook_store) as store:
+        return store.status() if store else None
+
+
+def _as_json(tables: "Sequence[TableStatus]", models: "Sequence[BuiltModel]", events: "StoreStatus | None") -> str:
+    now = datetime.now(UTC)
+    document: dict[str, Any] = {
+        "version": __version__,
+        "at": _time(now),
+        "tables": [
+            {
+                "table": t.table,
+                "is_default": t.is_default,
+                "rows": t.rows,
+                "verdict": t.verdict,
+                "reason": t.reason,
+                "loaded_at": _time(t.loaded_at),
+                "age_seconds": None if (age := t.age()) is None else round(age.total_seconds()),
+                "proved_at": _time(t.proved_at),
+                "requests": t.requests,
+                "rate_limited": t.rate_limited,
+                "checks": {"passed": t.checks_passed, "failed": t.checks - t.checks_passed},
+                "is_up_to_date": t.up_to_date.passed,
+            }
+            for t in tables
+        ],
+        "marts": [{"mart": m.name, "rows": m.rows, "as_of": _time(m.as_of)} for m in models],
+        "events": events and {"pending": events.pending, "oldest_received_at": _time(events.oldest_received_at)},
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
+def _time(at: datetime | None) -> str | None:
+    return at.astimezone(UTC).isoformat(timespec="seconds") if at else None
+
+
+def _as_prometheus(tables: "Sequence[TableStatus]", events: "StoreStatus | None") -> str:
+    """Return the metrics. Times are epoch seconds, so that a text that is not renewed still grows old."""
+    try:
+        from prometheus_client import CollectorRegistry, Gauge, generate_latest
+    except ImportError:
+        raise SettingsError(
+            "The metrics need prometheus-client. Install it: pip install 'propel-assets[webhooks]'"
+        ) from None
+    registry = CollectorRegistry()
+
+    def gauge(name: str, text: str, values: dict[str, float | None]) -> None:
+        metric = Gauge(f"propel_{name}", text, ["table"], registry=registry)
+        for table, value in values.items():
+            if value is not None:
+                metric.labels(table).set(value)
+
+    gauge("table_rows", "Rows in the warehouse.", {t.table: t.rows for t in tables})
+    gauge(
+        "last_load_timestamp_seconds",
+        "When the last scan ended that wrote the table.",
+        {t.table: t.loaded_at and t.loaded_at.timestamp() for t in tables},
     )
+    gauge(
+        "last_proved_scan_timestamp_seconds",
+        "When the last scan ended that was proved complete.",
+        {t.table: t.proved_at and t.proved_at.timestamp() for t in tables},
+    )
+    gauge("scan_requests", "Requests of the last scan.", {t.table: t.requests for t in tables})
+    gauge("scan_rate_limited", "Responses with status 429 in the last scan.", {t.table: t.rate_limited for t in tables})
+    gauge("table_skipped", "1 if the last scan skipped the table.", {t.table: t.verdict == "skipped" for t in tables})
+    gauge("checks_failed", "Failed checks of the last load.", {t.table: t.checks - t.checks_passed for t in tables})
+    if events is not None:
+        oldest = events.oldest_received_at
+        lag = max(0.0, (datetime.now(UTC) - oldest).total_seconds()) if oldest else 0.0
+        pending = Gauge("propel_webhook_pending_events", "Events not applied yet.", registry=registry)
+        pending.set(events.pending)
+        age = Gauge(
+            "propel_webhook_oldest_pending_seconds", "Age of the oldest event not applied yet.", registry=registry
+        )
+        age.set(lag)
+    return generate_latest(registry).decode()
 
 
 def run_checks(warehouse: "Warehouse", tables: Sequence[Table]) -> "list[Finding]":

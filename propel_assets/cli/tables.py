@@ -72,3 +72,17 @@ def dbt_sources(package: bool) -> None:
         click.echo(f"packages:\n  - local: {PROJECT}")
     else:
         click.echo(downstream_sources_yaml(current_settings().target), nl=False)
+
+
+@click.command("data-contract", short_help="Print the data contract of the tables (ODCS).")
+def data_contract() -> None:
+    """Print the data contract of all tables as YAML, in the Open Data Contract Standard 3.1. Needs no warehouse.
+
+    \b
+    Examples:
+      propel-assets data-contract > propel-auth.odcs.yaml
+      propel-assets --environment staging data-contract
+    """
+    from propel_assets.reporting.contract import contract_yaml
+
+    click.echo(contract_yaml(current_settings().target), nl=False)

@@ -13,15 +13,20 @@ from typing import Any
 import dagster as dg
 
 from propel_assets import errors
+from propel_assets.catalog import AUTH_EVENT
 from propel_assets.defs.automation import DAILY
 from propel_assets.defs.changes import is_of_location
 from propel_assets.defs.environment import Environment
-from propel_assets.errors import LossRefused, OtherEnvironment, PropelError, SettingsError
+from propel_assets.defs.events import APPLY_EVENTS
+from propel_assets.errors import LossRefused, OtherEnvironment, PropelError, SettingsError, WebhookStoreError
 from propel_assets.reporting.alerts import Alert, AlertState, Cause, Problem, cause_of, reason_of
 from propel_assets.settings import load_settings
+from propel_assets.webhooks.apply import open_store
 
 ENDS = (dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_SUCCESS)
 RUNS_AT_ONCE = 100
+FULL_STORE = 0.8
+MAX_WAITING_SECONDS = 6 * 3600.0
 # The daemon stops waiting for a tick after 60 s (DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS), and the cursor is lost then.
 # Reading the event log (this limit) and delivery (20 s) together take less.
 READING_SECONDS = 20.0
@@ -104,6 +109,7 @@ def _report(context: dg.SensorEvaluationContext, scope: Scope) -> dg.SkipReason:
     for run, event in _ended_runs(context, state):
         findings |= _findings_of(context.instance, scope, run, event)
     findings |= _stale_assets(context, scope)
+    findings |= _webhook_store(scope.environment)
     new, resolved = state.update(findings)
     for alert in new:
         context.log.error(alert.text)
@@ -257,6 +263,32 @@ def _stale_assets(context: dg.SensorEvaluationContext, scope: Scope) -> dict[str
             problem = Problem(Cause("Stale: no later load", run_id), name, reason, is_shared=True)
             findings[f"{name}: age"] = problem if is_stale else None
     return findings
+
+
+def _webhook_store(environment: Environment) -> dict[str, Problem | None]:
+    """Return the problem of the event store: it cannot be read, it fills, or its events are not loaded."""
+    name = "webhook store"
+    if AUTH_EVENT not in environment.tables:
+        return {}
+    try:
+        with open_store(load_settings(environment=environment.name).webhook_store) as store:
+            if store is None:
+                return {}
+            used, oldest = store.share_used(), store.status().oldest_received_at
+    except WebhookStoreError as error:
+        return {name: Problem(Cause("Webhooks: the store cannot be read"), name, str(error))}
+    except SettingsError:  # also without the extra: then there is no receiver
+        return {}
+    job = environment.named(APPLY_EVENTS)
+    waiting = time.time() - oldest.timestamp() if oldest else 0.0
+    todo = f"Turn on the sensor {environment.named('events')}, and look at the last run of {job}."
+    if used >= FULL_STORE:
+        reason = f"{used:.0%} full. When it is full, webhooks are refused, and lost after days. {todo}"
+        return {name: Problem(Cause("Webhooks: the store fills"), name, reason)}
+    if waiting > MAX_WAITING_SECONDS:
+        reason = f"the oldest event has waited for {waiting / 3600:.0f} hours. {todo}"
+        return {name: Problem(Cause("Webhooks: events are not loaded"), name, reason)}
+    return {name: None}
 
 
 def _hours(policy: Any) -> float:

@@ -21,8 +21,9 @@ from propel_assets.privacy.redaction import unexpected_error
 from propel_assets.settings import Settings
 from propel_assets.source.dlt_source import propel_auth_source
 from propel_assets.source.stream import ReadOptions, ScanResult
+from propel_assets.warehouse.grades import GRADED, latest_grades
 from propel_assets.warehouse.load import ScanLoad, load_scan
-from propel_assets.warehouse.query import open_warehouse
+from propel_assets.warehouse.query import Warehouse, open_warehouse
 from propel_assets.webhooks.apply import load_events
 
 PROGRESS_ROWS = 50_000
@@ -100,8 +101,13 @@ def _build_load_op(environment: Environment, scan: str, tables: Sequence[Table])
         dlt_source=propel_auth_source(tables=names).with_resources(*names),  # for names and keys; never extracted
         dlt_pipeline=None,  # type: ignore[arg-type]  # creating a pipeline writes to the disk
         dagster_dlt_translator=CatalogTranslator(),
-        pool=environment.named("api"),
+        pool=environment.named(_pool(environment, scan)),
     )(load)
+
+
+def _pool(environment: Environment, scan: str) -> str:
+    """Return the pool of a load: one load at a time. Only a DuckDB file has to be shared by loads and events."""
+    return "events" if scan == AUTH_EVENT.scan and environment.destination != "duckdb" else "api"
 
 
 def _signature(parameters: dict[str, type]) -> inspect.Signature:
@@ -154,9 +160,10 @@ def _results(
                 continue
             last = warehouse.audit.last_load(table)
             rows = warehouse.count(table.name) if last else 0
+            grade = _grade(warehouse) if table == AUTH_EVENT else {}
             yield dg.MaterializeResult(
                 asset_key=key,
-                metadata=_metadata(result, load, settings) | {"dagster/row_count": rows},
+                metadata=_metadata(result, load, settings) | {"dagster/row_count": rows} | grade,
                 data_version=dg.DataVersion(last.load_id if last else "none"),
             )
 
@@ -208,6 +215,13 @@ def _metadata(result: ScanResult, load: ScanLoad, settings: Settings) -> dict[st
     if result.unknown_fields:
         metadata["unknown_fields"] = result.unknown_fields
     return metadata
+
+
+def _grade(warehouse: Warehouse) -> dict[str, Any]:
+    """Return what the webhooks missed between the last two graded full loads."""
+    grades = latest_grades(warehouse, GRADED)
+    totals = {"changes_graded": sum(g.changes for g in grades), "changes_missed": sum(g.missed for g in grades)}
+    return totals if grades else {}
 
 
 def _privacy(table: Table, settings: Settings) -> dict[str, Any]:

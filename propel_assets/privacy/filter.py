@@ -61,7 +61,7 @@ class PrivacyFilter:
 
     def stored_ids(self, name: str, column: str, ids: Iterable[str]) -> list[str]:
         """Return ``ids`` as they are stored in ``column`` of the table ``name``."""
-        return [self._policy.digest(id_) for id_ in ids] if self._hashes(name, column) else list(ids)
+        return [self._policy.digest(id_) for id_ in ids] if self.hashes(name, column) else list(ids)
 
     def count_unknown(self, name: str, ids: set[str], stored: Iterable[str]) -> int:
         """Return how many of ``ids`` are neither ``stored`` in the table ``name`` nor of erased people.
@@ -74,8 +74,9 @@ class PrivacyFilter:
         for id_ in stored:
             unknown.discard(id_)
             is_empty = False
-        is_hashed = self._hashes(name, key)
+        is_hashed = self.hashes(name, key)
         return 0 if is_empty else sum(not self._erased.has(id_, is_hashed=is_hashed) for id_ in unknown)
 
-    def _hashes(self, name: str, column: str) -> bool:
+    def hashes(self, name: str, column: str) -> bool:
+        """Whether ``column`` of the table ``name`` is stored as a keyed hash."""
         return self._policy.rules[name][column].action == "hash"

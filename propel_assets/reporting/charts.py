@@ -368,6 +368,29 @@ def mfa(query: Query, schema: str) -> Chart | None:
     )
 
 
+def missed_changes(query: Query, schema: str) -> Chart | None:
+    """Return the changes between full loads that had no webhook, by event type."""
+    counts: Counter[str] = Counter()
+    missed: Counter[str] = Counter()
+    for event_type, changes, without in query(f"SELECT event_type, changes, missed FROM {schema}.audit_event_grades"):  # noqa: S608
+        counts[event_type] += int(changes)
+        missed[event_type] += int(without)
+    if not counts:
+        return None
+    shown = sorted(counts, key=lambda name: (-missed[name], name))
+    total, lost = counts.total(), missed.total()
+    share = f" ({lost / total:.1%})" if total else ""
+    data = [{"event": n, "missed": missed[n], "text": f"{missed[n]:,} of {counts[n]:,}"} for n in shown]
+    return Chart(
+        "Changes that webhooks missed",
+        f"{lost:,} of {_of(total, 'change')} between full loads had no webhook{share}.",
+        (f"{lost:,}", "changes that webhooks missed"),
+        ("Event", "Changes", "Missed"),
+        [(name, f"{counts[name]:,}", f"{missed[name]:,}") for name in shown],
+        lambda theme, width: _labelled_bars(theme, width, data, "event", "missed"),
+    )
+
+
 def can_draw() -> bool:
     """Return whether the package that draws charts is installed: it is part of the extra `marts`."""
     return importlib.util.find_spec("vl_convert") is not None
@@ -380,6 +403,7 @@ CHARTS: dict[str, Callable[[Query, str], Chart | None]] = {
     "fct_seat_usage": seats,
     "fct_role_mix": roles,
     "fct_security_posture": mfa,
+    "audit_event_grades": missed_changes,
 }
 
 

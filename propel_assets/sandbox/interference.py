@@ -90,6 +90,8 @@ class Interference:
         self._log_request(request, active)
         if "latency_ms" in active:
             await asyncio.sleep(active["latency_ms"] / 1000)
+        if "response_headers" in active or "error_bodies" in active:
+            send = _profiled(send, active)
         other = self._other_response(request, active)
         if "reset" in active:
             await _reset(scope, receive)
@@ -140,6 +142,27 @@ class Interference:
             await asyncio.sleep(active["slow_body_ms"] / 1000 / SLOW_BODY_CHUNKS)
             await send(_piece(body[start : start + size]))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _profiled(send: Send, active: ActiveFaults) -> Send:
+    """Return ``send`` with the headers and the error bodies of a profile."""
+    error: dict[str, str] | None = None
+
+    async def send_profiled(message: Message) -> None:
+        nonlocal error
+        if message["type"] == "http.response.start":
+            headers = {name.lower(): value for name, value in message["headers"]}
+            error = active.get("error_bodies", {}).get(str(message["status"]))
+            if error is not None:
+                headers[b"content-length"] = str(len(error["body"].encode())).encode()
+                headers[b"content-type"] = error["content_type"].encode()
+            headers |= {n.lower().encode(): v.encode() for n, v in active.get("response_headers", {}).items()}
+            message = {**message, "headers": [(name, value) for name, value in headers.items() if value]}
+        elif error is not None:
+            message = {**message, "body": error["body"].encode()}
+        await send(message)
+
+    return send_profiled
 
 
 def _piece(body: bytes) -> Message:

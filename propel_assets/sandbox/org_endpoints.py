@@ -53,7 +53,9 @@ class OrgEndpoints:
 
     def org_by_id(self, call: Call) -> dict[str, Any]:
         """GET org/{org_id}."""
-        return shape("orgs", dict(find_org(self._store, call).wire), call.active)
+        org = find_org(self._store, call)
+        created = {"created_at": org.created_at} if "org_detail_created_at" in call.active else {}
+        return shape("orgs", {**org.wire, **created}, call.active)
 
     def custom_role_mappings(self, call: Call) -> dict[str, Any]:
         """GET custom_role_mappings."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from propel_assets.sandbox.faults import ActiveFaults
-from propel_assets.sandbox.parameters import Parameters, refuse, whole_number
+from propel_assets.sandbox.parameters import Parameters, Refusal, refuse, whole_number
 
 PAGE_SIZE_CAP = 100
 Item = TypeVar("Item")
@@ -23,6 +23,7 @@ class Paging:
     size: int
     number: int
     repeated: int | None = None
+    past_end: int | None = None
 
     @classmethod
     def read(cls, parameters: Parameters, active: ActiveFaults, *, prefix: str = "") -> "Paging":
@@ -36,10 +37,16 @@ class Paging:
         cap = active.get("page_size_cap", PAGE_SIZE_CAP)
         if size > cap and active.get("page_size_refused"):
             raise refuse(f"{prefix}page_size", f"must be at most {cap}")
-        return cls(min(size, cap), number, active.get("repeated_page"))
+        return cls(min(size, cap), number, active.get("repeated_page"), active.get("past_end"))
 
     def cut(self, items: Sequence[Item]) -> Sequence[Item]:
-        """Return the items of the page; none after the last page."""
+        """Return the items of the page; none after the last page.
+
+        Raises:
+            Refusal: the page is after the last one, with the switch ``past_end``.
+        """
+        if self.past_end is not None and self.number and self.number * self.size >= len(items):
+            raise Refusal(self.past_end)
         number = self.number + 1 if self.number == self.repeated else self.number
         return items[number * self.size : (number + 1) * self.size]
 

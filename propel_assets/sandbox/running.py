@@ -6,7 +6,7 @@ Both listen on 127.0.0.1 only.
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import date
 from random import Random
@@ -79,6 +79,7 @@ class Sandbox:
         seed: int = 1,
         now: date = date(2026, 11, 24),
         faults: Iterable[str] = (),
+        profile: Mapping[str, Any] | None = None,
         port: int = 0,
         webhook_url: str = "",
         webhook_retry_seconds: Sequence[float] = RETRY_SECONDS,
@@ -93,6 +94,7 @@ class Sandbox:
             seed: decides every byte, with ``users``, ``orgs`` and ``now``.
             now: the current date.
             faults: faults that are on from the start, as ``Faults.parse`` reads them.
+            profile: faults that are on from the start, as ``Faults.update`` reads them.
             port: 0 for a free one.
             webhook_url: where webhook events are posted to; empty: nowhere.
             webhook_retry_seconds: intervals between the attempts of a delivery.
@@ -101,6 +103,7 @@ class Sandbox:
         """
         self.store = Store(seed=seed, now=now, users=users, orgs=orgs, live=live)
         self.faults = Faults(seed)
+        self.faults.update(dict(profile or {}))
         for option in faults:
             self.faults.parse(option)
         self.requests: deque[LoggedRequest] = deque(maxlen=LOG_LENGTH)

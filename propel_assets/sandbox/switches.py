@@ -116,6 +116,21 @@ def _is_json(value: Any) -> bool:
     return True
 
 
+def _is_header(item: tuple[Any, Any]) -> bool:
+    return all(isinstance(part, str) and re.fullmatch(r"[!-~][ -~]{0,199}", part) is not None for part in item)
+
+
+def _is_error_body(item: tuple[Any, Any]) -> bool:
+    status, error = item
+    return (
+        re.fullmatch(r"[45]\d\d", status) is not None
+        and isinstance(error, dict)
+        and error.keys() == {"content_type", "body"}
+        and all(isinstance(text, str) for text in error.values())
+        and (not error["content_type"] or _is_header(("Content-Type", error["content_type"])))
+    )
+
+
 _status = partial(_whole, minimum=400, maximum=599)
 
 SWITCHES = {
@@ -152,6 +167,20 @@ SWITCHES = {
     "page_size_refused": _flag("respond with 400 to a larger page_size instead of reducing it"),
     "repeated_page": _whole("the page of this number has the rows of the next page", 0),
     "shuffled_ties": _flag("users and orgs of the same second change places at each request"),
+    "past_end": _status("respond with this status to a page after the last one", default=404),
+    # what `propel-assets probe` finds
+    "response_headers": Switch(
+        "add these headers to each response",
+        "a JSON object of names and values",
+        lambda value: isinstance(value, dict) and all(map(_is_header, value.items())),
+    ),
+    "error_bodies": Switch(
+        "respond with these bodies",
+        "a JSON object of statuses, each with content_type and body",
+        lambda value: isinstance(value, dict) and all(map(_is_error_body, value.items())),
+    ),
+    "unknown_org_empty": _flag("the members of an unknown org are an empty list, not 404"),
+    "org_detail_created_at": _flag("GET org/{org_id} has created_at"),
     # users
     "delete_every": _whole("delete a user at every n-th request", 1),
     "signup_every": _whole("sign up a user at every n-th request", 1),

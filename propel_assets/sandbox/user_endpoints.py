@@ -66,6 +66,8 @@ class UserEndpoints:
 
     def users_in_org(self, call: Call) -> dict[str, Any]:
         """GET user/org/{org_id}."""
+        if "unknown_org_empty" in call.active and call.path["org_id"] not in self._store.orgs:
+            return self._user_page(call, [])
         members = self._store.of_org[find_org(self._store, call).org_id]
         role = parameters.text(call.query, "role")
         chosen = [m for m in members.values() if role in (None, m.role)]

@@ -203,6 +203,18 @@ class Settings:
         "SQLAlchemy URL of the store of webhook events: SQLite or PostgreSQL.",
         secret=True,
     )
+    erasure_days: float = _setting(
+        "PROPELAUTH_ERASURE_DAYS",
+        30.0,
+        "Days from the deletion of a user at PropelAuth to the due date of the erasure that it proposes.",
+        minimum=0,
+        maximum=36_500,
+    )
+    erase_deleted: bool = _setting(
+        "PROPELAUTH_ERASE_DELETED",
+        False,
+        "Set to true to erase deleted users when the erasure is due, whenever webhook events are applied.",
+    )
     executor: str = _setting(
         "PROPEL_EXECUTOR",
         "in_process",

@@ -12,7 +12,6 @@ pipeline; docs/ways.md has the settings. The commands and assets of this project
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any, Protocol
 
 import dlt
@@ -23,7 +22,7 @@ from dlt.extract import DltResource, DltSource
 from propel_assets.catalog import (
     AUDIT_TABLES,
     BY_NAME,
-    PROPEL_CHECKS,
+    ORG_MEMBERSHIP,
     PROPEL_SCANS,
     SCANS,
     TABLES,
@@ -34,9 +33,11 @@ from propel_assets.catalog import (
 from propel_assets.privacy.erasure_list import STATE_KEY as ERASURE_LIST_KEY
 from propel_assets.privacy.filter import HELD_BACK, PrivacyFilter
 from propel_assets.settings import Settings, load_settings, require_credentials
+from propel_assets.source.change_log import LOGGED, ChangeLog, StoredTables
 from propel_assets.source.client import Client
 from propel_assets.source.decode import to_arrow
 from propel_assets.source.readers import ScanContext, read_scan
+from propel_assets.source.readers.events import refuse_loss
 from propel_assets.source.reconcile import ColumnCounts, Reconciler, ValueLimits, merge_types
 from propel_assets.source.stream import Progress, ReadOptions, ResumeState, Rows, ScanResult, join_reasons
 
@@ -44,10 +45,6 @@ SOURCE = "propel_auth_source"
 # How the rows of a recent scan are loaded. Tables that always merge use the best strategy of their destination.
 MERGE: Any = {"disposition": "merge", "strategy": "delete-insert"}
 RESUME_STATES_KEY = "scans"  # in dlt's source state: the resume state of each scan
-
-
-StoredRows = Callable[[Table, Sequence[str]], list[dict[str, Any]]]
-"""Returns the rows of a table at the destination whose first key column is one of some values."""
 
 
 class ResumeStore(Protocol):
@@ -93,10 +90,11 @@ class _Run:
     options: ReadOptions
     resume_store: ResumeStore | None
     stored_keys: Callable[[str], Iterable[Any]] | None
-    stored_rows: StoredRows | None
+    stored: StoredTables | None
     stored_columns: Callable[[str], Mapping[str, str]] | None
     limits: ValueLimits | None
     on_result: Callable[[ScanResult], None]
+    on_changes: Callable[[Sequence[dict[str, Any]]], None]
     progress: Progress
 
 
@@ -109,10 +107,11 @@ def propel_auth_source(
     options: ReadOptions | None = None,
     resume_store: ResumeStore | None = None,
     stored_keys: Callable[[str], Iterable[Any]] | None = None,
-    stored_rows: StoredRows | None = None,
+    stored: StoredTables | None = None,
     stored_columns: Callable[[str], Mapping[str, str]] | None = None,
     limits: ValueLimits | None = None,
     on_result: Callable[[ScanResult], None] = lambda _: None,
+    on_changes: Callable[[Sequence[dict[str, Any]]], None] = lambda _: None,
     progress: Progress = lambda *_: None,
 ) -> DltSource:
     """Return the default tables, or those named in ``tables``, as a dlt source.
@@ -129,11 +128,12 @@ def propel_auth_source(
         resume_store: where resume states are kept; None: in dlt's source state.
         stored_keys: returns the ids that a table has at the destination. A scan that finds unknown ids older than the
             previous scan is repeated. Without it, there is no such comparison.
-        stored_rows: returns rows that a table has at the destination. Events need it.
+        stored: the tables at the destination. Events, and the change log, need it.
         stored_columns: returns the columns that a table has at the destination, with dlt's names of their types.
             Without it, dlt's schema has them. A value that does not fit its column is stored in `<column>__v_text`.
         limits: the values that the destination stores; None: those that every destination stores.
         on_result: called once per table.
+        on_changes: called with the rows of the change log, which must be written before those of the load.
         progress: called with the table, the rows so far, and the expected rows.
 
     Raises:
@@ -149,10 +149,11 @@ def propel_auth_source(
         options or ReadOptions(),
         resume_store,
         stored_keys,
-        stored_rows,
+        stored,
         stored_columns,
         limits,
         on_result,
+        on_changes,
         progress,
     )
 
@@ -198,27 +199,38 @@ def _read(scan: str, tables: Sequence[Table], run: _Run) -> Iterator[dict[str, A
         resume_state_of=store.read,
         privacy=privacy.fingerprint,
         stored_ids=_stored_ids_finder(run, privacy),
+        overtaken=run.stored.overtaken if run.stored else lambda _: [],
     )
+    is_logged = run.stored is not None and not wanted.isdisjoint(LOGGED)
+    log = ChangeLog(run.stored, _load_id(), run.options.events) if run.stored and is_logged else None
     reconciler = _reconciler(run)
     hinted: dict[str, set[str]] = {}
     results: list[ScanResult] = []
     for item in read_scan(scan, context):
         if isinstance(item, Rows):
             batch: Any = reconciler.apply(BY_NAME[item.table], privacy.apply(item.table, item.data))
+            if log:
+                log.add(BY_NAME[item.table], batch, is_merged=item.is_recent)
             json_columns = reconciler.json_columns(item.table)
             if (item.is_recent and item.table not in hinted) or json_columns - hinted.get(item.table, set()):
                 batch = dlt.mark.with_hints(batch, _batch_hints(item, json_columns))
             hinted[item.table] = json_columns
             yield {item.table: batch}
         elif item.table_name in wanted:
+            if log and item.mode == "events":
+                table, ids = BY_NAME[item.table_name], item.deleted.get(BY_NAME[item.table_name].key[0], ())
+                log.delete(table, dict(zip(privacy.stored_ids(table.name, table.key[0], ids), ids, strict=True)))
             results.append(_after_privacy(_with_counts(item, reconciler), privacy))
+    if log and (ended := log.count_deleted(ORG_MEMBERSHIP)) and run.options.events is not None:
+        refuse_loss(context, ORG_MEMBERSHIP, ended)
     results = _with_policy(results, scan, privacy)
     for result in results:
         run.on_result(result)
         if result.skipped:
             yield {result.table_name: _keep_rows()}
     store.write(scan, results[0].resume_state)
-    yield {PROPEL_SCANS.name: _audit_rows(results), PROPEL_CHECKS.name: to_arrow(PROPEL_CHECKS, ())}
+    run.on_changes(log.rows if log else ())
+    yield {**{table.name: to_arrow(table, ()) for table in AUDIT_TABLES}, PROPEL_SCANS.name: _audit_rows(results)}
 
 
 def _unknown_ids_counter(run: _Run, privacy: PrivacyFilter) -> Callable[[str, set[Any]], int] | None:
@@ -236,11 +248,11 @@ def _stored_ids_finder(run: _Run, privacy: PrivacyFilter) -> Callable[[Table, Se
     """Return the function that returns which of some ids a table has; none if it cannot be queried."""
 
     def stored_ids(table: Table, ids: Sequence[str]) -> list[str]:
-        if not ids or run.stored_rows is None:
+        if not ids or run.stored is None:
             return []
         key = table.key[0]
         by_key = dict(zip(privacy.stored_ids(table.name, key, ids), ids, strict=True))
-        return [by_key[row[key]] for row in run.stored_rows(table, [*by_key])]
+        return [by_key[row[key]] for row in run.stored.rows(table, [*by_key])]
 
     return stored_ids
 
@@ -333,17 +345,19 @@ def _pick(table: Table, resource: str, write_disposition: Any = None) -> DltReso
     )
 
 
+def _load_id() -> str:
+    return dlt.current.load_package_state()["load_id"]
+
+
 def _audit_rows(results: Sequence[ScanResult]) -> pa.Table:
     """Return the rows of `propel_scans` for the load that is being extracted."""
-    load_id = dlt.current.load_package_state()["load_id"]
+    load_id = _load_id()
 
     def row(result: ScanResult) -> dict[str, Any]:
         names = (column.name for column in PROPEL_SCANS.columns)
         values = {name: getattr(result, name) for name in names if name != "load_id"}
-        times = {name: int(at.timestamp()) for name, at in values.items() if isinstance(at, datetime)}
         return {
             **values,
-            **times,
             "load_id": load_id,
             "reason": result.reason or None,
             "resume_state": result.resume_state.to_json(),

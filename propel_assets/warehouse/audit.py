@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from propel_assets.warehouse.query import Warehouse
 
 MAX_LOADS = 200
+TIMES = ("started_at", "finished_at")
 MAX_CLOCK_DIFFERENCE = timedelta(hours=1)  # between the clocks of two machines
 
 
@@ -30,9 +31,18 @@ class LoadRecord:
     rows_read: int
     total_min: int | None
     total_max: int | None
+    started_at: datetime
     finished_at: datetime
     unknown_fields: Any
     values_read: Any = None
+    requests: int | None = None
+    rate_limited: int | None = None
+
+
+def as_utc(at: datetime | str) -> datetime:
+    """Return a time of an audit table with its time zone. SQLite returns text, some destinations no time zone."""
+    at = datetime.fromisoformat(at) if isinstance(at, str) else at
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def decode_json(value: Any) -> Any:
@@ -49,17 +59,21 @@ class Audit:
         """Read and write through ``warehouse``."""
         self._warehouse = warehouse
 
-    def last_load(self, table: Table, *, skipped: bool = False, events: bool = False) -> LoadRecord | None:
-        """Return the last load that wrote ``table``; with ``skipped`` also one that kept the previous data.
+    def last_load(
+        self, table: Table, *, skipped: bool = False, events: bool = False, verdict: str = ""
+    ) -> LoadRecord | None:
+        """Return the last load that wrote ``table``.
 
-        With ``events`` also one that read only what events named.
+        ``skipped``: also one that kept the previous data. ``events``: also one that read only what events named.
+        ``verdict``: only one with this verdict.
         """
         stored = self._warehouse.columns_of(PROPEL_SCANS.name)  # an earlier version has fewer columns
         names = [field.name for field in dataclasses.fields(LoadRecord) if field.name in stored]
         if not names:
             return None
         for row in self._loads(table, names, skipped=skipped, events=events):
-            return LoadRecord(**row)
+            if verdict in ("", row["verdict"]):
+                return LoadRecord(**row)
         return None
 
     def rows_read(self, table: Table, *, loads: int) -> list[int]:
@@ -109,7 +123,7 @@ class Audit:
         warehouse = self._warehouse
         selected = list(dict.fromkeys([*columns, "finished_at"]))
         conditions = [] if skipped else ["s.verdict <> 'skipped'"]
-        conditions += [] if events else ["s.mode <> 'events'"]
+        conditions += [] if events else ["coalesce(s.mode, 'full') <> 'events'"]
         conditions += ["s.table_name = %s"] if table else []
         where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
         sql = (
@@ -122,9 +136,7 @@ class Audit:
         with contextlib.suppress(DatabaseUndefinedRelation):
             found = [dict(zip(selected, row, strict=True)) for row in warehouse.rows(sql, *names, limit=MAX_LOADS)]
         for row in found:
-            at = row["finished_at"]
-            at = datetime.fromisoformat(at) if isinstance(at, str) else at  # SQLite
-            row["finished_at"] = at if at.tzinfo else at.replace(tzinfo=UTC)
+            row.update({name: as_utc(row[name]) for name in TIMES if name in row})
         latest = datetime.now(UTC) + MAX_CLOCK_DIFFERENCE
         found.sort(key=lambda row: row["finished_at"] > latest)
         return [{name: row[name] for name in columns} for row in found]

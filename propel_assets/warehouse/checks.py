@@ -12,11 +12,12 @@ from functools import cached_property
 from statistics import median
 from typing import Any, Literal
 
-from propel_assets.catalog import PROPEL_CHECKS, Reference, Table
+from propel_assets.catalog import AUTH_EVENT, PROPEL_CHECKS, Reference, Table
 from propel_assets.privacy.filter import HELD_BACK
 from propel_assets.source.decode import VARIANT
 from propel_assets.source.reconcile import REASONS, UNEXPECTED, is_same_type
 from propel_assets.warehouse.audit import LoadRecord, decode_json
+from propel_assets.warehouse.grades import GRADED, latest_grades
 from propel_assets.warehouse.query import Warehouse
 
 Severity = Literal["ERROR", "WARN"]
@@ -29,6 +30,11 @@ LEAST_LOADS = 5  # before a history says anything
 LEAST_ROWS, LEAST_SHARE, DEVIATIONS = 10, 0.1, 4.0  # how far from the median is still usual
 NORMAL = 1.4826  # a median absolute deviation as a standard deviation, for values that vary at random
 NOT_LOADED = "Not loaded yet."
+MAX_SILENCE = timedelta(hours=6)  # without an event, while scans find changes
+WEBHOOKS_STOPPED = (
+    "Check that the receiver runs (propel-assets webhooks), that the sensor for events is on, and that the endpoint is "
+    "enabled in the PropelAuth dashboard: it is disabled after days of failures. Then run a full load."
+)
 
 
 @dataclass(frozen=True)
@@ -365,6 +371,41 @@ def _age(age: timedelta) -> str:
     return f"{hours} hours" if hours < 48 else f"{hours // 24} days"
 
 
+def events_received(facts: TableFacts) -> Finding:
+    """A webhook was received for each change between the last two proved full loads. Without webhooks it passes."""
+    table, warehouse = facts.table, facts.warehouse
+    if not warehouse.columns_of(AUTH_EVENT.name):
+        return _finding(table, "events_received", "No webhook has been loaded, so there is nothing to compare.")
+    names = GRADED if table == AUTH_EVENT else [table.name]
+    newest, grades = latest_grades(warehouse, names), latest_grades(warehouse, names, settled=True)
+    if not newest:
+        text = "No grade yet: two proved full loads after the first webhook are compared."
+        return _finding(table, "events_received", text)
+    evidence: dict[str, Any] = {
+        "changes": {grade.event_type: grade.changes for grade in grades},
+        "missed": {grade.event_type: grade.missed for grade in grades},
+    }
+    silent = max(grade.compared_to - grade.last_event_at for grade in newest)
+    if silent > MAX_SILENCE and (changes := sum(grade.changes for grade in newest)):
+        evidence["silent_hours"] = round(silent / timedelta(hours=1), 1)
+        text = (
+            f"No webhook was loaded in the {_age(silent)} before the last full load, which found {changes} changes. "
+            f"{WEBHOOKS_STOPPED}"
+        )
+        return _finding(table, "events_received", text, failed="WARN", evidence=evidence)
+    if missed := {grade.event_type: grade for grade in grades if grade.missed}:
+        since = min(grade.compared_from for grade in missed.values())
+        listed = ", ".join(f"`{name}` {grade.missed} of {grade.changes}" for name, grade in missed.items())
+        text = (
+            f"Changes without a webhook since {since:%Y-%m-%d %H:%M} UTC: {listed}. The full load has corrected the "
+            "tables. Look at the failed deliveries of the endpoint in the PropelAuth dashboard."
+        )
+        return _finding(table, "events_received", text, failed="WARN", evidence=evidence)
+    total = sum(grade.changes for grade in grades)
+    text = f"{total} changes, each with a webhook." if grades else "The last full load is graded when 2 minutes old."
+    return _finding(table, "events_received", text, evidence=evidence)
+
+
 CHECKS: dict[str, Callable[[TableFacts], Finding]] = {
     "row_count": row_count,
     "schema": schema,
@@ -372,6 +413,7 @@ CHECKS: dict[str, Callable[[TableFacts], Finding]] = {
     "references_exist": references_exist,
     "volume": volume,
     "up_to_date": up_to_date,
+    "events_received": events_received,
 }
 
 
@@ -379,6 +421,7 @@ def checks_of(table: Table) -> tuple[str, ...]:
     """Return the names of the checks of ``table``."""
     left_out = set() if table.references else {"references_exist"}
     left_out |= set() if table.default else {"volume"}  # the number of rows loaded by name depends on the names
+    left_out |= set() if table.name in (*GRADED, AUTH_EVENT.name) else {"events_received"}
     return tuple(name for name in CHECKS if name not in left_out)
 
 

@@ -14,16 +14,20 @@ from dlt.common.destination.client import WithStagingDataset
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 from dlt.pipeline.exceptions import PipelineStepFailed
 
-from propel_assets.catalog import BY_NAME, PROPEL_SCANS, Table, tables_of, tables_written_by
+from propel_assets.catalog import AUTH_EVENT, BY_NAME, PROPEL_SCANS, tables_of, tables_written_by
 from propel_assets.errors import OtherPipeline, PropelError, WarehouseError, find_cause
 from propel_assets.privacy.policy import Policy
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import describe_error
 from propel_assets.settings import Settings, Target, require_credentials
+from propel_assets.source.change_log import LOGGED
 from propel_assets.source.dlt_source import MERGE, propel_auth_source
 from propel_assets.source.reconcile import is_same_type
 from propel_assets.source.stream import Progress, ReadOptions, ResumeState, ScanResult
+from propel_assets.warehouse.change_log import StoredRows, write_change_log
 from propel_assets.warehouse.destinations.policies import policy_of
+from propel_assets.warehouse.grades import grade_scan
+from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import (
     destination_kind,
     load_formats,
@@ -70,50 +74,91 @@ def load_scan(
         PropelError: nothing was replaced; the text says why and what to do.
     """
     settings = require_credentials(settings)
-    target, policy = settings.target, load_policy(settings.privacy_settings)  # refused before anything is opened
+    load_policy(settings.privacy_settings)  # refused before anything is opened
+    shared = contextlib.nullcontext(session) if session else open_session(settings.target, say)
+    with shared as session:
+        load, was_overtaken = _load(scan, settings, session, options or ReadOptions(), progress, say)
+        if was_overtaken:
+            try:
+                _load(AUTH_EVENT.scan, settings, session, ReadOptions(events=()), progress, say)
+            except PropelError as error:
+                say(f"Rows that events had named during the load of {scan} could not be read again. {error}")
+    return load
+
+
+def _load(
+    scan: str, settings: Settings, session: LoadSession, options: ReadOptions, progress: Progress, say: Log
+) -> tuple[ScanLoad, bool]:
+    """Load ``scan``. Return also whether events were applied to rows that the load may have replaced by older ones."""
+    target, policy = settings.target, load_policy(settings.privacy_settings)
     started = time.monotonic()
     results: list[ScanResult] = []
-    names = [table.name for table in tables_of(scan)]
-    shared = contextlib.nullcontext(session) if session else open_session(target, say)
-    with shared as session, session.pipeline(say) as pipeline:
-        options = options or ReadOptions()
+    changes: list[dict[str, Any]] = []
+    with session.pipeline(say) as pipeline, contextlib.ExitStack() as locks:
+        stored = StoredRows(pipeline, target, policy)
         if options.recent and MERGE["strategy"] not in (pipeline.destination.capabilities().supported_merge_strategies):
             say(f"{settings.destination} cannot replace rows by their key: everything is read.")
             options = replace(options, recent=False)
         if writes_plain_files(target):
             options = replace(options, full_refresh=True)
         try:
-            with load_lock(target, pipeline, say):
-                pipeline.sync_destination()
-                columns = _stored_columns(pipeline, target, policy, scan)
-                source = propel_auth_source(
-                    tables=names,
-                    settings=settings,
-                    options=options,
-                    resume_store=AuditResumeStore(pipeline, target, policy),
-                    stored_keys=lambda name: _stored_keys(pipeline, target, policy, name),
-                    stored_rows=lambda table, ids: _stored_rows(pipeline, target, policy, table, ids),
-                    stored_columns=columns.__getitem__,
-                    limits=policy_of(destination_kind(target)).limits,
-                    on_result=results.append,
-                    progress=progress,
-                )
-                if writes_plain_files(target):  # dlt would append what it cannot merge
-                    for table in tables_of(scan):
-                        source.resources[table.name].apply_hints(write_disposition="replace")
-                pipeline.extract(source, **load_formats(target))
-                release_memory()
-                pipeline.normalize()
-                with write_lock(target, pipeline, say):
-                    for result in results:
-                        _delete_rows(pipeline, result)
-                    info = pipeline.load()
-                    info.raise_on_failed_jobs()
-                    _clear_staging(pipeline, [result.table_name for result in results if not result.skipped])
-                session.finish(info)
+            locks.enter_context(load_lock(target, pipeline, say))
+            if options.events is not None:  # no load may write older rows between these reads and their write
+                locks.enter_context(write_lock(target, pipeline, say))
+            pipeline.sync_destination()
+            columns = _stored_columns(pipeline, target, policy, scan)
+            source = propel_auth_source(
+                tables=[table.name for table in tables_of(scan)],
+                settings=settings,
+                options=options,
+                resume_store=AuditResumeStore(pipeline, target, policy),
+                stored_keys=lambda name: _stored_keys(pipeline, target, policy, name),
+                stored=stored,
+                stored_columns=columns.__getitem__,
+                limits=policy_of(destination_kind(target)).limits,
+                on_result=results.append,
+                on_changes=changes.extend,
+                progress=progress,
+            )
+            if writes_plain_files(target):  # dlt would append what it cannot merge
+                for table in tables_of(scan):
+                    source.resources[table.name].apply_hints(write_disposition="replace")
+            pipeline.extract(source, **load_formats(target))
+            release_memory()
+            pipeline.normalize()
+            if options.events is None:
+                locks.enter_context(write_lock(target, pipeline, say))
+            if changes:  # before the rows, so that no change is without its interval after a kill
+                write_change_log(pipeline, target, policy, changes)
+            for result in results:
+                _delete_rows(pipeline, result)
+            info = pipeline.load()
+            info.raise_on_failed_jobs()
+            _clear_staging(pipeline, [result.table_name for result in results if not result.skipped])
+            _grade(pipeline, target, policy, info.loads_ids, results, say)
+            session.finish(info)
+            logged = [table for table in tables_of(scan) if table.name in LOGGED]
+            was_overtaken = any(stored.overtaken(table) for table in logged)
         except Exception as error:  # each database's driver has error classes of its own
             raise _load_error(error, scan, settings) from None
-    return ScanLoad(info.loads_ids[0] if info.loads_ids else "", results, time.monotonic() - started)
+    load_id = info.loads_ids[0] if info.loads_ids else ""
+    return ScanLoad(load_id, results, time.monotonic() - started), was_overtaken
+
+
+def _grade(
+    pipeline: dlt.Pipeline,
+    target: Target,
+    policy: Policy,
+    load_ids: Sequence[str],
+    results: Sequence[ScanResult],
+    say: Callable[[str], None],
+) -> None:
+    """Grade the webhooks by this scan. The load is complete by now, so an error is only logged."""
+    try:
+        with connect(pipeline, target, policy) as warehouse:
+            grade_scan(warehouse, load_ids[0], results)
+    except Exception as error:  # each database's driver has error classes of its own
+        say(f"The webhooks were not graded: {describe_error(error)}. The next full load compares with an older scan.")
 
 
 class AuditResumeStore:
@@ -175,13 +220,6 @@ def _has_other_types(name: str, columns: Mapping[str, str]) -> bool:
 def _stored_keys(pipeline: dlt.Pipeline, target: Target, policy: Policy, name: str) -> Iterator[Any]:
     with connect(pipeline, target, policy) as warehouse:
         yield from warehouse.keys(BY_NAME[name])
-
-
-def _stored_rows(
-    pipeline: dlt.Pipeline, target: Target, policy: Policy, table: Table, ids: Sequence[str]
-) -> list[dict[str, Any]]:
-    with connect(pipeline, target, policy) as warehouse:
-        return warehouse.rows_of_keys(table, ids)
 
 
 def release_memory() -> None:

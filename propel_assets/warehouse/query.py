@@ -1,7 +1,7 @@
 """SQL on the warehouse, through dlt's client of the destination."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ from propel_assets.source.dlt_source import complete_schema
 from propel_assets.warehouse.audit import Audit
 from propel_assets.warehouse.destinations.duckdb import limited_memory
 from propel_assets.warehouse.destinations.files import FileTables
+from propel_assets.warehouse.destinations.postgres import stream_rows
 from propel_assets.warehouse.dlt_compat import DuckDbSqlClient, FilesystemClient, SqlJobClientBase
 from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.locks import Log
@@ -26,6 +27,7 @@ from propel_assets.warehouse.pipeline import build_pipeline, database_file, load
 
 BATCH_ROWS = 10_000
 KEYS_PER_QUERY = 500
+ROWS_PER_INSERT = 100
 HOW_TO_LOAD = "Run propel-assets load first. To try without a tenant: propel-assets demo."
 
 
@@ -54,6 +56,10 @@ class Warehouse:
 
         return limited_memory(client, query) if isinstance(client, DuckDbSqlClient) else query()
 
+    def execute(self, sql: str, *params: Any) -> None:
+        """Run a statement. Parameters are written `%s`."""
+        self._client.sql_client.execute_sql(sql, *params)
+
     def keys(self, table: Table) -> Iterator[Any]:
         """Yield the first column of the primary key for each row of ``table``; none if the table does not exist."""
         column = table.key[0]
@@ -79,6 +85,20 @@ class Warehouse:
     def _cursor(self, sql: str) -> contextlib.AbstractContextManager[Any]:
         return self._client.sql_client.execute_query(sql)
 
+    def batches(self, name: str, columns: Mapping[str, str]) -> Iterator[list[tuple[Any, ...]]]:
+        """Yield the rows of a table in batches; they are never in memory together. ``columns``: with dlt's types."""
+        is_postgres = self._client.capabilities.sqlglot_dialect == "postgres"
+        listed = [
+            # The driver parses JSON and rounds its numbers.
+            f"CAST({self.column(column)} AS text)" if is_postgres and kind == "json" else self.column(column)
+            for column, kind in columns.items()
+        ]
+        sql = f"SELECT {', '.join(listed)} FROM {self.table(name)}"  # noqa: S608 - quoted names
+        cursor = stream_rows(self._client.sql_client, sql) if is_postgres else self._cursor(sql)
+        with cursor as rows:
+            while batch := rows.fetchmany(BATCH_ROWS):
+                yield [tuple(row) for row in batch]
+
     def number(self, sql: str) -> int:
         """Return the single number that ``sql`` selects."""
         return int(self.rows(sql)[0][0])
@@ -90,6 +110,11 @@ class Warehouse:
     def column(self, name: str) -> str:
         """Return the quoted name of a column."""
         return self._client.sql_client.escape_column_name(name)
+
+    def json_to_compare(self, expression: str) -> str:
+        """Return an expression of JSON that can be compared, which BigQuery's type cannot."""
+        is_bigquery = self._client.capabilities.sqlglot_dialect == "bigquery"
+        return f"TO_JSON_STRING({expression})" if is_bigquery else expression
 
     def columns_of(self, name: str) -> dict[str, str]:
         """Return the columns of a table with dlt's names of their types; empty: the table does not exist."""
@@ -110,10 +135,14 @@ class Warehouse:
     def insert(self, table: Table, rows: Sequence[dict[str, Any]]) -> None:
         """Add a few rows to a table."""
         names = [column.name for column in table.columns]
-        values = ", ".join(["%s"] * len(names))
-        sql = f"INSERT INTO {self.table(table.name)} ({', '.join(map(self.column, names))}) VALUES ({values})"  # noqa: S608
-        for row in rows:
-            self._client.sql_client.execute_sql(sql, *(row[name] for name in names))
+        values = f"({', '.join(['%s'] * len(names))})"
+        for start in range(0, len(rows), ROWS_PER_INSERT):
+            some = rows[start : start + ROWS_PER_INSERT]
+            sql = (
+                f"INSERT INTO {self.table(table.name)} ({', '.join(map(self.column, names))}) "  # noqa: S608
+                f"VALUES {', '.join([values] * len(some))}"
+            )
+            self._client.sql_client.execute_sql(sql, *(row[name] for row in some for name in names))
 
 
 class FileWarehouse(Warehouse):

@@ -11,9 +11,15 @@ from typing import TYPE_CHECKING
 
 from propel_assets.catalog import AUTH_EVENT, BY_NAME
 from propel_assets.errors import SettingsError
+from propel_assets.privacy.policy_file import load_policy
+from propel_assets.privacy.redaction import describe_error
 from propel_assets.settings import Settings
 from propel_assets.source.stream import ReadOptions
+from propel_assets.warehouse.erasure import run_due_erasures
+from propel_assets.warehouse.grades import settle_grades
 from propel_assets.warehouse.load import ScanLoad, load_scan
+from propel_assets.warehouse.pipeline import load_lock, write_lock
+from propel_assets.warehouse.query import connect
 from propel_assets.warehouse.session import LoadSession, open_session
 
 if TYPE_CHECKING:
@@ -43,10 +49,28 @@ def load_events(
                 deleted[result.table_name] += len(result.deleted.get(BY_NAME[result.table_name].key[0], ()))
             yield load
             if store is None or not events or any(result.skipped for result in load.results):
-                return
+                break
             store.remove([event.svix_id for event in events])
             if len(events) < BATCH_EVENTS:
-                return
+                _settle_grades(settings, session, say)
+                break
+    if settings.erase_deleted:
+        run_due_erasures(settings, say)
+
+
+def _settle_grades(settings: Settings, session: LoadSession, say: Callable[[str], None]) -> None:
+    """Grade the last scan again, once its last events have been loaded. The events are loaded by now."""
+    target, policy = settings.target, load_policy(settings.privacy_settings)
+    try:
+        with (
+            session.pipeline(say) as pipeline,
+            load_lock(target, pipeline, say),
+            write_lock(target, pipeline, say),
+            connect(pipeline, target, policy) as warehouse,
+        ):
+            settle_grades(warehouse)
+    except Exception as error:  # each database's driver has error classes of its own
+        say(f"The webhooks were not graded: {describe_error(error)}. The next load of events repeats it.")
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ that `add` has returned for is durable. The store is bounded: `add` raises `Stor
 removes events that are older than `max_age`.
 """
 
+import json
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ MAX_EVENTS = 1_000_000
 MAX_BYTES = 1 << 30
 MAX_AGE = timedelta(days=30)
 BUSY_SECONDS = 10
+NAMING = ("user_id", "removed_user_id", "api_key_id", "scim_group_id")
 INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 metadata = sa.MetaData()
@@ -135,6 +137,17 @@ class EventStore:
                 for row in connection.execute(query)
             ]
 
+    def ids_named_since(self, since: datetime) -> set[str]:
+        """Return the ids of users, API keys and SCIM groups that events since then name; of orgs if of nothing else."""
+        query = sa.select(events.c.payload).where(events.c.received_at >= since.timestamp())
+        named: set[str] = set()
+        with self._transaction() as connection:
+            for (payload,) in connection.execution_options(yield_per=1_000).execute(query):
+                found = json.loads(payload)
+                ids = {found[name] for name in NAMING if found.get(name)} or {found.get("org_id")}
+                named |= {id_ for id_ in ids if isinstance(id_, str)}
+        return named
+
     def remove(self, svix_ids: Collection[str]) -> None:
         """Remove events that are in the warehouse."""
         if not svix_ids:
@@ -148,6 +161,11 @@ class EventStore:
         oldest = (datetime.now(UTC) - self.max_age).timestamp()
         with self._lock, self._transaction() as connection:
             return connection.execute(sa.delete(events).where(events.c.received_at < oldest)).rowcount
+
+    def share_used(self) -> float:
+        """Return how full the store is. At 1, `add` refuses events."""
+        status = self.status()
+        return max(status.pending / self.max_events, status.pending_bytes / self.max_bytes)
 
     def status(self) -> StoreStatus:
         """Return what waits to be loaded."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import httpx
 import psutil
 import pytest
@@ -181,6 +182,66 @@ def test_propel_assets_dev_listens_on_this_machine_only() -> None:
     assert {address.ip for address in listening} == {"127.0.0.1"}
     assert port in {address.port for address in listening}
     assert len(listening) >= 2  # the sandbox too
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_live_day_is_in_the_tables_within_two_minutes(tmp_path, query) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "propel_assets.cli", "dev", "--live", "--port", str(port), *SMALL_SANDBOX]
+    log, family = tmp_path / "dev.log", []
+
+    def ask(text: str, **variables: Any) -> Any:
+        body = {"query": text, "variables": variables}
+        answer = httpx.post(f"http://127.0.0.1:{port}/graphql", json=body, timeout=60).json()
+        return next(iter(answer["data"].values()))
+
+    with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=out) as process:
+
+        def wait(until: Callable[[], Any], what: str, seconds: float) -> Any:
+            return wait_until(until, process, what, seconds=seconds, every=0.5)
+
+        def rows(sql: str) -> list[tuple]:
+            with contextlib.suppress(duckdb.Error):  # a load has the file open
+                return query(sql)
+            return []
+
+        try:
+            wait(lambda: "UI is ready" in log.read_text(), "the UI is ready", 200)
+            family = psutil.Process(process.pid).children(recursive=True)
+            assert "propel_auth_events is off" not in log.read_text()
+            url = re.search(r"PropelAuth sandbox: (http://127\.0\.0\.1:\d+) ", log.read_text())[1]  # type: ignore[index]
+            keys = [{"path": ["propel_auth", name]} for name in ("user_query", "org_membership", "org_query")]
+            selector = {**REPOSITORY, "pipelineName": "__ASSET_JOB", "assetSelection": keys}
+            run = ask(LAUNCH, params={"selector": selector, "mode": "default"})["run"]["runId"]
+            wait(lambda: ask(RUN, id=run)["status"] == "SUCCESS", "the tables are loaded", 120)
+
+            def newest() -> dict[str, Any]:
+                params = {"order_by": "CREATED_AT_DESC", "page_size": "1"}
+                headers = {"Authorization": "Bearer sandbox-api-key"}
+                users = httpx.get(f"{url}/api/backend/v1/user/query", params=params, headers=headers).json()["users"]
+                return users[0]
+
+            def is_gone(user_id: str) -> bool:
+                headers = {"Authorization": "Bearer sandbox-api-key"}
+                return httpx.get(f"{url}/api/backend/v1/user/{user_id}", headers=headers).status_code == 404
+
+            before = newest()["user_id"]
+            user = wait(lambda: (found := newest())["user_id"] != before and found, "a user signs up", 120)
+            sql = f"SELECT 1 FROM user_query WHERE user_id = '{user['user_id']}'"
+            wait(lambda: rows(sql) or is_gone(user["user_id"]), "the user is in the table", 120)
+            known = [user_id for (user_id,) in wait(lambda: rows("SELECT user_id FROM user_query"), "rows", 60)]
+            gone = wait(lambda: [user_id for user_id in known if is_gone(user_id)], "a user is deleted", 200)
+            sql = f"SELECT 1 FROM user_query WHERE user_id = '{gone[0]}' UNION ALL SELECT 2"
+            wait(lambda: rows(sql) == [(2,)], "the user has left the table", 120)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+            assert psutil.wait_procs(family, timeout=60)[1] == []
+        finally:
+            for member in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    member.kill()
+            process.kill()
 
 
 @pytest.mark.parametrize("option", ["--port", "--sandbox-port"])

@@ -15,6 +15,8 @@ from propel_assets.defs import assets
 from propel_assets.defs.alerts import READING_SECONDS
 from propel_assets.reporting import alerts as reporting_alerts
 from propel_assets.reporting import delivery
+from propel_assets.settings import load_settings
+from propel_assets.webhooks.store import EventStore, StoredEvent
 from propel_assets_tests.reporting.servers import SECRET, dripping, running_mail_server, running_webhook
 
 ALERTS = defs.resolve_sensor_def("propel_auth_alerts")
@@ -353,3 +355,35 @@ def test_a_target_that_is_down_does_not_stop_delivery_to_the_other(
         webhook.status = 200
         tick()
     assert len(mail_server.mails) == len(webhook.texts) == 1
+
+
+@pytest.mark.parametrize(
+    ("limit", "age_hours", "title"),
+    [
+        ({"max_events": 10}, 0, "Webhooks: the store fills"),
+        ({"max_bytes": 300}, 0, "Webhooks: the store fills"),
+        ({}, 7, "Webhooks: events are not loaded"),
+    ],
+)
+def test_a_store_of_webhooks_that_fills_or_is_not_read_is_reported_until_it_is_emptied(
+    tick, webhook, monkeypatch, limit, age_hours, title
+) -> None:
+    limits = EventStore.__init__.__kwdefaults__
+    monkeypatch.setattr(EventStore.__init__, "__kwdefaults__", {**limits, **limit})
+    store = EventStore(load_settings().webhook_store)
+    at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=age_hours)
+    events = [StoredEvent(f"msg_{n}", "user.login", at, at, '{"event_type": "user.login"}') for n in range(9)]
+    if not age_hours:
+        store.add(events[:7])
+        tick()
+        assert webhook.texts == []
+    store.add(events)
+    tick()
+    tick()
+    (text,) = webhook.texts
+    assert title in text
+    assert "Turn on the sensor propel_auth_events" in text
+    store.remove([event.svix_id for event in events])
+    store.close()
+    tick()
+    assert f"Recovered: {title}" in webhook.texts[-1]

@@ -19,6 +19,7 @@ from propel_assets_tests.processes import ROOT
 DEPLOY = ROOT / "deploy"
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 HELM = yaml.safe_load((DEPLOY / "helm-values.yaml").read_text())
+WEBHOOKS = list(yaml.safe_load_all((DEPLOY / "webhooks.yaml").read_text()))
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 INSTANCE = yaml.safe_load((DEPLOY / "dagster.yaml").read_text())
 OUR_SETTINGS = yaml.safe_load((Path(propel_assets.__file__).parent / "cli" / "dagster.yaml").read_text())
@@ -47,7 +48,7 @@ def test_the_lock_has_every_version_that_was_tested_and_its_hash() -> None:
     pins = {_normal(pin) for (pin,) in locked}
     assert pins - {_normal(line) for line in (ROOT / "constraints.txt").read_text().splitlines()} == set()
     names = {pin.split("==")[0] for pin in pins}
-    assert {"dagster", "dagster-postgres", "dagster-celery", "dagster-k8s", "dlt", "psycopg2-binary"} <= names
+    assert {"dagster", "dagster-postgres", "dagster-celery", "dagster-k8s", "dlt", "psycopg2-binary", "svix"} <= names
 
 
 def _normal(pin: str) -> str:
@@ -66,11 +67,17 @@ def test_the_lowest_versions_are_those_of_the_project() -> None:
 def test_compose_reads_its_file() -> None:
     services = COMPOSE["services"]
     parsed = PyCompose.from_yaml(yaml.safe_dump({key: value for key, value in COMPOSE.items() if key[:2] != "x-"}))
-    assert set(parsed.services or ()) == set(services) == {"dagster_database", "code_server", "webserver", "daemon"}
+    names = {"dagster_database", "code_server", "webserver", "daemon", "webhooks"}
+    assert set(parsed.services or ()) == set(services) == names
     # The keys go to the one that uses them, and the page is not open to the network.
     with_key = [name for name, service in services.items() if "PROPELAUTH_API_KEY" in service["environment"]]
     assert with_key == ["code_server"]
-    assert [port for service in services.values() for port in service.get("ports", [])] == ["127.0.0.1:3000:3000"]
+    ports = [port for service in services.values() for port in service.get("ports", [])]
+    assert ports == ["127.0.0.1:3000:3000", "127.0.0.1:8401:8401"]
+    with_secret = [name for name, service in services.items() if "PROPELAUTH_WEBHOOK_SECRET" in service["environment"]]
+    assert with_secret == [name for name, service in services.items() if "profiles" in service] == ["webhooks"]
+    stores = {services[name]["environment"]["PROPELAUTH_WEBHOOK_STORE"] for name in ("code_server", "webhooks")}
+    assert len(stores) == 1
 
 
 def test_a_deployment_queues_runs_as_the_settings_we_ship_do() -> None:
@@ -101,6 +108,21 @@ def test_the_pod_of_the_helm_values_is_one_that_kubernetes_accepts() -> None:
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "code"}, "spec": {"containers": [container]}}
     kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
     assert "KEY" not in str(deployment["env"])
+
+
+def test_the_manifests_of_the_receiver_are_ones_that_kubernetes_accepts() -> None:
+    deployment, service = WEBHOOKS
+    for manifest in WEBHOOKS:
+        kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
+    template = deployment["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    assert (
+        service["spec"]["selector"] == template["metadata"]["labels"] == deployment["spec"]["selector"]["matchLabels"]
+    )
+    (served,), (port,) = container["ports"], service["spec"]["ports"]
+    assert served["containerPort"] == port["targetPort"] == container["readinessProbe"]["httpGet"]["port"]
+    assert container["command"] == COMPOSE["services"]["webhooks"]["command"]
+    assert "env" not in container
 
 
 def test_the_workflows_have_the_form_that_github_reads() -> None:

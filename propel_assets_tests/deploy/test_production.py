@@ -6,7 +6,9 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+import yaml
 
+from propel_assets.sandbox.running import Sandbox
 from propel_assets_tests.processes import ROOT, free_port, running, wait_until
 
 DAGSTER = [sys.executable, "-m", "dagster"]
@@ -94,3 +96,26 @@ def test_two_launched_runs_go_one_after_the_other_through_the_queue_to_the_code_
     assert rows("SELECT count(*) FROM propel_auth_data.user_query") == [(300,)]
     assert server.ask(database, "SELECT count(*) > 0 FROM event_logs") == [(True,)]
     assert not list(home.glob("history/**/*.db"))  # nothing in SQLite
+
+
+# --- the receiver of webhooks ---
+
+
+def test_the_receiver_of_the_containers_stores_what_the_sandbox_sends(server, tmp_path, monkeypatch) -> None:
+    service = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"]["webhooks"]
+    port = free_port()
+    url = server.place(tmp_path)["DESTINATION__POSTGRES__CREDENTIALS"].replace("://", "+psycopg2://")
+    assert service["environment"]["PROPELAUTH_WEBHOOK_STORE"].startswith("postgresql+psycopg2://")
+    monkeypatch.setenv("PROPELAUTH_WEBHOOK_STORE", url)
+    monkeypatch.setenv("PROPELAUTH_WEBHOOK_SECRET", Sandbox.webhook_secret)
+    _, *words = [word.replace("8401", str(port)) for word in service["command"]]
+    _, _, *check = [word.replace("8401", str(port)) for word in service["healthcheck"]["test"]]
+    with running([sys.executable, "-m", "propel_assets.cli", *words], port):
+        run(sys.executable, *check)
+        receiver = f"http://127.0.0.1:{port}/webhooks/propelauth"
+        with Sandbox(users=3, orgs=1, webhook_url=receiver) as sandbox:
+            sandbox.store.log_in(next(iter(sandbox.store.users)))
+            assert sandbox.webhooks.wait_until_sent()
+            assert [attempt.status for attempt in sandbox.webhooks.deliveries[0].attempts] == [204]
+    database = url.split("/")[3].split("?")[0]
+    assert server.ask(database, "SELECT event_type FROM propel_webhook_events") == [("user.login",)]

@@ -495,6 +495,37 @@ def test_a_declared_field_has_another_type(sandbox, http) -> None:
     assert http.get(USERS).json()["users"][0] == before
 
 
+# What `propel-assets probe` finds
+
+
+def test_a_page_after_the_last_one_can_be_an_error(http, sandbox) -> None:
+    assert http.get(USERS, params={"page_number": 30}).json()["users"] == []
+    sandbox.faults.set("past_end")
+    assert http.get(USERS, params={"page_number": 30}).status_code == 404
+    assert http.get(USERS, params={"page_number": 29}).status_code == 200
+
+
+def test_headers_and_error_bodies_are_those_of_a_profile(http, sandbox) -> None:
+    sandbox.faults.set("response_headers", {"X-RateLimit-Limit": "100"})
+    sandbox.faults.set("error_bodies", {"404": {"content_type": "application/json", "body": '{"error_code": "none"}'}})
+    found, missing = http.get(USERS), http.get(f"{ORGS.rsplit('/', 1)[0]}/unknown")
+    assert (found.status_code, found.headers["x-ratelimit-limit"]) == (200, "100")
+    assert (missing.status_code, missing.headers["x-ratelimit-limit"]) == (404, "100")
+    assert missing.json() == {"error_code": "none"}
+    assert len(found.json()["users"]) == 10
+
+
+def test_details_of_orgs_are_those_of_a_profile(http, sandbox) -> None:
+    org_id = next(iter(sandbox.store.orgs))
+    detail, members = f"{ORGS.rsplit('/', 1)[0]}/{org_id}", f"{USERS.rsplit('/', 1)[0]}/org/unknown"
+    assert "created_at" not in http.get(detail).json()
+    assert http.get(members).status_code == 404
+    sandbox.faults.set("org_detail_created_at")
+    sandbox.faults.set("unknown_org_empty")
+    assert http.get(detail).json()["created_at"] == sandbox.store.orgs[org_id].created_at
+    assert http.get(members).json()["total_users"] == 0
+
+
 # All of them
 
 

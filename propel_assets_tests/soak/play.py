@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
@@ -19,11 +20,14 @@ from filelock import FileLock
 
 from propel_assets.catalog import BY_NAME
 from propel_assets.sandbox.running import Sandbox
+from propel_assets.sandbox.webhooks import Delivery
+from propel_assets_tests.processes import free_port, listens, wait_until
 from propel_assets_tests.soak.schedule import (
     HOSTILE_FIELD,
     HOSTILE_SCALARS,
     HOSTILE_TEXTS,
     WORLDS,
+    Apply,
     Run,
     Schedule,
     Strike,
@@ -34,6 +38,7 @@ from propel_assets_tests.truth import Rows, shown, truth
 LOADER = (sys.executable, "-m", "propel_assets.cli")
 FIRST_TABLES = ("user_query", "org_query", "pending_org_invites")
 SECONDS = 150
+RETRY_SECONDS = (0.2, 0.5, 1, 2, 4, 8, 16)
 MOMENTS = {
     "extracted": r"/normalize/\w+/[\d.]+/new_jobs/.+\.parquet$",
     "normalizing": r"/load/new/",
@@ -80,14 +85,20 @@ def play(schedule: Schedule, home: Path, postgres: str, loader: Sequence[str] = 
     users, orgs = WORLDS[schedule.world]
     warehouse = _warehouse(schedule, folder, home, postgres)
     try:
-        with Sandbox(users=users, orgs=orgs, seed=schedule.world) as sandbox:
+        with contextlib.ExitStack() as stack:
+            receiver = stack.enter_context(Receiver(folder)) if schedule.applies else None
+            webhooks = {"webhook_url": receiver.url, "webhook_retry_seconds": RETRY_SECONDS} if receiver else {}
+            sandbox = stack.enter_context(Sandbox(users=users, orgs=orgs, seed=schedule.world, **webhooks))
             player = _Player(schedule, folder, sandbox, warehouse, loader, outcome)
             for user_id in list(sandbox.store.users)[: schedule.leave]:
                 sandbox.store.delete_user(user_id)
             for _ in range(schedule.come):
                 sandbox.store.add_user()
-            for run in schedule.runs:
-                player.load(run)
+            for run, apply in zip_longest(schedule.runs, schedule.applies):
+                if apply and receiver:
+                    player.apply(apply, receiver)
+                if run:
+                    player.load(run)
             player.load(Run(FIRST_TABLES), clean=True)
             outcome.faults.update({name: n for name, n in sandbox.faults.hits.items() if n})
     finally:
@@ -96,6 +107,42 @@ def play(schedule: Schedule, home: Path, postgres: str, loader: Sequence[str] = 
     if not outcome.problems:
         shutil.rmtree(folder)
     return outcome
+
+
+class Receiver:
+    """The webhook receiver, as a process that can be killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._port = folder, free_port()
+        self.url = f"http://127.0.0.1:{self._port}/webhooks/propelauth"
+        self._process: subprocess.Popen | None = None
+
+    def __enter__(self) -> "Receiver":
+        env = {
+            **{name: value for name, value in os.environ.items() if not OURS.match(name)},
+            **_webhook_store(self._folder),
+            "PROPELAUTH_WEBHOOK_SECRET": Sandbox.webhook_secret,
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        }
+        command = [*LOADER, "webhooks", "--port", str(self._port)]
+        with (self._folder / "receiver.txt").open("a") as file:
+            self._process = subprocess.Popen(command, cwd=self._folder, env=env, stdout=file, stderr=file)
+        wait_until(lambda: listens(self._port), self._process, "the receiver starts")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        assert self._process
+        self._process.kill()
+        self._process.wait()
+
+    def restart(self) -> None:
+        """Kill it at whatever it does, and start it again."""
+        self.__exit__()
+        self.__enter__()
+
+
+def _webhook_store(folder: Path) -> dict[str, str]:
+    return {"PROPELAUTH_WEBHOOK_STORE": f"sqlite:///{folder}/webhooks.db"}
 
 
 def _warehouse(schedule: Schedule, folder: Path, home: Path, postgres: str) -> Warehouse:
@@ -138,6 +185,7 @@ def _environment(folder: Path, sandbox: Sandbox, warehouse: Warehouse) -> dict[s
     return {
         **{name: value for name, value in os.environ.items() if not OURS.match(name)},
         **warehouse.environment,
+        **_webhook_store(folder),
         "PROPELAUTH_AUTH_URL": sandbox.url,
         "PROPELAUTH_API_KEY": sandbox.api_key,
         "PROPELAUTH_OAUTH_TOKEN": sandbox.user_token,
@@ -163,6 +211,7 @@ class _Player:
         self._outcome = outcome
         self._hostile = schedule.hostile
         self._rng = Random(f"hostile values {schedule.seed}")
+        self._gone: set[str] = set()
         self._settings = {
             "PROPELAUTH_PAGE_SIZE": str(schedule.page_size),
             "PROPELAUTH_MAX_CONCURRENCY": str(schedule.concurrency),
@@ -185,11 +234,40 @@ class _Player:
         ] += 1
         where = f"seed {self._outcome.seed}, {'clean run' if clean else run}, {ended.status}"
         after = self._warehouse.read()
-        found = [*self._judge(run, ended, before, after, start, end, came), *self._leaks(ended)]
+        found = [*self._judge(run, ended, before, after, start, end, came), *self._leaks(ended), *self._returned(after)]
         if clean:
             found += self._not_clean(ended)
         said = "".join(line for line in ended.said.splitlines(keepends=True) if "|[WARNING]|" not in line)
         self._outcome.problems += [f"{problem}\n  {where}\n  it said: {said[-1500:]}" for problem in found]
+
+    def apply(self, step: Apply, receiver: Receiver) -> None:
+        """Let users and orgs change, and load the events. Deletions that were received are in no table after that."""
+        webhooks = self._sandbox.webhooks
+        for option in step.faults:
+            self._sandbox.faults.parse(option)
+        for number in range(step.changes):
+            self._sandbox.live.step()
+            if step.kills_receiver and number == step.changes // 2:
+                receiver.restart()
+                self._outcome.faults["kill -9 of the receiver"] += 1
+        sent = webhooks.wait_until_sent(SECONDS)
+        self._sandbox.faults.clear()
+        received = {d.event.payload["user_id"] for d in webhooks.deliveries if _is_received(d, "user.deleted")}
+        ended = self._run(Run(("auth_event",), strike=step.strike))
+        self._outcome.ended[f"events {'loaded' if ended.status == '0' else ended.status}"] += 1
+        found = [] if sent else ["webhooks were not sent to their end"]
+        if ended.status not in {"0", "killed"} or "Traceback" in ended.said:
+            found.append(f"events were not loaded: {ended.status}")
+        if ended.status == "0":
+            self._gone |= received
+        found += [*self._returned(self._warehouse.read()), *self._leaks(ended)]
+        where = f"seed {self._outcome.seed}, {step}"
+        self._outcome.problems += [f"{problem}\n  {where}\n  it said: {ended.said[-1500:]}" for problem in found]
+
+    def _returned(self, tables: Tables) -> list[str]:
+        """Return the tables that have a user whose deletion was received and loaded."""
+        found = {name: {row["user_id"] for row in tables[name] or []} for name in ("user_query", "org_membership")}
+        return [f"{name}: {len(ids & self._gone)} deleted users" for name, ids in found.items() if ids & self._gone]
 
     def _send_hostile_values(self) -> None:
         """Give some users values that are hard to store, in a declared column, in JSON and in an unexpected field."""
@@ -322,6 +400,11 @@ class _Player:
         problems = [] if ended.status == "0" else [f"an undisturbed load ended with {ended.status}"]
         left = [path.name for path in (self._folder / "tmp").iterdir() if not STATEMENTS.fullmatch(path.name)]
         return problems + [f"it left {what}" for what in [*left, *self._warehouse.left_over()]]
+
+
+def _is_received(delivery: Delivery, event_type: str) -> bool:
+    is_sent = delivery.kind == "delivery" and delivery.event.event_type == event_type
+    return is_sent and delivery.delivered_at is not None
 
 
 def _files(folder: Path) -> set[str]:

@@ -1,7 +1,7 @@
 """What goes wrong in one schedule, drawn from its seed alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 USERS = "/api/backend/v1/user/query"
@@ -43,6 +43,19 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Apply:
+    """A few changes, whose webhooks go wrong as ``faults`` say, and one load of the events that were received.
+
+    ``kills_receiver``: it is killed amid the changes, and started again.
+    """
+
+    changes: int
+    faults: tuple[str, ...] = ()
+    kills_receiver: bool = False
+    strike: Strike | None = None
+
+
+@dataclass(frozen=True)
 class Schedule:
     """One seed's: a world, a warehouse (``empty`` or loaded before), what changes, and then one load after another."""
 
@@ -57,6 +70,8 @@ class Schedule:
     runs: tuple[Run, ...]
     hostile: int = 0
     """How many users get values that are hard to store, others before each load."""
+    applies: tuple[Apply, ...] = ()
+    """With webhooks: one before each load, one after the last."""
 
 
 def draw(seed: int) -> Schedule:
@@ -64,7 +79,7 @@ def draw(seed: int) -> Schedule:
     rng = Random(f"schedule {seed}")
     destination = "postgres" if rng.random() < 0.25 else "duckdb"
     empty = rng.random() < 0.1
-    return Schedule(
+    schedule = Schedule(
         seed=seed,
         destination=destination,
         world=rng.randrange(len(WORLDS)),
@@ -75,6 +90,19 @@ def draw(seed: int) -> Schedule:
         come=rng.randrange(6),
         runs=tuple(_run(rng, destination, empty) for _ in range(rng.choice([1, 1, 1, 2]))),
         hostile=rng.choice([0, 3, 12]),
+    )
+    has_webhooks = rng.random() < 0.4
+    return replace(schedule, applies=tuple(_apply(rng) for _ in (*schedule.runs, None)) if has_webhooks else ())
+
+
+def _apply(rng: Random) -> Apply:
+    faults = rng.sample(list(WEBHOOK_FAULTS), rng.choice([0, 1, 2]))
+    strike = Strike("kill", rng.choice(["reading", "extracted", "normalizing", "loading"]), rng.randrange(12))
+    return Apply(
+        rng.choice([5, 30, 80]),
+        tuple(WEBHOOK_FAULTS[name](rng) for name in faults),
+        kills_receiver=rng.random() < 0.4,
+        strike=strike if rng.random() < 0.4 else None,
     )
 
 
@@ -141,4 +169,12 @@ FAULTS = {
     "ties shuffled": lambda rng: (f"shuffled_ties{_limits(rng)}",),
     "pages capped": lambda rng: (f"page_size_cap={rng.choice([3, 8])}{_limits(rng)}",),
     "new fields": lambda rng: (f"unknown_field{_limits(rng)}",),
+}
+WEBHOOK_FAULTS = {
+    "lost": lambda rng: f"webhook_lost,share={rng.choice([0.1, 0.5])}",
+    "repeated": lambda rng: f"webhook_duplicated={rng.choice([2, 5])},share=0.3",
+    "out of order": lambda rng: f"webhook_disorder={rng.choice([3, 20])}",
+    "at once": lambda rng: f"webhook_burst={rng.choice([5, 50])}",
+    "forged": lambda _: "webhook_forged,share=0.2",
+    "replayed": lambda _: "webhook_replayed,share=0.2",
 }

@@ -177,6 +177,33 @@ def test_more_deletions_than_a_load_may_lose_are_refused(settings, sandbox, stor
 
 
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_more_ended_memberships_than_a_load_may_lose_are_refused(settings, sandbox, store) -> None:
+    before = tables(settings)
+    pairs = [(user_id, org_id) for user_id, orgs in sandbox.store.of_user.items() for org_id in orgs]
+    for pair in pairs[: len(pairs) // 4 + 51]:
+        sandbox.store.remove_membership(*pair)
+    with pytest.raises(LossRefused, match="rows of org_membership"):
+        apply(settings)
+    assert tables(settings) == before
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+@pytest.mark.parametrize("fault", ["orgs_off", "include_orgs_off"])
+def test_users_are_still_applied_once_orgs_are_disabled(settings, sandbox, store, fault) -> None:
+    before = tables(settings)
+    user_id = next(iter(sandbox.store.users))
+    sandbox.store.update_user(user_id, first_name="New")
+    sandbox.store.update_org(next(iter(sandbox.store.orgs)), max_users=77)
+    sandbox.faults.set(fault)
+    apply(settings)
+    assert store.status().pending == 0
+    after = tables(settings)
+    assert next(row for row in after["user_query"] if row["user_id"] == user_id)["first_name"] == "New"
+    assert after["org_membership"] == before["org_membership"]
+    assert len(after["org_query"]) == len(before["org_query"])
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 def test_many_ids_are_read_from_lists_and_their_absence_singly(settings, sandbox, store, monkeypatch) -> None:
     monkeypatch.setattr(reader, "MAX_SINGLE_READS", 3)
     users, orgs = list(sandbox.store.users), list(sandbox.store.orgs)
@@ -231,13 +258,16 @@ def test_a_changed_privacy_policy_waits_for_the_next_full_load(settings, sandbox
     assert applied == tables(strict)
 
 
+def has_file(folder: Path, part: str, prefix: str = "") -> bool:
+    """Whether a process has a file of this name in a folder of this name. Its folders come and go."""
+    return any(part in path and any(name.startswith(prefix) for name in files) for path, _, files in os.walk(folder))
+
+
 MOMENTS: dict[str, Callable[[Sandbox, Path], Any]] = {
     "reading": lambda sandbox, _: sandbox.requests,
-    "rows are in the working folder": lambda _, folder: (
-        list(folder.glob("propel-assets-*/**/*.parquet")) + list(folder.glob("propel-assets-*/**/*.csv*"))
-    ),
-    "loading": lambda _, folder: list(folder.glob("propel-assets-*/**/started_jobs/*")),
-    "loaded": lambda _, folder: list(folder.glob("propel-assets-*/**/completed_jobs/user_query*")),
+    "events are extracted": lambda _, folder: has_file(folder, "new_jobs", "auth_event"),
+    "loading": lambda _, folder: has_file(folder, "started_jobs"),
+    "users are loaded": lambda _, folder: has_file(folder, "completed_jobs", "user_query"),
 }
 
 
@@ -264,3 +294,26 @@ def test_killed_and_run_again_it_ends_as_if_nothing_had_happened(
     for scan in SCANS:
         load_scan(scan, settings)
     assert applied == tables(settings)
+
+
+def test_events_that_are_applied_during_a_full_load_are_in_the_tables_after_it(settings, sandbox, store) -> None:
+    """On PostgreSQL the events are applied beside the load, which has read older rows; on DuckDB after it."""
+    sandbox.faults.set("latency_ms", 700, path=f"{API}/user/query")
+    slow = {"PROPELAUTH_PAGE_SIZE": "10", "PROPELAUTH_MAX_CONCURRENCY": "1"}
+    sandbox.requests.clear()
+    command = [sys.executable, "-m", "propel_assets.cli", "load", "user_query"]
+    users = list(sandbox.store.users)
+    with subprocess.Popen(command, env={**os.environ, **slow}) as process:
+        wait_until(lambda: len(sandbox.requests) > 12, process, "the load reads")
+        for user_id in users[::20]:
+            sandbox.store.update_user(user_id, first_name="During")
+        sandbox.store.delete_user(users[1])
+        sandbox.store.delete_user(users[-1])
+        apply(settings)
+        is_beside = process.poll() is None
+        assert process.wait(120) == 0
+    assert is_beside or settings.destination == "duckdb"
+    names = {row["user_id"]: row["first_name"] for row in rows(settings, "user_query")}
+    assert names.keys() == sandbox.store.users.keys()
+    assert {names[user_id] for user_id in users[::20]} == {"During"}
+    assert failed_checks(settings) == []

@@ -2,18 +2,19 @@
 
 An event is a trigger, not a source: the users and orgs that it names are read from the API, and those that the API does
 not have any more are deleted. So order, repetition and the content of events do not matter, and a forged event changes
-nothing. docs/decisions/0016-events-trigger-reads.md.
+nothing. docs/decisions/0018-events-trigger-reads.md.
 """
 
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from propel_assets.catalog import AUTH_EVENT, BY_NAME, ORG_BY_ID, ORG_MEMBERSHIP, ORG_QUERY, USER_QUERY, Table
+from propel_assets.catalog import AUTH_EVENT, BY_NAME, ORG_BY_ID, ORG_MEMBERSHIP, ORG_QUERY, ORGS, USER_QUERY, Table
 from propel_assets.catalog.model import Webhooks
 from propel_assets.errors import LossRefused, PermanentApiError
 from propel_assets.source.decode import PageDecoder, RowType, to_arrow
@@ -54,15 +55,32 @@ def read_events(context: ScanContext, table: Table, shape: Webhooks) -> Iterator
     loaded = [name for name in shape.applies_to if context.is_current(BY_NAME[name])]
     gone: list[str] = []
     if ORG_QUERY.name in loaded:
-        orgs = _read_orgs(context, _ids(rows, "org_id"))
-        gone = orgs.absent
-        yield from orgs.items(ORG_QUERY)
+        ids = _ids([*(row["org_id"] for row in rows), *context.overtaken(ORG_QUERY)])
+        with _suppress_if_no_orgs():
+            orgs = _read_orgs(context, ids)
+            gone = orgs.absent
+            yield from orgs.items(ORG_QUERY)
     if USER_QUERY.name in loaded:
-        members = ORG_MEMBERSHIP.name in loaded
-        users = _read_users(context, _ids(rows, "user_id"), since, with_orgs=members)
+        ids = _ids([*(row["user_id"] for row in rows), *context.overtaken(USER_QUERY)])
+        users = None
+        if ORG_MEMBERSHIP.name in loaded:
+            with _suppress_if_no_orgs():
+                users = _read_users(context, ids, since, with_orgs=True)
+        has_orgs = users is not None
+        users = users or _read_users(context, ids, since, with_orgs=False)
         yield from users.items(USER_QUERY)
-        if members:
+        if has_orgs and not (users.rows and all(user.f_org_id_to_org_info is None for user in users.rows)):
             yield from _memberships(users, gone)
+
+
+@contextmanager
+def _suppress_if_no_orgs() -> Iterator[None]:
+    """Suppress the status that says that the project has no orgs any more."""
+    try:
+        yield
+    except PermanentApiError as error:
+        if error.status not in ORGS.statuses:
+            raise
 
 
 def _row(event: ReceivedEvent) -> dict[str, Any]:
@@ -83,10 +101,9 @@ def _named(payload: dict[str, Any], *fields: str) -> str | None:
     return next((value for value in values if isinstance(value, str) and value.isascii() and value.isprintable()), None)
 
 
-def _ids(rows: Iterable[Mapping[str, Any]], column: str) -> list[str]:
-    """Return the different ids in a column. PropelAuth's ids are UUIDs; another text would only be refused."""
-    found = (row[column] for row in rows if row[column] and UUID.fullmatch(row[column]))
-    return list(dict.fromkeys(found))
+def _ids(values: Iterable[str | None]) -> list[str]:
+    """Return the different ids among ``values``. PropelAuth's ids are UUIDs; another text would only be refused."""
+    return list(dict.fromkeys(value for value in values if value and UUID.fullmatch(value)))
 
 
 @dataclass
@@ -97,7 +114,6 @@ class _Entities:
     rows: list[Any]
     absent: list[str]
     reason: str = ""
-    requests: int = field(default=0, kw_only=True)
 
     def items(self, table: Table) -> Iterator[Rows | ScanResult]:
         """Yield the rows, to be merged, and the result; nothing if there is nothing to change."""
@@ -196,7 +212,7 @@ def _read(
     rows = list(found.values())
     if absent and not _has_rows(context, table):
         return _Entities(row_type, rows, [], LIST_IS_EMPTY.format(table.items, len(absent)))
-    _refuse_loss(context, table, len(absent))
+    refuse_loss(context, table, len(absent))
     return _Entities(row_type, rows, absent)
 
 
@@ -207,7 +223,7 @@ def _has_rows(context: ScanContext, table: Table) -> bool:
     return bool(page.items)
 
 
-def _refuse_loss(context: ScanContext, table: Table, deleted: int) -> None:
+def refuse_loss(context: ScanContext, table: Table, deleted: int) -> None:
     """Refuse to delete more rows in one run than a load may lose."""
     before = context.resume_state_of(table.scan).rows[table.name]
     deleted += context.options.deleted_before.get(table.name, 0)

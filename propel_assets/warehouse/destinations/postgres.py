@@ -5,7 +5,7 @@ import csv
 import gzip
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import dlt
 from dlt.common.destination.client import HasFollowupJobs, LoadJob
@@ -52,6 +52,14 @@ class PostgresClient(SetsClient):
         if ".csv" in Path(file_path).name:
             return CopyCsv(file_path)
         return super().create_load_job(table, file_path, load_id, restore)  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def stream_rows(client: Any, sql: str) -> Iterator[Any]:
+    """Give a cursor of the server for ``sql``. A cursor of the driver would hold all rows in memory."""
+    with client.begin_transaction(), client.native_connection.cursor(name="propel_assets") as cursor:
+        cursor.execute(sql)
+        yield cursor
 
 
 @contextlib.contextmanager

@@ -77,3 +77,69 @@ left join our_{{ name }} on our_{{ name }}.{{ start }} = with_ends.{{ start }}
 left join provider_{{ name }} on provider_{{ name }}.{{ start }} = with_ends.{{ start }}
 {%- endfor %}
 {%- endmacro %}
+
+{# Users who logged in per period, beside PropelAuth's figure of active users. Every period from that of the first event
+   to that of the last one has a row. #}
+{% macro login_users_per_period(cadence, period) -%}
+{%- set start = 'day' if period == 'day' else period ~ '_start' -%}
+with event_days as (
+  select {{ propel_auth.utc_day('received_at') }} as day
+  from {{ propel_auth.raw('auth_event') }} as raw_events
+),
+
+bounds as (
+  select min(day) as first_day, max(day) as last_day from event_days
+),
+
+days as (
+  select day from event_days
+  union
+  select day from {{ ref('dim_date') }}
+),
+
+periods as (
+  select distinct {{ propel_auth.period_start(period, 'days.day') }} as {{ start }}
+  from days
+  cross join bounds
+  where days.day >= bounds.first_day and days.day <= bounds.last_day
+),
+
+logged_in as (
+  select
+    {{ propel_auth.period_start(period, 'day') }} as {{ start }},
+    count(distinct user_id) as login_users,
+    sum(logins) as logins
+  from {{ ref('fct_logins_daily') }}
+  group by 1
+),
+
+provider as (
+  select date as {{ start }}, result as active_users
+  from {{ propel_auth.raw('chart_metrics') }} as metrics
+  where metric = 'active_users' and cadence = '{{ cadence }}'
+),
+
+with_ends as (
+  select
+    periods.{{ start }},
+    {%- if period == 'day' %}
+    periods.{{ start }} as period_end
+    {%- elif period == 'week' %}
+    cast({{ dbt.dateadd('day', 6, 'periods.' ~ start) }} as date) as period_end
+    {%- else %}
+    {{ dbt.last_day('periods.' ~ start, 'month') }} as period_end
+    {%- endif %}
+  from periods
+)
+
+select
+  with_ends.{{ start }},
+  coalesce(logged_in.login_users, 0) as login_users,
+  {{ propel_auth.whole('coalesce(logged_in.logins, 0)') }} as logins,
+  provider.active_users as provider_active_users,
+  with_ends.{{ start }} > bounds.first_day and with_ends.period_end < bounds.last_day as is_complete
+from with_ends
+cross join bounds
+left join logged_in on logged_in.{{ start }} = with_ends.{{ start }}
+left join provider on provider.{{ start }} = with_ends.{{ start }}
+{%- endmacro %}

@@ -3,7 +3,7 @@
    `read_at` is the time of the load. A version begins and ends at the time of the load that showed it, on the one clock
    of all marts. Not a dbt snapshot: a snapshot ends deleted rows at the time of writing, adds a version to every row
    when a column is added, and has times without a time zone (docs/decisions/0009). #}
-{% macro history(raw_table, reading_of, key, columns, json_columns) -%}
+{% macro history(raw_table, reading_of, key, columns, json_columns, readings) -%}
 {%- set values = columns + json_columns -%}
 with raw_rows as (
   select
@@ -14,6 +14,10 @@ with raw_rows as (
   from {{ propel_auth.raw_for_history(raw_table) }} as raw_table
 ),
 {% if is_incremental() %}
+{%- if readings %}
+{{ propel_auth.change_times(raw_table, reading_of, key, readings) }},
+{%- endif %}
+
 reading as (
   -- Never before the newest version: a clock that went back must not end a version before it began.
   select max(read_at) as read_at
@@ -29,9 +33,14 @@ open_versions as (
 ),
 
 new_versions as (
-  select raw_rows.*, reading.read_at as valid_from, cast(null as {{ propel_auth.type_time() }}) as valid_to
+  select
+    raw_rows.*,
+    reading.read_at as valid_from,
+    cast(null as {{ propel_auth.type_time() }}) as valid_to
+    {{- propel_auth.change_columns(key) if readings }}
   from raw_rows
   cross join reading
+  {{ propel_auth.join_change_times(key) if readings }}
   left join open_versions on {{ propel_auth.same_key('open_versions', 'raw_rows', key) }}
   where open_versions.{{ key[0] }} is null or {{ propel_auth.differs('open_versions', 'raw_rows', values) }}
 ),
@@ -43,6 +52,10 @@ ended_versions as (
     {%- endfor %}
     open_versions.valid_from,
     reading.read_at as valid_to
+    {%- if readings %},
+    open_versions.changed_after,
+    open_versions.changed_before
+    {%- endif %}
   from open_versions
   cross join reading
   left join raw_rows on {{ propel_auth.same_key('open_versions', 'raw_rows', key) }}
@@ -51,18 +64,102 @@ ended_versions as (
     or (open_versions.valid_from < reading.read_at and {{ propel_auth.differs('open_versions', 'raw_rows', values) }})
 )
 
-select {{ (key + values) | join(', ') }}, valid_from, valid_to from new_versions
+{%- set shown = (key + values) | join(', ') ~ ', valid_from, valid_to' ~ (', changed_after, changed_before' if readings else '') %}
+
+select {{ shown }} from new_versions
 union all
-select {{ (key + values) | join(', ') }}, valid_from, valid_to from ended_versions
+select {{ shown }} from ended_versions
 {%- else %}
+{%- if readings %}
+{{ propel_auth.change_times(raw_table, reading_of, key, readings) }},
+{%- endif %}
+
 reading as (
   select {{ propel_auth.as_of(reading_of) }} as read_at
 )
 
-select raw_rows.*, reading.read_at as valid_from, cast(null as {{ propel_auth.type_time() }}) as valid_to
+select
+  raw_rows.*,
+  reading.read_at as valid_from,
+  cast(null as {{ propel_auth.type_time() }}) as valid_to
+  {{- propel_auth.change_columns(key) if readings }}
 from raw_rows
 cross join reading
+{{ propel_auth.join_change_times(key) if readings }}
 {%- endif %}
+{%- endmacro %}
+
+{% macro change_columns(key) -%}
+,
+  case when logged.{{ key[0] }} is null then bounds.changed_after else logged.changed_after end as changed_after,
+  case when logged.{{ key[0] }} is null then bounds.changed_before else logged.changed_before end as changed_before
+{%- endmacro %}
+
+{% macro join_change_times(key) -%}
+cross join bounds
+  left join logged on {{ propel_auth.same_key('logged', 'raw_rows', key) }}
+{%- endmacro %}
+
+{# When a version that is new now has begun: `logged` has the change log's interval of each key, `bounds` that of the
+   others: from the begin of the last full load before the previous build, to the end of the last load.
+
+   A full load compares only the keys that the log has since the full load before it began, so an older entry does not
+   describe the present version. #}
+{% macro change_times(raw_table, reading_of, key, readings) -%}
+{%- set read = propel_auth.existing_readings(readings) -%}
+full_loads as (
+  select started_at, row_number() over (order by started_at desc) as age
+  from {{ propel_auth.raw('propel_scans') }} as scans
+  where table_name = '{{ reading_of }}' and mode = 'full' and verdict <> 'skipped'
+),
+
+logged as (
+  select {{ key | join(', ') }}, changed_after, changed_before
+  from (
+    select
+      {{ key | join(', ') }},
+      changed_after,
+      changed_before,
+      observed_to,
+      row_number() over (partition by {{ key | join(', ') }} order by observed_to desc) as age
+    from {{ propel_auth.raw('propel_changes') }} as changes
+    where table_name = '{{ raw_table }}' and change in ('added', 'changed')
+  ) as entries
+  where age = 1 and not exists (select 1 from full_loads where full_loads.age = 2 and started_at >= observed_to)
+),
+
+bounds as (
+  select
+    {%- if read %}
+    (select max(full_load_started_at) from {{ read }}) as changed_after,
+    {%- else %}
+    cast(null as {{ propel_auth.type_time() }}) as changed_after,
+    {%- endif %}
+    max(finished_at) as changed_before
+  from {{ propel_auth.raw('propel_scans') }} as scans
+  where table_name = '{{ reading_of }}' and verdict <> 'skipped'
+)
+{%- endmacro %}
+
+{# The table of the readings as the last build left it. Not a ref: it is built after the histories. #}
+{% macro existing_readings(name) -%}
+  {%- if name and execute and is_incremental() -%}
+    {%- set relation = load_relation(api.Relation.create(database=this.database, schema=this.schema, identifier=name)) -%}
+    {%- if relation is not none -%}
+      {%- set columns = adapter.get_columns_in_relation(relation) | map(attribute='name') | map('lower') | list -%}
+      {%- if 'full_load_started_at' in columns -%}{{ return(relation) }}{%- endif -%}
+    {%- endif -%}
+  {%- endif -%}
+  {{ return(none) }}
+{%- endmacro %}
+
+{# The begin of the last full load of a raw table. #}
+{% macro full_load_started_at(table) -%}
+(
+  select max(started_at)
+  from {{ propel_auth.raw('propel_scans') }} as full_scans
+  where table_name = '{{ table }}' and mode = 'full' and verdict <> 'skipped'
+)
 {%- endmacro %}
 
 {% macro same_key(one, other, key) -%}
@@ -94,9 +191,9 @@ from (
 where age = 1
 {%- endmacro %}
 
-{# For each time `at` in the column `time` of `relation`: the last load of users before it. Null: it was the first. #}
+{# For each time `at` in the column `time` of `relation`: the begin of the last full load of users before it. Null: it was the first. #}
 {% macro previous_readings(relation, time) -%}
-select times.at, max(readings.read_at) as previous_read_at
+select times.at, max(coalesce(readings.full_load_started_at, readings.read_at)) as previous_read_at
 from (select distinct {{ time }} as at from {{ relation }}) as times
 left join {{ ref('user_readings') }} as readings on readings.read_at < times.at
 group by times.at

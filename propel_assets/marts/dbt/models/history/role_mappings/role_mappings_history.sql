@@ -3,5 +3,5 @@
   unique_key=['custom_role_mapping_name', 'valid_from']
 ) }}
 {{ propel_auth.history(
-  'custom_role_mappings', 'custom_role_mappings', ['custom_role_mapping_name'], ['num_orgs_subscribed'], []
+  'custom_role_mappings', 'custom_role_mappings', ['custom_role_mapping_name'], ['num_orgs_subscribed'], [], none
 ) }}

@@ -10,4 +10,5 @@
     'impersonator_user_id',
   ],
   ['properties', 'metadata'],
+  'user_readings',
 ) }}

@@ -1,0 +1,92 @@
+"""The command `propel-assets verify`."""
+
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
+from datetime import datetime
+
+import click
+
+from propel_assets.catalog import BY_NAME, SCANS, TABLES
+from propel_assets.cli.arguments import current_settings, table_arguments
+from propel_assets.cli.rendering import format_count, print_table, progress_bar
+from propel_assets.errors import PropelError
+from propel_assets.settings import Settings
+
+DIFFERENCES_FOUND = 3
+"""Exit code."""
+
+
+@click.command(short_help="Compare the tables with PropelAuth, row by row.")
+@table_arguments
+@click.option("--limit", default=100, type=click.IntRange(min=1), show_default=True, help="Rows to list per table.")
+def verify(tables: tuple[str, ...], limit: int) -> None:
+    """Scan PropelAuth again and compare TABLES (default: all that are loaded) row by row. Writes nothing.
+
+    Lists each row that is missing, extra or different, by id and column name, never with values. Rows that were
+    created, active or named by a webhook event since the load are only counted. Exits with 3 when a row differs.
+
+    \b
+    Examples:
+      propel-assets verify
+      propel-assets verify user_query org_membership
+    """
+    from propel_assets.warehouse.verify import verify_scan
+
+    settings = current_settings()
+    wanted = {*tables} or {table.name for table in TABLES if table.default}
+    comparisons = []
+    failed = []
+    with ExitStack() as stack:
+        named_by_events = _events(settings, stack)
+        progress, log = stack.enter_context(progress_bar())
+        for scan in (scan for scan in SCANS if any(BY_NAME[name].scan == scan for name in wanted)):
+            try:
+                comparisons += verify_scan(
+                    scan, wanted, settings, named_by_events=named_by_events, progress=progress, log=log
+                )
+            except PropelError as error:
+                if error.concerns_every_scan:
+                    raise
+                failed += [name for name in wanted if BY_NAME[name].scan == scan]
+                log(f"{', '.join(failed)}: not compared. {error}")
+    print_table(
+        ("table", "rows", "changed since load", "different", "notes"),
+        [
+            (
+                found.table,
+                f"{found.rows:,}" if found.is_compared else "-",
+                f"{found.changed:,}" if found.is_compared else "-",
+                f"{len(found.differences):,}" if found.is_compared else "-",
+                "; ".join(found.notes),
+            )
+            for found in comparisons
+        ],
+    )
+    differences = [(found.table, difference) for found in comparisons for difference in found.differences[:limit]]
+    if differences:
+        click.echo()
+        print_table(
+            ("table", "row", "key", "columns"),
+            [(table, d.kind, d.key, ", ".join(d.columns)) for table, d in differences],
+        )
+    total = sum(len(found.differences) for found in comparisons)
+    compared = sum(found.is_compared for found in comparisons)
+    if failed:
+        raise click.ClickException(f"Not compared: {', '.join(failed)}. The reasons are above.")
+    if not compared:
+        raise click.ClickException("No table was compared. The reasons are above.")
+    if total > len(differences):
+        click.echo(f"{total - len(differences):,} more. Raise --limit to list them.", err=True)
+    click.echo(f"{format_count(compared, 'table')} compared, {format_count(total, 'difference')}.", err=True)
+    if total:
+        raise SystemExit(DIFFERENCES_FOUND)
+
+
+def _events(settings: Settings, stack: ExitStack) -> Callable[[datetime], Collection[str]]:
+    """Return the function that reads which ids events name; without a webhook receiver it returns none."""
+    if not settings.webhook_secrets:
+        return lambda _: ()
+    from propel_assets.webhooks.apply import open_store
+
+    store = stack.enter_context(open_store(settings.webhook_store))
+    return store.ids_named_since if store else lambda _: ()

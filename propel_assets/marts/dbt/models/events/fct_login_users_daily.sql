@@ -1,0 +1,1 @@
+{{ propel_auth.login_users_per_period('Daily', 'day') }}

@@ -1,0 +1,118 @@
+"""The data contract of the tables, in the Open Data Contract Standard (ODCS) 3.1, derived from the catalog."""
+
+from typing import Any
+
+import yaml
+
+from propel_assets import __version__
+from propel_assets.catalog import AUDIT_TABLES, TABLES, Column, Table
+from propel_assets.catalog.model import PrivacyClass
+from propel_assets.settings import DATASET, Target
+from propel_assets.warehouse.checks import MAX_AGE
+
+LOGICAL_TYPES = {
+    "text": "string",
+    "bigint": "integer",
+    "double": "number",
+    "bool": "boolean",
+    "timestamp": "timestamp",
+    "date": "date",
+    "json": "object",
+}
+CLASSIFICATIONS: dict[PrivacyClass, str] = {
+    "none": "internal",
+    "identifier": "internal",
+    "direct_identifier": "restricted",
+    "personal": "restricted",
+    "free_form": "restricted",
+}
+LISTS = "List of "
+"""How the description of a JSON column begins that holds a list."""
+
+
+def contract(target: Target) -> dict[str, Any]:
+    """Return the contract of the tables in the dataset of ``target``."""
+    dataset = target.named(DATASET)
+    return {
+        "apiVersion": "v3.1.0",
+        "kind": "DataContract",
+        "id": f"propel-assets:{dataset}",
+        "name": f"PropelAuth tables in {dataset}",
+        "version": __version__,
+        "status": "active",
+        "domain": "identity",
+        "dataProduct": "propel-assets",
+        "description": {
+            "purpose": "Users, orgs, memberships, roles, invitations, API keys and insight reports of PropelAuth.",
+            "usage": "Each table has the present state at PropelAuth; audit tables have how it was read and checked.",
+            "limitations": "PropelAuth adds fields without notice: they get a column of their own. A value that its "
+            "column cannot hold is in `<column>__v_text`, and the column is null. Columns that the privacy policy "
+            "drops are null.",
+        },
+        "tags": ["propelauth"],
+        "schema": [_table(table) for table in (*TABLES, *AUDIT_TABLES)],
+        "slaProperties": [
+            {
+                "property": "latency",
+                "value": MAX_AGE.total_seconds() / 3600,
+                "unit": "h",
+                "element": ", ".join(table.name for table in TABLES if table.default),
+                "description": "The check up_to_date warns above it.",
+            }
+        ],
+    }
+
+
+def contract_yaml(target: Target) -> str:
+    """Return the contract as YAML."""
+    return yaml.safe_dump(contract(target), sort_keys=False, allow_unicode=True, width=120)
+
+
+def _table(table: Table) -> dict[str, Any]:
+    foreign_keys = {r.columns[0]: r.table for r in table.references if len(r.columns) == 1}
+    found: dict[str, Any] = {
+        "name": table.name,
+        "physicalName": table.name,
+        "logicalType": "object",
+        "physicalType": "table",
+        "description": table.description,
+        "dataGranularityDescription": f"One row per {', '.join(table.key)}.",
+        "tags": [table.group, "loaded by default" if table.default else "loaded by name"],
+        "properties": [_column(table, column, foreign_keys.get(column.name)) for column in table.columns],
+        "quality": [
+            {
+                "id": "primary_key_is_unique",
+                "type": "library",
+                "metric": "duplicateValues",
+                "arguments": {"properties": list(table.key)},
+                "mustBe": 0,
+                "severity": "error",
+            }
+        ],
+    }
+    if table.doc:
+        found["authoritativeDefinitions"] = [{"type": "implementation", "url": table.doc}]
+    return found
+
+
+def _column(table: Table, column: Column, refers_to: str | None) -> dict[str, Any]:
+    is_list = column.type == "json" and column.description.startswith(LISTS)
+    found: dict[str, Any] = {
+        "name": column.name,
+        "physicalName": column.name,
+        "logicalType": "array" if is_list else LOGICAL_TYPES[column.type],
+        "physicalType": column.type,
+        "description": column.description,
+        "required": column.name in table.key,
+        "classification": CLASSIFICATIONS[column.privacy],
+        "tags": [f"privacy:{column.privacy}"],
+    }
+    if is_list:
+        found["items"] = {"logicalType": "string"}
+    if column.name in table.key:
+        found |= {"primaryKey": True, "primaryKeyPosition": table.key.index(column.name) + 1}
+    if column.source_field != column.name:
+        found["transformSourceObjects"] = [column.source_field]
+    if refers_to:
+        found["relationships"] = [{"type": "foreignKey", "to": f"{refers_to}.{column.name}"}]
+    return found

@@ -1,0 +1,167 @@
+"""The change log: in which interval each row that was read between full loads has changed.
+
+A row is compared with the stored row before it replaces it. The change was made after the stored row was last read, and
+before the new row was. Only tables whose rows events cause to be read again have a log: `propel_changes`.
+"""
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute
+
+from propel_assets.catalog import AUTH_EVENT, ORG_MEMBERSHIP, USER_QUERY, Table
+from propel_assets.catalog.model import Webhooks
+from propel_assets.source.stream import Mode, ReceivedEvent
+
+pc: Any = pyarrow.compute  # its functions are created at import, so type checkers do not see them
+
+Row = dict[str, Any]
+LOGGED = AUTH_EVENT.shape.applies_to if isinstance(AUTH_EVENT.shape, Webhooks) else ()
+DELETED = {"user.deleted": "user_id", "org.deleted": "org_id"}
+"""The events that report a deletion, with the field of the id. An id is never used again."""
+
+
+class StoredTables(Protocol):
+    """The tables at the destination."""
+
+    def rows(self, table: Table, ids: Sequence[str]) -> list[Row]:
+        """Return the rows whose first key column is one of ``ids``."""
+        ...
+
+    def has_change_log(self) -> bool:
+        """Whether the change log has rows."""
+        ...
+
+    def observed(self, table: Table, ids: Sequence[str]) -> dict[str, datetime | None]:
+        """Return for each id the latest time after which its stored row was read."""
+        ...
+
+    def read_since_full_load(self, table: Table) -> set[str]:
+        """Return the ids that the change log has since the last full load of ``table`` began."""
+        ...
+
+    def overtaken(self, table: Table) -> list[str]:
+        """Return the ids that were read while the last full load of ``table`` ran, whose rows may be the older ones."""
+        ...
+
+
+@dataclass
+class ChangeLog:
+    """Collects the rows of the change log of one load. ``mode``: that of its rows that are merged."""
+
+    stored: StoredTables
+    load_id: str
+    events: Sequence[ReceivedEvent] | None
+    rows: list[Row] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Note when the load began to read."""
+        self._started_at = datetime.now(UTC)
+        self._is_kept = self.events is not None or self.stored.has_change_log()
+        self._users: list[str] = []
+        self._compared: dict[str, set[str]] = {}
+
+    def add(self, table: Table, batch: pa.Table, *, is_merged: bool) -> None:
+        """Compare a batch of rows, as they will be stored, with the stored rows.
+
+        Of a full load, only the rows that the log has since the last one are compared.
+        """
+        if not self._is_kept or table.name not in LOGGED:
+            return
+        key = table.key[0]
+        if not is_merged:
+            batch = batch.filter(pc.is_in(batch[key], pa.array(self._read_before(table), pa.string())))
+        ids = list(dict.fromkeys(batch[key].to_pylist()))
+        if table is ORG_MEMBERSHIP and is_merged:
+            ids = self._users  # some have none any more
+        elif table is USER_QUERY:
+            self._users = ids
+        if ids:
+            mode: Mode = "full" if not is_merged else "recent" if self.events is None else "events"
+            self._compare(table, ids, batch.to_pylist(), mode)
+
+    def _read_before(self, table: Table) -> Collection[str]:
+        read_as = USER_QUERY if table is ORG_MEMBERSHIP else table
+        if read_as.name not in self._compared:
+            self._compared[read_as.name] = self.stored.read_since_full_load(read_as)
+        return self._compared[read_as.name]
+
+    def _compare(self, table: Table, ids: Sequence[str], new: Iterable[Row], mode: Mode) -> None:
+        before = {_key(table, row): row for row in self.stored.rows(table, ids)}
+        observed = self.stored.observed(USER_QUERY if table is ORG_MEMBERSHIP else table, ids)
+        after = {_key(table, row): row for row in new}
+        for key, row in after.items():
+            change = "added" if key not in before else "changed" if _differs(table, before[key], row) else "unchanged"
+            if change != "unchanged" or (mode == "events" and table is not ORG_MEMBERSHIP):
+                self._append(table, key, change, mode, observed[key[0]])
+        if table is ORG_MEMBERSHIP:
+            for key in before.keys() - after.keys():
+                self._append(table, key, "deleted", mode, observed[key[0]])
+
+    def delete(self, table: Table, ids: Mapping[str, str]) -> None:
+        """Note deleted rows. ``ids``: by the id as it is stored, the id as the API has it."""
+        if table.name not in LOGGED or table is ORG_MEMBERSHIP or not ids:
+            return
+        observed, reported = self.stored.observed(table, [*ids]), self._reported_deletions()
+        for stored_id, id_ in ids.items():
+            self._append(table, (stored_id,), "deleted", "events", observed[stored_id], reported.get(id_))
+
+    def count_deleted(self, table: Table) -> int:
+        """Return how many rows of ``table`` are noted as deleted."""
+        return sum(row["table_name"] == table.name and row["change"] == "deleted" for row in self.rows)
+
+    def _reported_deletions(self) -> dict[str, datetime]:
+        found: dict[str, datetime] = {}
+        for event in self.events or ():
+            if event.event_type in DELETED:
+                id_ = json.loads(event.payload).get(DELETED[event.event_type])
+                if isinstance(id_, str):
+                    found[id_] = min(event.received_at, found.get(id_, event.received_at))
+        return found
+
+    def _append(
+        self,
+        table: Table,
+        key: tuple[Any, ...],
+        change: str,
+        mode: Mode,
+        observed: datetime | None,
+        reported: datetime | None = None,
+    ) -> None:
+        now, names = datetime.now(UTC), dict(zip(table.key, key, strict=True))
+        is_change = change != "unchanged"
+        self.rows.append(
+            {
+                "load_id": self.load_id,
+                "table_name": table.name,
+                "user_id": names.get("user_id"),
+                "org_id": names.get("org_id"),
+                "change": change,
+                "mode": mode,
+                "changed_after": observed if is_change else None,
+                "changed_before": (reported or now) if is_change else None,
+                "observed_from": self._started_at,
+                "observed_to": now,
+            }
+        )
+
+
+def _key(table: Table, row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in table.key)
+
+
+def _differs(table: Table, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether a tracked column has another value."""
+    pairs = (
+        (column.type, before.get(column.name), after.get(column.name)) for column in table.columns if column.tracked
+    )
+    return any(old != new and not (kind == "json" and _is_parsed(old, new)) for kind, old, new in pairs)
+
+
+def _is_parsed(value: Any, text: str | None) -> bool:
+    """Whether ``value`` is the JSON ``text``, parsed: some drivers return JSON so."""
+    return text is not None and value == json.loads(text)

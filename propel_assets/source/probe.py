@@ -1,0 +1,572 @@
+"""Measure how a tenant behaves where PropelAuth's documentation does not say: at most 50 read-only requests.
+
+`probe` returns findings, each with what the project does about it, and a profile that the sandbox replays. Neither has
+personal data, ids, keys, or the host: of bodies only field names, types, counts and statuses are kept, and the text of
+error responses without ids and numbers.
+"""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+from urllib.parse import urlencode, urlsplit
+
+import urllib3
+
+from propel_assets import __version__
+from propel_assets.catalog.model import API
+from propel_assets.errors import KeyRefused, TransientApiError, Unreachable
+from propel_assets.privacy.redaction import without_personal_data
+from propel_assets.settings import Tenant
+from propel_assets.source.client import MAX_ERROR_BYTES, REQUEST_SECONDS, USER_AGENT
+from propel_assets.source.connections import connection_pool
+
+MAX_REQUESTS = 50
+PAUSE_SECONDS = 0.2
+MAX_BODY_BYTES = 8 * 2**20
+MAX_TEXT = 200
+OK, BAD_REQUEST, UNAUTHORIZED, TOO_MANY_REQUESTS = 200, 400, 401, 429
+WHOLE_PAGE, LARGE_PAGE, BEYOND = 100, 1_000, 1_000_000
+UNKNOWN_UUID = "00000000-0000-4000-8000-000000000000"
+UNKNOWN_KEY = "0" * 32
+WRONG_KEY = "propel-assets-probe-is-not-a-key"
+LIMIT_HEADER = re.compile(r"retry-after|.*rate-?limit.*", re.IGNORECASE)
+IDS_AND_NUMBERS = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}|[0-9a-fA-F]{16,}|\d+")
+FORMAT = 1
+
+Auth = Literal["key", "none", "wrong"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the list of open questions.
+
+    Attributes:
+        line: its number.
+        question: what was not known.
+        answer: what the tenant does; empty: reading cannot settle it, or this tenant has no such data.
+        action: what the project does about it, whatever the answer.
+    """
+
+    line: int
+    question: str
+    answer: str
+    action: str
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What the probe found. ``profile``: JSON values for `propel-assets sandbox --profile`."""
+
+    findings: Sequence[Finding]
+    profile: Mapping[str, Any]
+    requests: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One response. ``body``: its JSON value; None if it is not JSON. ``text``: of an error, redacted."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: Any = None
+    text: str = ""
+    is_json: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether the status is 200 and the body an object."""
+        return self.status == OK and isinstance(self.body, dict)
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """Return the objects in the list ``name``."""
+        found = self.body.get(name) if isinstance(self.body, dict) else None
+        return [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
+
+    def get(self, name: str) -> Any:
+        """Return a field of the body; None if it is absent."""
+        return self.body.get(name) if isinstance(self.body, dict) else None
+
+
+def probe(tenant: Tenant, progress: Callable[[int], None] = lambda _: None) -> ProbeResult:
+    """Send the requests and return what they show.
+
+    Raises:
+        KeyRefused: the tenant does not accept the key.
+        Unreachable: there is no connection to the tenant.
+        TransientApiError: the tenant limits the rate of these few requests.
+    """
+    requester = _Requester(tenant, progress)
+    run = _Probe(requester)
+    findings = list(run.findings())
+    return ProbeResult(findings, run.profile(), requester.sent)
+
+
+class _Requester:
+    """Sends one request at a time, and no more than `MAX_REQUESTS`."""
+
+    def __init__(self, tenant: Tenant, progress: Callable[[int], None]) -> None:
+        self._tenant, self._progress = tenant, progress
+        self._pool = connection_pool(
+            tenant.auth_url,
+            lambda: False,
+            retries=False,
+            timeout=urllib3.Timeout(connect=10, total=REQUEST_SECONDS),
+            headers={"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "gzip"},
+        )
+        self._secrets = [urlsplit(tenant.auth_url).hostname or "", tenant.api_key]
+        self.sent = 0
+        self.limit_headers: dict[str, str] = {}
+        self.errors: dict[int, dict[str, str]] = {}
+
+    def get(self, path: str, auth: Auth = "key", **params: Any) -> Answer:
+        """Return the response to GET ``path`` below the backend API."""
+        if self.sent >= MAX_REQUESTS:
+            raise AssertionError("the probe has a fixed number of requests")
+        if self.sent:
+            time.sleep(PAUSE_SECONDS)  # polite: no tenant limits 5 requests a second
+        self.sent += 1
+        self._progress(self.sent)
+        headers = dict(self._pool.headers)
+        if auth != "none":
+            headers["Authorization"] = f"Bearer {self._tenant.api_key if auth == 'key' else WRONG_KEY}"
+        url = f"{API}/{path}" + (f"?{urlencode(params)}" if params else "")
+        try:
+            response = self._pool.urlopen("GET", url, headers=headers, redirect=False, preload_content=False)
+            limit = MAX_BODY_BYTES if response.status == OK else MAX_ERROR_BYTES
+            content = response.read(limit, decode_content=True)
+            response.close()
+        except urllib3.exceptions.HTTPError as error:
+            raise Unreachable(
+                f"The probe could not read GET {API}/{path} ({type(error).__name__}). Check that PROPELAUTH_AUTH_URL "
+                f"is right: {self._tenant.auth_url}."
+            ) from None
+        answer = self._answer(response.status, response.headers, content)
+        if answer.status == TOO_MANY_REQUESTS:
+            has_header = "with" if "retry-after" in self.limit_headers else "without"
+            raise TransientApiError(
+                f"The probe stopped after {self.sent} requests: GET {API}/{path} returned 429 {has_header} "
+                "Retry-After. Run again later."
+            )
+        return answer
+
+    def _answer(self, status: int, headers: Mapping[str, str], content: bytes) -> Answer:
+        for name, value in headers.items():
+            if LIMIT_HEADER.fullmatch(name):
+                self.limit_headers[name.lower()] = value if value.isdigit() else "(not a number)"
+        try:
+            body, is_json = json.loads(content), True
+        except (ValueError, RecursionError):
+            body, is_json = None, False
+        text = "" if status == OK else self._redacted(content)
+        if status not in (OK, BAD_REQUEST):  # the body of a 400 depends on the request
+            kind = headers.get("Content-Type", "").split(";")[0]
+            self.errors.setdefault(status, {"content_type": kind, "body": text})
+        return Answer(status, headers, body, text, is_json)
+
+    def _redacted(self, content: bytes) -> str:
+        text = content[: MAX_TEXT * 2].decode(errors="replace")
+        for secret in filter(None, self._secrets):
+            text = text.replace(secret, "<host or key>")
+        return IDS_AND_NUMBERS.sub("0", without_personal_data(text))[:MAX_TEXT]
+
+
+@dataclass
+class _Probe:
+    """The questions, in the order of their lines. ``faults``: the profile, as faults of the sandbox."""
+
+    http: _Requester
+    faults: dict[str, Any] = field(default_factory=dict)
+    statuses: dict[str, int] = field(default_factory=dict)
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    def findings(self) -> Iterator[Finding]:
+        """Yield the findings."""
+        first = self._read("user/query", page_size=WHOLE_PAGE, order_by="CREATED_AT_ASC", include_orgs="true")
+        if first.status == UNAUTHORIZED:
+            raise KeyRefused(
+                f"GET {API}/user/query returned 401: PROPELAUTH_API_KEY is not a key of this environment.", UNAUTHORIZED
+            )
+        if first.status != OK:
+            self.faults["include_orgs_off"] = first.status
+            first = self._read("user/query", name="-", page_size=WHOLE_PAGE, order_by="CREATED_AT_ASC")
+        orgs = self._read("org/query", page_size=WHOLE_PAGE, order_by="CREATED_AT_ASC")
+        org_ids = [str(row["org_id"]) for row in orgs.rows("orgs") if "org_id" in row]
+        details = [self._read(f"org/{org_id}", name="org/{org_id}") for org_id in org_ids[:5]]
+        keys = self._read("end_user_api_keys", page_size=WHOLE_PAGE)
+        yield self._page_cap(first)
+        yield self._past_the_end(first)
+        errors = list(self._errors(org_ids))
+        yield from errors[:1]
+        yield self._ties(first, org_ids)
+        yield self._api_keys(keys)
+        yield self._isolated(first, details)
+        yield self._org_created_at(orgs, details)
+        yield self._omissions(first, orgs, details, keys)
+        yield self._disabled(first)
+        yield self._activity(first)
+        yield self._insights()
+        yield self._scim(org_ids)
+        yield self._permissions()
+        yield self._host()
+        yield Finding(
+            15,
+            "further fields in webhook payloads",
+            "",
+            "Webhooks are sent, not read. The receiver stores each payload whole, so that further fields are kept.",
+        )
+        yield Finding(
+            16,
+            "whether org/query can be read with GET",
+            f"GET org/query returned {orgs.status}",
+            "The project sends GET requests only. If GET is refused, org tables are not loaded and keep their rows.",
+        )
+        yield from errors[1:]
+
+    def _read(self, path: str, *, name: str = "", auth: Auth = "key", **params: Any) -> Answer:
+        answer = self.http.get(path, auth, **params)
+        if auth == "key":
+            self.statuses.setdefault(name or path, answer.status)
+        return answer
+
+    def _page_cap(self, first: Answer) -> Finding:
+        large = self._read("user/query", page_size=LARGE_PAGE)
+        total = first.get("total_users") or 0
+        if large.status != OK:
+            low, high = WHOLE_PAGE, LARGE_PAGE  # the largest accepted size is in between
+            while high - low > 1 and self.http.sent < 16:
+                middle = (low + high) // 2
+                low, high = (middle, high) if self._read("user/query", page_size=middle).status == OK else (low, middle)
+            self.faults |= {"page_size_cap": low, "page_size_refused": True}
+            answer = (
+                f"a page_size of {LARGE_PAGE} is refused with {large.status}; {low} is accepted, {high} is not known"
+            )
+        elif large.get("page_size") not in (None, LARGE_PAGE):
+            self.faults["page_size_cap"] = large.get("page_size")
+            answer = f"a page_size of {LARGE_PAGE} is reduced to {large.get('page_size')}"
+        elif total > len(large.rows("users")):
+            rows = self.faults["page_size_cap"] = len(large.rows("users"))
+            answer = f"a page_size of {LARGE_PAGE} returns {rows} rows, and page_size echoes {LARGE_PAGE}"
+        else:
+            self.faults["page_size_cap"] = LARGE_PAGE
+            answer = f"a page_size of {LARGE_PAGE} is accepted; there are only {total} users, so the cap is not known"
+        return Finding(
+            1,
+            "page_size cap, and what happens above it",
+            answer,
+            "PROPELAUTH_PAGE_SIZE is 100. Pages are computed from the size that the response echoes; a refused size is "
+            "halved. Batch reads are POST requests, which the project does not send.",
+        )
+
+    def _past_the_end(self, first: Answer) -> Finding:
+        beyond = self._read("user/query", page_size=WHOLE_PAGE, page_number=BEYOND)
+        if beyond.status != OK:
+            self.faults["past_end"] = beyond.status
+            answer = f"status {beyond.status}"
+        else:
+            echo = "echoed" if beyond.get("current_page") == BEYOND else repr(beyond.get("current_page"))
+            more = beyond.get("has_more_results")
+            answer = f"{len(beyond.rows('users'))} rows, current_page {echo}, has_more_results {more}"
+            answer += ", the same total" if beyond.get("total_users") == first.get("total_users") else ", another total"
+        return Finding(
+            2,
+            "a page past the last one",
+            answer,
+            "A scan reads from the last page backwards and past it only once, to find new rows. An error there ends "
+            "the scan, and the previous data is kept.",
+        )
+
+    def _errors(self, org_ids: Sequence[str]) -> Iterator[Finding]:
+        wanted = {
+            "no key": self._read("user/query", auth="none"),
+            "a wrong key": self._read("user/query", auth="wrong"),
+            "page_size=0": self._read("user/query", name="-", page_size=0),
+            "an unknown order": self._read("user/query", name="-", order_by="NOT_AN_ORDER"),
+            "an unknown user": self._read(f"user/{UNKNOWN_UUID}", name="user/{user_id}"),
+            "an unknown org": self._read(f"org/{UNKNOWN_UUID}", name="-"),
+            "an unknown API key": self._read(f"end_user_api_keys/{UNKNOWN_KEY}", name="-"),
+            "an unknown employee": self._read(f"employee/{UNKNOWN_UUID}", name="employee/{employee_id}"),
+        }
+        texts = [f"{what}: {_described(answer)}" for what, answer in wanted.items()]
+        limits = ", ".join(sorted(self.http.limit_headers)) or "none"
+        yield Finding(
+            3,
+            "error bodies; rate limit headers",
+            f"{'; '.join(texts)}. Headers about limits: {limits}. No response had status 429",
+            "Statuses decide, bodies do not: the names of refused fields are shown, and no other text. 429 and 503 "
+            "pause all requests, for as long as Retry-After says or for a growing time without it.",
+        )
+        members = self._read(f"user/org/{UNKNOWN_UUID}", name="user/org/{org_id}", page_size=1)
+        if members.status == OK:
+            self.faults["unknown_org_empty"] = True
+        yield Finding(
+            17,
+            "user/org of an unknown org",
+            _described(members) + (f", {members.get('total_users')} users" if members.ok else ""),
+            "Only the total of the orgs that are isolated is read. 404 counts as an org that was deleted meanwhile.",
+        )
+
+    def _ties(self, first: Answer, org_ids: Sequence[str]) -> Finding:
+        again = self._read("user/query", page_size=WHOLE_PAGE, order_by="CREATED_AT_ASC", include_orgs="true")
+        before, after = (_ids(answer.rows("users"), "user_id") for answer in (first, again))
+        times = [row.get("created_at") for row in first.rows("users")]
+        ties = len(times) - len({*times})
+        same = before == after
+        if not same:
+            self.faults["shuffled_ties"] = True
+        answer = f"{ties} of {len(times)} users have the created_at of another; " + (
+            "two reads had the same order" if same else "two reads had different orders"
+        )
+        if org_ids:
+            by_order = [
+                self._read(f"user/org/{org_ids[0]}", name="user/org/{org_id}", page_size=WHOLE_PAGE, order_by=order)
+                for order in ("CREATED_AT_ASC", "CREATED_AT_DESC")
+            ]
+            if not all(members.ok for members in by_order):
+                answer += f"; user/org refuses order_by with {by_order[0].status}"
+            elif len(by_order[0].rows("users")) < 2:
+                answer += "; the first org has too few members to see whether user/org follows order_by"
+            else:
+                one, other = (_ids(members.rows("users"), "user_id") for members in by_order)
+                answer += f"; user/org {'ignores' if one == other else 'follows'} order_by"
+        for path, name in (("pending_org_invites", "invites"), ("end_user_api_keys/archived", "api_keys")):
+            listed = self._read(path, page_size=WHOLE_PAGE)
+            answer += f"; {path}: {_order_of([row.get('created_at') for row in listed.rows(name)])}"
+        return Finding(
+            4,
+            "order of rows with the same created_at; order of other lists",
+            answer,
+            "A scan needs no order among equal times: it re-reads ties until they are complete. Lists without a "
+            "documented order are proved by their totals and by distinct keys.",
+        )
+
+    def _api_keys(self, keys: Answer) -> Finding:
+        types = self._read("end_user_api_keys", name="-", page_size=1, api_key_type="NOT_A_TYPE")
+        tomorrow = (datetime.now(UTC) + timedelta(days=1)).date()
+        usage = self._read("end_user_api_keys/usage", date=tomorrow.isoformat())
+        if keys.status not in (OK, UNAUTHORIZED):
+            self.faults["api_keys_off"] = keys.status
+        return Finding(
+            5,
+            "values of api_key_type; the day boundary of usage",
+            f"an unknown api_key_type: {_described(types)}; usage of tomorrow (UTC): {_described(usage)}. The time "
+            "zone of a day cannot be settled by reading",
+            "api_key_type is not sent: all types are loaded together. Usage of the last days is read again by each "
+            "load, so that a day that ends later is corrected.",
+        )
+
+    def _isolated(self, first: Answer, details: Sequence[Answer]) -> Finding:
+        shown = [detail for detail in details if detail.ok]
+        has_field = any("isolated" in detail.body for detail in shown)
+        isolated = [detail.get("org_id") for detail in shown if detail.get("isolated") is True]
+        is_sent = "sent" if has_field else "absent"
+        answer = f"{len(shown)} orgs read, the field isolated is {is_sent}, {len(isolated)} isolated"
+        if isolated:
+            members = self._read(f"user/org/{isolated[0]}", name="user/org/{org_id}", page_size=1)
+            filtered = self._read("user/query", name="-", page_size=1, isolated_org_id=isolated[0])
+            answer += (
+                f"; its members: {members.get('total_users')}, by isolated_org_id: {filtered.get('total_users')}, "
+                f"in the list of all: {first.get('total_users')}"
+            )
+        return Finding(
+            6,
+            "isolated orgs: whether user/query lists their users",
+            answer,
+            "Each full load compares the members of isolated orgs with the orgs' own totals. It is `counted`, with the "
+            "number of missing users, if the list of all users lacks them.",
+        )
+
+    def _org_created_at(self, orgs: Answer, details: Sequence[Answer]) -> Finding:
+        listed = orgs.rows("orgs")
+        without = sum(row.get("created_at") is None for row in listed)
+        in_detail = sum("created_at" in detail.body for detail in details if detail.ok)
+        if in_detail:
+            self.faults["org_detail_created_at"] = True
+        return Finding(
+            7,
+            "created_at of orgs",
+            f"{without} of {len(listed)} listed orgs have none; GET org/{{org_id}} "
+            f"{'sends it' if in_detail else 'does not send it'}",
+            "created_at comes from the list and may be null. The order of the list is not used then: the scan is "
+            "`counted`.",
+        )
+
+    def _omissions(self, users: Answer, orgs: Answer, details: Sequence[Answer], keys: Answer) -> Finding:
+        lists = {
+            "users": users.rows("users"),
+            "memberships": [
+                info
+                for row in users.rows("users")
+                for info in (row.get("org_id_to_org_info") or {}).values()
+                if isinstance(info, dict)
+            ],
+            "orgs in the list": orgs.rows("orgs"),
+            "details of orgs": [detail.body for detail in details if detail.ok],
+            "api_keys": keys.rows("api_keys"),
+        }
+        texts: list[str] = []
+        for name, rows in lists.items():
+            if not rows:
+                continue
+            present = {field for row in rows for field in row}
+            omitted = sorted(f for f in present if any(f not in row for row in rows))
+            null = sorted(f for f in present if any(row.get(f, 0) is None for row in rows))
+            self.fields[name] = {"rows": len(rows), "fields": sorted(present), "omitted": omitted, "null": null}
+            texts.append(f"{name} ({len(rows)}): sometimes omitted {_list(omitted)}, sometimes null {_list(null)}")
+        return Finding(
+            8,
+            "whether optional fields are omitted or null",
+            "; ".join(texts),
+            "Columns are declared; an omitted field is loaded as null. A field that the catalog lacks gets a column.",
+        )
+
+    def _disabled(self, first: Answer) -> Finding:
+        rows = first.rows("users")
+        disabled, locked = sum(r.get("enabled") is False for r in rows), sum(r.get("locked") is True for r in rows)
+        return Finding(
+            9,
+            "whether user/query lists disabled and locked users",
+            f"{disabled} disabled and {locked} locked among the oldest {len(rows)} users"
+            + ("" if disabled or locked else ": not settled"),
+            "They are loaded with `enabled` and `locked`. If the list lacked them, a disabled user would look deleted.",
+        )
+
+    def _activity(self, first: Answer) -> Finding:
+        newest = self._read("user/query", page_size=1, order_by="LAST_ACTIVE_AT_DESC").rows("users")
+        at = newest[0].get("last_active_at") if newest else None
+        if isinstance(at, int | float):
+            hours = (time.time() - at) / 3600
+            answer = (
+                f"the newest activity is {hours:.1f} hours old"
+                if hours >= 0
+                else "the newest activity is in the future"
+            )
+        else:
+            answer = ""
+        impersonated = sum("impersonator_user_id" in row for row in first.rows("users"))
+        return Finding(
+            10,
+            "when last_active_at is updated",
+            f"{answer}; {impersonated} users show an impersonator. When it moves cannot be settled by reading",
+            "A recent load reads back to the newest activity of the previous one. A value in the future is not used.",
+        )
+
+    def _insights(self) -> Finding:
+        texts = []
+        for path, name in (("user_report/churn", "user_reports"), ("org_report/churn", "org_reports")):
+            report = self._read(path, page_size=WHOLE_PAGE)
+            if report.ok:
+                extra = {key for row in report.rows(name) for key in row.get("extra_properties") or {}}
+                at = report.get("report_time")
+                age = (
+                    f"{(time.time() - at) / 3600:.0f} hours old"
+                    if isinstance(at, int | float)
+                    else "without report_time"
+                )
+                texts.append(f"{path}: {age}, extra_properties {_list(sorted(extra))}")
+            else:
+                texts.append(f"{path}: status {report.status}")
+        champion = self._read("user_report/champion", page_size=WHOLE_PAGE)
+        extra = {key for row in champion.rows("user_reports") for key in row.get("extra_properties") or {}}
+        texts.append(f"user_report/champion: {_described(champion)}, extra_properties {_list(sorted(extra))}")
+        chart = self._read("chart_metrics/signups")
+        texts.append(f"chart_metrics: {_described(chart)}")
+        off = {self.statuses["user_report/churn"], self.statuses["chart_metrics/signups"]} - {OK}
+        if off:
+            self.faults["insights_off"] = min(off)
+        return Finding(
+            11,
+            "insight reports: age, extra_properties, whether the plan has them",
+            "; ".join(texts),
+            "402, 403, 404 and 426 count as not enabled: the tables keep their rows. extra_properties is JSON.",
+        )
+
+    def _scim(self, org_ids: Sequence[str]) -> Finding:
+        unknown = self._read(f"scim/{UNKNOWN_UUID}/groups", name="-")
+        answer = f"an unknown org: {_described(unknown)}"
+        if org_ids:
+            groups = self._read(f"scim/{org_ids[0]}/groups", name="scim/{org_id}/groups", page_size=WHOLE_PAGE)
+            answer += f"; groups: {_described(groups)}"
+            if groups.ok:
+                answer += f", has_more_results {'sent' if 'has_more_results' in groups.body else 'absent'}"
+                none = self._read(f"scim/{org_ids[0]}/groups", name="-", page_size=1, user_id=UNKNOWN_UUID)
+                answer += (
+                    f", total_groups {groups.get('total_groups')}, with the filter user_id {none.get('total_groups')}"
+                )
+            elif groups.status != UNAUTHORIZED:
+                self.faults["scim_off"] = groups.status
+        return Finding(
+            12,
+            "SCIM: has_more_results, 404, total_groups",
+            answer,
+            "Groups are read until total_groups are read, members until a short page. The filter user_id is not used.",
+        )
+
+    def _permissions(self) -> Finding:
+        self._read("custom_role_mappings")
+        refused = [f"{path} {status}" for path, status in self.statuses.items() if status in (401, 402, 403, 426)]
+        if self.statuses["org/query"] == 426:
+            self.faults["orgs_off"] = 426
+        return Finding(
+            13,
+            "which endpoints this key may read",
+            f"{sum(status == OK for status in self.statuses.values())} endpoints return 200"
+            + (f"; refused: {', '.join(sorted(refused))}" if refused else ""),
+            "403 is reported as a missing permission of the key, other statuses as a feature that is not enabled.",
+        )
+
+    def _host(self) -> Finding:
+        return Finding(
+            14,
+            "whether the auth URL serves the backend API directly",
+            "yes: every request of this probe was sent to it",
+            "The key is sent to PROPELAUTH_AUTH_URL only. If PropelAuth ends direct access, requests fail with 404.",
+        )
+
+    def profile(self) -> dict[str, Any]:
+        """Return the profile. ``value`` separates a fault whose value is an object from its limits."""
+        headers = {name: value for name, value in self.http.limit_headers.items() if value.isdigit()}
+        faults = dict(self.faults)
+        if headers:
+            faults["response_headers"] = {"value": headers}
+        errors = {str(status): error for status, error in sorted(self.http.errors.items())}
+        if errors:
+            faults["error_bodies"] = {"value": errors}
+        return {
+            "format": FORMAT,
+            "made_by": f"propel-assets {__version__}",
+            "made_on": datetime.now(UTC).date().isoformat(),
+            "requests": self.http.sent,
+            "fields": self.fields,
+            "faults": faults,
+        }
+
+
+def _ids(rows: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
+    return [row.get(name) for row in rows]
+
+
+def _described(answer: Answer) -> str:
+    if answer.status == OK:
+        return "200"
+    if not answer.text:
+        return f"{answer.status} with an empty body"
+    if answer.is_json and isinstance(answer.body, dict):
+        return f"{answer.status} with a JSON object of {_list(sorted(map(str, answer.body)))}"
+    return f"{answer.status} with {'JSON' if answer.is_json else 'text'}"
+
+
+def _order_of(times: Sequence[Any]) -> str:
+    known = [at for at in times if isinstance(at, int | float)]
+    if len({*known}) < 2:
+        return "too few rows to see an order"
+    if known == sorted(known):
+        return "by created_at, ascending"
+    return "by created_at, descending" if known == sorted(known, reverse=True) else "not by created_at"
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"

@@ -1,0 +1,148 @@
+"""Digests of rows, to compare tables without keeping their rows: a DuckDB file in a working folder."""
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import duckdb
+import pyarrow as pa
+
+from propel_assets.warehouse.audit import as_utc
+
+Side = Literal["stored", "current"]
+Kind = Literal["missing", "extra", "different"]
+Key = tuple[str, ...]
+"""The canonical values of the columns of a primary key."""
+MEMORY_LIMIT = "256MB"
+EXACT = Context(prec=200_000, Emax=MAX_EMAX, Emin=MIN_EMIN)  # no number in JSON is rounded
+
+
+class KeyDifference(NamedTuple):
+    """A key whose rows differ. ``columns``: those that differ. ``ids``: values of its identifiers."""
+
+    key: Key
+    kind: Kind
+    columns: tuple[str, ...]
+    ids: tuple[str, ...]
+    is_changed: bool
+
+
+class RowDigests:
+    """The rows of one table on two sides: ids, and one 64-bit digest per column."""
+
+    def __init__(
+        self, folder: str, table: str, key: Sequence[str], kinds: Mapping[str, str], identifiers: Collection[str] = ()
+    ) -> None:
+        """Create an empty file in ``folder``.
+
+        ``kinds``: the compared columns with dlt's names of their types. ``identifiers``: those that hold ids.
+        """
+        self._key, self._kinds = key, dict(kinds)
+        self._identifiers = [number for number, name in enumerate(kinds) if name in identifiers]
+        self._db = duckdb.connect(str(Path(folder) / f"{table}.digests"), config={"memory_limit": MEMORY_LIMIT})
+        for side in ("stored", "current"):
+            self._db.execute(f"CREATE TABLE {side} (key VARCHAR, digests UBIGINT[], ids VARCHAR[], is_changed BOOLEAN)")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def add(
+        self,
+        side: Side,
+        columns: Mapping[str, Sequence[Any]],
+        is_changed: Sequence[bool],
+        only: Collection[Key] | None = None,
+    ) -> None:
+        """Add rows, given by column; those with the keys ``only``, if given. An absent column is null in each row."""
+        number = len(is_changed)
+        texts = {
+            name: [canonical(value, kind) for value in columns[name]] if name in columns else [None] * number
+            for name, kind in self._kinds.items()
+        }
+        keys = list(zip(*(texts[name] for name in self._key), strict=True))
+        names = [f"c{position}" for position in range(len(texts))]
+        arrays = [pa.array(values, pa.string()) for values in ([json.dumps(key) for key in keys], *texts.values())]
+        batch = pa.table([*arrays, pa.array(is_changed, pa.bool_())], ["key", *names, "is_changed"])
+        if only is not None:
+            batch = batch.filter(pa.array([key in only for key in keys], pa.bool_()))
+        hashes = ", ".join(f"hash({name})" for name in names)
+        ids = ", ".join(names[number] for number in self._identifiers)
+        self._db.register("batch", batch)
+        self._db.execute(
+            f"INSERT INTO {side} SELECT key, [{hashes}], [{ids}], is_changed FROM batch"  # noqa: S608 - our names
+        )
+        self._db.unregister("batch")
+
+    def forget(self, side: Side, keys: Collection[Key]) -> None:
+        """Remove the rows with these keys, before they are added as they are now."""
+        self._db.register("gone", pa.table({"key": pa.array([json.dumps(key) for key in keys], pa.string())}))
+        self._db.execute(f"DELETE FROM {side} WHERE key IN (SELECT key FROM gone)")  # noqa: S608 - our names
+        self._db.unregister("gone")
+
+    def count(self, side: Side) -> int:
+        """Return the number of rows."""
+        [(number,)] = self._db.execute(f"SELECT count(*) FROM {side}").fetchall()  # noqa: S608 - our names
+        return number
+
+    def differences(self) -> Iterator[KeyDifference]:
+        """Yield the keys whose rows differ, in the order of their keys. A key of two rows differs in its number."""
+        columns = "first(digests) AS digests, first(ids) AS ids, bool_or(is_changed) AS is_changed, count(*) AS n"
+        by_key = f"(SELECT key, {columns} FROM {{}} GROUP BY key)"  # noqa: S608 - our names
+        found = self._db.execute(
+            "SELECT key, s.digests, c.digests, s.ids, c.ids, s.is_changed, c.is_changed "  # noqa: S608 - our names
+            f"FROM {by_key.format('stored')} AS s FULL JOIN {by_key.format('current')} AS c USING (key) "
+            "WHERE s.digests IS DISTINCT FROM c.digests OR s.n <> c.n ORDER BY key"
+        )
+        names = list(self._kinds)
+        while rows := found.fetchmany(1_000):
+            for key, stored, current, *ids, one_changed, other_changed in rows:
+                kind: Kind = "missing" if stored is None else "extra" if current is None else "different"
+                pairs = zip(names, stored or (), current or (), strict=False)
+                columns = tuple(name for name, one, other in pairs if one != other)
+                yield KeyDifference(
+                    key=tuple(json.loads(key)),
+                    kind=kind,
+                    columns=columns if columns or kind != "different" else ("number of rows with this key",),
+                    ids=tuple(id_ for found_ids in ids for id_ in found_ids or () if id_),
+                    is_changed=bool(one_changed or other_changed),
+                )
+
+
+def canonical(value: Any, kind: str) -> str | None:
+    """Return a value as one text, whatever form the destination's driver returns it in. ``kind``: dlt's type."""
+    if value is None:
+        return None
+    match kind:
+        case "json":
+            parsed = (
+                json.loads(value, parse_float=Decimal, parse_int=Decimal) if isinstance(value, str | bytes) else value
+            )
+            return None if parsed is None else json.dumps(_plain(parsed), sort_keys=True)
+        case "timestamp":
+            at = datetime.fromisoformat(value) if isinstance(value, str) else value
+            return as_utc(at).astimezone(UTC).isoformat(timespec="microseconds")
+        case "date":
+            return value.isoformat()[:10] if isinstance(value, date) else str(value)[:10]
+        case "bool":
+            return str(bool(value))
+        case "double":
+            return repr(float(value))
+        case "bigint":
+            return str(int(value))
+    return str(value)
+
+
+def _plain(value: Any) -> Any:
+    """Return a parsed JSON value in which equal numbers are equal: 1.0, 1 and 1e0."""
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        exact = EXACT.normalize(Decimal(str(value)))
+        return {"number": str(exact) if exact else "0"}
+    return value

@@ -1,0 +1,263 @@
+"""The grade of the webhooks: each proved full scan is compared with the previous one, and each change needs an event.
+
+The tables cannot serve as the comparison, because events have corrected them. So each scan leaves the ids, roles and
+flags that it returned in `propel_scan_state`, as the tables have them: under a privacy policy, hashed. It does so once
+events have been loaded; the first connection has no grade. docs/webhooks.md says what a grade means.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from statistics import median
+from typing import Any
+
+from propel_assets.catalog import (
+    AUTH_EVENT,
+    BY_NAME,
+    PROPEL_EVENT_GRADES,
+    PROPEL_SCAN_STATE,
+    PROPEL_SCANS,
+    Table,
+)
+from propel_assets.catalog.model import ReportedChange, Webhooks
+from propel_assets.source.stream import ResumeState, ScanResult
+from propel_assets.warehouse.audit import decode_json
+from propel_assets.warehouse.query import FileWarehouse, Warehouse
+
+REPORTS: tuple[ReportedChange, ...] = AUTH_EVENT.shape.reports if isinstance(AUTH_EVENT.shape, Webhooks) else ()
+GRADED = tuple(dict.fromkeys(report.table for report in REPORTS))
+SETTLED = timedelta(minutes=2)  # Svix repeats a delivery after 5 seconds, then after 5 minutes
+LATEST = timedelta(hours=1)  # an event that is received later than this after the scan does not count
+CLOCK_DIFFERENCE = timedelta(seconds=5)  # between the receiver and the process that loads
+MAX_TIMES = 10_000  # of which the lateness is computed
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """A scan whose state is stored."""
+
+    load_id: str
+    started_at: datetime
+    finished_at: datetime
+    privacy: str
+
+
+@dataclass(frozen=True)
+class Grade:
+    """A row of `propel_event_grades`."""
+
+    table_name: str
+    event_type: str
+    compared_from: datetime
+    compared_to: datetime
+    changes: int
+    missed: int
+    last_event_at: datetime
+    is_settled: bool
+
+
+def grade_scan(warehouse: Warehouse, load_id: str, results: Sequence[ScanResult]) -> None:
+    """Keep the state of the tables that a load has read in full, proved, and grade them.
+
+    The scan before is graded once more first: late events have been received since.
+    """
+    graded = [r.table_name for r in results if r.verdict == "proved" and r.mode == "full" and r.table_name in GRADED]
+    if isinstance(warehouse, FileWarehouse) or not graded or not warehouse.columns_of(AUTH_EVENT.name):
+        return
+    for name in graded:
+        table = BY_NAME[name]
+        _grade(warehouse, table)
+        _keep_state(warehouse, table, load_id)
+        _grade(warehouse, table)
+
+
+def settle_grades(warehouse: Warehouse) -> None:
+    """Grade the last scan of each table once more when no event is on its way. Call it when all events are loaded."""
+    if isinstance(warehouse, FileWarehouse) or not warehouse.columns_of(PROPEL_EVENT_GRADES.name):
+        return
+    for name in GRADED:
+        newest = latest_grades(warehouse, [name])
+        if newest and not newest[0].is_settled and newest[0].compared_to + SETTLED <= datetime.now(UTC):
+            _grade(warehouse, BY_NAME[name])
+
+
+def latest_grades(warehouse: Warehouse, names: Sequence[str], *, settled: bool = False) -> list[Grade]:
+    """Return the grades of the last graded scan of each table; with ``settled``, of the last that is settled."""
+    columns = list(Grade.__dataclass_fields__)
+    if not warehouse.columns_of(PROPEL_EVENT_GRADES.name):
+        return []
+    found: list[Grade] = []
+    for name in names:
+        sql = (
+            f"SELECT {', '.join(columns)} FROM {warehouse.table(PROPEL_EVENT_GRADES.name)} "  # noqa: S608 - quoted names
+            "WHERE table_name = %s ORDER BY compared_to DESC, event_type"
+        )
+        rows = [Grade(*map(_value, row)) for row in warehouse.rows(sql, name, limit=3 * len(REPORTS))]
+        rows = [row for row in rows if row.is_settled or not settled]
+        found += [row for row in rows if row.compared_to == rows[0].compared_to]
+    return found
+
+
+def _keep_state(warehouse: Warehouse, table: Table, load_id: str) -> None:
+    """Copy what is compared into `propel_scan_state`, and remove what is older than the two last scans.
+
+    The row without ids comes last: a scan without it was interrupted, and is not compared.
+    """
+    stored = warehouse.columns_of(table.name)
+    names = [column.name for column in PROPEL_SCAN_STATE.columns if column.name in stored]
+    state, columns = warehouse.table(PROPEL_SCAN_STATE.name), ", ".join(map(warehouse.column, names))
+    warehouse.execute(
+        f"INSERT INTO {state} (load_id, table_name, {columns}) "  # noqa: S608 - quoted names
+        f"SELECT %s, %s, {columns} FROM {warehouse.table(table.name)}",
+        load_id,
+        table.name,
+    )
+    warehouse.execute(f"INSERT INTO {state} (load_id, table_name) VALUES (%s, %s)", load_id, table.name)  # noqa: S608
+    kept = [scan.load_id for scan in _scans(warehouse, table)]
+    places = ", ".join(["%s"] * len(kept))
+    warehouse.execute(
+        f"DELETE FROM {state} WHERE table_name = %s AND load_id NOT IN ({places})",  # noqa: S608 - quoted names
+        table.name,
+        *kept,
+    )
+
+
+def _scans(warehouse: Warehouse, table: Table) -> list[_Scan]:
+    """Return the last two scans whose state is stored, the newest first."""
+    sql = (
+        "SELECT s.load_id, s.started_at, s.finished_at, s.resume_state "  # noqa: S608 - quoted names
+        f"FROM {warehouse.table(PROPEL_SCAN_STATE.name)} m "
+        f"JOIN {warehouse.table(PROPEL_SCANS.name)} s ON s.load_id = m.load_id AND s.table_name = m.table_name "
+        "WHERE m.table_name = %s AND m.user_id IS NULL AND m.org_id IS NULL ORDER BY s.finished_at DESC, s.load_id DESC"
+    )
+    return [
+        _Scan(load_id, _value(started), _value(finished), ResumeState.from_json(decode_json(state) or {}).privacy)
+        for load_id, started, finished, state in warehouse.rows(sql, table.name, limit=2)
+    ]
+
+
+def _grade(warehouse: Warehouse, table: Table) -> None:
+    """Compare the last two scans of ``table`` and store the grade; nothing if events do not cover the time between."""
+    scans = _scans(warehouse, table)
+    if len(scans) < 2 or scans[0].privacy != scans[1].privacy:
+        return
+    now, before = scans
+    sql = f"SELECT min(received_at), max(received_at) FROM {warehouse.table(AUTH_EVENT.name)}"  # noqa: S608 - quoted
+    first, last = map(_value, warehouse.rows(sql)[0])
+    if first is None or first > before.started_at:
+        return
+    graded_at = datetime.now(UTC)
+    rows = [
+        {
+            "load_id": now.load_id,
+            "table_name": table.name,
+            "event_type": report.event_type,
+            "previous_load_id": before.load_id,
+            "compared_from": before.started_at,
+            "compared_to": now.finished_at,
+            **_compare(warehouse, table, report, before, now),
+            "last_event_at": last,
+            "graded_at": graded_at,
+            "is_settled": now.finished_at + SETTLED <= graded_at,
+        }
+        for report in _comparable(warehouse, table)
+    ]
+    grades = warehouse.table(PROPEL_EVENT_GRADES.name)
+    sql = f"DELETE FROM {grades} WHERE load_id = %s AND table_name = %s"  # noqa: S608 - a quoted name
+    warehouse.execute(sql, now.load_id, table.name)
+    warehouse.insert(PROPEL_EVENT_GRADES, rows)
+
+
+def _comparable(warehouse: Warehouse, table: Table) -> Iterator[ReportedChange]:
+    """Yield the changes of ``table`` that the privacy policy leaves comparable: equal ids in both tables."""
+    rules, stored = warehouse.privacy.rules, warehouse.columns_of(table.name)
+    actions = [(rules[table.name][key].action, rules[AUTH_EVENT.name][key].action) for key in table.key]
+    if any("drop" in pair or pair[0] != pair[1] for pair in actions):
+        return
+    for report in REPORTS:
+        if report.table == table.name and all(
+            name in stored and rules[table.name][name].action != "drop" for name in report.columns
+        ):
+            yield report
+
+
+def _compare(
+    warehouse: Warehouse, table: Table, report: ReportedChange, before: _Scan, now: _Scan
+) -> dict[str, int | float | None]:
+    """Return the number of changes, of missed ones, and the lateness of the events."""
+    scans = (now, before) if report.kind != "removed" else (before, now)
+    changed, params = _changes(warehouse, table, report, *(scan.load_id for scan in scans))
+    same = " AND ".join(f"e.{name} = c.{name}" for name in map(warehouse.column, table.key))
+    created = warehouse.column("created_at")
+    has_time = report.kind == "added" and "created_at" in warehouse.columns_of(table.name)
+    of_table = " AND ".join(f"t.{name} = c.{name}" for name in map(warehouse.column, table.key))
+    joined = f"LEFT JOIN {warehouse.table(table.name)} t ON {of_table} " if has_time else ""
+    times = f"min(t.{created})" if has_time else "NULL"
+    keys = ", ".join(f"c.{name}" for name in map(warehouse.column, table.key))
+    per_change = (
+        f"SELECT {keys}, min(e.received_at) AS received_at, {times} AS created_at FROM ({changed}) c {joined}"  # noqa: S608
+        f"LEFT JOIN {warehouse.table(AUTH_EVENT.name)} e ON {same} AND e.event_type = %s "
+        f"AND e.received_at >= %s AND e.received_at < %s GROUP BY {keys}"
+    )
+    params = (
+        *params,
+        report.event_type,
+        before.started_at - CLOCK_DIFFERENCE,
+        now.finished_at + LATEST,
+    )
+    [(changes, received)] = warehouse.rows(f"SELECT count(*), count(received_at) FROM ({per_change}) g", *params)  # noqa: S608
+    late = []
+    if has_time and received:
+        sql = (
+            f"SELECT received_at, created_at FROM ({per_change}) g "  # noqa: S608 - quoted names
+            "WHERE received_at IS NOT NULL AND created_at IS NOT NULL"
+        )
+        found = warehouse.rows(sql, *params, limit=MAX_TIMES)
+        late = [(_value(received_at) - _value(created_at)).total_seconds() for received_at, created_at in found]
+    return {
+        "changes": int(changes),
+        "missed": int(changes) - int(received),
+        "late_seconds_median": round(median(late), 3) if late else None,
+        "late_seconds_max": round(max(late), 3) if late else None,
+    }
+
+
+def _changes(
+    warehouse: Warehouse, table: Table, report: ReportedChange, load_id: str, other_load_id: str
+) -> tuple[str, tuple[Any, ...]]:
+    """Return the query of the keys that changed, and its parameters.
+
+    A row is added or removed if only the scan ``load_id`` has it. Memberships of a deleted user or org are not counted
+    as removed: the deletion has its own event.
+    """
+    keys, state = list(map(warehouse.column, table.key)), warehouse.table(PROPEL_SCAN_STATE.name)
+    same = " AND ".join(f"a.{name} = b.{name}" for name in keys)
+    of_scan = f"SELECT * FROM {state} WHERE table_name = %s AND load_id = %s AND {keys[0]} IS NOT NULL"  # noqa: S608
+    conditions = [f"b.{keys[0]} IS NULL"]
+    if report.kind == "changed":
+        differs = " OR ".join(_differs(warehouse, table, column) for column in report.columns)
+        conditions = [f"b.{keys[0]} IS NOT NULL", f"({differs})"]
+        if report.value is not None:
+            conditions.append(f"{'' if report.value else 'NOT '}a.{warehouse.column(report.columns[0])}")
+    elif report.kind == "removed":
+        for reference in table.references:
+            if warehouse.columns_of(reference.table):
+                parent = " AND ".join(f"p.{name} = a.{name}" for name in map(warehouse.column, reference.columns))
+                conditions.append(f"EXISTS (SELECT 1 FROM {warehouse.table(reference.table)} p WHERE {parent})")  # noqa: S608
+    selected = ", ".join(f"a.{name}" for name in keys)
+    sql = f"SELECT {selected} FROM ({of_scan}) a LEFT JOIN ({of_scan}) b ON {same} WHERE {' AND '.join(conditions)}"  # noqa: S608
+    return sql, (table.name, load_id, table.name, other_load_id)
+
+
+def _differs(warehouse: Warehouse, table: Table, name: str) -> str:
+    """Return the condition that two scans returned different values; nulls are equal."""
+    is_json, column = table.column(name).type == "json", warehouse.column(name)
+    old, new = (warehouse.json_to_compare(f"{a}.{column}") if is_json else f"{a}.{column}" for a in "ab")
+    return f"{old} IS DISTINCT FROM {new}"
+
+
+def _value(value: Any) -> Any:
+    """Return a time with its zone. Some destinations return text, or no zone."""
+    if isinstance(value, datetime) and value.tzinfo is None:
+        return value.replace(tzinfo=UTC)
+    return value

@@ -1,0 +1,407 @@
+"""Compare the tables in the warehouse with PropelAuth, row by row. Writes nothing.
+
+Each table is read in the warehouse first, then scanned at PropelAuth. The rows of the scan pass through the code of a
+load: the privacy policy, the erasure list, the types of the stored columns. Rows are compared by key and by one digest
+per column, without `last_active_at`. Those that changed since the load are counted. Each other difference is read once
+more.
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from math import inf
+from typing import Any
+
+import dlt
+import pyarrow as pa
+
+from propel_assets.catalog import AUTH_EVENT, BY_NAME, ORG_MEMBERSHIP, USER_QUERY, Table, tables_of
+from propel_assets.catalog.model import Lookup, MetricGrid, PerParent, ReportGrid
+from propel_assets.catalog.users import LOOKUPS
+from propel_assets.errors import WarehouseError
+from propel_assets.privacy.erasure_list import STATE_KEY
+from propel_assets.privacy.filter import PrivacyFilter
+from propel_assets.privacy.policy_file import load_policy
+from propel_assets.settings import Settings, require_credentials
+from propel_assets.source.client import Client
+from propel_assets.source.decode import PageDecoder, RowType
+from propel_assets.source.dlt_source import SOURCE, complete_schema
+from propel_assets.source.lists import get_or_none, request_each
+from propel_assets.source.readers import ScanContext, read_scan
+from propel_assets.source.readers.users import CLOCK_DIFFERENCE_SECONDS, READ_UNTIL
+from propel_assets.source.reconcile import Reconciler
+from propel_assets.source.stream import Progress, Rows, ScanResult
+from propel_assets.warehouse.audit import LoadRecord, as_utc
+from propel_assets.warehouse.destinations.policies import policy_of
+from propel_assets.warehouse.digests import Key, KeyDifference, Kind, RowDigests
+from propel_assets.warehouse.folders import working_folder
+from propel_assets.warehouse.load import AuditResumeStore
+from propel_assets.warehouse.locks import Log
+from propel_assets.warehouse.pipeline import build_pipeline, database_file, destination_kind
+from propel_assets.warehouse.query import HOW_TO_LOAD, Warehouse, connect
+
+USER_ID, ACTIVITY = "user_id", "last_active_at"
+USER_BY_ID = next(table for table in LOOKUPS if table.shape == Lookup("user_id"))
+IGNORED = (ACTIVITY, f"{ACTIVITY}__v_text", "num_orgs_subscribed")
+"""Columns that change without a change of their row."""
+NOT_COMPARED: dict[type, str] = {
+    Lookup: "not compared: its rows come from the configuration of each run",
+    ReportGrid: "not compared: PropelAuth recomputes reports",
+    MetricGrid: "not compared: PropelAuth recomputes metrics",
+}
+MAX_SINGLE_READS = 200
+MAX_DIFFERENCES = 10_000
+"""Differences of one table that are kept. Above it, the table as a whole is wrong."""
+
+NamedByEvents = Callable[[datetime], Collection[str]]
+"""Returns the ids of users, orgs, keys and groups that webhook events since a time name."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One row that differs. ``key``: its id, without personal data. ``columns``: the columns that differ."""
+
+    kind: Kind
+    key: str
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TableComparison:
+    """What the comparison of one table found.
+
+    Attributes:
+        table: the table.
+        rows: rows in the warehouse.
+        changed: rows that differ because they changed since the load.
+        differences: the other rows that differ.
+        notes: what else is known, such as the reason why the table was not compared.
+        is_compared: whether the table was compared.
+    """
+
+    table: str
+    rows: int = 0
+    changed: int = 0
+    differences: Sequence[Difference] = ()
+    notes: Sequence[str] = ()
+    is_compared: bool = True
+
+
+def verify_scan(
+    scan: str,
+    wanted: Collection[str],
+    settings: Settings,
+    *,
+    named_by_events: NamedByEvents = lambda _: (),
+    progress: Progress = lambda *_: None,
+    log: Log = lambda _: None,
+) -> list[TableComparison]:
+    """Compare the tables ``wanted`` of ``scan`` with PropelAuth.
+
+    Args:
+        scan: the name of the scan.
+        wanted: names of its tables.
+        settings: credentials, target and privacy policy.
+        named_by_events: which ids webhook events name.
+        progress: called with a table, the rows read so far and the rows expected.
+        log: receives a message while a lock is waited for.
+
+    Raises:
+        PropelError: the tables could not be compared.
+    """
+    settings = require_credentials(settings)
+    tables = [table for table in tables_of(scan) if table.name in wanted]
+    if reason := NOT_COMPARED.get(type(tables[0].shape)) or _merge_reason(tables[0]):
+        return [TableComparison(table.name, notes=(reason,), is_compared=False) for table in tables]
+    with working_folder() as folder:
+        pipeline = build_pipeline(settings.target, folder, log)
+        file = database_file(pipeline)
+        if file is not None and not file.exists():
+            raise WarehouseError(f"There is no {file} yet. {HOW_TO_LOAD}")
+        pipeline.sync_destination()
+        return _Comparison(scan, tables, settings, pipeline, folder, named_by_events, progress).run()
+
+
+def _merge_reason(table: Table) -> str:
+    return "not compared: its rows are merged, and PropelAuth's figures change later" if table.load == "merge" else ""
+
+
+@dataclass
+class _Side:
+    """One table. ``created_since``, ``active_since``: rows with a greater time changed since the load."""
+
+    table: Table
+    load: LoadRecord
+    kinds: dict[str, str]
+    digests: RowDigests
+    created_since: float
+    active_since: float
+    has_applied_events: bool
+    notes: list[str] = field(default_factory=list)
+    new_columns: set[str] = field(default_factory=set)
+
+    def differences(self, changed_ids: set[str]) -> Iterator[KeyDifference]:
+        """Yield the rows that differ. Those that have one of ``changed_ids`` count as changed."""
+        for found in self.digests.differences():
+            yield found._replace(is_changed=found.is_changed or not changed_ids.isdisjoint(found.ids))
+
+
+class _Comparison:
+    """The comparison of the tables of one scan."""
+
+    def __init__(
+        self,
+        scan: str,
+        tables: Sequence[Table],
+        settings: Settings,
+        pipeline: dlt.Pipeline,
+        folder: str,
+        named_by_events: NamedByEvents,
+        progress: Progress,
+    ) -> None:
+        self._scan, self._tables, self._settings, self._pipeline = scan, tables, settings, pipeline
+        self._folder, self._named_by_events, self._progress = folder, named_by_events, progress
+        self._policy = load_policy(settings.privacy_settings)
+        self._state = AuditResumeStore(pipeline, settings.target, self._policy).read(scan)
+        erased = pipeline.state.get("sources", {}).get(SOURCE, {}).get(STATE_KEY)
+        self._privacy = PrivacyFilter(settings.privacy_settings, erased, self._state.privacy)
+        self._sides: dict[str, _Side] = {}
+        self._changed_ids: set[str] = set()
+        naming = complete_schema().naming
+        self._reconciler = Reconciler(
+            lambda name: self._stored_columns[name],
+            naming.normalize_path,
+            max_name_length=naming.max_length,
+            limits=policy_of(destination_kind(settings.target)).limits,
+        )
+        self._stored_columns: dict[str, dict[str, str]] = {}
+
+    def run(self) -> list[TableComparison]:
+        """Read both sides and return what differs."""
+        try:
+            reasons = self._read_warehouse()
+            if self._sides:
+                reasons |= {r.table_name: r.reason for r in self._read_propelauth() if r.skipped}
+            for name in reasons:
+                if side := self._sides.pop(name, None):
+                    side.digests.close()
+            if self._sides:
+                self._note_events()
+                self._read_differences_again()
+                self._note_events()
+            return [
+                TableComparison(table.name, notes=(f"not compared: {reasons[table.name]}",), is_compared=False)
+                if table.name in reasons
+                else self._compare(self._sides[table.name])
+                for table in self._tables
+            ]
+        finally:
+            for side in self._sides.values():
+                side.digests.close()
+
+    # --- the warehouse ---
+
+    def _read_warehouse(self) -> dict[str, str]:
+        """Store the digests of the rows in the warehouse. Return by table why it has none."""
+        reasons = {}
+        with connect(self._pipeline, self._settings.target, self._policy) as warehouse:
+            self._stored_columns = warehouse.columns_of_tables([table.name for table in tables_of(self._scan)])
+            for table in self._tables:
+                stored = self._stored_columns[table.name]
+                load = warehouse.audit.last_load(table) if stored else None
+                if load is None:
+                    reasons[table.name] = "the table was never loaded"
+                elif self._privacy.policy_changed:
+                    reasons[table.name] = "the privacy policy has changed since the load. Load the table first"
+                else:
+                    newest = warehouse.audit.last_load(table, events=True) or load
+                    has_applied_events = newest.load_id != load.load_id
+                    self._sides[table.name] = self._side(table, load, stored, has_applied_events=has_applied_events)
+            self._note_applied_events(warehouse)
+            for side in self._sides.values():
+                for batch in warehouse.batches(side.table.name, side.kinds):
+                    columns = dict(zip(side.kinds, zip(*batch, strict=True), strict=True))
+                    side.digests.add("stored", columns, self._are_changed(side, columns))
+        return reasons
+
+    def _side(self, table: Table, load: LoadRecord, stored: Mapping[str, str], *, has_applied_events: bool) -> _Side:
+        kinds = {name: kind for name, kind in stored.items() if name not in IGNORED and not name.startswith("_dlt")}
+        identifiers = {column.name for column in table.columns if column.privacy == "identifier"}
+        digests = RowDigests(self._folder, table.name, table.key, kinds, identifiers)
+        # Times of PropelAuth's clock, where the scan has read some.
+        by_our_clock = load.started_at.timestamp() - CLOCK_DIFFERENCE_SECONDS
+        active_since = self._state.cursor.get(READ_UNTIL, by_our_clock)
+        created_since = self._state.newest.get(table.name, by_our_clock)
+        if table.name == USER_QUERY.name:
+            created_since = max(created_since, active_since)
+        return _Side(table, load, kinds, digests, created_since, active_since, has_applied_events)
+
+    def _note_applied_events(self, warehouse: Warehouse) -> None:
+        """Note the ids that events since the load name which were applied: they left the webhook store."""
+        if not any(side.has_applied_events for side in self._sides.values()):
+            return
+        since = min(side.load.started_at for side in self._sides.values())
+        sql = f"SELECT user_id, org_id FROM {warehouse.table(AUTH_EVENT.name)} WHERE received_at >= %s"  # noqa: S608
+        self._changed_ids |= {user_id or org_id for user_id, org_id in warehouse.rows(sql, since) if user_id or org_id}
+
+    def _note_events(self) -> None:
+        """Note the ids that webhook events since the load name."""
+        named = self._named_by_events(min(side.load.started_at for side in self._sides.values()))
+        self._changed_ids |= {*named, *self._privacy.stored_ids(USER_QUERY.name, USER_ID, named)}
+
+    def _are_changed(self, side: _Side, columns: Mapping[str, Sequence[Any]]) -> list[bool]:
+        """Return for each row whether it was created or active since the load, or has expired since."""
+        now = datetime.now(UTC).timestamp() + CLOCK_DIFFERENCE_SECONDS
+        expired_since = side.load.started_at.timestamp() - CLOCK_DIFFERENCE_SECONDS
+        changed = [False] * len(next(iter(columns.values())))
+        limits = {
+            "created_at": (side.created_since, inf),
+            ACTIVITY: (side.active_since, inf),
+            "expires_at": (expired_since, now),
+        }
+        for name, (after, until) in limits.items():
+            for row, at in enumerate(columns.get(name, ())):
+                if at is not None and after < _seconds(at) <= until:
+                    changed[row] = True
+        return changed
+
+    # --- PropelAuth ---
+
+    def _read_propelauth(self, only: Mapping[str, Collection[Key]] | None = None) -> list[ScanResult]:
+        """Scan, and add the digests of the rows; those with the keys ``only``, if given, instead of earlier ones."""
+        context = ScanContext(
+            client=Client(self._settings.tenant),
+            resume_state=replace(self._state, rows={}),  # a loss is what this finds
+            wanted={*self._sides},
+            progress=self._progress,
+            resume_state_of=AuditResumeStore(self._pipeline, self._settings.target, self._policy).read,
+        )
+        results = []
+        for name in only or ():
+            self._sides[name].digests.forget("current", only[name] if only else ())
+        for item in read_scan(self._scan, context):
+            if isinstance(item, ScanResult):
+                results.append(item)
+            else:
+                self._add(item.table, item.data, only)
+        return results
+
+    def _add(self, name: str, data: pa.Table, only: Mapping[str, Collection[Key]] | None) -> None:
+        """Add rows as a load would store them."""
+        stored = self._reconciler.apply(BY_NAME[name], self._privacy.apply(name, data))
+        columns = {column: stored[column].to_pylist() for column in stored.column_names}
+        if name == USER_QUERY.name:
+            self._note_active_users(columns)
+        side = self._sides.get(name)
+        if side is None or not len(stored) or (only is not None and name not in only):
+            return
+        side.new_columns |= {
+            column
+            for column in columns
+            if column not in side.kinds and column not in IGNORED and stored[column].null_count < len(stored)
+        }
+        side.digests.add("current", columns, self._are_changed(side, columns), only[name] if only else None)
+
+    def _note_active_users(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        since = self._state.cursor.get(READ_UNTIL)
+        if since is not None:
+            pairs = zip(columns["user_id"], columns[ACTIVITY], strict=True)
+            self._changed_ids |= {user_id for user_id, at in pairs if at is not None and _seconds(at) > since}
+
+    # --- differences ---
+
+    def _read_differences_again(self) -> None:
+        """Read the rows that differ once more, by single requests where the API has them."""
+        keys: dict[str, set[Key]] = {}
+        for name, side in self._sides.items():
+            found = (d.key for d in side.differences(self._changed_ids) if not d.is_changed)
+            keys[name] = {*itertools.islice(found, MAX_DIFFERENCES + 1)}
+            if len(keys[name]) > MAX_DIFFERENCES:
+                side.notes.append(f"more than {MAX_DIFFERENCES:,} rows differ. They were not read again")
+                keys[name] = set()
+        keys = {name: found for name, found in keys.items() if found}
+        if not keys:
+            return
+        ids = sorted({key[0] for found in keys.values() for key in found})
+        single = self._single_read()
+        if single is None or len(ids) > MAX_SINGLE_READS:
+            self._read_propelauth(keys)
+            return
+        for name, found in keys.items():
+            self._sides[name].digests.forget("current", found)
+        client = Client(self._settings.tenant)
+        for rows in request_each(client, lambda id_: single(client, id_), ids, self._tables[0].name):
+            for item in rows:
+                self._add(item.table, item.data, keys)
+
+    def _single_read(self) -> Callable[[Client, str], list[Rows]] | None:
+        """Return the function that reads the rows of one id; None where the API has no such request."""
+        table = self._tables[0]
+        if isinstance(table.shape, PerParent) and not self._privacy.hashes(table.name, table.key[0]):
+            return partial(_read_one_row, table, table.shape)
+        if table.scan == USER_QUERY.scan and not self._privacy.hashes(USER_QUERY.name, USER_ID):
+            return partial(_read_one_user, include_orgs=ORG_MEMBERSHIP.name in self._sides)
+        return None
+
+    def _compare(self, side: _Side) -> TableComparison:
+        rows = side.digests.count("stored")
+        changed, differences, total = 0, [], 0
+        counts: Counter[Kind] = Counter()
+        for found in side.differences(self._changed_ids):
+            if found.is_changed:
+                changed += 1
+                continue
+            counts[found.kind] += 1
+            if len(differences) < MAX_DIFFERENCES:
+                differences.append(Difference(found.kind, _shown_key(side.table, found.key), found.columns))
+        if counts["extra"] and side.load.rows_expected is not None and not side.has_applied_events:
+            added = rows - side.load.rows_expected + counts["missing"]
+            if added <= 0:
+                # Every row of the load is accounted for, so PropelAuth has deleted these since.
+                differences = [d for d in differences if d.kind != "extra"]
+                changed += counts.pop("extra")
+            elif added < counts["extra"]:
+                side.notes.append(f"{added} of the extra rows were not loaded, the others were deleted at PropelAuth")
+        if side.new_columns:
+            side.notes.append(f"fields that are new since the load: {', '.join(sorted(side.new_columns))}")
+        total = sum(counts.values())
+        if total > len(differences):
+            side.notes.append(f"{total:,} rows differ, the first {len(differences):,} are listed")
+        return TableComparison(side.table.name, rows, changed, differences, side.notes)
+
+
+def _read_one_user(client: Client, user_id: str, *, include_orgs: bool) -> list[Rows]:
+    """Return the rows of one user in both tables; none for 404."""
+    member = RowType(ORG_MEMBERSHIP, constant_columns=("user_id",))
+    user = RowType(USER_QUERY, maps={ORG_MEMBERSHIP.items: member})
+    params = {"include_orgs": "true" if include_orgs else "false"}
+    row = get_or_none(client, USER_BY_ID.path_of(user_id=user_id), PageDecoder(user), params)
+    if row is None:
+        return []
+    orgs = [*(row.f_org_id_to_org_info or {}).values()]
+    return [
+        Rows(USER_QUERY.name, user.to_arrow([row])),
+        Rows(ORG_MEMBERSHIP.name, member.to_arrow(orgs, {"user_id": user_id})),
+    ]
+
+
+def _read_one_row(table: Table, shape: PerParent, client: Client, id_: str) -> list[Rows]:
+    """Return the row of one parent; none for 404."""
+    parameter = BY_NAME[shape.parent].key[0]
+    row_type = RowType(table, constant_columns=() if shape.has_key else (parameter,))
+    row = get_or_none(client, table.path_of(**{parameter: id_}), PageDecoder(row_type))
+    return [] if row is None else [Rows(table.name, row_type.to_arrow([row], {parameter: id_}))]
+
+
+def _shown_key(table: Table, key: Key) -> str:
+    """Return a key without personal data."""
+    pairs = zip(table.key, key, strict=True)
+    shown = (f"{n}={'(hidden)' if table.column(n).personal else value}" for n, value in pairs)
+    return " ".join(shown)
+
+
+def _seconds(at: Any) -> float:
+    return as_utc(at).timestamp()

@@ -1,0 +1,92 @@
+"""`propel-assets status` for programs: JSON, Prometheus, and a dead man's switch."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from click.testing import CliRunner
+from prometheus_client.parser import text_string_to_metric_families
+
+from propel_assets.cli.main import main
+from propel_assets.webhooks.store import EventStore, StoredEvent
+
+SECRET = "whsec_c2FuZGJveC13ZWJob29rLXNlY3JldA=="
+
+
+def status(*words: str, exits: int = 0) -> str:
+    ran = CliRunner().invoke(main, ["status", *words])
+    assert ran.exit_code == exits, ran.output
+    return ran.stdout
+
+
+@pytest.fixture
+def event(monkeypatch, tmp_path) -> None:
+    """One event that was received 90 seconds ago and is not applied yet."""
+    monkeypatch.setenv("PROPELAUTH_WEBHOOK_SECRET", SECRET)
+    monkeypatch.setenv("PROPELAUTH_WEBHOOK_STORE", f"sqlite:///{tmp_path}/events.db")
+    store = EventStore(f"sqlite:///{tmp_path}/events.db")
+    at = datetime.now(UTC) - timedelta(seconds=90)
+    store.add([StoredEvent("msg_1", "user.login", at, at, "{}")])
+    store.close()
+
+
+def test_json_has_age_rows_requests_check_failures_and_event_lag(loaded, event, run_sql) -> None:
+    run_sql(
+        "UPDATE propel_auth_data.propel_checks SET passed = false "
+        "WHERE table_name = 'org_query' AND check_name = 'schema'"
+    )
+    found = json.loads(status("--json"))
+    tables = {table["table"]: table for table in found["tables"]}
+    users = tables["user_query"]
+    assert (users["rows"], users["verdict"], users["is_up_to_date"]) == (60, "proved", True)
+    assert 0 <= users["age_seconds"] < 3_600
+    assert users["proved_at"] == users["loaded_at"]
+    assert users["requests"] == tables["org_membership"]["requests"] > 1
+    assert users["checks"]["failed"] == 0
+    assert tables["org_query"]["checks"]["failed"] == 1
+    assert found["events"]["pending"] == 1
+    assert found["marts"] == []
+    assert found == json.loads(status("--format", "json")) | {"at": found["at"], "tables": found["tables"]}
+
+
+def test_prometheus_text_has_the_same_figures(loaded, event) -> None:
+    text = status("--format", "prometheus")
+    values = {
+        (sample.name, sample.labels.get("table")): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    tables = {table["table"]: table for table in json.loads(status("--json"))["tables"]}
+    for name, table in tables.items():
+        assert values["propel_table_rows", name] == table["rows"]
+        assert values["propel_scan_requests", name] == table["requests"]
+        assert values["propel_checks_failed", name] == table["checks"]["failed"]
+        loaded_at = datetime.fromisoformat(table["loaded_at"]).timestamp()
+        assert values["propel_last_load_timestamp_seconds", name] == pytest.approx(loaded_at, abs=1)
+        if table["proved_at"]:
+            assert ("propel_last_proved_scan_timestamp_seconds", name) in values
+    assert values["propel_webhook_pending_events", None] == 1
+    assert 90 <= values["propel_webhook_oldest_pending_seconds", None] < 900
+
+
+def test_without_webhooks_there_is_no_event_lag(loaded) -> None:
+    assert json.loads(status("--json"))["events"] is None
+    assert "propel_webhook" not in status("--format", "prometheus")
+
+
+def test_data_older_than_the_limit_exits_with_3(loaded, run_sql) -> None:
+    assert "user_query" in status("--max-age", "26h")
+    run_sql(
+        "UPDATE propel_auth_data.propel_scans SET finished_at = finished_at - INTERVAL 27 HOUR "
+        "WHERE table_name = 'user_query'"
+    )
+    ran = CliRunner().invoke(main, ["status", "--max-age", "26h"])
+    assert ran.exit_code == 3
+    assert ran.stderr == "Older than 26 h: user_query. Check that the schedule runs.\n"
+    status("--max-age", "28h")
+    status("--json", "--max-age", "26h", exits=3)
+
+
+@pytest.mark.parametrize("wrong", ["26", "h", "1.5h", "-1h", "26 hours"])
+def test_a_limit_without_a_unit_is_a_usage_error(wrong) -> None:
+    assert CliRunner().invoke(main, ["status", "--max-age", wrong]).exit_code == 2

@@ -1,0 +1,95 @@
+"""The sensor that applies webhook events, and its job."""
+
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import pytest
+import time_machine
+
+from propel_assets.defs.build import build_definitions
+from propel_assets.settings import load_settings
+from propel_assets.webhooks.store import EventStore, StoredEvent
+from propel_assets_tests.defs.default import DEFAULT
+
+JOB = "propel_auth_apply_events"
+
+
+@pytest.fixture
+def store(settings) -> Iterator[EventStore]:
+    opened = EventStore(settings.webhook_store)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def tick(settings, instance) -> Callable[[], Any]:
+    """Evaluate the sensor once, with the cursor of the last tick."""
+    cursor, sensor = None, build_definitions().resolve_sensor_def("propel_auth_events")
+
+    def evaluate() -> Any:
+        nonlocal cursor
+        context = dg.build_sensor_context(instance=instance, cursor=cursor, resources=DEFAULT.resources)
+        data = sensor.evaluate_tick(context)
+        cursor = data.cursor if data.cursor is not None else cursor
+        return data
+
+    return evaluate
+
+
+def received(payload: dict[str, Any]) -> StoredEvent:
+    now = datetime.now(UTC)
+    return StoredEvent(f"msg_{uuid.uuid4().hex}", payload["event_type"], now, now, json.dumps(payload))
+
+
+def test_without_a_store_the_sensor_says_how_to_start_the_receiver(tick, tmp_path) -> None:
+    assert "propel-assets webhooks" in tick().skip_message
+    assert not (tmp_path / "propel_auth_webhooks.db").exists()
+
+
+def test_pending_events_start_a_run_and_a_run_that_applied_none_is_repeated_later(tick, store, instance) -> None:
+    assert tick().skip_message == "No event is pending."
+    store.add([received({"event_type": "user.login", "user_id": "u"})])
+    (first,) = tick().run_requests
+    assert not tick().run_requests
+    with time_machine.travel(datetime.now(UTC) + timedelta(seconds=70)):
+        (second,) = tick().run_requests
+        assert first.run_key != second.run_key
+        assert not tick().run_requests
+    store.remove([event.svix_id for event in store.pending(10)])
+    assert tick().skip_message == "No event is pending."
+    store.add([received({"event_type": "user.login", "user_id": "u"})])
+    assert len(tick().run_requests) == 1
+
+
+def test_no_second_run_starts_while_one_is_in_progress(tick, store, instance) -> None:
+    store.add([received({"event_type": "user.login", "user_id": "u"})])
+    job = build_definitions().resolve_job_def(JOB)
+    instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+    assert f"A run of {JOB} is in progress." in tick().skip_message
+
+
+def test_the_job_applies_events_and_logs_the_tables_that_they_changed(run, store, sandbox, query) -> None:
+    assert run("user_query", "org_membership", "org_query").success
+    user_id = next(iter(sandbox.store.users))
+    sandbox.store.delete_user(user_id)
+    store.add([received({"event_type": "user.deleted", "user_id": user_id})])
+    applied = run(job=JOB)
+    assert applied.success
+    materialized = {event.asset_key.path[-1] for event in applied.get_asset_materialization_events() if event.asset_key}
+    assert materialized == {"auth_event", "user_query", "org_membership"}
+    assert all(check.passed for check in applied.get_asset_check_evaluations())
+    assert query(f"SELECT count(*) FROM user_query WHERE user_id = '{user_id}'") == [(0,)]
+    assert store.status().pending == 0
+
+
+def test_a_run_that_fails_keeps_the_events(run, store, sandbox, monkeypatch) -> None:
+    assert run("user_query", "org_membership").success
+    store.add([received({"event_type": "user.login", "user_id": next(iter(sandbox.store.users))})])
+    monkeypatch.setenv("PROPELAUTH_API_KEY", "not-the-key")
+    assert load_settings().api_key == "not-the-key"
+    assert not run(job=JOB).success
+    assert store.status().pending == 1

@@ -1,0 +1,118 @@
+"""The marts of webhook events, compared with what the sandbox has sent, and the chart of what was missed."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from propel_assets.settings import Settings
+from propel_assets.warehouse import grades
+from propel_assets.warehouse.load import load_scan
+from propel_assets.webhooks.apply import load_events
+from propel_assets.webhooks.store import EventStore, StoredEvent
+
+SELECT = ("+fct_invite_first_logins", "+fct_login_users_daily", "+fct_login_users_weekly", "+fct_login_users_monthly")
+SELECT += ("fct_logins_daily", "fct_impersonations", "fct_removals", "audit_event_grades")
+START = datetime.now(UTC) - timedelta(days=40)
+REMOVALS = {
+    "user.deleted": "user deleted",
+    "org.deleted": "org deleted",
+    "user.removed_from_org": "member removed",
+    "user.removed_from_scim_group": "SCIM group member removed",
+    "org.scim_group_deleted": "SCIM group deleted",
+    "org.scim_key_revoked": "SCIM key revoked",
+    "org.api_key_deleted": "API key deleted",
+    "user.deleted_personal_api_key": "API key deleted",
+}
+
+
+@pytest.fixture
+def events(small_sandbox: Any, small: Settings) -> Iterator[list[tuple[datetime, dict[str, Any]]]]:
+    """The events of 600 changes over 40 days, which are received: time and payload."""
+    store = EventStore(small.webhook_store)
+    found: list[tuple[datetime, dict[str, Any]]] = []
+
+    def receive(event: Any) -> None:
+        at = START + timedelta(days=40) * len(found) / 700
+        found.append((at, event.payload))
+        stored = StoredEvent(f"msg_{len(found)}", event.event_type, at, at, json.dumps(event.payload))
+        store.add([stored])
+
+    small_sandbox.store.subscribe(receive)
+    for _ in range(600):
+        small_sandbox.live.step()
+    yield found
+    store.close()
+
+
+def test_the_marts_are_what_the_sandbox_has_sent(small_sandbox, small, build, query, events, monkeypatch) -> None:
+    monkeypatch.setattr(grades, "SETTLED", timedelta(0))
+    for scan in ("users", "orgs", "invites", "chart_metrics"):
+        load_scan(scan, small)
+    list(load_events(small))
+    build(small, *SELECT)
+    logins = [(at, event["user_id"]) for at, event in events if event["event_type"] == "user.login"]
+    per_day = Counter((user_id, at.date()) for at, user_id in logins)
+    marts = "propel_auth_marts"
+    found = {(user, day): n for user, day, n in query(f"SELECT user_id, day, logins FROM {marts}.fct_logins_daily")}
+    assert found == per_day
+    for cadence, column, start in (
+        ("daily", "day", lambda day: day),
+        ("weekly", "week_start", lambda day: day - timedelta(days=day.weekday())),
+        ("monthly", "month_start", lambda day: day.replace(day=1)),
+    ):
+        users = {(start(at.date()), user_id) for at, user_id in logins}
+        truth = Counter(day for day, _ in users)
+        rows = query(f"SELECT {column}, login_users, is_complete FROM {marts}.fct_login_users_{cadence} ORDER BY 1")
+        assert {day: n for day, n, _ in rows if n} == truth
+        first, last = events[0][0].date(), events[-1][0].date()
+        assert (rows[0][0], rows[-1][0]) == (start(first), start(last))
+        assert not rows[0][2]
+        assert not rows[-1][2]
+        assert cadence == "monthly" or any(is_complete for *_, is_complete in rows)
+    assert query(f"SELECT count(*) FROM {marts}.fct_login_users_daily WHERE provider_active_users IS NOT NULL") != [
+        (0,)
+    ]
+    removed = Counter(REMOVALS[e["event_type"]] for _, e in events if e["event_type"] in REMOVALS)
+    assert dict(query(f"SELECT kind, count(*) FROM {marts}.fct_removals GROUP BY kind")) == removed
+    impersonated = {
+        (e["user_id"], e["impersonator_user_id"]) for _, e in events if e["event_type"] == "user.impersonated"
+    }
+    assert set(query(f"SELECT user_id, impersonator_user_id FROM {marts}.fct_impersonations")) == impersonated
+
+
+def test_the_time_from_an_invitation_to_the_first_log_in(small_sandbox, small, build, query) -> None:
+    store, events = small_sandbox.store, EventStore(small.webhook_store)
+    org_id = next(iter(store.orgs))
+    clock = {"at": datetime.fromtimestamp(store.now, UTC)}
+
+    def receive(event: Any) -> None:
+        at = clock["at"]
+        events.add([StoredEvent(f"msg_{event.number}", event.event_type, at, at, json.dumps(event.payload))])
+
+    store.subscribe(receive)
+    store.log_in(next(iter(store.users)))
+    store.invite(org_id, "new@example.org")
+    store.invite(org_id, "never@example.org")
+    invited_at = datetime.fromtimestamp(store.invites[-2]["created_at"], UTC)
+    for scan in ("users", "invites"):
+        load_scan(scan, small)
+    build(small, "+fct_invite_first_logins")
+    clock["at"] = invited_at + timedelta(hours=3)
+    user_id = store.accept_invite(org_id, "new@example.org")
+    clock["at"] = invited_at + timedelta(hours=5)
+    store.log_in(user_id)
+    store.log_in(user_id)
+    for scan in ("users", "invites"):
+        load_scan(scan, small)
+    list(load_events(small))
+    events.close()
+    build(small, "+fct_invite_first_logins")
+    columns = "invitee_email, user_id, hours_to_join, hours_to_first_login"
+    rows = query(
+        f"SELECT {columns} FROM propel_auth_marts.fct_invite_first_logins WHERE invitee_email LIKE '%@example.org'"
+    )
+    assert sorted(rows) == [("never@example.org", None, None, None), ("new@example.org", user_id, 3.0, 5.0)]

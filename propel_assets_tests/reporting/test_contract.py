@@ -1,0 +1,64 @@
+"""The data contract: accepted by the standard's own tool, and true of a loaded warehouse."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from propel_assets.catalog import AUDIT_TABLES, TABLES
+from propel_assets.cli.main import main
+
+DATACONTRACT = Path(sys.executable).with_name("datacontract")
+
+
+def printed(*words: str) -> str:
+    ran = CliRunner().invoke(main, [*words, "data-contract"])
+    assert ran.exit_code == 0, ran.output
+    return ran.stdout
+
+
+def lint(text: str, folder: Path) -> subprocess.CompletedProcess:
+    (folder / "contract.odcs.yaml").write_text(text, encoding="utf-8")
+    command = [str(DATACONTRACT), "lint", "contract.odcs.yaml"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
+
+
+def test_datacontract_accepts_the_contract_and_refuses_a_wrong_one(tmp_path) -> None:
+    text = printed()
+    accepted = lint(text, tmp_path)
+    assert accepted.returncode == 0, accepted.stdout + accepted.stderr
+    wrong = yaml.safe_load(text)
+    wrong["schema"][0]["properties"][0]["logicalType"] = "uuid"
+    refused = lint(yaml.safe_dump(wrong), tmp_path)
+    assert refused.returncode != 0
+
+
+def test_the_contract_has_every_table_column_and_key_of_the_catalog() -> None:
+    contract = yaml.safe_load(printed())
+    tables = {table["name"]: table for table in contract["schema"]}
+    assert list(tables) == [table.name for table in (*TABLES, *AUDIT_TABLES)]
+    for table in (*TABLES, *AUDIT_TABLES):
+        properties = {p["name"]: p for p in tables[table.name]["properties"]}
+        assert list(properties) == [column.name for column in table.columns]
+        keys = sorted((p["primaryKeyPosition"], name) for name, p in properties.items() if p.get("primaryKey"))
+        assert tuple(name for _, name in keys) == table.key
+        personal = {name for name, p in properties.items() if p["classification"] == "restricted"}
+        assert personal == {column.name for column in table.columns if column.personal}
+        names = {table["name"] for table in contract["schema"]}
+        targets = [r["to"].split(".") for p in properties.values() for r in p.get("relationships", ())]
+        assert all(name in names for name, _ in targets)
+
+
+def test_an_environment_has_a_contract_of_its_own() -> None:
+    assert yaml.safe_load(printed())["id"] == "propel-assets:propel_auth_data"
+    assert yaml.safe_load(printed("--environment", "staging"))["id"] == "propel-assets:staging_propel_auth_data"
+
+
+@pytest.mark.parametrize("name", ["user_query", "org_membership"])
+def test_the_columns_of_the_contract_are_those_of_the_warehouse(name, loaded, query) -> None:
+    contract = {table["name"]: table for table in yaml.safe_load(printed())["schema"]}
+    stored = {row[0] for row in query(f"SELECT column_name FROM (DESCRIBE {name})") if not row[0].startswith("_dlt")}
+    assert stored <= {p["name"] for p in contract[name]["properties"]}

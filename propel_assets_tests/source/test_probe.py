@@ -1,0 +1,142 @@
+"""The probe: every answer of a tenant that reading can settle, and a profile that the sandbox replays."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from propel_assets.errors import KeyRefused, PropelError, TransientApiError
+from propel_assets.sandbox.running import Sandbox
+from propel_assets.settings import load_settings, require_credentials
+from propel_assets.source import probe as probe_module
+from propel_assets.source.probe import MAX_REQUESTS, ProbeResult, probe
+
+TENANTS: dict[str, dict[str, Any]] = {
+    "as documented": {},
+    "another cap, refused": {"page_size_cap": 250, "page_size_refused": True},
+    "a small cap, reduced": {"page_size_cap": 50},
+    "errors after the last page": {"past_end": 410},
+    "no User Insights, no SCIM, no API keys": {"insights_off": 402, "scim_off": 404, "api_keys_off": 403},
+    "no orgs": {"orgs_off": 426},
+    "other errors and headers": {
+        "error_bodies": {"value": {"404": {"content_type": "application/json", "body": '{"error_code": "not_found"}'}}},
+        "response_headers": {"value": {"x-ratelimit-limit": "100"}},
+    },
+    "other details": {"org_detail_created_at": True, "unknown_org_empty": True},
+}
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch) -> None:
+    monkeypatch.setattr(probe_module, "PAUSE_SECONDS", 0)
+
+
+def run_probe(sandbox: Sandbox) -> ProbeResult:
+    return probe(require_credentials(load_settings({"auth_url": sandbox.url, "api_key": sandbox.api_key})).tenant)
+
+
+def answers(result: ProbeResult) -> dict[int, str]:
+    return {finding.line: finding.answer for finding in result.findings}
+
+
+@pytest.mark.parametrize("behaviour", TENANTS.values(), ids=TENANTS)
+def test_a_sandbox_replays_the_profile_of_a_tenant(behaviour) -> None:
+    with Sandbox(users=1_200, orgs=24, seed=7, profile=behaviour) as tenant:
+        found = run_probe(tenant)
+        assert len(tenant.requests) == found.requests <= MAX_REQUESTS
+        assert {request.method for request in tenant.requests} == {"GET"}
+    faults = found.profile["faults"]
+    assert {**behaviour, **faults, "error_bodies": {}} == {**faults, "error_bodies": {}}, "each behaviour is found"
+    with Sandbox(users=1_200, orgs=24, seed=7, profile=faults) as replay:
+        again = run_probe(replay)
+    assert answers(again) == answers(found)
+    assert again.profile == found.profile
+
+
+def test_every_line_that_reading_can_settle_is_settled() -> None:
+    with Sandbox(users=1_200, orgs=24, seed=7) as tenant:
+        found = run_probe(tenant)
+    assert sorted(answers(found)) == list(range(1, 18))
+    assert [line for line, answer in sorted(answers(found).items()) if not answer] == [15], (
+        "webhooks are sent, not read"
+    )
+    lines = answers(found)
+    assert lines[1] == "a page_size of 1000 is reduced to 100"
+    assert lines[2] == "0 rows, current_page echoed, has_more_results False, the same total"
+    assert "no key: 401 with text" in lines[3]
+    assert "an unknown user: 404 with an empty body" in lines[3]
+    assert "two reads had the same order" in lines[4]
+    assert "user/org ignores order_by" in lines[4]
+    assert lines[7].endswith("GET org/{org_id} does not send it")
+    assert "has_more_results absent" in lines[12]
+    assert lines[16] == "GET org/query returned 200"
+    assert lines[17] == "404 with an empty body"
+    assert all(finding.action for finding in found.findings)
+
+
+def test_ties_that_change_places_are_found() -> None:
+    with Sandbox(users=1_200, orgs=24, seed=7, profile={"shuffled_ties": True}) as tenant:
+        oldest = next(iter(tenant.store.users.values()))
+        for _ in range(20):
+            tenant.store.add_user(created_at=oldest.wire["created_at"])
+        found = run_probe(tenant)
+    assert "two reads had different orders" in answers(found)[4]
+    assert found.profile["faults"]["shuffled_ties"] is True
+
+
+def test_neither_findings_nor_profile_have_personal_data_ids_keys_or_the_host() -> None:
+    text = "no {key} at {host} for jo@example.org, 5b1f0c1e-9f0d-4c64-8e0f-5f1c6c2d7a10"
+    echo = {"401": {"content_type": "text/plain", "body": text}}
+    with Sandbox(users=300, orgs=24, seed=7) as tenant:
+        echo["401"]["body"] = echo["401"]["body"].format(key=tenant.api_key, host=tenant.url)
+        tenant.faults.set("error_bodies", echo)
+        found = run_probe(tenant)
+        known = {
+            value for user in tenant.store.users.values() for value in user.wire.values() if isinstance(value, str)
+        }
+        known |= {*tenant.store.orgs} | {org.wire["name"] for org in tenant.store.orgs.values()}
+        text = json.dumps(found.profile) + " ".join(finding.answer for finding in found.findings)
+        assert [value for value in known if len(value) > 5 and value in text] == []
+        assert tenant.api_key not in text
+    assert "127.0.0.1" not in text
+    assert "@" not in text
+    assert re.findall(r"[0-9a-f]{8}-", text) == []
+    assert found.profile["faults"]["error_bodies"]["value"]["401"]["body"].startswith("no <host or key> at")
+
+
+def test_a_key_that_is_refused_and_a_rate_limit_end_with_one_sentence() -> None:
+    with Sandbox(users=30, orgs=3, seed=7) as tenant:
+        tenant.faults.set("key_revoked")
+        with pytest.raises(KeyRefused, match="not a key of this environment"):
+            run_probe(tenant)
+        tenant.faults.clear()
+        tenant.faults.set("rate_limit", 3)
+        tenant.faults.set("retry_after", "seconds")
+        with pytest.raises(TransientApiError, match=r"stopped after \d+ requests: .* returned 429 with Retry-After"):
+            run_probe(tenant)
+        url = tenant.url
+    with pytest.raises(PropelError, match="could not read GET"):
+        probe(require_credentials(load_settings({"auth_url": url, "api_key": "x"})).tenant)
+
+
+def test_a_tenant_with_few_or_no_rows_can_be_probed() -> None:
+    with Sandbox(users=0, orgs=0, seed=7) as tenant:
+        found = run_probe(tenant)
+    assert answers(found)[1] == "a page_size of 1000 is reduced to 100"
+    with Sandbox(users=150, orgs=2, seed=7, profile={"page_size_cap": 10_000}) as tenant:
+        found = run_probe(tenant)
+    assert answers(found)[1].endswith("there are only 150 users, so the cap is not known")
+
+
+def test_the_command_writes_the_profile_and_the_sandbox_reads_it(small, run_cli, tmp_path) -> None:
+    ran = run_cli("probe", "--output", "profile.json")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("propel-assets: ") == 17
+    assert re.search(r"^\d+ requests. The profile is in profile.json.$", ran.stderr, re.MULTILINE)
+    with Sandbox(users=60, orgs=6, seed=7, profile=json.loads((tmp_path / "profile.json").read_text())["faults"]):
+        pass
+    (tmp_path / "other.json").write_text('{"faults": {}}')
+    wrong = run_cli("sandbox", "--port", "0", "--profile", "other.json")
+    assert wrong.returncode == 2
+    assert "propel-assets probe --output" in wrong.stderr

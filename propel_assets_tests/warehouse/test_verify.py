@@ -1,0 +1,293 @@
+"""`propel-assets verify`: planted faults are found by id, and changes at PropelAuth are not faults."""
+
+import importlib
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import psycopg2
+import pytest
+
+from propel_assets.catalog import TABLES, tables_of
+from propel_assets.sandbox.events import WebhookEvent
+from propel_assets.sandbox.running import Sandbox
+from propel_assets.settings import Settings, load_settings
+from propel_assets.warehouse import verify as verify_module
+from propel_assets.warehouse.digests import canonical
+from propel_assets.warehouse.load import load_scan
+from propel_assets.warehouse.verify import Difference, TableComparison, verify_scan
+from propel_assets.webhooks.store import EventStore, StoredEvent
+
+LIVE_SCANS = (
+    "users",
+    "orgs",
+    "org_details",
+    "invites",
+    "role_mappings",
+    "end_user_api_keys",
+    "end_user_api_keys_archived",
+    "scim",
+)
+USERS = ("user_query", "org_membership")
+
+
+def verify(
+    settings: Settings, scan: str = "users", tables: tuple[str, ...] = USERS, **options
+) -> list[TableComparison]:
+    return verify_scan(scan, tables, settings, **options)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[object]:
+    with importlib.import_module("propel_assets_tests.destinations.standins.postgres").Postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["duckdb", "postgres"])
+def plant(request, monkeypatch, tmp_path, run_sql) -> Callable[[str], None]:
+    """Run a statement on the tables of the destination that the settings name."""
+    if request.param == "duckdb":
+        return lambda sql: run_sql(f"USE propel_auth_data; {sql}")
+    place = request.getfixturevalue("postgres_server").place(tmp_path)
+    for variable, value in place.items():
+        monkeypatch.setenv(variable, value)
+
+    def run(sql: str) -> None:
+        with psycopg2.connect(place["DESTINATION__POSTGRES__CREDENTIALS"]) as db, db.cursor() as cursor:
+            cursor.execute(f"SET search_path TO propel_auth_data; {sql}")
+
+    return run
+
+
+def test_a_loaded_warehouse_has_no_differences(plant, small, run_cli) -> None:
+    assert run_cli("load").returncode == 0
+    found = run_cli("verify")
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "12 tables compared, 0 differences." in found.stderr
+    assert "not compared: PropelAuth recomputes reports" in found.stdout
+
+
+def test_planted_faults_are_found_by_id(plant, small, run_cli) -> None:
+    assert run_cli("load", *USERS).returncode == 0
+    missing, changed, copied, *_ = sorted(small.store.users)
+    member, org = next((user, org) for user, orgs in sorted(small.store.of_user.items()) for org in orgs)
+    made_up = "00000000-0000-4000-8000-000000000000"
+    plant(f"DELETE FROM user_query WHERE user_id = '{missing}'")
+    plant(f"UPDATE user_query SET enabled = NOT enabled, first_name = 'Mallory' WHERE user_id = '{changed}'")
+    plant(f"UPDATE org_membership SET user_role = 'Forged' WHERE user_id = '{member}' AND org_id = '{org}'")
+    columns = "email, email_confirmed, created_at, last_active_at"
+    plant(
+        f"INSERT INTO user_query (user_id, {columns}) "
+        f"SELECT '{made_up}', {columns} FROM user_query WHERE user_id = '{copied}'"
+    )
+    before = len(small.requests)
+    found = run_cli("verify", *USERS)
+    assert found.returncode == 3
+    lines = [line.split() for line in found.stdout.split("\n\n")[1].splitlines()[1:]]
+    assert sorted(lines) == sorted(
+        [
+            ["user_query", "missing", f"user_id={missing}"],
+            ["user_query", "different", f"user_id={changed}", "enabled,", "first_name"],
+            ["user_query", "extra", f"user_id={made_up}"],
+            ["org_membership", "different", f"user_id={member}", f"org_id={org}", "user_role"],
+        ]
+    )
+    assert "Mallory" not in found.stdout + found.stderr
+    single = {request.path.rsplit("/", 1)[1] for request in list(small.requests)[before:]} - {"query"}
+    assert single == {missing, changed, made_up, member}, "each difference is read once more"
+    # Nothing was written: the same faults are found again.
+    assert run_cli("verify", *USERS).stdout == found.stdout
+
+
+def test_a_duplicated_row_is_found(small, run_cli, run_sql) -> None:
+    assert run_cli("load", "org_query").returncode == 0
+    org = min(small.store.orgs)
+    run_sql(f"INSERT INTO propel_auth_data.org_query SELECT * FROM propel_auth_data.org_query WHERE org_id = '{org}'")
+    found = run_cli("verify", "org_query")
+    assert found.returncode == 3
+    assert f"org_id={org}  number of rows with this key" in found.stdout
+
+
+def test_a_tenant_that_changes_during_verify_reports_only_planted_faults(plant, monkeypatch, tmp_path) -> None:
+    """Users sign up, log in, change and leave before and while the tables are compared; events report the changes."""
+    with Sandbox(users=300, orgs=24, seed=7, live=True) as sandbox:
+        monkeypatch.setenv("PROPELAUTH_AUTH_URL", sandbox.url)
+        monkeypatch.setenv("PROPELAUTH_API_KEY", sandbox.api_key)
+        monkeypatch.setenv("PROPELAUTH_PAGE_SIZE", "20")
+        settings = load_settings()
+        named: set[str] = set()
+        for scan in LIVE_SCANS:
+            load_scan(scan, settings)
+        events = EventStore(f"sqlite:///{tmp_path}/events.db")
+        sandbox.store.subscribe(lambda event: _receive(events, event))
+        ids = sorted(sandbox.store.users)
+        missing, changed = set(ids[:10]), set(ids[10:20])
+        plant(f"DELETE FROM user_query WHERE user_id IN ({_listed(missing)})")
+        plant(f"UPDATE user_query SET locked = NOT locked WHERE user_id IN ({_listed(changed)})")
+        for _ in range(60):
+            sandbox.live.step()
+        stop = threading.Event()
+        known: list[set[str]] = []
+
+        def read_events(since: datetime) -> set[str]:
+            known.append(events.ids_named_since(since))
+            return known[-1]
+
+        def change() -> None:
+            while not stop.wait(0.01):
+                sandbox.live.step()
+
+        changes = threading.Thread(target=change)
+        changes.start()
+        try:
+            found: dict[str, TableComparison] = {}
+            for scan in LIVE_SCANS:
+                tables = tuple(table.name for table in tables_of(scan))
+                compared = verify(settings, scan, tables, named_by_events=read_events)
+                found |= {comparison.table: comparison for comparison in compared}
+                if scan == "users":
+                    named = known[-1]
+        finally:
+            stop.set()
+            changes.join()
+        events.close()
+    expected = {Difference("missing", f"user_id={user_id}") for user_id in missing - named}
+    expected |= {Difference("different", f"user_id={user_id}", ("locked",)) for user_id in changed - named}
+    assert set(found["user_query"].differences) == expected
+    assert len(expected) >= 5, "the live day touched almost every planted user"
+    assert found["user_query"].changed > 10
+    assert {name: c.differences for name, c in found.items() if c.differences and name != "user_query"} == {}
+    assert sum(comparison.changed for comparison in found.values()) > 50
+
+
+def _listed(ids: set[str]) -> str:
+    return ", ".join(f"'{id_}'" for id_ in sorted(ids))
+
+
+def _receive(store: EventStore, event: WebhookEvent) -> None:
+    """Store an event as the webhook receiver does."""
+    now = datetime.now(UTC)
+    store.add([StoredEvent(f"msg_{event.number}", event.event_type, now, now, json.dumps(event.payload))])
+
+
+def test_users_deleted_since_the_load_are_no_differences_without_events(settings, sandbox, run_sql) -> None:
+    load_scan("users", settings)
+    gone = sorted(sandbox.store.users)[:3]
+    for user_id in gone:
+        sandbox.store.delete_user(user_id)
+    users, members = verify(settings)
+    assert (users.differences, users.changed) == ([], 3)
+    assert members.differences == []
+    # Where other rows were added, it is not known which ones PropelAuth never had.
+    made_up = "00000000-0000-4000-8000-000000000000"
+    run_sql(
+        "INSERT INTO propel_auth_data.user_query "
+        f"SELECT * REPLACE ('{made_up}' AS user_id) FROM propel_auth_data.user_query WHERE user_id = '{gone[0]}'"
+    )
+    users, _ = verify(settings)
+    assert {difference.key for difference in users.differences} == {f"user_id={id_}" for id_ in [*gone, made_up]}
+    assert users.notes == ["1 of the extra rows were not loaded, the others were deleted at PropelAuth"]
+
+
+def test_users_who_signed_up_or_were_active_since_the_load_only_count(settings, sandbox) -> None:
+    load_scan("users", settings)
+    active, silent, *_ = sorted(sandbox.store.users)
+    sandbox.store.add_user()
+    sandbox.store.update_user(active, first_name="Nour", last_active_at=sandbox.store.now + 10)
+    sandbox.store.update_user(silent, first_name="Nour")
+    users, _ = verify(settings)
+    assert users.changed == 2
+    # Without an event, an edit by somebody else cannot be told from corruption.
+    assert users.differences == [Difference("different", f"user_id={silent}", ("first_name",))]
+
+
+def test_privacy_and_erasure_apply_to_both_sides(settings, sandbox, run_cli, run_sql, monkeypatch, tmp_path) -> None:
+    policy = tmp_path / "policy.toml"
+    people = "\n".join(
+        f'[{table.name}]\nuser_id = "hash"'
+        for table in TABLES
+        if any(column.name == "user_id" for column in table.columns)
+    )
+    policy.write_text(f'preset = "strict"\n{people}')
+    monkeypatch.setenv("PROPELAUTH_PRIVACY", str(policy))
+    monkeypatch.setenv("PROPELAUTH_PRIVACY_KEY", "a key of at least 16 characters")
+    erased = min(sandbox.store.users)
+    assert run_cli("load", *USERS).returncode == 0
+    assert run_cli("erase", erased).returncode == 0
+    found = run_cli("verify", *USERS)
+    assert found.returncode == 0, found.stdout + found.stderr
+    run_sql(
+        "UPDATE propel_auth_data.user_query SET enabled = NOT enabled WHERE user_id = "
+        "(SELECT min(user_id) FROM propel_auth_data.user_query)"
+    )
+    found = run_cli("verify", "user_query")
+    assert found.returncode == 3
+    assert found.stdout.rstrip().endswith("enabled")
+    assert not set(sandbox.store.users) & set(re.findall(r"user_id=(\S+)", found.stdout)), "ids are shown as stored"
+
+
+def test_addresses_of_invitees_are_never_printed(small, run_cli, run_sql) -> None:
+    assert run_cli("load", "pending_org_invites").returncode == 0
+    run_sql("UPDATE propel_auth_data.pending_org_invites SET role_in_org = 'Forged'")
+    found = run_cli("verify", "pending_org_invites", "--limit", "1")
+    assert found.returncode == 3
+    assert "invitee_email=(hidden)" in found.stdout
+    assert "more. Raise --limit" in found.stderr
+    assert "@" not in found.stdout + found.stderr
+
+
+def test_a_table_that_was_never_loaded_or_is_not_enabled_is_not_compared(small, run_cli) -> None:
+    assert run_cli("load", "org_query").returncode == 0
+    found = run_cli("verify", "pending_org_invites")
+    assert found.returncode == 1
+    assert "the table was never loaded" in found.stdout
+    small.faults.set("orgs_off", True)
+    found = run_cli("verify", "org_query")
+    assert found.returncode == 1
+    assert "not compared: Feature not enabled" in found.stdout
+
+
+def test_many_differences_are_bounded(settings, sandbox, run_sql, monkeypatch) -> None:
+    monkeypatch.setattr(verify_module, "MAX_DIFFERENCES", 20)
+    load_scan("users", settings)
+    run_sql("UPDATE propel_auth_data.user_query SET enabled = NOT enabled")
+    before = len(sandbox.requests)
+    users, _ = verify(settings)
+    assert len(users.differences) == 20
+    assert users.notes == [
+        "more than 20 rows differ. They were not read again",
+        "300 rows differ, the first 20 are listed",
+    ]
+    assert len(sandbox.requests) - before < 20
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "other"),
+    [
+        ("json", '{"b": 1.0, "a": [1e2, "x"]}', '{"a": [100, "x"], "b": 1}'),
+        ("json", "-0.0", "0"),
+        ("json", "123456789012345678901234567890.1", "123456789012345678901234567890.10"),
+        ("timestamp", "2026-11-24 12:00:00+00:00", datetime(2026, 11, 24, 12, tzinfo=UTC)),
+        ("timestamp", datetime(2026, 11, 24, 12), "2026-11-24T13:00:00+01:00"),  # noqa: DTZ001 - as SQLite returns it
+        ("bool", 1, True),
+        ("bigint", Decimal(3), 3),
+    ],
+)
+def test_equal_values_have_one_form(kind, one, other) -> None:
+    assert canonical(one, kind) == canonical(other, kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "other"),
+    [
+        ("json", "123456789012345678901234567890.1", "123456789012345678901234567890.2"),
+        ("json", '"1"', "1"),
+        ("json", "true", "1"),
+        ("text", "", None),
+    ],
+)
+def test_different_values_have_different_forms(kind, one, other) -> None:
+    assert canonical(one, kind) != canonical(other, kind)

@@ -1,0 +1,77 @@
+"""A deletion that the API confirms proposes an erasure. A forged or mistaken event has no effect."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from propel_assets.settings import load_settings
+from propel_assets.warehouse.load import load_scan
+from propel_assets.webhooks.apply import load_events
+from propel_assets.webhooks.store import EventStore, StoredEvent
+
+
+@pytest.fixture
+def settings(small, monkeypatch):
+    monkeypatch.setenv("PROPELAUTH_PRIVACY_KEY", "k" * 32)
+    settings = load_settings()
+    for scan in ("users", "orgs"):
+        load_scan(scan, settings)
+    return settings
+
+
+def deliver(settings, user_id: str, *, days_ago: int) -> None:
+    at = datetime.now(UTC) - timedelta(days=days_ago)
+    store = EventStore(settings.webhook_store, max_age=timedelta(days=10_000))
+    payload = f'{{"event_type": "user.deleted", "user_id": "{user_id}"}}'
+    store.add([StoredEvent(f"msg_{user_id}_{days_ago}", "user.deleted", at, at.replace(microsecond=0), payload)])
+    store.close()
+
+
+def test_a_confirmed_deletion_is_listed_and_erased_when_it_is_due(small, settings, run_cli, query) -> None:
+    recent, due, forged = list(small.store.users)[:3]
+    for user_id in (recent, due):
+        small.store.delete_user(user_id)
+    deliver(settings, recent, days_ago=1)
+    deliver(settings, due, days_ago=31)
+    deliver(settings, forged, days_ago=31)
+    assert "No erasure is proposed." in run_cli("erasures").stdout
+    list(load_events(settings))
+    listed = run_cli("erasures").stdout
+    assert due in listed
+    assert recent in listed
+    assert listed.index(due) < listed.index(recent)
+    assert forged not in listed
+    ran = run_cli("erasures", "--run")
+    assert ran.returncode == 0, ran.stderr
+    assert f"Erased: {due}." in ran.stderr
+    assert due not in ran.stdout
+    assert recent in ran.stdout
+    assert query(f"SELECT count(*) FROM user_query WHERE user_id = '{forged}'") == [(1,)]
+    assert [row for row in query("SELECT user_id FROM auth_event") if row[0] == due] == []
+    assert [row for row in query("SELECT user_id FROM propel_changes") if row[0] == due] == []
+
+
+def test_a_user_who_exists_after_all_is_not_erased(small, settings, run_cli, run_sql, query) -> None:
+    user_id = next(iter(small.store.users))
+    deliver(settings, user_id, days_ago=31)
+    list(load_events(settings))
+    run_sql(f"DELETE FROM propel_auth_data.user_query WHERE user_id = '{user_id}'")  # a wrong proposal
+    assert user_id in run_cli("erasures").stdout
+    ran = run_cli("erasures", "--run")
+    assert ran.returncode == 0, ran.stderr
+    assert f"User {user_id} exists at PropelAuth and is not erased." in ran.stderr
+    assert query(f"SELECT count(*) FROM auth_event WHERE user_id = '{user_id}'") == [(1,)]
+    small.faults.set("server_error", 403, path="/api/backend/v1/user")
+    assert run_cli("erasures", "--run").returncode == 1
+    assert query(f"SELECT count(*) FROM auth_event WHERE user_id = '{user_id}'") == [(1,)]
+
+
+def test_applying_events_erases_only_where_it_is_configured(small, settings, query, monkeypatch) -> None:
+    user_id = next(iter(small.store.users))
+    small.store.delete_user(user_id)
+    deliver(settings, user_id, days_ago=31)
+    list(load_events(settings))
+    assert query(f"SELECT count(*) FROM auth_event WHERE user_id = '{user_id}'") == [(1,)]
+    monkeypatch.setenv("PROPELAUTH_ERASE_DELETED", "true")
+    list(load_events(load_settings()))
+    assert query(f"SELECT count(*) FROM auth_event WHERE user_id = '{user_id}'") == [(0,)]

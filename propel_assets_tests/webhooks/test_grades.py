@@ -1,0 +1,261 @@
+"""The grade of the webhooks is the truth: the sandbox decides which events are lost."""
+
+import importlib
+from collections import Counter
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from propel_assets.catalog import BY_NAME
+from propel_assets.privacy.policy_file import load_policy
+from propel_assets.sandbox.roles import MAPPINGS
+from propel_assets.sandbox.running import Sandbox
+from propel_assets.settings import Settings, load_settings
+from propel_assets.warehouse import checks, grades
+from propel_assets.warehouse.checks import examine
+from propel_assets.warehouse.load import load_scan
+from propel_assets.warehouse.query import open_warehouse
+from propel_assets.webhooks.apply import load_events
+from propel_assets.webhooks.store import EventStore
+from propel_assets_tests.webhooks.test_apply import received
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Any]:
+    with importlib.import_module("propel_assets_tests.destinations.standins.postgres").Postgres() as running:
+        yield running
+
+
+@pytest.fixture(params=["duckdb", "postgres"])
+def settings(
+    request: pytest.FixtureRequest, sandbox: Sandbox, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> Settings:
+    if request.param == "postgres":
+        for name, value in request.getfixturevalue("server").place(tmp_path).items():
+            monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PROPELAUTH_AUTH_URL", sandbox.url)
+    monkeypatch.setenv("PROPELAUTH_API_KEY", sandbox.api_key)
+    return load_settings()
+
+
+class World:
+    """A sandbox whose events are received, or lost while ``loses`` is set, and the truth about both."""
+
+    def __init__(self, sandbox: Sandbox, settings: Settings) -> None:
+        self.settings, self.store, self.events = settings, sandbox.store, EventStore(settings.webhook_store)
+        self.loses = False
+        self.changes: Counter[str] = Counter()
+        self.missed: Counter[str] = Counter()
+        sandbox.store.subscribe(self._receive)
+
+    def _receive(self, event: Any) -> None:
+        self.changes[event.event_type] += 1
+        if self.loses:
+            self.missed[event.event_type] += 1
+        else:
+            self.events.add([received(event.payload)])
+
+    def connect(self) -> None:
+        """Receive and load the first event."""
+        self.store.log_in(next(iter(self.store.users)))
+        self.apply()
+
+    def apply(self) -> None:
+        list(load_events(self.settings))
+
+    def scan(self) -> None:
+        for scan in ("orgs", "users"):
+            load_scan(scan, self.settings)
+
+    def grades(self) -> dict[str, tuple[int, int]]:
+        """Return changes and missed ones of the last grade, by event type."""
+        with self._open() as warehouse:
+            found = grades.latest_grades(warehouse, grades.GRADED)
+        return {grade.event_type: (grade.changes, grade.missed) for grade in found}
+
+    def truth(self) -> dict[str, tuple[int, int]]:
+        types = [report.event_type for report in grades.REPORTS]
+        return {name: (self.changes[name], self.missed[name]) for name in types}
+
+    def check(self, name: str) -> tuple[bool, str, str]:
+        with self._open() as warehouse:
+            [finding] = examine(warehouse, BY_NAME[name], ["events_received"])
+        return finding.passed, finding.severity, finding.summary
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        with self._open() as warehouse:
+            names = ("propel_event_grades", "propel_scan_state", "user_query")
+            return warehouse.rows(sql.format(**{name: warehouse.table(name) for name in names}))
+
+    def _open(self) -> Any:
+        return open_warehouse(self.settings.target, load_policy(self.settings.privacy_settings))
+
+
+@pytest.fixture
+def world(sandbox: Sandbox, settings: Settings) -> Iterator[World]:
+    world = World(sandbox, settings)
+    yield world
+    world.events.close()
+
+
+def change_everything(world: World, first: int) -> None:
+    """Make each kind of change that a grade counts, with users and orgs that no other call changes."""
+    store, users, orgs = world.store, list(world.store.users), list(world.store.orgs)
+    some = users[first : first + 8]
+    store.delete_user(some[0])
+    store.update_user(some[1], enabled=not store.users[some[1]].wire["enabled"])
+    store.update_user(some[2], locked=not store.users[some[2]].wire["locked"])
+    store.add_membership(store.add_user(), store.add_org())
+    store.delete_org(orgs[first // 10])
+    joined = next(org for org in store.orgs if org not in store.of_user[some[3]])
+    store.add_membership(some[3], joined)
+    member, org = next((user, org) for user in users[first + 8 :] for org in store.of_user.get(user, ()))
+    store.remove_membership(member, org)
+    last = list(reversed(users))[first:]
+    member, org = next((user, org) for user in last for org in store.of_user.get(user, ()))
+    roles = MAPPINGS[store.orgs[org].role_mapping].roles
+    store.change_role(member, org, next(role for role in roles if role != store.of_user[member][org].role))
+
+
+def test_the_grade_is_the_truth(world, monkeypatch) -> None:
+    monkeypatch.setattr(grades, "SETTLED", timedelta(0))
+    world.connect()
+    world.scan()
+    world.changes.clear()
+    change_everything(world, 0)
+    world.apply()  # corrects the tables: they cannot serve as the comparison
+    world.loses = True
+    change_everything(world, 20)
+    world.loses = False
+    login = next(reversed(world.store.users))
+    world.store.log_in(login)  # events of other types about the same users are no excuse
+    world.apply()
+    world.scan()
+    assert world.grades() == world.truth()
+    assert sum(world.missed.values()) >= 8
+    passed, severity, summary = world.check("user_query")
+    assert (passed, severity) == (False, "WARN")
+    assert f"`user.deleted` 1 of {world.changes['user.deleted']}" in summary
+    [(low, high)] = world.rows(
+        "SELECT min(late_seconds_median), max(late_seconds_max) FROM {propel_event_grades} "
+        "WHERE event_type IN ('user.created', 'org.created')"
+    )
+    assert low <= high
+    assert world.rows(
+        "SELECT count(*) FROM {propel_event_grades} WHERE late_seconds_max IS NOT NULL "
+        "AND event_type NOT IN ('user.created', 'org.created')"
+    ) == [(0,)]
+    world.changes.clear()
+    world.missed.clear()
+    change_everything(world, 40)
+    world.apply()
+    world.scan()
+    assert world.grades() == world.truth()
+    assert world.check("user_query")[0]
+    assert world.rows("SELECT count(DISTINCT load_id) FROM {propel_scan_state} WHERE table_name = 'user_query'") == [
+        (2,)
+    ]
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_a_change_that_an_event_of_another_kind_has_corrected_is_missed(world, monkeypatch) -> None:
+    monkeypatch.setattr(grades, "SETTLED", timedelta(0))
+    world.connect()
+    world.scan()
+    user_id = next(user for user, found in world.store.users.items() if found.wire["enabled"])
+    world.loses = True
+    world.store.update_user(user_id, enabled=False)
+    world.loses = False
+    world.store.log_in(user_id)
+    world.apply()
+    assert world.rows("SELECT count(*) FROM {user_query} WHERE NOT enabled AND user_id = '" + user_id + "'") == [(1,)]
+    world.scan()
+    assert world.grades()["user.disabled"] == (1, 1)
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_the_first_connection_has_no_grade_and_says_so(world) -> None:
+    world.scan()
+    assert world.check("user_query")[2] == "No webhook has been loaded, so there is nothing to compare."
+    world.connect()
+    world.scan()
+    assert world.grades() == {}
+    assert "No grade yet" in world.check("user_query")[2]
+    world.scan()
+    assert {missed for _, missed in world.grades().values()} == {0}
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_events_that_arrive_after_the_scan_are_not_missed_once_it_is_settled(world, monkeypatch) -> None:
+    world.connect()
+    world.scan()
+    world.store.delete_user(next(iter(world.store.users)))  # received, and not loaded yet
+    world.scan()
+    assert world.grades()["user.deleted"] == (1, 1)
+    assert world.check("user_query")[:1] == (True,)
+    monkeypatch.setattr(grades, "SETTLED", timedelta(0))
+    world.apply()
+    assert world.grades()["user.deleted"] == (1, 0)
+    assert world.check("auth_event")[:1] == (True,)
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_silence_while_scans_find_changes_is_a_warning(world, monkeypatch) -> None:
+    world.connect()
+    world.scan()
+    world.loses = True
+    world.scan()
+    monkeypatch.setattr(checks, "MAX_SILENCE", timedelta(0))
+    assert world.check("user_query")[0]  # no change: silence is no sign
+    world.store.add_user()
+    world.scan()
+    passed, severity, summary = world.check("user_query")
+    assert (passed, severity) == (False, "WARN")
+    assert "which found 1 changes" in summary
+    assert "the endpoint is enabled in the PropelAuth dashboard" in summary
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_hashed_ids_are_compared(world, monkeypatch) -> None:
+    monkeypatch.setattr(grades, "SETTLED", timedelta(0))
+    monkeypatch.setenv("PROPELAUTH_PRIVACY", "strict")
+    monkeypatch.setenv("PROPELAUTH_PRIVACY_KEY", "k" * 32)
+    world.settings = load_settings()
+    world.connect()
+    world.scan()
+    world.changes.clear()
+    change_everything(world, 0)
+    world.loses = True
+    change_everything(world, 20)
+    world.loses = False
+    world.apply()
+    world.scan()
+    assert world.grades() == world.truth()
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_a_changed_privacy_policy_is_not_compared(world, monkeypatch) -> None:
+    world.connect()
+    world.scan()
+    monkeypatch.setenv("PROPELAUTH_PRIVACY", "strict")
+    monkeypatch.setenv("PROPELAUTH_PRIVACY_KEY", "k" * 32)
+    world.settings = load_settings()
+    world.scan()
+    assert world.grades() == {}
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_an_erased_user_leaves_the_state_and_is_not_missed(world, monkeypatch, run_cli) -> None:
+    monkeypatch.setattr(grades, "SETTLED", timedelta(0))
+    monkeypatch.setenv("PROPELAUTH_PRIVACY_KEY", "k" * 32)
+    world.settings = load_settings()
+    world.connect()
+    world.scan()
+    user_id = next(reversed(world.store.users))
+    done = run_cli("erase", user_id)
+    assert done.returncode == 0, done.stderr
+    assert user_id not in str(world.rows("SELECT * FROM {propel_scan_state}"))
+    world.scan()
+    assert {missed for _, missed in world.grades().values()} == {0}
