@@ -31,7 +31,7 @@ STAND_INS := .venv-fakesnow/ready .venv-bigquery/ready .venv-azurite/ready
 # An environment is created again when its Python was moved or upgraded.
 $(foreach venv,.venv $(CARD) $(LOWEST) $(RELEASE) $(DBT_NEXT) $(BENCH) $(PEERS),$(shell [ -x $(venv)/bin/python ] || rm -f $(venv)/has-*))
 
-.PHONY: help demo dev notebook dashboard test test-rest screenshots test-destinations test-stand-ins test-all test-embedded-elt test-wheel docs dist check \
+.PHONY: help demo dev notebook dashboard test test-models test-rest screenshots test-destinations test-stand-ins test-all test-embedded-elt test-wheel docs dist check \
     soak fuzz bench bench-peers lock sbom audit test-lowest test-dbt-next constraints clean
 
 help:  ## list the targets
@@ -53,8 +53,13 @@ dashboard: .venv/has-dashboard  ## run dlt's dashboard of the pipeline: runs, sc
 
 test: .venv/has-test  ## run the tests that need only Python
 	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not ($(LEFT_OUT))' $(PYTEST_FLAGS)
-	@echo "Not run: the tests marked $(LEFT_OUT). \`make test-all\` runs those that need Node.js"
+	@echo "Not run: most random cases of the model tests (\`make test-models\`), and the tests marked"
+	@echo "$(LEFT_OUT). \`make test-all\` runs those that need Node.js"
 	@echo "and chromium, \`make test-destinations\` those of destinations other than DuckDB, PostgreSQL and Delta files."
+
+# The files that use propel_assets_tests/cases.py.
+test-models: .venv/has-test  ## run the model and fuzz tests with all random cases (`make test` runs a fifth)
+	ALL_CASES=1 $(BIN)/python -m pytest propel_assets_tests/source propel_assets_tests/defs/test_any_input.py -n auto --dist worksteal $(PYTEST_FLAGS)
 
 test-rest: .venv/has-test  ## run the tests that need Node.js and chromium
 	@sh .ci/need chromium=chromium node=nodejs npm=npm

@@ -1,11 +1,14 @@
-"""What every test stands on: an empty environment, a folder of its own, a PropelAuth on localhost, a real DuckDB."""
+"""Fixtures of every test: no settings, a folder of its own, a PropelAuth on localhost, a real DuckDB file."""
 
+import io
+import logging
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,19 +17,33 @@ os.environ["DLT_DATA_DIR"] = tempfile.mkdtemp(prefix="propel-assets-tests-")
 os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"
 
 import duckdb
+import hypothesis
 import pytest
 import time_machine
 from dlt.common.time import increasing_precise_time
 
+from propel_assets.cli.main import main
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import Settings, load_settings
+from propel_assets.warehouse.dlt_setup import set_up_dlt
+from propel_assets_tests.cases import cases
+from propel_assets_tests.processes import running_sandbox
 
 Query = Callable[[str], list[tuple]]
+
+# No deadline: the machine may be busy.
+hypothesis.settings.register_profile(
+    "tests",
+    max_examples=cases(100),
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture],
+)
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Forget every setting of whoever runs the tests, and work in a folder of its own."""
+    """Remove the settings of the shell, and work in a folder of its own."""
     for name in list(os.environ):
         if name.startswith(("PROPEL", "DAGSTER", "DESTINATION__", "SOURCES__")):
             monkeypatch.delenv(name)
@@ -44,7 +61,7 @@ def travel(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], time_machine.trav
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
     """A running sandbox of 300 users and 24 orgs."""
-    with Sandbox(users=300, orgs=24, seed=7) as running:
+    with running_sandbox(users=300, orgs=24, seed=7) as running:
         yield running
 
 
@@ -71,7 +88,27 @@ def query(tmp_path: Path) -> Query:
 
 @pytest.fixture
 def run_cli() -> Callable[..., subprocess.CompletedProcess]:
-    """Run `propel-assets` with the words given, as a process of its own."""
+    """Run `propel-assets` with arguments and environment variables, in this process."""
+
+    def run(*words: str, **environment: str) -> subprocess.CompletedProcess:
+        set_up_dlt()
+        output, errors = io.StringIO(), io.StringIO()
+        log, handler = logging.getLogger("dlt"), logging.StreamHandler(errors)
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
+            patch.setattr(tempfile, "tempdir", None)  # TMPDIR is read again
+            patch.setattr(log, "handlers", [*log.handlers, handler])
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            with pytest.raises(SystemExit) as ended:
+                main(words, prog_name="propel-assets")
+        return subprocess.CompletedProcess(words, int(ended.value.code or 0), output.getvalue(), errors.getvalue())
+
+    return run
+
+
+@pytest.fixture
+def run_process() -> Callable[..., subprocess.CompletedProcess]:
+    """Run `propel-assets` with arguments and environment variables, in a process of its own."""
 
     def run(*words: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", "propel_assets.cli", *words]
@@ -84,7 +121,7 @@ def run_cli() -> Callable[..., subprocess.CompletedProcess]:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
     """A running sandbox of 60 users and 6 orgs, the same each time; the environment names it."""
-    with Sandbox(users=60, orgs=6, seed=7) as running:
+    with running_sandbox(users=60, orgs=6, seed=7) as running:
         monkeypatch.setenv("PROPELAUTH_AUTH_URL", running.url)
         monkeypatch.setenv("PROPELAUTH_API_KEY", running.api_key)
         monkeypatch.setenv("PROPELAUTH_RETRY_SECONDS", "2")

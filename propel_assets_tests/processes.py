@@ -1,4 +1,4 @@
-"""Processes that tests start: a free port, a wait for what they do, a server that runs for a while."""
+"""Servers and processes that tests start: a free port, a wait for an event, a sandbox, a process that is stopped."""
 
 import contextlib
 import socket
@@ -7,9 +7,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import psutil
+
+from propel_assets.sandbox.running import Sandbox
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,7 +46,7 @@ def running(
     command: Sequence[str | Path], port: int, env: Mapping[str, str] | None = None, *, seconds: float = 60
 ) -> Iterator[None]:
     """Run a server until the block is left; it is there once it listens on ``port``."""
-    with tempfile.TemporaryFile("w+") as said:  # not a pipe: nobody reads it, and a full one stops the server
+    with tempfile.TemporaryFile("w+") as said:  # not a pipe: it is not read, and a full one stops the server
         process = subprocess.Popen(command, env=env, stdout=said, stderr=said)
         try:
             wait_until(lambda: listens(port), process, f"{command[0]} starts", seconds=seconds)
@@ -58,3 +61,14 @@ def running(
                     child.kill()
             process.kill()
             process.wait()
+
+
+@contextlib.contextmanager
+def running_sandbox(**options: Any) -> Iterator[Sandbox]:
+    """Run a sandbox. It stops while the next test runs: stopping is 0.2 s of waiting."""
+    sandbox = Sandbox(**options)
+    sandbox.__enter__()
+    try:
+        yield sandbox
+    finally:
+        Thread(target=sandbox.__exit__).start()

@@ -56,7 +56,7 @@ def mcp(settings, tmp_path):
     load_scan("users", settings)
     server = Mcp()
     yield server
-    server.process.communicate(timeout=60)  # it ends when nobody speaks to it any more
+    server.process.communicate(timeout=60)  # it ends when its input is closed
 
 
 def test_dlts_mcp_server_reads_our_tables_and_has_nothing_that_reads_or_writes_secrets(mcp) -> None:

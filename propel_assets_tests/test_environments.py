@@ -60,12 +60,12 @@ def test_each_environment_has_assets_a_file_and_marts_of_its_own(two, tmp_path, 
             assert orgs == len(sandbox.store.orgs)
 
 
-def test_the_command_line_works_for_the_environment_it_is_given(two, run_cli, tmp_path) -> None:
-    done = run_cli("--environment", "staging", "load", "org_query")
+def test_the_command_line_works_for_the_environment_it_is_given(two, run_process, tmp_path) -> None:
+    done = run_process("--environment", "staging", "load", "org_query")
     assert done.returncode == 0, done.stderr
     assert [file.name for file in tmp_path.glob("*.duckdb")] == ["staging_propel_auth_pipeline.duckdb"]
-    assert "org_query" in run_cli("status", PROPELAUTH_ENVIRONMENT="staging").stdout
-    assert run_cli("--environment", "staging", "report", "--output", "r.html").returncode == 0
+    assert "org_query" in run_process("status", PROPELAUTH_ENVIRONMENT="staging").stdout
+    assert run_process("--environment", "staging", "report", "--output", "r.html").returncode == 0
     page = (tmp_path / "r.html").read_text()
     assert "<title>PropelAuth staging report</title>" in page
     assert "<h1>PropelAuth staging report</h1>" in page

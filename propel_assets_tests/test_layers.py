@@ -1,4 +1,4 @@
-"""The rooms: data flows one way, and each thing is known in one place only. Read from the source, with `ast`."""
+"""The packages: data flows one way, and a package imports only from those before it. Read from the source by `ast`."""
 
 import ast
 import subprocess
@@ -12,10 +12,10 @@ import pytest
 import propel_assets
 
 PACKAGE = Path(propel_assets.__file__).parent
-ROOMS = ("sandbox", "catalog", "privacy", "source", "warehouse", "marts", "reporting", "webhooks", "defs")
-ENTRANCES = ("definitions", "environments", "cli", "notebooks")
+PACKAGES = ("sandbox", "catalog", "privacy", "source", "warehouse", "marts", "reporting", "webhooks", "defs")
+ENTRY_POINTS = ("definitions", "environments", "cli", "notebooks")
 EVERYWHERE = ("settings", "errors", "")  # "" is the package itself: its version
-KNOW_DAGSTER = ("defs", *ENTRANCES)
+IMPORT_DAGSTER = ("defs", *ENTRY_POINTS)
 MODULES = {path.relative_to(PACKAGE.parent).as_posix(): path.read_text() for path in PACKAGE.rglob("*.py")}
 
 
@@ -31,9 +31,9 @@ def imports(source: str) -> Iterator[Import]:
     """Yield every import, those within functions too."""
     tree = ast.parse(source)
     inside = {id(node) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for node in ast.walk(f)}
-    checked_only = {id(node) for f in ast.walk(tree) if _for_type_checkers(f) for node in ast.walk(f)}
+    for_type_checkers = {id(node) for f in ast.walk(tree) if _for_type_checkers(f) for node in ast.walk(f)}
     for node in ast.walk(tree):
-        at_import = id(node) not in inside | checked_only
+        at_import = id(node) not in inside | for_type_checkers
         if isinstance(node, ast.Import):
             yield from (Import(alias.name, node.lineno, at_import) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -45,37 +45,37 @@ def _for_type_checkers(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
-def room_of(module: str) -> str:
-    """Return the room, or the module on its own, that a path or a dotted name of ours belongs to."""
+def package_of(module: str) -> str:
+    """Return the package, or the module beside the packages, that a path or a dotted name of ours belongs to."""
     parts = [*module.removesuffix(".py").replace("/", ".").split("."), ""]
     return "" if parts[1].startswith("__") else parts[1]
 
 
-def allowed(room: str) -> tuple[str, ...]:
-    """Return what a room may import of ours."""
-    if room == "sandbox":
+def allowed(package: str) -> tuple[str, ...]:
+    """Return the packages of ours that ``package`` may import from."""
+    if package == "sandbox":
         return ("sandbox",)
-    if room in ROOMS:
-        return (*ROOMS[1 : ROOMS.index(room) + 1], *EVERYWHERE)
-    if room in ENTRANCES:
-        return (*ROOMS, *ENTRANCES, *EVERYWHERE)
+    if package in PACKAGES:
+        return (*PACKAGES[1 : PACKAGES.index(package) + 1], *EVERYWHERE)
+    if package in ENTRY_POINTS:
+        return (*PACKAGES, *ENTRY_POINTS, *EVERYWHERE)
     return EVERYWHERE
 
 
 def wrong_imports(path: str, source: str) -> list[str]:
     """Return a sentence per import that breaks a rule."""
-    room = room_of(path)
+    package = package_of(path)
     wrong = []
     for found in imports(source):
         top = found.name.split(".")[0]
-        if room == "" and not found.at_import:
+        if package == "" and not found.at_import:
             continue  # names that the package exports are imported on first use
         if top == "":
             wrong.append(f"{path}:{found.line} imports relatively")
-        elif top == "propel_assets" and room_of(_module(found.name)) not in allowed(room):
-            wrong.append(f"{path}:{found.line}: {room or 'the package'} may not know {found.name}")
-        elif top.startswith("dagster") and room not in KNOW_DAGSTER:
-            wrong.append(f"{path}:{found.line}: {room or 'the package'} may not know Dagster")
+        elif top == "propel_assets" and package_of(_module(found.name)) not in allowed(package):
+            wrong.append(f"{path}:{found.line}: {package or 'propel_assets'} must not import {found.name}")
+        elif top.startswith("dagster") and package not in IMPORT_DAGSTER:
+            wrong.append(f"{path}:{found.line}: {package or 'propel_assets'} must not import Dagster")
     return wrong
 
 
@@ -85,8 +85,8 @@ def _module(name: str) -> str:
     return name if (PACKAGE / part).is_dir() or (PACKAGE / f"{part}.py").exists() else "propel_assets"
 
 
-def reads_environment(source: str) -> list[int]:
-    """Return the lines that touch the environment, by whatever name `os` goes."""
+def reads_environment_variables(source: str) -> list[int]:
+    """Return the lines that read or change environment variables, also where `os` is imported by another name."""
     tree = ast.parse(source)
     names = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
     return [
@@ -97,18 +97,18 @@ def reads_environment(source: str) -> list[int]:
     ]
 
 
-def test_every_room_is_known_here() -> None:
-    assert {room_of(path) for path in MODULES} <= {*ROOMS, *ENTRANCES, *EVERYWHERE}
+def test_every_package_is_in_the_order() -> None:
+    assert {package_of(path) for path in MODULES} <= {*PACKAGES, *ENTRY_POINTS, *EVERYWHERE}
 
 
 @pytest.mark.parametrize("path", MODULES)
-def test_a_module_imports_only_what_its_room_may_know(path) -> None:
+def test_a_module_imports_only_from_the_packages_before_its_own(path) -> None:
     assert wrong_imports(path, MODULES[path]) == []
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if room_of(path) != "settings"])
-def test_only_settings_reads_the_environment(path) -> None:
-    assert reads_environment(MODULES[path]) == []
+@pytest.mark.parametrize("path", [path for path in MODULES if package_of(path) != "settings"])
+def test_only_settings_reads_environment_variables(path) -> None:
+    assert reads_environment_variables(MODULES[path]) == []
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_only_settings_reads_the_environment(path) -> None:
         ("propel_assets/source/x.py", "from . import tables"),
     ],
 )
-def test_a_module_that_breaks_a_rule_is_caught(path, source) -> None:
+def test_an_import_that_breaks_a_rule_is_found(path, source) -> None:
     assert len(wrong_imports(path, source)) == 1
 
 
@@ -141,12 +141,12 @@ def test_a_module_that_breaks_a_rule_is_caught(path, source) -> None:
         "import os\nx = {**os.environ}",
     ],
 )
-def test_a_module_that_reads_the_environment_is_caught(source) -> None:
-    assert reads_environment(source)
+def test_code_that_reads_environment_variables_is_found(source) -> None:
+    assert reads_environment_variables(source)
 
 
 @pytest.mark.parametrize("path", ["propel_assets/catalog/__init__.py", "propel_assets/cli/main.py"])
-def test_the_catalogue_and_help_import_neither_dlt_nor_dagster(path) -> None:
+def test_the_catalog_and_help_import_neither_dlt_nor_dagster(path) -> None:
     heavy = {i.name for i in imports(MODULES[path]) if i.at_import and i.name.split(".")[0] in {"dlt", "dagster"}}
     assert heavy == set()
     module = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")

@@ -71,9 +71,7 @@ def test_the_script_of_five_lines_loads_every_table(script, sandbox, query) -> N
 
 
 @pytest.mark.parametrize(("dies_at", "times"), [("create_followup_jobs", 1), ("complete_package", 1)])
-def test_the_script_killed_half_way_leaves_the_last_good_rows_and_can_be_repeated(
-    script, sandbox, query, dies_at, times
-) -> None:
+def test_a_killed_script_keeps_the_previous_data_and_can_be_repeated(script, sandbox, query, dies_at, times) -> None:
     users = "SELECT count(*) FROM propel_auth_data.user_query"
     assert script().returncode == 0
     for user in list(sandbox.store.users)[:7]:
@@ -88,17 +86,17 @@ def test_the_script_killed_half_way_leaves_the_last_good_rows_and_can_be_repeate
     ]
 
 
-def test_the_key_may_stand_in_dlts_files(sandbox, tmp_path, run_cli) -> None:
+def test_the_key_can_be_set_in_dlts_files(sandbox, tmp_path, run_process) -> None:
     (tmp_path / ".dlt").mkdir()
     (tmp_path / ".dlt" / "secrets.toml").write_text(
         f'[sources.propel_auth_source]\nauth_url = "{sandbox.url}"\napi_key = "{sandbox.api_key}"\n', encoding="utf-8"
     )
-    loaded = run_cli("load", "jwks")
+    loaded = run_process("load", "jwks")
     assert loaded.returncode == 0, loaded.stderr
 
 
-def test_the_key_may_come_in_dlts_own_variables(sandbox, run_cli) -> None:
-    loaded = run_cli(
+def test_the_key_can_be_set_in_dlts_own_variables(sandbox, run_process) -> None:
+    loaded = run_process(
         "load",
         "jwks",
         SOURCES__PROPEL_AUTH_SOURCE__AUTH_URL=sandbox.url,

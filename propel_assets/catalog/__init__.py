@@ -7,7 +7,12 @@ Source of the fields: PropelAuth's clients and documentation. The API leaves opt
 columns are declared here and never inferred from a page.
 """
 
-from propel_assets.catalog.api_keys import END_USER_API_KEY_USAGE, END_USER_API_KEYS, END_USER_API_KEYS_ARCHIVED
+from propel_assets.catalog.api_keys import (
+    END_USER_API_KEY_USAGE,
+    END_USER_API_KEY_USAGE_TOTAL,
+    END_USER_API_KEYS,
+    END_USER_API_KEYS_ARCHIVED,
+)
 from propel_assets.catalog.audit import (
     PROPEL_CHANGES,
     PROPEL_CHECKS,
@@ -44,6 +49,7 @@ __all__ = [
     "BY_NAME",
     "END_USER_API_KEYS",
     "END_USER_API_KEY_USAGE",
+    "END_USER_API_KEY_USAGE_TOTAL",
     "INSIGHTS",
     "ORGS",
     "ORG_BY_ID",
@@ -82,6 +88,7 @@ TABLES: tuple[Table, ...] = (
     CUSTOM_ROLE_MAPPINGS,
     END_USER_API_KEYS,
     END_USER_API_KEYS_ARCHIVED,
+    END_USER_API_KEY_USAGE_TOTAL,
     END_USER_API_KEY_USAGE,
     USER_REPORT,
     ORG_REPORT,

@@ -1,5 +1,7 @@
 """API keys of end users, and how often they are validated."""
 
+from dataclasses import replace
+
 from propel_assets.catalog.model import (
     API,
     API_KEYS,
@@ -59,21 +61,27 @@ END_USER_API_KEYS_ARCHIVED = _keys(
     signals_changes=False,
 )
 
-END_USER_API_KEY_USAGE = Table(
-    name="end_user_api_key_usage",
+USAGE_DAY = date("date", "The day. PropelAuth does not document the time zone.", required=True)
+USAGE_COUNT = integer("count", "Validations on that day.", required=True)
+
+END_USER_API_KEY_USAGE_TOTAL = Table(
+    name="end_user_api_key_usage_total",
     scan="api_key_usage",
     group="api_keys",
     path=f"{API}/end_user_api_keys/usage",
-    key=("date", "api_key_id"),
-    description="How often API keys were validated per day: all keys together, and each key where the run asks for it.",
-    columns=(
-        date("date", "The day. PropelAuth does not document the time zone.", required=True),
-        identifier("api_key_id", "The key, or `all` for all keys together.", required=True, person="subject"),
-        integer("count", "Validations on that day.", required=True),
-    ),
+    key=("date",),
+    description="How often API keys were validated per day: all keys together.",
+    columns=(USAGE_DAY, USAGE_COUNT),
     shape=Custom("api_key_usage"),
     doc=DOC,
     load="merge",
     feature=API_KEYS,
+)
+END_USER_API_KEY_USAGE = replace(
+    END_USER_API_KEY_USAGE_TOTAL,
+    name="end_user_api_key_usage",
+    key=("date", "api_key_id"),
+    description="How often each API key was validated per day. Empty unless a run reads usage per key.",
+    columns=(USAGE_DAY, identifier("api_key_id", "The key.", required=True, person="subject"), USAGE_COUNT),
     options=("per_key",),
 )

@@ -76,10 +76,10 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
             for scan in scans:
                 try:
                     if scan == AUTH_EVENT.scan:
-                        loads = list(load_events(settings, say=log, session=session))
+                        loads = list(load_events(settings, log=log, session=session))
                     else:
                         loads = [
-                            load_scan(scan, settings, options=options, progress=progress, say=log, session=session)
+                            load_scan(scan, settings, options=options, progress=progress, log=log, session=session)
                         ]
                 except PropelError as error:
                     failed[scan] = error

@@ -4,12 +4,13 @@ The op runs our own loader, which the command line uses too, not `DagsterDltReso
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Set
 from typing import Any
 
 import dagster as dg
 from dagster_dlt import DagsterDltTranslator, dlt_assets
 from dagster_dlt.translator import DltResourceTranslatorData
+from dlt.extract import DltSource
 from pydantic import Field
 
 from propel_assets.catalog import AUTH_EVENT, BY_NAME, SCANS, RunOption, Table, options_of, tables_of
@@ -65,8 +66,9 @@ CONFIGS: dict[RunOption, tuple[type[dg.Config], Callable[[str, Any], ReadOptions
 
 def build_raw_assets(environment: Environment) -> list[dg.AssetsDefinition]:
     """Return one op per scan."""
-    by_scan = {scan: [table for table in environment.tables if table.scan == scan] for scan in SCANS}
-    return [_build_load_op(environment, scan, tables) for scan, tables in by_scan.items() if tables]
+    source = propel_auth_source(tables=[table.name for table in environment.tables])  # for names; never extracted
+    names = {scan: [table.name for table in environment.tables if table.scan == scan] for scan in SCANS}
+    return [_build_load_op(environment, scan, source.with_resources(*names[scan])) for scan in SCANS if names[scan]]
 
 
 def load_op_name(environment: Environment, scan: str) -> str:
@@ -74,7 +76,7 @@ def load_op_name(environment: Environment, scan: str) -> str:
     return environment.named(f"load_{scan}")
 
 
-def _build_load_op(environment: Environment, scan: str, tables: Sequence[Table]) -> dg.AssetsDefinition:
+def _build_load_op(environment: Environment, scan: str, source: DltSource) -> dg.AssetsDefinition:
     class CatalogTranslator(DagsterDltTranslator):
         """Gives each dlt resource the asset spec of its table."""
 
@@ -95,10 +97,9 @@ def _build_load_op(environment: Environment, scan: str, tables: Sequence[Table])
     parameters |= {"config": config_class} if config_class else {}
     load.__signature__ = _signature(parameters)  # type: ignore[attr-defined]
     load.__annotations__ = {"context": dg.AssetExecutionContext, **parameters}  # what Dagster 1.13.1 reads instead
-    names = [table.name for table in tables]
     return dlt_assets(
         name=load_op_name(environment, scan),
-        dlt_source=propel_auth_source(tables=names).with_resources(*names),  # for names and keys; never extracted
+        dlt_source=source,
         dlt_pipeline=None,  # type: ignore[arg-type]  # creating a pipeline writes to the disk
         dagster_dlt_translator=CatalogTranslator(),
         pool=environment.named(_pool(environment, scan)),
@@ -132,7 +133,7 @@ def _load(
         if scan == AUTH_EVENT.scan:
             load = _apply_events(context, environment, settings)
         else:
-            load = load_scan(scan, settings, options=options, progress=progress, say=context.log.info)
+            load = load_scan(scan, settings, options=options, progress=progress, log=context.log.info)
         yield from _results(load, environment, settings, context.selected_asset_keys)
     except PropelError as error:
         failure = as_failure(error)
@@ -174,7 +175,7 @@ def _apply_events(context: dg.AssetExecutionContext, environment: Environment, s
     Logs a materialization of each table that events have changed: it is the asset of another op.
     """
     loads = []
-    for load in load_events(settings, say=context.log.info):
+    for load in load_events(settings, log=context.log.info):
         loads.append(load)
         for result in load.results:
             if result.mode == "events":

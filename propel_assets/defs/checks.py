@@ -1,7 +1,6 @@
 """The checks of `warehouse/checks.py` as asset checks: one op per table."""
 
-from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
@@ -10,6 +9,7 @@ from propel_assets.catalog import Table
 from propel_assets.defs.environment import Environment
 from propel_assets.defs.failures import convert_errors
 from propel_assets.privacy.policy_file import load_policy
+from propel_assets.reporting.drawing import can_draw, history_chart
 from propel_assets.warehouse.checks import CHECKS, Finding, checks_of, examine
 from propel_assets.warehouse.query import open_warehouse
 
@@ -47,8 +47,9 @@ def _as_result(finding: Finding, key: dg.AssetKey) -> dg.AssetCheckResult:
     metadata: dict[str, Any] = {name: value for name, value in finding.evidence.items() if value is not None}
     if finding.query:
         metadata["query"] = dg.MetadataValue.md(f"```sql\n{finding.query}\n```")
-    if history := metadata.get("history"):
-        metadata["plot"] = dg.MetadataValue.md(_plot(history, metadata["expected_from"], metadata["expected_to"]))
+    if (history := metadata.get("history")) and can_draw():
+        chart = history_chart(history, metadata["expected_from"], metadata["expected_to"])
+        metadata["chart"] = dg.MetadataValue.md(chart.markdown())
     return dg.AssetCheckResult(
         passed=finding.passed,
         asset_key=key,
@@ -57,21 +58,3 @@ def _as_result(finding: Finding, key: dg.AssetKey) -> dg.AssetCheckResult:
         description=finding.summary,
         metadata=metadata,
     )
-
-
-def _plot(history: Sequence[int], low: int, high: int) -> str:
-    """Return a picture of the rows of each load, the newest in colour, over the band that was expected."""
-    top = max(*history, high) or 1
-    across, points = 380 / (len(history) - 1), []
-    for at, rows in enumerate(history):
-        points.append((10 + at * across, 110 - 100 * rows / top))
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    x, y = points[-1]
-    colour = "#2b8a3e" if low <= history[-1] <= high else "#e03131"
-    svg = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="400" height="120"><rect width="400" height="120" fill="#fff"/>'
-        f'<rect x="10" width="380" y="{110 - 100 * high / top:.1f}" height="{100 * (high - low) / top:.1f}" '
-        f'fill="#dbe4ff"/><polyline points="{line}" fill="none" stroke="#3b5bdb" stroke-width="2"/>'
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour}"/></svg>'
-    )
-    return f"![rows of each load](data:image/svg+xml;base64,{b64encode(svg.encode()).decode()})"

@@ -21,6 +21,7 @@ from propel_assets.marts.lineage import LAYERS, lineage
 from propel_assets.marts.manifest import load_manifest
 from propel_assets.privacy.redaction import without_personal_data
 from propel_assets.reporting import charts
+from propel_assets.reporting.drawing import can_draw
 from propel_assets.warehouse import query
 
 AUDIT_TABLE_NAMES = {table.name for table in AUDIT_TABLES}
@@ -187,7 +188,7 @@ def _chart(model: str, schema: str, warehouse: query.Warehouse) -> str | None:
     A chart that also reads a mart of a later op is drawn from the second run on.
     """
     draw = charts.CHARTS.get(model)
-    if draw is None or not charts.can_draw():
+    if draw is None or not can_draw():
         return None
     try:
         chart = draw(warehouse.rows, schema)

@@ -48,7 +48,7 @@ class Lineage:
         """Return the layer of a column or an API field."""
         return LAYERS[0] if name.startswith("GET ") else self.layers[name.split(".")[0]]
 
-    def users(self) -> Mapping[str, set[str]]:
+    def used_in(self) -> Mapping[str, set[str]]:
         """Return the inverse of ``sources``: the columns that each column is used in."""
         found: dict[str, set[str]] = defaultdict(set)
         for name, sources in self.sources.items():
@@ -77,12 +77,12 @@ class Lineage:
         return found
 
     def lines(self, name: str) -> Iterator[str]:
-        """Yield the sources and the users of ``name``, one line each, indented by distance."""
+        """Yield the sources of ``name`` and the columns that use it, one line each, indented by distance."""
         yield name
         if not self.sources[name]:
             yield "   no source: a count, a constant, or a column that a load writes"
         yield from self._tree(name, self.sources, "<-", 1)
-        yield from self._tree(name, self.users(), "->", 1)
+        yield from self._tree(name, self.used_in(), "->", 1)
 
     def page(self) -> str:
         """Return a self-contained HTML page that draws the lineage."""

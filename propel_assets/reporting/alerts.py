@@ -30,6 +30,7 @@ WHAT_TO_DO = {
 """By kind of alert. The alert `Stale` names a schedule instead."""
 NAMES = "|".join(sorted({*BY_NAME, *SCANS}, key=len, reverse=True))
 VARYING = re.compile(rf"\b(returned \d{{3}})\b|/\S+|\b(?:{NAMES})\b|\d[\d.,:]*")
+"""What differs between the reasons of one cause: paths, names of tables and scans, numbers other than a status."""
 
 
 class Cause(NamedTuple):

@@ -18,6 +18,7 @@ from propel_assets.catalog import BY_NAME, PROPEL_CHECKS, TABLES, Table
 from propel_assets.errors import PropelError
 from propel_assets.marts import runner
 from propel_assets.reporting import charts
+from propel_assets.reporting.drawing import NARROW, THEMED, WIDE, Chart, can_draw
 from propel_assets.settings import Target
 from propel_assets.warehouse.query import Warehouse
 
@@ -48,7 +49,7 @@ class Panel:
     """A chart, or under its title the sentence that stands for it."""
 
     title: str
-    chart: charts.Chart | None = None
+    chart: Chart | None = None
     drawings: tuple[str, ...] = ()
     instead: str = ""
 
@@ -129,16 +130,12 @@ def _panel(warehouse: Warehouse, mart: str, schema: str) -> Panel:
     if chart is None:
         why = runner.unloaded_reason(warehouse, table) or f"{schema}.{mart} is empty: there is nothing to show yet."
         return Panel(title, instead=why)
-    if not charts.can_draw():
+    if not can_draw():
         return Panel(chart.title, chart, instead="To draw it: pip install 'propel-assets[marts]'.")
-    drawings = (chart.svg(width).replace(' xmlns="http://www.w3.org/2000/svg"', "") for width in _widths())
+    drawings = (chart.svg(width, THEMED).replace(' xmlns="http://www.w3.org/2000/svg"', "") for width in (WIDE, NARROW))
     return Panel(
         chart.title, chart, tuple(d.replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "") for d in drawings)
     )
-
-
-def _widths() -> tuple[int, int]:
-    return charts.WIDE, charts.NARROW
 
 
 def _not_built() -> str:

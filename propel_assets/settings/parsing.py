@@ -32,6 +32,11 @@ def load_settings(overrides: Mapping[str, Any] | None = None, environment: str |
     return Settings(**values)
 
 
+def environment_name() -> str:
+    """Return the environment that PROPELAUTH_ENVIRONMENT names."""
+    return Settings(environment=_environment(None)).environment
+
+
 def destination_name(environment: str | None = None) -> str:
     """Return the destination for labels of assets. Other settings may have values that are not allowed."""
     return _value("destination", environment)
@@ -84,8 +89,3 @@ def _parse(variable: str, text: str, kind: type) -> Any:
         return kind(text)
     except ValueError:
         raise SettingsError(f"{variable} is {text!r}; it must be a {'whole ' * (kind is int)}number.") from None
-
-
-def environment_name() -> str:
-    """Return the environment that PROPELAUTH_ENVIRONMENT names."""
-    return Settings(environment=_environment(None)).environment

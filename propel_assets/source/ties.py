@@ -17,7 +17,14 @@ MAX_PAGES_TO_THE_RIGHT = 1_000
 
 @dataclass
 class _Count:
-    """A count that begins with a response that shows their end at position ``end``: places, and rows met."""
+    """The rows of a tie that were read since one response, which showed that the tie ends at position ``end``.
+
+    Attributes:
+        end: the position after the last row of the tie.
+        countable: the keys of the rows that may be counted; None: all.
+        places: the number of positions that the tie fills; None until a response shows where it begins.
+        met: the keys of the rows that were read.
+    """
 
     end: int
     countable: set[Hashable] | None
@@ -26,7 +33,7 @@ class _Count:
 
 
 class Tie:
-    """All rows with one ``value``: the page, and its size, to request until all are known to be read."""
+    """All rows with one ``value``. It chooses pages and page sizes until all these rows are proved to be read."""
 
     def __init__(self, value: Any, edge: int, largest: int, found_by: object) -> None:
         """``edge``: the position of the page boundary. ``largest``: rows that one response may hold."""
@@ -60,7 +67,7 @@ class Tie:
         self._leftwards = False
 
     def watch(self, first: int, values: Sequence[Any], keys: Sequence[Hashable], *, ends: bool) -> None:
-        """Use a response that begins at position ``first``, requested after the responses before it arrived.
+        """Use a response that begins at position ``first`` and was requested after the previous one had arrived.
 
         ``ends``: no row is to the right of it.
         """
@@ -73,12 +80,12 @@ class Tie:
         self.closed = self.closed or complete or in_one_answer
 
     def _count(self, low: int, high: int, here: set[Hashable], *, before: bool, behind: bool, ends: bool) -> None:
-        """Count the different rows since a response that shows their end.
+        """Count the different rows of the tie that were read since a response that showed its end.
 
-        They were to the left of that position, and are to the right of the position where they begin now; both
-        positions only decrease. If as many rows were met as there are places in between, these are all. No row joins
-        them if a greater value follows; at the end of the list, only rows that appeared in that response or earlier are
-        known to have existed, and count.
+        Positions only decrease: the tie fits between the position where it begins now and the position where it ended
+        then. If as many rows were read as there are positions in between, all were read. No row can join the tie if a
+        greater value follows. At the end of the list rows can join, so that only rows of that response or of earlier
+        ones are counted.
         """
         if behind or ends:
             self._counts.append(_Count(high, None if behind else self._ever | here))

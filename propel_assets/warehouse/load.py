@@ -57,7 +57,7 @@ def load_scan(
     *,
     options: ReadOptions | None = None,
     progress: Progress = lambda *_: None,
-    say: Callable[[str], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
     session: LoadSession | None = None,
 ) -> ScanLoad:
     """Read the tables of ``scan`` and replace them, all or none.
@@ -67,7 +67,7 @@ def load_scan(
         settings: credentials, target and privacy policy.
         options: what to read; None: the default of the scan.
         progress: called with a table, the rows read so far and the rows expected.
-        say: receives a message while a lock is waited for.
+        log: receives a message while a lock is waited for.
         session: shared by the loads of a command or run, which makes them faster; None: one for this load.
 
     Raises:
@@ -75,36 +75,36 @@ def load_scan(
     """
     settings = require_credentials(settings)
     load_policy(settings.privacy_settings)  # refused before anything is opened
-    shared = contextlib.nullcontext(session) if session else open_session(settings.target, say)
+    shared = contextlib.nullcontext(session) if session else open_session(settings.target, log)
     with shared as session:
-        load, was_overtaken = _load(scan, settings, session, options or ReadOptions(), progress, say)
+        load, was_overtaken = _load(scan, settings, session, options or ReadOptions(), progress, log)
         if was_overtaken:
             try:
-                _load(AUTH_EVENT.scan, settings, session, ReadOptions(events=()), progress, say)
+                _load(AUTH_EVENT.scan, settings, session, ReadOptions(events=()), progress, log)
             except PropelError as error:
-                say(f"Rows that events had named during the load of {scan} could not be read again. {error}")
+                log(f"Rows that events had named during the load of {scan} could not be read again. {error}")
     return load
 
 
 def _load(
-    scan: str, settings: Settings, session: LoadSession, options: ReadOptions, progress: Progress, say: Log
+    scan: str, settings: Settings, session: LoadSession, options: ReadOptions, progress: Progress, log: Log
 ) -> tuple[ScanLoad, bool]:
     """Load ``scan``. Return also whether events were applied to rows that the load may have replaced by older ones."""
     target, policy = settings.target, load_policy(settings.privacy_settings)
     started = time.monotonic()
     results: list[ScanResult] = []
     changes: list[dict[str, Any]] = []
-    with session.pipeline(say) as pipeline, contextlib.ExitStack() as locks:
+    with session.pipeline(log) as pipeline, contextlib.ExitStack() as locks:
         stored = StoredRows(pipeline, target, policy)
         if options.recent and MERGE["strategy"] not in (pipeline.destination.capabilities().supported_merge_strategies):
-            say(f"{settings.destination} cannot replace rows by their key: everything is read.")
+            log(f"{settings.destination} cannot replace rows by their key: everything is read.")
             options = replace(options, recent=False)
         if writes_plain_files(target):
             options = replace(options, full_refresh=True)
         try:
-            locks.enter_context(load_lock(target, pipeline, say))
+            locks.enter_context(load_lock(target, pipeline, log))
             if options.events is not None:  # no load may write older rows between these reads and their write
-                locks.enter_context(write_lock(target, pipeline, say))
+                locks.enter_context(write_lock(target, pipeline, log))
             pipeline.sync_destination()
             columns = _stored_columns(pipeline, target, policy, scan)
             source = propel_auth_source(
@@ -127,7 +127,7 @@ def _load(
             release_memory()
             pipeline.normalize()
             if options.events is None:
-                locks.enter_context(write_lock(target, pipeline, say))
+                locks.enter_context(write_lock(target, pipeline, log))
             if changes:  # before the rows, so that no change is without its interval after a kill
                 write_change_log(pipeline, target, policy, changes)
             for result in results:
@@ -135,7 +135,7 @@ def _load(
             info = pipeline.load()
             info.raise_on_failed_jobs()
             _clear_staging(pipeline, [result.table_name for result in results if not result.skipped])
-            _grade(pipeline, target, policy, info.loads_ids, results, say)
+            _grade(pipeline, target, policy, info.loads_ids, results, log)
             session.finish(info)
             logged = [table for table in tables_of(scan) if table.name in LOGGED]
             was_overtaken = any(stored.overtaken(table) for table in logged)
@@ -151,14 +151,14 @@ def _grade(
     policy: Policy,
     load_ids: Sequence[str],
     results: Sequence[ScanResult],
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> None:
     """Grade the webhooks by this scan. The load is complete by now, so an error is only logged."""
     try:
         with connect(pipeline, target, policy) as warehouse:
             grade_scan(warehouse, load_ids[0], results)
     except Exception as error:  # each database's driver has error classes of its own
-        say(f"The webhooks were not graded: {describe_error(error)}. The next full load compares with an older scan.")
+        log(f"The webhooks were not graded: {describe_error(error)}. The next full load compares with an older scan.")
 
 
 class AuditResumeStore:

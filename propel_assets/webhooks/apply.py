@@ -30,7 +30,7 @@ MAX_BATCHES = 100
 
 
 def load_events(
-    settings: Settings, *, say: Callable[[str], None] = lambda _: None, session: LoadSession | None = None
+    settings: Settings, *, log: Callable[[str], None] = lambda _: None, session: LoadSession | None = None
 ) -> Iterator[ScanLoad]:
     """Load all events of the store, oldest first, and yield each load: at least one.
 
@@ -39,12 +39,12 @@ def load_events(
     """
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(open_store(settings.webhook_store))
-        session = session or stack.enter_context(open_session(settings.target, say))
+        session = session or stack.enter_context(open_session(settings.target, log))
         deleted: Counter[str] = Counter()
         for _ in range(MAX_BATCHES):
             events = None if store is None else store.pending(BATCH_EVENTS)
             options = ReadOptions(events=events, deleted_before=deleted)
-            load = load_scan(AUTH_EVENT.scan, settings, options=options, say=say, session=session)
+            load = load_scan(AUTH_EVENT.scan, settings, options=options, log=log, session=session)
             for result in load.results:
                 deleted[result.table_name] += len(result.deleted.get(BY_NAME[result.table_name].key[0], ()))
             yield load
@@ -52,25 +52,25 @@ def load_events(
                 break
             store.remove([event.svix_id for event in events])
             if len(events) < BATCH_EVENTS:
-                _settle_grades(settings, session, say)
+                _settle_grades(settings, session, log)
                 break
     if settings.erase_deleted:
-        run_due_erasures(settings, say)
+        run_due_erasures(settings, log)
 
 
-def _settle_grades(settings: Settings, session: LoadSession, say: Callable[[str], None]) -> None:
+def _settle_grades(settings: Settings, session: LoadSession, log: Callable[[str], None]) -> None:
     """Grade the last scan again, once its last events have been loaded. The events are loaded by now."""
     target, policy = settings.target, load_policy(settings.privacy_settings)
     try:
         with (
-            session.pipeline(say) as pipeline,
-            load_lock(target, pipeline, say),
-            write_lock(target, pipeline, say),
+            session.pipeline(log) as pipeline,
+            load_lock(target, pipeline, log),
+            write_lock(target, pipeline, log),
             connect(pipeline, target, policy) as warehouse,
         ):
             settle_grades(warehouse)
     except Exception as error:  # each database's driver has error classes of its own
-        say(f"The webhooks were not graded: {describe_error(error)}. The next load of events repeats it.")
+        log(f"The webhooks were not graded: {describe_error(error)}. The next load of events repeats it.")
 
 
 @contextlib.contextmanager

@@ -32,10 +32,10 @@ def app(monkeypatch, tmp_path) -> Iterator[Callable[..., str]]:
         yield run
 
 
-def test_the_notebook_as_an_app_draws_every_chart_and_again_per_month(app, settings, run_cli, page: Page, picture):
-    assert run_cli("load", "user_query", "org_query", "org_membership", "chart_metrics").returncode == 0
+def test_the_notebook_as_an_app_draws_every_chart_and_again_per_month(app, settings, run_process, page: Page, picture):
+    assert run_process("load", "user_query", "org_query", "org_membership", "chart_metrics").returncode == 0
     page.goto(app(NOTEBOOK))
-    expect(page.locator("canvas.marks")).to_have_count(7)
+    expect(page.locator("svg[role=img][aria-label]")).to_have_count(7)
     expect(page.get_by_text("300", exact=True)).to_be_visible()
     expect(page.get_by_label("Sign-ups, Weekly")).to_be_visible()
     picture("notebook")
@@ -48,8 +48,8 @@ def test_without_tables_the_app_says_what_to_run(app, page: Page):
     expect(page.get_by_text("propel-assets load")).to_be_visible()
 
 
-def test_dlts_dashboard_lists_our_tables(app, settings, run_cli, page: Page, picture):
-    assert run_cli("load", "user_query", "org_query", "org_membership").returncode == 0
+def test_dlts_dashboard_lists_our_tables(app, settings, run_process, page: Page, picture):
+    assert run_process("load", "user_query", "org_query", "org_membership").returncode == 0
     page.goto(app(dlt_dashboard.__file__, "--", "--pipeline", "propel_auth_pipeline"))
     expect(page.get_by_text("user_query").first).to_be_visible()
     picture("dashboard")

@@ -1,4 +1,4 @@
-"""The Dagster UI in a real browser, on what `propel-assets dev` starts, as somebody new to it would click.
+"""The Dagster UI in a real browser, on what `propel-assets dev` starts, as a new user would click.
 
 `make screenshots` runs this with SCREENSHOTS=docs: the pictures of the README are what was seen here.
 """

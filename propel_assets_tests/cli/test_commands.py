@@ -42,19 +42,19 @@ def test_a_missing_setting_is_named_with_its_places(quick, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("file", ["secrets.toml", "config.toml"])
-def test_settings_are_found_in_dlts_files(file, small, quick, tmp_path, monkeypatch) -> None:
+def test_settings_are_found_in_dlts_files(file, small, run_process, tmp_path, monkeypatch) -> None:
     monkeypatch.delenv("PROPELAUTH_AUTH_URL" if file == "config.toml" else "PROPELAUTH_API_KEY")
     line = f'auth_url = "{small.url}"' if file == "config.toml" else f'api_key = "{small.api_key}"'
     (tmp_path / ".dlt").mkdir()
     (tmp_path / ".dlt" / file).write_text(f"[sources.propel_auth_source]\n{line}\n")
-    ran = quick()
+    ran = run_process("load", "custom_role_mappings")
     assert ran.returncode == 0, ran.stderr
 
 
-def test_the_environment_comes_before_dlts_files(small, quick, tmp_path) -> None:
+def test_the_environment_comes_before_dlts_files(small, run_process, tmp_path) -> None:
     (tmp_path / ".dlt").mkdir()
     (tmp_path / ".dlt" / "secrets.toml").write_text('[sources.propel_auth_source]\napi_key = "another"\n')
-    ran = quick()
+    ran = run_process("load", "custom_role_mappings")
     assert ran.returncode == 0, ran.stderr
 
 

@@ -17,9 +17,11 @@ def epoch(day: date) -> float:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_demo_loads_every_table_and_prints_answers_that_agree_with_the_sandbox(run_cli, monkeypatch, tmp_path) -> None:
+def test_demo_loads_every_table_and_prints_answers_that_agree_with_the_sandbox(
+    run_process, monkeypatch, tmp_path
+) -> None:
     monkeypatch.setenv("DESTINATION__DUCKDB__CREDENTIALS", str(tmp_path / "demo.duckdb"))
-    ran = run_cli("demo", "--users", "40", "--orgs", "4", "--seed", "5", "--now", str(NOW), timeout=580)
+    ran = run_process("demo", "--users", "40", "--orgs", "4", "--seed", "5", "--now", str(NOW), timeout=580)
     assert ran.returncode == 0, ran.stderr[-3000:]
     for table in TABLES:
         assert re.search(rf"^{table.name} +[\d,]+ +(\d+) of \1 ", ran.stdout, re.MULTILINE), table.name

@@ -78,7 +78,7 @@ class Dev:
         return wait_until(until, self.process, what, seconds=seconds, every=0.25)
 
     def processes(self) -> list[psutil.Process]:
-        """Return every process that works for this instance, whoever its parent is now."""
+        """Return every process of this instance, also those whose parent has ended."""
         return [process for process in psutil.process_iter() if _home_of(process) == str(self.home)]
 
 
@@ -245,18 +245,20 @@ def test_a_live_day_is_in_the_tables_within_two_minutes(tmp_path, query) -> None
 
 
 @pytest.mark.parametrize("option", ["--port", "--sandbox-port"])
-def test_propel_assets_dev_refuses_a_port_that_is_in_use_before_it_starts_anything(option, run_cli, tmp_path) -> None:
+def test_propel_assets_dev_refuses_a_port_that_is_in_use_before_it_starts_anything(
+    option, run_process, tmp_path
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        ran = run_cli("dev", "--port", "0", "--sandbox-port", "0", option, str(port))
+        ran = run_process("dev", "--port", "0", "--sandbox-port", "0", option, str(port))
     sentence = f"Error: Cannot use port {port} of 127.0.0.1: address already in use. Choose another {option}.\n"
     assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", sentence)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_propel_assets_dev_refuses_one_port_for_both(run_cli) -> None:
+def test_propel_assets_dev_refuses_one_port_for_both(run_process) -> None:
     port = str(free_port())
-    ran = run_cli("dev", "--port", port, "--sandbox-port", port)
+    ran = run_process("dev", "--port", port, "--sandbox-port", port)
     assert (ran.returncode, ran.stdout) == (1, "")
     assert f"Cannot use port {port} of 127.0.0.1" in ran.stderr
 

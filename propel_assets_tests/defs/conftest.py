@@ -1,4 +1,4 @@
-"""A Dagster instance of its own on disk, and runs in it."""
+"""A Dagster instance per test, and runs in it."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,14 +7,14 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from propel_assets.defs.build import build_definitions
+from propel_assets.definitions import defs as our_definitions
 
 Run = Callable[..., dg.ExecuteInProcessResult]
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A DAGSTER_HOME with nothing in it but the wish not to call home."""
+    """A DAGSTER_HOME with telemetry off."""
     folder = tmp_path / "dagster_home"
     folder.mkdir()
     (folder / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
@@ -22,9 +22,13 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def instance(home: Path) -> Iterator[dg.DagsterInstance]:
-    """A real instance, whose runs and events are files."""
-    with dg.DagsterInstance.from_config(str(home)) as made:
+def instance(request: pytest.FixtureRequest) -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance: in files of `home` for a test that uses it, in memory for all others."""
+    if "home" in request.fixturenames:
+        made = dg.DagsterInstance.from_config(str(request.getfixturevalue("home")))
+    else:
+        made = dg.DagsterInstance.ephemeral()
+    with made:
         yield made
 
 
@@ -35,7 +39,7 @@ def run(settings, instance) -> Run:
     def materialize(
         *tables: str, defs: dg.Definitions | None = None, job: str = "", config: dict[str, Any] | None = None
     ) -> dg.ExecuteInProcessResult:
-        definitions = defs or build_definitions()
+        definitions = defs or our_definitions
         found = definitions.resolve_job_def(job) if job else definitions.resolve_implicit_global_asset_job_def()
         keys = [dg.AssetKey(["propel_auth", *table.split("/")]) for table in tables]
         return found.execute_in_process(

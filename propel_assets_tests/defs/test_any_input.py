@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 import pydantic
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from propel_assets.catalog import SCANS, options_of
@@ -14,6 +14,7 @@ from propel_assets.defs.assets import CONFIGS
 from propel_assets.errors import SettingsError
 from propel_assets.reporting.delivery import NotDelivered, targets
 from propel_assets.settings import AlertSettings
+from propel_assets_tests.cases import cases
 from propel_assets_tests.reporting.servers import SECRET, Webhook, running_webhook
 
 PASSWORD = "canary-of-a-mail-server"
@@ -28,7 +29,7 @@ JOB = defs.resolve_job_def("__ASSET_JOB")
 
 
 @pytest.mark.parametrize("scan", [scan for scan in SCANS if options_of(scan)])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=cases(25))
 @given(config=values | likely)
 @example(config={"recent": "yes"})
 @example(config={"values": [1]})
@@ -52,7 +53,7 @@ def webhook() -> Iterator[Webhook]:
         yield server
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=cases(200))
 @given(
     status=st.integers(200, 599),
     path=texts,

@@ -11,6 +11,7 @@ import dagster as dg
 import pytest
 
 from propel_assets.catalog import BY_NAME
+from propel_assets.definitions import defs
 from propel_assets.defs.build import build_definitions
 from propel_assets.defs.config import PropelAuthConfig
 from propel_assets.warehouse.checks import checks_of
@@ -18,7 +19,7 @@ from propel_assets.warehouse.checks import checks_of
 ORGS_PATH = "/api/backend/v1/org/query"
 
 
-def told(result: dg.ExecuteInProcessResult) -> dict[str, dict]:
+def metadata_of(result: dg.ExecuteInProcessResult) -> dict[str, dict]:
     """Return the metadata of each table that was materialized."""
     events = [event.materialization for event in result.get_asset_materialization_events()]
     return {event.asset_key.path[-1]: {k: v.value for k, v in event.metadata.items()} for event in events}
@@ -69,14 +70,14 @@ def test_every_asset_materializes_and_every_check_passes(run, sandbox, monkeypat
     config = {f"propel_auth_load_user_by_{kind}": {"config": {"values": [value]}} for kind, value in values.items()}
     result = run(*BY_NAME, config={"ops": config})
     assert result.success, failures(result)
-    assert set(told(result)) == set(BY_NAME)
-    assert [name for name, metadata in told(result).items() if "skipped" in metadata] == []
+    assert set(metadata_of(result)) == set(BY_NAME)
+    assert [name for name, metadata in metadata_of(result).items() if "skipped" in metadata] == []
     assert all_pass(result, *BY_NAME)
 
 
-def test_a_materialization_tells_how_the_table_was_read(run, sandbox, query) -> None:
+def test_a_materialization_shows_how_the_table_was_read(run, sandbox, query) -> None:
     result = run("user_query", "org_membership")
-    users, members = told(result)["user_query"], told(result)["org_membership"]
+    users, members = metadata_of(result)["user_query"], metadata_of(result)["org_membership"]
     assert users["dagster/row_count"] == users["rows_read"] == users["api_total"] == users["api_total_min"] == 300
     assert members["dagster/row_count"] == query("SELECT count(*) FROM org_membership")[0][0]
     assert users["verdict"] == members["verdict"] == "proved"
@@ -87,13 +88,13 @@ def test_a_materialization_tells_how_the_table_was_read(run, sandbox, query) -> 
     assert set(versions(result).values()) == {users["load_id"]}
 
 
-def test_a_materialization_tells_what_the_privacy_policy_did(run, monkeypatch) -> None:
-    plain = told(run("custom_role_mappings"))["custom_role_mappings"]
+def test_a_materialization_shows_the_effect_of_the_privacy_policy(run, monkeypatch) -> None:
+    plain = metadata_of(run("custom_role_mappings"))["custom_role_mappings"]
     assert (plain["privacy"], plain["columns_kept"]) == ("open", 2)
     monkeypatch.setenv("PROPELAUTH_PRIVACY", "strict")
     monkeypatch.setenv("PROPELAUTH_PRIVACY_KEY", "a key for these tests only")
     result = run("user_query")
-    users = told(result)["user_query"]
+    users = metadata_of(result)["user_query"]
     assert (users["privacy"], users["columns_kept"]) == ("strict", 11)
     assert users["columns_hashed"] == ["email", "username", "legacy_user_id"]
     assert users["columns_dropped"] == ["first_name", "last_name", "picture_url", "properties", "metadata"]
@@ -110,33 +111,33 @@ def test_running_twice_in_one_process_works(run, sandbox) -> None:
     first = run("org_query")
     sandbox.store.add_org()
     second = run("org_query")
-    assert told(first)["org_query"]["dagster/row_count"] == 24
-    assert told(second)["org_query"]["dagster/row_count"] == 25
+    assert metadata_of(first)["org_query"]["dagster/row_count"] == 24
+    assert metadata_of(second)["org_query"]["dagster/row_count"] == 25
     assert versions(first) != versions(second)
     assert all_pass(second, "org_query")
 
 
-def test_one_table_of_a_scan_can_be_asked_for(run, query) -> None:
+def test_one_table_of_a_scan_can_be_selected(run, query) -> None:
     result = run("org_membership")
-    assert list(told(result)) == ["org_membership"]
+    assert list(metadata_of(result)) == ["org_membership"]
     assert all_pass(result, "org_membership")
     # They are read together, and must agree with each other.
     assert query("SELECT count(*) FROM user_query") == [(300,)]
 
 
-def test_a_field_nobody_knows_gets_a_column_and_a_warning_that_stops_nothing(run, sandbox, query) -> None:
+def test_an_unexpected_field_gets_a_column_and_a_warning_that_stops_nothing(run, sandbox, query) -> None:
     sandbox.faults.set("unknown_field", ["orgs"])
     result = run("org_query", "downstream", defs=with_downstream("org_query"))
     assert result.success
     warned = [check for check in result.get_asset_check_evaluations() if not check.passed]
     assert [(check.check_name, check.severity) for check in warned] == [("schema", dg.AssetCheckSeverity.WARN)]
-    unknown = told(result)["org_query"]["unknown_fields"]
+    unknown = metadata_of(result)["org_query"]["unknown_fields"]
     assert unknown
     assert {*unknown} <= {row[0] for row in query("SELECT column_name FROM (DESCRIBE org_query)")}
-    assert "downstream" in told(result)
+    assert "downstream" in metadata_of(result)
 
 
-def test_a_look_up_takes_its_values_from_the_run_and_names_nobody(run, sandbox, query) -> None:
+def test_a_lookup_takes_its_values_from_the_run_config_and_logs_none_of_them(run, sandbox, query) -> None:
     user = next(iter(sandbox.store.users.values()))
     values = [user.wire["email"], "nobody@nowhere.example"]
     result = run("user_by_email", config={"ops": {"propel_auth_load_user_by_email": {"config": {"values": values}}}})
@@ -146,10 +147,10 @@ def test_a_look_up_takes_its_values_from_the_run_and_names_nobody(run, sandbox, 
     assert [value for value in values if value in said] == []
 
 
-def test_without_anything_to_look_up_the_table_is_skipped(run) -> None:
+def test_without_values_a_lookup_table_is_skipped(run) -> None:
     result = run("user_by_id")
     assert result.success
-    assert "in the run's config" in told(result)["user_by_id"]["skipped"]
+    assert "in the run's config" in metadata_of(result)["user_by_id"]["skipped"]
 
 
 # --- features that are off ---
@@ -162,7 +163,7 @@ def with_downstream(*tables: str) -> dg.Definitions:
     def downstream() -> None:
         pass
 
-    return dg.Definitions.merge(build_definitions(), dg.Definitions(assets=[downstream]))
+    return dg.Definitions.merge(defs, dg.Definitions(assets=[downstream]))
 
 
 @pytest.mark.parametrize(
@@ -174,18 +175,18 @@ def with_downstream(*tables: str) -> dg.Definitions:
         ("api_keys_off", ("end_user_api_keys",)),
     ],
 )
-def test_a_feature_that_is_off_is_skipped_and_keeps_the_last_good_rows(fault, tables, run, sandbox) -> None:
+def test_a_feature_that_is_not_enabled_is_skipped_and_the_previous_data_is_kept(fault, tables, run, sandbox) -> None:
     before = run(*tables)
     sandbox.faults.set(fault)
     after = run(*tables, "downstream", defs=with_downstream(*tables))
     assert after.success, failures(after)
     for name in tables:
-        assert told(after)[name]["verdict"] == "skipped"
-        assert re.search(r"returned 4\d\d", told(after)[name]["skipped"])
-        assert told(after)[name]["dagster/row_count"] == told(before)[name]["dagster/row_count"] > 0
+        assert metadata_of(after)[name]["verdict"] == "skipped"
+        assert re.search(r"returned 4\d\d", metadata_of(after)[name]["skipped"])
+        assert metadata_of(after)[name]["dagster/row_count"] == metadata_of(before)[name]["dagster/row_count"] > 0
         assert versions(after)[name] == versions(before)[name]
     assert all_pass(after, skipped=tables)
-    assert "downstream" in told(after)
+    assert "downstream" in metadata_of(after)
 
 
 def test_users_are_loaded_without_orgs_when_orgs_are_off(run, sandbox) -> None:
@@ -193,8 +194,8 @@ def test_users_are_loaded_without_orgs_when_orgs_are_off(run, sandbox) -> None:
     sandbox.store.add_user()
     sandbox.faults.set("orgs_off")
     after = run("user_query", "org_membership")
-    assert told(after)["user_query"]["dagster/row_count"] == 301
-    assert "skipped" in told(after)["org_membership"]
+    assert metadata_of(after)["user_query"]["dagster/row_count"] == 301
+    assert "skipped" in metadata_of(after)["org_membership"]
     assert versions(after)["org_membership"] == versions(before)["org_membership"]
     assert all_pass(after, "user_query", skipped=["org_membership"])
 
@@ -203,9 +204,9 @@ def test_a_feature_that_was_never_on_does_not_fail_the_first_run(run, sandbox) -
     sandbox.faults.set("scim_off")
     result = run("scim_groups", "downstream", defs=with_downstream("scim_groups"))
     assert result.success, failures(result)
-    assert told(result)["scim_groups"]["dagster/row_count"] == 0
+    assert metadata_of(result)["scim_groups"]["dagster/row_count"] == 0
     assert versions(result)["scim_groups"] == "none"
-    assert "downstream" in told(result)
+    assert "downstream" in metadata_of(result)
 
 
 # --- bad runs ---
@@ -244,7 +245,7 @@ def test_a_failing_endpoint_costs_only_its_own_tables(run, sandbox, monkeypatch)
     assert not result.success
     assert list(failures(result)) == ["propel_auth_load_orgs"]
     assert f"{ORGS_PATH} returned 500" in failures(result)["propel_auth_load_orgs"]
-    assert set(told(result)) == {"custom_role_mappings", "jwks"}
+    assert set(metadata_of(result)) == {"custom_role_mappings", "jwks"}
     assert all_pass(result, "custom_role_mappings", "jwks")
 
 
@@ -261,7 +262,7 @@ def test_a_refresh_outlives_a_server_error(run, sandbox) -> None:
     sandbox.faults.set("server_error", path=ORGS_PATH, requests=1)
     result = run("org_query", job="propel_auth_refresh")
     assert result.success
-    assert told(result)["org_query"]["retries"] == 1
+    assert metadata_of(result)["org_query"]["retries"] == 1
 
 
 def test_a_failed_check_stops_what_is_downstream_and_is_not_tried_again(run, sandbox) -> None:
@@ -270,13 +271,13 @@ def test_a_failed_check_stops_what_is_downstream_and_is_not_tried_again(run, san
     result = run("org_query", "downstream", defs=with_downstream("org_query"))
     assert not result.success
     assert checked(result)["org_query"]["schema"] is False
-    assert list(told(result)) == ["org_query"]
+    assert list(metadata_of(result)) == ["org_query"]
     assert not any(event.is_step_up_for_retry for event in result.all_events)
 
 
 def test_a_check_that_cannot_run_errors_and_is_not_bad_data(settings, instance) -> None:
-    job = build_definitions().resolve_implicit_global_asset_job_def()
-    checks = build_definitions().resolve_asset_graph().get_check_keys_for_assets({dg.AssetKey(["propel_auth", "jwks"])})
+    job = defs.resolve_implicit_global_asset_job_def()
+    checks = defs.resolve_asset_graph().get_check_keys_for_assets({dg.AssetKey(["propel_auth", "jwks"])})
     only_checks = job.get_subset(asset_selection=set(), asset_check_selection=checks)
     result = only_checks.execute_in_process(instance=instance, raise_on_error=False)
     assert "propel-assets load" in failures(result)["propel_auth_check_jwks"]
@@ -328,6 +329,6 @@ def test_ops_that_load_beside_each_other_leave_complete_tables(settings, home, q
         ("org_query",),
         ("user_query",),
     ]
-    # Whichever stored its schema last, it knows the tables of the other.
+    # The schema that was stored last has the tables of both.
     for (stored,) in query("SELECT schema FROM _dlt_version"):
         assert set(BY_NAME) <= set(json.loads(stored)["tables"])

@@ -18,7 +18,7 @@ from dagster._core.scheduler.instigation import (
 )
 
 from propel_assets.catalog import TABLES
-from propel_assets.defs.build import build_definitions
+from propel_assets.definitions import defs
 from propel_assets.defs.marts import build_marts
 from propel_assets_tests.defs.default import API, DEFAULT
 
@@ -32,7 +32,7 @@ MARTS = {key for op in build_marts(DEFAULT) for key in op.keys}  # they are buil
 @pytest.fixture
 def tick(settings, instance):
     """Let the sensor look once; it remembers its cursor from tick to tick, as the daemon does."""
-    cursor, sensor = None, build_definitions().resolve_sensor_def("propel_auth_changes")
+    cursor, sensor = None, defs.resolve_sensor_def("propel_auth_changes")
 
     def look():
         nonlocal cursor
@@ -118,7 +118,7 @@ def test_the_sensor_leaves_activity_to_the_hourly_schedule_while_that_is_on(
 
 def test_a_change_during_a_refresh_is_requested_when_it_has_ended(tick, instance, sandbox) -> None:
     tick()
-    job = build_definitions().resolve_job_def("propel_auth_refresh")
+    job = defs.resolve_job_def("propel_auth_refresh")
     run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
     sandbox.store.add_user()
     assert "is in progress" in tick().skip_message
@@ -134,7 +134,7 @@ def observe(settings, instance):
     """Observe PropelAuth as the UI's button does; return the observation."""
 
     def look() -> dg.AssetObservation:
-        job = build_definitions().resolve_implicit_global_asset_job_def()
+        job = defs.resolve_implicit_global_asset_job_def()
         result = job.execute_in_process(instance=instance, asset_selection=[API])
         (event,) = [event for event in result.all_events if event.event_type_value == "ASSET_OBSERVATION"]
         return event.asset_observation_data.asset_observation
@@ -169,15 +169,14 @@ def test_the_data_version_follows_the_totals_and_not_the_logins(observe, sandbox
 def evaluate(instance):
     """Evaluate the conditions of every asset as the daemon does every 30 seconds; return what is requested."""
     now, cursor = datetime.datetime(2026, 11, 24, 12, 1, tzinfo=datetime.UTC), None
-    definitions = build_definitions()
-    keys = definitions.resolve_asset_graph().get_all_asset_keys()
+    keys = defs.resolve_asset_graph().get_all_asset_keys()
     everything = dg.AssetSelection.assets(*keys)
 
     def requested(*, minutes: float = 0.5) -> set[dg.AssetKey]:
         nonlocal now, cursor
         now += datetime.timedelta(minutes=minutes)
         result = dg.evaluate_automation_conditions(
-            definitions, instance, asset_selection=everything, evaluation_time=now, cursor=cursor
+            defs, instance, asset_selection=everything, evaluation_time=now, cursor=cursor
         )
         cursor = result.cursor
         return {key for key in keys if result.get_num_requested(key)}
@@ -220,7 +219,7 @@ def test_a_load_that_failed_is_not_repeated_for_ever(evaluate, observe, run, san
 def test_a_change_seen_during_a_load_is_loaded_after_it(evaluate, observe, sandbox, instance) -> None:
     observe()
     assert evaluate() == BY_DEFAULT | MARTS
-    job = build_definitions().resolve_job_def("propel_auth_refresh")
+    job = defs.resolve_job_def("propel_auth_refresh")
     key = next(key for key in BY_DEFAULT if key.path[-1] == "org_query")
     running = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, asset_selection=frozenset({key}))
     assert evaluate() == set()
@@ -238,7 +237,7 @@ def test_a_change_seen_during_a_load_is_loaded_after_it(evaluate, observe, sandb
 def test_the_schedule_asks_for_a_refresh_every_night(instance) -> None:
     at = datetime.datetime(2026, 11, 24, 4, 15, tzinfo=datetime.UTC)
     context = dg.build_schedule_context(instance=instance, scheduled_execution_time=at)
-    daily = build_definitions().resolve_schedule_def("propel_auth_daily")
+    daily = defs.resolve_schedule_def("propel_auth_daily")
     assert len(daily.evaluate_tick(context).run_requests or ()) == 1
     assert daily.job_name == "propel_auth_refresh"
     assert daily.cron_schedule == "15 4 * * *"

@@ -16,6 +16,7 @@ from propel_assets.privacy.policy_file import load_policy
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import Settings, load_settings
 from propel_assets.warehouse.query import open_warehouse
+from propel_assets_tests.processes import running_sandbox
 from propel_assets_tests.truth import Rows, by_key, truth
 
 # `make test` runs those that plain pip gives and that are quick; `make test-destinations` runs them all.
@@ -67,7 +68,7 @@ def destination(request, started, tmp_path, monkeypatch) -> str:
 
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(users=120, orgs=12, seed=7) as running:
+    with running_sandbox(users=120, orgs=12, seed=7) as running:
         yield running
 
 

@@ -63,7 +63,7 @@ def test_a_named_destination_names_its_own_variables(tmp_path, monkeypatch) -> N
     ],
 )
 def test_a_destination_that_is_not_installed_names_its_extra(
-    destination, module, environment, extra, monkeypatch, run_cli, tmp_path
+    destination, module, environment, extra, monkeypatch, run_process, tmp_path
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -72,7 +72,7 @@ def test_a_destination_that_is_not_installed_names_its_extra(
     (hidden / "sitecustomize.py").write_text(
         f"import sys\nsys.modules.update(dict.fromkeys([{module!r}]))\n", encoding="utf-8"
     )
-    found = run_cli("status", PROPELAUTH_DESTINATION=destination, PYTHONPATH=str(hidden))
+    found = run_process("status", PROPELAUTH_DESTINATION=destination, PYTHONPATH=str(hidden))
     assert found.returncode == 1
     assert f"pip install 'propel-assets[{extra}]'" in found.stderr
 

@@ -258,8 +258,8 @@ def test_an_unknown_id_is_refused_and_never_put_on_the_list(sandbox, settings, r
 
     monkeypatch.setenv("PROPELAUTH_PRIVACY_KEY", KEY)
     newcomer = sandbox.store.add_user()
-    assert run("erase", newcomer).returncode == 0  # PropelAuth knows them
-    assert run("erase", newcomer).returncode == 0  # the list knows them
+    assert run("erase", newcomer).returncode == 0  # PropelAuth has them
+    assert run("erase", newcomer).returncode == 0  # the list has them
     assert run("erase", unknown, "--allow-unknown").returncode == 0
     monkeypatch.setenv("PROPELAUTH_AUTH_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("PROPELAUTH_RETRY_SECONDS", "0")

@@ -12,9 +12,7 @@ from propel_assets_tests.truth import truth
 LOAD = [sys.executable, "-m", "propel_assets.cli", "load", "user_query"]
 
 
-def test_a_server_that_stops_keeps_the_last_good_rows_and_is_named_in_a_sentence(
-    sandbox, monkeypatch, tmp_path
-) -> None:
+def test_a_server_that_stops_keeps_the_previous_data_and_is_named_in_a_sentence(sandbox, monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("PROPELAUTH_AUTH_URL", sandbox.url)
     monkeypatch.setenv("PROPELAUTH_API_KEY", sandbox.api_key)
     with Postgres() as postgres:

@@ -18,6 +18,7 @@ from propel_assets.marts.sources import PROJECT
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import Settings, load_settings
 from propel_assets.warehouse.load import load_scan
+from propel_assets_tests.processes import running_sandbox
 
 SCANS = tuple(
     dict.fromkeys(t.scan for t in TABLES if t.group in {"users", "orgs", "api_keys", "insights"} and t.default)
@@ -68,7 +69,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
 @pytest.fixture
 def small_sandbox() -> Iterator[Sandbox]:
     """A sandbox with few users, so that a load is fast."""
-    with Sandbox(users=20, orgs=4, seed=3, now=date(2026, 11, 24)) as running:
+    with running_sandbox(users=20, orgs=4, seed=3, now=date(2026, 11, 24)) as running:
         yield running
 
 

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from propel_assets.catalog import BY_NAME
-from propel_assets.defs.build import build_definitions
+from propel_assets.definitions import defs
 from propel_assets.defs.marts import build_marts, models_by_op, raw_tables_of
 from propel_assets.marts.manifest import load_manifest
 from propel_assets.settings import Target
@@ -34,7 +34,9 @@ READS = {
     "build_org_marts": ORGS,
     "build_role_mapping_marts": {"custom_role_mappings"},
     "build_invite_marts": USERS | {"pending_org_invites"},
-    "build_api_key_marts": USERS | {"end_user_api_keys", "end_user_api_keys_archived", "end_user_api_key_usage"},
+    "build_api_key_marts": USERS
+    | {"end_user_api_keys", "end_user_api_keys_archived", "end_user_api_key_usage"}
+    | {"end_user_api_key_usage_total"},
     "build_metric_marts": ORGS | {"chart_metrics"},
     "build_reconciliation_marts": USERS | {"user_report", "org_report"},
     "build_account_marts": ORGS | {"pending_org_invites", "end_user_api_keys", "end_user_api_keys_archived"},
@@ -63,7 +65,7 @@ def test_a_failed_check_stops_the_ops_that_read_the_table(small_sandbox, monkeyp
     small_sandbox.faults.set("missing_field", "orgs.name")
     tables = [DEFAULT.asset_key(BY_NAME[name]) for name in (*HISTORIES, "org_membership")]
     marts = [dg.AssetKey(name.split("/")) for name in (*HISTORIES.values(), "propel_auth_marts/dim_org")]
-    job = build_definitions().resolve_job_def("propel_auth_refresh")
+    job = defs.resolve_job_def("propel_auth_refresh")
     with dg.DagsterInstance.ephemeral() as instance:
         result = job.execute_in_process(instance=instance, asset_selection=[*tables, *marts], raise_on_error=False)
 

@@ -51,7 +51,7 @@ def cells(page: str, kind: str) -> list[str]:
     return re.findall(r"<td[^>]*>(.*?)</td>", row[1])
 
 
-def test_a_loaded_warehouse_gives_a_page_with_everything_that_names_nobody_and_loads_nothing(loaded, report) -> None:
+def test_the_page_of_a_loaded_warehouse_is_complete_and_self_contained_without_personal_data(loaded, report) -> None:
     page = report(loaded.file)
     assert "<title>PropelAuth report</title>" in page
     assert "<h1>PropelAuth report</h1>" in page
@@ -106,7 +106,7 @@ def test_without_marts_each_chart_says_how_to_get_them(small, report) -> None:
     assert "Nothing has been checked yet" in page
 
 
-def test_a_feature_that_is_off_is_the_reason_told(small_sandbox, small, build, report) -> None:
+def test_a_feature_that_is_not_enabled_is_shown_as_the_reason(small_sandbox, small, build, report) -> None:
     small_sandbox.faults.parse("orgs_off")
     small_sandbox.faults.parse("insights_off")
     load_all(small)
@@ -121,16 +121,16 @@ def test_a_feature_that_is_off_is_the_reason_told(small_sandbox, small, build, r
 
 
 @pytest.mark.parametrize("built", [True, False])
-def test_a_tenant_without_anybody_is_a_page_of_sentences(built, build, report) -> None:
-    with Sandbox(users=0, orgs=0, seed=3) as nobody:
-        settings = load_settings({"auth_url": nobody.url, "api_key": nobody.api_key})
+def test_an_empty_tenant_is_a_page_of_sentences(built, build, report) -> None:
+    with Sandbox(users=0, orgs=0, seed=3) as empty:
+        settings = load_settings({"auth_url": empty.url, "api_key": empty.api_key})
         load_all(settings)
     if built:
         build(settings)
     assert report().count("is empty: there is nothing to show yet." if built else "has not been built yet") >= 3
 
 
-def test_a_failed_check_is_told(small, tmp_path) -> None:
+def test_a_failed_check_is_shown(small, tmp_path) -> None:
     load_all(small)
     with open_warehouse(small.target, load_policy(small.privacy_settings)) as warehouse:
         warehouse.rows(f"DELETE FROM {warehouse.table('user_query')} RETURNING 1")
@@ -158,13 +158,13 @@ def test_dagster_has_the_chart_beside_each_mart(small, build) -> None:
     assets = build_marts(DEFAULT)
     with dg.DagsterInstance.ephemeral() as instance:
         done = dg.materialize(assets, resources=DEFAULT.resources, instance=instance, raise_on_error=False)
-    told = {
+    shown = {
         event.materialization.asset_key.path[-1]: event.materialization.metadata["chart"].value
         for event in done.get_asset_materialization_events()
         if "chart" in event.materialization.metadata
     }
-    assert set(told) == DRAWN
-    for chart in told.values():
+    assert set(shown) == DRAWN
+    for chart in shown.values():
         assert "](data:image/svg+xml;base64," in str(chart)
 
 
@@ -184,12 +184,12 @@ def test_a_browser_shows_it_without_a_request_an_error_or_a_sideways_scroll(
 ) -> None:
     report(loaded.file)
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    told: list[str] = []
-    page.on("console", lambda message: told.append(message.text))
-    page.on("pageerror", lambda error: told.append(str(error)))
-    page.on("request", lambda request: told.append(request.url))
+    seen: list[str] = []
+    page.on("console", lambda message: seen.append(message.text))
+    page.on("pageerror", lambda error: seen.append(str(error)))
+    page.on("request", lambda request: seen.append(request.url))
     page.goto((tmp_path / "r.html").as_uri())
-    assert told == [(tmp_path / "r.html").as_uri()]
+    assert seen == [(tmp_path / "r.html").as_uri()]
     assert page.locator("svg:visible").count() == len(DRAWN)
     assert page.evaluate("document.documentElement.scrollWidth") == width
     # Every label of a chart stands inside its drawing.

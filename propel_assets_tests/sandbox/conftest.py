@@ -1,4 +1,4 @@
-"""Fixtures: a sandbox over real HTTP, and a plain HTTP client."""
+"""A plain HTTP client of the sandbox."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -7,13 +7,6 @@ import httpx
 import pytest
 
 from propel_assets.sandbox.running import Sandbox
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    """A running sandbox of 300 users and 24 orgs: three pages of 100, ties across two of them."""
-    with Sandbox(users=300, orgs=24, seed=7) as running:
-        yield running
 
 
 @pytest.fixture

@@ -51,10 +51,10 @@ def test_a_refused_url_is_quoted_without_secrets(url, quoted) -> None:
 
 @pytest.mark.parametrize("command", ["load", "status"])
 @pytest.mark.parametrize("content", [b'\xef\xbb\xbf[sources]\nkey = "the-secret"\n', b'key = "the-secret'])
-def test_a_file_that_dlt_cannot_read_is_named_in_one_sentence(command, content, run_cli) -> None:
+def test_a_file_that_dlt_cannot_read_is_named_in_one_sentence(command, content, run_process) -> None:
     Path(".dlt").mkdir()
     Path(".dlt/secrets.toml").write_bytes(content)
-    ran = run_cli(command)
+    ran = run_process(command)
     assert (ran.returncode, ran.stdout) == (1, "")
     assert ran.stderr.startswith("Error: ./.dlt/secrets.toml cannot be read.")
     assert ran.stderr.count("\n") == 1

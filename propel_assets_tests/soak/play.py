@@ -45,7 +45,7 @@ MOMENTS = {
     "loading": r"/started_jobs/",
 }
 W = TypeVar("W", DuckDb, Postgres)
-# What dlt is about to run, left in the temporary folder by a kill: it names tables, and nobody.
+# What dlt is about to run, left in the temporary folder by a kill: it names tables, no person.
 STATEMENTS = re.compile(r"\w+\.\w+\.\d+\.(sql|reference)")
 OURS = re.compile(r"^(PROPEL|DAGSTER|DESTINATION__|SOURCES__)")
 
@@ -439,7 +439,7 @@ def _differences(name: str, rows: list[dict] | None, start: Rows, end: Rows, cam
     missing = (start.keys() & end.keys()) - keys.keys()
     strangers = [key for key in keys if key not in start and key not in end and key[0] not in came]
     problems += [f"{name}: {len(missing)} of {len(start.keys() & end.keys())} rows are missing"] if missing else []
-    problems += [f"{name}: {len(strangers)} rows are of nobody"] if strangers else []
+    problems += [f"{name}: {len(strangers)} rows belong to no user"] if strangers else []
     by_key = {tuple(row[key] for key in table.key): row for row in found}
     wrong = [k for k in start.keys() & end.keys() & by_key.keys() if by_key[k] not in (start[k], end[k])]
     if wrong:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from propel_assets.catalog import BY_NAME
 from propel_assets.catalog.model import Column
 from propel_assets.source.decode import UNEXPECTED_FIELD, PageDecoder, RowType
+from propel_assets_tests.cases import cases
 from propel_assets_tests.source import any_json
 
 KINDS: dict[str, Any] = {
@@ -129,7 +130,7 @@ def decoded(
 pages = st.lists(any_json.rows(SOURCES, required=("id",)), min_size=1, max_size=4)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=cases(150))
 @given(pages=st.lists(pages, min_size=1, max_size=3), space=any_json.spaces)
 @example(pages=[[[('"at"', "1700000000.0"), ('"id"', '"x"')]]] * 2, space="")
 @example(pages=[[[('"double"', "1e-400"), ('"id"', '"x"')]]] * 2, space="")

@@ -95,11 +95,14 @@ def test_the_id_of_an_employee_is_one_segment_of_the_path(read, sandbox) -> None
 
 def test_the_usage_of_a_key_that_was_deleted_after_it_was_listed_has_no_invented_count(read, sandbox) -> None:
     sandbox.faults.parse("server_error=404,path=/api/backend/v1/end_user_api_keys/usage,after=31,requests=1")
-    rows, result = read("api_key_usage", options=ReadOptions(usage_per_key=True))["end_user_api_key_usage"]
+    tables = read("api_key_usage", options=ReadOptions(usage_per_key=True))
+    rows, result = tables["end_user_api_key_usage"]
+    totals, of_all = tables["end_user_api_key_usage_total"]
+    assert (of_all.verdict, of_all.reason, len(totals)) == ("proved", "", of_all.pages)
     assert result.verdict == "counted"
     assert result.reason.startswith("404 for 1 of ")
     assert len(rows) == result.rows_read == result.pages - 1
-    assert result.resume_state.cursor["all"] == (datetime.now(UTC).date() - timedelta(days=1)).isoformat()
+    assert result.resume_state.cursor["total"] == (datetime.now(UTC).date() - timedelta(days=1)).isoformat()
     unfinished = [key for key in {row["api_key_id"] for row in rows} if key not in result.resume_state.cursor]
     assert len(unfinished) == 1
 

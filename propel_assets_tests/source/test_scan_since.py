@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from propel_assets.source.scan import Order, Page
+from propel_assets_tests.cases import cases
 from propel_assets_tests.source.test_scan_model import FineScan, Server, any_adversary, any_server, play
 
-INTERLEAVINGS = 2_000
+INTERLEAVINGS = cases(2_000)
 
 
 def lost_of_the_young(rng: Random, scanner: Callable[..., Any] = FineScan) -> tuple[str, int]:
@@ -23,7 +24,7 @@ def lost_of_the_young(rng: Random, scanner: Callable[..., Any] = FineScan) -> tu
     return outcome.scan.verdict, sum(row[1] >= since for row in outcome.lost)
 
 
-def test_a_proved_pass_back_to_a_value_has_lost_nobody_of_that_value_or_a_greater_one() -> None:
+def test_a_proved_scan_back_to_a_value_loses_no_row_from_that_value_on() -> None:
     proved = 0
     for seed in range(INTERLEAVINGS):
         verdict, lost = lost_of_the_young(Random(seed))

@@ -68,9 +68,7 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_and_run_again_is_as_if_nothing_had_happened(
-    moment, loaded, database, temporary, users, run_cli
-) -> None:
+def test_a_killed_load_that_is_repeated_leaves_no_trace(moment, loaded, database, temporary, users, run_cli) -> None:
     before = users()
     for user in sorted(before)[:5]:
         loaded.store.delete_user(user)
@@ -89,7 +87,7 @@ def test_killed_and_run_again_is_as_if_nothing_had_happened(
     assert not database.with_name(f"{database.name}.lock.holder").exists()
 
 
-def test_rows_that_cannot_be_inserted_leave_the_old_ones(loaded, database, users, run_cli) -> None:
+def test_rows_that_cannot_be_inserted_keep_the_previous_data(loaded, database, users, run_cli) -> None:
     before = users()
     with duckdb.connect(str(database)) as db:
         db.execute("ALTER TABLE propel_auth_data.user_query ALTER email SET NOT NULL")
@@ -104,7 +102,9 @@ def test_rows_that_cannot_be_inserted_leave_the_old_ones(loaded, database, users
 
 
 @pytest.mark.parametrize("command", ["load user_query org_query", "status", "check"])
-def test_gives_up_on_a_file_that_somebody_else_has_open(command, holder, loaded, temporary, run_cli) -> None:
+def test_a_file_that_another_process_has_open_is_an_error_after_the_time_limit(
+    command, holder, loaded, temporary, run_cli
+) -> None:
     ran = run_cli(*command.split(), PROPELAUTH_LOCK_SECONDS="1")
     assert ran.returncode == 1
     assert f"Waiting: process {holder.pid} (python" in ran.stderr
@@ -114,7 +114,7 @@ def test_gives_up_on_a_file_that_somebody_else_has_open(command, holder, loaded,
     assert list(temporary.iterdir()) == []
 
 
-def test_goes_on_once_the_file_is_free(holder, loaded, users) -> None:
+def test_a_load_continues_once_the_file_is_closed(holder, loaded, users) -> None:
     loaded.store.delete_user(min(loaded.store.users))
     with subprocess.Popen(LOAD_USERS, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
@@ -125,7 +125,7 @@ def test_goes_on_once_the_file_is_free(holder, loaded, users) -> None:
     assert users() == set(loaded.store.users)
 
 
-def test_two_loads_at_once_come_one_after_the_other(loaded, query, monkeypatch) -> None:
+def test_concurrent_loads_run_one_after_the_other(loaded, query, monkeypatch) -> None:
     loaded.faults.set("server_error")  # the first asks again until it is over
     monkeypatch.setenv("PROPELAUTH_RETRY_SECONDS", "60")
     with subprocess.Popen(LOAD_USERS, stderr=subprocess.DEVNULL) as first:
@@ -143,7 +143,7 @@ def test_two_loads_at_once_come_one_after_the_other(loaded, query, monkeypatch) 
 
 
 @pytest.mark.parametrize("largest_file", [0, 20_000, 60_000])
-def test_no_room_keeps_the_last_good_rows(largest_file, loaded, temporary, users) -> None:
+def test_a_full_disk_keeps_the_previous_data(largest_file, loaded, temporary, users) -> None:
     before = users()
     loaded.store.delete_user(min(before))
 
@@ -165,7 +165,7 @@ def test_no_room_keeps_the_last_good_rows(largest_file, loaded, temporary, users
         ("notes.txt", "notes.txt is not a DuckDB database. Move it away, or set another file in "),
     ],
 )
-def test_a_file_that_cannot_be_a_database_is_said_at_once(file, why, small, temporary, tmp_path, run_cli) -> None:
+def test_a_path_that_cannot_be_a_database_is_refused_at_once(file, why, small, temporary, tmp_path, run_cli) -> None:
     (tmp_path / "notes.txt").write_text("Not a database: these are somebody's notes.")
     ran = run_cli("load", "org_query", "custom_role_mappings", DESTINATION__DUCKDB__CREDENTIALS=file)
     assert ran.returncode == 1
@@ -176,9 +176,9 @@ def test_a_file_that_cannot_be_a_database_is_said_at_once(file, why, small, temp
     assert list(temporary.iterdir()) == []
 
 
-def test_what_a_load_leaves_outside_the_database_names_nobody(small, temporary, tmp_path, query, run_cli) -> None:
+def test_files_beside_the_database_have_no_personal_data(small, temporary, tmp_path, query, run_process) -> None:
     left = tmp_path / "dlt"
-    ran = run_cli("load", "user_query", "pending_org_invites", DLT_DATA_DIR=str(left))
+    ran = run_process("load", "user_query", "pending_org_invites", DLT_DATA_DIR=str(left))
     assert ran.returncode == 0, ran.stderr
     files = [file for file in left.rglob("*") if file.is_file()]
     assert files

@@ -54,9 +54,9 @@ def test_a_load_does_not_look_for_the_database_of_another_project(settings, quer
 
 
 def test_nothing_but_documented_reads_is_ever_asked(settings, sandbox) -> None:
-    somebody = next(iter(sandbox.store.users))
-    email = sandbox.store.user_object(somebody)["email"]
-    lookups = {"user_by_id": [somebody], "user_by_email": [email], "user_by_username": ["unknown"]}
+    user_id = next(iter(sandbox.store.users))
+    email = sandbox.store.user_object(user_id)["email"]
+    lookups = {"user_by_id": [user_id], "user_by_email": [email], "user_by_username": ["unknown"]}
     options = ReadOptions(lookups=lookups, usage_per_key=True)
     for scan in SCANS:
         load_scan(scan, replace(settings, oauth_token=sandbox.user_token), options=options)

@@ -71,10 +71,10 @@ def test_messages_of_a_load_go_to_the_caller_of_that_load(settings, tmp_path, mo
     first: list[str] = []
     second: list[str] = []
     with open_session(quick.target) as session:
-        load_scan("jwks", quick, say=first.append, session=session)
+        load_scan("jwks", quick, log=first.append, session=session)
         monkeypatch.setattr("propel_assets.warehouse.locks.FileLock.acquire", _held)
         with pytest.raises(Exception, match=r"Waited 0 s \(PROPELAUTH_LOCK_SECONDS\): another process is loading into"):
-            load_scan("jwks", quick, say=second.append, session=session)
+            load_scan("jwks", quick, log=second.append, session=session)
     assert first == []
     assert second[0] == "Waiting: another process is loading into propel_auth_pipeline.duckdb."
 
@@ -108,7 +108,7 @@ def test_a_session_without_a_load_changes_nothing(settings, tmp_path, temporary)
 def test_tables_are_loaded_although_the_local_state_cannot_be_written(settings, query, monkeypatch) -> None:
     monkeypatch.setenv("DLT_DATA_DIR", "/proc/nowhere")
     messages: list[str] = []
-    load_scan("jwks", settings, say=messages.append)
+    load_scan("jwks", settings, log=messages.append)
     assert query("SELECT count(*) > 0 FROM jwks") == [(True,)]
     [message] = messages
     assert message.startswith(

@@ -1,4 +1,4 @@
-"""Everything a PropelAuth can do wrong, through the real command: the load is complete, or the last good rows stay."""
+"""Every fault of the sandbox, by the command line: the load is complete, or the previous data is kept."""
 
 import re
 
@@ -11,7 +11,7 @@ COMPLETE, RETRIED, SKIPPED = "proved", "retried", "skipped"
 
 @pytest.fixture
 def load(loaded, run_cli, tmp_path):
-    """Run `propel-assets load` in pages of twenty; whatever happens, nobody's data and no key are left or shown."""
+    """Run `propel-assets load` in pages of 20. No personal data and no key may remain or be shown."""
     temporary = tmp_path / "temporary"
     temporary.mkdir()
 
@@ -85,11 +85,13 @@ REFUSALS = [
     ),
     ("missing_field=users.user_id", "user_query", "user/query returned JSON of an unexpected shape.*user_id"),
 ]
-WHOEVER_STAYED = ("delete_every=2", "signup_every=2", "shuffled_ties")
+CHANGING_LISTS = ("delete_every=2", "signup_every=2", "shuffled_ties")
 
 
 @pytest.mark.parametrize(("switches", "table", "verdict"), CASES)
-def test_is_coped_with(switches, table, verdict, loaded, load, rows_of, query) -> None:
+def test_a_fault_that_is_retried_or_skipped_leaves_complete_tables(
+    switches, table, verdict, loaded, load, rows_of, query
+) -> None:
     before = {name: rows_of(name) for name in (table, "org_membership")}
     for option in switches.split():
         loaded.faults.parse(option)
@@ -103,7 +105,7 @@ def test_is_coped_with(switches, table, verdict, loaded, load, rows_of, query) -
 
 
 @pytest.mark.parametrize(("switches", "table", "why"), REFUSALS)
-def test_is_refused_and_the_last_good_rows_stay(switches, table, why, loaded, load, rows_of) -> None:
+def test_a_fault_that_stops_a_load_keeps_the_previous_data(switches, table, why, loaded, load, rows_of) -> None:
     before = rows_of(table)
     for option in switches.split():
         loaded.faults.parse(option)
@@ -113,8 +115,8 @@ def test_is_refused_and_the_last_good_rows_stay(switches, table, why, loaded, lo
     assert rows_of(table) == before
 
 
-@pytest.mark.parametrize("switch", WHOEVER_STAYED)
-def test_nobody_who_stayed_is_missing(switch, loaded, load, query) -> None:
+@pytest.mark.parametrize("switch", CHANGING_LISTS)
+def test_no_user_who_stays_is_missing(switch, loaded, load, query) -> None:
     before = set(loaded.store.users)
     loaded.faults.parse(switch)
     ran = load("user_query")
@@ -132,7 +134,7 @@ def test_a_field_of_another_type_is_loaded_and_named_by_a_check(loaded, load, qu
     assert query("SELECT count(*) FROM user_query") == [(60,)]
 
 
-def test_rows_that_were_skipped_may_point_at_who_has_left(loaded, load) -> None:
+def test_skipped_memberships_may_reference_deleted_users(loaded, load) -> None:
     loaded.store.delete_user(max(loaded.store.of_user, key=lambda user: len(loaded.store.of_user[user])))
     loaded.faults.parse("orgs_off")
     ran = load("user_query")
@@ -150,7 +152,7 @@ def test_one_scan_that_fails_leaves_the_others_loaded(loaded, load, query) -> No
 
 
 def test_every_switch_is_tried_here() -> None:
-    used = [switches for switches, *_ in CASES + REFUSALS] + list(WHOEVER_STAYED)
+    used = [switches for switches, *_ in CASES + REFUSALS] + list(CHANGING_LISTS)
     tried = {re.split("[=,]", option)[0] for switches in used for option in switches.split()}
     elsewhere = {"retyped_field", "insert_every"} | {name for name in SWITCHES if name.startswith("webhook_")}
     assert tried | elsewhere == set(SWITCHES)

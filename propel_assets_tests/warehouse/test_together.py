@@ -64,7 +64,7 @@ def test_first_loads_of_an_empty_database_at_once(database, rows, sandbox) -> No
     assert rows("SELECT count(*) > 0 FROM {jwks}") == [(True,)]
 
 
-def test_what_one_load_remembers_is_not_overwritten_by_another(database, rows, sandbox, run_cli) -> None:
+def test_the_resume_state_of_a_load_is_not_overwritten_by_another(database, rows, sandbox, run_cli) -> None:
     reading = start("user_query")
     wait_until(lambda: sandbox.requests, reading, "it reads")
     reading.send_signal(signal.SIGSTOP)

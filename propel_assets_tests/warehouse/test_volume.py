@@ -1,4 +1,4 @@
-"""The check `volume`: a load unlike those before it is told, and one like them is not."""
+"""The check `volume`: a load with an unusual number of rows is reported."""
 
 import base64
 import re
@@ -23,7 +23,7 @@ HISTORY = [100, 102, 99, 101, 103, 100]
 
 @pytest.fixture
 def volume(loaded, tmp_path):
-    """Write loads that read so many rows into the books, the newest last, and examine the table."""
+    """Record loads with these numbers of rows in the audit tables, the newest last, and examine the table."""
 
     def look(*rows: int, mode: str = "full", table=TABLE):
         first = datetime.now(UTC) - timedelta(days=len(rows))
@@ -62,7 +62,7 @@ def test_a_load_is_held_against_the_median_of_those_before(volume, rows, usual) 
     assert finding.evidence["history"] == [*HISTORY, rows]
 
 
-def test_what_varies_much_may_vary_much(volume) -> None:
+def test_a_table_whose_size_varies_widely_may_vary_widely(volume) -> None:
     assert volume(100, 160, 80, 140, 90, 150, 200).passed
 
 
@@ -76,16 +76,17 @@ def test_fewer_than_five_loads_before_say_nothing(volume) -> None:
     assert "there are 4." in finding.summary
 
 
-def test_the_command_line_says_it_too(volume, run_cli) -> None:
+def test_the_command_line_shows_the_volume_check(volume, run_cli) -> None:
     volume(*HISTORY, 60)
     said = run_cli("check", TABLE.name).stdout
     assert re.search(r"^org_query +volume +WARN +60 rows, expected 90 to 111", said, re.MULTILINE)
 
 
-def test_dagster_shows_the_loads_as_a_picture(volume) -> None:
+def test_dagster_shows_a_chart_of_the_loads(volume) -> None:
     result = _as_result(volume(*HISTORY, 60), dg.AssetKey("org_query"))
-    picture: Any = result.metadata["plot"].value
-    (data,) = re.findall(r"^!\[rows of each load\]\(data:image/svg\+xml;base64,(.+)\)$", picture)
+    markdown: Any = result.metadata["chart"].value
+    assert markdown.startswith("60 rows, expected 90 to 11")
+    (data,) = re.findall(r"!\[Rows per load\]\(data:image/svg\+xml;base64,(.+)\)$", markdown)
     svg = ElementTree.fromstring(base64.b64decode(data))
-    (line,) = svg.findall("{*}polyline")
-    assert len(line.attrib["points"].split()) == len(HISTORY) + 1
+    paths = [path.attrib["d"] for path in svg.iter("{http://www.w3.org/2000/svg}path")]
+    assert max(path.count("L") for path in paths) == len(HISTORY)  # a line through each load

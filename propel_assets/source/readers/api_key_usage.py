@@ -1,18 +1,19 @@
-"""`Custom("api_key_usage")`: how often API keys were validated, one request per day and key."""
+"""`Custom("api_key_usage")`: how often API keys were validated, one request per day, or per day and key."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 
 import msgspec
 
-from propel_assets.catalog import END_USER_API_KEYS, Table
+from propel_assets.catalog import END_USER_API_KEY_USAGE, END_USER_API_KEY_USAGE_TOTAL, END_USER_API_KEYS, Table
 from propel_assets.source.decode import to_arrow
 from propel_assets.source.lists import get_or_none, request_each
 from propel_assets.source.readers.context import ScanContext, read_ids, skip_if_not_enabled
 from propel_assets.source.stream import Rows, ScanResult
 
 FIRST_LOAD_DAYS = 30
-ALL_KEYS = "all"
+TOTAL = "total"
+"""The entry of the cursor for all keys together, beside the ids of keys."""
 
 
 class _Usage(msgspec.Struct):
@@ -23,43 +24,49 @@ class _Usage(msgspec.Struct):
 
 def read_api_key_usage(context: ScanContext, tables: Sequence[Table]) -> Iterator[Rows | ScanResult]:
     """Read the days that were not over at the last load. Finished days do not change."""
-    (table,) = tables
+    total, per_key = END_USER_API_KEY_USAGE_TOTAL, END_USER_API_KEY_USAGE
     today = datetime.now(UTC).date()
     first_day = (today - timedelta(days=FIRST_LOAD_DAYS)).isoformat()
-    known = {} if context.options.full_refresh else context.resume_state.cursor
+    read_until = {} if context.options.full_refresh else context.resume_state.cursor
     decode = msgspec.json.Decoder(_Usage).decode
 
-    def request(day_and_key: tuple[date, str]) -> _Usage | None:
-        day, key = day_and_key
-        params = {"date": day.isoformat()}
-        if key == ALL_KEYS:
-            return context.client.get(table.path, decode, params)
-        return get_or_none(context.client, table.path, decode, params | {"api_key_id": key})
+    def days_of(entry: str) -> list[str]:
+        start = date.fromisoformat(read_until.get(entry, first_day))
+        return [(start + timedelta(days=n)).isoformat() for n in range((today - start).days + 1)]
 
-    with skip_if_not_enabled(table.path, table.feature):
-        keys = [ALL_KEYS]
-        if context.options.usage_per_key:
-            keys += read_ids(context, END_USER_API_KEYS)[0]
-        wanted = [(day, key) for key in keys for day in _days(date.fromisoformat(known.get(key, first_day)), today)]
-        answers = list(request_each(context.client, request, wanted, table.name, context.progress))
-    rows = [
-        {"date": day.isoformat(), "api_key_id": key, "count": answer.count}
-        for (day, key), answer in zip(wanted, answers, strict=True)
-        if answer is not None
-    ]
-    yield Rows(table.name, to_arrow(table, rows))
-    missing = {key for (_, key), answer in zip(wanted, answers, strict=True) if answer is None}
+    def request_total(day: str) -> _Usage:
+        return context.client.get(total.path, decode, {"date": day})
+
+    def request_key(key_and_day: tuple[str, str]) -> _Usage | None:
+        key, day = key_and_day
+        return get_or_none(context.client, per_key.path, decode, {"date": day, "api_key_id": key})
+
+    with skip_if_not_enabled(total.path, total.feature):
+        days = days_of(TOTAL)
+        totals = list(request_each(context.client, request_total, days, total.name, context.progress))
+        keys = read_ids(context, END_USER_API_KEYS)[0] if context.options.usage_per_key else []
+        keys_and_days = [(key, day) for key in keys for day in days_of(key)]
+        counts = list(request_each(context.client, request_key, keys_and_days, per_key.name, context.progress))
+    missing = {key for (key, _), answer in zip(keys_and_days, counts, strict=True) if answer is None}
     # The time zone of a day is not documented: yesterday may still change.
     yesterday = (today - timedelta(days=1)).isoformat()
+    cursor = {**context.resume_state.cursor, **dict.fromkeys({TOTAL, *keys} - missing, yesterday)}
+
+    rows = [{"date": day, "count": answer.count} for day, answer in zip(days, totals, strict=True)]
+    yield Rows(total.name, to_arrow(total, rows))
+    yield ScanResult(table_name=total.name, verdict="proved", pages=len(days), rows_read=len(rows), cursor=cursor)
+
+    rows = [
+        {"date": day, "api_key_id": key, "count": answer.count}
+        for (key, day), answer in zip(keys_and_days, counts, strict=True)
+        if answer is not None
+    ]
+    yield Rows(per_key.name, to_arrow(per_key, rows))
     yield ScanResult(
-        table_name=table.name,
+        table_name=per_key.name,
         verdict="counted" if missing else "proved",
-        reason=f"404 for {len(missing)} of {len(keys) - 1} API keys, which can have been deleted" if missing else "",
-        pages=len(wanted),
+        reason=f"404 for {len(missing)} of {len(keys)} API keys, which can have been deleted" if missing else "",
+        pages=len(keys_and_days),
         rows_read=len(rows),
-        cursor={**context.resume_state.cursor, **dict.fromkeys([key for key in keys if key not in missing], yesterday)},
+        cursor=cursor,
     )
-
-
-def _days(start: date, stop: date) -> list[date]:
-    return [start + timedelta(days=n) for n in range((stop - start).days + 1)]

@@ -83,7 +83,7 @@ def read_users(context: ScanContext, _: Sequence[Table]) -> Iterator[Rows | Scan
         outcomes.append(scan.outcome)
     if not (no_orgs_reason or memberships.rows_read):
         yield Rows(ORG_MEMBERSHIP.name, member.to_arrow([]), is_recent)
-    yield from _results(context, user, outcomes, memberships, no_orgs_reason, newest_activity, is_recent=is_recent)
+    yield from _results(context, outcomes, memberships, no_orgs_reason, newest_activity, is_recent=is_recent)
 
 
 def list_orders(since: int | None) -> Iterator[tuple[str, Order]]:
@@ -124,7 +124,6 @@ def _first_request(context: ScanContext, user: RowType) -> tuple[str, int]:
 
 def _results(
     context: ScanContext,
-    user: RowType,
     outcomes: Sequence[ListOutcome],
     memberships: Memberships,
     no_orgs_reason: str,

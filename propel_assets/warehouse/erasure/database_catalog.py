@@ -35,7 +35,6 @@ class SearchedColumn:
     name: str
     type: str
     kind: ColumnKind = "text"
-    is_nullable: bool = True
     is_unique: bool = False
 
     @property

@@ -35,8 +35,8 @@ class DuckDbCatalog(Catalog):
             )
             for column in names
         }
-        for schema, table, column, type_, nullable in self.rows(
-            "SELECT c.schema_name, c.table_name, c.column_name, c.data_type, c.is_nullable FROM duckdb_columns() c "
+        for schema, table, column, type_ in self.rows(
+            "SELECT c.schema_name, c.table_name, c.column_name, c.data_type FROM duckdb_columns() c "
             "JOIN duckdb_tables() t USING (database_oid, schema_oid, table_oid) "
             "WHERE c.database_name = current_database() AND NOT t.temporary ORDER BY 1, 2, c.column_index"
         ):
@@ -46,7 +46,7 @@ class DuckDbCatalog(Catalog):
                 enums.append((schema, table, column, type_))
             elif kind := column_kind(type_):
                 is_unique = (schema, table, column) in unique
-                found = SearchedColumn(column, type_, kind, is_nullable=bool(nullable), is_unique=is_unique)
+                found = SearchedColumn(column, type_, kind, is_unique=is_unique)
                 columns.setdefault((schema, table), []).append(found)
         contents.tables = [SearchedTable(*name, tuple(found)) for name, found in columns.items()]
         for schema, table, column, type_ in enums:

@@ -23,7 +23,7 @@ RELATION_KINDS: dict[str, TableKind] = {"r": "table", "m": "materialized view", 
 SKIPPED_CATEGORIES = frozenset("NDBTGIVE")
 COLUMNS = """
 SELECT n.nspname, c.relname, c.relkind, a.attname, format_type(a.atttypid, a.atttypmod),
-  COALESCE(e.typcategory, t.typcategory), t.typname, NOT a.attnotnull,
+  COALESCE(e.typcategory, t.typcategory), t.typname,
   EXISTS (SELECT 1 FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND a.attnum = ANY (i.indkey)),
   CASE
     WHEN NOT has_schema_privilege(n.oid, 'USAGE') OR NOT has_column_privilege(c.oid, a.attnum, 'SELECT')
@@ -63,9 +63,7 @@ class PostgresCatalog(Catalog):
         """Return what is to be searched. Partitions are tables; their parents have no rows of their own."""
         contents = Contents()
         columns: dict[tuple[str, str, TableKind], list[SearchedColumn]] = {}
-        for schema, table, relation, column, type_, category, type_name, nullable, is_unique, obstacle in self.rows(
-            COLUMNS
-        ):
+        for schema, table, relation, column, type_, category, type_name, is_unique, obstacle in self.rows(COLUMNS):
             if category in SKIPPED_CATEGORIES:
                 continue
             if obstacle:
@@ -76,7 +74,7 @@ class PostgresCatalog(Catalog):
                 kind = "text"
             elif type_name == "bytea":
                 kind = "binary"
-            found = SearchedColumn(column, type_, kind, is_nullable=nullable, is_unique=is_unique)
+            found = SearchedColumn(column, type_, kind, is_unique=is_unique)
             columns.setdefault((schema, table, RELATION_KINDS[relation]), []).append(found)
         contents.tables = [
             SearchedTable(schema, table, tuple(found), kind) for (schema, table, kind), found in columns.items()

