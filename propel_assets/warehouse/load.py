@@ -36,6 +36,7 @@ from propel_assets.warehouse.pipeline import (
     writes_plain_files,
 )
 from propel_assets.warehouse.query import connect
+from propel_assets.warehouse.remedies import remedy_of
 from propel_assets.warehouse.session import LoadSession, open_session
 
 ROWS_PER_DELETE = 500
@@ -280,5 +281,5 @@ def _load_error(error: Exception, scan: str, settings: Settings) -> PropelError:
     step = error.step if isinstance(error, PipelineStepFailed) else "opening the destination"
     return WarehouseError(
         f"Loading {scan} into {settings.destination} failed ({step}): {describe_error(error)}. "
-        "The previous data is kept. Correct the cause and run the load again."
+        f"The previous data is kept. {remedy_of(error)}, and run the load again."
     )
