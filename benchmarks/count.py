@@ -1,9 +1,35 @@
-"""Print how many rows each table of a DuckDB file has, as JSON. Run by the Python that wrote the file."""
+"""Print the number of rows in tables, as JSON: `python count.py DATABASE TABLE...`.
+
+DATABASE is a DuckDB file, the URL of a PostgreSQL database, or a folder of Delta tables.
+"""
 
 import json
 import sys
+from pathlib import Path
+from typing import Any
 
-import duckdb
 
-with duckdb.connect(sys.argv[1], read_only=True) as db:
-    print(json.dumps([db.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0] for table in sys.argv[2:]]))
+def counts(database: str, tables: list[str]) -> list[int]:
+    """Return the number of rows in each table."""
+    if Path(database).is_dir():
+        from deltalake import DeltaTable
+
+        return [DeltaTable(f"{database}/{table.replace('.', '/')}").to_pyarrow_table().num_rows for table in tables]
+    if database.startswith("postgresql:"):
+        import psycopg2
+
+        connection: Any = psycopg2.connect(database)
+    else:
+        import duckdb
+
+        connection = duckdb.connect(database, read_only=True)
+    with connection.cursor() as cursor:
+        found = []
+        for table in tables:
+            cursor.execute(f"SELECT count(*) FROM {table}")
+            found.append(cursor.fetchone()[0])
+        return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(counts(sys.argv[1], sys.argv[2:])))

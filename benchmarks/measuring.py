@@ -51,13 +51,13 @@ def measured(command: Sequence[str], folder: Path, environment: Mapping[str, str
 
 @contextmanager
 def served(command: Sequence[str]) -> Iterator[str]:
-    """Run a sandbox in a process of its own; give its URL."""
+    """Run a server in a process of its own; give its URL, which it prints after a name."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
-            first = server.stdout.readline().strip()
-            if not first.startswith("PROPELAUTH_AUTH_URL="):
-                raise CommandFailed(f"{' '.join(command)} did not start: {first}")
-            yield first.partition("=")[2]
+            _, _, url = server.stdout.readline().strip().partition("_URL=")
+            if not url:
+                raise CommandFailed(f"{' '.join(command)} did not start.")
+            yield url
         finally:
             server.terminate()

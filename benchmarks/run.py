@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -35,7 +37,7 @@ class WrongRows(Exception):
     """Two variants did not load the same."""
 
 
-def environment(url: str, folder: Path, variant: Variant) -> dict[str, str]:
+def environment(url: str, folder: Path, variant: Variant, database: str) -> dict[str, str]:
     """Return the environment of a run: this one without its settings, with a home in ``folder`` for everybody."""
     kept = {
         name: value
@@ -48,20 +50,30 @@ def environment(url: str, folder: Path, variant: Variant) -> dict[str, str]:
         "DAGSTER_HOME": str(folder),
         "AIRBYTE_LOGGING_ROOT": str(folder / "airbyte"),
     }
-    return {**kept, **QUIET, **here, **variant.environment}
+    return {**kept, **QUIET, **here, **variant.variables(database)}
+
+
+@contextmanager
+def store(variant: Variant, folder: Path) -> Iterator[str]:
+    """Give the database that ``variant`` loads into: an empty one."""
+    if variant.store == "postgres":
+        with served([str(variant.bin / "python"), str(HERE / "postgres_server.py")]) as url:
+            yield url
+    else:
+        yield str(folder / ("lake" if variant.store == "delta" else "propel_auth_pipeline.duckdb"))
 
 
 def play(variant: Variant, url: str, scratch: Path) -> tuple[Cost, list[int]]:
     """Run ``variant`` once; return what it took and how many rows its tables have."""
     folder = Path(tempfile.mkdtemp(dir=scratch))
     try:
-        database = folder / "propel_auth_pipeline.duckdb"
-        cost = measured(variant.command(url, database), folder, environment(url, folder, variant))
-        if not variant.tables:
-            return cost, []
-        count = [str(variant.bin / "python"), str(HERE / "count.py"), str(database), *variant.tables]
-        rows = json.loads(subprocess.run(count, capture_output=True, check=True).stdout)
-        return cost, rows
+        with store(variant, folder) as database:
+            cost = measured(variant.command(url, database), folder, environment(url, folder, variant, database))
+            if not variant.tables:
+                return cost, []
+            count = [str(variant.bin / "python"), str(HERE / "count.py"), database, *variant.tables]
+            rows = json.loads(subprocess.run(count, capture_output=True, check=True).stdout)
+            return cost, rows
     finally:
         shutil.rmtree(folder)
 

@@ -10,7 +10,6 @@ from propel_assets.catalog.model import Lookup
 from propel_assets.cli.arguments import UserId, current_settings, table_arguments
 from propel_assets.cli.rendering import format_count, progress_bar
 from propel_assets.cli.status import exit_by_findings, log_failed_checks, run_checks
-from propel_assets.cli.warehouse import open_configured_warehouse
 from propel_assets.errors import PropelError
 
 if TYPE_CHECKING:
@@ -59,6 +58,7 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
       PROPELAUTH_DESTINATION=postgres propel-assets load
     """
     _check_lookups(tables, lookups)
+    from propel_assets.privacy.policy_file import load_policy
     from propel_assets.settings import require_credentials
     from propel_assets.source.stream import ReadOptions
     from propel_assets.warehouse.load import load_scan
@@ -71,27 +71,24 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
     failed: dict[str, PropelError] = {}
     loaded: list[Table] = []
     findings: list[Finding] = []
-    with progress_bar() as (progress, log):
-        with open_session(settings.target, log) as session:
-            for scan in scans:
-                try:
-                    if scan == AUTH_EVENT.scan:
-                        loads = list(load_events(settings, log=log, session=session))
-                    else:
-                        loads = [
-                            load_scan(scan, settings, options=options, progress=progress, log=log, session=session)
-                        ]
-                except PropelError as error:
-                    failed[scan] = error
-                    if error.concerns_every_scan:
-                        break
-                    log(f"{_table_names([scan])}: not loaded. {error}")
-                    continue
-                loaded += tables_of(scan)
-                for result in (result for done in loads for result in done.results):
-                    log(f"{result.table_name}: {_describe(result)}")
+    with progress_bar() as (progress, log), open_session(settings.target, log) as session:
+        for scan in scans:
+            try:
+                if scan == AUTH_EVENT.scan:
+                    loads = list(load_events(settings, log=log, session=session))
+                else:
+                    loads = [load_scan(scan, settings, options=options, progress=progress, log=log, session=session)]
+            except PropelError as error:
+                failed[scan] = error
+                if error.concerns_every_scan:
+                    break
+                log(f"{_table_names([scan])}: not loaded. {error}")
+                continue
+            loaded += tables_of(scan)
+            for result in (result for done in loads for result in done.results):
+                log(f"{result.table_name}: {_describe(result)}")
         if loaded:
-            with open_configured_warehouse(settings, log) as warehouse:
+            with session.warehouse(load_policy(settings.privacy_settings)) as warehouse:
                 findings = run_checks(warehouse, loaded)
     if findings:
         log_failed_checks(findings)

@@ -40,9 +40,21 @@ def describe_error(error: BaseException) -> str:
     Errors that only wrap another one are looked through. Names of columns and reasons of the operating system are
     taken from lists of known ones, so that nothing else of a text can be quoted.
     """
-    *_, innermost = _wrapped_errors(error)
+    innermost = innermost_error(error)
     details = ", ".join(dict.fromkeys(filter(None, _details(innermost))))
     return f"{type(innermost).__name__} ({details})" if details else type(innermost).__name__
+
+
+def innermost_error(error: BaseException) -> BaseException:
+    """Return the error that ``error`` wraps, at any depth, or itself."""
+    *_, innermost = _wrapped_errors(error)
+    return innermost
+
+
+def sqlstate_of(error: BaseException) -> str:
+    """Return the SQLSTATE that the driver gives; empty if it gives none."""
+    code = getattr(error, "pgcode", None) or getattr(error, "sqlstate", None)
+    return code if isinstance(code, str) and code.isalnum() else ""
 
 
 def _wrapped_errors(error: BaseException) -> Iterator[BaseException]:
@@ -59,8 +71,8 @@ def _wrapped_errors(error: BaseException) -> Iterator[BaseException]:
 
 def _details(error: BaseException) -> Iterator[str | None]:
     """Yield the codes of ``error``, and the names and reasons that are known."""
-    code = getattr(error, "pgcode", None) or getattr(error, "sqlstate", None)
-    yield f"SQLSTATE {code}" if isinstance(code, str) and code.isalnum() else None
+    code = sqlstate_of(error)
+    yield f"SQLSTATE {code}" if code else None
     diagnostics = getattr(error, "diag", None)
     for name, title in DIAGNOSTICS.items():
         value = getattr(diagnostics, name, None)

@@ -80,16 +80,19 @@ def active_users(query: Query, schema: str) -> Chart | None:
 
 
 def cohorts(query: Query, schema: str) -> Chart | None:
-    """Return the share of each month's sign-ups that was active so many weeks later or after."""
-    sql = "SELECT cohort_week, weeks_after, cohort_users, active_at_or_after_users, is_complete FROM "
+    """Return the share of each month's sign-ups that was active so many weeks later or after.
+
+    Only weeks at least 8 weeks ago count: users who return late would make younger cohorts look worse.
+    """
+    sql = "SELECT cohort_week, weeks_after, cohort_users, active_at_or_after_users, weeks_observed >= 8 FROM "
     started: Counter[date] = Counter()
-    reached: Counter[tuple[date, int]] = Counter()  # users who have had the week to be active in
+    reached: Counter[tuple[date, int]] = Counter()  # users whose return could be seen for 8 weeks
     stayed: Counter[tuple[date, int]] = Counter()
-    for week, after, users, active, is_complete in query(f"{sql}{schema}.fct_retention_weekly"):
+    for week, after, users, active, is_observed in query(f"{sql}{schema}.fct_retention_weekly"):
         month = _day(week).replace(day=1)
         started[month] += int(users) if after == 0 else 0
-        reached[month, after] += int(users) if is_complete else 0
-        stayed[month, after] += int(active) if is_complete else 0
+        reached[month, after] += int(users) if is_observed else 0
+        stayed[month, after] += int(active) if is_observed else 0
     months = sorted(month for month in started if reached[month, AFTER[0]] == started[month])[-COHORTS:]
     if not months:
         return None

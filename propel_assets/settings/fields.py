@@ -37,7 +37,7 @@ class Tenant:
     api_key: str = field(repr=False)
     oauth_token: str = field(default="", repr=False)
     page_size: int = 100
-    max_concurrency: int = 8
+    max_concurrency: int = 12
     max_rps: float = 0.0
     retry_seconds: float = 300.0
     scan_seconds: float = 86_400.0
@@ -123,7 +123,9 @@ class Settings:
     page_size: int = _setting(
         "PROPELAUTH_PAGE_SIZE", 100, "Rows requested per page. The server may return fewer.", minimum=1
     )
-    max_concurrency: int = _setting("PROPELAUTH_MAX_CONCURRENCY", 8, "Maximum number of requests in flight.", minimum=1)
+    max_concurrency: int = _setting(
+        "PROPELAUTH_MAX_CONCURRENCY", 12, "Maximum number of requests in flight.", minimum=1
+    )
     max_rps: float = _setting(
         "PROPELAUTH_MAX_RPS", 0.0, "Maximum number of requests per second. 0: as the server allows.", minimum=0
     )

@@ -74,7 +74,8 @@ class RowType:
 
     A row has the attribute `f_<API field>` for each declared field, and `u_<n>` for each unexpected one. The value is a
     Python value, None, or a `msgspec.Raw` with JSON source text: of a free-form value, of an unexpected field, or of a
-    value that does not have the declared type.
+    value that does not have the declared type. `raw` is the source text of a row that the struct of the declared
+    columns has decoded; it is None for every other row.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class RowType:
         a key to rows of another table.
         """
         self.table = table
+        self.constant_columns = tuple(constant_columns)
         self.maps = dict(maps or {})
         self.unexpected: tuple[str, ...] = ()
         self.type_mismatches: frozenset[str] = frozenset()
@@ -93,7 +95,7 @@ class RowType:
         self._raw = frozenset(name for name, column in self._declared.items() if column.type in RAW_TYPES)
         self._found = _Found({}, set(), set())
         self._lock = threading.Lock()
-        self.struct = self._make_struct()
+        self.struct = self.declared_struct = self._make_struct()
 
     def is_key(self, field: str) -> bool:
         """Whether a row without this API field, or with another type in it, is refused."""
@@ -115,6 +117,7 @@ class RowType:
         for position, name in enumerate(self.unexpected):
             in_json = f"{MARK}{position}" if NOT_IN_STRUCT.search(name) else name
             fields.append((f"u_{position}", msgspec.Raw, msgspec.field(name=in_json, default=ABSENT)))
+        fields.append(("raw", Any, msgspec.field(name=f"{MARK}raw", default=None)))
         return msgspec.defstruct("Row", fields, forbid_unknown_fields=True, gc=False, kw_only=True)
 
     # --- rows that the struct does not decode ---
@@ -275,10 +278,11 @@ class PageDecoder:
         self.row_type = row_type
         self._items = items
         self._others = list(others)
-        self._decoder = self._make_decoder(row_type.struct)
-        self._decoder_by_value = self._make_decoder(Fields)
+        self._page_of_texts = self._page_decoder(msgspec.Raw)
+        self._page_of_fields = self._page_decoder(Fields)
+        self._row = msgspec.json.Decoder(row_type.struct)
 
-    def _make_decoder(self, row: Any) -> msgspec.json.Decoder[Any]:
+    def _page_decoder(self, row: Any) -> msgspec.json.Decoder[Any]:
         if not self._items:
             return msgspec.json.Decoder(row)
         fields: list[Any] = [("items", list[row], msgspec.field(name=self._items))]
@@ -298,22 +302,32 @@ class PageDecoder:
             body.decode()  # raw values are decoded later, when the page cannot be read again
         except UnicodeDecodeError as error:  # it holds the body
             raise msgspec.DecodeError(f"invalid UTF-8 (byte {error.start})") from None
+        decoder = self._row
         try:
-            page = self._decoder.decode(body)
+            page = self._page_of_texts.decode(body)
+            texts = page.items if self._items else [page]
+            rows: list[Row] = list(map(decoder.decode, texts))
         except msgspec.DecodeError as error:
             marked = mark_surrogates(body)
             if marked == body and not isinstance(error, msgspec.ValidationError):
                 raise
             return self._decode_by_value(marked)
         if self.row_type.has_raw:
-            self.row_type.decode_raw(page.items if self._items else [page])
-        return page
+            self.row_type.decode_raw(rows)
+        elif decoder.type is self.row_type.declared_struct:
+            for row, text in zip(rows, texts, strict=True):
+                row.raw = text
+        return self._with_rows(page, rows)
 
     def _decode_by_value(self, body: bytes) -> Any:
         """Decode a page that the struct refuses."""
-        page = self._decoder_by_value.decode(body)
+        page = self._page_of_fields.decode(body)
         rows = self.row_type.read_rows(page.items if self._items else [page])
-        self._decoder = self._make_decoder(self.row_type.struct)
+        self._row = msgspec.json.Decoder(self.row_type.struct)
+        return self._with_rows(page, rows)
+
+    def _with_rows(self, page: Any, rows: list[Row]) -> Any:
+        """Return ``page`` with ``rows``; or the single row."""
         if not self._items:
             return rows[0]
         page.items = rows

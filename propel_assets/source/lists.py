@@ -22,7 +22,7 @@ from propel_assets.source.stream import Progress
 T = TypeVar("T")
 U = TypeVar("U")
 
-BATCH_ROWS = 10_000
+BATCH_ROWS = 5_000
 PAGES_AHEAD = 64
 MAX_ATTEMPTS = 3
 MAX_REASONS = 3

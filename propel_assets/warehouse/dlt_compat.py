@@ -5,10 +5,13 @@ needs of `dlt.common`: `configuration`, `destination`, `schema`, `json`. Each na
 `propel_assets_tests/warehouse/test_dlt_compat.py` fails when an upgrade of dlt changes one of them.
 """
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any, NamedTuple
+
+import dlt
 
 # Writers of Arrow tables as JSON Lines and INSERT statements: dlt has no setting for how they write JSON columns.
 from dlt.common.data_writers import writers
@@ -21,6 +24,9 @@ from dlt.common.data_writers.writers import (
 
 # dlt's type of an Arrow type: dlt exports it nowhere else, and a second table of types could differ from dlt's.
 from dlt.common.libs.pyarrow import get_column_type_from_py_arrow
+
+# The folder of local pipeline states: documented as a setting, DLT_DATA_DIR, not as a function.
+from dlt.common.pipeline import get_dlt_pipelines_dir
 
 # Only a type: the argument of a documented method of destination clients.
 from dlt.common.storages.load_package import LoadJobInfo
@@ -46,9 +52,11 @@ __all__ = [
     "FilesystemClient",
     "LoadJobInfo",
     "SqlJobClientBase",
+    "copy_local_state",
     "dashboard_file",
     "get_column_type_from_py_arrow",
     "load_ids_of_files",
+    "local_state_folder",
     "register_writer",
     "state_files",
     "summarize_job_message",
@@ -90,6 +98,22 @@ def _name_parts(path: str, separators: int) -> list[str]:
 def summarize_job_message(line: str) -> str:
     """Return a line of dlt's log without the text of an error: databases quote rows in it."""
     return line.partition(JOB_MESSAGE_SEPARATOR)[0]
+
+
+def local_state_folder(pipeline_name: str) -> Path:
+    """Return the folder in which dlt keeps the local state of a pipeline."""
+    return Path(get_dlt_pipelines_dir()) / pipeline_name
+
+
+def copy_local_state(pipeline: dlt.Pipeline, folder: Path) -> None:
+    """Replace the content of ``folder`` by the state and the schemas of ``pipeline``, without its rows and its trace.
+
+    `Pipeline.sync_destination` writes the same. It asks the destination, which takes 0.1 s and more.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    working_folder = Path(pipeline.working_dir)
+    shutil.copytree(working_folder / "schemas", folder / "schemas")
+    shutil.copy(working_folder / "state.json", folder)
 
 
 def dashboard_file() -> Path:

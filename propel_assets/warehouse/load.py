@@ -36,9 +36,11 @@ from propel_assets.warehouse.pipeline import (
     writes_plain_files,
 )
 from propel_assets.warehouse.query import connect
+from propel_assets.warehouse.remedies import remedy_of
 from propel_assets.warehouse.session import LoadSession, open_session
 
 ROWS_PER_DELETE = 500
+MANY_ROWS = 10_000  # worth releasing the memory of
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ def _load(
                 for table in tables_of(scan):
                     source.resources[table.name].apply_hints(write_disposition="replace")
             pipeline.extract(source, **load_formats(target))
-            release_memory()
+            if sum(result.rows_read for result in results) >= MANY_ROWS:
+                release_memory()
             pipeline.normalize()
             if options.events is None:
                 locks.enter_context(write_lock(target, pipeline, log))
@@ -222,7 +225,10 @@ def _stored_keys(pipeline: dlt.Pipeline, target: Target, policy: Policy, name: s
 
 
 def release_memory() -> None:
-    """Release the memory of the scan before the database needs it. `source/lists.py` collects garbage rarely."""
+    """Release the memory of the scan before the database needs it. `source/lists.py` collects garbage rarely.
+
+    In a process with Dagster it takes 0.1 s, which is not worth it after a small scan.
+    """
     gc.collect()
     pa.default_memory_pool().release_unused()
 
@@ -275,5 +281,5 @@ def _load_error(error: Exception, scan: str, settings: Settings) -> PropelError:
     step = error.step if isinstance(error, PipelineStepFailed) else "opening the destination"
     return WarehouseError(
         f"Loading {scan} into {settings.destination} failed ({step}): {describe_error(error)}. "
-        "The previous data is kept. Correct the cause and run the load again."
+        f"The previous data is kept. {remedy_of(error)}, and run the load again."
     )

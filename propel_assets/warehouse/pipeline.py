@@ -20,6 +20,7 @@ from propel_assets.warehouse.destinations.capabilities import CachesCapabilities
 from propel_assets.warehouse.destinations.duckdb import atomic_duckdb
 from propel_assets.warehouse.destinations.policies import DESTINATIONS, policy_of
 from propel_assets.warehouse.destinations.postgres import advisory_lock
+from propel_assets.warehouse.dlt_compat import copy_local_state, local_state_folder
 from propel_assets.warehouse.dlt_setup import set_up_dlt
 from propel_assets.warehouse.locks import LockTimeout, Log, file_lock
 
@@ -37,6 +38,8 @@ def build_pipeline(target: Target, folder: str | None, log: Log = lambda _: None
     with dlt_file_errors(), explain_config_errors(target.destination, destination_kind(target)):
         options |= {"destination": build_destination(target, log), "dataset_name": target.named(DATASET)}
         pipeline = dlt.pipeline(target.named(PIPELINE), **options)
+        if load_formats(target).get("loader_file_format") == "csv":  # read once, on this machine: gzip takes longest
+            dlt.config[f"{pipeline.pipeline_name}.normalize.data_writer.disable_compression"] = True
         _ = pipeline.destination.client_class  # imports its packages: a missing package is reported before settings
         if load_formats(target).get("table_format") == "delta":
             importlib.import_module("deltalake")
@@ -162,16 +165,21 @@ def write_lock(target: Target, pipeline: dlt.Pipeline, log: Log) -> Iterator[Non
         yield
 
 
-def sync_local_pipeline(target: Target, log: Log = lambda _: None) -> None:
+def sync_local_pipeline(target: Target, log: Log = lambda _: None, loaded: dlt.Pipeline | None = None) -> None:
     """Restore the local pipeline state, which `dlt pipeline NAME info` and `dlt.pipeline(NAME).dataset()` read.
 
-    It contains the schema and the state, and no rows. The previous content of dlt's folder is dropped first: it can be
-    of another project on this machine. An error is only logged, because the tables are complete without that state.
+    It contains the schema and the state, and no rows: those of ``loaded``, which has just loaded, or else what the
+    destination has. The previous content of dlt's folder is dropped first: it can be of another project on this
+    machine. An error is only logged, because the tables are complete without that state.
     """
     try:
-        pipeline = build_pipeline(target, None)
-        with FileLock(f"{pipeline.working_dir}.lock"):
-            pipeline.drop()
+        folder = local_state_folder(target.named(PIPELINE))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if loaded is not None:
+                copy_local_state(loaded, folder)
+                return
+            build_pipeline(target, None).drop()
             # A new object: the dropped one still has the folder of the other project, and would read its database.
             build_pipeline(target, None).sync_destination()
     except Exception as error:  # dlt wraps the errors of folders and of databases

@@ -8,10 +8,12 @@ from pathlib import Path
 import dlt
 from dlt.common.pipeline import LoadInfo
 
+from propel_assets.privacy.policy import Policy
 from propel_assets.settings import Target
 from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import build_pipeline, sync_local_pipeline
+from propel_assets.warehouse.query import Warehouse, connect
 
 
 class LoadSession:
@@ -40,6 +42,17 @@ class LoadSession:
             raise
         self._pipeline = pipeline
 
+    @contextlib.contextmanager
+    def warehouse(self, policy: Policy) -> Iterator[Warehouse]:
+        """Connect to the warehouse with the pipeline of the session."""
+        with self.pipeline(self._log) as pipeline, connect(pipeline, self.target, policy) as warehouse:
+            yield warehouse
+
+    def sync_local_pipeline(self) -> None:
+        """Restore the local pipeline state, if anything was loaded."""
+        if self.has_loaded:
+            sync_local_pipeline(self.target, self._log, self._pipeline)
+
     def finish(self, info: LoadInfo) -> None:
         """Note a load that is complete, and remove its files: they contain personal data."""
         self.has_loaded = True
@@ -55,5 +68,4 @@ def open_session(target: Target, log: Log = lambda _: None) -> Iterator[LoadSess
         try:
             yield session
         finally:
-            if session.has_loaded:
-                sync_local_pipeline(target, log)
+            session.sync_local_pipeline()

@@ -18,6 +18,7 @@ NO_SOURCE = {  # counts of rows, constants of the SQL, and the ends of versions
     "audit_churned_orgs.window_days",
     "audit_churned_users.window_days",
     "audit_loads.checks",
+    "audit_metric_reconciliation.cadence",
     "audit_metric_reconciliation.mart",
     "audit_metric_reconciliation.metric",
     "audit_metric_reconciliation.periods",

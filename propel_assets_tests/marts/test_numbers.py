@@ -395,7 +395,7 @@ def test_a_full_refresh_keeps_history(life) -> None:
     assert {model: life.query(f"SELECT count(*) FROM {model}") for model in SINCE_FIRST_LOAD} == before
 
 
-def test_an_org_is_dormant_when_no_member_was_active_in_30_days(simulate, query) -> None:
+def test_an_org_is_dormant_30d_when_no_member_was_active_in_30_days(simulate, query) -> None:
     life = simulate("+fct_org_health")
     store = life.store
     org_id, members = next((o, list(m)) for o, m in store.of_org.items() if m)
@@ -406,14 +406,13 @@ def test_an_org_is_dormant_when_no_member_was_active_in_30_days(simulate, query)
     with store.lock:
         store.now = last + 30 * DAY - 11 * 60  # a load 10 minutes later is still within 30 days
     life.load()
-    row = (
-        f"SELECT active_members_30d > 0, is_dormant FROM {MARTS}.fct_org_health WHERE org_id = '{org_id}' ORDER BY day"
-    )
+    flags = "active_members_30d > 0, is_dormant_30d"
+    row = f"SELECT {flags} FROM {MARTS}.fct_org_health WHERE org_id = '{org_id}' ORDER BY day"
     assert query(row)[-1] == (True, False)
     life.wait(days=1)
     life.load()
     assert query(row)[-1] == (False, True)
-    agree = f"SELECT count(*) FROM {MARTS}.fct_org_health WHERE is_dormant AND active_members_30d > 0"
+    agree = f"SELECT count(*) FROM {MARTS}.fct_org_health WHERE is_dormant_30d AND active_members_30d > 0"
     assert query(agree) == [(0,)]
 
 

@@ -154,11 +154,15 @@ def activity(world: World) -> set[tuple[str, date]]:
 
 
 def org_activity(world: World) -> set[tuple[str, date]]:
-    return {
-        (org_id, day_of(reading.users[user_id]["last_active_at"]))
-        for reading in world.readings
-        for user_id, org_id in reading.members
-    }
+    """Return the days on which a member was active, unless that was before a load that did not show the member yet."""
+    seen = set()
+    for number, reading in enumerate(world.readings):
+        for member in reading.members:
+            joined = next((n for n in range(number, 0, -1) if member not in world.readings[n - 1].members), 0)
+            active = reading.users[member[0]]["last_active_at"]
+            if not joined or active > world.readings[joined - 1].at:
+                seen.add((member[1], day_of(active)))
+    return seen
 
 
 def days_between(first: date, last: date) -> list[date]:

@@ -278,3 +278,26 @@ def test_the_log_of_a_failed_job_separates_the_text_of_the_error(caplog, tmp_pat
 
 def test_the_dashboard_is_a_marimo_app() -> None:
     assert "marimo" in dlt_compat.dashboard_file().read_text(encoding="utf-8")
+
+
+def test_a_copied_local_state_is_what_the_destination_has(tmp_path) -> None:
+    def pipeline(folder: str) -> dlt.Pipeline:
+        destination = dlt.destinations.duckdb(str(tmp_path / "p.duckdb"))
+        return dlt.pipeline("p", destination=destination, dataset_name="data", pipelines_dir=str(tmp_path / folder))
+
+    def state(folder: str) -> dict[str, Any]:
+        state = json.loads((tmp_path / folder / "p/state.json").read_text())
+        return {name: value for name, value in state.items() if name != "_local"}
+
+    def schemas(folder: str) -> dict[str, str]:
+        return {path.name: path.read_text() for path in (tmp_path / folder / "p/schemas").iterdir()}
+
+    loaded = pipeline("loaded")
+    loaded.run([{"a": 1, "b": "text"}], table_name="t").raise_on_failed_jobs()
+    dlt_compat.copy_local_state(loaded, tmp_path / "copied/p")
+    pipeline("synced").sync_destination()
+    assert state("copied") == state("synced")
+    assert schemas("copied") == schemas("synced")
+    assert {path.name for path in (tmp_path / "copied/p").iterdir()} == {"schemas", "state.json"}
+    attached = dlt.attach("p", pipelines_dir=str(tmp_path / "copied"), destination="duckdb")
+    assert attached.default_schema.tables["t"]["columns"].keys() >= {"a", "b"}

@@ -8,6 +8,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from propel_assets.warehouse.remedies import remedy_of
 from propel_assets_tests.processes import wait_until
 
 LOAD_USERS = [sys.executable, "-m", "propel_assets.cli", "load", "user_query"]
@@ -189,3 +190,43 @@ def test_files_beside_the_database_have_no_personal_data(small, temporary, tmp_p
         "propel_auth_pipeline.duckdb",
         "propel_auth_pipeline.duckdb.lock",
     }
+
+
+# --- the error says what to do ---
+
+
+@pytest.mark.parametrize("command", [["load", "org_query"], ["erase", "{user}"]])
+def test_a_destination_that_refuses_connections_is_reported_with_what_to_do(
+    small, run_cli, monkeypatch, command
+) -> None:
+    monkeypatch.setenv("PROPELAUTH_DESTINATION", "postgres")
+    monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS", "postgresql://loader:s3cret@127.0.0.1:1/warehouse")
+    monkeypatch.setenv("PROPELAUTH_PRIVACY_KEY", "a key for these tests only")
+    ran = run_cli(*(word.format(user=min(small.store.users)) for word in command))
+    assert ran.returncode == 1
+    assert "postgres failed" in ran.stderr
+    assert "OperationalError (Connection refused). " in ran.stderr
+    assert "Check that the destination accepts connections, and the host, database, user and password" in ran.stderr
+    assert "s3cret" not in ran.stderr
+
+
+def test_a_row_that_a_constraint_refuses_is_reported_with_what_to_do(loaded, run_cli, run_sql) -> None:
+    run_sql("CREATE UNIQUE INDEX addresses ON propel_auth_data.user_query (email)")
+    first, *_, last = loaded.store.users
+    loaded.store.update_user(first, email=loaded.store.users[last].wire["email"])
+    ran = run_cli("load", "user_query")
+    assert ran.returncode == 1
+    assert "ConstraintException" in ran.stderr
+    assert "Drop the constraint, index or trigger that was added to the table" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("state", "remedy"),
+    [("42501", "Grant the user"), ("42P01", "restore it"), ("3D000", "Create the database"), ("99999", "Look up")],
+)
+def test_the_remedy_follows_the_sqlstate(state, remedy) -> None:
+    error = RuntimeError("a text that is not read")
+    error.sqlstate = state  # type: ignore[attr-defined]
+    wrapped = RuntimeError("x")
+    wrapped.__cause__ = error
+    assert remedy in remedy_of(wrapped)

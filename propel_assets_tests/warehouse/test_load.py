@@ -5,13 +5,17 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from propel_assets.catalog import SCANS, TABLES
 from propel_assets.errors import LossRefused
+from propel_assets.source import convert
 from propel_assets.source.client import Client
+from propel_assets.source.convert import Batch, Converter
 from propel_assets.source.readers import ScanContext, read_scan
 from propel_assets.source.stream import ReadOptions, Rows, ScanResult
 from propel_assets.warehouse.load import load_scan
@@ -86,3 +90,27 @@ def test_who_wants_users_alone_does_not_read_their_orgs(settings, sandbox) -> No
     assert users.rows_read == len(sandbox.store.users)
     assert members.skipped
     assert {request.query["include_orgs"] for request in sandbox.requests} == {"false"}
+
+
+@pytest.mark.parametrize("privacy", ["open", "strict"])
+def test_both_conversions_load_the_same_rows(settings, query, monkeypatch, privacy) -> None:
+    policy = replace(settings, privacy=privacy, privacy_key="0123456789abcdef0123456789abcdef")
+    by_duckdb: list[bool] = []
+    convert_by_duckdb = Converter.by_duckdb
+
+    def by_duckdb_always(converter: Converter, rows: Sequence[Any]) -> Batch | None:
+        batch = convert_by_duckdb(converter, rows)
+        by_duckdb.append(batch is not None)
+        return batch
+
+    monkeypatch.setattr(Converter, "by_duckdb", by_duckdb_always)
+    loaded = []
+    for min_rows in (0, 10**9):
+        monkeypatch.setattr(convert, "MIN_ROWS", min_rows)
+        for scan in ("users", "orgs"):
+            load_scan(scan, policy)
+        tables = ("user_query", "org_membership", "org_query")
+        loaded.append([sorted(query(f"SELECT {table}::VARCHAR FROM {table}")) for table in tables])
+    assert by_duckdb == [True, True]
+    assert loaded[0] == loaded[1]
+    assert [len(rows) for rows in loaded[0]] == [300, len(loaded[0][1]), 24]

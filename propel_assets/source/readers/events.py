@@ -17,6 +17,7 @@ import msgspec
 from propel_assets.catalog import AUTH_EVENT, BY_NAME, ORG_BY_ID, ORG_MEMBERSHIP, ORG_QUERY, ORGS, USER_QUERY, Table
 from propel_assets.catalog.model import Webhooks
 from propel_assets.errors import LossRefused, PermanentApiError
+from propel_assets.source.convert import nested_rows
 from propel_assets.source.decode import PageDecoder, RowType, to_arrow
 from propel_assets.source.lists import get_or_none, request_each
 from propel_assets.source.readers.context import ScanContext, SkipScan, allowed_loss, key_of, list_scan
@@ -131,10 +132,11 @@ def _result(table: Table, rows: int, deleted: Mapping[str, Sequence[str]], reaso
 
 def _memberships(users: _Entities, gone_orgs: Sequence[str]) -> Iterator[Rows | ScanResult]:
     """Yield the memberships of ``users``. Those of deleted users and of deleted orgs are deleted."""
-    memberships = Memberships(RowType(ORG_MEMBERSHIP, constant_columns=("user_id",)), {})
+    memberships = Memberships({})
     if not (users.rows or users.absent or gone_orgs):
         return
-    yield memberships.rows(users.rows, is_recent=True)
+    memberships.count(users.rows, is_recent=True)
+    yield Rows(ORG_MEMBERSHIP.name, nested_rows(users.row_type, ORG_MEMBERSHIP.items, users.rows), is_recent=True)
     deleted = {"user_id": [*memberships.emptied, *users.absent], "org_id": gone_orgs}
     yield _result(ORG_MEMBERSHIP, memberships.rows_read, deleted)
 

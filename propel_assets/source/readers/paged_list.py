@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from propel_assets.catalog import Table
+from propel_assets.source.convert import convert
 from propel_assets.source.decode import RowType
 from propel_assets.source.readers.context import ScanContext, list_result, list_scan, skip_if_not_enabled
 from propel_assets.source.stream import Rows, ScanResult
@@ -13,8 +14,8 @@ def read_paged_list(context: ScanContext, table: Table) -> Iterator[Rows | ScanR
     row_type = RowType(table)
     scan = list_scan(context, table, row_type, watch=context.watch(table))
     with skip_if_not_enabled(table.path, table.feature, lambda: scan.rows_read):
-        for rows in scan:
-            yield Rows(table.name, row_type.to_arrow(rows))
+        for batch in convert(row_type, scan):
+            yield Rows(table.name, batch.table)
     if not scan.rows_read:
         yield Rows(table.name, row_type.to_arrow([]))
     yield list_result(table, scan.outcome)

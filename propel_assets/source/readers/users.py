@@ -4,8 +4,9 @@ A recent scan reads the same list back to a point in time, by `created_at` and b
 docs/decisions/0004-recent-reads-ascending.md.
 """
 
+import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any
@@ -16,6 +17,7 @@ from propel_assets.catalog import ORG_BY_ID, ORG_MEMBERSHIP, ORGS, USER_QUERY, T
 from propel_assets.catalog.model import fill_path
 from propel_assets.catalog.users import USERS_IN_ORG
 from propel_assets.errors import PermanentApiError, UnprovedScan
+from propel_assets.source.convert import convert
 from propel_assets.source.decode import PageDecoder, RowType
 from propel_assets.source.lists import ListOutcome, get_or_none, request_each
 from propel_assets.source.readers.context import ScanContext, list_result, list_scan, skip_reason
@@ -32,13 +34,12 @@ MAX_COMPARED_ORGS = 100
 class Memberships:
     """The memberships inside users. ``emptied``: users without any. ``isolated``: members of each isolated org."""
 
-    row_type: RowType
     isolated: dict[str, int]
     rows_read: int = 0
     emptied: list[str] = field(default_factory=list)
 
-    def rows(self, users: Sequence[Any], *, is_recent: bool) -> Rows:
-        """Return the memberships of ``users``.
+    def count(self, users: Sequence[Any], *, is_recent: bool) -> None:
+        """Count the memberships of ``users``.
 
         Raises:
             UnprovedScan: a user came without the field. Users in no org have it too, empty.
@@ -49,15 +50,13 @@ class Memberships:
                 f"org_membership: {without} users came without org_id_to_org_info, others with it. Orgs may have been "
                 "enabled or disabled for this project during the scan. The previous data is kept. Run again."
             )
-        found = [(user.f_user_id, org, info) for user in users for org, info in user.f_org_id_to_org_info.items()]
-        self.rows_read += len(found)
+        orgs = [user.f_org_id_to_org_info for user in users]
+        self.rows_read += sum(map(len, orgs))
         if is_recent:
             self.emptied += [user.f_user_id for user in users if not user.f_org_id_to_org_info]
-        for _, org_id, _ in found if self.isolated else ():
+        for org_id in itertools.chain.from_iterable(orgs) if self.isolated else ():
             if org_id in self.isolated:
                 self.isolated[org_id] += 1
-        user_ids = {"user_id": [user_id for user_id, _, _ in found]}
-        return Rows(ORG_MEMBERSHIP.name, self.row_type.to_arrow([info for _, _, info in found], user_ids), is_recent)
 
 
 def read_users(context: ScanContext, _: Sequence[Table]) -> Iterator[Rows | ScanResult]:
@@ -67,19 +66,26 @@ def read_users(context: ScanContext, _: Sequence[Table]) -> Iterator[Rows | Scan
     no_orgs_reason, newest_activity = _first_request(context, user)
     since = context.resume_state.cursor.get(READ_UNTIL) if context.options.recent else None
     is_recent = since is not None
-    memberships = Memberships(member, {} if is_recent or no_orgs_reason else _isolated_orgs(context))
+    memberships = Memberships({} if is_recent or no_orgs_reason else _isolated_orgs(context))
     outcomes: list[ListOutcome] = []
     returned: set[str] = set()
+
+    def count(batches: Iterable[Sequence[Any]]) -> Iterator[Sequence[Any]]:
+        for users in batches:
+            if is_recent:
+                returned.update(row.f_user_id for row in users)
+            if not no_orgs_reason:
+                memberships.count(users, is_recent=is_recent)
+            yield users
+
     for order_by, order in list_orders(since):
         params = {"include_orgs": "false" if no_orgs_reason else "true", "order_by": order_by}
         watch = None if is_recent else context.watch(USER_QUERY)
         scan = list_scan(context, USER_QUERY, user, watch=watch, order=order, params=params, already_read=returned)
-        for users in scan:
-            if is_recent:
-                returned.update(row.f_user_id for row in users)
-            yield Rows(USER_QUERY.name, user.to_arrow(users), is_recent)
+        for batch in convert(user, count(scan)):
+            yield Rows(USER_QUERY.name, batch.table, is_recent)
             if not no_orgs_reason:
-                yield memberships.rows(users, is_recent=is_recent)
+                yield Rows(ORG_MEMBERSHIP.name, batch.nested[ORG_MEMBERSHIP.items], is_recent)
         outcomes.append(scan.outcome)
     if not (no_orgs_reason or memberships.rows_read):
         yield Rows(ORG_MEMBERSHIP.name, member.to_arrow([]), is_recent)

@@ -232,6 +232,19 @@ class atomic_duckdb(CachesCapabilities, dlt.destinations.duckdb):  # noqa: N801 
         """Return the client that replaces in one transaction."""
         return AtomicDuckDbClient
 
+    def configuration(self, initial_config: Any = None, accept_partial: bool = False) -> Any:
+        """Return the resolved configuration. dlt asks for the same one in each step of a load: it is resolved once."""
+        initial_config = initial_config or self.spec()
+        if initial_config.is_resolved() or accept_partial:
+            return super().configuration(initial_config, accept_partial)
+        attributes: Any = self.__dict__
+        resolved = attributes.setdefault("resolved_configurations", {})
+        if (key := str(dict(initial_config))) not in resolved:
+            resolved[key] = super().configuration(initial_config)
+        copied = resolved[key].copy()
+        copied.credentials.resolve()  # with a connection of its own
+        return copied
+
     def client(self, schema: Schema, initial_config: Any = None) -> DuckDbClient:
         """Return a client that waits for locks."""
         client = super().client(schema, initial_config)

@@ -30,6 +30,7 @@ from propel_assets.warehouse.load import empty_bucket
 from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, load_lock, sync_local_pipeline
 from propel_assets.warehouse.query import HOW_TO_LOAD, warehouse_client
+from propel_assets.warehouse.remedies import remedy_of
 
 NEXT_STEPS = (
     "Later loads leave this person out. Delete the user at PropelAuth too: until then, only the erasure list in this "
@@ -73,7 +74,7 @@ def erase(
                 return run.erase()
         except Exception as error:  # every database driver has its own error classes
             raise find_cause(error) or WarehouseError(
-                f"Erasing from {target.destination} failed: {describe_error(error)}. Correct the cause and run again."
+                f"Erasing from {target.destination} failed: {describe_error(error)}. {remedy_of(error)}, and run again."
             ) from None
 
 

@@ -35,7 +35,7 @@ accounts as (
     ids.org_id,
     coalesce(starts.size_band, ends.size_band) as size_band,
     -- An account is counted under its size and plan at the start of the month; a new one under those at the end.
-    coalesce(case when starts.org_id is null then ends.plan else starts.plan end, 'none') as plan,
+    coalesce(starts.plan, ends.plan) as plan,
     starts.org_id is not null as is_at_start,
     ends.org_id is not null as is_at_end,
     coalesce(starts.members, 0) as members_at_start,

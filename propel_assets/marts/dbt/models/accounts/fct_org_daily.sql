@@ -80,7 +80,7 @@ orgs as (
   select
     orgs.org_id,
     orgs.name,
-    {{ propel_auth.json_field(propel_auth.json_text('orgs.metadata'), var('propel_auth_plan_key')) }} as plan,
+    coalesce({{ propel_auth.json_field(propel_auth.json_text('orgs.metadata'), var('propel_auth_plan_key')) }}, 'none') as plan,
     orgs.created_at,
     orgs.max_users,
     orgs.is_saml_configured,

@@ -64,7 +64,7 @@ select
   days_since_activity,
   members = 1 as is_single_user,
   members = 0 as has_no_members,
-  members > 0 and active_members_30d = 0 as is_dormant,
+  members > 0 and active_members_30d = 0 as is_dormant_30d,
   case
     when members = 0 then 0.0
     else

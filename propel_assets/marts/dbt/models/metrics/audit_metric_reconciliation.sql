@@ -1,14 +1,15 @@
 {%- set compared = (
-  ('signups', 'fct_signups_daily', 'day', 'signups', 'not is_before_first_reading'),
-  ('orgs_created', 'fct_orgs_created_daily', 'day', 'orgs_created', 'not is_before_first_reading'),
-  ('active_users', 'fct_engagement_monthly', 'month_start', 'active_users', 'active_users is not null'),
-  ('active_orgs', 'fct_engagement_monthly', 'month_start', 'active_orgs', 'active_orgs is not null'),
+  ('signups', 'fct_signups_daily', 'day', 'signups', 'not is_before_first_reading and is_complete'),
+  ('orgs_created', 'fct_orgs_created_daily', 'day', 'orgs_created', 'not is_before_first_reading and is_complete'),
+  ('active_users', 'fct_engagement_monthly', 'month_start', 'active_users', 'active_users is not null and is_complete'),
+  ('active_orgs', 'fct_engagement_monthly', 'month_start', 'active_orgs', 'active_orgs is not null and is_complete'),
 ) -%}
 with figures as (
   {%- for metric, mart, period, column, condition in compared %}
   select
     '{{ metric }}' as metric,
     '{{ mart }}' as mart,
+    '{{ period | replace("_start", "") }}' as cadence,
     {{ period }} as period,
     {{ column }} as our_figure,
     provider_{{ column }} as provider_figure
@@ -21,6 +22,7 @@ with figures as (
 select
   figures.metric,
   figures.mart,
+  figures.cadence,
   min(figures.period) as first_period,
   max(figures.period) as last_period,
   count(*) as periods,
@@ -32,4 +34,4 @@ select
   reading.reconciled_at
 from figures
 cross join (select {{ propel_auth.as_of('chart_metrics') }} as reconciled_at) as reading
-group by figures.metric, figures.mart, reading.reconciled_at
+group by figures.metric, figures.mart, figures.cadence, reading.reconciled_at

@@ -6,7 +6,7 @@ select
   latest.org_id,
   latest.name,
   details.domain,
-  {{ propel_auth.json_field('latest.metadata', var('propel_auth_plan_key')) }} as plan,
+  coalesce({{ propel_auth.json_field('latest.metadata', var('propel_auth_plan_key')) }}, 'none') as plan,
   latest.max_users,
   latest.is_saml_configured,
   details.is_saml_in_test_mode,

@@ -58,6 +58,9 @@ select
   counted.cohort_users,
   counted.active_at_or_after_users,
   {{ propel_auth.share('counted.active_at_or_after_users', 'counted.cohort_users') }} as active_at_or_after_share,
+  {{ propel_auth.whole(
+    'floor(' ~ propel_auth.hours_between('counted.last_signup', 'counted.as_of') ~ ' / 168)'
+  ) }} - counted.weeks_after as weeks_observed,
   {{ propel_auth.plus_days('counted.last_signup', '7 * counted.weeks_after + 7') }} <= counted.as_of as is_complete,
   counted.cohort_week < bounds.first_day as is_before_first_reading
 from counted

@@ -8,15 +8,23 @@ with seen as (
     {{ propel_auth.utc_day('users.last_active_at') }} as day
   from {{ propel_auth.raw('org_membership') }} as memberships
   inner join {{ propel_auth.raw('user_query') }} as users on users.user_id = memberships.user_id
+  left join {{ propel_auth.raw('org_query') }} as orgs on orgs.org_id = memberships.org_id
+  left join {{ ref('fct_membership_spells') }} as spells
+    on spells.user_id = memberships.user_id and spells.org_id = memberships.org_id and spells.is_current
+  -- A load that did not show the membership yet proves that the user joined after it.
   where users.last_active_at is not null
+    and (spells.joined_after is null or users.last_active_at > spells.joined_after)
+    and (orgs.created_at is null or users.last_active_at >= orgs.created_at)
 )
 
 select
   seen.org_id,
   seen.day,
+  seen.day < readings.first_day as is_before_first_reading,
   reading.as_of as observed_at
 from seen
 cross join (select {{ propel_auth.as_of('user_query') }} as as_of) as reading
+cross join (select min(day) as first_day from {{ ref('user_readings') }}) as readings
 {% if is_incremental() %}
 left join {{ this }} as known on known.org_id = seen.org_id and known.day = seen.day
 where known.org_id is null

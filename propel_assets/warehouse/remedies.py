@@ -1,0 +1,70 @@
+"""What to do about an error of the destination, by SQLSTATE, error number of the system, or class.
+
+The text of a driver's error is never shown, because it may quote rows; these sentences say what it would have said.
+"""
+
+import errno
+
+from propel_assets.privacy.redaction import innermost_error, sqlstate_of
+
+LOGIN = "Check the user and the password in the credentials of the destination"
+GRANT = "Grant the user of the destination the right to create and to write tables in the schemas of this project"
+MISSING = "Create the database, or correct its name in the credentials of the destination"
+CONSTRAINT = "Drop the constraint, index or trigger that was added to the table: the tables of this project have none"
+RESOURCES = "Free disk space or memory at the destination"
+READ_ONLY = "Make the database writable: it refuses changes"
+SCHEMA = "A table or column was changed by hand: restore it, or drop the table and load it again"
+REACHABLE = "Check that the destination is reachable and accepts connections"
+CONNECT = "Check that the destination accepts connections, and the host, database, user and password in its credentials"
+TIMEOUT = "The destination cancelled the statement: raise its time limit"
+CONFLICT = "Other work on the same tables prevented it"
+
+# A longer SQLSTATE counts before its class, which is its first two characters.
+BY_SQLSTATE = {
+    "08": REACHABLE,
+    "23": CONSTRAINT,
+    "25006": READ_ONLY,
+    "28": LOGIN,
+    "3D": MISSING,
+    "3F": SCHEMA,
+    "40": CONFLICT,
+    "42501": GRANT,
+    "42": SCHEMA,
+    "53": RESOURCES,
+    "55": CONFLICT,
+    "57014": TIMEOUT,
+    "57": REACHABLE,
+    "58": RESOURCES,
+}
+BY_ERRNO = {
+    errno.ENOSPC: RESOURCES,
+    errno.EDQUOT: RESOURCES,
+    errno.EACCES: "Give the user who runs this the right to write to that file or folder",
+    errno.EPERM: "Give the user who runs this the right to write to that file or folder",
+    errno.EROFS: READ_ONLY,
+    errno.ECONNREFUSED: REACHABLE,
+    errno.ETIMEDOUT: REACHABLE,
+}
+BY_CLASS = {  # of drivers without SQLSTATE
+    "ConstraintException": CONSTRAINT,
+    "OutOfMemoryException": RESOURCES,
+    "CatalogException": SCHEMA,
+    "BinderException": SCHEMA,
+    "ConversionException": SCHEMA,
+    "TransactionException": CONFLICT,
+    "DestinationConnectionError": CONNECT,
+    "OperationalError": CONNECT,
+    "TimeoutError": REACHABLE,
+}
+
+
+def remedy_of(error: BaseException) -> str:
+    """Return what to do about ``error``, without a full stop."""
+    inner = innermost_error(error)
+    state = sqlstate_of(inner)
+    for known in (BY_SQLSTATE.get(state), BY_SQLSTATE.get(state[:2])):
+        if known:
+            return known
+    if isinstance(inner, OSError) and inner.errno in BY_ERRNO:
+        return BY_ERRNO[inner.errno]
+    return BY_CLASS.get(type(inner).__name__, "Look up that class in the documentation of the destination")
