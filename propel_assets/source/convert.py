@@ -15,7 +15,7 @@ from a file in memory, which nothing else can open; where the system has none, e
 import contextlib
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from operator import attrgetter
@@ -52,7 +52,7 @@ class Batch:
     nested: Mapping[str, pa.Table]
 
 
-def convert(row_type: RowType, batches: Iterable[Sequence[Row]]) -> Iterator[Batch]:
+def convert(row_type: RowType, batches: Iterable[Sequence[Row]]) -> Generator[Batch, None, None]:
     """Yield the tables of each of ``batches``, in order. A thread converts up to `BATCHES_AHEAD` batches ahead."""
     waiting: deque[Future[Batch]] = deque()
     with Converter(row_type) as converter, ThreadPoolExecutor(1, thread_name_prefix="convert") as thread:

@@ -6,7 +6,7 @@ merged by the message id, so an event that is loaded again is not duplicated.
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING
 
 from propel_assets.catalog import AUTH_EVENT, BY_NAME
@@ -31,7 +31,7 @@ MAX_BATCHES = 100
 
 def load_events(
     settings: Settings, *, log: Callable[[str], None] = lambda _: None, session: LoadSession | None = None
-) -> Iterator[ScanLoad]:
+) -> Generator[ScanLoad, None, None]:
     """Load all events of the store, oldest first, and yield each load: at least one.
 
     Raises:

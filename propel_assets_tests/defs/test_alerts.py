@@ -368,7 +368,7 @@ def test_a_target_that_is_down_does_not_stop_delivery_to_the_other(
 def test_a_store_of_webhooks_that_fills_or_is_not_read_is_reported_until_it_is_emptied(
     tick, webhook, monkeypatch, limit, age_hours, title
 ) -> None:
-    limits = EventStore.__init__.__kwdefaults__
+    limits = EventStore.__init__.__kwdefaults__ or {}
     monkeypatch.setattr(EventStore.__init__, "__kwdefaults__", {**limits, **limit})
     store = EventStore(load_settings().webhook_store)
     at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=age_hours)

@@ -17,6 +17,7 @@ import pytest
 from propel_assets.catalog import BY_NAME
 from propel_assets.errors import ApiError, LossRefused
 from propel_assets.privacy.policy_file import load_policy
+from propel_assets.sandbox.events import WebhookEvent
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import Settings, load_settings
 from propel_assets.source.readers import events as reader
@@ -59,7 +60,11 @@ def store(settings: Settings, sandbox: Sandbox) -> Iterator[EventStore]:
     for scan in SCANS:
         load_scan(scan, settings)
     store = EventStore(settings.webhook_store)
-    sandbox.store.subscribe(lambda event: store.add([received(event.payload)]))
+
+    def receive(event: WebhookEvent) -> None:
+        store.add([received(event.payload)])
+
+    sandbox.store.subscribe(receive)
     yield store
     store.close()
 
