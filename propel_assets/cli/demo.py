@@ -10,7 +10,7 @@ from typing import Any
 import click
 import dagster as dg
 
-from propel_assets.catalog import TABLES
+from propel_assets.catalog import AUTH_EVENT, TABLES
 from propel_assets.cli.instance import prepare_dagster_home, short_path
 from propel_assets.cli.rendering import format_count, print_table
 from propel_assets.cli.warehouse import open_configured_warehouse
@@ -58,7 +58,10 @@ def run_demo(*, users: int, orgs: int, seed: int, now: date, environment: str = 
 
 
 def _run_job(sandbox: Sandbox, environment_name: str) -> dg.ExecuteInProcessResult:
-    """Materialize all assets in this process. The look-up tables get the first user of the sandbox, if there is one."""
+    """Materialize all assets in this process, without those of webhooks: the demo has no receiver.
+
+    The look-up tables get the first user of the sandbox, if there is one.
+    """
     config = PropelAuthConfig(
         environment=environment_name,
         auth_url=sandbox.url,
@@ -67,8 +70,9 @@ def _run_job(sandbox: Sandbox, environment_name: str) -> dg.ExecuteInProcessResu
         destination=DESTINATION,
     )
     environment = Environment.from_config(config)
-    every_table = dg.AssetSelection.all() - dg.AssetSelection.assets(environment.api_spec.key)
-    job = dg.define_asset_job("demo", selection=every_table)
+    webhooks = dg.AssetSelection.assets(environment.asset_key(AUTH_EVENT)).downstream()
+    selection = dg.AssetSelection.all() - dg.AssetSelection.assets(environment.api_spec.key) - webhooks
+    job = dg.define_asset_job("demo", selection=selection)
     definitions = dg.Definitions.merge(
         build_definitions(config),
         dg.Definitions(jobs=[job], loggers={"progress": _progress_logger(environment)}),

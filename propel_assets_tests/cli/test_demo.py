@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from propel_assets.catalog import TABLES
+from propel_assets.catalog import AUTH_EVENT, TABLES
 from propel_assets.sandbox.running import Sandbox
 
 NOW = date(2026, 11, 24)
@@ -23,7 +23,7 @@ def test_demo_loads_every_table_and_prints_answers_that_agree_with_the_sandbox(
     monkeypatch.setenv("DESTINATION__DUCKDB__CREDENTIALS", str(tmp_path / "demo.duckdb"))
     ran = run_process("demo", "--users", "40", "--orgs", "4", "--seed", "5", "--now", str(NOW), timeout=580)
     assert ran.returncode == 0, ran.stderr[-3000:]
-    for table in TABLES:
+    for table in set(TABLES) - {AUTH_EVENT}:
         assert re.search(rf"^{table.name} +[\d,]+ +(\d+) of \1 ", ran.stdout, re.MULTILINE), table.name
     store = Sandbox(users=40, orgs=4, seed=5, now=NOW).store
     users = [user.wire for user in store.users.values()]
