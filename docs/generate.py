@@ -64,6 +64,7 @@ MART_GROUPS = {
     "api_keys": "API keys",
     "accounts": "Accounts",
     "metrics": "Sign-ups, activity, growth",
+    "events": "Log-ins, impersonations, removals (webhooks)",
     "reconciliation": "Reconciliation",
     "audit": "Audit",
     "history": "History",

@@ -13,6 +13,7 @@ import pytest
 from propel_assets import __version__
 from propel_assets.catalog import TABLES
 from propel_assets.cli.main import main
+from propel_assets.marts.sources import PROJECT as PROJECT_OF_MARTS
 from propel_assets.settings import Settings
 from propel_assets.warehouse.checks import CHECKS
 
@@ -133,9 +134,10 @@ def test_a_reference_page_is_generated_from_the_code(name) -> None:
     assert page == GENERATED[name](), "run `python docs/generate.py`"
 
 
-def test_the_reference_pages_name_every_table_setting_and_package() -> None:
+def test_the_reference_pages_name_every_table_mart_setting_and_package() -> None:
     pages = {path.name: set(code(path.read_text())) for path in (ROOT / "docs" / "reference").glob("*.md")}
     assert {table.name for table in TABLES} <= pages["tables.md"]
+    assert {model.stem for model in (PROJECT_OF_MARTS / "models").rglob("*.sql")} <= pages["marts.md"]
     assert {setting.metadata["variable"] for setting in fields(Settings)} <= pages["settings.md"]
     packages = {re.match(r"[\w-]+", text)[0] for text in PROJECT["dependencies"]}  # type: ignore[index]
     assert packages | {*PROJECT["optional-dependencies"]} <= pages["dependencies.md"]
