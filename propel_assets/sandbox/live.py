@@ -156,7 +156,7 @@ CHANGES = {
     ),
     "log out": Change(8, _users(), lambda store, _, user: store.log_out(user)),
     "leave an org": Change(2, _memberships, lambda store, _, pair: store.remove_membership(*pair)),
-    "delete a user": Change(1, _users(), lambda store, _, user: store.delete_user(user)),
+    "delete a user": Change(3, _users(), lambda store, _, user: store.delete_user(user)),
     "delete an org": Change(0.2, _orgs(), lambda store, _, org: store.delete_org(org)),
 }
 
