@@ -48,7 +48,10 @@ def load_events(
             for result in load.results:
                 deleted[result.table_name] += len(result.deleted.get(BY_NAME[result.table_name].key[0], ()))
             yield load
-            if store is None or not events or any(result.skipped for result in load.results):
+            if store is None or not events:
+                break
+            if any(result.skipped for result in load.results):
+                store.purge()
                 break
             store.remove([event.svix_id for event in events])
             if len(events) < BATCH_EVENTS:
