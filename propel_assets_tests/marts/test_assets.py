@@ -38,7 +38,7 @@ READS = {
     | {"end_user_api_keys", "end_user_api_keys_archived", "end_user_api_key_usage"}
     | {"end_user_api_key_usage_total"},
     "build_metric_marts": ORGS | {"chart_metrics"},
-    "build_reconciliation_marts": USERS | {"user_report", "org_report"},
+    "build_reconciliation_marts": ORGS | {"user_report", "org_report"},
     "build_account_marts": ORGS | {"pending_org_invites", "end_user_api_keys", "end_user_api_keys_archived"},
     "build_event_marts": USERS | {"auth_event", "pending_org_invites", "chart_metrics"},
     "build_audit_marts": set(),
