@@ -243,8 +243,8 @@ def _stored_columns(pipeline: dlt.Pipeline, target: Target, policy: Policy, scan
         OtherPipeline: another dlt pipeline has created one of them.
     """
     with connect(pipeline, target, policy) as warehouse:
-        names = [table.name for table in tables_written_by(scan)]
-        columns = warehouse.columns_of_tables([*names, AUTH_EVENT.name, PROPEL_SCANS.name])
+        names = {table.name for table in tables_written_by(scan)}
+        columns = warehouse.columns_of_tables([*names | {AUTH_EVENT.name, PROPEL_SCANS.name}])
         is_first_load = not columns.pop(PROPEL_SCANS.name)
         if is_first_load:
             columns = warehouse.columns_of_tables(list(BY_NAME))

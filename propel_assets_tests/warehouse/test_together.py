@@ -136,7 +136,7 @@ def test_two_erasures_at_once_keep_both_people_on_the_list(database, rows, sandb
     assert {user for (user,) in rows("SELECT user_id FROM {user_query}")} == {*sandbox.store.users} - {first, second}
 
 
-def test_a_load_that_was_reading_during_an_erasure_restores_no_one(
+def test_a_load_that_reads_during_an_erasure_does_not_restore_the_person(
     database, rows, sandbox, run_cli, monkeypatch
 ) -> None:
     monkeypatch.setenv("PROPELAUTH_PRIVACY_KEY", "k" * 32)

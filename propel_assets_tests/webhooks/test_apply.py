@@ -346,7 +346,7 @@ def apply_in_another_process() -> None:
 def load_around(
     during: Callable[[], None], scan: str, settings: Settings, monkeypatch: pytest.MonkeyPatch, *, recent: bool = False
 ) -> list[str]:
-    """Load ``scan`` into PostgreSQL and return what is logged. ``during`` runs after its reads and before its writes."""
+    """Load ``scan`` into PostgreSQL and return what is logged. ``during`` runs between its reads and its writes."""
     messages: list[str] = []
     lock = load_module.write_lock
 

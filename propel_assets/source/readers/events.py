@@ -57,12 +57,13 @@ def read_events(context: ScanContext, table: Table, shape: Webhooks) -> Iterator
     since = int(min((time.timestamp() for time in times), default=0)) - CLOCK_DIFFERENCE_SECONDS
     loaded = [name for name in shape.applies_to if context.is_current(BY_NAME[name])]
     gone: list[str] = []
-    if ORG_QUERY.name in loaded:
+    if {ORG_QUERY.name, ORG_MEMBERSHIP.name} & {*loaded}:
         ids = _ids([*(row["org_id"] for row in rows), *overtaken.orgs])
         with _suppress_if_no_orgs():
             orgs = _read_orgs(context, ids)
             gone = orgs.missing
-            yield from orgs.items(ORG_QUERY)
+            if ORG_QUERY.name in loaded:
+                yield from orgs.items(ORG_QUERY)
     if USER_QUERY.name in loaded:
         ids = _ids([*(row["user_id"] for row in rows), *overtaken.users])
         users = None
@@ -234,7 +235,7 @@ def _has_rows(context: ScanContext, table: Table) -> bool:
 
 def refuse_loss(context: ScanContext, table: Table, deleted: int) -> None:
     """Refuse to delete more rows in one run than a load may lose."""
-    before = context.resume_state_of(table.scan).rows[table.name]
+    before = context.resume_state_of(table.scan).rows.get(table.name, 0)
     deleted += context.options.deleted_before.get(table.name, 0)
     if not context.client.tenant.allow_loss and deleted > allowed_loss(context, before):
         raise LossRefused(
