@@ -223,8 +223,8 @@ class RowType:
 
         ``constant_columns`` has their values: a list with one value per row, or one value for all rows.
         """
-        unexpected = self.unexpected  # before the struct, which then has no fewer
-        values = self._values(rows)
+        unexpected = self.unexpected
+        values = self._values(rows)  # other threads may have found fields since, which these rows lack
         columns: dict[str, pa.Array] = {}
         for column in self.table.columns:
             name = column.source_field
@@ -234,7 +234,8 @@ class RowType:
                 columns |= _with_variant(column, values[f"f_{name}"])
             else:
                 columns[column.name] = arrow_array(values[f"f_{name}"], column.type)
-        texts = {name: json_array(values[f"u_{position}"]) for position, name in enumerate(unexpected)}
+        fields = ((name, f"u_{position}") for position, name in enumerate(unexpected))
+        texts = {name: json_array(values[attribute]) for name, attribute in fields if attribute in values}
         return self.make_table(columns, texts)
 
     def make_table(self, columns: Mapping[str, pa.Array], unexpected: Mapping[str, pa.Array]) -> pa.Table:

@@ -362,6 +362,7 @@ def _audit_rows(results: Sequence[ScanResult]) -> pa.Table:
             **values,
             "load_id": load_id,
             "reason": result.reason or None,
+            "variants": result.variants or None,
             "resume_state": result.resume_state.to_json(),
         }
 

@@ -91,12 +91,20 @@ class Audit:
         found = self._loads(table, ["rows_expected"])
         return [int(row["rows_expected"]) for row in found if row["rows_expected"] is not None][:loads]
 
+    def full_loads_began(self, table: Table) -> list[datetime]:
+        """Return when the full loads of ``table`` began to read, the newest first."""
+        return [row["started_at"] for row in self._loads(table, ["started_at"], where="s.mode = 'full'")]
+
+    def ended(self, table: Table) -> list[datetime]:
+        """Return when the last `MAX_LOADS` scans of ``table`` ended, the newest first, skipped ones included."""
+        return [row["finished_at"] for row in self._loads(table, ["finished_at"], skipped=True, events=True)]
+
     def variant_reasons(self, table: Table) -> dict[str, set[str]]:
         """Return why values are in the variant of each column, by the newest load that stored some there."""
         found: dict[str, set[str]] = {}
         if "variants" not in self._warehouse.columns_of(PROPEL_SCANS.name):
             return found
-        for row in self._loads(table, ["variants"], events=True):
+        for row in self._loads(table, ["variants"], events=True, where="s.variants IS NOT NULL"):
             reasons: dict[str, set[str]] = {}
             for variant in decode_json(row["variants"]) or ():
                 reasons.setdefault(variant["column"], set()).add(variant["reason"])
@@ -119,7 +127,13 @@ class Audit:
         return {}
 
     def _loads(
-        self, table: Table | None, columns: Sequence[str], *, skipped: bool = False, events: bool = False
+        self,
+        table: Table | None,
+        columns: Sequence[str],
+        *,
+        skipped: bool = False,
+        events: bool = False,
+        where: str = "",
     ) -> list[dict[str, Any]]:
         """Return ``columns`` of `propel_scans` for the complete loads of ``table``, or of all, the newest first.
 
@@ -130,6 +144,7 @@ class Audit:
         conditions = [] if skipped else ["s.verdict <> 'skipped'"]
         conditions += [] if events else ["coalesce(s.mode, 'full') <> 'events'"]
         conditions += ["s.table_name = %s"] if table else []
+        conditions += [where] if where else []
         where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
         sql = (
             f"SELECT {', '.join(f's.{name}' for name in selected)} FROM {warehouse.table(PROPEL_SCANS.name)} s "  # noqa: S608

@@ -41,6 +41,7 @@ from propel_assets.warehouse.pipeline import (
 )
 from propel_assets.warehouse.query import connect
 from propel_assets.warehouse.remedies import remedy_of
+from propel_assets.warehouse.retention import remove_old_rows
 from propel_assets.warehouse.session import LoadSession, open_session
 
 ROWS_PER_DELETE = 500
@@ -105,10 +106,12 @@ def _load(
     changes: list[dict[str, Any]] = []
     with session.pipeline(log) as pipeline, contextlib.ExitStack() as locks:
         stored = StoredRows(pipeline, target, policy)
-        if options.recent and MERGE["strategy"] not in (pipeline.destination.capabilities().supported_merge_strategies):
+        strategies = pipeline.destination.capabilities().supported_merge_strategies or ()
+        can_replace_rows = MERGE["strategy"] in strategies
+        if options.recent and not can_replace_rows:
             log(f"{settings.destination} cannot replace rows by their key: everything is read.")
             options = replace(options, recent=False)
-        if writes_plain_files(target):
+        if writes_plain_files(target) or (options.events is not None and not can_replace_rows):
             options = replace(options, full_refresh=True)
         try:
             locks.enter_context(load_lock(target, pipeline, log))
@@ -205,12 +208,16 @@ def _grade(
     results: Sequence[ScanResult],
     log: Callable[[str], None],
 ) -> None:
-    """Grade the webhooks by this scan. The load is complete by now, so an error is only logged."""
+    """Grade the webhooks by this scan, and remove old audit rows. The load is complete: an error is only logged."""
     try:
         with connect(pipeline, target, policy) as warehouse:
             grade_scan(warehouse, load_ids[0], results)
+            remove_old_rows(warehouse, results)
     except Exception as error:  # each database's driver has error classes of its own
-        log(f"The webhooks were not graded: {describe_error(error)}. The next full load compares with an older scan.")
+        log(
+            f"The webhooks were not graded, or old audit rows not removed: {describe_error(error)}. The next full load "
+            "repeats it, and compares with an older scan."
+        )
 
 
 class AuditResumeStore:

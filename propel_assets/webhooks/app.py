@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
 import uvicorn
@@ -34,10 +35,12 @@ from propel_assets.webhooks.store import EventStore, StoredEvent
 PATH = "/webhooks/propelauth"
 MAX_BODY = 256 * 1024
 DEADLINE_SECONDS = 10.0
+MAX_DEPTH = 100
 MAX_BATCH = 500
 MAX_WAITING = 5_000
 MAX_CONNECTIONS = 2_000
 RETRY_SECONDS = "30"
+PHONE_CODE = "user.send_mfa_phone_code"
 MESSAGE_ID = re.compile(r"[\x21-\x7e]{1,256}")
 OUTCOMES = ("stored", "repeated", "malformed", "unverified", "too_large", "timed_out", "store_full", "store_failed")
 
@@ -136,11 +139,14 @@ class Receiver:
     async def _write(self, waiting: Sequence[_Waiting]) -> None:
         try:
             new = await asyncio.to_thread(self.store.add, [w.event for w in waiting])
-        except WebhookStoreError as error:
+        except Exception as error:  # an error that ended this task would refuse every later delivery
             if len(waiting) > 1 and not isinstance(error, WebhookStoreFull):
                 for one in waiting:  # one event may be at fault, and the others not
                     await self._write([one])
                 return
+            if not isinstance(error, WebhookStoreError):
+                text = f"The event could not be stored: unexpected {type(error).__name__}. Restart the receiver."
+                error = WebhookStoreError(text)
             for one in waiting:
                 if not one.stored.done():
                     one.stored.set_exception(error)
@@ -182,18 +188,21 @@ class Receiver:
             text = "No configured secret verifies the signature, or the timestamp is more than 5 minutes off."
             raise RefusedWebhook(401, "unverified", text)
         try:
-            payload = json.loads(body, parse_constant=_refuse_constant)
+            text = body.decode()
+            payload = json.loads(text, parse_constant=_refuse_constant)
             event_type = payload["event_type"]
         except (ValueError, RecursionError, TypeError, KeyError):
-            event_type, payload = None, None
+            text, event_type, payload = "", None, None
         if not isinstance(event_type, str) or not MESSAGE_ID.fullmatch(event_type) or not isinstance(payload, dict):
             raise RefusedWebhook(400, "malformed", "The body is not a JSON object with an event_type.")
+        if _is_deeper(payload, MAX_DEPTH):
+            raise RefusedWebhook(400, "malformed", f"The body is nested deeper than {MAX_DEPTH} levels.")
         return StoredEvent(
             headers["svix-id"],
             event_type,
             datetime.now(UTC),
             datetime.fromtimestamp(float(headers["svix-timestamp"]), UTC),
-            json.dumps(without_phone_number(payload)),
+            text if event_type != PHONE_CODE else json.dumps(without_phone_number(payload)),
         )
 
 
@@ -203,10 +212,17 @@ def _refuse_constant(name: str) -> None:
 
 
 def without_phone_number(payload: dict[str, Any]) -> dict[str, Any]:
-    """Return a payload as it may be stored: an event about a phone code keeps only its type and its user."""
-    if payload["event_type"] == "user.send_mfa_phone_code":
-        return {name: payload[name] for name in ("event_type", "user_id") if name in payload}
-    return payload
+    """Return the payload of an event about a phone code as it may be stored: its type and its user."""
+    return {name: payload[name] for name in ("event_type", "user_id") if isinstance(payload.get(name), str)}
+
+
+def _is_deeper(payload: dict[str, Any], levels: int) -> bool:
+    """Whether a payload is nested deeper. Parsers have limits, and one that cannot be parsed would stop all events."""
+    layer: list[Any] = [payload]
+    for _ in range(levels):
+        values = chain.from_iterable(item.values() if isinstance(item, dict) else item for item in layer)
+        layer = [value for value in values if isinstance(value, dict | list)]
+    return bool(layer)
 
 
 def _verifier(secret: str) -> Webhook:

@@ -49,7 +49,10 @@ def load_events(
             for result in load.results:
                 deleted[result.table_name] += result.rows_deleted
             yield load
-            if store is None or not events or any(result.skipped for result in load.results):
+            if store is None or not events:
+                break
+            if any(result.skipped for result in load.results):
+                store.purge()
                 break
             store.remove([event.svix_id for event in events])
             if len(events) < BATCH_EVENTS:

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from propel_assets.errors import SettingsError, WebhookStoreError, WebhookStoreFull
 
@@ -41,6 +41,12 @@ events = sa.Table(
     sa.Column("payload", sa.Text(), nullable=False),
 )
 
+SIZES: dict[str, Any] = {
+    "sqlite": sa.func.length(sa.cast(events.c.payload, sa.LargeBinary)),
+    "postgresql": sa.func.octet_length(events.c.payload),
+}
+"""By dialect, the bytes of a payload."""
+
 
 @dataclass(frozen=True)
 class StoredEvent:
@@ -51,7 +57,7 @@ class StoredEvent:
         event_type: PropelAuth's name of the event, such as `user.created`.
         received_at: when the first attempt arrived here (UTC).
         sent_at: when that attempt was sent, from `svix-timestamp` (UTC, whole seconds).
-        payload: the JSON object, without phone numbers.
+        payload: the JSON object as it was sent; of an event about a phone code, only its type and its user.
     """
 
     svix_id: str
@@ -112,7 +118,7 @@ class EventStore:
         rows = {event.svix_id: _row(event) for event in reversed(batch)}
         insert = INSERTS[self._engine.dialect.name](events).on_conflict_do_nothing(index_elements=["svix_id"])
         with self._lock, self._transaction() as connection:
-            self._require_room(connection, len(rows), sum(len(row["payload"]) for row in rows.values()))
+            self._require_room(connection, len(rows), sum(len(row["payload"].encode()) for row in rows.values()))
             found = connection.execute(insert.returning(events.c.svix_id), list(rows.values()))
             return set(found.scalars())
 
@@ -155,12 +161,21 @@ class EventStore:
         with self._lock, self._transaction() as connection:
             statement = sa.delete(events).where(events.c.svix_id == sa.bindparam("id"))
             connection.execute(statement, [{"id": svix_id} for svix_id in svix_ids])
+        self._overwrite()
 
     def purge(self) -> int:
-        """Remove events older than `max_age`, and return how many: full scans have seen their effect since."""
+        """Remove events older than `max_age`, and return how many. For destinations that cannot apply events."""
         oldest = (datetime.now(UTC) - self.max_age).timestamp()
         with self._lock, self._transaction() as connection:
-            return connection.execute(sa.delete(events).where(events.c.received_at < oldest)).rowcount
+            removed = connection.execute(sa.delete(events).where(events.c.received_at < oldest)).rowcount
+        self._overwrite()
+        return removed
+
+    def _overwrite(self) -> None:
+        """Remove what SQLite's write-ahead log still has of removed events. A reader can delay it to the next call."""
+        if self._engine.dialect.name == "sqlite":
+            with self._transaction() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def share_used(self) -> float:
         """Return how full the store is. At 1, `add` refuses events."""
@@ -179,7 +194,7 @@ class EventStore:
     def _status(self, connection: Connection) -> StoreStatus:
         query = sa.select(
             sa.func.count(),
-            sa.func.coalesce(sa.func.sum(sa.func.length(events.c.payload)), 0),
+            sa.func.coalesce(sa.func.sum(SIZES[self._engine.dialect.name]), 0),
             sa.func.min(events.c.received_at),
         )
         count, size, oldest = connection.execute(query).one()
@@ -236,13 +251,13 @@ def _engine(url: str) -> Engine:
             sqlalchemy_event.listen(engine, "connect", _configure_sqlite)
             return engine
         return sa.create_engine(parsed, pool_pre_ping=True)
-    except ImportError as error:
+    except (ImportError, NoSuchModuleError):
         raise SettingsError(
-            f"The driver of PROPELAUTH_WEBHOOK_STORE is not installed ({error.name}). Install it with pip."
+            f"The driver of PROPELAUTH_WEBHOOK_STORE is not installed ({parsed.drivername}). Install it with pip."
         ) from None
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
-    """Let readers work beside the writer, and flush each commit to the disk."""
-    for pragma in ("journal_mode = WAL", "synchronous = FULL"):
+    """Let readers work beside the writer, flush each commit to the disk, and overwrite removed rows by zeros."""
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
         connection.execute(f"PRAGMA {pragma}")

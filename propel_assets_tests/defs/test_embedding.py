@@ -136,7 +136,7 @@ def test_nothing_of_theirs_changes_and_nothing_of_ours_is_on(theirs, environment
     assert described(merged, THEIRS) == described(theirs, THEIRS)
     repository = merged.get_repository_def()
     mine = [item for item in (*repository.schedule_defs, *repository.sensor_defs) if item.name not in THEIRS]
-    assert len(mine) == 5 * len(environments)
+    assert len(mine) == 6 * len(environments)
     assert {item.default_status.value for item in mine} == {"STOPPED"}
     assert all(item.name.startswith("propel_auth_") for item in mine)
 

@@ -1,13 +1,16 @@
 """An erasure searches columns of every type, in every schema, and reports what it cannot search or change."""
 
 import os
+from typing import Any
 from urllib.parse import urlsplit
 
 import duckdb
 import pytest
+from dlt.destinations.exceptions import DatabaseTerminalException
 
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.warehouse.erasure import ErasureReceipt, erase
+from propel_assets.warehouse.erasure.database_catalog import Catalog
 from propel_assets.warehouse.erasure.duckdb_catalog import column_kind
 from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.query import open_warehouse
@@ -274,3 +277,20 @@ def test_the_types_of_duckdb_that_are_not_searched_have_no_text() -> None:
     assert {name for (name,) in types if column_kind(name) is None} == NO_TEXT | {"MAP", "STRUCT"}
     assert column_kind("STRUCT(a INTEGER, b MAP(DATE, BOOLEAN))") is None
     assert column_kind("STRUCT(a INTEGER, b VARCHAR[])") == "typed"
+
+
+@pytest.mark.parametrize("destination", ["duckdb"], indirect=True)
+def test_a_database_without_a_catalog_has_its_audit_tables_searched_too(settings, sandbox, monkeypatch) -> None:
+    load_scan("users", settings)
+
+    def refuse(*_: Any) -> Any:
+        raise DatabaseTerminalException(Exception("no information_schema"))
+
+    with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
+        catalog = Catalog(warehouse._client)
+        monkeypatch.setattr(catalog, "rows", refuse)
+        found = {table.name: {column.name for column in table.columns} for table in catalog.contents().tables}
+    assert found["user_query"] >= {"user_id", "email"}
+    assert found["propel_changes"] >= {"user_id", "org_id"}
+    assert found["propel_scan_state"] >= {"user_id", "org_id"}
+    assert "resume_state" in found["propel_scans"]

@@ -381,3 +381,23 @@ def test_threads_can_extend_and_use_a_row_type_together() -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(load, range(200))) == [[str(number)] for number in range(200)]
+
+
+def test_a_batch_can_be_converted_while_another_thread_extends_the_row_type() -> None:
+    """The other thread has published the new field, and not yet the struct with it."""
+    body = {"org_id": "o", "name": "n", "is_saml_configured": True, "first": 1}
+    converted = []
+
+    class Extended(RowType):
+        def _make_struct(self) -> type[msgspec.Struct]:
+            if len(self.unexpected) == 2:
+                converted.append(self.to_arrow(rows))
+            return super()._make_struct()
+
+    row_type = Extended(BY_NAME["org_query"])
+    decode = PageDecoder(row_type, "orgs")
+    rows = decode(msgspec.json.encode({"orgs": [body]})).items
+    decode(msgspec.json.encode({"orgs": [body | {"second": 2}]}))
+    [table] = converted
+    assert column(table, "first") == ["1"]
+    assert "second" not in table.column_names

@@ -9,7 +9,9 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,8 @@ from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import Settings, load_settings
 from propel_assets.source.readers import events as reader
 from propel_assets.source.stream import ReadOptions
+from propel_assets.warehouse import audit, query, retention
 from propel_assets.warehouse import load as load_module
-from propel_assets.warehouse import query
 from propel_assets.warehouse.change_log import StoredRows
 from propel_assets.warehouse.checks import examine
 from propel_assets.warehouse.load import load_scan
@@ -180,6 +182,125 @@ def test_nothing_is_deleted_unless_the_api_says_that_the_id_does_not_exist(setti
     sandbox.faults.clear()
     apply(settings)
     assert len(tables(settings)["user_query"]) == len(before["user_query"]) - 1
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_a_repeated_event_has_what_it_names_read_again(settings, sandbox, store) -> None:
+    user_id = next(iter(sandbox.store.users))
+    sandbox.store.update_user(user_id, first_name="Old")
+    [event] = store.pending(10)
+    apply(settings)
+    sandbox.store.update_user(user_id, first_name="New")
+    store.remove([other.svix_id for other in store.pending(10)])
+    store.add([event])
+    apply(settings)
+    assert {row["first_name"] for row in rows(settings, "user_query") if row["user_id"] == user_id} == {"New"}
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+@pytest.mark.parametrize("kind", ["user", "org"])
+def test_an_id_that_the_api_refuses_deletes_nothing_and_stops_no_other_event(settings, sandbox, store, kind) -> None:
+    before = tables(settings)
+    user_id, other = list(sandbox.store.users)[:2]
+    refused = user_id if kind == "user" else next(iter(sandbox.store.orgs))
+    sandbox.faults.set("server_error", 400, path=f"{API}/{kind}/{refused}")
+    store.add([received({"event_type": f"{kind}.updated", f"{kind}_id": refused})])
+    sandbox.store.update_user(other, first_name="New")
+    reasons = {result.table_name: result.reason for result in apply(settings)}
+    assert reasons[f"{kind}_query"] == f"the API refused 1 ids of {kind}s with status 400; they were ignored"
+    assert store.status().pending == 0
+    after = tables(settings)
+    assert {row["first_name"] for row in after["user_query"] if row["user_id"] == other} == {"New"}
+    assert [len(after[name]) for name in after] == [len(before[name]) for name in before]
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_ids_in_upper_case_are_those_of_the_tables(settings, sandbox, store) -> None:
+    user_id, deleted = list(sandbox.store.users)[:2]
+    org_id = next(iter(sandbox.store.orgs))
+    sandbox.store.update_user(user_id, first_name="New")
+    sandbox.store.update_org(org_id, max_users=77)
+    sandbox.store.delete_user(deleted)
+    store.remove([event.svix_id for event in store.pending(10)])
+    store.add([received({"event_type": "user.updated", "user_id": id_.upper()}) for id_ in (user_id, deleted)])
+    store.add([received({"event_type": "org.updated", "org_id": org_id.upper()})])
+    apply(settings)
+    applied = tables(settings)
+    for scan in SCANS:
+        load_scan(scan, settings)
+    assert applied == tables(settings)
+
+
+def exact(number: str) -> float | int:
+    return float(number) if float(number) < float("inf") else int(Decimal(number))
+
+
+def test_a_payload_that_is_hard_to_store_is_kept_and_stops_no_other_event(settings, sandbox, store) -> None:
+    texts = ["1.10", "1e400", "1e200000", '"a\\u0000b"', '"\\ud800"', '{"a":1,"a":2}', '"é"', "[" * 98 + "]" * 98]
+    hard = [f'{{"event_type":"user.updated","n":{text}}}' for text in texts]
+    events = [received({"event_type": "user.updated"}) for _ in hard]
+    store.add([replace(event, payload=payload) for event, payload in zip(events, hard, strict=True)])
+    apply(settings)
+    assert store.status().pending == 0
+    stored = rows(settings, "auth_event")
+    kept = {row["message_id"]: row.get("payload__v_text") or row["payload"] for row in stored}
+    assert len(kept) == len(hard)
+    for event, payload in zip(events, hard, strict=True):
+        found = kept[event.svix_id]  # psycopg2 decodes JSON
+        found = json.loads(found, parse_float=exact) if isinstance(found, str) else found
+        assert found == json.loads(payload, parse_float=exact)
+    if settings.destination == "duckdb":
+        assert kept[events[0].svix_id] == hard[0]
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_the_reason_of_a_variant_is_known_after_many_loads_of_events(settings, sandbox, store, monkeypatch) -> None:
+    monkeypatch.setattr(audit, "MAX_LOADS", 2)
+    first, second, other = list(sandbox.store.users)[:3]
+    sandbox.store.update_user(first, first_name="\ud800")
+    load_scan("users", settings)
+    sandbox.store.update_user(second, last_name="\ud800")
+    for _ in range(4):
+        sandbox.store.log_in(other)
+        apply(settings)
+    with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
+        [finding] = examine(warehouse, BY_NAME["user_query"], ["schema"])
+    assert (finding.passed, finding.severity) == (False, "WARN")
+    assert "`first_name`" in finding.summary
+    assert "`last_name`" in finding.summary
+
+
+def test_audit_rows_of_events_are_removed_once_two_full_loads_have_begun_since(
+    settings, sandbox, store, monkeypatch
+) -> None:
+    monkeypatch.setattr(audit, "MAX_LOADS", 3)
+    monkeypatch.setattr(retention, "MAX_LOADS", 3)
+
+    def counts() -> list[int]:
+        with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
+            scans = f"SELECT count(*) FROM {warehouse.table('propel_scans')} WHERE"
+            conditions = (
+                "mode = 'events'",
+                "table_name = 'auth_event'",
+                "mode = 'full' AND table_name <> 'auth_event'",
+            )
+            numbers = [warehouse.number(f"{scans} {condition}") for condition in conditions]
+            return [warehouse.count("propel_changes"), *numbers]
+
+    for org_id, user_id in zip(list(sandbox.store.orgs)[:4], list(sandbox.store.users)[:4], strict=True):
+        sandbox.store.update_org(org_id, max_users=77)
+        sandbox.store.update_user(user_id, first_name="New")
+        apply(settings)
+    written = counts()
+    assert written[1:3] == [12, 4]
+    for scan in SCANS:
+        load_scan(scan, settings)
+    assert counts()[:3] == written[:3]  # the histories may not have them yet
+    for scan in SCANS:
+        load_scan(scan, settings)
+    assert counts() == [0, 0, 3, 3 * written[3]]
+    apply(settings)
+    assert failed_checks(settings) == []
 
 
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)

@@ -1,11 +1,13 @@
 """Events go from the store into `auth_event`: each once, also after a kill, and none is lost."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from propel_assets.settings import load_settings
+from propel_assets.warehouse.load import load_scan
 from propel_assets.webhooks import apply
 from propel_assets.webhooks.apply import load_events
 from propel_assets.webhooks.store import EventStore, StoredEvent
@@ -18,6 +20,9 @@ EVENTS = (
     {"event_type": "user.role_changed_within_org", "user_id": "u1", "org_id": "o1", "new_role": "Owner"},
     {"event_type": "user.impersonated", "user_id": "u1", "impersonator_user_id": "e1"},
     {"event_type": "org.created", "org_id": "o2", "name": "Ann's 漢字"},
+    {"event_type": "user.added_to_org", "user_id": "ü1", "org_id": "o1", "role": "Geschäftsführung\u00a0ÖÄ 漢字"},
+    {"event_type": "user.added_to_org", "user_id": "u1", "org_id": "o1", "role": "a\x00b"},
+    {"event_type": "user.added_to_org", "user_id": "u1", "org_id": "o1", "role": "\ud800"},
     {"event_type": "user.new_kind", "user_id": 7, "more": {"deep": [1, 1.5, None]}, "nul": "a\x00b", "half": "\ud800"},
 )
 
@@ -50,7 +55,10 @@ def test_each_event_is_one_row_with_what_it_names(settings, store, query) -> Non
         ("msg_2", "user.role_changed_within_org", "u1", "o1", "Owner", None),
         ("msg_3", "user.impersonated", "u1", None, None, "e1"),
         ("msg_4", "org.created", None, "o2", None, None),
-        ("msg_5", "user.new_kind", None, None, None, None),
+        ("msg_5", "user.added_to_org", None, "o1", "Geschäftsführung\u00a0ÖÄ 漢字", None),
+        ("msg_6", "user.added_to_org", "u1", "o1", None, None),
+        ("msg_7", "user.added_to_org", "u1", "o1", None, None),
+        ("msg_8", "user.new_kind", None, None, None, None),
     ]
     [times] = query("SELECT epoch_us(received_at), epoch_us(attempted_at) FROM auth_event WHERE message_id = 'msg_0'")
     assert times == (int(SENT.timestamp() * 1_000_000) + 1500, int(SENT.timestamp() * 1_000_000))
@@ -106,11 +114,29 @@ def test_events_of_erased_people_are_left_out_and_removed_from_the_store(loaded,
     assert store.status().pending == 0
 
 
-def test_plain_files_keep_the_events_in_the_store(settings, store, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("table_format", ["parquet", "delta"])
+def test_files_keep_the_events_in_the_store_for_30_days(settings, store, tmp_path, monkeypatch, table_format) -> None:
     monkeypatch.setenv("PROPELAUTH_DESTINATION", "filesystem")
-    monkeypatch.setenv("PROPELAUTH_TABLE_FORMAT", "parquet")
+    monkeypatch.setenv("PROPELAUTH_TABLE_FORMAT", table_format)
     monkeypatch.setenv("DESTINATION__FILESYSTEM__BUCKET_URL", (tmp_path / "files").as_uri())
+    of_files = load_settings()
+    load_scan("users", of_files)
+    now = datetime.now(UTC)
+    store.add([replace(event(n, ADDED), received_at=now - timedelta(days=days)) for n, days in enumerate((31, 29))])
+    for _ in range(2):
+        (load,) = load_events(of_files)
+        assert load.results[0].skipped
+        assert "Delta tables included" in load.results[0].reason
+        assert [waiting.svix_id for waiting in store.pending(10)] == ["msg_1"]
+
+
+def test_a_later_delivery_of_a_loaded_event_does_not_change_its_row(settings, store, query) -> None:
+    times = "SELECT received_at, attempted_at FROM auth_event"
     store.add([event(0, ADDED)])
-    (load,) = load_events(load_settings())
-    assert load.results[0].skipped
-    assert store.status().pending == 1
+    list(load_events(settings))
+    first = query(times)
+    store.add([replace(event(9, ADDED), svix_id="msg_0")])
+    (load,) = load_events(settings)
+    assert load.results[0].rows_read == 0
+    assert query(times) == first
+    assert store.status().pending == 0

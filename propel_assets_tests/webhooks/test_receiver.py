@@ -1,5 +1,6 @@
 """The receiver as a process: real HTTP, real signatures, real kills."""
 
+import asyncio
 import gzip
 import json
 import os
@@ -8,8 +9,11 @@ import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 
+from propel_assets.webhooks.app import PATH, build_app
+from propel_assets.webhooks.store import EventStore
 from propel_assets_tests.webhooks.conftest import OTHER_SECRET, SECRET, get, post, serving, signed
 
 CREATED = {"event_type": "user.created", "user_id": "u1", "email": "canary-person@example.com", "email_confirmed": True}
@@ -52,6 +56,8 @@ def bad_deliveries() -> dict[str, tuple[bytes, dict[str, str], int]]:
         "no type": (*signed({"user_id": "u1"}), 400),
         "a type that is not text": (*signed({"event_type": 1}), 400),
         "too deep": (*signed(b'{"event_type":' + b"[" * 100_000), 400),
+        "one level too deep": (*signed(b'{"event_type":"a","x":' + b"[" * 100 + b"]" * 100 + b"}"), 400),
+        "a number that is not JSON": (*signed(b'{"event_type":"a","x":Infinity}'), 400),
         "too large": (*signed({**CREATED, "x": "y" * 300_000}), 413),
         "compressed": (gzip.compress(body), {**headers, "Content-Encoding": "gzip"}, 401),
     }
@@ -75,6 +81,39 @@ def test_several_secrets_are_accepted_during_a_rotation(tmp_path) -> None:
     with serving(f"sqlite:///{tmp_path}/events.db", tmp_path, secret=f"{SECRET}, {OTHER_SECRET}") as receiver:
         assert post(receiver.url, *signed(CREATED, "msg_1")) == 204
         assert post(receiver.url, *signed(CREATED, "msg_2", secret=OTHER_SECRET)) == 204
+
+
+def test_the_body_is_stored_as_it_was_sent(store_url, tmp_path, stored) -> None:
+    text = '{ "event_type":"user.updated", "n":1.10, "m":1e400, "a":1, "a":2, "t":"\\u0000\\ud800 \\/ é 漢" }'
+    deep = '{"event_type":"user.updated","x":' + "[" * 99 + "]" * 99 + "}"
+    with serving(store_url, tmp_path) as receiver:
+        assert post(receiver.url, *signed(text.encode())) == 204
+        assert post(receiver.url, *signed(deep.encode(), "msg_2")) == 204
+    assert stored(store_url) == [("msg_1", text), ("msg_2", deep)]
+
+
+def test_an_unexpected_error_of_the_store_does_not_stop_the_receiver(tmp_path, monkeypatch) -> None:
+    store = EventStore(f"sqlite:///{tmp_path}/events.db")
+    app = build_app(store, [SECRET])
+
+    async def deliver() -> list[int]:
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://receiver") as client,
+        ):
+
+            async def send(svix_id: str) -> int:
+                body, headers = signed(CREATED, svix_id)
+                return (await client.post(PATH, content=body, headers=headers)).status_code
+
+            with monkeypatch.context() as patch:
+                patch.setattr(store, "add", lambda _: 1 / 0)
+                first = await send("msg_1")
+            return [first, await send("msg_1"), (await client.get("/healthz")).status_code]
+
+    assert asyncio.run(deliver()) == [503, 204, 200]
+    assert store.status().pending == 1
+    store.close()
 
 
 def test_a_phone_number_is_never_stored(tmp_path, stored) -> None:

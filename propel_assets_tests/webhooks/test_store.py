@@ -38,6 +38,24 @@ def test_removed_events_are_gone_and_others_stay(store_url) -> None:
     assert [e.svix_id for e in store.pending(10)] == ["2499"]
 
 
+def test_no_byte_of_a_removed_event_is_left_in_the_files(tmp_path) -> None:
+    store = EventStore(f"sqlite:///{tmp_path}/events.db")
+
+    def files() -> bytes:
+        return b"".join(file.read_bytes() for file in tmp_path.iterdir())
+
+    payloads = {str(n): f'{{"email": "canary-{n}@example.com", "more": "{"y" * (n % 5_000)}"}}' for n in range(300)}
+    for id_, payload in payloads.items():
+        store.add([event(id_, payload=payload)])
+    assert b"canary-7@" in files()
+    store.remove([id_ for id_ in payloads if id_ != "299"])
+    assert {b"canary-%d@" % n in files() for n in range(299)} == {False}
+    assert b"canary-299@" in files()
+    store.max_age = timedelta(0)
+    assert store.purge() == 1
+    assert b"canary" not in files()
+
+
 def test_events_are_returned_in_the_order_of_their_receipt(store_url) -> None:
     store = EventStore(store_url)
     store.add([event("late", received_at=NOW + timedelta(seconds=1)), event("early")])
@@ -59,6 +77,10 @@ def test_the_size_of_the_store_is_limited_too(store_url) -> None:
     store.add([event("a", payload="x" * 60)])
     with pytest.raises(WebhookStoreFull, match="60 bytes"):
         store.add([event("b", payload="x" * 60)])
+    with pytest.raises(WebhookStoreFull, match="60 bytes"):
+        store.add([event("b", payload="漢" * 14)])
+    store.add([event("b", payload="漢" * 13)])
+    assert store.status().pending_bytes == 99
 
 
 def test_events_older_than_the_limit_are_purged(store_url) -> None:

@@ -19,10 +19,10 @@ from propel_assets.catalog.model import Webhooks
 from propel_assets.errors import LossRefused, PermanentApiError
 from propel_assets.source.convert import nested_rows
 from propel_assets.source.decode import PageDecoder, RowType, to_arrow
-from propel_assets.source.lists import get_or_none, request_each
+from propel_assets.source.lists import BAD_REQUEST, get_or_none, request_each
 from propel_assets.source.readers.context import ScanContext, SkipScan, allowed_loss, key_of, list_scan
 from propel_assets.source.readers.users import CLOCK_DIFFERENCE_SECONDS, Memberships, list_orders
-from propel_assets.source.stream import ReceivedEvent, Rows, ScanResult
+from propel_assets.source.stream import ReceivedEvent, Rows, ScanResult, join_reasons
 
 USER_ID, ORG_ID = ("user_id", "removed_user_id"), ("org_id",)
 COLUMNS = {
@@ -34,7 +34,12 @@ COLUMNS = {
 """By column of `auth_event`, the fields of payloads that it is read from."""
 MAX_SINGLE_READS = 200
 UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
+"""NUL and lone surrogates, which not every destination stores."""
+NO_ID = object()
+"""What is read of an id that the API refuses with status 400."""
 LIST_IS_EMPTY = "the list of {} is empty, so {} absent ids were not deleted"
+REFUSED = "the API refused {1} ids of {0} with status 400; they were ignored"
 
 
 def read_events(context: ScanContext, table: Table, shape: Webhooks) -> Iterator[Rows | ScanResult]:
@@ -48,10 +53,15 @@ def read_events(context: ScanContext, table: Table, shape: Webhooks) -> Iterator
     if events is None:
         raise SkipScan("No webhook has been received. Start the receiver: propel-assets webhooks.")
     if context.options.full_refresh:
-        raise SkipScan("The destination cannot merge rows by their key: set PROPELAUTH_TABLE_FORMAT=delta.")
+        raise SkipScan(
+            "The destination cannot replace single rows, which events need: files, Delta tables included, are changed "
+            "by full loads only. The events stay in the store, for 30 days at most. Use a database as the destination."
+        )
     rows = [_row(event) for event in events]
-    yield Rows(table.name, to_arrow(AUTH_EVENT, rows))
-    yield ScanResult(table_name=table.name, verdict="proved", rows_read=len(rows))
+    stored = set(context.stored_ids(AUTH_EVENT, [row["message_id"] for row in rows]))
+    new = [row for row in rows if row["message_id"] not in stored]  # a later delivery has later times
+    yield Rows(table.name, to_arrow(AUTH_EVENT, new))
+    yield ScanResult(table_name=table.name, verdict="proved", rows_read=len(new))
     overtaken = context.overtaken()
     times = [event.sent_at for event in events] + ([overtaken.since] if overtaken.since else [])
     since = int(min((time.timestamp() for time in times), default=0)) - CLOCK_DIFFERENCE_SECONDS
@@ -92,22 +102,34 @@ def _row(event: ReceivedEvent) -> dict[str, Any]:
     return {
         "message_id": event.svix_id,
         "event_type": event.event_type,
-        **{column: _named(payload, *fields) for column, fields in COLUMNS.items()},
+        **{column: _named(payload, column, fields) for column, fields in COLUMNS.items()},
         "payload": msgspec.Raw(event.payload.encode()),
         "received_at": event.received_at,
         "attempted_at": event.sent_at,
     }
 
 
-def _named(payload: dict[str, Any], *fields: str) -> str | None:
-    """Return the first of ``fields`` that is a text in ASCII. Other values are in the payload only."""
+def _named(payload: dict[str, Any], column: str, fields: Sequence[str]) -> str | None:
+    """Return the first of ``fields`` with a text that ``column`` can have. Other values are in the payload only."""
+    is_accepted = _is_storable if column == "role" else _is_id
     values = (payload.get(field) for field in fields)
-    return next((value for value in values if isinstance(value, str) and value.isascii() and value.isprintable()), None)
+    return next((value for value in values if isinstance(value, str) and is_accepted(value)), None)
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isprintable()
+
+
+def _is_storable(text: str) -> bool:
+    return not NOT_STORABLE.search(text)
 
 
 def _ids(values: Iterable[str | None]) -> list[str]:
-    """Return the different ids among ``values``. PropelAuth's ids are UUIDs; another text would only be refused."""
-    return list(dict.fromkeys(value for value in values if value and UUID.fullmatch(value)))
+    """Return the different ids among ``values``, in lower case, as PropelAuth returns them.
+
+    PropelAuth's ids are UUIDs; another text would only be refused.
+    """
+    return list(dict.fromkeys(value.lower() for value in values if value and UUID.fullmatch(value)))
 
 
 @dataclass
@@ -155,7 +177,7 @@ def _read_users(context: ScanContext, ids: Sequence[str], since: int, *, with_or
     path = BY_NAME["user_by_id"].path_of
 
     def read_one(user_id: str) -> Any:
-        return get_or_none(context.client, path(user_id=user_id), decode, params)
+        return _read_by_id(context, path(user_id=user_id), decode, params)
 
     def read_lists(wanted: set[str]) -> Iterator[Sequence[Any]]:
         """Yield the users who were active since the events; then, if too few of them were, all users."""
@@ -179,12 +201,12 @@ def _read_orgs(context: ScanContext, ids: Sequence[str]) -> _Entities:
     decode, decode_page = PageDecoder(RowType(ORG_BY_ID)), PageDecoder(row_type, ORG_QUERY.items)
 
     def read_one(org_id: str) -> Any:
-        org = get_or_none(context.client, ORG_BY_ID.path_of(org_id=org_id), decode)
-        if org is None:
-            return None
+        org = _read_by_id(context, ORG_BY_ID.path_of(org_id=org_id), decode)
+        if org is None or org is NO_ID:
+            return org
         params = {"name": org.f_name, "page_size": context.client.tenant.page_size, "page_number": 0}
         page = context.client.get(ORG_QUERY.path, decode_page, params)
-        return next((listed for listed in page.items if listed.f_org_id == org_id), org)
+        return next((listed for listed in page.items if listed.f_org_id == org.f_org_id), org)
 
     def read_lists(wanted: set[str]) -> Iterator[Sequence[Any]]:
         if len(wanted) > MAX_SINGLE_READS:
@@ -196,6 +218,16 @@ def _read_orgs(context: ScanContext, ids: Sequence[str]) -> _Entities:
         listed = [org for orgs in list_scan(context, ORG_QUERY, row_type) for org in orgs if org.f_org_id in wanted]
         found.rows = [org for org in found.rows if isinstance(org, row_type.struct)] + listed
     return found
+
+
+def _read_by_id(context: ScanContext, path: str, decode: PageDecoder, params: Any = None) -> Any:
+    """Return the row of an id; None if the API does not have it; `NO_ID` if it is not of the form of an id."""
+    try:
+        return get_or_none(context.client, path, decode, params)
+    except PermanentApiError as error:
+        if error.status == BAD_REQUEST:  # it proves no deletion, and would stop all other events
+            return NO_ID
+        raise
 
 
 def _read(
@@ -213,17 +245,21 @@ def _read(
         wanted -= found.keys()
     single = [id_ for id_ in ids if id_ in wanted]
     answers = dict(zip(single, request_each(context.client, read_one, single, table.name), strict=True))
+    refused = [id_ for id_, row in answers.items() if row is NO_ID]
+    answers = {id_: row for id_, row in answers.items() if row is not NO_ID}
+    reason = REFUSED.format(table.items, len(refused)) if refused else ""
     for id_, row in answers.items():
-        if row is not None and id_of(row) != id_:
+        if row is not None and id_of(row).lower() != id_:
             raise PermanentApiError(f"GET {table.name} by id returned another row than requested. Nothing was changed.")
     found |= {id_: row for id_, row in answers.items() if row is not None}
     missing = [id_ for id_, row in answers.items() if row is None]
     absent = context.stored_ids(table, missing)
     rows = list(found.values())
     if missing and not _has_rows(context, table):
-        return _Entities(row_type, rows, [], [], LIST_IS_EMPTY.format(table.items, len(absent)) if absent else "")
+        reason = join_reasons(LIST_IS_EMPTY.format(table.items, len(absent)) if absent else "", reason)
+        return _Entities(row_type, rows, [], [], reason)
     refuse_loss(context, table, len(absent))
-    return _Entities(row_type, rows, missing, absent)
+    return _Entities(row_type, rows, missing, absent, reason)
 
 
 def _has_rows(context: ScanContext, table: Table) -> bool:

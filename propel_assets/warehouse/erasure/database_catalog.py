@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from dlt.destinations.exceptions import DatabaseException
 
-from propel_assets.catalog import BY_NAME
+from propel_assets.catalog import AUDIT_TABLES, BY_NAME
 from propel_assets.privacy.redaction import describe_error
 from propel_assets.warehouse.erasure.receipt import UnsearchedColumn
 
@@ -131,7 +131,7 @@ class Catalog:
         fold = str.lower if self._upper else str
         for schema in (self.sql.dataset_name, self.sql.staging_dataset_name):
             with self.sql.with_alternative_dataset_name(schema):
-                for name in BY_NAME:
+                for name in (*BY_NAME, *(table.name for table in AUDIT_TABLES)):
                     _, stored = self._client.get_storage_table(name)
                     types = {fold(column): str(kind.get("data_type")) for column, kind in stored.items()}
                     columns = [SearchedColumn(c, type_) for c, type_ in types.items() if type_ in {"text", "json"}]

@@ -1,0 +1,34 @@
+"""Removes rows of the audit tables that loads of events have written, and that nothing reads any more.
+
+Events can be loaded every 30 seconds, and each load writes rows. They are removed once two full loads have begun since:
+the histories then have their times.
+"""
+
+from collections.abc import Sequence
+
+from propel_assets.catalog import AUTH_EVENT, BY_NAME, PROPEL_CHANGES, PROPEL_SCANS
+from propel_assets.source.change_log import LOGGED
+from propel_assets.source.stream import ScanResult
+from propel_assets.warehouse.audit import MAX_LOADS
+from propel_assets.warehouse.query import FileWarehouse, Warehouse
+
+# A row with values in `__v_text` is kept: checks read why they are there.
+OLD_SCANS = "table_name = %s AND variants IS NULL AND finished_at < %s"
+
+
+def remove_old_rows(warehouse: Warehouse, results: Sequence[ScanResult]) -> None:
+    """Remove what is older than the full load before that of ``results``. Files have no such rows.
+
+    Of `auth_event`, whose loads are all loads of events, the last `MAX_LOADS` loads are kept, which checks compare.
+    """
+    full = [r.table_name for r in results if r.mode == "full" and not r.skipped and r.table_name in LOGGED]
+    if isinstance(warehouse, FileWarehouse) or not full or not warehouse.columns_of(PROPEL_CHANGES.name):
+        return
+    scans, changes = warehouse.table(PROPEL_SCANS.name), warehouse.table(PROPEL_CHANGES.name)
+    for name in full:
+        for before in warehouse.audit.full_loads_began(BY_NAME[name])[1:2]:
+            warehouse.execute(f"DELETE FROM {changes} WHERE table_name = %s AND observed_to < %s", name, before)  # noqa: S608
+            warehouse.execute(f"DELETE FROM {scans} WHERE mode = 'events' AND {OLD_SCANS}", name, before)  # noqa: S608
+            ended = warehouse.audit.ended(AUTH_EVENT)
+            if len(ended) == MAX_LOADS:
+                warehouse.execute(f"DELETE FROM {scans} WHERE {OLD_SCANS}", AUTH_EVENT.name, min(before, *ended))  # noqa: S608
