@@ -56,11 +56,6 @@ class Grade:
     is_settled: bool
 
 
-def graded_tables(results: Sequence[ScanResult]) -> list[str]:
-    """Return the names of the graded tables that a load has read in full, proved."""
-    return [r.table_name for r in results if r.verdict == "proved" and r.mode == "full" and r.table_name in GRADED]
-
-
 def grade_scan(warehouse: Warehouse, load_id: str, results: Sequence[ScanResult]) -> None:
     """Keep the state of the tables that a load has read in full, proved, and grade them. Events have been loaded.
 
@@ -68,7 +63,9 @@ def grade_scan(warehouse: Warehouse, load_id: str, results: Sequence[ScanResult]
     """
     if isinstance(warehouse, FileWarehouse):
         return
-    for name in graded_tables(results):
+    for name in [
+        r.table_name for r in results if r.verdict == "proved" and r.mode == "full" and r.table_name in GRADED
+    ]:
         table = BY_NAME[name]
         _grade(warehouse, table)
         _keep_state(warehouse, table, load_id)

@@ -29,7 +29,7 @@ from propel_assets.source.stream import Progress, ReadOptions, ResumeState, Scan
 from propel_assets.warehouse.change_log import StoredRows, can_read_again, write_change_log
 from propel_assets.warehouse.destinations.policies import policy_of
 from propel_assets.warehouse.dlt_compat import load_pipeline_state_from_destination
-from propel_assets.warehouse.grades import grade_scan, graded_tables
+from propel_assets.warehouse.grades import grade_scan
 from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import (
     destination_kind,
@@ -155,7 +155,7 @@ def _load(
             session.finish(info)
         except Exception as error:  # each database's driver has error classes of its own
             raise _load_error(error, scan, settings) from None
-        if graded_tables(results) and columns.get(AUTH_EVENT.name):
+        if columns.get(AUTH_EVENT.name) and any(r.mode == "full" and r.table_name in LOGGED for r in results):
             _grade(pipeline, target, policy, info.loads_ids, results, log)
         was_overtaken = _is_changed_by_events(scan) and _is_overtaken(stored, scan, log)
     load_id = info.loads_ids[0] if info.loads_ids else ""
