@@ -63,9 +63,8 @@ def grade_scan(warehouse: Warehouse, load_id: str, results: Sequence[ScanResult]
     """
     if isinstance(warehouse, FileWarehouse):
         return
-    for name in [
-        r.table_name for r in results if r.verdict == "proved" and r.mode == "full" and r.table_name in GRADED
-    ]:
+    graded = [r.table_name for r in results if r.verdict == "proved" and r.mode == "full" and r.table_name in GRADED]
+    for name in graded:
         table = BY_NAME[name]
         _grade(warehouse, table)
         _keep_state(warehouse, table, load_id)
