@@ -20,13 +20,14 @@ from typing import Any
 
 import duckdb
 
-from propel_assets.catalog import AUDIT_TABLES, TABLES
+from propel_assets.catalog import AUDIT_TABLES, TABLES, Webhooks
 from propel_assets.errors import SettingsError
 from propel_assets.marts import runner
 from propel_assets.settings import DATASET, Target
 
 LAYERS = ("PropelAuth's API", "raw tables", "histories", "marts")
 DUCKDB_TYPES = {"text": "VARCHAR", "timestamp": "TIMESTAMPTZ", "bool": "BOOLEAN"}
+API = ("GET ", "webhook ")
 PAGE = Path(__file__).with_suffix(".html")
 MODELS_FILE = Path(__file__).with_suffix(".json")
 
@@ -36,7 +37,8 @@ class Lineage:
     """The lineage of every column.
 
     Attributes:
-        sources: for each `table.column` the columns it is computed from; an API field is named `GET path field`. Empty
+        sources: for each `table.column` the columns it is computed from; an API field is named `GET path field`,
+            and a field of an event `webhook field`. Empty
             for constants, counts of rows, and columns that a load writes.
         layers: the layer of each table.
     """
@@ -46,7 +48,7 @@ class Lineage:
 
     def layer(self, name: str) -> str:
         """Return the layer of a column or an API field."""
-        return LAYERS[0] if name.startswith("GET ") else self.layers[name.split(".")[0]]
+        return LAYERS[0] if name.startswith(API) else self.layers[name.split(".")[0]]
 
     def used_in(self) -> Mapping[str, set[str]]:
         """Return the inverse of ``sources``: the columns that each column is used in."""
@@ -58,7 +60,7 @@ class Lineage:
 
     def api_fields(self, name: str) -> frozenset[str]:
         """Return the API fields that a column comes from, directly or through other columns."""
-        if name.startswith("GET "):
+        if name.startswith(API):
             return frozenset({name})
         return frozenset(field for source in self.sources[name] if source != name for field in self.api_fields(source))
 
@@ -116,8 +118,9 @@ def _raw_tables() -> tuple[dict[str, frozenset[str]], dict[str, str]]:
     for table in (*TABLES, *AUDIT_TABLES):
         layers[table.name] = LAYERS[1]
         for c in table.columns:
-            field = f"GET {table.path} {table.items or 'answer'}.{c.source_field}"
-            sources[f"{table.name}.{c.name}"] = frozenset({field} if table.path else ())
+            field = f"GET {table.path} {table.items or 'answer'}.{c.source_field}" if table.path else ""
+            field = f"webhook {c.source_field}" if isinstance(table.shape, Webhooks) else field
+            sources[f"{table.name}.{c.name}"] = frozenset(filter(None, [field]))
     return sources, layers
 
 

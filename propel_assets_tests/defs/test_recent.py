@@ -3,6 +3,7 @@
 import json
 
 import dagster as dg
+import pytest
 
 from propel_assets.definitions import defs
 
@@ -24,6 +25,7 @@ def test_refresh_recent_merges_what_changed(settings, sandbox, query, instance) 
     assert query(f"SELECT count(*) FROM user_query WHERE user_id = '{newcomer}'") == [(1,)]
 
 
+@pytest.mark.usefixtures("home")
 def test_activity_asks_for_what_changed_and_a_total_for_everything(settings, sandbox, instance, monkeypatch) -> None:
     resources = dict(defs.resources or {})
     sensor = defs.resolve_sensor_def("propel_auth_changes")

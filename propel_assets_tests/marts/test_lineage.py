@@ -31,6 +31,7 @@ NO_SOURCE = {  # counts of rows, constants of the SQL, and the ends of versions
     "fct_growth_accounting.active_orgs",
     "fct_growth_accounting.active_users",
     "fct_invite_funnel.gone_seen_at",
+    "fct_logins_daily.logins",
     "fct_org_daily.active_api_keys",
     "fct_org_daily.members",
     "fct_org_daily.pending_invites",

@@ -1,2 +1,6 @@
-select usage.date as day, usage.count as validations
+select
+  usage.date as day,
+  usage.count as validations,
+  -- Over in every time zone.
+  usage.date < cast({{ dbt.dateadd('day', -1, propel_auth.utc_day(propel_auth.as_of('end_user_api_key_usage_total'))) }} as date) as is_complete
 from {{ propel_auth.raw('end_user_api_key_usage_total') }} as usage
