@@ -16,6 +16,7 @@
     ├── UnexpectedError          a defect: an error that no code of ours handles
     ├── WarehouseError           the destination cannot be used
     │   ├── OtherPipeline        the dataset has tables of another dlt pipeline
+    │   ├── ErasureListChanged   a person was erased while a load was reading
     │   └── WarehouseClosed      the database cannot be opened
     │       └── WarehouseBusy    another process has it open
     └── WebhookStoreError        the webhook store cannot be used
@@ -103,6 +104,12 @@ class OtherPipeline(WarehouseError):
     """The dataset has tables of another dlt pipeline. Nothing was read."""
 
     concerns_every_scan = True
+
+
+class ErasureListChanged(WarehouseError):
+    """A person was erased while a load was reading. Nothing was replaced."""
+
+    retry_may_help = True
 
 
 class WarehouseClosed(WarehouseError):

@@ -5,6 +5,7 @@ The op runs our own loader, which the command line uses too, not `DagsterDltReso
 
 import inspect
 from collections.abc import Callable, Iterator, Set
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
@@ -24,6 +25,7 @@ from propel_assets.source.dlt_source import propel_auth_source
 from propel_assets.source.stream import ReadOptions, ScanResult
 from propel_assets.warehouse.grades import GRADED, latest_grades
 from propel_assets.warehouse.load import ScanLoad, load_scan
+from propel_assets.warehouse.pipeline import has_write_lock
 from propel_assets.warehouse.query import Warehouse, open_warehouse
 from propel_assets.webhooks.apply import load_events
 
@@ -107,8 +109,9 @@ def _build_load_op(environment: Environment, scan: str, source: DltSource) -> dg
 
 
 def _pool(environment: Environment, scan: str) -> str:
-    """Return the pool of a load: one load at a time. Only a DuckDB file has to be shared by loads and events."""
-    return "events" if scan == AUTH_EVENT.scan and environment.destination != "duckdb" else "api"
+    """Return the pool of a load: one load at a time. Events are applied beside it only where writes are ordered."""
+    target = replace(environment.target, destination=environment.destination)
+    return "events" if scan == AUTH_EVENT.scan and has_write_lock(target) else "api"
 
 
 def _signature(parameters: dict[str, type]) -> inspect.Signature:

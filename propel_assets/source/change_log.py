@@ -15,7 +15,7 @@ import pyarrow.compute
 
 from propel_assets.catalog import AUTH_EVENT, ORG_MEMBERSHIP, USER_QUERY, Table
 from propel_assets.catalog.model import Webhooks
-from propel_assets.source.stream import Mode, ReceivedEvent
+from propel_assets.source.stream import Mode, OvertakenIds, ReceivedEvent
 
 pc: Any = pyarrow.compute  # its functions are created at import, so type checkers do not see them
 
@@ -44,8 +44,8 @@ class StoredTables(Protocol):
         """Return the ids that the change log has since the last full load of ``table`` began."""
         ...
 
-    def overtaken(self, table: Table) -> list[str]:
-        """Return the ids that were read while the last full load of ``table`` ran, whose rows may be the older ones."""
+    def overtaken(self) -> OvertakenIds:
+        """Return the ids whose rows must be read again, because loads were reading when events named them."""
         ...
 
 

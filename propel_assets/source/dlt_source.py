@@ -39,7 +39,7 @@ from propel_assets.source.decode import to_arrow
 from propel_assets.source.readers import ScanContext, read_scan
 from propel_assets.source.readers.events import refuse_loss
 from propel_assets.source.reconcile import ColumnCounts, Reconciler, ValueLimits, merge_types
-from propel_assets.source.stream import Progress, ReadOptions, ResumeState, Rows, ScanResult, join_reasons
+from propel_assets.source.stream import OvertakenIds, Progress, ReadOptions, ResumeState, Rows, ScanResult, join_reasons
 
 SOURCE = "propel_auth_source"
 # How the rows of a recent scan are loaded. Tables that always merge use the best strategy of their destination.
@@ -199,7 +199,7 @@ def _read(scan: str, tables: Sequence[Table], run: _Run) -> Iterator[dict[str, A
         resume_state_of=store.read,
         privacy=privacy.fingerprint,
         stored_ids=_stored_ids_finder(run, privacy),
-        overtaken=run.stored.overtaken if run.stored else lambda _: [],
+        overtaken=run.stored.overtaken if run.stored else OvertakenIds,
     )
     is_logged = run.stored is not None and not wanted.isdisjoint(LOGGED)
     log = ChangeLog(run.stored, _load_id(), run.options.events) if run.stored and is_logged else None
@@ -221,8 +221,10 @@ def _read(scan: str, tables: Sequence[Table], run: _Run) -> Iterator[dict[str, A
                 table, ids = BY_NAME[item.table_name], item.deleted.get(BY_NAME[item.table_name].key[0], ())
                 log.delete(table, dict(zip(privacy.stored_ids(table.name, table.key[0], ids), ids, strict=True)))
             results.append(_after_privacy(_with_counts(item, reconciler), privacy))
-    if log and (ended := log.count_deleted(ORG_MEMBERSHIP)) and run.options.events is not None:
-        refuse_loss(context, ORG_MEMBERSHIP, ended)
+    if log and run.options.events is not None:
+        results = [replace(r, rows_deleted=log.count_deleted(BY_NAME[r.table_name])) for r in results]
+        if ended := log.count_deleted(ORG_MEMBERSHIP):
+            refuse_loss(context, ORG_MEMBERSHIP, ended)
     results = _with_policy(results, scan, privacy)
     for result in results:
         run.on_result(result)

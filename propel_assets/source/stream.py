@@ -63,6 +63,22 @@ class ReadOptions:
 
 
 @dataclass(frozen=True)
+class OvertakenIds:
+    """Ids that events named while loads were reading: these loads can have replaced newer rows by older ones.
+
+    ``since``: the time from which on the events were received; None: no load has to be repaired.
+    """
+
+    since: datetime | None = None
+    users: Sequence[str] = field(default=(), repr=False)
+    orgs: Sequence[str] = field(default=(), repr=False)
+
+    def __bool__(self) -> bool:
+        """Whether there are ids."""
+        return bool(self.users or self.orgs)
+
+
+@dataclass(frozen=True)
 class ResumeState:
     """What a scan leaves for the next scan of the same tables.
 
@@ -107,8 +123,9 @@ class ScanResult:
     """How one table was read. Most fields are columns of `propel_scans`.
 
     A reader fills in what it has found, `read_scan` the rest. ``deleted``: by column, the ids whose rows must be
-    deleted, because a merge deletes rows only where it inserts others. ``newest``, ``cursor``: the reader's part of
-    ``resume_state``; None leaves it unchanged.
+    deleted, because a merge deletes rows only where it inserts others. ``rows_deleted``: the stored rows of users, orgs
+    and memberships that events have ended. ``newest``, ``cursor``: the reader's part of ``resume_state``; None leaves
+    it unchanged.
     """
 
     table_name: str
@@ -124,6 +141,7 @@ class ScanResult:
     values_read: Mapping[str, int] = field(default_factory=dict)
     variants: Sequence[Mapping[str, Any]] = ()
     deleted: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
+    rows_deleted: int = 0
     newest: float | None = None
     cursor: Mapping[str, Any] | None = None
     requests: int = 0

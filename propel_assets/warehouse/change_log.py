@@ -1,14 +1,18 @@
 """The change log at the destination: what it has of the rows that a load reads, and how it is written."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dlt
 
-from propel_assets.catalog import PROPEL_CHANGES, PROPEL_SCANS, Table
+from propel_assets.catalog import AUTH_EVENT, ORG_QUERY, PROPEL_CHANGES, PROPEL_SCANS, USER_QUERY, Table
 from propel_assets.privacy.policy import Policy
 from propel_assets.settings import Target
+from propel_assets.source.readers.users import CLOCK_DIFFERENCE_SECONDS
+from propel_assets.source.stream import OvertakenIds
+from propel_assets.warehouse.audit import MAX_LOADS
+from propel_assets.warehouse.pipeline import has_write_lock
 from propel_assets.warehouse.query import Warehouse, connect
 
 IDS_PER_QUERY = 500
@@ -35,7 +39,7 @@ class StoredRows:
     def observed(self, table: Table, ids: Sequence[str]) -> dict[str, datetime | None]:
         """Return for each id the latest time after which its stored row was read, by a load that is complete."""
         with connect(*self._arguments) as warehouse:
-            full = _last_full_load(warehouse, table)[0]
+            full = _last_full_load(warehouse, table)
             found: dict[str, datetime | None] = dict.fromkeys(ids, full)
             for start in range(0, len(ids) if _has_log(warehouse) else 0, IDS_PER_QUERY):
                 some = ids[start : start + IDS_PER_QUERY]
@@ -53,7 +57,7 @@ class StoredRows:
     def read_since_full_load(self, table: Table) -> set[str]:
         """Return the ids that the change log has since the last full load of ``table`` began."""
         with connect(*self._arguments) as warehouse:
-            began = _last_full_load(warehouse, table)[0]
+            began = _last_full_load(warehouse, table)
             if began is None or not _has_log(warehouse):
                 return set()
             sql = (
@@ -62,26 +66,57 @@ class StoredRows:
             )
             return {id_ for (id_,) in warehouse.rows(sql, table.name, began)}
 
-    def overtaken(self, table: Table) -> list[str]:
-        """Return the ids that were read while the last full load of ``table`` ran, whose rows may be the older ones.
+    def overtaken(self) -> OvertakenIds:
+        """Return the ids that events named since loads began to read that no load of events has followed yet.
 
-        On PostgreSQL, events are applied beside a full load, which can have read a row before and written it after.
+        Each of these loads can have read a row before an event was applied, and written it after.
         """
+        if not can_read_again(*self._arguments[1:]):
+            return OvertakenIds()
         with connect(*self._arguments) as warehouse:
-            return overtaken(warehouse, table)
+            began = _followed_by_no_events(warehouse) if warehouse.columns_of(AUTH_EVENT.name) else None
+            if began is None:
+                return OvertakenIds()
+            since = began - timedelta(seconds=CLOCK_DIFFERENCE_SECONDS)
+            sql = f"SELECT DISTINCT user_id, org_id FROM {warehouse.table(AUTH_EVENT.name)} WHERE received_at >= %s"  # noqa: S608
+            rows = warehouse.rows(sql, since)
+        users, orgs = {user_id for user_id, _ in rows if user_id}, {org_id for _, org_id in rows if org_id}
+        return OvertakenIds(since, sorted(users), sorted(orgs))
 
 
-def overtaken(warehouse: Warehouse, table: Table) -> list[str]:
-    """Return the ids that were read while the last full load of ``table`` ran, and not since."""
-    began, ended = _last_full_load(warehouse, table)
-    if began is None or ended is None or not _has_log(warehouse):
-        return []
-    key = warehouse.column(table.key[0])
-    sql = (
-        f"SELECT {key} FROM {warehouse.table(PROPEL_CHANGES.name)} "  # noqa: S608 - quoted names
-        f"WHERE table_name = %s AND mode <> 'full' AND observed_to >= %s GROUP BY {key} HAVING max(observed_from) <= %s"
+def can_read_again(target: Target, policy: Policy) -> bool:
+    """Return whether rows that events changed during a load are read again after it.
+
+    Where a load excludes events while it reads, they need not be. Where `auth_event` has no ids as PropelAuth has them,
+    they cannot be, so loads must exclude events.
+    """
+    return has_write_lock(target) and all(
+        policy.rules[AUTH_EVENT.name][i].action == "keep" for i in ("user_id", "org_id")
     )
-    return [id_ for (id_,) in warehouse.rows(sql, table.name, began, ended)]
+
+
+def _followed_by_no_events(warehouse: Warehouse) -> datetime | None:
+    """Return when the first load began to read that no load of events has followed; None: there is none.
+
+    A full load replaces what earlier loads of its table wrote.
+    """
+    sql = (
+        f"SELECT s.table_name, s.mode, s.started_at FROM {warehouse.table(PROPEL_SCANS.name)} s "  # noqa: S608
+        f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
+        "WHERE s.table_name IN (%s, %s, %s) AND s.mode <> 'events' AND s.verdict <> 'skipped' "
+        f"ORDER BY {warehouse.load_time} DESC, s.load_id DESC"
+    )
+    began: dict[str, datetime] = {}
+    replaced: set[str] = set()
+    names = (AUTH_EVENT.name, USER_QUERY.name, ORG_QUERY.name)
+    for name, mode, started_at in warehouse.rows(sql, *names, limit=MAX_LOADS):
+        if name == AUTH_EVENT.name:
+            break
+        if name not in replaced:
+            began[name] = min(_time(started_at), began.get(name, _time(started_at)))
+        if mode == "full":
+            replaced.add(name)
+    return min(began.values(), default=None)
 
 
 def write_change_log(pipeline: dlt.Pipeline, target: Target, policy: Policy, rows: Sequence[dict[str, Any]]) -> None:
@@ -95,19 +130,19 @@ def _has_log(warehouse: Warehouse) -> bool:
     return bool(warehouse.columns_of(PROPEL_CHANGES.name))
 
 
-def _last_full_load(warehouse: Warehouse, table: Table) -> tuple[datetime | None, datetime | None]:
-    """Return when the last full load of ``table`` began to read, and when it was complete."""
+def _last_full_load(warehouse: Warehouse, table: Table) -> datetime | None:
+    """Return when the last full load of ``table`` began to read."""
     if not warehouse.columns_of(PROPEL_SCANS.name):
-        return None, None
+        return None
     sql = (
-        f"SELECT s.started_at, {warehouse.load_time} FROM {warehouse.table(PROPEL_SCANS.name)} s "  # noqa: S608
+        f"SELECT s.started_at FROM {warehouse.table(PROPEL_SCANS.name)} s "  # noqa: S608
         f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
         f"WHERE s.table_name = %s AND s.mode = 'full' AND s.verdict <> 'skipped' "
         f"ORDER BY {warehouse.load_time} DESC, s.load_id DESC"
     )
-    for began, ended in warehouse.rows(sql, table.name, limit=1):
-        return _time(began), _time(ended)
-    return None, None
+    for (began,) in warehouse.rows(sql, table.name, limit=1):
+        return _time(began)
+    return None
 
 
 def _time(value: Any) -> datetime:

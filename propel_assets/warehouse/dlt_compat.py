@@ -41,6 +41,9 @@ from dlt.destinations.impl.filesystem.filesystem import FILENAME_SEPARATOR, File
 # Tells a destination with SQL and a catalog of columns from others: `get_storage_table` is in no documented interface.
 from dlt.destinations.job_client_impl import SqlJobClientBase
 
+# The stored state of a pipeline, decoded: `Pipeline.sync_destination` does nothing between extraction and load.
+from dlt.pipeline.state_sync import load_pipeline_state_from_destination
+
 __all__ = [
     "ArrowToInsertValuesWriter",
     "ArrowToJsonlWriter",
@@ -56,6 +59,7 @@ __all__ = [
     "dashboard_file",
     "get_column_type_from_py_arrow",
     "load_ids_of_files",
+    "load_pipeline_state_from_destination",
     "local_state_folder",
     "register_writer",
     "state_files",

@@ -57,13 +57,13 @@ class Grade:
 
 
 def grade_scan(warehouse: Warehouse, load_id: str, results: Sequence[ScanResult]) -> None:
-    """Keep the state of the tables that a load has read in full, proved, and grade them.
+    """Keep the state of the tables that a load has read in full, proved, and grade them. Events have been loaded.
 
     The scan before is graded once more first: late events have been received since.
     """
-    graded = [r.table_name for r in results if r.verdict == "proved" and r.mode == "full" and r.table_name in GRADED]
-    if isinstance(warehouse, FileWarehouse) or not graded or not warehouse.columns_of(AUTH_EVENT.name):
+    if isinstance(warehouse, FileWarehouse):
         return
+    graded = [r.table_name for r in results if r.verdict == "proved" and r.mode == "full" and r.table_name in GRADED]
     for name in graded:
         table = BY_NAME[name]
         _grade(warehouse, table)

@@ -10,26 +10,30 @@ from typing import Any
 
 import dlt
 import pyarrow as pa
-from dlt.common.destination.client import WithStagingDataset
+from dlt.common.destination.client import WithStagingDataset, WithStateSync
+from dlt.common.destination.exceptions import DestinationUndefinedEntity
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 from propel_assets.catalog import AUTH_EVENT, BY_NAME, PROPEL_SCANS, tables_of, tables_written_by
-from propel_assets.errors import OtherPipeline, PropelError, WarehouseError, find_cause
+from propel_assets.errors import ErasureListChanged, OtherPipeline, PropelError, WarehouseError, find_cause
+from propel_assets.privacy.erasure_list import STATE_KEY as ERASURE_LIST_KEY
 from propel_assets.privacy.policy import Policy
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import describe_error
 from propel_assets.settings import Settings, Target, require_credentials
 from propel_assets.source.change_log import LOGGED
-from propel_assets.source.dlt_source import MERGE, propel_auth_source
+from propel_assets.source.dlt_source import MERGE, SOURCE, propel_auth_source
 from propel_assets.source.reconcile import is_same_type
 from propel_assets.source.stream import Progress, ReadOptions, ResumeState, ScanResult
-from propel_assets.warehouse.change_log import StoredRows, write_change_log
+from propel_assets.warehouse.change_log import StoredRows, can_read_again, write_change_log
 from propel_assets.warehouse.destinations.policies import policy_of
+from propel_assets.warehouse.dlt_compat import load_pipeline_state_from_destination
 from propel_assets.warehouse.grades import grade_scan
 from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import (
     destination_kind,
+    has_write_lock,
     load_formats,
     load_lock,
     write_lock,
@@ -42,6 +46,10 @@ from propel_assets.warehouse.session import LoadSession, open_session
 
 ROWS_PER_DELETE = 500
 MANY_ROWS = 10_000  # worth releasing the memory of
+NOT_READ_AGAIN = (
+    "Warning: the load of {} is complete, but rows that events named meanwhile could not be read again, so they can be "
+    "older than before. The next load of events reads them: propel-assets load auth_event."
+)
 
 
 @dataclass(frozen=True)
@@ -84,14 +92,14 @@ def load_scan(
             try:
                 _load(AUTH_EVENT.scan, settings, session, ReadOptions(events=()), progress, log)
             except PropelError as error:
-                log(f"Rows that events had named during the load of {scan} could not be read again. {error}")
+                log(f"{NOT_READ_AGAIN.format(scan)} {error}")
     return load
 
 
 def _load(
     scan: str, settings: Settings, session: LoadSession, options: ReadOptions, progress: Progress, log: Log
 ) -> tuple[ScanLoad, bool]:
-    """Load ``scan``. Return also whether events were applied to rows that the load may have replaced by older ones."""
+    """Load ``scan``. Return also whether events named rows that the load may have replaced by older ones."""
     target, policy = settings.target, load_policy(settings.privacy_settings)
     started = time.monotonic()
     results: list[ScanResult] = []
@@ -107,9 +115,12 @@ def _load(
             options = replace(options, full_refresh=True)
         try:
             locks.enter_context(load_lock(target, pipeline, log))
-            if options.events is not None:  # no load may write older rows between these reads and their write
+            if reads_under_lock := options.events is not None or (
+                _is_changed_by_events(scan) and not can_read_again(target, policy)
+            ):  # no other load may write between these reads and their write
                 locks.enter_context(write_lock(target, pipeline, log))
             pipeline.sync_destination()
+            erased = _erasure_list(pipeline.state)
             columns = _stored_columns(pipeline, target, policy, scan)
             source = propel_auth_source(
                 tables=[table.name for table in tables_of(scan)],
@@ -131,8 +142,9 @@ def _load(
             if sum(result.rows_read for result in results) >= MANY_ROWS:
                 release_memory()
             pipeline.normalize()
-            if options.events is None:
+            if not reads_under_lock:
                 locks.enter_context(write_lock(target, pipeline, log))
+                _require_erasure_list(target, pipeline, erased)
             if changes:  # before the rows, so that no change is without its interval after a kill
                 write_change_log(pipeline, target, policy, changes)
             for result in results:
@@ -140,14 +152,52 @@ def _load(
             info = pipeline.load()
             info.raise_on_failed_jobs()
             _clear_staging(pipeline, [result.table_name for result in results if not result.skipped])
-            _grade(pipeline, target, policy, info.loads_ids, results, log)
             session.finish(info)
-            logged = [table for table in tables_of(scan) if table.name in LOGGED]
-            was_overtaken = any(stored.overtaken(table) for table in logged)
         except Exception as error:  # each database's driver has error classes of its own
             raise _load_error(error, scan, settings) from None
+        if columns.get(AUTH_EVENT.name) and any(r.mode == "full" and r.table_name in LOGGED for r in results):
+            _grade(pipeline, target, policy, info.loads_ids, results, log)
+        was_overtaken = _is_changed_by_events(scan) and _is_overtaken(stored, scan, log)
     load_id = info.loads_ids[0] if info.loads_ids else ""
     return ScanLoad(load_id, results, time.monotonic() - started), was_overtaken
+
+
+def _is_changed_by_events(scan: str) -> bool:
+    """Whether events cause rows of ``scan`` to be read again."""
+    return any(table.name in LOGGED for table in tables_of(scan))
+
+
+def _is_overtaken(stored: StoredRows, scan: str, log: Log) -> bool:
+    """Whether rows must be read again. The load is complete by now, so an error is only logged."""
+    try:
+        return bool(stored.overtaken())
+    except Exception as error:  # each database's driver has error classes of its own
+        log(f"{NOT_READ_AGAIN.format(scan)} Reading auth_event failed: {describe_error(error)}.")
+        return False
+
+
+def _erasure_list(state: Any) -> Any:
+    """Return the erasure list in dlt's state; None: no person was erased."""
+    return ((state or {}).get("sources", {}).get(SOURCE) or {}).get(ERASURE_LIST_KEY)
+
+
+def _require_erasure_list(target: Target, pipeline: dlt.Pipeline, used: Any) -> None:
+    """Refuse to write rows that were read under another erasure list than the stored one. Holds the write lock.
+
+    Raises:
+        ErasureListChanged: a person was erased meanwhile, and the rows can contain them.
+    """
+    if not has_write_lock(target):
+        return
+    stored = None
+    with pipeline.destination_client() as client, contextlib.suppress(DestinationUndefinedEntity):  # the first load
+        if isinstance(client, WithStateSync):
+            stored = load_pipeline_state_from_destination(pipeline.pipeline_name, client)
+    if _erasure_list(stored) != used:
+        raise ErasureListChanged(
+            "A person was erased while this load was reading, and its rows can contain that person. The previous data "
+            "is kept. Run the load again."
+        )
 
 
 def _grade(
@@ -194,14 +244,14 @@ class AuditResumeStore:
 
 
 def _stored_columns(pipeline: dlt.Pipeline, target: Target, policy: Policy, scan: str) -> dict[str, dict[str, str]]:
-    """Return the columns that the tables of ``scan`` have at the destination, with dlt's names of their types.
+    """Return the columns that the tables of ``scan``, and events, have at the destination, with dlt's types.
 
     Raises:
         OtherPipeline: another dlt pipeline has created one of them.
     """
     with connect(pipeline, target, policy) as warehouse:
-        names = [table.name for table in tables_written_by(scan)]
-        columns = warehouse.columns_of_tables([*names, PROPEL_SCANS.name])
+        names = {table.name for table in tables_written_by(scan)}
+        columns = warehouse.columns_of_tables([*names | {AUTH_EVENT.name, PROPEL_SCANS.name}])
         is_first_load = not columns.pop(PROPEL_SCANS.name)
         if is_first_load:
             columns = warehouse.columns_of_tables(list(BY_NAME))

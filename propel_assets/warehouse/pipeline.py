@@ -151,6 +151,11 @@ def load_lock(target: Target, pipeline: dlt.Pipeline, log: Log) -> Iterator[None
         yield
 
 
+def has_write_lock(target: Target) -> bool:
+    """Return whether loads and events can read at the same time, because a lock of the database orders their writes."""
+    return destination_kind(target) == "postgres"
+
+
 @contextlib.contextmanager
 def write_lock(target: Target, pipeline: dlt.Pipeline, log: Log) -> Iterator[None]:
     """Hold the right to write to PostgreSQL: loads read at the same time, and write one after the other.
@@ -158,7 +163,7 @@ def write_lock(target: Target, pipeline: dlt.Pipeline, log: Log) -> Iterator[Non
     Raises:
         WarehouseBusy: another load held it until the time limit.
     """
-    if destination_kind(target) != "postgres":
+    if not has_write_lock(target):
         yield
         return
     with advisory_lock(pipeline, LockTimeout(target.lock_seconds, log)):

@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING
 
-from propel_assets.catalog import AUTH_EVENT, BY_NAME
-from propel_assets.errors import SettingsError
+from propel_assets.catalog import AUTH_EVENT
+from propel_assets.errors import SettingsError, WarehouseError
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import describe_error
 from propel_assets.settings import Settings
@@ -35,7 +35,8 @@ def load_events(
     """Load all events of the store, oldest first, and yield each load: at least one.
 
     Raises:
-        PropelError: the events of this load, and later ones, are still in the store; the text says why.
+        PropelError: the events of this load, and later ones, are still in the store; the text says why. Or all events
+            are loaded, and an automatic erasure failed or is not complete.
     """
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(open_store(settings.webhook_store))
@@ -46,7 +47,7 @@ def load_events(
             options = ReadOptions(events=events, deleted_before=deleted)
             load = load_scan(AUTH_EVENT.scan, settings, options=options, log=log, session=session)
             for result in load.results:
-                deleted[result.table_name] += len(result.deleted.get(BY_NAME[result.table_name].key[0], ()))
+                deleted[result.table_name] += result.rows_deleted
             yield load
             if store is None or not events:
                 break
@@ -58,7 +59,23 @@ def load_events(
                 _settle_grades(settings, session, log)
                 break
     if settings.erase_deleted:
-        run_due_erasures(settings, log)
+        _erase_deleted(settings, log)
+
+
+def _erase_deleted(settings: Settings, log: Callable[[str], None]) -> None:
+    """Run the due erasures.
+
+    Raises:
+        WarehouseError: one of them is not complete.
+    """
+    receipts = run_due_erasures(settings, log)
+    if incomplete := [user_id for user_id, receipt in receipts.items() if not receipt.is_complete]:
+        message = (
+            f"The events are loaded, but the erasure of {', '.join(incomplete)} is not complete: something still names "
+            "the user or could not be searched. Run propel-assets erase with each id: it lists what remains."
+        )
+        log(f"Warning: {message}")
+        raise WarehouseError(message)
 
 
 def _settle_grades(settings: Settings, session: LoadSession, log: Callable[[str], None]) -> None:

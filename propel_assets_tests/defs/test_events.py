@@ -10,12 +10,15 @@ import dagster as dg
 import pytest
 import time_machine
 
+from propel_assets.catalog import AUTH_EVENT, USER_QUERY
 from propel_assets.defs.build import build_definitions
+from propel_assets.defs.config import PropelAuthConfig
 from propel_assets.settings import load_settings
 from propel_assets.webhooks.store import EventStore, StoredEvent
 from propel_assets_tests.defs.default import DEFAULT
 
 JOB = "propel_auth_apply_events"
+AUTH_EVENT_KEY, USERS_KEY = map(DEFAULT.asset_key, (AUTH_EVENT, USER_QUERY))
 
 
 @pytest.fixture
@@ -84,6 +87,26 @@ def test_the_job_applies_events_and_logs_the_tables_that_they_changed(run, store
     assert all(check.passed for check in applied.get_asset_check_evaluations())
     assert query(f"SELECT count(*) FROM user_query WHERE user_id = '{user_id}'") == [(0,)]
     assert store.status().pending == 0
+
+
+@pytest.mark.parametrize(
+    ("destination", "pool"),
+    [
+        ("postgres", "events"),
+        ("reporting", "events"),
+        *((name, "api") for name in ("duckdb", "ducklake", "motherduck", "snowflake", "redshift", "bigquery")),
+        ("databricks", "api"),
+        ("filesystem", "api"),
+    ],
+)
+def test_events_run_beside_loads_only_where_a_lock_orders_their_writes(destination, pool, monkeypatch) -> None:
+    monkeypatch.setenv("DESTINATION__REPORTING__DESTINATION_TYPE", "postgres")
+    definitions = build_definitions(PropelAuthConfig(destination=destination))
+    loads = {key.path[-1]: definitions.resolve_assets_def(key).op for key in (AUTH_EVENT_KEY, USERS_KEY)}
+    assert {name: op.pool for name, op in loads.items()} == {
+        "auth_event": f"propel_auth_{pool}",
+        "user_query": "propel_auth_api",
+    }
 
 
 def test_a_run_that_fails_keeps_the_events(run, store, sandbox, monkeypatch) -> None:

@@ -7,8 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from propel_assets.errors import ErasureListChanged
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import load_settings
+from propel_assets.warehouse.erasure import erase
+from propel_assets.warehouse.erasure.eraser import PersonEraser
 from propel_assets.warehouse.query import open_warehouse
 from propel_assets_tests.destinations.standins.postgres import Postgres
 from propel_assets_tests.processes import wait_until
@@ -110,6 +113,49 @@ def test_whoever_reads_sees_all_of_the_old_rows_or_all_of_the_new(database, serv
         seen |= set(server.ask(database, "SELECT count(*) FROM propel_auth_data.user_query"))
     ended(load)
     assert seen | set(rows("SELECT count(*) FROM {user_query}")) == {(300,), (293,)}
+
+
+def test_two_erasures_at_once_keep_both_people_on_the_list(database, rows, sandbox, monkeypatch) -> None:
+    monkeypatch.setenv("PROPELAUTH_PRIVACY_KEY", "k" * 32)
+    ended(start("user_query"))
+    first, second = list(sandbox.store.users)[:2]
+    learn, started = PersonEraser.learn_identifiers, []
+
+    def learn_identifiers(eraser: PersonEraser) -> None:
+        monkeypatch.setattr(PersonEraser, "learn_identifiers", learn)
+        other = subprocess.Popen([*LOAD[:-1], "erase", second], stderr=subprocess.PIPE, text=True)
+        started.append(other)
+        assert "another load is writing to propel_auth_data" in other.stderr.readline()
+        learn(eraser)
+
+    monkeypatch.setattr(PersonEraser, "learn_identifiers", learn_identifiers)
+    settings = load_settings()
+    assert erase(settings.target, settings.privacy_settings, first, tenant=settings.tenant).is_complete
+    ended(started[0])
+    ended(start("user_query"))
+    assert {user for (user,) in rows("SELECT user_id FROM {user_query}")} == {*sandbox.store.users} - {first, second}
+
+
+def test_a_load_that_reads_during_an_erasure_does_not_restore_the_person(
+    database, rows, sandbox, run_cli, monkeypatch
+) -> None:
+    monkeypatch.setenv("PROPELAUTH_PRIVACY_KEY", "k" * 32)
+    ended(start("user_query"))
+    erased = min(sandbox.store.users)
+    reading = start("user_query")
+    sandbox.requests.clear()
+    wait_until(lambda: sandbox.requests, reading, "it reads")
+    reading.send_signal(signal.SIGSTOP)
+    assert run_cli("erase", erased).returncode == 0
+    reading.send_signal(signal.SIGCONT)
+    _, errors = reading.communicate(timeout=200)
+    assert reading.returncode == 1
+    assert "A person was erased while this load was reading" in errors
+    assert ErasureListChanged.retry_may_help
+    expected = {*sandbox.store.users} - {erased}
+    assert {user for (user,) in rows("SELECT user_id FROM {user_query}")} == expected
+    ended(start("user_query"))
+    assert {user for (user,) in rows("SELECT user_id FROM {user_query}")} == expected
 
 
 def test_two_loads_of_the_same_table_never_mix_their_rows(database, rows, sandbox) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -16,17 +17,22 @@ from typing import Any
 
 import pytest
 
-from propel_assets.catalog import BY_NAME
+from propel_assets.catalog import BY_NAME, TABLES
 from propel_assets.errors import ApiError, LossRefused
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.sandbox.events import WebhookEvent
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import Settings, load_settings
 from propel_assets.source.readers import events as reader
-from propel_assets.warehouse import audit, retention
+from propel_assets.source.stream import ReadOptions
+from propel_assets.warehouse import audit, query, retention
+from propel_assets.warehouse import load as load_module
+from propel_assets.warehouse.change_log import StoredRows
 from propel_assets.warehouse.checks import examine
 from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.query import open_warehouse
+from propel_assets.warehouse.session import LoadSession
+from propel_assets.webhooks import apply as apply_module
 from propel_assets.webhooks.apply import load_events
 from propel_assets.webhooks.store import EventStore, StoredEvent
 from propel_assets_tests.processes import wait_until
@@ -62,6 +68,13 @@ def store(settings: Settings, sandbox: Sandbox) -> Iterator[EventStore]:
     """The event store. From the first load of users and orgs on, it receives every event of the sandbox."""
     for scan in SCANS:
         load_scan(scan, settings)
+    with connected(settings, sandbox) as store:
+        yield store
+
+
+@contextmanager
+def connected(settings: Settings, sandbox: Sandbox) -> Iterator[EventStore]:
+    """The event store, which receives every event of the sandbox from now on."""
     store = EventStore(settings.webhook_store)
 
     def receive(event: WebhookEvent) -> None:
@@ -262,6 +275,7 @@ def test_audit_rows_of_events_are_removed_once_two_full_loads_have_begun_since(
 ) -> None:
     monkeypatch.setattr(audit, "MAX_LOADS", 3)
     monkeypatch.setattr(retention, "MAX_LOADS", 3)
+    monkeypatch.setattr("propel_assets.warehouse.change_log.CLOCK_DIFFERENCE_SECONDS", 0)  # nothing to repair
 
     def counts() -> list[int]:
         with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
@@ -444,3 +458,141 @@ def test_events_that_are_applied_during_a_full_load_are_in_the_tables_after_it(s
     assert names.keys() == sandbox.store.users.keys()
     assert {names[user_id] for user_id in users[::20]} == {"During"}
     assert failed_checks(settings) == []
+
+
+def apply_in_another_process() -> None:
+    command = [sys.executable, "-m", "propel_assets.cli", "load", "auth_event"]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+
+
+def load_around(
+    during: Callable[[], None], scan: str, settings: Settings, monkeypatch: pytest.MonkeyPatch, *, recent: bool = False
+) -> list[str]:
+    """Load ``scan`` into PostgreSQL and return what is logged. ``during`` runs between its reads and its writes."""
+    messages: list[str] = []
+    lock = load_module.write_lock
+
+    @contextmanager
+    def write_lock(*arguments: Any) -> Iterator[None]:
+        monkeypatch.setattr(load_module, "write_lock", lock)
+        during()
+        with lock(*arguments):
+            yield
+
+    monkeypatch.setattr(load_module, "write_lock", write_lock)
+    load_scan(scan, settings, options=ReadOptions(recent=recent), log=messages.append)
+    return messages
+
+
+@pytest.mark.parametrize("settings", ["postgres"], indirect=True)
+@pytest.mark.parametrize("mode", ["first", "full", "recent"])
+def test_rows_that_events_named_during_a_load_are_read_again_after_it(settings, sandbox, mode, monkeypatch) -> None:
+    for scan in SCANS if mode != "first" else ():
+        load_scan(scan, settings)
+    changed, deleted, *others = [user_id for user_id, orgs in sandbox.store.of_user.items() if orgs]
+    org_id = next(iter(sandbox.store.of_user[others[0]]))
+    with connected(settings, sandbox):
+        never_stored = sandbox.store.add_user()
+        for user_id in (changed, deleted, others[0]):
+            sandbox.store.touch_user(user_id)  # else a recent load does not read the user
+
+        def during() -> None:
+            sandbox.store.update_user(changed, first_name="During")
+            sandbox.store.delete_user(deleted)
+            sandbox.store.delete_user(never_stored)
+            sandbox.store.delete_org(org_id)
+            apply_in_another_process()
+
+        load_around(during, "users", settings, monkeypatch, recent=mode == "recent")
+        applied = {row["user_id"]: row["first_name"] for row in rows(settings, "user_query")}
+        assert applied[changed] == "During"
+        assert applied.keys() == sandbox.store.users.keys()
+        assert org_id not in {row["org_id"] for row in rows(settings, "org_membership")}
+
+
+@pytest.mark.parametrize("settings", ["postgres"], indirect=True)
+def test_a_failed_repair_leaves_the_load_complete_and_is_repeated(settings, sandbox, store, monkeypatch) -> None:
+    user_id = next(iter(sandbox.store.users))
+
+    def during() -> None:
+        sandbox.store.update_user(user_id, first_name="During")
+        apply_in_another_process()
+        sandbox.faults.set("server_error", 500, path=f"{API}/user")
+
+    messages = load_around(during, "users", settings, monkeypatch)
+    assert "could not be read again" in messages[-1]
+    assert "propel-assets load auth_event" in messages[-1]
+    names = {row["user_id"]: row["first_name"] for row in rows(settings, "user_query")}
+    assert names[user_id] != "During"
+    sandbox.faults.clear()
+    apply(settings)
+    names = {row["user_id"]: row["first_name"] for row in rows(settings, "user_query")}
+    assert names[user_id] == "During"
+    sandbox.requests.clear()
+    apply(settings)
+    assert not sandbox.requests
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_an_error_after_the_commit_does_not_fail_the_load(settings, store, monkeypatch) -> None:
+    def fail(_: StoredRows) -> None:
+        raise RuntimeError("the connection was closed")
+
+    monkeypatch.setattr(StoredRows, "overtaken", fail)
+    messages: list[str] = []
+    load = load_scan("users", settings, log=messages.append)
+    assert {result.verdict for result in load.results} == {"proved"}
+    assert "the load of users is complete" in messages[-1]
+
+
+@pytest.mark.parametrize("settings", ["postgres"], indirect=True)
+def test_events_wait_for_a_load_if_their_ids_are_hashed(settings, sandbox, monkeypatch, tmp_path) -> None:
+    policy = tmp_path / "policy.toml"
+    with_users = [table.name for table in TABLES if any(column.name == "user_id" for column in table.columns)]
+    policy.write_text("".join(f'[{name}]\nuser_id = "hash"\n' for name in with_users))
+    monkeypatch.setenv("PROPELAUTH_PRIVACY", str(policy))
+    monkeypatch.setenv("PROPELAUTH_PRIVACY_KEY", "k" * 32)
+    hashed = load_settings()
+    for scan in SCANS:
+        load_scan(scan, hashed)
+    changed, deleted = list(sandbox.store.users)[:2]
+    with connected(hashed, sandbox):
+        sandbox.faults.set("latency_ms", 700, path=f"{API}/user/query")
+        slow = {"PROPELAUTH_PAGE_SIZE": "30", "PROPELAUTH_MAX_CONCURRENCY": "1"}
+        sandbox.requests.clear()
+        command = [sys.executable, "-m", "propel_assets.cli", "load", "user_query"]
+        with subprocess.Popen(command, env={**os.environ, **slow}) as process:
+            wait_until(lambda: len(sandbox.requests) > 6, process, "the load reads")
+            sandbox.store.update_user(changed, first_name="During")
+            sandbox.store.delete_user(deleted)
+            apply(hashed)
+            assert process.wait(120) == 0
+    names = [row["first_name"] for row in rows(hashed, "user_query")]
+    assert names.count("During") == 1
+    assert len(names) == len(sandbox.store.users)
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_users_who_never_had_an_org_are_not_lost_memberships(settings, sandbox, store, monkeypatch) -> None:
+    monkeypatch.setattr(apply_module, "BATCH_EVENTS", 60)
+    for _ in range(60):
+        sandbox.store.add_user()
+    user_id, orgs = next((user_id, orgs) for user_id, orgs in sandbox.store.of_user.items() if orgs)
+    sandbox.store.remove_membership(user_id, next(iter(orgs)))
+    apply(settings)
+    assert store.status().pending == 0
+    applied = tables(settings)
+    for scan in SCANS:
+        load_scan(scan, settings)
+    assert applied == tables(settings)
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_without_webhooks_nothing_is_queried_after_the_commit(settings, monkeypatch) -> None:
+    calls: list[str] = []
+    finish, connect = LoadSession.finish, query.warehouse_client
+    monkeypatch.setattr(LoadSession, "finish", lambda *arguments: (calls.append("finished"), finish(*arguments)))
+    monkeypatch.setattr(query, "warehouse_client", lambda *arguments: (calls.append("query"), connect(*arguments))[1])
+    load_scan("users", settings)
+    assert calls[-1] == "finished"
+    assert "query" in calls

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from propel_assets.errors import WarehouseError
 from propel_assets.settings import load_settings
 from propel_assets.warehouse.load import load_scan
 from propel_assets.webhooks.apply import load_events
@@ -75,3 +76,18 @@ def test_applying_events_erases_only_where_it_is_configured(small, settings, que
     monkeypatch.setenv("PROPELAUTH_ERASE_DELETED", "true")
     list(load_events(load_settings()))
     assert query(f"SELECT count(*) FROM auth_event WHERE user_id = '{user_id}'") == [(0,)]
+
+
+def test_an_automatic_erasure_that_is_not_complete_fails_and_says_what_to_do(
+    small, settings, run_sql, query, monkeypatch
+) -> None:
+    user_id = next(iter(small.store.users))
+    small.store.delete_user(user_id)
+    deliver(settings, user_id, days_ago=31)
+    run_sql(f"CREATE VIEW propel_auth_data.selected_user AS SELECT '{user_id}' AS user_id")
+    monkeypatch.setenv("PROPELAUTH_ERASE_DELETED", "true")
+    messages: list[str] = []
+    with pytest.raises(WarehouseError, match=f"the erasure of {user_id} is not complete: .* Run propel-assets erase"):
+        list(load_events(load_settings(), log=messages.append))
+    assert messages[-1].startswith("Warning: ")
+    assert query("SELECT count(*) FROM auth_event") == [(0,)]  # it is erased as far as it can be

@@ -62,17 +62,20 @@ def read_events(context: ScanContext, table: Table, shape: Webhooks) -> Iterator
     new = [row for row in rows if row["message_id"] not in stored]  # a later delivery has later times
     yield Rows(table.name, to_arrow(AUTH_EVENT, new))
     yield ScanResult(table_name=table.name, verdict="proved", rows_read=len(new))
-    since = int(min((event.sent_at.timestamp() for event in events), default=0)) - CLOCK_DIFFERENCE_SECONDS
+    overtaken = context.overtaken()
+    times = [event.sent_at for event in events] + ([overtaken.since] if overtaken.since else [])
+    since = int(min((time.timestamp() for time in times), default=0)) - CLOCK_DIFFERENCE_SECONDS
     loaded = [name for name in shape.applies_to if context.is_current(BY_NAME[name])]
     gone: list[str] = []
-    if ORG_QUERY.name in loaded:
-        ids = _ids([*(row["org_id"] for row in rows), *context.overtaken(ORG_QUERY)])
+    if {ORG_QUERY.name, ORG_MEMBERSHIP.name} & {*loaded}:
+        ids = _ids([*(row["org_id"] for row in rows), *overtaken.orgs])
         with _suppress_if_no_orgs():
             orgs = _read_orgs(context, ids)
-            gone = orgs.absent
-            yield from orgs.items(ORG_QUERY)
+            gone = orgs.missing
+            if ORG_QUERY.name in loaded:
+                yield from orgs.items(ORG_QUERY)
     if USER_QUERY.name in loaded:
-        ids = _ids([*(row["user_id"] for row in rows), *context.overtaken(USER_QUERY)])
+        ids = _ids([*(row["user_id"] for row in rows), *overtaken.users])
         users = None
         if ORG_MEMBERSHIP.name in loaded:
             with _suppress_if_no_orgs():
@@ -131,10 +134,14 @@ def _ids(values: Iterable[str | None]) -> list[str]:
 
 @dataclass
 class _Entities:
-    """The users or orgs that were named: those that exist, and the stored ids of those that do not exist any more."""
+    """The users or orgs that were named: those that exist, and the ids of those that do not exist (any more).
+
+    ``absent``: those of ``missing`` that the table has. A load can have restored memberships of the other ones.
+    """
 
     row_type: RowType
     rows: list[Any]
+    missing: list[str]
     absent: list[str]
     reason: str = ""
 
@@ -245,12 +252,14 @@ def _read(
         if row is not None and id_of(row).lower() != id_:
             raise PermanentApiError(f"GET {table.name} by id returned another row than requested. Nothing was changed.")
     found |= {id_: row for id_, row in answers.items() if row is not None}
-    absent = context.stored_ids(table, [id_ for id_, row in answers.items() if row is None])
+    missing = [id_ for id_, row in answers.items() if row is None]
+    absent = context.stored_ids(table, missing)
     rows = list(found.values())
-    if absent and not _has_rows(context, table):
-        return _Entities(row_type, rows, [], join_reasons(LIST_IS_EMPTY.format(table.items, len(absent)), reason))
+    if missing and not _has_rows(context, table):
+        reason = join_reasons(LIST_IS_EMPTY.format(table.items, len(absent)) if absent else "", reason)
+        return _Entities(row_type, rows, [], [], reason)
     refuse_loss(context, table, len(absent))
-    return _Entities(row_type, rows, absent, reason)
+    return _Entities(row_type, rows, missing, absent, reason)
 
 
 def _has_rows(context: ScanContext, table: Table) -> bool:
@@ -262,7 +271,7 @@ def _has_rows(context: ScanContext, table: Table) -> bool:
 
 def refuse_loss(context: ScanContext, table: Table, deleted: int) -> None:
     """Refuse to delete more rows in one run than a load may lose."""
-    before = context.resume_state_of(table.scan).rows[table.name]
+    before = context.resume_state_of(table.scan).rows.get(table.name, 0)
     deleted += context.options.deleted_before.get(table.name, 0)
     if not context.client.tenant.allow_loss and deleted > allowed_loss(context, before):
         raise LossRefused(

@@ -28,7 +28,7 @@ from propel_assets.warehouse.erasure.receipt import ErasureReceipt, ErasureRecor
 from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.load import empty_bucket
 from propel_assets.warehouse.locks import Log
-from propel_assets.warehouse.pipeline import build_pipeline, database_file, load_lock, sync_local_pipeline
+from propel_assets.warehouse.pipeline import build_pipeline, database_file, load_lock, sync_local_pipeline, write_lock
 from propel_assets.warehouse.query import HOW_TO_LOAD, warehouse_client
 from propel_assets.warehouse.remedies import remedy_of
 
@@ -70,7 +70,7 @@ def erase(
         find_user = None if allow_unknown else lambda: _find_user(tenant, user_id)
         run = _Run(target, pipeline, folder, policy, person, find_user, dry_run)
         try:
-            with load_lock(target, pipeline, log):
+            with load_lock(target, pipeline, log), write_lock(target, pipeline, log):
                 return run.erase()
         except Exception as error:  # every database driver has its own error classes
             raise find_cause(error) or WarehouseError(
