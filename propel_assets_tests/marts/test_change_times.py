@@ -44,7 +44,7 @@ class Truth:
             for org_id, membership in user["org_id_to_org_info"].items():
                 yield ("memberships_history", (user_id, org_id)), tracked(ORG_MEMBERSHIP, membership)
         for org_id, org in self.store.orgs.items():
-            yield ("orgs_history", (org_id,)), tracked(ORG_QUERY, org.wire)
+            yield ("orgs_history", (org_id,)), tracked(ORG_QUERY, {"created_at": org.created_at, **org.wire})
 
     def step(self, change: Any) -> None:
         began = time.time()
@@ -117,7 +117,8 @@ def check(truth: Truth, query: Any) -> int:
             times = truth.changed.get((name, key, content(table, row)), [])
             is_initial = not times or before < times[0][0]
             if not (is_initial and (name, key) in truth.initial and truth.initial[name, key] == content(table, row)):
-                assert any(began <= before and (after is None or after <= ended) for began, ended in times), (name, key)
+                within = any(began <= before and (after is None or after <= ended) for began, ended in times)
+                assert within, (name, key, after, before, times)
                 checked += 1
     return checked
 

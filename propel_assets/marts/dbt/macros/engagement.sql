@@ -93,7 +93,7 @@ bounds as (
 
 days as (
   select day from event_days
-  union
+  union all
   select day from {{ ref('dim_date') }}
 ),
 
