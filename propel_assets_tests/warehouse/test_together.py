@@ -125,6 +125,7 @@ def test_two_erasures_at_once_keep_both_people_on_the_list(database, rows, sandb
         monkeypatch.setattr(PersonEraser, "learn_identifiers", learn)
         other = subprocess.Popen([*LOAD[:-1], "erase", second], stderr=subprocess.PIPE, text=True)
         started.append(other)
+        assert other.stderr
         assert "another load is writing to propel_auth_data" in other.stderr.readline()
         learn(eraser)
 
