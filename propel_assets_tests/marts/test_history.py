@@ -133,6 +133,7 @@ def test_growth_of_users_and_orgs_over_three_months(simulate, query) -> None:
     store.touch_user(quiet)
     newcomer, new_org = store.add_user(), store.add_org()
     store.add_membership(newcomer, new_org, "Owner")
+    store.touch_user(newcomer)  # activity before the org existed does not count for it
     load()
     life.wait(days=10)
     load()  # January: December is over
