@@ -22,7 +22,7 @@ DAYS = ("30", "60", "90")
 
 REPORT_COLUMNS = (
     text("type", "The type of report.", required=True),
-    text("interval", "The report's interval, as PropelAuth names it: a number of days, or `Weekly` and `Monthly`.", required=True),
+    text("interval", "The report's interval: a number of days, or `Weekly` and `Monthly`.", required=True),
     identifier("report_id", "The report that the row belongs to.", required=True),
     identifier("id", "The row's id within its report.", required=True),
     timestamp("report_time", "When PropelAuth computed the report (UTC).", required=True),
