@@ -25,7 +25,7 @@ RUN_MS = 240_000
 def ui(tmp_path: Path) -> Iterator[str]:
     """The URL of the UI that `propel-assets dev` prints, started as by a script, deaf to SIGINT; SIGTERM ends all."""
     port = free_port()
-    words = ["dev", "--port", str(port), "--sandbox-port", "0", "--users", "400", "--orgs", "30"]
+    words = ["dev", "--no-live", "--port", str(port), "--sandbox-port", "0", "--users", "400", "--orgs", "30"]
     with (tmp_path / "dev.log").open("wb") as log:
         dev = subprocess.Popen(
             [sys.executable, "-m", "propel_assets.cli", *words],
