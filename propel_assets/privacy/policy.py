@@ -129,7 +129,7 @@ class Policy:
         return None if value is None else restore_surrogates(bytes(value)).decode()
 
     def _apply_to_part(self, rule: Rule, source: msgspec.Raw) -> msgspec.Raw | None:
-        """Return what is stored of a part, None if nothing is. What is kept is not decoded, so that no text changes."""
+        """Return the stored form of a part, or None. A kept part is not decoded, so that its text is unchanged."""
         first = bytes(source).lstrip()[:1]
         if rule.parts and first == b"{":
             fields = msgspec.json.decode(source, type=dict[str, msgspec.Raw])

@@ -200,7 +200,7 @@ def test_users_who_signed_up_or_were_active_since_the_load_only_count(settings, 
     sandbox.store.update_user(silent, first_name="Nour")
     users, _ = verify(settings)
     assert users.changed == 2
-    # Without an event, an edit by somebody else cannot be told from corruption.
+    # Without an event, an edit at PropelAuth cannot be distinguished from corruption.
     assert users.differences == [Difference("different", f"user_id={silent}", ("first_name",))]
 
 

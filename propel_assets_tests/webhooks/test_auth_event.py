@@ -71,7 +71,7 @@ def test_an_event_that_was_loaded_before_a_kill_is_loaded_again_and_stays_one_ro
     store.add([event(0, ADDED), event(1, ADDED)])
     loads = load_events(settings)
     next(loads)
-    loads.close()  # the process ended after the load, before the store was told
+    loads.close()  # the process ended after the load, before the events were removed from the store
     assert len(rows(query)) == store.status().pending == 2
     store.add([event(2, ADDED)])
     list(load_events(settings))
