@@ -4,7 +4,8 @@ import importlib
 import json
 import os
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from contextlib import closing
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -20,10 +21,14 @@ from propel_assets.settings import Settings, load_settings
 from propel_assets.source.stream import ReadOptions
 from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.query import open_warehouse
+from propel_assets.webhooks.apply import load_events
+from propel_assets.webhooks.store import EventStore, StoredEvent
 from propel_assets_tests.marts.conftest import DESCRIPTIONS, SCANS
 
 # Times and ids of the loads, which differ between the two warehouses.
 OWN = {"started_at", "finished_at", "first_found_at", "last_found_at", "load_id", "waited_seconds", "concurrency"}
+OWN |= {"changed_after", "changed_before", "full_load_started_at", "joined_after", "left_after"}
+OWN |= {"compared_from", "compared_to", "late_seconds_median", "late_seconds_max"}
 JSON = {"properties", "metadata", "permissions", "inherited_user_roles_plus_current_role", "user_permissions"}
 JSON |= {"additional_roles", "last_additional_roles", "inherited_roles"}
 AS_OF = ("2026-11-24 12:30:00+00:00", "2026-12-26 12:30:00+00:00")
@@ -49,17 +54,26 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Rows, Rows]
         patch.setenv("DESTINATION__POSTGRES__CREDENTIALS", credentials)
         patch.setenv("DESTINATION__DUCKDB__CREDENTIALS", str(file))
         known = {"auth_url": sandbox.url, "api_key": sandbox.api_key}
+        events: list[StoredEvent] = []
+        sandbox.store.subscribe(lambda event: events.append(_received(len(events), event.payload)))
 
         def load(as_of: str, *scans: str) -> None:
             for destination in ("duckdb", "postgres"):
-                settings = load_settings({**known, "destination": destination})
+                store = f"sqlite:///{file.parent}/{destination}.db"
+                settings = load_settings({**known, "destination": destination, "webhook_store": store})
+                with closing(EventStore(store)) as received:
+                    received.add(events)
+                list(load_events(settings))
                 for scan in scans:
                     load_scan(scan, settings, options=ReadOptions(usage_per_key=True))
                 with open_dbt(settings) as dbt:
                     assert dbt.run("build", propel_auth_as_of=as_of).failed == {}
 
-        load(AS_OF[0], *SCANS)
         first, other, *_ = sandbox.store.users
+        sandbox.store.log_in(first)
+        load(AS_OF[0], *SCANS)
+        for _ in range(150):
+            sandbox.live.step()
         sandbox.store.advance(32)
         sandbox.store.delete_user(first)
         sandbox.store.add_membership(sandbox.store.add_user(), next(iter(sandbox.store.orgs)))
@@ -70,6 +84,11 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Rows, Rows]
         reviews = [_review(load_settings({**known, "destination": name})) for name in ("duckdb", "postgres")]
         with duckdb.connect(str(file), read_only=True) as db, psycopg2.connect(credentials) as pg:
             yield _rows(db) | {REVIEW: reviews[:1]}, _rows(pg.cursor()) | {REVIEW: reviews[1:]}
+
+
+def _received(number: int, payload: dict[str, Any]) -> StoredEvent:
+    at = datetime(2026, 10, 15, 13, tzinfo=UTC) + timedelta(hours=4) * number
+    return StoredEvent(f"msg_{number}", payload["event_type"], at, at, json.dumps(payload))
 
 
 def _review(settings: Settings) -> dict[str, bytes]:
