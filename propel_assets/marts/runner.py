@@ -142,7 +142,7 @@ class Dbt:
         Raises:
             WarehouseError: dbt could not start.
         """
-        manifest = parsed_manifest(self.profile)
+        manifest, _ = _parse(self.profile)
         done = _invoke(self.profile, self.folder, words, variables, manifest)
         if done.exception is not None:
             raise WarehouseError(f"dbt stopped: {describe_error(done.exception)}.")
@@ -197,8 +197,10 @@ def _invoke(
 
 
 @cache
-def parsed_manifest(profile: Profile) -> Any:
-    """Return dbt's own manifest for ``profile``, parsed once per process.
+def _parse(profile: Profile) -> tuple[Any, dict[str, Any]]:
+    """Return dbt's own manifest for ``profile``, parsed once per process, and what `manifest_dict` returns.
+
+    dbt writes compiled SQL into its own manifest with every command, hence the second one is taken before.
 
     Raises:
         WarehouseError: the dbt project cannot be parsed.
@@ -208,13 +210,12 @@ def parsed_manifest(profile: Profile) -> Any:
     if not result.success:
         reason = describe_error(result.exception) if result.exception else "an unknown error"
         raise WarehouseError(f"dbt cannot parse the project of the marts: {reason}.")
-    return result.result
+    return result.result, result.result.writable_manifest().to_dict(omit_none=False)
 
 
-@cache
 def manifest_dict(profile: Profile) -> dict[str, Any]:
     """Return the manifest for ``profile`` as in dbt's artifact `manifest.json`."""
-    return parsed_manifest(profile).writable_manifest().to_dict(omit_none=False)
+    return _parse(profile)[1]
 
 
 @contextlib.contextmanager

@@ -202,7 +202,8 @@ def test_the_manifest_is_built_once_per_environment(monkeypatch, tmp_path) -> No
     assert manifests[2] == manifests[0]
     assert schemas[0] >= {"propel_auth_marts", "propel_auth_history"}
     assert schemas[1] >= {"staging_propel_auth_marts", "staging_propel_auth_history"}
-    assert first.stat().st_size == pytest.approx(second.stat().st_size, rel=0.1)
+    assert first.stat().st_size == pytest.approx(second.stat().st_size, rel=0.05)
+    assert not any(node.get("compiled_code") for node in manifests[1]["nodes"].values())
 
 
 def test_without_the_extra_everything_else_loads() -> None:
