@@ -41,7 +41,8 @@ def access_review(
       propel-assets access-review --as-of 2026-09-30
       propel-assets access-review --as-of 2026-09-30 --since 2026-07-01 --names
     """
-    from propel_assets.reporting.access_review import ADMIN_ROLES, build_review, write_review
+    from propel_assets.reporting.access_review.build import ADMIN_ROLES, build_review
+    from propel_assets.reporting.access_review.files import write_review
 
     if since and since > as_of:
         raise click.BadParameter("it is after --as-of.", param_hint="--since")

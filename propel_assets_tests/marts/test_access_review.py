@@ -13,17 +13,9 @@ from click.testing import CliRunner
 from propel_assets.cli.main import main
 from propel_assets.errors import WarehouseError
 from propel_assets.privacy.policy_file import load_policy
-from propel_assets.reporting.access_review import (
-    ADMIN_ROLES,
-    CHANGED,
-    EXCEPTIONS,
-    KEYS,
-    MEMBERS,
-    PAGE,
-    AccessReview,
-    build_review,
-    render_files,
-)
+from propel_assets.reporting.access_review.build import ADMIN_ROLES, build_review
+from propel_assets.reporting.access_review.files import CHANGED, EXCEPTIONS, KEYS, MEMBERS, PAGE, render_files
+from propel_assets.reporting.access_review.model import AccessReview
 from propel_assets.sandbox.store import Store
 from propel_assets.warehouse.query import open_warehouse
 
@@ -57,7 +49,7 @@ def members_of(store: Store) -> dict[tuple[str, str], tuple[str, str, bool, bool
 
 
 @pytest.mark.timeout(900)
-def test_the_review_says_what_the_sandbox_knows_and_says_it_again_later(simulate, tmp_path, monkeypatch) -> None:
+def test_a_review_matches_the_sandbox_and_is_reproducible(simulate, tmp_path, monkeypatch) -> None:
     simulation = simulate(*SELECT, scans=SCANS)
     store: Store = simulation.store
     first = simulation.load()
@@ -212,7 +204,7 @@ def test_without_history_the_reason_is_one_sentence(small, simulate, run_cli) ->
 
 
 def test_text_that_a_spreadsheet_would_run_gets_an_apostrophe() -> None:
-    from propel_assets.reporting.access_review import _cell
+    from propel_assets.reporting.access_review.files import _cell
 
     assert [_cell(value) for value in ("=1+1", "+1", "-1", "@a", "Ops", None, True)] == [
         "'=1+1",

@@ -15,7 +15,8 @@ import pytest
 
 from propel_assets.marts.runner import open_dbt
 from propel_assets.privacy.policy_file import load_policy
-from propel_assets.reporting.access_review import CHANGED, MEMBERS, PAGE, build_review, render_files
+from propel_assets.reporting.access_review.build import build_review
+from propel_assets.reporting.access_review.files import CHANGED, MEMBERS, PAGE, render_files
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import Settings, load_settings
 from propel_assets.source.stream import ReadOptions

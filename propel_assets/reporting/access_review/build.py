@@ -1,28 +1,29 @@
-"""The access review: who had which role in which org at the end of a day, since when, and what changed in a period.
+"""Reads an access review from the histories and the marts."""
 
-Everything is read from the histories, which later loads do not change, so the same period gives the same bytes. A
-change was made between the load that showed it and the load before.
-"""
-
-import csv
-import hashlib
-import io
 import json
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import groupby, pairwise
-from pathlib import Path
 from typing import Any
 
-import jinja2
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
 from propel_assets.catalog import END_USER_API_KEYS, ORG_MEMBERSHIP, ORG_QUERY, PROPEL_SCANS, USER_QUERY
-from propel_assets.errors import PropelError, WarehouseError
+from propel_assets.errors import WarehouseError
 from propel_assets.marts.runner import HISTORY, MARTS
+from propel_assets.reporting.access_review.model import (
+    AccessReview,
+    ApiKey,
+    Change,
+    ExceptionRow,
+    Interval,
+    Member,
+    Org,
+    Scans,
+)
 from propel_assets.settings import Target
 from propel_assets.warehouse.audit import as_utc
 from propel_assets.warehouse.query import Warehouse
@@ -51,134 +52,6 @@ ORPHANS = {
     "owner_disabled": "its owner is disabled",
     "owner_left_org": "its owner has left the org",
 }
-
-
-@dataclass(frozen=True)
-class Interval:
-    """When something changed: after one load and not after another. ``after`` is None before the first load."""
-
-    after: datetime | None
-    before: datetime
-
-    def __str__(self) -> str:
-        """Return the interval as text."""
-        return f"{_shown(self.after)} to {_shown(self.before)}" if self.after else f"before {_shown(self.before)}"
-
-
-@dataclass(frozen=True)
-class Member:
-    """One member of one org at the time of the review."""
-
-    org_id: str
-    user_id: str
-    role: str
-    additional_roles: tuple[str, ...]
-    inherited_roles: tuple[str, ...]
-    role_since: Interval
-    member_since: Interval
-    enabled: bool | None
-    locked: bool | None
-    mfa_enabled: bool | None
-    last_active_day: date | None
-    flags: tuple[str, ...] = ()
-
-    @property
-    def through(self) -> str:
-        """Return through what the member has the roles."""
-        parts = [f"{self.role}: assigned"]
-        parts += [f"{role}: additional role" for role in self.additional_roles]
-        if self.inherited_roles:
-            parts.append(f"{', '.join(self.inherited_roles)}: included in {self.role}")
-        return "; ".join(parts)
-
-
-@dataclass(frozen=True)
-class Change:
-    """One change in the period. ``org_id`` is empty for changes of the user."""
-
-    org_id: str
-    user_id: str
-    change: str
-    old: str
-    new: str
-    at: Interval
-
-
-@dataclass(frozen=True)
-class ApiKey:
-    """One active API key at the time of the review. ``validations``: None where the usage per key is not loaded."""
-
-    api_key_id: str
-    owner_kind: str
-    user_id: str
-    org_id: str
-    created_at: datetime | None
-    expires_at: datetime | None
-    validations: int | None
-    flags: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class ExceptionRow:
-    """One exception. ``subject``: the id of the user or the API key; empty for an org."""
-
-    kind: str
-    org_id: str
-    subject: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class Scans:
-    """The scans of one table in the period."""
-
-    table: str
-    proved: int
-    counted: int
-    skipped: int
-    last_at: datetime | None
-    last_verdict: str
-    last_rows: int | None
-    last_total: int | None
-
-
-@dataclass(frozen=True)
-class Org:
-    """One org at the time of the review, with its members and the changes of the period."""
-
-    org_id: str
-    name: str
-    is_saml_configured: bool | None
-    members: Sequence[Member]
-    changes: Sequence[Change]
-
-
-@dataclass(frozen=True)
-class AccessReview:
-    """The review. ``observed_at``: the last load up to the end of ``as_of``."""
-
-    as_of: date
-    since: date
-    observed_at: datetime
-    is_preliminary: bool
-    tenant: str
-    environment: str
-    admin_roles: tuple[str, ...]
-    orgs: Sequence[Org]
-    user_changes: Sequence[Change]
-    api_keys: Sequence[ApiKey]
-    exceptions: Sequence[ExceptionRow]
-    scans: Sequence[Scans]
-    loads: int
-    longest_gap: timedelta | None
-    notes: Sequence[str]
-    people: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
-    """By user id: name and e-mail address; empty unless they were requested."""
-
-    def members(self) -> Iterator[Member]:
-        """Yield the members of all orgs."""
-        for org in self.orgs:
-            yield from org.members
 
 
 def build_review(
@@ -317,23 +190,23 @@ class _Reader:
     def _members(self, users: Mapping[str, Mapping[str, Any]]) -> list[Member]:
         rows = self._rows(
             "SELECT org_id, user_id, user_role, additional_roles, inherited_user_roles_plus_current_role, valid_from, "  # noqa: S608
-            f"valid_to FROM {self._history}.memberships_history WHERE valid_from <= {_literal(self._observed)} "
-            "ORDER BY org_id, user_id, valid_from"
+            f"valid_to, changed_after, changed_before FROM {self._history}.memberships_history "
+            f"WHERE valid_from <= {_literal(self._observed)} ORDER BY org_id, user_id, valid_from"
         )
         members = []
         for (org_id, user_id), versions in groupby(rows, key=lambda row: (str(row[0]), str(row[1]))):
-            member_from = role_from = last_to = last_roles = None
+            member_since = role_since = last_to = last_roles = None
             role, inherited = "", ()
-            for _, _, role, additional, all_roles, valid_from, valid_to in versions:
+            for _, _, role, additional, all_roles, valid_from, valid_to, after, before in versions:
                 roles = (role, _roles(additional))
-                begin, end = as_utc(valid_from), as_utc(valid_to) if valid_to else None
-                if last_to != begin:
-                    member_from = role_from = begin
+                since = Interval(_utc(after), as_utc(before))
+                if last_to is None or last_to != as_utc(valid_from):
+                    member_since = role_since = since
                 elif roles != last_roles:
-                    role_from = begin
-                last_to, last_roles = end, roles
+                    role_since = since
+                last_to, last_roles = _utc(valid_to), roles
                 inherited = tuple(r for r in _roles(all_roles) if r != role)
-            if (last_to is None or last_to > self._observed) and member_from and role_from and last_roles:
+            if (last_to is None or last_to > self._observed) and member_since and role_since and last_roles:
                 user = users.get(user_id, {})
                 member = Member(
                     org_id=org_id,
@@ -341,8 +214,8 @@ class _Reader:
                     role=role or "",
                     additional_roles=last_roles[1],
                     inherited_roles=inherited,
-                    role_since=self._interval(role_from),
-                    member_since=self._interval(member_from),
+                    role_since=role_since,
+                    member_since=member_since,
                     enabled=user.get("enabled"),
                     locked=user.get("locked"),
                     mfa_enabled=user.get("mfa_enabled"),
@@ -358,11 +231,6 @@ class _Reader:
     def _is_admin(self, member: Member) -> bool:
         return not {member.role, *member.additional_roles}.isdisjoint(self._admin_roles)
 
-    def _interval(self, at: datetime) -> Interval:
-        """Return when a version began that the load at ``at`` showed first."""
-        earlier = bisect_left(self._readings, at)
-        return Interval(self._readings[earlier - 1] if earlier else None, at)
-
     def _changes(self) -> list[Change]:
         rows = self._rows(
             "SELECT org_id, user_id, change, old_value, new_value, changed_after, seen_at "  # noqa: S608 - our names
@@ -376,7 +244,7 @@ class _Reader:
                 CHANGES[change],
                 _roles_text(old),
                 _roles_text(new),
-                Interval(as_utc(after) if after else None, as_utc(seen)),
+                Interval(_utc(after), as_utc(seen)),
             )
             for org_id, user_id, change, old, new, after, seen in rows
         ]
@@ -404,7 +272,7 @@ class _Reader:
             validations = used.get(key_id, 0) if is_known else None
             flags = [ORPHANS[orphan_reason]] if orphan_reason else []
             flags += ["it has no owner"] if owner_kind == "none" else []
-            created = as_utc(created_at) if created_at else None
+            created = _utc(created_at)
             is_old = created is not None and created.date() <= self._dormant_before
             flags += [f"not used in {DORMANT_DAYS} days"] if validations == 0 and is_old else []
             keys.append(
@@ -414,7 +282,7 @@ class _Reader:
                     user_id or "",
                     org_id or "",
                     created,
-                    as_utc(expires_at) if expires_at else None,
+                    _utc(expires_at),
                     validations,
                     tuple(flags),
                 )
@@ -451,7 +319,7 @@ class _Reader:
                     verdicts["proved"],
                     verdicts["counted"],
                     verdicts["skipped"],
-                    as_utc(at) if at else None,
+                    _utc(at),
                     verdict,
                     read,
                     total,
@@ -484,7 +352,7 @@ def _with_flags(member: Member, is_admin: bool, dormant_before: date) -> Member:
         flags += ["Dormant administrator"] if is_admin and is_dormant else []
         if not member.mfa_enabled:
             flags.append("Administrator without MFA" if is_admin else "Member without MFA")
-    return Member(**{**vars(member), "flags": tuple(flags)})
+    return replace(member, flags=tuple(flags))
 
 
 def _exception_detail(kind: str, member: Member) -> str:
@@ -508,149 +376,9 @@ def _roles_text(stored: str | None) -> str:
     return ", ".join(_roles(stored)) if stored and stored.startswith("[") else stored or ""
 
 
+def _utc(at: Any) -> datetime | None:
+    return as_utc(at) if at else None
+
+
 def _literal(at: datetime) -> str:
     return f"CAST('{at:%Y-%m-%d %H:%M:%S.%f}+00' AS TIMESTAMP WITH TIME ZONE)"
-
-
-def _shown(at: datetime | None) -> str:
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M}" if at else ""
-
-
-# --- files ---
-
-MEMBERS, CHANGED, EXCEPTIONS, KEYS, PAGE = "members.csv", "changes.csv", "exceptions.csv", "api_keys.csv", "review.html"
-
-
-def render_files(review: AccessReview) -> dict[str, bytes]:
-    """Return the files of the review by name. They are the same for the same period."""
-    names = {org.org_id: org.name for org in review.orgs}
-
-    def person(user_id: str) -> list[str]:
-        return [user_id, *(review.people.get(user_id, ("", "")) if review.people else ())]
-
-    who = ["user_id", *(["name", "email"] if review.people else [])]
-    files = {
-        MEMBERS: _csv(
-            [
-                "org_id",
-                "org",
-                *who,
-                "role",
-                "additional_roles",
-                "through",
-                "role_since_after",
-                "role_since_before",
-                "member_since_after",
-                "member_since_before",
-                "enabled",
-                "locked",
-                "mfa_enabled",
-                "last_active_day",
-                "exceptions",
-            ],
-            [
-                [
-                    m.org_id,
-                    names[m.org_id],
-                    *person(m.user_id),
-                    m.role,
-                    ", ".join(m.additional_roles),
-                    m.through,
-                    _shown(m.role_since.after),
-                    _shown(m.role_since.before),
-                    _shown(m.member_since.after),
-                    _shown(m.member_since.before),
-                    m.enabled,
-                    m.locked,
-                    m.mfa_enabled,
-                    m.last_active_day,
-                    ", ".join(m.flags),
-                ]
-                for m in review.members()
-            ],
-        ),
-        CHANGED: _csv(
-            ["org_id", "org", *who, "change", "old", "new", "changed_after", "changed_before"],
-            [
-                [
-                    c.org_id,
-                    names.get(c.org_id, ""),
-                    *person(c.user_id),
-                    c.change,
-                    c.old,
-                    c.new,
-                    _shown(c.at.after),
-                    _shown(c.at.before),
-                ]
-                for c in [*(c for org in review.orgs for c in org.changes), *review.user_changes]
-            ],
-        ),
-        EXCEPTIONS: _csv(
-            ["exception", "org_id", "org", "user_or_key_id", "detail"],
-            [[e.kind, e.org_id, names.get(e.org_id, ""), e.subject, e.detail] for e in review.exceptions],
-        ),
-        KEYS: _csv(
-            ["api_key_id", "owner_kind", "user_id", "org_id", "created_at", "expires_at", "validations", "exceptions"],
-            [
-                [
-                    k.api_key_id,
-                    k.owner_kind,
-                    k.user_id,
-                    k.org_id,
-                    _shown(k.created_at),
-                    _shown(k.expires_at),
-                    k.validations,
-                    ", ".join(k.flags),
-                ]
-                for k in review.api_keys
-            ],
-        ),
-    }
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    template = Path(__file__).with_name("access_review.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(template).render(
-        review=review,
-        names=names,
-        digests=digests,
-        shown=_shown,
-        kinds=Counter(e.kind for e in review.exceptions),
-        listed=[e for e in review.exceptions if e.kind != "Member without MFA"],
-        without_mfa=Counter(e.org_id for e in review.exceptions if e.kind == "Member without MFA"),
-        dormant_days=DORMANT_DAYS,
-    )
-    return {**files, PAGE: page.encode()}
-
-
-def write_review(review: AccessReview, folder: Path) -> list[Path]:
-    """Write the files of the review into ``folder``, which is created.
-
-    Raises:
-        PropelError: a file cannot be written.
-    """
-    written = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in render_files(review).items():
-            path = folder / name
-            path.write_bytes(content)
-            written.append(path)
-    except OSError as error:
-        raise PropelError(f"Cannot write {folder}: {error.strerror}. Choose another --output.") from error
-    return written
-
-
-def _csv(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\r\n")
-    writer.writerow(head)
-    writer.writerows([[_cell(value) for value in row] for row in rows])
-    return text.getvalue().encode()
-
-
-def _cell(value: Any) -> str:
-    """Return a cell. Spreadsheets run text that begins like a formula, so such text gets an apostrophe."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    text = "" if value is None else str(value)
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

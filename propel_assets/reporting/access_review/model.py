@@ -1,0 +1,138 @@
+"""What an access review consists of."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+
+
+def shown(at: datetime | None) -> str:
+    """Return a time as text, in UTC and to the minute; empty for None."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M}" if at else ""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """When something changed: after one load and not after another. ``after`` is None before the first load."""
+
+    after: datetime | None
+    before: datetime
+
+    def __str__(self) -> str:
+        """Return the interval as text."""
+        return f"{shown(self.after)} to {shown(self.before)}" if self.after else f"before {shown(self.before)}"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member of one org at the time of the review."""
+
+    org_id: str
+    user_id: str
+    role: str
+    additional_roles: tuple[str, ...]
+    inherited_roles: tuple[str, ...]
+    role_since: Interval
+    member_since: Interval
+    enabled: bool | None
+    locked: bool | None
+    mfa_enabled: bool | None
+    last_active_day: date | None
+    flags: tuple[str, ...] = ()
+
+    @property
+    def through(self) -> str:
+        """Return through what the member has the roles."""
+        parts = [f"{self.role}: assigned"]
+        parts += [f"{role}: additional role" for role in self.additional_roles]
+        if self.inherited_roles:
+            parts.append(f"{', '.join(self.inherited_roles)}: included in {self.role}")
+        return "; ".join(parts)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change in the period. ``org_id`` is empty for changes of the user."""
+
+    org_id: str
+    user_id: str
+    change: str
+    old: str
+    new: str
+    at: Interval
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """One active API key at the time of the review. ``validations``: None where the usage per key is not loaded."""
+
+    api_key_id: str
+    owner_kind: str
+    user_id: str
+    org_id: str
+    created_at: datetime | None
+    expires_at: datetime | None
+    validations: int | None
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ExceptionRow:
+    """One exception. ``subject``: the id of the user or the API key; empty for an org."""
+
+    kind: str
+    org_id: str
+    subject: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Scans:
+    """The scans of one table in the period."""
+
+    table: str
+    proved: int
+    counted: int
+    skipped: int
+    last_at: datetime | None
+    last_verdict: str
+    last_rows: int | None
+    last_total: int | None
+
+
+@dataclass(frozen=True)
+class Org:
+    """One org at the time of the review, with its members and the changes of the period."""
+
+    org_id: str
+    name: str
+    is_saml_configured: bool | None
+    members: Sequence[Member]
+    changes: Sequence[Change]
+
+
+@dataclass(frozen=True)
+class AccessReview:
+    """The review. ``observed_at``: the last load up to the end of ``as_of``."""
+
+    as_of: date
+    since: date
+    observed_at: datetime
+    is_preliminary: bool
+    tenant: str
+    environment: str
+    admin_roles: tuple[str, ...]
+    orgs: Sequence[Org]
+    user_changes: Sequence[Change]
+    api_keys: Sequence[ApiKey]
+    exceptions: Sequence[ExceptionRow]
+    scans: Sequence[Scans]
+    loads: int
+    longest_gap: timedelta | None
+    notes: Sequence[str]
+    people: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
+    """By user id: name and e-mail address; empty unless they were requested."""
+
+    def members(self) -> Iterator[Member]:
+        """Yield the members of all orgs."""
+        for org in self.orgs:
+            yield from org.members
