@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from typing import Any
 import pytest
 from svix.webhooks import Webhook
 
-from propel_assets.webhooks.store import EventStore
+from propel_assets.sandbox.running import Sandbox
+from propel_assets.settings import Settings, load_settings
+from propel_assets.webhooks.store import EventStore, StoredEvent
 from propel_assets_tests.processes import free_port, listens, wait_until
 
 SECRET = "whsec_c2FuZGJveC13ZWJob29rLXNlY3JldA=="
@@ -60,6 +63,13 @@ def get(url: str) -> tuple[int, str]:
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
+
+
+def received(payload: dict[str, Any]) -> StoredEvent:
+    """Return an event as the receiver stores it."""
+    now = datetime.now(UTC)
+    svix_id = f"msg_{uuid.uuid4().hex}"
+    return StoredEvent(svix_id, payload["event_type"], now, now.replace(microsecond=0), json.dumps(payload))
 
 
 @contextmanager
@@ -111,3 +121,23 @@ def stored() -> Callable[[str], list[tuple[str, str]]]:
             store.close()
 
     return read
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Any]:
+    with importlib.import_module("propel_assets_tests.destinations.standins.postgres").Postgres() as running:
+        yield running
+
+
+@pytest.fixture(params=["duckdb", "postgres"])
+def settings(
+    request: pytest.FixtureRequest, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Settings:
+    """The settings that load the sandbox into DuckDB, then into PostgreSQL."""
+    if request.param == "postgres":
+        for name, value in request.getfixturevalue("server").place(tmp_path).items():
+            monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PROPELAUTH_AUTH_URL", sandbox.url)
+    monkeypatch.setenv("PROPELAUTH_API_KEY", sandbox.api_key)
+    monkeypatch.setenv("PROPELAUTH_RETRY_SECONDS", "1")
+    return load_settings()

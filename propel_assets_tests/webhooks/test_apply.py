@@ -1,6 +1,5 @@
 """Events are applied: the users, memberships and orgs that they name are as PropelAuth has them."""
 
-import importlib
 import json
 import os
 import signal
@@ -10,7 +9,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -34,33 +32,14 @@ from propel_assets.warehouse.query import open_warehouse
 from propel_assets.warehouse.session import LoadSession
 from propel_assets.webhooks import apply as apply_module
 from propel_assets.webhooks.apply import load_events
-from propel_assets.webhooks.store import EventStore, StoredEvent
+from propel_assets.webhooks.store import EventStore
 from propel_assets_tests.processes import wait_until
+from propel_assets_tests.webhooks.conftest import received
 
 SCANS = ("users", "orgs")
 API = "/api/backend/v1"
 IGNORED = {"last_active_at", "org_name", "org_metadata", "url_safe_org_name"}
 """The last activity, which changes without an event, and what memberships repeat of their org."""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Any]:
-    with importlib.import_module("propel_assets_tests.destinations.standins.postgres").Postgres() as running:
-        yield running
-
-
-@pytest.fixture(params=["duckdb", "postgres"])
-def settings(
-    request: pytest.FixtureRequest, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Settings:
-    """The settings that load the sandbox into DuckDB, then into PostgreSQL."""
-    if request.param == "postgres":
-        for name, value in request.getfixturevalue("server").place(tmp_path).items():
-            monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PROPELAUTH_AUTH_URL", sandbox.url)
-    monkeypatch.setenv("PROPELAUTH_API_KEY", sandbox.api_key)
-    monkeypatch.setenv("PROPELAUTH_RETRY_SECONDS", "1")
-    return load_settings()
 
 
 @pytest.fixture
@@ -83,12 +62,6 @@ def connected(settings: Settings, sandbox: Sandbox) -> Iterator[EventStore]:
     sandbox.store.subscribe(receive)
     yield store
     store.close()
-
-
-def received(payload: dict[str, Any]) -> StoredEvent:
-    now = datetime.now(UTC)
-    svix_id = f"msg_{uuid.uuid4().hex}"
-    return StoredEvent(svix_id, payload["event_type"], now, now.replace(microsecond=0), json.dumps(payload))
 
 
 def apply(settings: Settings) -> list[Any]:

@@ -1,6 +1,5 @@
 """The grade of the webhooks is the truth: the sandbox decides which events are lost."""
 
-import importlib
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
@@ -19,25 +18,7 @@ from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.query import open_warehouse
 from propel_assets.webhooks.apply import load_events
 from propel_assets.webhooks.store import EventStore
-from propel_assets_tests.webhooks.test_apply import received
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Any]:
-    with importlib.import_module("propel_assets_tests.destinations.standins.postgres").Postgres() as running:
-        yield running
-
-
-@pytest.fixture(params=["duckdb", "postgres"])
-def settings(
-    request: pytest.FixtureRequest, sandbox: Sandbox, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> Settings:
-    if request.param == "postgres":
-        for name, value in request.getfixturevalue("server").place(tmp_path).items():
-            monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PROPELAUTH_AUTH_URL", sandbox.url)
-    monkeypatch.setenv("PROPELAUTH_API_KEY", sandbox.api_key)
-    return load_settings()
+from propel_assets_tests.webhooks.conftest import received
 
 
 class World:
