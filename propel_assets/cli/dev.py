@@ -96,7 +96,7 @@ def run_dev(
         names = {"bin": short_path(Path(sys.executable).parent), "sandbox": sandbox}
         live_guide = LIVE_GUIDE.format(changes=CHANGES_PER_MINUTE, sensor=sensor, **names) if live else ""
         guide = DEV_GUIDE.format(host=HOST, port=port, users=users, orgs=orgs, live=live_guide, **names)
-        click.echo(f"Starting Dagster; this takes 10 to 30 s.\n{guide}")
+        click.echo(f"The PropelAuth sandbox is at {sandbox.url}. Starting Dagster; this takes 10 to 30 s.")
         command = [
             sys.executable,
             "-W",
