@@ -38,6 +38,16 @@ def installed() -> bool:
     return all(importlib.util.find_spec(name) for name in ("dbt", "dagster_dbt"))
 
 
+def how_to_build(target: Target) -> str:
+    """Return what to run so that the history and the marts are built."""
+    job = "_".join(filter(None, ("propel_auth", target.environment, "refresh")))
+    install = "" if installed() else "Install the extra: pip install 'propel-assets[marts]'. Then "
+    return (
+        f"{install or 'To build them: '}run `dagster job execute -m propel_assets.definitions -j {job}`, or start "
+        f"`dagster dev -m propel_assets.definitions` and launch the job {job}."
+    )
+
+
 @dataclass(frozen=True)
 class NodeResult:
     """The result of one model, seed or test, with the values of dbt's `run_results.json`.
