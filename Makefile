@@ -12,9 +12,8 @@ PEERS := $(patsubst benchmarks/peers/requirements-%.txt,$(BENCH)-%,$(wildcard be
 LOWEST := .venv-lowest
 RELEASE := .venv-release
 DBT_NEXT := .venv-dbt-next
-# The extras and other packages in the image; the tests that run on the lowest versions.
-DEPLOYED := production,postgres,celery,k8s,webhooks
-DEPLOYED_PACKAGES :=
+# The extras in the image; the tests that run on the lowest versions.
+DEPLOYED := production,postgres,celery,k8s,webhooks,apprise
 LOWEST_SAMPLE := $(addprefix propel_assets_tests/,test_definitions.py defs/test_recent.py warehouse/test_load.py warehouse/test_recent.py)
 WITH_DAGSTER := $(addprefix propel_assets_tests/,cli defs marts deploy test_definitions.py test_secrets.py)
 # What the gate runs of the two slow suites (`make test-embedded-elt SAMPLE=1`); without SAMPLE, they run completely.
@@ -112,7 +111,7 @@ bench: $(BENCH)/has-core bench-peers  ## measure the speed against other tools (
 bench-peers: $(PEERS:%=%/has-peer)
 
 lock:  ## write deploy/requirements.txt with the hash of every file
-	@python=$(PYTHON) && exec "$$python" .ci/lock.py deploy/requirements.txt '.[$(DEPLOYED)]' $(DEPLOYED_PACKAGES)
+	@python=$(PYTHON) && exec "$$python" .ci/lock.py deploy/requirements.txt '.[$(DEPLOYED)]'
 
 sbom: $(RELEASE)/has-tools  ## write the bill of materials of the image: deploy/sbom.json
 	$(RELEASE)/bin/cyclonedx-py requirements --output-reproducible -o deploy/sbom.json deploy/requirements.txt

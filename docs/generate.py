@@ -141,7 +141,7 @@ EXIT_CODES = {
     0: "Done.",
     1: "Not done: one sentence with the reason is on standard error.",
     2: "Usage error: an unknown command, option, table or value. Nothing was requested.",
-    CHECK_FAILED: "A check failed (`load`, `check`), a row differs (`verify`), or data is too old (`status --max-age`).",
+    CHECK_FAILED: "A check failed (`load`, `check`), a row differs (`verify`), or data is old (`status --max-age`).",
 }
 
 

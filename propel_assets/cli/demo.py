@@ -13,14 +13,14 @@ import dagster as dg
 from propel_assets.catalog import AUTH_EVENT, TABLES
 from propel_assets.cli.instance import prepare_dagster_home, short_path
 from propel_assets.cli.rendering import format_count, print_table
-from propel_assets.cli.warehouse import open_configured_warehouse
+from propel_assets.cli.warehouse import open_configured_warehouse, require_tables_of
 from propel_assets.defs.assets import load_op_name
 from propel_assets.defs.build import build_definitions
 from propel_assets.defs.config import PropelAuthConfig
 from propel_assets.defs.environment import Environment
 from propel_assets.errors import WarehouseError
 from propel_assets.marts.runner import MARTS, installed
-from propel_assets.sandbox.running import Sandbox
+from propel_assets.sandbox.running import Sandbox, tenant_id
 from propel_assets.settings import DATASET, Settings, load_settings
 
 DESTINATION = "duckdb"
@@ -39,8 +39,11 @@ def run_demo(*, users: int, orgs: int, seed: int, now: date, environment: str = 
     """Load every table of a sandbox through Dagster; print one row per asset and the answers to three questions.
 
     Raises:
+        OtherEnvironment: the tables of this folder are of another tenant.
         WarehouseError: a table could not be loaded. The reason was printed when it happened.
     """
+    settings = load_settings({"destination": DESTINATION}, environment)
+    require_tables_of(tenant_id(seed), settings)
     started = time.monotonic()
     with Sandbox(users=users, orgs=orgs, seed=seed, now=now) as sandbox:
         size = f"{format_count(users, 'user')} and {format_count(orgs, 'org')}"
@@ -49,7 +52,6 @@ def run_demo(*, users: int, orgs: int, seed: int, now: date, environment: str = 
     print_table(("asset", "rows", "checks passed", "seconds"), _result_rows(result))
     if not result.success:
         raise WarehouseError("Not every table was loaded: see the lines above.")
-    settings = load_settings({"destination": DESTINATION}, environment)
     if installed():
         _print_answers(settings, now)
     else:

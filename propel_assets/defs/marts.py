@@ -41,7 +41,7 @@ def build_marts(environment: Environment) -> list[dg.AssetsDefinition]:
     if not environment.config.marts or not runner.installed():
         return []
     destination = environment.destination
-    if destination_kind(replace(environment.target, destination=destination)) not in runner.ADAPTERS:
+    if destination_kind(replace(environment.target, destination=destination)) not in runner.EXTRAS:
         logging.getLogger(__name__).warning(
             "History and marts are left out: propel-assets builds them on DuckDB and PostgreSQL, not on %s. "
             "Your dbt project can build them: `propel-assets dbt-sources --package`.",
