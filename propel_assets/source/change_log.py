@@ -15,7 +15,7 @@ import pyarrow.compute
 
 from propel_assets.catalog import AUTH_EVENT, ORG_MEMBERSHIP, USER_QUERY, Table
 from propel_assets.catalog.model import Webhooks
-from propel_assets.source.stream import Mode, OvertakenIds, ReceivedEvent
+from propel_assets.source.stream import Mode, Overtaken, ReceivedEvent
 
 pc: Any = pyarrow.compute  # its functions are created at import, so type checkers do not see them
 
@@ -32,8 +32,8 @@ class StoredTables(Protocol):
         """Return the rows whose first key column is one of ``ids``."""
         ...
 
-    def has_change_log(self) -> bool:
-        """Whether the change log has rows."""
+    def begin(self) -> tuple[bool, int]:
+        """Return whether the change log has rows, and how many loads of events are complete."""
         ...
 
     def observed(self, table: Table, ids: Sequence[str]) -> dict[str, datetime | None]:
@@ -44,14 +44,18 @@ class StoredTables(Protocol):
         """Return the ids that the change log has since the last full load of ``table`` began."""
         ...
 
-    def overtaken(self) -> OvertakenIds:
-        """Return the ids whose rows must be read again, because loads were reading when events named them."""
+    def first_receipt(self, ids: Sequence[str]) -> datetime | None:
+        """Return when the first of the messages ``ids`` of `auth_event` was received."""
+        ...
+
+    def overtaken(self) -> Overtaken:
+        """Return the rows that must be read again, because loads were reading when events were applied."""
         ...
 
 
 @dataclass
 class ChangeLog:
-    """Collects the rows of the change log of one load. ``mode``: that of its rows that are merged."""
+    """Collects the rows of the change log of one load. ``event_loads``: the complete loads of events when it began."""
 
     stored: StoredTables
     load_id: str
@@ -61,7 +65,8 @@ class ChangeLog:
     def __post_init__(self) -> None:
         """Note when the load began to read."""
         self._started_at = datetime.now(UTC)
-        self._is_kept = self.events is not None or self.stored.has_change_log()
+        has_rows, self.event_loads = self.stored.begin()
+        self._is_kept = self.events is not None or has_rows
         self._users: list[str] = []
         self._compared: dict[str, set[str]] = {}
 
