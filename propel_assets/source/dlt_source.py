@@ -221,8 +221,9 @@ def _read(scan: str, tables: Sequence[Table], run: _Run) -> Iterator[dict[str, A
             yield {item.table: batch}
         elif item.table_name in wanted:
             if log and item.mode == "events":
-                table, ids = BY_NAME[item.table_name], item.deleted.get(BY_NAME[item.table_name].key[0], ())
-                log.delete(table, dict(zip(privacy.stored_ids(table.name, table.key[0], ids), ids, strict=True)))
+                for column, ids in item.deleted.items():
+                    by_stored_id = dict(zip(privacy.stored_ids(item.table_name, column, ids), ids, strict=True))
+                    log.delete(BY_NAME[item.table_name], column, by_stored_id)
             results.append(_after_privacy(_with_counts(item, reconciler), privacy))
     if log and run.options.events is not None:
         results = [replace(r, rows_deleted=log.count_deleted(BY_NAME[r.table_name])) for r in results]

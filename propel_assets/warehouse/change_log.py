@@ -27,10 +27,10 @@ class StoredRows:
         self._arguments = pipeline, target, policy
         self._began: datetime | None = None
 
-    def rows(self, table: Table, ids: Sequence[str]) -> list[dict[str, Any]]:
-        """Return the rows whose first key column is one of ``ids``."""
+    def rows(self, table: Table, ids: Sequence[str], column: str = "") -> list[dict[str, Any]]:
+        """Return the rows whose ``column``, by default the first one of the key, is one of ``ids``."""
         with connect(*self._arguments) as warehouse:
-            return warehouse.rows_of_keys(table, ids)
+            return warehouse.rows_of(table, column or table.key[0], ids)
 
     def begin(self) -> tuple[bool, int]:
         """Return whether the change log has rows, and how many loads of events are complete."""
@@ -42,7 +42,7 @@ class StoredRows:
     def first_receipt(self, ids: Sequence[str]) -> datetime | None:
         """Return when the first of the messages ``ids`` of `auth_event` was received."""
         with connect(*self._arguments) as warehouse:
-            rows = warehouse.rows_of_keys(AUTH_EVENT, ids)
+            rows = warehouse.rows_of(AUTH_EVENT, AUTH_EVENT.key[0], ids)
         return min((_time(row["received_at"]) for row in rows), default=None)
 
     def observed(self, table: Table, ids: Sequence[str]) -> dict[str, datetime | None]:

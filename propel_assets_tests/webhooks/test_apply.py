@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -292,11 +293,20 @@ def test_more_deletions_than_a_load_may_lose_are_refused(settings, sandbox, stor
 
 
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
-def test_more_ended_memberships_than_a_load_may_lose_are_refused(settings, sandbox, store) -> None:
+@pytest.mark.parametrize("cause", ["members were removed", "orgs were deleted"])
+def test_more_ended_memberships_than_a_load_may_lose_are_refused(settings, sandbox, store, cause) -> None:
     before = tables(settings)
     pairs = [(user_id, org_id) for user_id, orgs in sandbox.store.of_user.items() for org_id in orgs]
-    for pair in pairs[: len(pairs) // 4 + 51]:
-        sandbox.store.remove_membership(*pair)
+    most = len(pairs) // 4 + 51
+    if cause == "members were removed":
+        for pair in pairs[:most]:
+            sandbox.store.remove_membership(*pair)
+    else:
+        orgs = Counter(org_id for _, org_id in pairs)
+        while orgs and len(pairs) - sum(map(len, sandbox.store.of_user.values())) < most:
+            sandbox.store.delete_org(orgs.most_common(1)[0][0])
+            del orgs[orgs.most_common(1)[0][0]]
+        assert len(before["org_query"]) - len(sandbox.store.orgs) < 50  # so few orgs may be lost
     with pytest.raises(LossRefused, match="rows of org_membership"):
         apply(settings)
     assert tables(settings) == before
