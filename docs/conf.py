@@ -1,5 +1,7 @@
 """Sphinx's configuration of the documentation site: `make docs` builds it. `docs/index.md` has the navigation."""
 
+from sphinx.application import Sphinx
+
 import propel_assets
 
 project = "propel-assets"
@@ -26,3 +28,17 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_extra_path = ["lineage.html"]  # linked by marts.md
 copybutton_exclude = ".linenos, .gp"
+
+# Pages that include a file of the repository: on a forge, links lead to the file; on the site, to the page.
+INCLUDED = {"](../benchmarks/README.md": "](benchmarks.md", "](../CHANGELOG.md": "](changelog.md"}
+
+
+def link_to_pages(_app: object, _page: str, source: list[str]) -> None:
+    """Replace links to included files by links to the pages that include them."""
+    for file, page in INCLUDED.items():
+        source[0] = source[0].replace(file, page)
+
+
+def setup(app: Sphinx) -> None:
+    """Register the replacement of links."""
+    app.connect("source-read", link_to_pages)

@@ -15,7 +15,7 @@ from typing import Any
 import click
 import yaml
 
-from propel_assets.catalog import TABLES, Table
+from propel_assets.catalog import AUDIT_TABLES, TABLES, Table
 from propel_assets.cli.main import main
 from propel_assets.marts.sources import PROJECT
 from propel_assets.settings import Settings
@@ -31,30 +31,43 @@ def tables_page() -> str:
         f"| [`{table.name}`](#{table.name}) | {_code(table.key)} | {_first_sentence(table.description)} |"
         for table in TABLES
     ]
+    audit = [
+        "## Audit tables\n",
+        "Loads write them into the same schema as the tables.\n",
+        *map(_audit_section, AUDIT_TABLES),
+    ]
     head = [
         "# Tables\n",
-        "Each table is in the schema `propel_auth_data`. `propel-assets tables` prints this list with the endpoints.\n",
+        "Each table is in the schema `propel_auth_data`. `propel-assets tables` prints this list with the endpoints. "
+        "[The audit tables](#audit-tables) are in the same schema.\n",
         "| table | key | content |\n|---|---|---|",
     ]
-    return "\n".join([GENERATED, *head, *rows, "", *map(_table_section, TABLES)])
+    return "\n".join([GENERATED, *head, *rows, "", *map(_table_section, TABLES), *audit])
 
 
 def _table_section(table: Table) -> str:
     default = "" if table.default else " Loaded only when it is named."
-    rows = [
-        f"| `{column.name}` | {column.type} | {'yes' if column.required else ''} | {column.description} |"
-        for column in table.columns
-    ]
     return "\n".join(
         [
             f"## {table.name}\n",
             f"{table.description}{default}\n",
             f"Read from `{table.origin}`; [PropelAuth's reference]({table.doc}). Key: {_code(table.key)}.\n",
-            "| column | type | always present | content |\n|---|---|---|---|",
-            *rows,
-            "",
+            *_columns(table),
         ]
     )
+
+
+def _audit_section(table: Table) -> str:
+    key = f"Key: {_code(table.key)}." if table.key else "No key."
+    return "\n".join([f"### {table.name}\n", f"{table.description} {key}\n", *_columns(table)])
+
+
+def _columns(table: Table) -> list[str]:
+    rows = [
+        f"| `{column.name}` | {column.type} | {'yes' if column.required else ''} | {column.description} |"
+        for column in table.columns
+    ]
+    return ["| column | type | always present | content |\n|---|---|---|---|", *rows, ""]
 
 
 MART_GROUPS = {

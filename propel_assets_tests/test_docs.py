@@ -11,7 +11,7 @@ import click
 import pytest
 
 from propel_assets import __version__
-from propel_assets.catalog import TABLES
+from propel_assets.catalog import AUDIT_TABLES, TABLES
 from propel_assets.cli.main import main
 from propel_assets.marts.sources import PROJECT as PROJECT_OF_MARTS
 from propel_assets.settings import Settings
@@ -138,6 +138,8 @@ def test_a_reference_page_is_generated_from_the_code(name) -> None:
 def test_the_reference_pages_name_every_table_mart_setting_and_package() -> None:
     pages = {path.name: set(code(path.read_text())) for path in (ROOT / "docs" / "reference").glob("*.md")}
     assert {table.name for table in TABLES} <= pages["tables.md"]
+    sections = set(re.findall(r"^### (\w+)$", (ROOT / "docs" / "reference" / "tables.md").read_text(), re.M))
+    assert {table.name for table in AUDIT_TABLES} == sections
     marts = (ROOT / "docs" / "reference" / "marts.md").read_text()
     assert {model.stem for model in (PROJECT_OF_MARTS / "models").rglob("*.sql")} == set(
         re.findall(r"^### (\w+)$", marts, re.M)

@@ -13,15 +13,15 @@ import dagster as dg
 from propel_assets.catalog import AUTH_EVENT, TABLES
 from propel_assets.cli.instance import prepare_dagster_home, short_path
 from propel_assets.cli.rendering import format_count, print_table
-from propel_assets.cli.warehouse import open_configured_warehouse
+from propel_assets.cli.warehouse import open_configured_warehouse, require_tables_of
 from propel_assets.defs.assets import load_op_name
 from propel_assets.defs.build import build_definitions
 from propel_assets.defs.config import PropelAuthConfig
 from propel_assets.defs.environment import Environment
 from propel_assets.errors import WarehouseError
 from propel_assets.marts.runner import MARTS, installed
-from propel_assets.sandbox.running import Sandbox
-from propel_assets.settings import load_settings
+from propel_assets.sandbox.running import Sandbox, tenant_id
+from propel_assets.settings import DATASET, Settings, load_settings
 
 DESTINATION = "duckdb"
 ACTIVE_DAYS = 30
@@ -31,7 +31,7 @@ Next:
   {bin}/propel-assets dev        the same in the Dagster UI: lineage, checks, schedules
   {bin}/propel-assets status     tables and marts in the warehouse, their age, the last checks
   {bin}/propel-assets report     an HTML page with charts
-  {bin}/python -c "import dlt; print(dlt.pipeline('propel_auth_pipeline').dataset().user_query.arrow())"
+  {bin}/python -c "import duckdb; print(duckdb.connect('{file}', read_only=True).sql('FROM {users} LIMIT 5'))"
 """
 
 
@@ -39,8 +39,11 @@ def run_demo(*, users: int, orgs: int, seed: int, now: date, environment: str = 
     """Load every table of a sandbox through Dagster; print one row per asset and the answers to three questions.
 
     Raises:
+        OtherEnvironment: the tables of this folder are of another tenant.
         WarehouseError: a table could not be loaded. The reason was printed when it happened.
     """
+    settings = load_settings({"destination": DESTINATION}, environment)
+    require_tables_of(tenant_id(seed), settings)
     started = time.monotonic()
     with Sandbox(users=users, orgs=orgs, seed=seed, now=now) as sandbox:
         size = f"{format_count(users, 'user')} and {format_count(orgs, 'org')}"
@@ -50,11 +53,14 @@ def run_demo(*, users: int, orgs: int, seed: int, now: date, environment: str = 
     if not result.success:
         raise WarehouseError("Not every table was loaded: see the lines above.")
     if installed():
-        _print_answers(now, environment)
+        _print_answers(settings, now)
     else:
         click.echo("\nHistory, marts and answers from them need the extra `marts`: pip install 'propel-assets[marts]'.")
     click.echo(f"\n{len(result.get_asset_materialization_events())} assets in {time.monotonic() - started:.0f} s.")
-    click.echo(NEXT_STEPS.format(bin=short_path(Path(sys.executable).parent)))
+    with open_configured_warehouse(settings) as warehouse:
+        [(file,)] = warehouse.rows("SELECT path FROM duckdb_databases() WHERE database_name = current_database()")
+    names = {"bin": short_path(Path(sys.executable).parent), "file": short_path(Path(file).resolve())}
+    click.echo(NEXT_STEPS.format(users=f"{settings.target.named(DATASET)}.user_query", **names))
 
 
 def _run_job(sandbox: Sandbox, environment_name: str) -> dg.ExecuteInProcessResult:
@@ -109,9 +115,8 @@ def _result_rows(result: dg.ExecuteInProcessResult) -> list[tuple[str, ...]]:
     return sorted(rows, key=lambda row: (order.index(row[0]), "") if row[0] in order else (len(order), row[0]))
 
 
-def _print_answers(now: date, environment: str) -> None:
+def _print_answers(settings: Settings, now: date) -> None:
     """Print the answers to three questions, from the marts."""
-    settings = load_settings({"destination": DESTINATION}, environment)
     schema = settings.target.named(MARTS)
     active_since = now - timedelta(days=ACTIVE_DAYS)
     with open_configured_warehouse(settings) as warehouse:

@@ -17,9 +17,10 @@ import dagster as dg
 import urllib3
 
 from propel_assets.cli.instance import prepare_dagster_home, short_path
+from propel_assets.cli.warehouse import require_tables_of
 from propel_assets.errors import PropelError
-from propel_assets.sandbox.running import Sandbox
-from propel_assets.settings import child_environment
+from propel_assets.sandbox.running import Sandbox, tenant_id
+from propel_assets.settings import child_environment, load_settings
 
 HOST = "127.0.0.1"
 POLL_SECONDS, PROGRESS_SECONDS = 0.5, 5
@@ -66,8 +67,9 @@ def run_dev(
     ``live``: the sandbox changes, and sends webhooks to a receiver, which is started too.
 
     Raises:
-        PropelError: a port is in use, or `dagster dev` ended by itself.
+        PropelError: a port is in use, the tables are of another tenant, or `dagster dev` ended by itself.
     """
+    require_tables_of(tenant_id(seed), load_settings(environment=environment))
     ports = {"--port": port, "--sandbox-port": sandbox_port, "the receiver": 0}
     port, sandbox_port, receiver_port = _require_free_ports(ports)
     changing: dict[str, Any] = {"live": True, "changes_per_minute": CHANGES_PER_MINUTE} if live else {}

@@ -77,7 +77,7 @@ def status(output: str, max_age: timedelta | None) -> None:
         tables = table_statuses(warehouse)
         models = built_models(warehouse, settings.target) if output != "prometheus" else ()
     if output == "table":
-        _print_status(tables, models)
+        _print_status(tables, models, settings)
     else:
         events = _event_status(settings)
         click.echo(_as_json(tables, models, events) if output == "json" else _as_prometheus(tables, events), nl=False)
@@ -87,7 +87,9 @@ def status(output: str, max_age: timedelta | None) -> None:
         raise SystemExit(CHECK_FAILED)
 
 
-def _print_status(tables: "Sequence[TableStatus]", models: "Sequence[BuiltModel]") -> None:
+def _print_status(tables: "Sequence[TableStatus]", models: "Sequence[BuiltModel]", settings: Settings) -> None:
+    from propel_assets.marts.runner import how_to_build
+
     print_table(
         ("table", "rows", "last scan", "age", "checks passed", "up to date"),
         [
@@ -104,7 +106,7 @@ def _print_status(tables: "Sequence[TableStatus]", models: "Sequence[BuiltModel]
     )
     click.echo()
     if not models:
-        click.echo("No marts. They are built by Dagster: propel-assets dev, or the job of your deployment.")
+        click.echo(f"No marts. {how_to_build(settings.target)}")
         return
     print_table(
         ("mart", "rows", "age of the data"),

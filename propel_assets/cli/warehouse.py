@@ -1,10 +1,12 @@
 """The warehouse of the running command."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from propel_assets.cli.rendering import Log, log
+from propel_assets.errors import OtherEnvironment, WarehouseError
 from propel_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,3 +25,19 @@ def open_configured_warehouse(settings: Settings, log: Log = log) -> "Iterator[W
 
     with open_warehouse(settings.target, load_policy(settings.privacy_settings), log) as warehouse:
         yield warehouse
+
+
+def require_tables_of(tenant_id: str, settings: Settings) -> None:
+    """Refuse a warehouse whose tables are of another tenant. One that cannot be read now is left to the load.
+
+    Raises:
+        OtherEnvironment: with the tenant of the tables.
+    """
+    before = ""
+    with suppress(WarehouseError), open_configured_warehouse(replace(settings, lock_seconds=0)) as warehouse:
+        before = warehouse.audit.last_tenant_id()
+    if before not in ("", tenant_id):
+        raise OtherEnvironment(
+            f"The tables of this folder were loaded from {before}, not from {tenant_id}. A folder holds one tenant: "
+            "use another folder (mkdir demo && cd demo)."
+        )

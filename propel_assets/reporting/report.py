@@ -78,6 +78,7 @@ class Panel:
     chart: Chart | None = None
     drawings: tuple[str, ...] = ()
     instead: str = ""
+    is_built: bool = True
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class Changes:
     kind: str
     counts: tuple[int, ...] = ()
     instead: str = ""
+    is_built: bool = True
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ def write_report(warehouse: Warehouse, path: Path, target: Target) -> None:
 def render(warehouse: Warehouse, target: Target) -> str:
     """Return the page."""
     panels = [_panel(warehouse, mart, target.named(runner.MARTS)) for mart in charts.CHARTS]
+    changes = [_changes(warehouse, history, target) for history in HISTORIES]
     checks = _last_checks(warehouse)
     tables = [loaded for table in TABLES if (loaded := _loaded(warehouse, table, checks))]
     template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
@@ -142,7 +145,8 @@ def render(warehouse: Warehouse, target: Target) -> str:
         panels=panels,
         scanned=[scanned for table in TABLES if table.default and (scanned := _scanned(warehouse, table))],
         definitions=[_definition(mart) for mart in charts.CHARTS],
-        changes=[_changes(warehouse, history, target) for history in HISTORIES],
+        changes=changes,
+        how_to_build="" if all(part.is_built for part in (*panels, *changes)) else runner.how_to_build(target),
         failed=[check for them in checks.values() for check in them if not check["passed"]],
         tables=tables,
     )
@@ -176,8 +180,8 @@ def _panel(warehouse: Warehouse, mart: str, schema: str) -> Panel:
     try:
         chart = charts.CHARTS[mart](warehouse.rows, schema)
     except DatabaseUndefinedRelation:
-        not_built = f"{schema}.{mart} {_not_built()}"
-        return Panel(mart, title, instead=runner.unloaded_reason(warehouse, table) or not_built)
+        why = runner.unloaded_reason(warehouse, table)
+        return Panel(mart, title, instead=why or f"{schema}.{mart} has not been built yet.", is_built=bool(why))
     if chart is None:
         why = runner.unloaded_reason(warehouse, table) or f"{schema}.{mart} is empty: there is nothing to show yet."
         return Panel(mart, title, instead=why)
@@ -187,12 +191,6 @@ def _panel(warehouse: Warehouse, mart: str, schema: str) -> Panel:
     return Panel(
         mart, chart.title, chart, tuple(d.replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "") for d in drawings)
     )
-
-
-def _not_built() -> str:
-    if not runner.installed():
-        return "is made by the marts: pip install 'propel-assets[marts]', then materialize them in Dagster."
-    return "has not been built yet: materialize it in Dagster (propel-assets dev)."
 
 
 def _changes(warehouse: Warehouse, of: History, target: Target) -> Changes:
@@ -220,11 +218,12 @@ def _changes(warehouse: Warehouse, of: History, target: Target) -> Changes:
             f"FROM {target.named(runner.HISTORY)}.{of.versions} GROUP BY {of.key}) things"
         )
     except DatabaseUndefinedRelation:
-        return Changes(of.kind, instead=f"{target.named(runner.HISTORY)}.{of.versions} {_not_built()}")
+        history = f"{target.named(runner.HISTORY)}.{of.versions}"
+        return Changes(of.kind, instead=f"{history} has not been built yet.", is_built=False)
     *shown, before = map(int, counts)
     last = warehouse.audit.last_load(BY_NAME[of.raw])
     if last and _utc(last.finished_at) > _utc(as_of):
-        return Changes(of.kind, instead="The marts are older than the last load: materialize them in Dagster.")
+        return Changes(of.kind, instead="The marts are older than the last load.", is_built=False)
     if not before:
         return Changes(of.kind, instead=f"{shown[0]:,} in the first load. Changes are known from the second load on.")
     return Changes(of.kind, tuple(shown))

@@ -26,8 +26,11 @@ from propel_assets.sandbox.webhooks import RETRY_SECONDS, WEBHOOK_SECRET, Webhoo
 HOST = "127.0.0.1"
 LOG_LENGTH = 100_000
 STOP_SECONDS = 1
-SERVER = "propel-assets-sandbox"
-"""The header `Server` of every response is this, a slash and the seed: the same tenant on every port."""
+
+
+def tenant_id(seed: int) -> str:
+    """Return the header `Server` of every response: a sandbox is the same tenant on every port."""
+    return f"propel-assets-sandbox/{seed}"
 
 
 def listen(port: int) -> socket.socket:
@@ -136,7 +139,7 @@ class Sandbox:
             access_log=False,
             date_header=False,
             server_header=False,
-            headers=[("Server", f"{SERVER}/{self.store.seed}")],
+            headers=[("Server", tenant_id(self.store.seed))],
             timeout_graceful_shutdown=STOP_SECONDS,
         )
         server = uvicorn.Server(config)

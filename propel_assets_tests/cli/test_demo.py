@@ -1,6 +1,7 @@
 """`propel-assets demo`: every table loaded, every check passed, and answers that agree with the sandbox."""
 
 import re
+import subprocess
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
@@ -37,3 +38,6 @@ def test_demo_loads_every_table_and_prints_answers_that_agree_with_the_sandbox(
     assert re.search(rf"^Which org has the most members\? +{re.escape(fullest)} *$", ran.stdout, re.MULTILINE)
     for command in ("dev", "status", "report"):
         assert f"propel-assets {command} " in ran.stdout
+    query = ran.stdout.strip().splitlines()[-1]
+    shown = subprocess.run(query, shell=True, env={}, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "5 rows" in shown.stdout, query + shown.stderr

@@ -258,6 +258,20 @@ def test_propel_assets_dev_refuses_a_port_that_is_in_use_before_it_starts_anythi
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("command", ["dev", "demo"])
+def test_the_sandbox_is_refused_before_it_starts_where_the_tables_are_of_another_tenant(
+    command, loaded, run_cli, tmp_path
+) -> None:
+    before = sorted(tmp_path.iterdir())
+    ran = run_cli(command, "--seed", "8")
+    tenants = "propel-assets-sandbox/7, not from propel-assets-sandbox/8"
+    assert ran.stderr.startswith(
+        f"Error: The tables of this folder were loaded from {tenants}. A folder holds one tenant"
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (1, "", 1)
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_propel_assets_dev_refuses_one_port_for_both(run_process) -> None:
     port = str(free_port())
     ran = run_process("dev", "--port", port, "--sandbox-port", port)

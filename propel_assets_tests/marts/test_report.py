@@ -84,15 +84,18 @@ def test_what_changed_since_the_last_load_is_counted(small_sandbox, small, build
     store.update_user(two, first_name="b")
     store.delete_user(gone)
     load_all(small)
-    stale = cells(report(), "Users")
+    stale = report()
     build(small)
-    fresh = cells(report(), "Users")
+    fresh = report()
     store.add_user(user_id=gone, first_name="b")
     store.add_user(user_id="a-new-one", first_name="b")
     load_all(small)
     build(small)
-    assert stale == ["The marts are older than the last load: materialize them in Dagster."]
-    assert fresh == ["19", "0", "2", "1", "0"]  # now, new, changed, gone, back
+    assert cells(stale, "Users") == cells(stale, "Memberships") == ["The marts are older than the last load."]
+    assert "`dagster job execute -m propel_assets.definitions -j propel_auth_refresh`" in stale
+    assert cells(fresh, "Users") == ["19", "0", "2", "1", "0"]  # now, new, changed, gone, back
+    assert cells(fresh, "Memberships")[0] == str(sum(map(len, store.of_org.values())))
+    assert "dagster job execute" not in fresh
     assert cells(report(), "Users") == ["21", "1", "0", "0", "1"]
     assert cells(report(), "Orgs") == ["4", "0", "0", "0", "0"]
     assert cells(report(), "user_<wbr>query", "checks")[1] == "+2"
@@ -118,7 +121,8 @@ def test_without_marts_each_chart_says_how_to_get_them(small, report) -> None:
     load_all(small)
     page = report()
     for mart in DRAWN:
-        assert f"propel_auth_marts.{mart} has not been built yet: materialize it in Dagster" in page
+        assert f"propel_auth_marts.{mart} has not been built yet." in page
+    assert page.count("`dagster job execute -m propel_assets.definitions -j propel_auth_refresh`") == 1
     assert "auth_event has not been loaded: propel-assets load auth_event." in page
     assert "users_history has not been built yet" in cells(page, "Users")[0]
     assert "Nothing has been checked yet" in page

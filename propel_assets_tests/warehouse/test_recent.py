@@ -69,8 +69,11 @@ def test_a_recent_load_asks_little_and_leaves_no_person_in_the_staging_tables(se
 def test_another_environment_never_replaces_the_rows(settings, sandbox, query) -> None:
     load_scan("users", settings)
     other = replace(settings, auth_url="https://auth.example.com")
-    with pytest.raises(OtherEnvironment, match=r"sandbox/7,.*auth\.example\.com.*DESTINATION__DUCKDB__CREDENTIALS"):
+    with pytest.raises(
+        OtherEnvironment, match=r"sandbox/7,.*auth\.example\.com.*mkdir my-tenant.*DESTINATION__D"
+    ) as told:
         load_scan("users", other)
+    assert "PROPELAUTH_ALLOW_LOSS" not in str(told.value)  # it would replace the demo by the tenant
     assert query("SELECT count(*) FROM user_query") == [(len(sandbox.store.users),)]
 
 

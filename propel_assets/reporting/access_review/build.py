@@ -13,7 +13,7 @@ from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
 from propel_assets.catalog import END_USER_API_KEYS, ORG_MEMBERSHIP, ORG_QUERY, PROPEL_SCANS, USER_QUERY
 from propel_assets.errors import WarehouseError
-from propel_assets.marts.runner import HISTORY, MARTS
+from propel_assets.marts.runner import HISTORY, MARTS, how_to_build
 from propel_assets.reporting.access_review.model import (
     AccessReview,
     ApiKey,
@@ -83,8 +83,7 @@ def build_review(
         return _Reader(warehouse, target, as_of, since, org_ids, tuple(admin_roles)).review(with_names=with_names)
     except DatabaseUndefinedRelation:
         raise WarehouseError(
-            "The access review needs the history and the marts, which are not built here. Install the extra: "
-            "pip install 'propel-assets[marts]', and materialize them in Dagster (propel-assets dev)."
+            f"The access review needs the history and the marts, which are not built here. {how_to_build(target)}"
         ) from None
 
 

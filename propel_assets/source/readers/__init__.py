@@ -13,6 +13,7 @@ from propel_assets.catalog import BY_NAME, Table, tables_of
 from propel_assets.catalog.model import Custom, Document, Lookup, MetricGrid, PagedList, PerParent, ReportGrid, Webhooks
 from propel_assets.errors import LossRefused, OtherEnvironment
 from propel_assets.settings import Tenant
+from propel_assets.source.client import SANDBOX
 from propel_assets.source.readers.api_key_usage import read_api_key_usage
 from propel_assets.source.readers.context import ScanContext, SkipScan, allowed_loss
 from propel_assets.source.readers.document import read_document
@@ -70,6 +71,7 @@ def read_scan(scan: str, context: ScanContext) -> Stream:
     for result in results:
         _refuse_loss(result, context)
     state, traffic = _next_resume_state(results, context), context.client.traffic
+    finished_at = datetime.now(UTC)  # of the scan: marts of one table compare it with the load of another one
     for result in results:
         yield replace(
             result,
@@ -79,7 +81,7 @@ def read_scan(scan: str, context: ScanContext) -> Stream:
             waited_seconds=round(traffic.waited_seconds, 3),
             concurrency=traffic.concurrency,
             started_at=started_at,
-            finished_at=datetime.now(UTC),
+            finished_at=finished_at,
             resume_state=state,
         )
 
@@ -100,10 +102,22 @@ def _refuse_other_environment(context: ScanContext) -> None:
     """
     before, now = context.resume_state.tenant_id, context.client.tenant_id
     if before and now and before != now and not context.client.tenant.allow_loss:
+        databases = "another folder, or DESTINATION__DUCKDB__CREDENTIALS"
+        if before.startswith(SANDBOX):
+            remedy = (
+                "This folder holds the demo, and a folder holds one tenant: use another folder (mkdir my-tenant && "
+                "cd my-tenant), or another database (DESTINATION__DUCKDB__CREDENTIALS)."
+            )
+        elif now.startswith(SANDBOX):
+            remedy = f"Use a separate database for the sandbox ({databases})."
+        else:
+            remedy = (
+                f"Use a separate database for each environment ({databases}). If the same environment has a new "
+                "address, run once with PROPELAUTH_ALLOW_LOSS=true."
+            )
         raise OtherEnvironment(
             f"The tables were loaded from {before}, and PROPELAUTH_AUTH_URL is of {now}. The previous data is kept. "
-            "Use a separate database for each environment (another folder, or DESTINATION__DUCKDB__CREDENTIALS). If "
-            "the same environment has a new address, run once with PROPELAUTH_ALLOW_LOSS=true."
+            f"{remedy}"
         )
 
 
