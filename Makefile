@@ -13,7 +13,7 @@ LOWEST := .venv-lowest
 RELEASE := .venv-release
 DBT_NEXT := .venv-dbt-next
 # The extras in the image; the tests that run on the lowest versions.
-DEPLOYED := production,postgres,celery,k8s,webhooks
+DEPLOYED := production,postgres,celery,k8s,webhooks,apprise
 LOWEST_SAMPLE := $(addprefix propel_assets_tests/,test_definitions.py defs/test_recent.py warehouse/test_load.py warehouse/test_recent.py)
 WITH_DAGSTER := $(addprefix propel_assets_tests/,cli defs marts deploy test_definitions.py test_secrets.py)
 # What the gate runs of the two slow suites (`make test-embedded-elt SAMPLE=1`); without SAMPLE, they run completely.

@@ -65,7 +65,7 @@ def alert() -> None:
     Example:
       propel-assets alert
     """
-    from propel_assets.reporting.delivery import deliver, targets
+    from propel_assets.reporting.delivery import Message, deliver, targets
 
     settings = current_settings().alert_settings
     names = targets(settings)
@@ -75,11 +75,11 @@ def alert() -> None:
             "PROPELAUTH_ALERT_SMTP, PROPELAUTH_ALERT_FROM and PROPELAUTH_ALERT_TO for e-mail, or "
             "PROPELAUTH_ALERT_APPRISE to a URL of apprise."
         )
-    text = ("PropelAuth: test alert", "This is a test of propel-assets. Alerts are delivered here.")
-    failures = deliver(settings, dict.fromkeys(names, text))
+    message = Message("PropelAuth: test alert", "This is a test of propel-assets. Alerts are delivered here.")
+    failures = deliver(settings, {name: [message] for name in names})
     for name in names:
         if name in failures:
-            log(f"{name}: {failures[name]}")
+            log(f"{name}: {failures[name].reason}")
         else:
             click.echo(f"{name}: delivered")
     if failures:

@@ -29,7 +29,7 @@ from propel_assets.warehouse.query import Warehouse, connect
 
 MARTS, HISTORY = "propel_auth_marts", "propel_auth_history"
 MAX_ERROR = 800
-ADAPTERS = {"duckdb": "dbt-duckdb", "postgres": "dbt-postgres"}
+EXTRAS = {"duckdb": "marts", "postgres": "marts-postgres"}
 FAILED = {"error", "fail"}
 
 
@@ -271,15 +271,15 @@ def unloaded_reason(warehouse: Warehouse, table: Table) -> str:
 def _profile_for(target: Target, pipeline: Any) -> Profile:
     """Return the profile for the destination, from dlt's own credentials of it."""
     kind = pipeline.destination.destination_type.rsplit(".", 1)[-1]
-    if kind not in ADAPTERS:
+    if kind not in EXTRAS:
         raise SettingsError(
             f"propel-assets has no dbt profile for {target.destination}. The models are portable: use "
             f"{PROJECT} as a package of a dbt project with a profile of your own."
         )
     if not importlib.util.find_spec(f"dbt.adapters.{kind}"):
         raise SettingsError(
-            f"The marts on {target.destination} need {ADAPTERS[kind]}: pip install 'propel-assets[marts]' "
-            f"{ADAPTERS[kind]}."
+            f"The marts on {target.destination} need the extra `{EXTRAS[kind]}`: "
+            f"pip install 'propel-assets[{EXTRAS[kind]}]'."
         )
     if kind == "duckdb":
         file = database_file(pipeline)

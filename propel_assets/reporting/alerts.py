@@ -11,6 +11,7 @@ from typing import NamedTuple
 from propel_assets.catalog import BY_NAME, SCANS
 from propel_assets.privacy.redaction import without_personal_data
 from propel_assets.reporting import delivery
+from propel_assets.reporting.delivery import Message
 from propel_assets.settings import AlertSettings
 
 MAX_LINES = 20  # in one message
@@ -39,12 +40,26 @@ class Cause(NamedTuple):
     title: str
     group: str = ""
 
+    @property
+    def incident(self) -> str:
+        """The title, with the digest."""
+        return f"{self.title} ({self.group})" if self.group else self.title
+
 
 class Alert(NamedTuple):
-    """One alert: a title, and a line of text."""
+    """One alert.
+
+    Attributes:
+        title: what happened.
+        text: the same, and what is affected, in one line.
+        incident: identifies the cause: the alert that resolves it has the same.
+        is_resolved: whether the cause affects nothing any more.
+    """
 
     title: str
     text: str
+    incident: str = ""
+    is_resolved: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,13 +144,20 @@ class AlertState:
         self.pending = {target: kept for target, kept in self.pending.items() if target in configured and kept}
         self.attempts = {target: 1 if alerts else self.attempts.get(target, 0) + 1 for target in self.pending}
         due = [target for target, attempts in self.attempts.items() if not attempts & (attempts - 1)]  # a power of 2
-        failures = delivery.deliver(settings, {target: message(self.pending[target], environment) for target in due})
+        texts = {
+            target: messages(self.pending[target], environment, one_each=configured[target].opens_incidents)
+            for target in due
+        }
+        failures = delivery.deliver(settings, texts)
         for target in due:
-            gives_up = self.attempts[target] >= MAX_ATTEMPTS
-            if reason := failures.get(target):
-                log(f"{reason} {'It is not retried any more.' if gives_up else 'It is retried.'}")
-            if gives_up or not reason:
+            failure, gives_up = failures.get(target), self.attempts[target] >= MAX_ATTEMPTS
+            if failure:
+                log(f"{failure.reason} {'It is not retried any more.' if gives_up else 'It is retried.'}")
+            if gives_up or not failure:
                 del self.pending[target], self.attempts[target]
+            elif failure.delivered:  # then there is one message for each alert; the rest is due at the next evaluation
+                self.pending[target] = self.pending[target][failure.delivered :]
+                self.attempts[target] = 0
 
     def keep(self, alerts: Sequence[Alert], targets: Iterable[str]) -> None:
         """Add alerts to those that are pending for ``targets``."""
@@ -149,22 +171,23 @@ def _new_alerts(before: Mapping[str, Cause], findings: Findings) -> list[Alert]:
         if problem and before.get(name) != problem.cause and not (problem.is_shared and problem.cause in known):
             new[problem.cause].append(problem)
     return [
-        Alert(cause.title, f"{cause.title}: {_listed(p.name for p in problems)}: {problems[0].reason}")
+        Alert(cause.title, f"{cause.title}: {_listed(p.name for p in problems)}: {problems[0].reason}", cause.incident)
         for cause, problems in new.items()
     ]
 
 
 def _recoveries(before: Mapping[str, Cause], now: Mapping[str, Cause]) -> list[Alert]:
-    """Return an alert for each cause that affects nothing any more, unless what it affected has another cause now."""
+    """Return an alert for each cause that affects nothing any more."""
     affected = defaultdict(list)
     for name, cause in before.items():
         affected[cause].append(name)
-    resolved = [
-        (f"Recovered: {cause.title}", names)
-        for cause, names in affected.items()
-        if cause not in now.values() and not any(name in now for name in names)
-    ]
-    return [Alert(title, f"{title}: {_listed(names)}") for title, names in resolved]
+    resolved = []
+    for cause, names in affected.items():
+        if cause not in now.values():
+            has_another = any(name in now for name in names)
+            title = f"{'Replaced by another cause' if has_another else 'Recovered'}: {cause.title}"
+            resolved.append(Alert(title, f"{title}: {_listed(names)}", cause.incident, is_resolved=True))
+    return resolved
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -174,9 +197,16 @@ def _listed(names: Iterable[str]) -> str:
     return f"{count}{', '.join(names[:MAX_NAMES])}{more}"
 
 
-def message(alerts: Sequence[Alert], environment: str) -> tuple[str, str]:
-    """Return the title and the text of a message with ``alerts``."""
+def messages(alerts: Sequence[Alert], environment: str, *, one_each: bool) -> list[Message]:
+    """Return one message with ``alerts``, or one message for each, whose title is its incident."""
+    if one_each:
+        return [_message([alert._replace(title=alert.incident or alert.title)], environment) for alert in alerts]
+    return [_message(alerts, environment)]
+
+
+def _message(alerts: Sequence[Alert], environment: str) -> Message:
     more = f" and {len(alerts) - 1} more" if len(alerts) > 1 else ""
     hidden = [f"... and {len(alerts) - MAX_LINES} more: see Dagster."] if len(alerts) > MAX_LINES else []
     title = f"PropelAuth{environment and ' '}{environment}: {alerts[0].title}{more}"
-    return title, "\n".join([f"- {alert.text}" for alert in alerts[:MAX_LINES]] + hidden)
+    text = "\n".join([f"- {alert.text}" for alert in alerts[:MAX_LINES]] + hidden)
+    return Message(title, text, all(alert.is_resolved for alert in alerts))

@@ -4,7 +4,8 @@ A socket timeout limits each read, not the delivery: a server that sends one byt
 delivery therefore runs in a process of its own, which is killed at the limit, whatever it waits for: DNS, TLS, headers.
 
 urllib3 and the standard library send to the first two. The extra `apprise` adds its services; it does not replace them:
-docs/decisions/0016-apprise-beside-webhook-and-smtp.md.
+docs/decisions/0016-apprise-beside-webhook-and-smtp.md. A service that opens incidents receives one message for each
+cause, and resolves the incident when a message with the same title reports success.
 """
 
 import contextlib
@@ -17,12 +18,12 @@ import smtplib
 import ssl
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from email.errors import MessageError
 from email.message import EmailMessage
 from email.utils import formatdate, getaddresses, make_msgid
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 import urllib3
@@ -36,6 +37,9 @@ SMTP_PORTS = {"smtp": 587, "smtps": 465}
 STARTTLS = ("always", "never")
 WEBHOOK, EMAIL = "webhook", "e-mail"
 MAX_URLS = 10
+INCIDENTS = "map"  # the action of apprise that resolves an incident when a message reports success
+SECONDS_BETWEEN = 0.5  # between two messages: PagerDuty accepts 120 a minute
+ACCEPTED = b"\n"  # what the child process prints for each message
 CHILD_BYTES = 1 << 29  # apprise reads a response completely: an endless one ends here
 # `sys.path` is passed on, so that the child imports this package from where the parent has it.
 CHILD = (
@@ -43,8 +47,32 @@ CHILD = (
     "from propel_assets.reporting.delivery import run_child; run_child(**job)"
 )
 
-Send = Callable[[str, str], None]
-"""Takes a title and a text; raises `NotDelivered` with a reason that contains no secret."""
+
+class Message(NamedTuple):
+    """One message: a title, a text, and whether it reports only what is resolved."""
+
+    title: str
+    text: str
+    is_resolved: bool = False
+
+
+class Failure(NamedTuple):
+    """Why a target did not accept a message, and how many messages it accepted before."""
+
+    reason: str
+    delivered: int = 0
+
+
+class Target(NamedTuple):
+    """A target of alerts.
+
+    Attributes:
+        send: sends one message; raises `NotDelivered` with a reason that contains no secret.
+        opens_incidents: whether the service opens an incident for each title, and resolves it by a later message.
+    """
+
+    send: Callable[[Message], None]
+    opens_incidents: bool = False
 
 
 class NotDelivered(PropelError):
@@ -54,24 +82,23 @@ class NotDelivered(PropelError):
 
 
 def deliver(
-    settings: AlertSettings, messages: Mapping[str, tuple[str, str]], *, seconds: float | None = None
-) -> dict[str, str]:
-    """Deliver a title and a text to each target, by its name.
+    settings: AlertSettings, messages: Mapping[str, Sequence[Message]], *, seconds: float | None = None
+) -> dict[str, Failure]:
+    """Deliver messages to each target, by its name, in order.
 
     Args:
         settings: the targets.
-        messages: title and text, by the name of the target.
+        messages: what to deliver, by the name of the target.
         seconds: limit for all targets together; default: `SECONDS`.
 
     Returns:
-        The reason for each target that failed.
+        The first failure of each target that failed: it is not sent the messages after it.
     """
     seconds = SECONDS if seconds is None else seconds
 
-    def deliver_to(target: str) -> str:
-        title, text = messages[target]
+    def deliver_to(target: str) -> Failure | None:
         job = {"path": sys.path, "settings": dataclasses.asdict(settings), "target": target}
-        job |= {"title": title, "text": text}
+        job |= {"messages": messages[target]}
         try:
             ended = subprocess.run(  # noqa: S603 - our own code; secrets go to its standard input
                 [sys.executable, "-c", CHILD],
@@ -80,37 +107,47 @@ def deliver(
                 timeout=seconds,
                 check=False,
             )
-        except subprocess.TimeoutExpired:
-            return f"The {target} did not accept it within {seconds:g} s."
+        except subprocess.TimeoutExpired as error:
+            delivered = (error.stdout or b"").count(ACCEPTED)
+            return Failure(f"The {target} did not accept it within {seconds:g} s.", delivered)
         except OSError as error:
-            return f"The {target} was not tried: a process for it could not be started ({type(error).__name__})."
+            return Failure(f"The {target} was not tried: its process could not be started ({type(error).__name__}).")
+        reason = ended.stdout.lstrip(ACCEPTED).decode()
         if ended.returncode:
-            return f"The {target} was not reached: the process that delivers ended with {ended.returncode}."
-        return ended.stdout.decode()
+            reason = f"The {target} was not reached: the process that delivers ended with {ended.returncode}."
+        return Failure(reason, len(ended.stdout) - len(ended.stdout.lstrip(ACCEPTED))) if reason else None
 
     if not messages:
         return {}
     with ThreadPoolExecutor(len(messages)) as pool:
-        reasons = dict(zip(messages, pool.map(deliver_to, messages), strict=True))
-    return {target: reason for target, reason in reasons.items() if reason}
+        failures = dict(zip(messages, pool.map(deliver_to, messages), strict=True))
+    return {target: failure for target, failure in failures.items() if failure}
 
 
-def run_child(settings: Mapping[str, Any], target: str, title: str, text: str) -> None:
-    """Deliver to one target and print the reason if that fails. The child process of `deliver` runs this."""
+def run_child(settings: Mapping[str, Any], target: str, messages: Sequence[Sequence[Any]]) -> None:
+    """Deliver to one target: print `ACCEPTED` for each message, and the reason of the first failure.
+
+    The child process of `deliver` runs this.
+    """
     resource.setrlimit(resource.RLIMIT_AS, (CHILD_BYTES, CHILD_BYTES))
+    output = sys.stdout.buffer
     try:
-        targets(AlertSettings(**settings))[target](title, text)
+        send = targets(AlertSettings(**settings))[target].send
+        for message in messages:
+            send(Message(*message))
+            output.write(ACCEPTED)
+            output.flush()
     except PropelError as error:
-        sys.stdout.buffer.write(str(error).encode(errors="replace"))
+        output.write(str(error).encode(errors="replace"))
 
 
-def targets(settings: AlertSettings) -> Mapping[str, Send]:
+def targets(settings: AlertSettings) -> Mapping[str, Target]:
     """Return the targets of alerts that are configured, by the names of `target_names`.
 
     Raises:
         SettingsError: a setting cannot be used. The text does not quote secrets.
     """
-    found: dict[str, Send] = {}
+    found: dict[str, Target] = {}
     if settings.webhook:
         found[WEBHOOK] = _webhook(settings.webhook)
     if settings.smtp:
@@ -143,15 +180,15 @@ def _split(url: str, variable: str, schemes: tuple[str, ...], example: str) -> t
     return parts, host
 
 
-def _webhook(url: str) -> Send:
+def _webhook(url: str) -> Target:
     variable = variable_of("alert_webhook")
     parts, host = _split(url, variable, ("https", "http"), "https://hooks.slack.com/services/...")
     if parts.scheme == "http" and not is_loopback(host):
         raise SettingsError(f"{variable} must begin with https; plain http is only for a server on this machine.")
 
-    def send(title: str, text: str) -> None:
+    def send(message: Message) -> None:
         # Slack and compatible services interpret these three characters as markup.
-        escaped = f"*{title}*\n{text}".replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        escaped = f"*{message.title}*\n{message.text}".replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         try:
             answer = urllib3.request(  # the body is not read: it may be endless
                 "POST",
@@ -169,10 +206,10 @@ def _webhook(url: str) -> Send:
             hint = f" Make a new one and set {variable}." if answer.status in {401, 403, 404, 410} else ""
             raise NotDelivered(f"The webhook at {host} answered {answer.status}.{hint}")
 
-    return send
+    return Target(send)
 
 
-def _email(settings: AlertSettings) -> Send:
+def _email(settings: AlertSettings) -> Target:
     variable = variable_of("alert_smtp")
     parts, host = _split(settings.smtp, variable, tuple(SMTP_PORTS), "smtp://user:password@smtp.example.com:587")
     # A mail server on this machine has no certificate that can be verified.
@@ -191,19 +228,19 @@ def _email(settings: AlertSettings) -> Send:
             return smtplib.SMTP_SSL(host, port, timeout=SOCKET_SECONDS, context=ssl.create_default_context())
         return smtplib.SMTP(host, port, timeout=SOCKET_SECONDS)
 
-    def send(title: str, text: str) -> None:
-        message = EmailMessage()
-        message["Subject"], message["From"], message["To"] = " ".join(title.split()), sender[0], ", ".join(recipients)
-        message["Date"], message["Message-ID"] = formatdate(), make_msgid(domain="propel-assets")
-        message["Auto-Submitted"] = "auto-generated"  # no out-of-office answers
-        message.set_content(text)
+    def send(message: Message) -> None:
+        mail = EmailMessage()
+        mail["Subject"], mail["From"], mail["To"] = " ".join(message.title.split()), sender[0], ", ".join(recipients)
+        mail["Date"], mail["Message-ID"] = formatdate(), make_msgid(domain="propel-assets")
+        mail["Auto-Submitted"] = "auto-generated"  # no out-of-office answers
+        mail.set_content(message.text)
         try:
             with contextlib.closing(connect()) as server:
                 if parts.scheme == "smtp" and encrypted:
                     server.starttls(context=ssl.create_default_context())
                 if parts.username:
                     server.login(unquote(parts.username), unquote(parts.password or ""))
-                server.send_message(message)
+                server.send_message(mail)
                 # The mail is accepted: an error or a delay from here on must not send it a second time.
                 with contextlib.suppress(smtplib.SMTPException, OSError):
                     server.putcmd("QUIT")
@@ -212,10 +249,10 @@ def _email(settings: AlertSettings) -> Send:
             why = f"{type(error).__name__}{f' {code}' if code else ''}"
             raise NotDelivered(f"The mail server {host}:{port} did not accept it: {why}.") from None
 
-    return send
+    return Target(send)
 
 
-def _apprise(url: str, name: str) -> Send:
+def _apprise(url: str, name: str) -> Target:
     variable = variable_of("alert_apprise")
     try:
         import apprise
@@ -235,14 +272,24 @@ def _apprise(url: str, name: str) -> Send:
         use = f"{_tuple(encrypted)[0]}://"
         raise SettingsError(f"{variable}: {name} is not encrypted. Write {use} instead of {schema}://.")
 
-    def send(title: str, text: str) -> None:
+    # Not the defaults of apprise: a recovery resolves its incident, a text that is too long is cut instead of refused,
+    # and several messages fit into the time limit.
+    given = re.findall(r"[?&](\w+)=", url)
+    if "action" not in given and INCIDENTS in service.template_args.get("action", {}).get("values", ()):
+        service.action = INCIDENTS
+    if "overflow" not in given:
+        service.overflow_mode = apprise.OverflowMode.TRUNCATE
+    service.request_rate_per_sec = min(service.request_rate_per_sec, SECONDS_BETWEEN)
+
+    def send(message: Message) -> None:
+        kind = apprise.NotifyType.SUCCESS if message.is_resolved else apprise.NotifyType.WARNING
         with _quiet(apprise.logger) as statuses:
-            accepted = service.notify(body=text, title=title, notify_type=apprise.NotifyType.WARNING)
+            accepted = service.notify(body=message.text, title=message.title, notify_type=kind)
         if not accepted:
             status = f" It answered {statuses[-1]}." if statuses else ""
             raise NotDelivered(f"The {name} ({schema}) did not accept it.{status}")
 
-    return send
+    return Target(send, getattr(service, "action", "") == INCIDENTS)
 
 
 def _tuple(schemas: str | tuple[str, ...] | None) -> tuple[str, ...]:

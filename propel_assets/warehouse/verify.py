@@ -13,12 +13,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from math import inf
-from typing import Any
+from typing import Any, Literal
 
 import dlt
 import pyarrow as pa
 
 from propel_assets.catalog import AUTH_EVENT, BY_NAME, ORG_MEMBERSHIP, USER_QUERY, Table, tables_of
+from propel_assets.catalog.events import ids_named_by
 from propel_assets.catalog.model import Lookup, MetricGrid, PerParent, ReportGrid
 from propel_assets.catalog.users import LOOKUPS
 from propel_assets.errors import WarehouseError
@@ -27,21 +28,21 @@ from propel_assets.privacy.filter import PrivacyFilter
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import Settings, require_credentials
 from propel_assets.source.client import Client
-from propel_assets.source.decode import PageDecoder, RowType
+from propel_assets.source.decode import VARIANT, PageDecoder, RowType
 from propel_assets.source.dlt_source import SOURCE, complete_schema
 from propel_assets.source.lists import get_or_none, request_each
 from propel_assets.source.readers import ScanContext, read_scan
 from propel_assets.source.readers.users import CLOCK_DIFFERENCE_SECONDS, READ_UNTIL
 from propel_assets.source.reconcile import Reconciler
 from propel_assets.source.stream import Progress, Rows, ScanResult
-from propel_assets.warehouse.audit import LoadRecord, as_utc
+from propel_assets.warehouse.audit import LoadRecord, as_utc, decode_json
 from propel_assets.warehouse.destinations.policies import policy_of
 from propel_assets.warehouse.digests import Key, KeyDifference, Kind, RowDigests
 from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.load import AuditResumeStore
 from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, destination_kind
-from propel_assets.warehouse.query import HOW_TO_LOAD, Warehouse, connect
+from propel_assets.warehouse.query import HOW_TO_LOAD, connect
 
 USER_ID, ACTIVITY = "user_id", "last_active_at"
 USER_BY_ID = next(table for table in LOOKUPS if table.shape == Lookup("user_id"))
@@ -62,9 +63,12 @@ NamedByEvents = Callable[[datetime], Collection[str]]
 
 @dataclass(frozen=True)
 class Difference:
-    """One row that differs. ``key``: its id, without personal data. ``columns``: the columns that differ."""
+    """One row that differs, or a column that the warehouse does not have any more.
 
-    kind: Kind
+    ``key``: the id of the row, without personal data. ``columns``: the columns that differ.
+    """
+
+    kind: Kind | Literal["missing column"]
     key: str
     columns: tuple[str, ...] = ()
 
@@ -140,13 +144,17 @@ class _Side:
     created_since: float
     active_since: float
     has_applied_events: bool
+    missing_columns: Sequence[str] = ()
     notes: list[str] = field(default_factory=list)
     new_columns: set[str] = field(default_factory=set)
 
-    def differences(self, changed_ids: set[str]) -> Iterator[KeyDifference]:
-        """Yield the rows that differ. Those that have one of ``changed_ids`` count as changed."""
+    def differences(self, changed_ids: set[str], new_ids: set[str]) -> Iterator[KeyDifference]:
+        """Yield the rows that differ. Those that have one of ``changed_ids`` count as changed, or of ``new_ids``."""
         for found in self.digests.differences():
-            yield found._replace(is_changed=found.is_changed or not changed_ids.isdisjoint(found.ids))
+            yield found._replace(
+                is_changed=found.is_changed or not changed_ids.isdisjoint(found.ids),
+                is_new=found.is_new or not new_ids.isdisjoint(found.ids),
+            )
 
 
 class _Comparison:
@@ -170,6 +178,7 @@ class _Comparison:
         self._privacy = PrivacyFilter(settings.privacy_settings, erased, self._state.privacy)
         self._sides: dict[str, _Side] = {}
         self._changed_ids: set[str] = set()
+        self._new_ids: set[str] = set()
         naming = complete_schema().naming
         self._reconciler = Reconciler(
             lambda name: self._stored_columns[name],
@@ -218,14 +227,32 @@ class _Comparison:
                     reasons[table.name] = "the privacy policy has changed since the load. Load the table first"
                 else:
                     newest = warehouse.audit.last_load(table, events=True) or load
-                    has_applied_events = newest.load_id != load.load_id
-                    self._sides[table.name] = self._side(table, load, stored, has_applied_events=has_applied_events)
-            self._note_applied_events(warehouse)
+                    side = self._side(table, load, stored, has_applied_events=newest.load_id != load.load_id)
+                    side.missing_columns = self._missing_columns(table, stored, warehouse.audit.columns_written(table))
+                    self._sides[table.name] = side
             for side in self._sides.values():
                 for batch in warehouse.batches(side.table.name, side.kinds):
                     columns = dict(zip(side.kinds, zip(*batch, strict=True), strict=True))
-                    side.digests.add("stored", columns, self._are_changed(side, columns))
+                    side.digests.add("stored", columns, *self._flags(side, columns))
         return reasons
+
+    def _missing_columns(self, table: Table, stored: Mapping[str, str], written: Collection[str]) -> list[str]:
+        """Return the columns that the table must have and has not.
+
+        These are the declared ones that the privacy policy does not drop, and those that loads have written.
+
+        Raises:
+            WarehouseError: a column of the primary key is one of them.
+        """
+        rules = self._policy.rules[table.name]
+        declared = [column.name for column in table.columns if rules[column.name].action != "drop"]
+        missing = [name for name in [*declared, *sorted({*written} - {*declared})] if name not in stored]
+        if keys := [name for name in table.key if name in missing]:
+            raise WarehouseError(
+                f"{table.name} has no column {' and '.join(keys)} in the warehouse, so its rows cannot be compared. "
+                "Load the table again."
+            )
+        return [name for name in missing if name in rules or f"{name}{VARIANT}" not in stored]
 
     def _side(self, table: Table, load: LoadRecord, stored: Mapping[str, str], *, has_applied_events: bool) -> _Side:
         kinds = {name: kind for name, kind in stored.items() if name not in IGNORED and not name.startswith("_dlt")}
@@ -239,34 +266,37 @@ class _Comparison:
             created_since = max(created_since, active_since)
         return _Side(table, load, kinds, digests, created_since, active_since, has_applied_events)
 
-    def _note_applied_events(self, warehouse: Warehouse) -> None:
-        """Note the ids that events since the load name which were applied: they left the webhook store."""
-        if not any(side.has_applied_events for side in self._sides.values()):
-            return
-        since = min(side.load.started_at for side in self._sides.values())
-        sql = f"SELECT user_id, org_id FROM {warehouse.table(AUTH_EVENT.name)} WHERE received_at >= %s"  # noqa: S608
-        self._changed_ids |= {user_id or org_id for user_id, org_id in warehouse.rows(sql, since) if user_id or org_id}
-
     def _note_events(self) -> None:
-        """Note the ids that webhook events since the load name."""
-        named = self._named_by_events(min(side.load.started_at for side in self._sides.values()))
+        """Note the ids that webhook events since the load name.
+
+        The webhook store is read first: an event leaves it once it is applied, and is in the warehouse then.
+        """
+        since = min(side.load.started_at for side in self._sides.values())
+        named = {*self._named_by_events(since)}
+        with connect(self._pipeline, self._settings.target, self._policy) as warehouse:
+            if warehouse.columns_of(AUTH_EVENT.name):
+                sql = f"SELECT user_id, org_id, payload FROM {warehouse.table(AUTH_EVENT.name)} WHERE received_at >= %s"  # noqa: S608
+                for user_id, org_id, payload in warehouse.rows(sql, since):  # a policy can drop the payload
+                    named |= ids_named_by(decode_json(payload) or {}) or {*filter(None, [user_id or org_id])}
         self._changed_ids |= {*named, *self._privacy.stored_ids(USER_QUERY.name, USER_ID, named)}
 
-    def _are_changed(self, side: _Side, columns: Mapping[str, Sequence[Any]]) -> list[bool]:
-        """Return for each row whether it was created or active since the load, or has expired since."""
+    def _flags(self, side: _Side, columns: Mapping[str, Sequence[Any]]) -> tuple[list[bool], list[bool]]:
+        """Return two lists with a value per row.
+
+        The first: whether the row was created or active since the load, or has expired since. The second: whether it
+        was created since.
+        """
         now = datetime.now(UTC).timestamp() + CLOCK_DIFFERENCE_SECONDS
         expired_since = side.load.started_at.timestamp() - CLOCK_DIFFERENCE_SECONDS
-        changed = [False] * len(next(iter(columns.values())))
-        limits = {
-            "created_at": (side.created_since, inf),
-            ACTIVITY: (side.active_since, inf),
-            "expires_at": (expired_since, now),
-        }
-        for name, (after, until) in limits.items():
-            for row, at in enumerate(columns.get(name, ())):
-                if at is not None and after < _seconds(at) <= until:
-                    changed[row] = True
-        return changed
+        number = len(next(iter(columns.values())))
+
+        def between(name: str, after: float, until: float = inf) -> list[bool]:
+            times = columns.get(name, [None] * number)
+            return [at is not None and after < _seconds(at) <= until for at in times]
+
+        new = between("created_at", side.created_since)
+        since = between(ACTIVITY, side.active_since), between("expires_at", expired_since, now)
+        return [*map(any, zip(new, *since, strict=True))], new
 
     # --- PropelAuth ---
 
@@ -294,22 +324,24 @@ class _Comparison:
         stored = self._reconciler.apply(BY_NAME[name], self._privacy.apply(name, data))
         columns = {column: stored[column].to_pylist() for column in stored.column_names}
         if name == USER_QUERY.name:
-            self._note_active_users(columns)
+            self._note_users(columns)
         side = self._sides.get(name)
         if side is None or not len(stored) or (only is not None and name not in only):
             return
         side.new_columns |= {
             column
             for column in columns
-            if column not in side.kinds and column not in IGNORED and stored[column].null_count < len(stored)
+            if column not in {*side.kinds, *IGNORED, *side.missing_columns} and stored[column].null_count < len(stored)
         }
-        side.digests.add("current", columns, self._are_changed(side, columns), only[name] if only else None)
+        side.digests.add("current", columns, *self._flags(side, columns), only[name] if only else None)
 
-    def _note_active_users(self, columns: Mapping[str, Sequence[Any]]) -> None:
+    def _note_users(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Note the ids of users who were active or created since the load, for their memberships."""
         since = self._state.cursor.get(READ_UNTIL)
-        if since is not None:
-            pairs = zip(columns["user_id"], columns[ACTIVITY], strict=True)
-            self._changed_ids |= {user_id for user_id, at in pairs if at is not None and _seconds(at) > since}
+        for name, ids in (ACTIVITY, self._changed_ids), ("created_at", self._new_ids):
+            if since is not None:
+                pairs = zip(columns[USER_ID], columns[name], strict=True)
+                ids |= {user_id for user_id, at in pairs if at is not None and _seconds(at) > since}
 
     # --- differences ---
 
@@ -317,7 +349,7 @@ class _Comparison:
         """Read the rows that differ once more, by single requests where the API has them."""
         keys: dict[str, set[Key]] = {}
         for name, side in self._sides.items():
-            found = (d.key for d in side.differences(self._changed_ids) if not d.is_changed)
+            found = (d.key for d in side.differences(self._changed_ids, self._new_ids) if not d.is_changed)
             keys[name] = {*itertools.islice(found, MAX_DIFFERENCES + 1)}
             if len(keys[name]) > MAX_DIFFERENCES:
                 side.notes.append(f"more than {MAX_DIFFERENCES:,} rows differ. They were not read again")
@@ -348,9 +380,11 @@ class _Comparison:
 
     def _compare(self, side: _Side) -> TableComparison:
         rows = side.digests.count("stored")
-        changed, differences, total = 0, [], 0
-        counts: Counter[Kind] = Counter()
-        for found in side.differences(self._changed_ids):
+        changed = lost = 0  # lost: rows of the load that are missing
+        differences = [Difference("missing column", "", (name,)) for name in side.missing_columns]
+        counts: Counter[str] = Counter(difference.kind for difference in differences)
+        for found in side.differences(self._changed_ids, self._new_ids):
+            lost += found.kind == "missing" and not found.is_new
             if found.is_changed:
                 changed += 1
                 continue
@@ -358,7 +392,7 @@ class _Comparison:
             if len(differences) < MAX_DIFFERENCES:
                 differences.append(Difference(found.kind, _shown_key(side.table, found.key), found.columns))
         if counts["extra"] and side.load.rows_expected is not None and not side.has_applied_events:
-            added = rows - side.load.rows_expected + counts["missing"]
+            added = rows - side.load.rows_expected + lost
             if added <= 0:
                 # Every row of the load is accounted for, so PropelAuth has deleted these since.
                 differences = [d for d in differences if d.kind != "extra"]

@@ -12,7 +12,7 @@ from propel_assets.catalog import SCANS, options_of
 from propel_assets.definitions import defs
 from propel_assets.defs.assets import CONFIGS
 from propel_assets.errors import SettingsError
-from propel_assets.reporting.delivery import NotDelivered, targets
+from propel_assets.reporting.delivery import Message, NotDelivered, targets
 from propel_assets.settings import AlertSettings
 from propel_assets_tests.cases import cases
 from propel_assets_tests.reporting.servers import SECRET, Webhook, running_webhook
@@ -79,9 +79,9 @@ def test_any_target_delivers_or_is_refused_and_quotes_no_secret(
         except SettingsError as error:
             said.append(str(error))
             continue
-        for deliver in found.values():
+        for target in found.values():
             try:
-                deliver(title, text)
+                target.send(Message(title, text))
             except NotDelivered as error:
                 said.append(str(error))
     assert not any(secret in " ".join(said) for secret in (SECRET, PASSWORD))

@@ -150,7 +150,7 @@ def test_sign_ups_are_compared_with_propel_auths_figure(small_sandbox, small, fe
 @pytest.mark.parametrize(
     ("destination", "message"),
     [
-        ("postgres", r"need dbt-postgres: pip install 'propel-assets\[marts\]' dbt-postgres"),
+        ("postgres", r"need the extra `marts-postgres`: pip install 'propel-assets\[marts-postgres\]'"),
         ("filesystem", "propel-assets has no dbt profile for filesystem. .*/marts/dbt as a package"),
     ],
 )

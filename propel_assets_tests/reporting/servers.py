@@ -1,4 +1,4 @@
-"""Servers that alerts are delivered to: a webhook, a mail server, and one that never finishes."""
+"""Servers that alerts are delivered to: a webhook, a mail server, incident services, and one that never finishes."""
 
 import datetime
 import json
@@ -85,25 +85,86 @@ class MailServer:
 @contextmanager
 def running_mail_server(folder: Path) -> Iterator[MailServer]:
     """Run a mail server that offers STARTTLS, with a certificate for localhost."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-    builder = builder.not_valid_before(now - datetime.timedelta(1)).not_valid_after(now + datetime.timedelta(1))
-    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-    certificate = builder.sign(key, hashes.SHA256())
     file = folder / "localhost.pem"
-    private = serialization.PrivateFormat.PKCS8
-    pem = serialization.Encoding.PEM
-    file.write_bytes(key.private_bytes(pem, private, serialization.NoEncryption()) + certificate.public_bytes(pem))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file)
+    context = tls_of("localhost", file)
     port = free_port()
     server = MailServer(f"localhost:{port}", file)
     controller = Controller(server, hostname="localhost", port=port, tls_context=context)
     controller.start()
     yield server
     controller.stop()
+
+
+def tls_of(host: str, file: Path) -> ssl.SSLContext:
+    """Return a server context with a new certificate for ``host``, which is written to ``file``."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now - datetime.timedelta(1)).not_valid_after(now + datetime.timedelta(1))
+    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+    certificate = builder.sign(key, hashes.SHA256())
+    private = serialization.PrivateFormat.PKCS8
+    pem = serialization.Encoding.PEM
+    file.write_bytes(key.private_bytes(pem, private, serialization.NoEncryption()) + certificate.public_bytes(pem))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    return context
+
+
+class IncidentService(ThreadingHTTPServer):
+    """The service at ``host``, for clients that have it as their HTTPS proxy and trust its certificate.
+
+    Attributes:
+        posts: path and body of each request.
+        limit: the number of requests after which it answers 500.
+    """
+
+    def __init__(self, host: str, certificate: Path) -> None:
+        super().__init__(("127.0.0.1", 0), IncidentHandler)
+        self.tls = tls_of(host, certificate)
+        self.posts: list[tuple[str, dict[str, Any]]] = []
+        self.limit = 100
+
+
+class IncidentHandler(BaseHTTPRequestHandler):
+    def do_CONNECT(self) -> None:
+        server: Any = self.server
+        self.send_response(200)
+        self.end_headers()
+        self.request = server.tls.wrap_socket(self.request, server_side=True)
+        self.setup()
+        self.close_connection = False
+
+    def finish(self) -> None:
+        super().finish()
+        self.request.close()
+
+    def do_POST(self) -> None:
+        server: Any = self.server
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        accepted = len(server.posts) < server.limit
+        if accepted:
+            server.posts.append((self.path, body))
+        self.send_response(202 if accepted else 500)
+        self.end_headers()
+        self.wfile.write(b'{"requestId": "1"}')
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@contextmanager
+def running_incident_service(host: str, folder: Path, monkeypatch) -> Iterator[IncidentService]:
+    certificate = folder / f"{host}.pem"
+    with IncidentService(host, certificate) as server, monkeypatch.context() as environment:
+        environment.setenv("HTTPS_PROXY", f"http://127.0.0.1:{server.server_port}")
+        environment.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
 
 
 class DrippingServer:

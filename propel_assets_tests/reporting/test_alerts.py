@@ -12,7 +12,7 @@ from propel_assets.reporting.alerts import (
     Cause,
     Problem,
     cause_of,
-    message,
+    messages,
     reason_of,
 )
 from propel_assets.settings import AlertSettings
@@ -28,11 +28,12 @@ def problem(name: str, cause: Cause = OUTAGE, *, is_shared: bool = True) -> Prob
 def test_a_shared_cause_is_reported_once_and_recovers_when_nothing_has_it_any_more() -> None:
     state = AlertState()
     (alert,), _ = state.update({"a": problem("a"), "b": problem("b")})
-    assert alert == Alert(OUTAGE.title, f"{OUTAGE.title}: 2 affected: a, b: reason of a")
+    assert alert == Alert(OUTAGE.title, f"{OUTAGE.title}: 2 affected: a, b: reason of a", OUTAGE.title)
     assert state.update({"c": problem("c")}) == ([], [])
     assert state.update({"a": None, "b": None}) == ([], [])
     _, (recovery,) = state.update({"c": None})
-    assert recovery.text == f"Recovered: {OUTAGE.title}: c"
+    title = f"Recovered: {OUTAGE.title}"
+    assert recovery == Alert(title, f"{title}: c", alert.incident, is_resolved=True)
 
 
 def test_a_cause_that_is_not_shared_is_reported_for_each_further_name() -> None:
@@ -42,11 +43,24 @@ def test_a_cause_that_is_not_shared_is_reported_for_each_further_name() -> None:
     assert alert.text == f"{OUTAGE.title}: b: reason of b"
 
 
-def test_a_problem_whose_cause_changes_is_reported_and_has_not_recovered() -> None:
+def test_a_problem_whose_cause_changes_is_reported_and_its_former_cause_ends_without_a_recovery() -> None:
     state = AlertState()
     state.update({"a": problem("a")})
-    (alert,), recoveries = state.update({"a": problem("a", OTHER)})
-    assert (alert.title, recoveries) == (OTHER.title, [])
+    (alert,), (ended,) = state.update({"a": problem("a", OTHER)})
+    assert alert.title == OTHER.title
+    assert ended.text == f"Replaced by another cause: {OUTAGE.title}: a"
+    assert (ended.incident, ended.is_resolved) == (OUTAGE.incident, True)
+
+
+def test_causes_with_the_same_title_are_incidents_of_their_own() -> None:
+    one, other = (cause_of("Run failed", "refused", f"GET /users returned {status}") for status in (403, 404))
+    assert one.title == other.title
+    assert one.incident != other.incident
+
+
+def test_a_state_stored_before_alerts_had_incidents_is_read() -> None:
+    stored = '{"seen": {}, "open_problems": {}, "pending": {"webhook": [["a", "b"]]}, "attempts": {"webhook": 1}}'
+    assert AlertState.from_json(stored).pending == {"webhook": [Alert("a", "b")]}
 
 
 def test_texts_that_differ_in_names_and_numbers_only_have_the_same_cause() -> None:
@@ -90,7 +104,8 @@ def test_without_a_target_nothing_is_kept() -> None:
 
 def test_a_long_message_shows_how_much_is_left_out() -> None:
     alerts = [Alert(f"Stale: {n}", f"Stale: {n}: loaded") for n in range(MAX_LINES + 5)]
-    title, text = message(alerts, "staging")
+    ((title, text, is_resolved),) = messages(alerts, "staging", one_each=False)
+    assert not is_resolved
     assert title == f"PropelAuth staging: Stale: 0 and {MAX_LINES + 4} more"
     assert len(text.splitlines()) == MAX_LINES + 1
     assert text.endswith("... and 5 more: see Dagster.")

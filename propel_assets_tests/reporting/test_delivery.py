@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from propel_assets.errors import SettingsError
-from propel_assets.reporting.alerts import Alert, AlertState
-from propel_assets.reporting.delivery import deliver, targets
+from propel_assets.reporting.alerts import Alert, AlertState, Cause, Problem
+from propel_assets.reporting.delivery import Message, deliver, targets
 from propel_assets.settings import AlertSettings, load_settings
 from propel_assets_tests.processes import free_port
 from propel_assets_tests.reporting.servers import (
@@ -18,21 +18,22 @@ from propel_assets_tests.reporting.servers import (
     Webhook,
     dripping,
     endless,
+    running_incident_service,
     running_mail_server,
     running_webhook,
 )
 
 LIMIT = 2.0
 MAIL: Any = {"sender": "dagster@example.com", "recipients": "data@example.com"}
-ALERT = ("PropelAuth: a test", "- Run failed: what to do")
+ALERT = Message("PropelAuth: a test", "- Run failed: what to do")
 
 
 @pytest.mark.parametrize("stage", ["status line", "headers"])
 def test_a_webhook_that_drips_is_given_up_on_at_the_limit(stage) -> None:
     with dripping(stage) as server:
         settings = AlertSettings(webhook=f"http://127.0.0.1:{server.port}/secret")
-        failures = deliver(settings, {"webhook": ALERT}, seconds=LIMIT)
-    assert failures == {"webhook": "The webhook did not accept it within 2 s."}
+        failures = deliver(settings, {"webhook": [ALERT]}, seconds=LIMIT)
+    assert failures == {"webhook": ("The webhook did not accept it within 2 s.", 0)}
 
 
 @pytest.mark.parametrize("stage", ["greeting", "EHLO", "MAIL", "RCPT", "DATA", "end of mail", "TLS handshake"])
@@ -40,23 +41,23 @@ def test_a_mail_server_that_drips_is_given_up_on_at_the_limit(stage) -> None:
     scheme = "smtps" if stage == "TLS handshake" else "smtp"
     with dripping(stage) as server:
         settings = AlertSettings(smtp=f"{scheme}://127.0.0.1:{server.port}", **MAIL)
-        failures = deliver(settings, {"e-mail": ALERT}, seconds=LIMIT)
+        failures = deliver(settings, {"e-mail": [ALERT]}, seconds=LIMIT)
         assert server.mails == []
-    assert failures == {"e-mail": "The e-mail did not accept it within 2 s."}
+    assert failures == {"e-mail": ("The e-mail did not accept it within 2 s.", 0)}
 
 
 def test_a_mail_that_was_accepted_is_delivered_although_the_server_drips_afterwards() -> None:
     with dripping("QUIT") as server:
-        failures = deliver(AlertSettings(smtp=f"smtp://127.0.0.1:{server.port}", **MAIL), {"e-mail": ALERT})
+        failures = deliver(AlertSettings(smtp=f"smtp://127.0.0.1:{server.port}", **MAIL), {"e-mail": [ALERT]})
         (mail,) = server.mails
     assert failures == {}
-    assert ALERT[1] in mail
+    assert ALERT.text in mail
 
 
 def test_a_target_that_drips_does_not_delay_the_other_one() -> None:
     with dripping("headers") as web, dripping("QUIT") as mail:
         settings = AlertSettings(webhook=f"http://127.0.0.1:{web.port}/", smtp=f"smtp://127.0.0.1:{mail.port}", **MAIL)
-        failures = deliver(settings, {"webhook": ALERT, "e-mail": ALERT}, seconds=5)
+        failures = deliver(settings, {"webhook": [ALERT], "e-mail": [ALERT]}, seconds=5)
         assert len(mail.mails) == 1
     assert list(failures) == ["webhook"]
 
@@ -68,9 +69,9 @@ def test_no_process_is_started_without_a_target(monkeypatch) -> None:
 
 def test_a_reason_that_is_not_ascii_reaches_the_caller() -> None:
     settings = AlertSettings(smtp="smtp://127.0.0.1:1", sender="not an address", recipients="ä@example.com")
-    failures = deliver(settings, {"e-mail": ALERT})
+    failures = deliver(settings, {"e-mail": [ALERT]})
     assert failures == {
-        "e-mail": "PROPELAUTH_ALERT_FROM must be set to e-mail addresses, for example data@example.com."
+        "e-mail": ("PROPELAUTH_ALERT_FROM must be set to e-mail addresses, for example data@example.com.", 0)
     }
     assert json.dumps(failures)
 
@@ -99,7 +100,7 @@ def test_a_mail_reaches_every_recipient(mail_server, monkeypatch, query, encrypt
         sender="dagster@example.com",
         recipients="data@example.com, On Call <oncall@example.com>",
     )
-    assert deliver(settings, {"e-mail": ALERT}) == {}
+    assert deliver(settings, {"e-mail": [ALERT]}) == {}
     (mail,) = mail_server.mails
     assert mail.is_encrypted == encrypted
     assert mail.recipients == ["data@example.com", "oncall@example.com"]
@@ -109,9 +110,9 @@ def test_a_mail_reaches_every_recipient(mail_server, monkeypatch, query, encrypt
 
 def test_a_mail_server_with_an_untrusted_certificate_receives_nothing(mail_server) -> None:
     smtp = f"smtp://user:secret-word@{mail_server.address}?starttls=always"
-    failures = deliver(AlertSettings(smtp=smtp, **MAIL), {"e-mail": ALERT})
+    failures = deliver(AlertSettings(smtp=smtp, **MAIL), {"e-mail": [ALERT]})
     reason = f"The mail server {mail_server.address} did not accept it: SSLCertVerificationError."
-    assert failures == {"e-mail": reason}
+    assert failures == {"e-mail": (reason, 0)}
     assert mail_server.mails == []
 
 
@@ -148,23 +149,90 @@ def test_a_service_that_refuses_is_reported_by_its_status_and_retried_alone(run_
 def test_a_redirect_of_a_service_is_not_followed() -> None:
     with running_webhook() as server:
         server.status = 307
-        failures = deliver(AlertSettings(apprise=apprise(server)), {"apprise URL 1": ALERT})
-    assert failures == {"apprise URL 1": "The apprise URL 1 (json) did not accept it. It answered 307."}
+        failures = deliver(AlertSettings(apprise=apprise(server)), {"apprise URL 1": [ALERT]})
+    assert failures == {"apprise URL 1": ("The apprise URL 1 (json) did not accept it. It answered 307.", 0)}
     assert server.requests == 1
 
 
 def test_a_service_that_drips_is_given_up_on_at_the_limit() -> None:
     with dripping("headers") as server:
         settings = AlertSettings(apprise=f"json://127.0.0.1:{server.port}/")
-        failures = deliver(settings, {"apprise URL 1": ALERT}, seconds=LIMIT)
-    assert failures == {"apprise URL 1": "The apprise URL 1 did not accept it within 2 s."}
+        failures = deliver(settings, {"apprise URL 1": [ALERT]}, seconds=LIMIT)
+    assert failures == {"apprise URL 1": ("The apprise URL 1 did not accept it within 2 s.", 0)}
 
 
 def test_an_endless_response_of_a_service_takes_limited_memory() -> None:
     with endless() as url:
-        failures = deliver(AlertSettings(apprise=url), {"apprise URL 1": ALERT})
+        failures = deliver(AlertSettings(apprise=url), {"apprise URL 1": [ALERT]})
     reason = "The apprise URL 1 was not reached: the process that delivers ended with 1."
-    assert failures == {"apprise URL 1": reason}  # out of memory, before the limit of time
+    assert failures == {"apprise URL 1": (reason, 0)}  # out of memory, before the limit of time
+
+
+def failed(*causes: str) -> dict[str, Problem | None]:
+    return {cause: Problem(Cause(f"Run failed: {cause}", "f00d"), cause, "reason " * 200) for cause in causes}
+
+
+def test_pagerduty_has_one_incident_for_each_cause_and_resolves_it_by_its_recovery(tmp_path, monkeypatch) -> None:
+    settings, state, logged = AlertSettings(apprise="pagerduty://integration-key@api-key"), AlertState(), []
+
+    def report(findings: dict[str, Problem | None]) -> None:
+        new, resolved = state.update(findings)
+        state.deliver(settings, [*new, *resolved], "staging", logged.append)
+
+    with running_incident_service("events.pagerduty.com", tmp_path, monkeypatch) as service:
+        report(failed("a", "b"))
+        report({"a": None} | {"b": Problem(Cause("Run failed: c"), "b", "reason")})
+        report({"b": None})
+    assert logged == []
+    paths, events = zip(*service.posts, strict=True)
+    assert {*paths} == {"/v2/enqueue"}
+    opened = {}
+    for event in events:
+        if event["event_action"] == "trigger":
+            assert len(event["payload"]["summary"]) <= 1024
+            assert event["payload"]["severity"] == "warning"
+            title = event["payload"]["summary"].splitlines()[0]
+            assert opened.setdefault(event["dedup_key"], title) == title
+    assert [*opened.values()] == [
+        "PropelAuth staging: Run failed: a (f00d)",
+        "PropelAuth staging: Run failed: b (f00d)",
+        "PropelAuth staging: Run failed: c",
+    ]
+    # Each incident is opened once and resolved once.
+    actions = [(event["event_action"], opened[event["dedup_key"]][-8:]) for event in events]
+    a, b, c = "a (f00d)", "b (f00d)", "ailed: c"
+    assert actions == [("trigger", a), ("trigger", b), ("trigger", c), ("resolve", a), ("resolve", b), ("resolve", c)]
+
+
+def test_only_the_alerts_that_a_service_did_not_accept_are_retried(tmp_path, monkeypatch) -> None:
+    settings, state, logged = AlertSettings(apprise="pagerduty://integration-key@api-key"), AlertState(), []
+    alerts, _ = state.update(failed("a", "b"))
+    with running_incident_service("events.pagerduty.com", tmp_path, monkeypatch) as service:
+        service.limit = 1
+        state.deliver(settings, alerts, "", logged.append)
+        assert state.pending == {"apprise URL 1": alerts[1:]}
+        service.limit = 2
+        state.deliver(settings, [], "", logged.append)
+    assert logged == ["The apprise URL 1 (pagerduty) did not accept it. It answered 500. It is retried."]
+    assert state.pending == {}
+    assert len({event["dedup_key"] for _, event in service.posts}) == len(service.posts) == 2
+
+
+def test_a_recovery_opens_no_alert_at_opsgenie(tmp_path, monkeypatch) -> None:
+    with running_incident_service("api.opsgenie.com", tmp_path, monkeypatch) as service:
+        settings = AlertSettings(apprise="opsgenie://api-key")
+        assert deliver(settings, {"apprise URL 1": [ALERT]}) == {}
+        assert deliver(settings, {"apprise URL 1": [ALERT._replace(is_resolved=True)]}) == {}
+    ((path, alert),) = service.posts
+    assert (path, alert["message"]) == ("/v2/alerts", ALERT.title)
+
+
+@pytest.mark.parametrize(("is_resolved", "kind"), [(False, "warning"), (True, "success")])
+def test_a_service_without_incidents_receives_the_type_of_the_message(is_resolved, kind) -> None:
+    with running_webhook() as server:
+        url = f"{apprise(server)}&:type=text&:message=other"
+        assert deliver(AlertSettings(apprise=url), {"apprise URL 1": [ALERT._replace(is_resolved=is_resolved)]}) == {}
+    assert server.texts == [kind]
 
 
 @pytest.mark.parametrize(
