@@ -220,7 +220,7 @@ def test_without_history_the_reason_is_one_sentence(small, simulate, run_cli) ->
     load_scan("users", small)
     ran = run_cli("access-review", "--as-of", "2026-11-24")
     assert ran.returncode == 1
-    assert "The access review needs the history and the marts" in ran.stderr
+    assert "needs the history and the marts, which are not built here. To build them: run" in ran.stderr
 
 
 def test_text_that_a_spreadsheet_would_run_gets_an_apostrophe() -> None:
