@@ -56,7 +56,6 @@ def progress_bar() -> Iterator[tuple[Progress, Log]]:
 
 def format_age(at: datetime) -> str:
     """Return the time since ``at`` in minutes, hours or days."""
-    at = at if at.tzinfo else at.replace(tzinfo=UTC)
     minutes = max(0, int((datetime.now(UTC) - at).total_seconds() // 60))  # clocks differ
     if minutes < 60:
         return f"{minutes} min"

@@ -23,6 +23,7 @@ from propel_assets.marts.sources import PROJECT
 from propel_assets.reporting import charts
 from propel_assets.reporting.drawing import NARROW, THEMED, WIDE, Chart, can_draw
 from propel_assets.settings import Target
+from propel_assets.warehouse.audit import as_utc
 from propel_assets.warehouse.query import Warehouse
 
 SCANS = 30
@@ -157,8 +158,8 @@ def _scanned(warehouse: Warehouse, table: Table) -> Scanned | None:
     if not scans:
         return None
     good = next((at for at, verdict in scans if verdict != "skipped"), None)
-    age = None if good is None else max(0.0, (datetime.now(UTC) - _utc(good)).total_seconds() / 3600)
-    return Scanned(table.name, tuple((_utc(at), verdict) for at, verdict in reversed(scans)), age)
+    age = None if good is None else max(0.0, (datetime.now(UTC) - good).total_seconds() / 3600)
+    return Scanned(table.name, tuple((at, verdict) for at, verdict in reversed(scans)), age)
 
 
 @cache
@@ -201,7 +202,7 @@ def _changes(warehouse: Warehouse, of: History, target: Target) -> Changes:
         [(as_of,)] = warehouse.rows(f"SELECT max(as_of) FROM {target.named(runner.MARTS)}.{of.mart}")  # noqa: S608 - our names
         if as_of is None:
             return Changes(of.kind, instead="None yet.")
-        since = f"CAST('{_utc(as_of):%Y-%m-%d %H:%M:%S.%f}+00' AS TIMESTAMP WITH TIME ZONE)"
+        since = f"CAST('{as_utc(as_of):%Y-%m-%d %H:%M:%S.%f}+00' AS TIMESTAMP WITH TIME ZONE)"
         is_there, was_there = "present > 0", f"first_from < {since}"
         counted = (
             is_there,
@@ -222,7 +223,7 @@ def _changes(warehouse: Warehouse, of: History, target: Target) -> Changes:
         return Changes(of.kind, instead=f"{history} has not been built yet.", is_built=False)
     *shown, before = map(int, counts)
     last = warehouse.audit.last_load(BY_NAME[of.raw])
-    if last and _utc(last.finished_at) > _utc(as_of):
+    if last and last.finished_at > as_utc(as_of):
         return Changes(of.kind, instead="The marts are older than the last load.", is_built=False)
     if not before:
         return Changes(of.kind, instead=f"{shown[0]:,} in the first load. Changes are known from the second load on.")
@@ -260,7 +261,7 @@ def _loaded(warehouse: Warehouse, table: Table, checks: dict[str, list[dict[str,
         _more(warehouse, table),
         tried.verdict,
         tried.reason or "",
-        _utc(good.finished_at) if good else None,
+        good.finished_at if good else None,
         sum(check["passed"] for check in mine),
         len(mine),
     )
@@ -270,7 +271,3 @@ def _more(warehouse: Warehouse, table: Table) -> int | None:
     """Return how many more rows the last complete load left than the one before; None: there was none."""
     last = warehouse.audit.rows_after(table, loads=2)
     return last[0] - last[1] if len(last) == 2 else None
-
-
-def _utc(at: datetime) -> datetime:
-    return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)

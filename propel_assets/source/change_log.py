@@ -51,7 +51,7 @@ class StoredTables(Protocol):
 
 @dataclass
 class ChangeLog:
-    """Collects the rows of the change log of one load. ``mode``: that of its rows that are merged."""
+    """Collects the rows of the change log of one load."""
 
     stored: StoredTables
     load_id: str

@@ -1,7 +1,7 @@
 """The change log at the destination: what it has of the rows that a load reads, and how it is written."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import dlt
@@ -9,13 +9,11 @@ import dlt
 from propel_assets.catalog import AUTH_EVENT, ORG_QUERY, PROPEL_CHANGES, PROPEL_SCANS, USER_QUERY, Table
 from propel_assets.privacy.policy import Policy
 from propel_assets.settings import Target
-from propel_assets.source.readers.users import CLOCK_DIFFERENCE_SECONDS
+from propel_assets.source.readers.users import API_CLOCK_DIFFERENCE
 from propel_assets.source.stream import OvertakenIds
-from propel_assets.warehouse.audit import MAX_LOADS
+from propel_assets.warehouse.audit import MAX_LOADS, as_utc
 from propel_assets.warehouse.pipeline import has_write_lock
-from propel_assets.warehouse.query import Warehouse, connect
-
-IDS_PER_QUERY = 500
+from propel_assets.warehouse.query import Warehouse, connect, in_batches, placeholders
 
 
 class StoredRows:
@@ -41,17 +39,15 @@ class StoredRows:
         with connect(*self._arguments) as warehouse:
             full = _last_full_load(warehouse, table)
             found: dict[str, datetime | None] = dict.fromkeys(ids, full)
-            for start in range(0, len(ids) if _has_log(warehouse) else 0, IDS_PER_QUERY):
-                some = ids[start : start + IDS_PER_QUERY]
+            for some in in_batches(ids if _has_log(warehouse) else ()):
                 key = warehouse.column(table.key[0])
                 sql = (
                     f"SELECT c.{key}, max(c.observed_from) FROM {warehouse.table(PROPEL_CHANGES.name)} c "  # noqa: S608
                     f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = c.load_id AND l.status = 0 "
-                    f"WHERE c.table_name = %s AND c.{key} IN ({', '.join(['%s'] * len(some))}) GROUP BY c.{key}"
+                    f"WHERE c.table_name = %s AND c.{key} IN {placeholders(some)} GROUP BY c.{key}"
                 )
                 for id_, at in warehouse.rows(sql, table.name, *some):
-                    times = [time for time in (full, _time(at)) if time is not None]
-                    found[id_] = max(times)
+                    found[id_] = max(as_utc(at), full or as_utc(at))
         return found
 
     def read_since_full_load(self, table: Table) -> set[str]:
@@ -77,7 +73,7 @@ class StoredRows:
             began = _followed_by_no_events(warehouse) if warehouse.columns_of(AUTH_EVENT.name) else None
             if began is None:
                 return OvertakenIds()
-            since = began - timedelta(seconds=CLOCK_DIFFERENCE_SECONDS)
+            since = began - timedelta(seconds=API_CLOCK_DIFFERENCE)
             sql = f"SELECT DISTINCT user_id, org_id FROM {warehouse.table(AUTH_EVENT.name)} WHERE received_at >= %s"  # noqa: S608
             rows = warehouse.rows(sql, since)
         users, orgs = {user_id for user_id, _ in rows if user_id}, {org_id for _, org_id in rows if org_id}
@@ -104,7 +100,7 @@ def _followed_by_no_events(warehouse: Warehouse) -> datetime | None:
         f"SELECT s.table_name, s.mode, s.started_at FROM {warehouse.table(PROPEL_SCANS.name)} s "  # noqa: S608
         f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
         "WHERE s.table_name IN (%s, %s, %s) AND s.mode <> 'events' AND s.verdict <> 'skipped' "
-        f"ORDER BY {warehouse.load_time} DESC, s.load_id DESC"
+        f"ORDER BY {warehouse.load_order} DESC, s.load_id DESC"
     )
     began: dict[str, datetime] = {}
     replaced: set[str] = set()
@@ -113,7 +109,7 @@ def _followed_by_no_events(warehouse: Warehouse) -> datetime | None:
         if name == AUTH_EVENT.name:
             break
         if name not in replaced:
-            began[name] = min(_time(started_at), began.get(name, _time(started_at)))
+            began[name] = min(as_utc(started_at), began.get(name, as_utc(started_at)))
         if mode == "full":
             replaced.add(name)
     return min(began.values(), default=None)
@@ -138,14 +134,8 @@ def _last_full_load(warehouse: Warehouse, table: Table) -> datetime | None:
         f"SELECT s.started_at FROM {warehouse.table(PROPEL_SCANS.name)} s "  # noqa: S608
         f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
         f"WHERE s.table_name = %s AND s.mode = 'full' AND s.verdict <> 'skipped' "
-        f"ORDER BY {warehouse.load_time} DESC, s.load_id DESC"
+        f"ORDER BY {warehouse.load_order} DESC, s.load_id DESC"
     )
     for (began,) in warehouse.rows(sql, table.name, limit=1):
-        return _time(began)
+        return as_utc(began)
     return None
-
-
-def _time(value: Any) -> datetime:
-    """Return a time with its zone. Some destinations return text, or no zone."""
-    at = datetime.fromisoformat(value) if isinstance(value, str) else value
-    return at if at.tzinfo else at.replace(tzinfo=UTC)

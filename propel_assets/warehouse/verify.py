@@ -31,17 +31,17 @@ from propel_assets.source.decode import PageDecoder, RowType
 from propel_assets.source.dlt_source import SOURCE, complete_schema
 from propel_assets.source.lists import get_or_none, request_each
 from propel_assets.source.readers import ScanContext, read_scan
-from propel_assets.source.readers.users import CLOCK_DIFFERENCE_SECONDS, READ_UNTIL
+from propel_assets.source.readers.users import API_CLOCK_DIFFERENCE, READ_UNTIL
 from propel_assets.source.reconcile import Reconciler
 from propel_assets.source.stream import Progress, Rows, ScanResult
 from propel_assets.warehouse.audit import LoadRecord, as_utc
 from propel_assets.warehouse.destinations.policies import policy_of
 from propel_assets.warehouse.digests import Key, KeyDifference, Kind, RowDigests
 from propel_assets.warehouse.folders import working_folder
-from propel_assets.warehouse.load import AuditResumeStore
 from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, destination_kind
 from propel_assets.warehouse.query import HOW_TO_LOAD, Warehouse, connect
+from propel_assets.warehouse.stored import AuditResumeStore
 
 USER_ID, ACTIVITY = "user_id", "last_active_at"
 USER_BY_ID = next(table for table in LOOKUPS if table.shape == Lookup("user_id"))
@@ -130,7 +130,7 @@ def _merge_reason(table: Table) -> str:
 
 
 @dataclass
-class _Side:
+class _ComparedTable:
     """One table. ``created_since``, ``active_since``: rows with a greater time changed since the load."""
 
     table: Table
@@ -168,7 +168,7 @@ class _Comparison:
         self._state = AuditResumeStore(pipeline, settings.target, self._policy).read(scan)
         erased = pipeline.state.get("sources", {}).get(SOURCE, {}).get(STATE_KEY)
         self._privacy = PrivacyFilter(settings.privacy_settings, erased, self._state.privacy)
-        self._sides: dict[str, _Side] = {}
+        self._compared: dict[str, _ComparedTable] = {}
         self._changed_ids: set[str] = set()
         naming = complete_schema().naming
         self._reconciler = Reconciler(
@@ -183,24 +183,24 @@ class _Comparison:
         """Read both sides and return what differs."""
         try:
             reasons = self._read_warehouse()
-            if self._sides:
+            if self._compared:
                 reasons |= {r.table_name: r.reason for r in self._read_propelauth() if r.skipped}
             for name in reasons:
-                if side := self._sides.pop(name, None):
-                    side.digests.close()
-            if self._sides:
+                if compared := self._compared.pop(name, None):
+                    compared.digests.close()
+            if self._compared:
                 self._note_events()
                 self._read_differences_again()
                 self._note_events()
             return [
                 TableComparison(table.name, notes=(f"not compared: {reasons[table.name]}",), is_compared=False)
                 if table.name in reasons
-                else self._compare(self._sides[table.name])
+                else self._compare(self._compared[table.name])
                 for table in self._tables
             ]
         finally:
-            for side in self._sides.values():
-                side.digests.close()
+            for compared in self._compared.values():
+                compared.digests.close()
 
     # --- the warehouse ---
 
@@ -218,48 +218,51 @@ class _Comparison:
                     reasons[table.name] = "the privacy policy has changed since the load. Load the table first"
                 else:
                     newest = warehouse.audit.last_load(table, events=True) or load
-                    has_applied_events = newest.load_id != load.load_id
-                    self._sides[table.name] = self._side(table, load, stored, has_applied_events=has_applied_events)
+                    has_events = newest.load_id != load.load_id
+                    compared = self._compared_table(table, load, stored, has_applied_events=has_events)
+                    self._compared[table.name] = compared
             self._note_applied_events(warehouse)
-            for side in self._sides.values():
-                for batch in warehouse.batches(side.table.name, side.kinds):
-                    columns = dict(zip(side.kinds, zip(*batch, strict=True), strict=True))
-                    side.digests.add("stored", columns, self._are_changed(side, columns))
+            for compared in self._compared.values():
+                for batch in warehouse.batches(compared.table.name, compared.kinds):
+                    columns = dict(zip(compared.kinds, zip(*batch, strict=True), strict=True))
+                    compared.digests.add("stored", columns, self._are_changed(compared, columns))
         return reasons
 
-    def _side(self, table: Table, load: LoadRecord, stored: Mapping[str, str], *, has_applied_events: bool) -> _Side:
+    def _compared_table(
+        self, table: Table, load: LoadRecord, stored: Mapping[str, str], *, has_applied_events: bool
+    ) -> _ComparedTable:
         kinds = {name: kind for name, kind in stored.items() if name not in IGNORED and not name.startswith("_dlt")}
         identifiers = {column.name for column in table.columns if column.privacy == "identifier"}
         digests = RowDigests(self._folder, table.name, table.key, kinds, identifiers)
         # Times of PropelAuth's clock, where the scan has read some.
-        by_our_clock = load.started_at.timestamp() - CLOCK_DIFFERENCE_SECONDS
+        by_our_clock = load.started_at.timestamp() - API_CLOCK_DIFFERENCE
         active_since = self._state.cursor.get(READ_UNTIL, by_our_clock)
         created_since = self._state.newest.get(table.name, by_our_clock)
         if table.name == USER_QUERY.name:
             created_since = max(created_since, active_since)
-        return _Side(table, load, kinds, digests, created_since, active_since, has_applied_events)
+        return _ComparedTable(table, load, kinds, digests, created_since, active_since, has_applied_events)
 
     def _note_applied_events(self, warehouse: Warehouse) -> None:
         """Note the ids that events since the load name which were applied: they left the webhook store."""
-        if not any(side.has_applied_events for side in self._sides.values()):
+        if not any(compared.has_applied_events for compared in self._compared.values()):
             return
-        since = min(side.load.started_at for side in self._sides.values())
+        since = min(compared.load.started_at for compared in self._compared.values())
         sql = f"SELECT user_id, org_id FROM {warehouse.table(AUTH_EVENT.name)} WHERE received_at >= %s"  # noqa: S608
         self._changed_ids |= {user_id or org_id for user_id, org_id in warehouse.rows(sql, since) if user_id or org_id}
 
     def _note_events(self) -> None:
         """Note the ids that webhook events since the load name."""
-        named = self._named_by_events(min(side.load.started_at for side in self._sides.values()))
+        named = self._named_by_events(min(compared.load.started_at for compared in self._compared.values()))
         self._changed_ids |= {*named, *self._privacy.stored_ids(USER_QUERY.name, USER_ID, named)}
 
-    def _are_changed(self, side: _Side, columns: Mapping[str, Sequence[Any]]) -> list[bool]:
+    def _are_changed(self, compared: _ComparedTable, columns: Mapping[str, Sequence[Any]]) -> list[bool]:
         """Return for each row whether it was created or active since the load, or has expired since."""
-        now = datetime.now(UTC).timestamp() + CLOCK_DIFFERENCE_SECONDS
-        expired_since = side.load.started_at.timestamp() - CLOCK_DIFFERENCE_SECONDS
+        now = datetime.now(UTC).timestamp() + API_CLOCK_DIFFERENCE
+        expired_since = compared.load.started_at.timestamp() - API_CLOCK_DIFFERENCE
         changed = [False] * len(next(iter(columns.values())))
         limits = {
-            "created_at": (side.created_since, inf),
-            ACTIVITY: (side.active_since, inf),
+            "created_at": (compared.created_since, inf),
+            ACTIVITY: (compared.active_since, inf),
             "expires_at": (expired_since, now),
         }
         for name, (after, until) in limits.items():
@@ -275,13 +278,13 @@ class _Comparison:
         context = ScanContext(
             client=Client(self._settings.tenant),
             resume_state=replace(self._state, rows={}),  # a loss is what this finds
-            wanted={*self._sides},
+            wanted={*self._compared},
             progress=self._progress,
             resume_state_of=AuditResumeStore(self._pipeline, self._settings.target, self._policy).read,
         )
         results = []
         for name in only or ():
-            self._sides[name].digests.forget("current", only[name] if only else ())
+            self._compared[name].digests.forget("current", only[name] if only else ())
         for item in read_scan(self._scan, context):
             if isinstance(item, ScanResult):
                 results.append(item)
@@ -295,15 +298,15 @@ class _Comparison:
         columns = {column: stored[column].to_pylist() for column in stored.column_names}
         if name == USER_QUERY.name:
             self._note_active_users(columns)
-        side = self._sides.get(name)
-        if side is None or not len(stored) or (only is not None and name not in only):
+        compared = self._compared.get(name)
+        if compared is None or not len(stored) or (only is not None and name not in only):
             return
-        side.new_columns |= {
+        compared.new_columns |= {
             column
             for column in columns
-            if column not in side.kinds and column not in IGNORED and stored[column].null_count < len(stored)
+            if column not in compared.kinds and column not in IGNORED and stored[column].null_count < len(stored)
         }
-        side.digests.add("current", columns, self._are_changed(side, columns), only[name] if only else None)
+        compared.digests.add("current", columns, self._are_changed(compared, columns), only[name] if only else None)
 
     def _note_active_users(self, columns: Mapping[str, Sequence[Any]]) -> None:
         since = self._state.cursor.get(READ_UNTIL)
@@ -316,11 +319,11 @@ class _Comparison:
     def _read_differences_again(self) -> None:
         """Read the rows that differ once more, by single requests where the API has them."""
         keys: dict[str, set[Key]] = {}
-        for name, side in self._sides.items():
-            found = (d.key for d in side.differences(self._changed_ids) if not d.is_changed)
+        for name, compared in self._compared.items():
+            found = (d.key for d in compared.differences(self._changed_ids) if not d.is_changed)
             keys[name] = {*itertools.islice(found, MAX_DIFFERENCES + 1)}
             if len(keys[name]) > MAX_DIFFERENCES:
-                side.notes.append(f"more than {MAX_DIFFERENCES:,} rows differ. They were not read again")
+                compared.notes.append(f"more than {MAX_DIFFERENCES:,} rows differ. They were not read again")
                 keys[name] = set()
         keys = {name: found for name, found in keys.items() if found}
         if not keys:
@@ -331,7 +334,7 @@ class _Comparison:
             self._read_propelauth(keys)
             return
         for name, found in keys.items():
-            self._sides[name].digests.forget("current", found)
+            self._compared[name].digests.forget("current", found)
         client = Client(self._settings.tenant)
         for rows in request_each(client, lambda id_: single(client, id_), ids, self._tables[0].name):
             for item in rows:
@@ -343,34 +346,36 @@ class _Comparison:
         if isinstance(table.shape, PerParent) and not self._privacy.hashes(table.name, table.key[0]):
             return partial(_read_one_row, table, table.shape)
         if table.scan == USER_QUERY.scan and not self._privacy.hashes(USER_QUERY.name, USER_ID):
-            return partial(_read_one_user, include_orgs=ORG_MEMBERSHIP.name in self._sides)
+            return partial(_read_one_user, include_orgs=ORG_MEMBERSHIP.name in self._compared)
         return None
 
-    def _compare(self, side: _Side) -> TableComparison:
-        rows = side.digests.count("stored")
+    def _compare(self, compared: _ComparedTable) -> TableComparison:
+        rows = compared.digests.count("stored")
         changed, differences, total = 0, [], 0
         counts: Counter[Kind] = Counter()
-        for found in side.differences(self._changed_ids):
+        for found in compared.differences(self._changed_ids):
             if found.is_changed:
                 changed += 1
                 continue
             counts[found.kind] += 1
             if len(differences) < MAX_DIFFERENCES:
-                differences.append(Difference(found.kind, _shown_key(side.table, found.key), found.columns))
-        if counts["extra"] and side.load.rows_expected is not None and not side.has_applied_events:
-            added = rows - side.load.rows_expected + counts["missing"]
+                differences.append(Difference(found.kind, _shown_key(compared.table, found.key), found.columns))
+        if counts["extra"] and compared.load.rows_expected is not None and not compared.has_applied_events:
+            added = rows - compared.load.rows_expected + counts["missing"]
             if added <= 0:
                 # Every row of the load is accounted for, so PropelAuth has deleted these since.
                 differences = [d for d in differences if d.kind != "extra"]
                 changed += counts.pop("extra")
             elif added < counts["extra"]:
-                side.notes.append(f"{added} of the extra rows were not loaded, the others were deleted at PropelAuth")
-        if side.new_columns:
-            side.notes.append(f"fields that are new since the load: {', '.join(sorted(side.new_columns))}")
+                compared.notes.append(
+                    f"{added} of the extra rows were not loaded, the others were deleted at PropelAuth"
+                )
+        if compared.new_columns:
+            compared.notes.append(f"fields that are new since the load: {', '.join(sorted(compared.new_columns))}")
         total = sum(counts.values())
         if total > len(differences):
-            side.notes.append(f"{total:,} rows differ, the first {len(differences):,} are listed")
-        return TableComparison(side.table.name, rows, changed, differences, side.notes)
+            compared.notes.append(f"{total:,} rows differ, the first {len(differences):,} are listed")
+        return TableComparison(compared.table.name, rows, changed, differences, compared.notes)
 
 
 def _read_one_user(client: Client, user_id: str, *, include_orgs: bool) -> list[Rows]:
