@@ -1,5 +1,8 @@
 """Webhook events, which PropelAuth sends and no endpoint returns."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from propel_assets.catalog.model import Chart, ReportedChange, Table, Webhooks, identifier, json, text, timestamp
 
 REPORTS = (
@@ -14,6 +17,16 @@ REPORTS = (
     ReportedChange("org.created", "org_query", "added"),
     ReportedChange("org.deleted", "org_query", "removed"),
 )
+
+NAMING_FIELDS = ("user_id", "removed_user_id", "api_key_id", "scim_group_id")
+
+
+def ids_named_by(payload: Mapping[str, Any]) -> set[str]:
+    """Return the ids of users, API keys and SCIM groups that an event names; of its org if it names nothing else."""
+    named = {id_ for name in NAMING_FIELDS if isinstance(id_ := payload.get(name), str) and id_}
+    org_id = payload.get("org_id")
+    return named or ({org_id} if isinstance(org_id, str) and org_id else set())
+
 
 AUTH_EVENT = Table(
     name="auth_event",

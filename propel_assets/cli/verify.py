@@ -6,9 +6,10 @@ from datetime import datetime
 
 import click
 
-from propel_assets.catalog import BY_NAME, SCANS, TABLES
+from propel_assets.catalog import BY_NAME, SCANS, TABLES, tables_of
 from propel_assets.cli.arguments import current_settings, table_arguments
 from propel_assets.cli.rendering import format_count, print_table, progress_bar
+from propel_assets.cli.warehouse import open_configured_warehouse
 from propel_assets.errors import PropelError
 from propel_assets.settings import Settings
 
@@ -20,7 +21,7 @@ DIFFERENCES_FOUND = 3
 @table_arguments
 @click.option("--limit", default=100, type=click.IntRange(min=1), show_default=True, help="Rows to list per table.")
 def verify(tables: tuple[str, ...], limit: int) -> None:
-    """Scan PropelAuth again and compare TABLES (default: all that are loaded) row by row. Writes nothing.
+    """Scan PropelAuth again and compare TABLES row by row. Writes nothing. The default: all that are loaded.
 
     Lists each row that is missing, extra or different, by id and column name, never with values. Rows that were
     created, active or named by a webhook event since the load are only counted. Exits with 3 when a row differs.
@@ -33,7 +34,11 @@ def verify(tables: tuple[str, ...], limit: int) -> None:
     from propel_assets.warehouse.verify import verify_scan
 
     settings = current_settings()
-    wanted = {*tables} or {table.name for table in TABLES if table.default}
+    wanted = {*tables}
+    if not tables:
+        with open_configured_warehouse(settings) as warehouse:
+            loaded = warehouse.audit.loaded_tables()
+        wanted = {table.name for table in TABLES if table.default or table.name in loaded}
     comparisons = []
     failed = []
     with ExitStack() as stack:
@@ -47,8 +52,9 @@ def verify(tables: tuple[str, ...], limit: int) -> None:
             except PropelError as error:
                 if error.concerns_every_scan:
                     raise
-                failed += [name for name in wanted if BY_NAME[name].scan == scan]
-                log(f"{', '.join(failed)}: not compared. {error}")
+                names = [table.name for table in tables_of(scan) if table.name in wanted]
+                failed += names
+                log(f"{', '.join(names)}: not compared. {error}")
     print_table(
         ("table", "rows", "changed since load", "different", "notes"),
         [

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
 from propel_assets.catalog import PROPEL_SCANS, Table
+from propel_assets.source.decode import VARIANT
 
 if TYPE_CHECKING:
     from propel_assets.warehouse.query import Warehouse
@@ -75,6 +76,28 @@ class Audit:
             if verdict in ("", row["verdict"]):
                 return LoadRecord(**row)
         return None
+
+    def loaded_tables(self) -> set[str]:
+        """Return the names of the tables that a load has written."""
+        warehouse = self._warehouse
+        rows = warehouse.rows(
+            f"SELECT DISTINCT s.table_name FROM {warehouse.table(PROPEL_SCANS.name)} s "  # noqa: S608 - quoted names
+            f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
+            "WHERE s.verdict <> 'skipped'"
+        )
+        return {name for (name,) in rows}
+
+    def columns_written(self, table: Table) -> set[str]:
+        """Return the columns, variants included, with values that the last full load or a later load wrote."""
+        stored = self._warehouse.columns_of(PROPEL_SCANS.name)
+        names = [name for name in ("mode", "values_read", "variants") if name in stored]
+        found: set[str] = set()
+        for row in self._loads(table, names, events=True):
+            found |= {name for name, number in (decode_json(row.get("values_read")) or {}).items() if number}
+            found |= {variant["column"] + VARIANT for variant in decode_json(row.get("variants")) or ()}
+            if row.get("mode") in (None, "full"):
+                break
+        return found
 
     def verdicts(self, table: Table, *, loads: int) -> list[tuple[datetime, str]]:
         """Return the time and the verdict of the last loads, the newest first, skipped ones included."""

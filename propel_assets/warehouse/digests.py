@@ -21,13 +21,17 @@ EXACT = Context(prec=200_000, Emax=MAX_EMAX, Emin=MIN_EMIN)  # no number in JSON
 
 
 class KeyDifference(NamedTuple):
-    """A key whose rows differ. ``columns``: those that differ. ``ids``: values of its identifiers."""
+    """A key whose rows differ. ``columns``: those that differ. ``ids``: values of its identifiers.
+
+    ``is_changed``: changed since the load. ``is_new``: created since the load.
+    """
 
     key: Key
     kind: Kind
     columns: tuple[str, ...]
     ids: tuple[str, ...]
     is_changed: bool
+    is_new: bool
 
 
 class RowDigests:
@@ -43,8 +47,9 @@ class RowDigests:
         self._key, self._kinds = key, dict(kinds)
         self._identifiers = [number for number, name in enumerate(kinds) if name in identifiers]
         self._db = duckdb.connect(str(Path(folder) / f"{table}.digests"), config={"memory_limit": MEMORY_LIMIT})
+        columns = "key VARCHAR, digests UBIGINT[], ids VARCHAR[], is_changed BOOLEAN, is_new BOOLEAN"
         for side in ("stored", "current"):
-            self._db.execute(f"CREATE TABLE {side} (key VARCHAR, digests UBIGINT[], ids VARCHAR[], is_changed BOOLEAN)")
+            self._db.execute(f"CREATE TABLE {side} ({columns})")
 
     def close(self) -> None:
         """Close the file."""
@@ -55,6 +60,7 @@ class RowDigests:
         side: Side,
         columns: Mapping[str, Sequence[Any]],
         is_changed: Sequence[bool],
+        is_new: Sequence[bool],
         only: Collection[Key] | None = None,
     ) -> None:
         """Add rows, given by column; those with the keys ``only``, if given. An absent column is null in each row."""
@@ -66,14 +72,15 @@ class RowDigests:
         keys = list(zip(*(texts[name] for name in self._key), strict=True))
         names = [f"c{position}" for position in range(len(texts))]
         arrays = [pa.array(values, pa.string()) for values in ([json.dumps(key) for key in keys], *texts.values())]
-        batch = pa.table([*arrays, pa.array(is_changed, pa.bool_())], ["key", *names, "is_changed"])
+        flags = [pa.array(is_changed, pa.bool_()), pa.array(is_new, pa.bool_())]
+        batch = pa.table([*arrays, *flags], ["key", *names, "is_changed", "is_new"])
         if only is not None:
             batch = batch.filter(pa.array([key in only for key in keys], pa.bool_()))
         hashes = ", ".join(f"hash({name})" for name in names)
         ids = ", ".join(names[number] for number in self._identifiers)
         self._db.register("batch", batch)
         self._db.execute(
-            f"INSERT INTO {side} SELECT key, [{hashes}], [{ids}], is_changed FROM batch"  # noqa: S608 - our names
+            f"INSERT INTO {side} SELECT key, [{hashes}], [{ids}], is_changed, is_new FROM batch"  # noqa: S608 - our names
         )
         self._db.unregister("batch")
 
@@ -90,16 +97,17 @@ class RowDigests:
 
     def differences(self) -> Iterator[KeyDifference]:
         """Yield the keys whose rows differ, in the order of their keys. A key of two rows differs in its number."""
-        columns = "first(digests) AS digests, first(ids) AS ids, bool_or(is_changed) AS is_changed, count(*) AS n"
+        flags = "bool_or(is_changed) AS is_changed, bool_or(is_new) AS is_new"
+        columns = f"first(digests) AS digests, first(ids) AS ids, {flags}, count(*) AS n"
         by_key = f"(SELECT key, {columns} FROM {{}} GROUP BY key)"  # noqa: S608 - our names
         found = self._db.execute(
-            "SELECT key, s.digests, c.digests, s.ids, c.ids, s.is_changed, c.is_changed "  # noqa: S608 - our names
+            "SELECT key, s.digests, c.digests, s.ids, c.ids, s.is_changed OR c.is_changed, s.is_new OR c.is_new "  # noqa: S608 - our names
             f"FROM {by_key.format('stored')} AS s FULL JOIN {by_key.format('current')} AS c USING (key) "
             "WHERE s.digests IS DISTINCT FROM c.digests OR s.n <> c.n ORDER BY key"
         )
         names = list(self._kinds)
         while rows := found.fetchmany(1_000):
-            for key, stored, current, *ids, one_changed, other_changed in rows:
+            for key, stored, current, *ids, is_changed, is_new in rows:
                 kind: Kind = "missing" if stored is None else "extra" if current is None else "different"
                 pairs = zip(names, stored or (), current or (), strict=False)
                 columns = tuple(name for name, one, other in pairs if one != other)
@@ -108,7 +116,8 @@ class RowDigests:
                     kind=kind,
                     columns=columns if columns or kind != "different" else ("number of rows with this key",),
                     ids=tuple(id_ for found_ids in ids for id_ in found_ids or () if id_),
-                    is_changed=bool(one_changed or other_changed),
+                    is_changed=bool(is_changed),
+                    is_new=bool(is_new),
                 )
 
 

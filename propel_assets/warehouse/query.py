@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence, Sized
+from datetime import timedelta
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -48,9 +49,9 @@ class Warehouse:
     load_order = "l.inserted_at"
     """The SQL expression that orders the loads: `l` is `_dlt_loads`, `s` is `propel_scans`."""
 
-    def __init__(self, client: Any, policy: Policy) -> None:
-        """Query through ``client``; ``policy`` is the privacy policy of the loads."""
-        self._client, self.privacy = client, policy
+    def __init__(self, client: Any, policy: Policy, max_age: timedelta) -> None:
+        """Query through ``client``. ``policy``: the privacy policy of the loads. ``max_age``: of data, for checks."""
+        self._client, self.privacy, self.max_age = client, policy, max_age
 
     @cached_property
     def audit(self) -> Audit:
@@ -80,14 +81,14 @@ class Warehouse:
                 while batch := cursor.fetchmany(BATCH_ROWS):
                     yield from (row[0] for row in batch)
 
-    def rows_of_keys(self, table: Table, ids: Sequence[str]) -> list[dict[str, Any]]:
-        """Return the rows of ``table`` whose first key column is one of ``ids``; none if the table does not exist."""
+    def rows_of(self, table: Table, column: str, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the rows of ``table`` whose ``column`` is one of ``ids``; none if the table does not exist."""
         names = [*self.columns_of(table.name)]
         found: list[dict[str, Any]] = []
         for some in in_batches(ids if names else ()):
             sql = (
                 f"SELECT {', '.join(map(self.column, names))} FROM {self.table(table.name)} "  # noqa: S608
-                f"WHERE {self.column(table.key[0])} IN {placeholders(some)}"
+                f"WHERE {self.column(column)} IN {placeholders(some)}"
             )
             found += [dict(zip(names, row, strict=True)) for row in self.rows(sql, *some)]
         return found
@@ -159,9 +160,9 @@ class FileWarehouse(Warehouse):
     # The files have only the id of a load. If the clock of a process was ahead, all later ids are of the future.
     load_order = "s.finished_at"
 
-    def __init__(self, client: FilesystemClient, policy: Policy) -> None:
-        """Query the files of ``client``; ``policy`` is the privacy policy of the loads."""
-        super().__init__(client, policy)
+    def __init__(self, client: FilesystemClient, policy: Policy, max_age: timedelta) -> None:
+        """Query the files of ``client``."""
+        super().__init__(client, policy, max_age)
         self._files = FileTables(client)
 
     def rows(self, sql: str, *params: Any, limit: int | None = None) -> list[tuple[Any, ...]]:
@@ -226,9 +227,9 @@ def connect(pipeline: dlt.Pipeline, target: Target, policy: Policy) -> Iterator[
     """
     with warehouse_client(pipeline, target) as client:
         if isinstance(client, FilesystemClient):
-            yield FileWarehouse(client, policy)
+            yield FileWarehouse(client, policy, target.max_age)
         elif isinstance(client, SqlJobClientBase):
-            yield Warehouse(client, policy)
+            yield Warehouse(client, policy, target.max_age)
         else:
             raise WarehouseError(f"The destination {target.destination} cannot be queried with SQL.")
 

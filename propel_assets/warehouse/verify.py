@@ -13,12 +13,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from math import inf
-from typing import Any
+from typing import Any, Literal
 
 import dlt
 import pyarrow as pa
 
 from propel_assets.catalog import AUTH_EVENT, BY_NAME, ORG_MEMBERSHIP, USER_QUERY, Table, tables_of
+from propel_assets.catalog.events import ids_named_by
 from propel_assets.catalog.model import Lookup, MetricGrid, PerParent, ReportGrid
 from propel_assets.catalog.users import LOOKUPS
 from propel_assets.errors import WarehouseError
@@ -27,20 +28,20 @@ from propel_assets.privacy.filter import PrivacyFilter
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import Settings, require_credentials
 from propel_assets.source.client import Client
-from propel_assets.source.decode import PageDecoder, RowType
+from propel_assets.source.decode import VARIANT, PageDecoder, RowType
 from propel_assets.source.dlt_source import SOURCE, complete_schema
 from propel_assets.source.lists import get_or_none, request_each
 from propel_assets.source.readers import ScanContext, read_scan
 from propel_assets.source.readers.users import API_CLOCK_DIFFERENCE, READ_UNTIL
 from propel_assets.source.reconcile import Reconciler
 from propel_assets.source.stream import Progress, Rows, ScanResult
-from propel_assets.warehouse.audit import LoadRecord, as_utc
+from propel_assets.warehouse.audit import LoadRecord, as_utc, decode_json
 from propel_assets.warehouse.destinations.policies import policy_of
 from propel_assets.warehouse.digests import Key, KeyDifference, Kind, RowDigests
 from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, destination_kind
-from propel_assets.warehouse.query import HOW_TO_LOAD, Warehouse, connect
+from propel_assets.warehouse.query import HOW_TO_LOAD, connect
 from propel_assets.warehouse.stored import AuditResumeStore
 
 USER_ID, ACTIVITY = "user_id", "last_active_at"
@@ -62,9 +63,12 @@ NamedByEvents = Callable[[datetime], Collection[str]]
 
 @dataclass(frozen=True)
 class Difference:
-    """One row that differs. ``key``: its id, without personal data. ``columns``: the columns that differ."""
+    """One row that differs, or a column that the warehouse does not have any more.
 
-    kind: Kind
+    ``key``: the id of the row, without personal data. ``columns``: the columns that differ.
+    """
+
+    kind: Kind | Literal["missing column"]
     key: str
     columns: tuple[str, ...] = ()
 
@@ -140,13 +144,17 @@ class _ComparedTable:
     created_since: float
     active_since: float
     has_applied_events: bool
+    missing_columns: Sequence[str] = ()
     notes: list[str] = field(default_factory=list)
     new_columns: set[str] = field(default_factory=set)
 
-    def differences(self, changed_ids: set[str]) -> Iterator[KeyDifference]:
-        """Yield the rows that differ. Those that have one of ``changed_ids`` count as changed."""
+    def differences(self, changed_ids: set[str], new_ids: set[str]) -> Iterator[KeyDifference]:
+        """Yield the rows that differ. Those that have one of ``changed_ids`` count as changed, or of ``new_ids``."""
         for found in self.digests.differences():
-            yield found._replace(is_changed=found.is_changed or not changed_ids.isdisjoint(found.ids))
+            yield found._replace(
+                is_changed=found.is_changed or not changed_ids.isdisjoint(found.ids),
+                is_new=found.is_new or not new_ids.isdisjoint(found.ids),
+            )
 
 
 class _Comparison:
@@ -168,8 +176,9 @@ class _Comparison:
         self._state = AuditResumeStore(pipeline, settings.target, self._policy).read(scan)
         erased = pipeline.state.get("sources", {}).get(SOURCE, {}).get(STATE_KEY)
         self._privacy = PrivacyFilter(settings.privacy_settings, erased, self._state.privacy)
-        self._compared: dict[str, _ComparedTable] = {}
+        self._sides: dict[str, _ComparedTable] = {}
         self._changed_ids: set[str] = set()
+        self._new_ids: set[str] = set()
         naming = complete_schema().naming
         self._reconciler = Reconciler(
             lambda name: self._stored_columns[name],
@@ -183,24 +192,24 @@ class _Comparison:
         """Read both sides and return what differs."""
         try:
             reasons = self._read_warehouse()
-            if self._compared:
+            if self._sides:
                 reasons |= {r.table_name: r.reason for r in self._read_propelauth() if r.skipped}
             for name in reasons:
-                if compared := self._compared.pop(name, None):
-                    compared.digests.close()
-            if self._compared:
+                if side := self._sides.pop(name, None):
+                    side.digests.close()
+            if self._sides:
                 self._note_events()
                 self._read_differences_again()
                 self._note_events()
             return [
                 TableComparison(table.name, notes=(f"not compared: {reasons[table.name]}",), is_compared=False)
                 if table.name in reasons
-                else self._compare(self._compared[table.name])
+                else self._compare(self._sides[table.name])
                 for table in self._tables
             ]
         finally:
-            for compared in self._compared.values():
-                compared.digests.close()
+            for side in self._sides.values():
+                side.digests.close()
 
     # --- the warehouse ---
 
@@ -218,17 +227,34 @@ class _Comparison:
                     reasons[table.name] = "the privacy policy has changed since the load. Load the table first"
                 else:
                     newest = warehouse.audit.last_load(table, events=True) or load
-                    has_events = newest.load_id != load.load_id
-                    compared = self._compared_table(table, load, stored, has_applied_events=has_events)
-                    self._compared[table.name] = compared
-            self._note_applied_events(warehouse)
-            for compared in self._compared.values():
-                for batch in warehouse.batches(compared.table.name, compared.kinds):
-                    columns = dict(zip(compared.kinds, zip(*batch, strict=True), strict=True))
-                    compared.digests.add("stored", columns, self._are_changed(compared, columns))
+                    side = self._side(table, load, stored, has_applied_events=newest.load_id != load.load_id)
+                    side.missing_columns = self._missing_columns(table, stored, warehouse.audit.columns_written(table))
+                    self._sides[table.name] = side
+            for side in self._sides.values():
+                for batch in warehouse.batches(side.table.name, side.kinds):
+                    columns = dict(zip(side.kinds, zip(*batch, strict=True), strict=True))
+                    side.digests.add("stored", columns, *self._flags(side, columns))
         return reasons
 
-    def _compared_table(
+    def _missing_columns(self, table: Table, stored: Mapping[str, str], written: Collection[str]) -> list[str]:
+        """Return the columns that the table must have and has not.
+
+        These are the declared ones that the privacy policy does not drop, and those that loads have written.
+
+        Raises:
+            WarehouseError: a column of the primary key is one of them.
+        """
+        rules = self._policy.rules[table.name]
+        declared = [column.name for column in table.columns if rules[column.name].action != "drop"]
+        missing = [name for name in [*declared, *sorted({*written} - {*declared})] if name not in stored]
+        if keys := [name for name in table.key if name in missing]:
+            raise WarehouseError(
+                f"{table.name} has no column {' and '.join(keys)} in the warehouse, so its rows cannot be compared. "
+                "Load the table again."
+            )
+        return [name for name in missing if name in rules or f"{name}{VARIANT}" not in stored]
+
+    def _side(
         self, table: Table, load: LoadRecord, stored: Mapping[str, str], *, has_applied_events: bool
     ) -> _ComparedTable:
         kinds = {name: kind for name, kind in stored.items() if name not in IGNORED and not name.startswith("_dlt")}
@@ -242,34 +268,37 @@ class _Comparison:
             created_since = max(created_since, active_since)
         return _ComparedTable(table, load, kinds, digests, created_since, active_since, has_applied_events)
 
-    def _note_applied_events(self, warehouse: Warehouse) -> None:
-        """Note the ids that events since the load name which were applied: they left the webhook store."""
-        if not any(compared.has_applied_events for compared in self._compared.values()):
-            return
-        since = min(compared.load.started_at for compared in self._compared.values())
-        sql = f"SELECT user_id, org_id FROM {warehouse.table(AUTH_EVENT.name)} WHERE received_at >= %s"  # noqa: S608
-        self._changed_ids |= {user_id or org_id for user_id, org_id in warehouse.rows(sql, since) if user_id or org_id}
-
     def _note_events(self) -> None:
-        """Note the ids that webhook events since the load name."""
-        named = self._named_by_events(min(compared.load.started_at for compared in self._compared.values()))
+        """Note the ids that webhook events since the load name.
+
+        The webhook store is read first: an event leaves it once it is applied, and is in the warehouse then.
+        """
+        since = min(side.load.started_at for side in self._sides.values())
+        named = {*self._named_by_events(since)}
+        with connect(self._pipeline, self._settings.target, self._policy) as warehouse:
+            if warehouse.columns_of(AUTH_EVENT.name):
+                sql = f"SELECT user_id, org_id, payload FROM {warehouse.table(AUTH_EVENT.name)} WHERE received_at >= %s"  # noqa: S608
+                for user_id, org_id, payload in warehouse.rows(sql, since):  # a policy can drop the payload
+                    named |= ids_named_by(decode_json(payload) or {}) or {*filter(None, [user_id or org_id])}
         self._changed_ids |= {*named, *self._privacy.stored_ids(USER_QUERY.name, USER_ID, named)}
 
-    def _are_changed(self, compared: _ComparedTable, columns: Mapping[str, Sequence[Any]]) -> list[bool]:
-        """Return for each row whether it was created or active since the load, or has expired since."""
+    def _flags(self, side: _ComparedTable, columns: Mapping[str, Sequence[Any]]) -> tuple[list[bool], list[bool]]:
+        """Return two lists with a value per row.
+
+        The first: whether the row was created or active since the load, or has expired since. The second: whether it
+        was created since.
+        """
         now = datetime.now(UTC).timestamp() + API_CLOCK_DIFFERENCE
-        expired_since = compared.load.started_at.timestamp() - API_CLOCK_DIFFERENCE
-        changed = [False] * len(next(iter(columns.values())))
-        limits = {
-            "created_at": (compared.created_since, inf),
-            ACTIVITY: (compared.active_since, inf),
-            "expires_at": (expired_since, now),
-        }
-        for name, (after, until) in limits.items():
-            for row, at in enumerate(columns.get(name, ())):
-                if at is not None and after < _seconds(at) <= until:
-                    changed[row] = True
-        return changed
+        expired_since = side.load.started_at.timestamp() - API_CLOCK_DIFFERENCE
+        number = len(next(iter(columns.values())))
+
+        def between(name: str, after: float, until: float = inf) -> list[bool]:
+            times = columns.get(name, [None] * number)
+            return [at is not None and after < _seconds(at) <= until for at in times]
+
+        new = between("created_at", side.created_since)
+        since = between(ACTIVITY, side.active_since), between("expires_at", expired_since, now)
+        return [*map(any, zip(new, *since, strict=True))], new
 
     # --- PropelAuth ---
 
@@ -278,13 +307,13 @@ class _Comparison:
         context = ScanContext(
             client=Client(self._settings.tenant),
             resume_state=replace(self._state, rows={}),  # a loss is what this finds
-            wanted={*self._compared},
+            wanted={*self._sides},
             progress=self._progress,
             resume_state_of=AuditResumeStore(self._pipeline, self._settings.target, self._policy).read,
         )
         results = []
         for name in only or ():
-            self._compared[name].digests.forget("current", only[name] if only else ())
+            self._sides[name].digests.forget("current", only[name] if only else ())
         for item in read_scan(self._scan, context):
             if isinstance(item, ScanResult):
                 results.append(item)
@@ -297,33 +326,35 @@ class _Comparison:
         stored = self._reconciler.apply(BY_NAME[name], self._privacy.apply(name, data))
         columns = {column: stored[column].to_pylist() for column in stored.column_names}
         if name == USER_QUERY.name:
-            self._note_active_users(columns)
-        compared = self._compared.get(name)
-        if compared is None or not len(stored) or (only is not None and name not in only):
+            self._note_users(columns)
+        side = self._sides.get(name)
+        if side is None or not len(stored) or (only is not None and name not in only):
             return
-        compared.new_columns |= {
+        side.new_columns |= {
             column
             for column in columns
-            if column not in compared.kinds and column not in IGNORED and stored[column].null_count < len(stored)
+            if column not in {*side.kinds, *IGNORED, *side.missing_columns} and stored[column].null_count < len(stored)
         }
-        compared.digests.add("current", columns, self._are_changed(compared, columns), only[name] if only else None)
+        side.digests.add("current", columns, *self._flags(side, columns), only[name] if only else None)
 
-    def _note_active_users(self, columns: Mapping[str, Sequence[Any]]) -> None:
+    def _note_users(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Note the ids of users who were active or created since the load, for their memberships."""
         since = self._state.cursor.get(READ_UNTIL)
-        if since is not None:
-            pairs = zip(columns["user_id"], columns[ACTIVITY], strict=True)
-            self._changed_ids |= {user_id for user_id, at in pairs if at is not None and _seconds(at) > since}
+        for name, ids in (ACTIVITY, self._changed_ids), ("created_at", self._new_ids):
+            if since is not None:
+                pairs = zip(columns[USER_ID], columns[name], strict=True)
+                ids |= {user_id for user_id, at in pairs if at is not None and _seconds(at) > since}
 
     # --- differences ---
 
     def _read_differences_again(self) -> None:
         """Read the rows that differ once more, by single requests where the API has them."""
         keys: dict[str, set[Key]] = {}
-        for name, compared in self._compared.items():
-            found = (d.key for d in compared.differences(self._changed_ids) if not d.is_changed)
+        for name, side in self._sides.items():
+            found = (d.key for d in side.differences(self._changed_ids, self._new_ids) if not d.is_changed)
             keys[name] = {*itertools.islice(found, MAX_DIFFERENCES + 1)}
             if len(keys[name]) > MAX_DIFFERENCES:
-                compared.notes.append(f"more than {MAX_DIFFERENCES:,} rows differ. They were not read again")
+                side.notes.append(f"more than {MAX_DIFFERENCES:,} rows differ. They were not read again")
                 keys[name] = set()
         keys = {name: found for name, found in keys.items() if found}
         if not keys:
@@ -334,7 +365,7 @@ class _Comparison:
             self._read_propelauth(keys)
             return
         for name, found in keys.items():
-            self._compared[name].digests.forget("current", found)
+            self._sides[name].digests.forget("current", found)
         client = Client(self._settings.tenant)
         for rows in request_each(client, lambda id_: single(client, id_), ids, self._tables[0].name):
             for item in rows:
@@ -346,36 +377,36 @@ class _Comparison:
         if isinstance(table.shape, PerParent) and not self._privacy.hashes(table.name, table.key[0]):
             return partial(_read_one_row, table, table.shape)
         if table.scan == USER_QUERY.scan and not self._privacy.hashes(USER_QUERY.name, USER_ID):
-            return partial(_read_one_user, include_orgs=ORG_MEMBERSHIP.name in self._compared)
+            return partial(_read_one_user, include_orgs=ORG_MEMBERSHIP.name in self._sides)
         return None
 
-    def _compare(self, compared: _ComparedTable) -> TableComparison:
-        rows = compared.digests.count("stored")
-        changed, differences, total = 0, [], 0
-        counts: Counter[Kind] = Counter()
-        for found in compared.differences(self._changed_ids):
+    def _compare(self, side: _ComparedTable) -> TableComparison:
+        rows = side.digests.count("stored")
+        changed = lost = 0  # lost: rows of the load that are missing
+        differences = [Difference("missing column", "", (name,)) for name in side.missing_columns]
+        counts: Counter[str] = Counter(difference.kind for difference in differences)
+        for found in side.differences(self._changed_ids, self._new_ids):
+            lost += found.kind == "missing" and not found.is_new
             if found.is_changed:
                 changed += 1
                 continue
             counts[found.kind] += 1
             if len(differences) < MAX_DIFFERENCES:
-                differences.append(Difference(found.kind, _shown_key(compared.table, found.key), found.columns))
-        if counts["extra"] and compared.load.rows_expected is not None and not compared.has_applied_events:
-            added = rows - compared.load.rows_expected + counts["missing"]
+                differences.append(Difference(found.kind, _shown_key(side.table, found.key), found.columns))
+        if counts["extra"] and side.load.rows_expected is not None and not side.has_applied_events:
+            added = rows - side.load.rows_expected + lost
             if added <= 0:
                 # Every row of the load is accounted for, so PropelAuth has deleted these since.
                 differences = [d for d in differences if d.kind != "extra"]
                 changed += counts.pop("extra")
             elif added < counts["extra"]:
-                compared.notes.append(
-                    f"{added} of the extra rows were not loaded, the others were deleted at PropelAuth"
-                )
-        if compared.new_columns:
-            compared.notes.append(f"fields that are new since the load: {', '.join(sorted(compared.new_columns))}")
+                side.notes.append(f"{added} of the extra rows were not loaded, the others were deleted at PropelAuth")
+        if side.new_columns:
+            side.notes.append(f"fields that are new since the load: {', '.join(sorted(side.new_columns))}")
         total = sum(counts.values())
         if total > len(differences):
-            compared.notes.append(f"{total:,} rows differ, the first {len(differences):,} are listed")
-        return TableComparison(compared.table.name, rows, changed, differences, compared.notes)
+            side.notes.append(f"{total:,} rows differ, the first {len(differences):,} are listed")
+        return TableComparison(side.table.name, rows, changed, differences, side.notes)
 
 
 def _read_one_user(client: Client, user_id: str, *, include_orgs: bool) -> list[Rows]:

@@ -20,13 +20,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
+from propel_assets.catalog.events import ids_named_by
 from propel_assets.errors import SettingsError, WebhookStoreError, WebhookStoreFull
 
 MAX_EVENTS = 1_000_000
 MAX_BYTES = 1 << 30
 MAX_AGE = timedelta(days=30)
 BUSY_SECONDS = 10
-NAMING = ("user_id", "removed_user_id", "api_key_id", "scim_group_id")
 INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 metadata = sa.MetaData()
@@ -149,9 +149,7 @@ class EventStore:
         named: set[str] = set()
         with self._transaction() as connection:
             for (payload,) in connection.execution_options(yield_per=1_000).execute(query):
-                found = json.loads(payload)
-                ids = {found[name] for name in NAMING if found.get(name)} or {found.get("org_id")}
-                named |= {id_ for id_ in ids if isinstance(id_, str)}
+                named |= ids_named_by(json.loads(payload))
         return named
 
     def remove(self, svix_ids: Collection[str]) -> None:

@@ -19,7 +19,10 @@ from propel_assets.warehouse import verify as verify_module
 from propel_assets.warehouse.digests import canonical
 from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.verify import Difference, TableComparison, verify_scan
+from propel_assets.webhooks.apply import load_events
 from propel_assets.webhooks.store import EventStore, StoredEvent
+from propel_assets_tests.webhooks.conftest import received
+from propel_assets_tests.webhooks.test_apply import connected
 
 LIVE_SCANS = (
     "users",
@@ -100,6 +103,90 @@ def test_planted_faults_are_found_by_id(plant, small, run_cli) -> None:
     assert single == {missing, changed, made_up, member}, "each difference is read once more"
     # Nothing was written: the same faults are found again.
     assert run_cli("verify", *USERS).stdout == found.stdout
+
+
+def test_an_extra_row_is_found_beside_a_missing_row_that_counts_as_changed(small, run_cli, run_sql) -> None:
+    assert run_cli("load", *USERS).returncode == 0
+    member = next(user for user, orgs in sorted(small.store.of_user.items()) if orgs)
+    made_up = "00000000-0000-4000-8000-000000000000"
+    for table in USERS:
+        run_sql(f"UPDATE propel_auth_data.{table} SET user_id = '{made_up}' WHERE user_id = '{member}'")
+    small.store.touch_user(member)
+    found = run_cli("verify", *USERS)
+    assert found.returncode == 3
+    lines = [line.split() for line in found.stdout.split("\n\n")[1].splitlines()[1:]]
+    members = [["org_membership", "extra", f"user_id={made_up}", f"org_id={o}"] for o in small.store.of_user[member]]
+    assert sorted(lines) == sorted([["user_query", "extra", f"user_id={made_up}"], *members])
+
+
+def test_a_missing_column_is_a_difference(small, run_cli, run_sql, tmp_path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[user_query]\nlast_name = "drop"')
+    user = small.store.users[min(small.store.users)]
+    user.wire |= {"nickname": "Jo", "username": 5}
+    assert run_cli("load", *USERS, PROPELAUTH_PRIVACY=str(policy)).returncode == 3, "the username is not a text"
+    for column in ("email", "first_name", "last_name", "last_active_at", "nickname", "username__v_text"):
+        run_sql(f"ALTER TABLE propel_auth_data.user_query DROP COLUMN {column}")
+    user.wire["title"] = "Dr."
+    small.store.version += 1
+    found = run_cli("verify", "user_query", PROPELAUTH_PRIVACY=str(policy))
+    assert found.returncode == 3
+    assert "fields that are new since the load: title\n" in re.sub(" +\n", "\n", found.stdout)
+    lines = [line.split() for line in found.stdout.split("\n\n")[1].splitlines()[1:]]
+    missing = ("email", "first_name", "last_active_at", "nickname", "username__v_text")
+    assert lines == [["user_query", "missing", "column", name] for name in missing]
+
+
+def test_a_table_without_its_key_is_not_compared(small, run_cli, run_sql) -> None:
+    assert run_cli("load", "user_query", "org_query").returncode == 0
+    run_sql("ALTER TABLE propel_auth_data.user_query DROP COLUMN user_id")
+    run_sql("ALTER TABLE propel_auth_data.org_query DROP COLUMN org_id")
+    found = run_cli("verify", *USERS, "org_query")
+    assert found.returncode == 1
+    errors = found.stderr.splitlines()
+    assert [line.split(":")[0] for line in errors if "has no column" in line] == [", ".join(USERS), "org_query"]
+    assert errors[-1] == "Error: Not compared: user_query, org_membership, org_query. The reasons are above."
+
+
+def test_without_arguments_every_loaded_table_is_compared(small, run_cli, run_sql) -> None:
+    email = small.store.users[min(small.store.users)].wire["email"]
+    assert run_cli("load", "user_query", "user_mfa", "user_by_email", "--email", email).returncode == 0
+    run_sql(f"DELETE FROM propel_auth_data.user_mfa WHERE user_id = '{min(small.store.users)}'")
+    found = run_cli("verify")
+    assert found.returncode == 3
+    assert f"user_mfa  missing  user_id={min(small.store.users)}" in found.stdout
+    assert "3 tables compared, 1 difference." in found.stderr
+    assert re.search("user_by_email .*its rows come from the configuration", found.stdout)
+
+
+def test_rows_that_an_applied_event_names_have_changed(settings, sandbox) -> None:
+    for scan in ("users", "orgs"):
+        load_scan(scan, settings)
+    org = max(sandbox.store.orgs, key=lambda org: sum(org in orgs for orgs in sandbox.store.of_user.values()))
+    with connected(settings, sandbox):
+        sandbox.store.update_org(org, name="Renamed")
+        list(load_events(settings))
+        _, members = verify(settings)
+    assert members.differences == []
+    assert members.changed == sum(org in orgs for orgs in sandbox.store.of_user.values()) > 0
+
+
+def test_an_event_that_is_applied_during_verify_is_known(settings, sandbox) -> None:
+    load_scan("users", settings)
+    user_id = min(sandbox.store.users)
+    sandbox.store.update_user(user_id, first_name="Nour")
+    with connected(settings, sandbox) as store:
+
+        def apply(*_) -> None:
+            if not applied:
+                applied.append(store.add([received({"event_type": "user.updated", "user_id": user_id})]))
+                list(load_events(settings))
+
+        applied: list[set[str]] = []
+        users, _ = verify(settings, progress=apply, named_by_events=store.ids_named_since)
+        assert applied
+        assert store.pending(10) == []
+    assert (users.differences, users.changed) == ([], 1)
 
 
 def test_a_duplicated_row_is_found(small, run_cli, run_sql) -> None:

@@ -1,5 +1,6 @@
 """The event store, on SQLite and on a real PostgreSQL."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -116,3 +117,15 @@ def test_an_error_of_the_database_is_reported_by_its_class_alone(tmp_path) -> No
     with pytest.raises(WebhookStoreError, match=r"refused a statement \(OperationalError\)") as failed:
         EventStore(f"sqlite:///{tmp_path}/missing/secret-name.db")
     assert "secret-name" not in str(failed.value)
+
+
+def test_ids_that_events_name_are_texts(store_url) -> None:
+    store = EventStore(store_url)
+    payloads = (
+        {"user_id": ["a"], "org_id": "o1"},
+        {"user_id": "u1", "org_id": "o2", "scim_group_id": "g1"},
+        {"user_id": {}, "api_key_id": 5, "org_id": None},
+    )
+    store.add([event(str(n), payload=json.dumps(payload)) for n, payload in enumerate(payloads)])
+    assert store.ids_named_since(NOW) == {"o1", "u1", "g1"}
+    assert store.ids_named_since(NOW + timedelta(seconds=1)) == set()
