@@ -16,7 +16,7 @@ from propel_assets.catalog import AUTH_EVENT, PROPEL_CHECKS, Reference, Table
 from propel_assets.privacy.filter import HELD_BACK
 from propel_assets.source.decode import VARIANT
 from propel_assets.source.reconcile import REASONS, UNEXPECTED, is_same_type
-from propel_assets.warehouse.audit import LoadRecord, decode_json
+from propel_assets.warehouse.audit import MAX_CLOCK_DIFFERENCE, LoadRecord, decode_json
 from propel_assets.warehouse.grades import GRADED, latest_grades
 from propel_assets.warehouse.query import Warehouse
 
@@ -350,14 +350,17 @@ def up_to_date(facts: TableFacts) -> Finding:
     if last:
         age = datetime.now(UTC) - last.finished_at
         evidence |= {"loaded_at": last.finished_at.isoformat(), "age_hours": round(age / timedelta(hours=1), 1)}
-        state = f"The data is {_age(age)} old."
+        state = f"The data is {_age(age)} old." if age >= -MAX_CLOCK_DIFFERENCE else "The age of the data is unknown."
     if tried.verdict == "skipped":
         evidence["reason"] = tried.reason
         kept = " The previous data is kept." if last else ""
         text = f"Skipped at the last load. {tried.reason} {state}{kept}"
         return _finding(table, "up_to_date", text, failed="WARN", evidence=evidence)
-    if table.default and age > MAX_AGE:
-        evidence["reason"] = f"Older than {MAX_AGE / timedelta(hours=1):.0f} hours"
+    if table.default and not -MAX_CLOCK_DIFFERENCE <= age <= MAX_AGE:
+        is_old = age > MAX_AGE
+        evidence["reason"] = (
+            f"Older than {MAX_AGE / timedelta(hours=1):.0f} hours" if is_old else "The load has a time in the future"
+        )
         text = (
             f"{evidence['reason']}. {state} Run `propel-assets load {table.name}`, and check that the daily "
             "schedule is on and that its last run succeeded."
