@@ -17,6 +17,7 @@ import yaml
 
 from propel_assets.catalog import AUDIT_TABLES, TABLES, Table
 from propel_assets.cli.main import main
+from propel_assets.cli.status import CHECK_FAILED
 from propel_assets.marts.sources import PROJECT
 from propel_assets.settings import Settings
 
@@ -136,9 +137,19 @@ def settings_page() -> str:
     return "\n".join([GENERATED, text, "| variable | default | meaning |\n|---|---|---|", *rows, ""])
 
 
+EXIT_CODES = {
+    0: "Done.",
+    1: "Not done: one sentence with the reason is on standard error.",
+    2: "Usage error: an unknown command, option, table or value. Nothing was requested.",
+    CHECK_FAILED: "A check failed (`load`, `check`), a row differs (`verify`), or data is old (`status --max-age`).",
+}
+
+
 def commands_page() -> str:
-    """Return the help of every command."""
-    return "\n".join([GENERATED, "# Commands\n", *_help_of(main, "propel-assets", None)])
+    """Return the exit codes and the help of every command."""
+    codes = [f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items()]
+    head = ["# Commands\n", "Exit codes of all commands:\n", "| exit code | meaning |\n|---|---|", *codes, ""]
+    return "\n".join([GENERATED, *head, *_help_of(main, "propel-assets", None)])
 
 
 def _help_of(command: click.Command, name: str, parent: click.Context | None) -> Iterator[str]:

@@ -91,7 +91,12 @@ class PropelAuthConfig(dg.Model, dg.Resolvable):
             ["user_query", "org_membership", "org_query"],
         ),
     ] = None
-    marts: Annotated[bool, _option("Include histories and marts. They need the extra `marts`.")] = True
+    marts: Annotated[
+        bool,
+        _option(
+            "Include histories and marts. They need the extra `marts`, and DuckDB or PostgreSQL as the destination."
+        ),
+    ] = True
     key_prefix: Annotated[
         Sequence[str] | None,
         _option("Prefix of every asset key. Default: the name of the environment, if it has one.", ["auth"]),

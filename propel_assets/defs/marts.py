@@ -4,8 +4,10 @@ A check that fails on a raw table stops the ops that read it. Without the extra 
 else changes. dbt runs only when marts are materialized.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
@@ -23,6 +25,7 @@ from propel_assets.privacy.redaction import without_personal_data
 from propel_assets.reporting import charts
 from propel_assets.reporting.drawing import Chart, can_draw
 from propel_assets.warehouse import query
+from propel_assets.warehouse.pipeline import destination_kind
 
 AUDIT_TABLE_NAMES = {table.name for table in AUDIT_TABLES}
 COMPARISON = "agrees_with_propel_auth"  # the dbt test that compares our figures with PropelAuth's own
@@ -31,11 +34,19 @@ BUILT = {"success"}
 
 
 def build_marts(environment: Environment) -> list[dg.AssetsDefinition]:
-    """Return one op per group of marts; none without the extra `marts`.
+    """Return one op per group of marts; none without the extra `marts`, or on a destination without a dbt profile.
 
     Marts of raw tables that the environment does not include are left out.
     """
     if not environment.config.marts or not runner.installed():
+        return []
+    destination = environment.destination
+    if destination_kind(replace(environment.target, destination=destination)) not in runner.EXTRAS:
+        logging.getLogger(__name__).warning(
+            "History and marts are left out: propel-assets builds them on DuckDB and PostgreSQL, not on %s. "
+            "Your dbt project can build them: `propel-assets dbt-sources --package`.",
+            destination,
+        )
         return []
     manifest = load_manifest(environment.target)
     included = {table.name for table in environment.tables}

@@ -220,7 +220,8 @@ class Settings:
     executor: str = _setting(
         "PROPEL_EXECUTOR",
         "in_process",
-        "Dagster executor of the jobs: in_process, multiprocess, celery or k8s.",
+        "Dagster executor of the stand-alone code location: in_process, multiprocess, celery or k8s. Not used by "
+        "build_definitions: there your project's executor runs the jobs.",
         choices=("in_process", "multiprocess", "celery", "k8s"),
     )
 

@@ -15,7 +15,7 @@ import pyarrow.compute
 
 from propel_assets.catalog import AUTH_EVENT, ORG_MEMBERSHIP, USER_QUERY, Table
 from propel_assets.catalog.model import Webhooks
-from propel_assets.source.stream import Mode, OvertakenIds, ReceivedEvent
+from propel_assets.source.stream import Mode, Overtaken, ReceivedEvent
 
 pc: Any = pyarrow.compute  # its functions are created at import, so type checkers do not see them
 
@@ -28,12 +28,12 @@ DELETED = {"user.deleted": "user_id", "org.deleted": "org_id"}
 class StoredTables(Protocol):
     """The tables at the destination."""
 
-    def rows(self, table: Table, ids: Sequence[str]) -> list[Row]:
-        """Return the rows whose first key column is one of ``ids``."""
+    def rows(self, table: Table, ids: Sequence[str], column: str = "") -> list[Row]:
+        """Return the rows whose ``column``, by default the first one of the key, is one of ``ids``."""
         ...
 
-    def has_change_log(self) -> bool:
-        """Whether the change log has rows."""
+    def begin(self) -> tuple[bool, int]:
+        """Return whether the change log has rows, and how many loads of events are complete."""
         ...
 
     def observed(self, table: Table, ids: Sequence[str]) -> dict[str, datetime | None]:
@@ -44,14 +44,18 @@ class StoredTables(Protocol):
         """Return the ids that the change log has since the last full load of ``table`` began."""
         ...
 
-    def overtaken(self) -> OvertakenIds:
-        """Return the ids whose rows must be read again, because loads were reading when events named them."""
+    def first_receipt(self, ids: Sequence[str]) -> datetime | None:
+        """Return when the first of the messages ``ids`` of `auth_event` was received."""
+        ...
+
+    def overtaken(self) -> Overtaken:
+        """Return the rows that must be read again, because loads were reading when events were applied."""
         ...
 
 
 @dataclass
 class ChangeLog:
-    """Collects the rows of the change log of one load. ``mode``: that of its rows that are merged."""
+    """Collects the rows of the change log of one load. ``event_loads``: the complete loads of events when it began."""
 
     stored: StoredTables
     load_id: str
@@ -61,7 +65,8 @@ class ChangeLog:
     def __post_init__(self) -> None:
         """Note when the load began to read."""
         self._started_at = datetime.now(UTC)
-        self._is_kept = self.events is not None or self.stored.has_change_log()
+        has_rows, self.event_loads = self.stored.begin()
+        self._is_kept = self.events is not None or has_rows
         self._users: list[str] = []
         self._compared: dict[str, set[str]] = {}
 
@@ -77,7 +82,7 @@ class ChangeLog:
             batch = batch.filter(pc.is_in(batch[key], pa.array(self._read_before(table), pa.string())))
         ids = list(dict.fromkeys(batch[key].to_pylist()))
         if table is ORG_MEMBERSHIP and is_merged:
-            ids = self._users  # some have none any more
+            ids, self._users = self._users, []  # some have none any more
         elif table is USER_QUERY:
             self._users = ids
         if ids:
@@ -85,14 +90,14 @@ class ChangeLog:
             self._compare(table, ids, batch.to_pylist(), mode)
 
     def _read_before(self, table: Table) -> Collection[str]:
-        read_as = USER_QUERY if table is ORG_MEMBERSHIP else table
-        if read_as.name not in self._compared:
-            self._compared[read_as.name] = self.stored.read_since_full_load(read_as)
-        return self._compared[read_as.name]
+        name = _read_as(table).name
+        if name not in self._compared:
+            self._compared[name] = self.stored.read_since_full_load(_read_as(table))
+        return self._compared[name]
 
     def _compare(self, table: Table, ids: Sequence[str], new: Iterable[Row], mode: Mode) -> None:
         before = {_key(table, row): row for row in self.stored.rows(table, ids)}
-        observed = self.stored.observed(USER_QUERY if table is ORG_MEMBERSHIP else table, ids)
+        observed = self.stored.observed(_read_as(table), ids)
         after = {_key(table, row): row for row in new}
         for key, row in after.items():
             change = "added" if key not in before else "changed" if _differs(table, before[key], row) else "unchanged"
@@ -102,13 +107,19 @@ class ChangeLog:
             for key in before.keys() - after.keys():
                 self._append(table, key, "deleted", mode, observed[key[0]])
 
-    def delete(self, table: Table, ids: Mapping[str, str]) -> None:
-        """Note deleted rows. ``ids``: by the id as it is stored, the id as the API has it."""
-        if table.name not in LOGGED or table is ORG_MEMBERSHIP or not ids:
+    def delete(self, table: Table, column: str, ids: Mapping[str, str]) -> None:
+        """Note deleted rows. ``ids``: by the id in ``column`` as it is stored, the id as the API has it."""
+        if table.name not in LOGGED or not ids:
             return
-        observed, reported = self.stored.observed(table, [*ids]), self._reported_deletions()
-        for stored_id, id_ in ids.items():
-            self._append(table, (stored_id,), "deleted", "events", observed[stored_id], reported.get(id_))
+        reported = self._reported_deletions()
+        deleted = {(id_,): id_ for id_ in ids}
+        if table is ORG_MEMBERSHIP:  # of deleted users and of deleted orgs
+            noted = {_key(table, row) for row in self.rows if row["table_name"] == table.name}
+            deleted = {_key(table, row): row[column] for row in self.stored.rows(table, [*ids], column)}
+            deleted = {key: id_ for key, id_ in deleted.items() if key not in noted}
+        observed = self.stored.observed(_read_as(table), [key[0] for key in deleted])
+        for key, id_ in deleted.items():
+            self._append(table, key, "deleted", "events", observed[key[0]], reported.get(ids[id_]))
 
     def count_deleted(self, table: Table) -> int:
         """Return how many rows of ``table`` are noted as deleted."""
@@ -148,6 +159,11 @@ class ChangeLog:
                 "observed_to": now,
             }
         )
+
+
+def _read_as(table: Table) -> Table:
+    """Return the table with whose rows those of ``table`` are read."""
+    return USER_QUERY if table is ORG_MEMBERSHIP else table
 
 
 def _key(table: Table, row: Mapping[str, Any]) -> tuple[Any, ...]:

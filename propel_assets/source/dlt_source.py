@@ -12,6 +12,7 @@ pipeline; docs/ways.md has the settings. The commands and assets of this project
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from difflib import get_close_matches
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ from dlt.extract import DltResource, DltSource
 
 from propel_assets.catalog import (
     AUDIT_TABLES,
+    AUTH_EVENT,
     BY_NAME,
     ORG_MEMBERSHIP,
     PROPEL_SCANS,
@@ -41,7 +43,7 @@ from propel_assets.source.decode import to_arrow
 from propel_assets.source.readers import ScanContext, read_scan
 from propel_assets.source.readers.events import refuse_loss
 from propel_assets.source.reconcile import ColumnCounts, Reconciler, ValueLimits, merge_types
-from propel_assets.source.stream import OvertakenIds, Progress, ReadOptions, ResumeState, Rows, ScanResult, join_reasons
+from propel_assets.source.stream import Overtaken, Progress, ReadOptions, ResumeState, Rows, ScanResult, join_reasons
 
 SOURCE = "propel_auth_source"
 # How the rows of a recent scan are loaded. Tables that always merge use the best strategy of their destination.
@@ -206,7 +208,8 @@ def _read(scan: str, tables: Sequence[Table], run: _Run) -> Iterator[dict[str, A
         resume_state_of=store.read,
         privacy=privacy.fingerprint,
         stored_ids=_stored_ids_finder(run, privacy),
-        overtaken=run.stored.overtaken if run.stored else OvertakenIds,
+        first_receipt=_first_receipt_finder(run, privacy),
+        overtaken=run.stored.overtaken if run.stored else Overtaken,
     )
     is_logged = run.stored is not None and not wanted.isdisjoint(LOGGED)
     log = ChangeLog(run.stored, _load_id(), run.options.events) if run.stored and is_logged else None
@@ -225,14 +228,15 @@ def _read(scan: str, tables: Sequence[Table], run: _Run) -> Iterator[dict[str, A
             yield {item.table: batch}
         elif item.table_name in wanted:
             if log and item.mode == "events":
-                table, ids = BY_NAME[item.table_name], item.deleted.get(BY_NAME[item.table_name].key[0], ())
-                log.delete(table, dict(zip(privacy.stored_ids(table.name, table.key[0], ids), ids, strict=True)))
+                for column, ids in item.deleted.items():
+                    by_stored_id = dict(zip(privacy.stored_ids(item.table_name, column, ids), ids, strict=True))
+                    log.delete(BY_NAME[item.table_name], column, by_stored_id)
             results.append(_after_privacy(_with_counts(item, reconciler), privacy))
     if log and run.options.events is not None:
         results = [replace(r, rows_deleted=log.count_deleted(BY_NAME[r.table_name])) for r in results]
         if ended := log.count_deleted(ORG_MEMBERSHIP):
             refuse_loss(context, ORG_MEMBERSHIP, ended)
-    results = _with_policy(results, scan, privacy)
+    results = _with_policy(results, scan, privacy, log.event_loads if log else 0)
     for result in results:
         run.on_result(result)
         if result.skipped:
@@ -264,6 +268,16 @@ def _stored_ids_finder(run: _Run, privacy: PrivacyFilter) -> Callable[[Table, Se
         return [by_key[row[key]] for row in run.stored.rows(table, [*by_key])]
 
     return stored_ids
+
+
+def _first_receipt_finder(run: _Run, privacy: PrivacyFilter) -> Callable[[Sequence[str]], datetime | None]:
+    """Return the function that returns when the first of the given messages that are stored was received."""
+
+    def first_receipt(ids: Sequence[str]) -> datetime | None:
+        key = AUTH_EVENT.key[0]
+        return run.stored.first_receipt(privacy.stored_ids(AUTH_EVENT.name, key, ids)) if ids and run.stored else None
+
+    return first_receipt
 
 
 def _keep_rows() -> Any:
@@ -325,13 +339,15 @@ def _after_privacy(result: ScanResult, privacy: PrivacyFilter) -> ScanResult:
     )
 
 
-def _with_policy(results: Sequence[ScanResult], scan: str, privacy: PrivacyFilter) -> list[ScanResult]:
+def _with_policy(
+    results: Sequence[ScanResult], scan: str, privacy: PrivacyFilter, event_loads: int
+) -> list[ScanResult]:
     """Note the privacy policy in the resume state, if all tables of the scan were read in full under it.
 
     The cursor of API key usage loses the keys of erased people.
     """
     state = results[0].resume_state
-    state = replace(state, cursor=privacy.without_erased(state.cursor))
+    state = replace(state, cursor=privacy.without_erased(state.cursor), event_loads=event_loads)
     if len(results) == sum(table.scan == scan for table in TABLES) and not any(r.is_recent for r in results):
         state = replace(state, privacy=privacy.fingerprint)
     return [replace(result, resume_state=state) for result in results]

@@ -63,12 +63,14 @@ class ReadOptions:
 
 
 @dataclass(frozen=True)
-class OvertakenIds:
-    """Ids that events named while loads were reading: these loads can have replaced newer rows by older ones.
+class Overtaken:
+    """What events have changed while loads were reading, which can therefore have replaced newer rows by older ones.
 
-    ``since``: the time from which on the events were received; None: no load has to be repaired.
+    ``loads``: the complete loads that no load of events has followed. ``since``: the first receipt of the events that
+    some of them did not know; None: there are none. ``users``, ``orgs``: what the events name.
     """
 
+    loads: Sequence[str] = ()
     since: datetime | None = None
     users: Sequence[str] = field(default=(), repr=False)
     orgs: Sequence[str] = field(default=(), repr=False)
@@ -84,7 +86,8 @@ class ResumeState:
 
     ``tenant_id``: the `Client.tenant_id`. ``rows``: rows of each table in the last full scan. ``newest``: by table, the
     greatest `created_at` when the end of the list was found. ``cursor``: where the reader resumes; its content is the
-    reader's. ``privacy``: the fingerprint of the privacy policy of the last full scan.
+    reader's. ``privacy``: the fingerprint of the privacy policy of the last full scan. ``event_loads``: how many loads
+    of events were complete when the scan began; only of tables that events change, and of events.
     """
 
     tenant_id: str = ""
@@ -92,6 +95,7 @@ class ResumeState:
     newest: Mapping[str, float] = field(default_factory=dict)
     cursor: Mapping[str, Any] = field(default_factory=dict)
     privacy: str = ""
+    event_loads: int = 0
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "ResumeState":
@@ -106,6 +110,7 @@ class ResumeState:
             "newest": dict(self.newest),
             "cursor": dict(self.cursor),
             "privacy": self.privacy,
+            "event_loads": self.event_loads,
         }
 
 

@@ -1,7 +1,8 @@
 """The change log at the destination: what it has of the rows that a load reads, and how it is written."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import dlt
@@ -9,9 +10,9 @@ import dlt
 from propel_assets.catalog import AUTH_EVENT, ORG_QUERY, PROPEL_CHANGES, PROPEL_SCANS, USER_QUERY, Table
 from propel_assets.privacy.policy import Policy
 from propel_assets.settings import Target
-from propel_assets.source.readers.users import CLOCK_DIFFERENCE_SECONDS
-from propel_assets.source.stream import OvertakenIds
-from propel_assets.warehouse.audit import MAX_LOADS
+from propel_assets.source.readers.events import FOLLOWED, SINCE
+from propel_assets.source.stream import Overtaken, ResumeState
+from propel_assets.warehouse.audit import MAX_LOADS, decode_json
 from propel_assets.warehouse.pipeline import has_write_lock
 from propel_assets.warehouse.query import Warehouse, connect
 
@@ -24,20 +25,31 @@ class StoredRows:
     def __init__(self, pipeline: dlt.Pipeline, target: Target, policy: Policy) -> None:
         """Query nothing yet."""
         self._arguments = pipeline, target, policy
+        self._began: datetime | None = None
 
-    def rows(self, table: Table, ids: Sequence[str]) -> list[dict[str, Any]]:
-        """Return the rows whose first key column is one of ``ids``."""
+    def rows(self, table: Table, ids: Sequence[str], column: str = "") -> list[dict[str, Any]]:
+        """Return the rows whose ``column``, by default the first one of the key, is one of ``ids``."""
         with connect(*self._arguments) as warehouse:
-            return warehouse.rows_of_keys(table, ids)
+            return warehouse.rows_of(table, column or table.key[0], ids)
 
-    def has_change_log(self) -> bool:
-        """Whether the change log has rows."""
+    def begin(self) -> tuple[bool, int]:
+        """Return whether the change log has rows, and how many loads of events are complete."""
         with connect(*self._arguments) as warehouse:
             sql = f"SELECT 1 FROM {warehouse.table(PROPEL_CHANGES.name)}"  # noqa: S608 - a quoted name
-            return _has_log(warehouse) and bool(warehouse.rows(sql, limit=1))
+            has_rows = _has_log(warehouse) and bool(warehouse.rows(sql, limit=1))
+            return has_rows, max((load.number for load in _loads_of(warehouse, AUTH_EVENT)), default=0)
+
+    def first_receipt(self, ids: Sequence[str]) -> datetime | None:
+        """Return when the first of the messages ``ids`` of `auth_event` was received."""
+        with connect(*self._arguments) as warehouse:
+            rows = warehouse.rows_of(AUTH_EVENT, AUTH_EVENT.key[0], ids)
+        return min((_time(row["received_at"]) for row in rows), default=None)
 
     def observed(self, table: Table, ids: Sequence[str]) -> dict[str, datetime | None]:
-        """Return for each id the latest time after which its stored row was read, by a load that is complete."""
+        """Return for each id the latest time after which its stored row was read, by a load that is complete.
+
+        Where loads have overtaken events, one of them can have written the row: the time is when the first one began.
+        """
         with connect(*self._arguments) as warehouse:
             full = _last_full_load(warehouse, table)
             found: dict[str, datetime | None] = dict.fromkeys(ids, full)
@@ -50,9 +62,9 @@ class StoredRows:
                     f"WHERE c.table_name = %s AND c.{key} IN ({', '.join(['%s'] * len(some))}) GROUP BY c.{key}"
                 )
                 for id_, at in warehouse.rows(sql, table.name, *some):
-                    times = [time for time in (full, _time(at)) if time is not None]
-                    found[id_] = max(times)
-        return found
+                    found[id_] = max(filter(None, (full, _time(at))))
+        began = self._began
+        return {id_: min(at, began) if at and began else at for id_, at in found.items()}
 
     def read_since_full_load(self, table: Table) -> set[str]:
         """Return the ids that the change log has since the last full load of ``table`` began."""
@@ -66,22 +78,28 @@ class StoredRows:
             )
             return {id_ for (id_,) in warehouse.rows(sql, table.name, began)}
 
-    def overtaken(self) -> OvertakenIds:
-        """Return the ids that events named since loads began to read that no load of events has followed yet.
+    def overtaken(self) -> Overtaken:
+        """Return the rows that must be read again, because loads were reading when events were applied.
 
-        Each of these loads can have read a row before an event was applied, and written it after.
+        Loads of events write one at a time and are numbered, and each load knows how many were complete when it began:
+        so no clock has to be right. Each of these loads can have read a row before an event was applied, and written
+        it after.
         """
         if not can_read_again(*self._arguments[1:]):
-            return OvertakenIds()
+            return Overtaken()
         with connect(*self._arguments) as warehouse:
-            began = _followed_by_no_events(warehouse) if warehouse.columns_of(AUTH_EVENT.name) else None
-            if began is None:
-                return OvertakenIds()
-            since = began - timedelta(seconds=CLOCK_DIFFERENCE_SECONDS)
+            events = _loads_of(warehouse, AUTH_EVENT)
+            followed = {load_id for load in events for load_id in load.followed}
+            loads = [load for load in _loads_of(warehouse, USER_QUERY, ORG_QUERY) if load.load_id not in followed]
+            unknown = [load for load in events if any(load.number > other.event_loads for other in loads)]
+            since = min((load.since for load in unknown if load.since), default=None)
+            if since is None:
+                return Overtaken([load.load_id for load in loads])
             sql = f"SELECT DISTINCT user_id, org_id FROM {warehouse.table(AUTH_EVENT.name)} WHERE received_at >= %s"  # noqa: S608
             rows = warehouse.rows(sql, since)
         users, orgs = {user_id for user_id, _ in rows if user_id}, {org_id for _, org_id in rows if org_id}
-        return OvertakenIds(since, sorted(users), sorted(orgs))
+        self._began = min(load.started_at for load in loads)
+        return Overtaken([load.load_id for load in loads], since, sorted(users), sorted(orgs))
 
 
 def can_read_again(target: Target, policy: Policy) -> bool:
@@ -91,32 +109,50 @@ def can_read_again(target: Target, policy: Policy) -> bool:
     they cannot be, so loads must exclude events.
     """
     return has_write_lock(target) and all(
-        policy.rules[AUTH_EVENT.name][i].action == "keep" for i in ("user_id", "org_id")
+        policy.rules[AUTH_EVENT.name][name].action == "keep" for name in ("user_id", "org_id", "received_at")
     )
 
 
-def _followed_by_no_events(warehouse: Warehouse) -> datetime | None:
-    """Return when the first load began to read that no load of events has followed; None: there is none.
+@dataclass(frozen=True)
+class _Load:
+    """A complete load. ``event_loads``: how many loads of events were complete when it began."""
 
-    A full load replaces what earlier loads of its table wrote.
-    """
+    load_id: str
+    started_at: datetime
+    event_loads: int
+    cursor: dict[str, Any]
+
+    @property
+    def number(self) -> int:
+        """The number of a load of events."""
+        return self.event_loads + 1
+
+    @property
+    def followed(self) -> Sequence[str]:
+        """The loads that were complete when a load of events began, and that no earlier one has followed."""
+        return self.cursor.get(FOLLOWED, ())
+
+    @property
+    def since(self) -> datetime | None:
+        """The first receipt of the events that a load of events has applied."""
+        return datetime.fromisoformat(self.cursor[SINCE]) if self.cursor.get(SINCE) else None
+
+
+def _loads_of(warehouse: Warehouse, *tables: Table) -> list[_Load]:
+    """Return the last loads of ``tables`` that have read them; of events, those of `auth_event` only."""
+    if not warehouse.columns_of(PROPEL_SCANS.name):
+        return []
     sql = (
-        f"SELECT s.table_name, s.mode, s.started_at FROM {warehouse.table(PROPEL_SCANS.name)} s "  # noqa: S608
+        f"SELECT s.load_id, s.started_at, s.resume_state FROM {warehouse.table(PROPEL_SCANS.name)} s "  # noqa: S608
         f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
-        "WHERE s.table_name IN (%s, %s, %s) AND s.mode <> 'events' AND s.verdict <> 'skipped' "
+        f"WHERE s.table_name IN ({', '.join(['%s'] * len(tables))}) AND s.mode <> 'events' AND s.verdict <> 'skipped' "
         f"ORDER BY {warehouse.load_time} DESC, s.load_id DESC"
     )
-    began: dict[str, datetime] = {}
-    replaced: set[str] = set()
-    names = (AUTH_EVENT.name, USER_QUERY.name, ORG_QUERY.name)
-    for name, mode, started_at in warehouse.rows(sql, *names, limit=MAX_LOADS):
-        if name == AUTH_EVENT.name:
-            break
-        if name not in replaced:
-            began[name] = min(_time(started_at), began.get(name, _time(started_at)))
-        if mode == "full":
-            replaced.add(name)
-    return min(began.values(), default=None)
+    found = []
+    for load_id, started_at, state in warehouse.rows(sql, *(table.name for table in tables), limit=MAX_LOADS):
+        stored = ResumeState.from_json(decode_json(state) or {})
+        found.append(_Load(load_id, _time(started_at), stored.event_loads, dict(stored.cursor)))
+    return found
 
 
 def write_change_log(pipeline: dlt.Pipeline, target: Target, policy: Policy, rows: Sequence[dict[str, Any]]) -> None:

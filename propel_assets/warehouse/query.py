@@ -69,15 +69,15 @@ class Warehouse:
                 while batch := cursor.fetchmany(BATCH_ROWS):
                     yield from (row[0] for row in batch)
 
-    def rows_of_keys(self, table: Table, ids: Sequence[str]) -> list[dict[str, Any]]:
-        """Return the rows of ``table`` whose first key column is one of ``ids``; none if the table does not exist."""
+    def rows_of(self, table: Table, column: str, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the rows of ``table`` whose ``column`` is one of ``ids``; none if the table does not exist."""
         names = [*self.columns_of(table.name)]
         found: list[dict[str, Any]] = []
         for start in range(0, len(ids) if names else 0, KEYS_PER_QUERY):
             some = ids[start : start + KEYS_PER_QUERY]
             sql = (
                 f"SELECT {', '.join(map(self.column, names))} FROM {self.table(table.name)} "  # noqa: S608
-                f"WHERE {self.column(table.key[0])} IN ({', '.join(['%s'] * len(some))})"
+                f"WHERE {self.column(column)} IN ({', '.join(['%s'] * len(some))})"
             )
             found += [dict(zip(names, row, strict=True)) for row in self.rows(sql, *some)]
         return found

@@ -49,7 +49,7 @@ def load_events(
             for result in load.results:
                 deleted[result.table_name] += result.rows_deleted
             yield load
-            if store is None or not events:
+            if store is None or events is None:
                 break
             if any(result.skipped for result in load.results):
                 store.purge()

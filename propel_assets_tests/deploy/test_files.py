@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import kubernetes_validate
+import pytest
 import yaml
 from compose_spec import PyCompose
 from dagster._core.instance.config import dagster_instance_config
@@ -18,7 +19,14 @@ from propel_assets_tests.processes import ROOT
 
 DEPLOY = ROOT / "deploy"
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+COMPOSE_ENVIRONMENTS = yaml.safe_load((DEPLOY / "compose.environments.yaml").read_text())
 HELM = yaml.safe_load((DEPLOY / "helm-values.yaml").read_text())
+HELM_ENVIRONMENTS = yaml.safe_load((DEPLOY / "helm-environments.yaml").read_text())
+DEPLOYMENTS = [
+    deployment
+    for values in (HELM, HELM_ENVIRONMENTS)
+    for deployment in values["dagster-user-deployments"]["deployments"]
+]
 WEBHOOKS = list(yaml.safe_load_all((DEPLOY / "webhooks.yaml").read_text()))
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 INSTANCE = yaml.safe_load((DEPLOY / "dagster.yaml").read_text())
@@ -71,14 +79,32 @@ def test_compose_reads_its_file() -> None:
     names = {"dagster_database", "code_server", "webserver", "daemon", "webhooks"}
     assert set(parsed.services or ()) == set(services) == names
     # The keys go to the one that uses them, and the page is not open to the network.
-    with_key = [name for name, service in services.items() if "PROPELAUTH_API_KEY" in service["environment"]]
-    assert with_key == ["code_server"]
+    assert [name for name, service in services.items() if "env_file" in service] == ["code_server"]
+    assert all("PROPELAUTH_API_KEY" not in service["environment"] for service in services.values())
     ports = [port for service in services.values() for port in service.get("ports", [])]
     assert ports == ["127.0.0.1:3000:3000", "127.0.0.1:8401:8401"]
     with_secret = [name for name, service in services.items() if "PROPELAUTH_WEBHOOK_SECRET" in service["environment"]]
     assert with_secret == [name for name, service in services.items() if "profiles" in service] == ["webhooks"]
     stores = {services[name]["environment"]["PROPELAUTH_WEBHOOK_STORE"] for name in ("code_server", "webhooks")}
     assert len(stores) == 1
+
+
+def test_compose_has_a_code_server_for_each_environment() -> None:
+    services = COMPOSE_ENVIRONMENTS["services"]
+    # `extends` takes over what the service of the other file has.
+    assert services["code_server_staging"].pop("extends") == {"file": "compose.yaml", "service": "code_server"}
+    assert PyCompose.from_yaml(yaml.safe_dump(COMPOSE_ENVIRONMENTS)).services
+    found = {name: service["command"][-4:] for name, service in services.items() if "command" in service}
+    assert found == {
+        "code_server": ["-m", "propel_assets.environments", "-a", "production"],
+        "code_server_staging": ["-m", "propel_assets.environments", "-a", "staging"],
+    }
+    workspace = yaml.safe_load((DEPLOY / "workspace.environments.yaml").read_text())
+    servers = [server["grpc_server"] for server in workspace["load_from"]]
+    assert {s["host"]: s["location_name"] for s in servers} == {name: words[-1] for name, words in found.items()}
+    assert len({services[name]["environment"]["DESTINATION__DUCKDB__CREDENTIALS"] for name in found}) == 2
+    for name in ("webserver", "daemon"):
+        assert services[name]["volumes"] == ["./workspace.environments.yaml:/opt/dagster/workspace.yaml:ro"]
 
 
 def test_a_deployment_queues_runs_as_the_settings_we_ship_do() -> None:
@@ -95,8 +121,26 @@ def test_a_deployment_queues_runs_as_the_settings_we_ship_do() -> None:
     assert monitoring["maxRuntimeSeconds"] == INSTANCE["run_monitoring"]["max_runtime_seconds"]
 
 
-def test_the_pod_of_the_helm_values_is_one_that_kubernetes_accepts() -> None:
-    (deployment,) = HELM["dagster-user-deployments"]["deployments"]
+def test_the_environments_of_helm_differ_only_in_names() -> None:
+    [single, *several] = DEPLOYMENTS
+    for deployment, name in zip(several, ("production", "staging"), strict=True):
+        assert deployment["name"] == f"{single['name']}-{name}"
+        assert deployment["dagsterApiGrpcArgs"] == ["-m", "propel_assets.environments", "-a", name]
+        assert deployment["envSecrets"] == [{"name": f"propelauth-{name}"}]
+        differing = {"name", "dagsterApiGrpcArgs", "envSecrets"}
+        assert {key: value for key, value in deployment.items() if key not in differing} == {
+            key: value for key, value in single.items() if key not in differing
+        }
+
+
+def test_an_image_has_the_tag_of_this_version() -> None:
+    (container,) = WEBHOOKS[0]["spec"]["template"]["spec"]["containers"]
+    images = [f"{deployment['image']['repository']}:{deployment['image']['tag']}" for deployment in DEPLOYMENTS]
+    assert {*images, container["image"]} == {f"propel-assets:{propel_assets.__version__}"}
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: deployment["name"])
+def test_the_pod_of_the_helm_values_is_one_that_kubernetes_accepts(deployment) -> None:
     container = {
         "name": deployment["name"],
         "image": "{repository}:{tag}".format(**deployment["image"]),
@@ -122,6 +166,7 @@ def test_the_manifests_of_the_receiver_are_ones_that_kubernetes_accepts() -> Non
     )
     (served,), (port,) = container["ports"], service["spec"]["ports"]
     assert served["containerPort"] == port["targetPort"] == container["readinessProbe"]["httpGet"]["port"]
+    assert container["livenessProbe"]["tcpSocket"]["port"] == served["containerPort"]
     assert container["command"] == COMPOSE["services"]["webhooks"]["command"]
     assert "env" not in container
 

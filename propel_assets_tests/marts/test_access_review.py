@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -17,10 +18,14 @@ from propel_assets.reporting.access_review.build import ADMIN_ROLES, build_revie
 from propel_assets.reporting.access_review.files import CHANGED, EXCEPTIONS, KEYS, MEMBERS, PAGE, render_files
 from propel_assets.reporting.access_review.model import AccessReview
 from propel_assets.sandbox.store import Store
+from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.query import open_warehouse
+from propel_assets.webhooks.apply import load_events
+from propel_assets.webhooks.store import EventStore
+from propel_assets_tests.webhooks.conftest import received
 
 SCANS = ("users", "orgs", "end_user_api_keys", "end_user_api_keys_archived")
-SELECT = ("+fct_user_changes", "+fct_user_activity_daily", "+fct_api_keys", "orgs_history")
+SELECT = ("+fct_user_changes", "+fct_user_activity_daily", "+fct_api_keys", "orgs_history", "org_readings")
 FORMAT = "%Y-%m-%d %H:%M"
 EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.\w+")
 
@@ -201,9 +206,24 @@ def within(row: dict[str, str], name: str, at: int, first: datetime) -> bool:
     return lower < true <= before + timedelta(minutes=1)
 
 
-def test_without_history_the_reason_is_one_sentence(small, simulate, run_cli) -> None:
-    from propel_assets.warehouse.load import load_scan
+def test_orgs_have_names_and_loads_of_events_are_no_scans(small_sandbox, small, build) -> None:
+    for scan in ("users", "orgs", "end_user_api_keys", "end_user_api_keys_archived"):
+        load_scan(scan, small)  # with the real clock: orgs are loaded after users
+    with closing(EventStore(small.webhook_store)) as store:
+        store.add([received({"event_type": "user.updated", "user_id": next(iter(small_sandbox.store.users))})])
+    assert [load.results[0].rows_read for load in load_events(small)] == [1]
+    build(small, *SELECT)
+    with open_warehouse(small.target, load_policy(small.privacy_settings)) as warehouse:
+        review = build_review(warehouse, small.target, datetime.now(UTC).date())
+    assert {org.org_id: org.name for org in review.orgs} == {
+        org_id: org.wire["name"] for org_id, org in small_sandbox.store.orgs.items()
+    }
+    assert {(scans.table, scans.proved, scans.counted) for scans in review.scans if "user" in scans.table} >= {
+        ("user_query", 1, 0)
+    }
 
+
+def test_without_history_the_reason_is_one_sentence(small, simulate, run_cli) -> None:
     load_scan("users", small)
     ran = run_cli("access-review", "--as-of", "2026-11-24")
     assert ran.returncode == 1

@@ -1,7 +1,9 @@
 """The marts as assets: a failed check stops the ops that read the table; a skipped comparison has the reason."""
 
 import dagster as dg
+import pytest
 
+from propel_assets import PropelAuthConfig, build_definitions
 from propel_assets.catalog import BY_NAME
 from propel_assets.definitions import defs
 from propel_assets.defs.marts import build_marts, models_by_op, raw_tables_of
@@ -51,6 +53,20 @@ def test_each_op_reads_these_raw_tables() -> None:
     ops = models_by_op(manifest)
     found = {op: {table for model in models for table in raw_tables_of(manifest, model)} for op, models in ops.items()}
     assert found == READS
+
+
+@pytest.mark.parametrize(("kind", "has_marts"), [("postgres", True), ("snowflake", False)])
+def test_marts_are_left_out_with_a_warning_where_dbt_has_no_profile(monkeypatch, caplog, kind, has_marts) -> None:
+    monkeypatch.setenv("DESTINATION__OURS__DESTINATION_TYPE", kind)
+    for destination in (kind, "ours"):
+        caplog.clear()
+        definitions = build_definitions(PropelAuthConfig(destination=destination))
+        groups = {spec.group_name for spec in definitions.resolve_all_asset_specs()}
+        assert {"propel_auth_users", "propel_auth_orgs"} < groups
+        assert ({"propel_auth_history", "propel_auth_marts"} & groups != set()) == has_marts
+        warnings = [record.getMessage() for record in caplog.records if "marts are left out" in record.getMessage()]
+        assert len(warnings) == (0 if has_marts else 1)
+        assert all(f"not on {destination}" in warning for warning in warnings)
 
 
 def test_every_check_of_a_mart_has_a_description() -> None:

@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -291,11 +293,20 @@ def test_more_deletions_than_a_load_may_lose_are_refused(settings, sandbox, stor
 
 
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
-def test_more_ended_memberships_than_a_load_may_lose_are_refused(settings, sandbox, store) -> None:
+@pytest.mark.parametrize("cause", ["members were removed", "orgs were deleted"])
+def test_more_ended_memberships_than_a_load_may_lose_are_refused(settings, sandbox, store, cause) -> None:
     before = tables(settings)
     pairs = [(user_id, org_id) for user_id, orgs in sandbox.store.of_user.items() for org_id in orgs]
-    for pair in pairs[: len(pairs) // 4 + 51]:
-        sandbox.store.remove_membership(*pair)
+    most = len(pairs) // 4 + 51
+    if cause == "members were removed":
+        for pair in pairs[:most]:
+            sandbox.store.remove_membership(*pair)
+    else:
+        orgs = Counter(org_id for _, org_id in pairs)
+        while orgs and len(pairs) - sum(map(len, sandbox.store.of_user.values())) < most:
+            sandbox.store.delete_org(orgs.most_common(1)[0][0])
+            del orgs[orgs.most_common(1)[0][0]]
+        assert len(before["org_query"]) - len(sandbox.store.orgs) < 50  # so few orgs may be lost
     with pytest.raises(LossRefused, match="rows of org_membership"):
         apply(settings)
     assert tables(settings) == before
@@ -433,9 +444,15 @@ def test_events_that_are_applied_during_a_full_load_are_in_the_tables_after_it(s
     assert failed_checks(settings) == []
 
 
-def apply_in_another_process() -> None:
-    command = [sys.executable, "-m", "propel_assets.cli", "load", "auth_event"]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+def apply_in_another_process(seconds_ahead: float = 0) -> None:
+    """Load the events in a process whose clock is ahead."""
+    program = (
+        "import time, time_machine\n"
+        "from propel_assets.cli.main import main\n"
+        f"with time_machine.travel(time.time() + {seconds_ahead}):\n"
+        "    main(['load', 'auth_event'])\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=120)
 
 
 def load_around(
@@ -458,8 +475,10 @@ def load_around(
 
 
 @pytest.mark.parametrize("settings", ["postgres"], indirect=True)
-@pytest.mark.parametrize("mode", ["first", "full", "recent"])
-def test_rows_that_events_named_during_a_load_are_read_again_after_it(settings, sandbox, mode, monkeypatch) -> None:
+@pytest.mark.parametrize(("mode", "seconds_ahead"), [("first", 0), ("full", 90), ("recent", -90)])
+def test_rows_that_events_named_during_a_load_are_read_again_after_it(
+    settings, sandbox, mode, seconds_ahead, monkeypatch
+) -> None:
     for scan in SCANS if mode != "first" else ():
         load_scan(scan, settings)
     changed, deleted, *others = [user_id for user_id, orgs in sandbox.store.of_user.items() if orgs]
@@ -474,13 +493,59 @@ def test_rows_that_events_named_during_a_load_are_read_again_after_it(settings, 
             sandbox.store.delete_user(deleted)
             sandbox.store.delete_user(never_stored)
             sandbox.store.delete_org(org_id)
-            apply_in_another_process()
+            apply_in_another_process(seconds_ahead)
 
         load_around(during, "users", settings, monkeypatch, recent=mode == "recent")
         applied = {row["user_id"]: row["first_name"] for row in rows(settings, "user_query")}
         assert applied[changed] == "During"
         assert applied.keys() == sandbox.store.users.keys()
         assert org_id not in {row["org_id"] for row in rows(settings, "org_membership")}
+
+
+@pytest.mark.parametrize("settings", ["postgres"], indirect=True)
+@pytest.mark.parametrize("is_delivered_again", [False, True])
+def test_what_an_old_event_names_is_read_again_after_a_load(settings, sandbox, is_delivered_again, monkeypatch) -> None:
+    for scan in SCANS:
+        load_scan(scan, settings)
+    user_id, at = next(iter(sandbox.store.users)), datetime.now(UTC) - timedelta(hours=1)
+    waiting = replace(received({"event_type": "user.updated", "user_id": user_id}), received_at=at, sent_at=at)
+    with closing(EventStore(settings.webhook_store)) as store:
+        store.add([waiting])
+        if is_delivered_again:
+            apply(settings)
+            store.add([replace(waiting, received_at=datetime.now(UTC))])
+
+        def during() -> None:
+            sandbox.store.delete_user(user_id)  # its own event is lost
+            apply_in_another_process()
+            assert user_id not in {row["user_id"] for row in rows(settings, "user_query")}
+
+        load_around(during, "users", settings, monkeypatch)
+    assert user_id not in {row["user_id"] for row in rows(settings, "user_query")}
+
+
+@pytest.mark.parametrize("settings", ["postgres"], indirect=True)
+def test_the_interval_of_a_change_contains_it_after_a_load_that_had_read_before(
+    settings, sandbox, store, monkeypatch
+) -> None:
+    user_id, times = next(iter(sandbox.store.users)), []
+
+    def during() -> None:
+        times.append(datetime.now(UTC))
+        sandbox.store.update_user(user_id, first_name="During")
+        times.append(datetime.now(UTC))
+        apply_in_another_process()
+
+    load_around(during, "users", settings, monkeypatch)
+    with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
+        [(after, before)] = warehouse.rows(
+            f"SELECT changed_after, changed_before FROM {warehouse.table('propel_changes')} "
+            "WHERE user_id = %s AND table_name = 'user_query' AND change = 'changed' ORDER BY observed_to DESC",
+            user_id,
+            limit=1,
+        )
+    assert after <= times[0]
+    assert times[1] <= before
 
 
 @pytest.mark.parametrize("settings", ["postgres"], indirect=True)

@@ -104,10 +104,7 @@ class _Reader:
         self._as_of, self._since, self._org_ids, self._admin_roles = as_of, since, {*org_ids}, admin_roles
         self._end = datetime.combine(as_of + timedelta(days=1), time(), UTC)
         self._start = datetime.combine(since, time(), UTC)
-        self._readings = sorted(
-            as_utc(at)
-            for (at,) in self._rows(f"SELECT read_at FROM {self._history}.user_readings")  # noqa: S608 - our names
-        )
+        self._readings = self._read_at("user_readings")
         known = bisect_left(self._readings, self._end)
         if not known:
             first = f"the first one is of {self._readings[0]:%Y-%m-%d}" if self._readings else "there is none yet"
@@ -193,11 +190,20 @@ class _Reader:
                 found[user_id]["last_active_day"] = day
         return found
 
+    def _read_at(self, table: str) -> list[datetime]:
+        """Return the times of the loads in the history."""
+        return sorted(as_utc(at) for (at,) in self._rows(f"SELECT read_at FROM {self._history}.{table}"))  # noqa: S608
+
     def _orgs(self) -> dict[str, tuple[str, bool | None]]:
+        readings = self._read_at("org_readings")  # orgs are a scan of their own
+        known = bisect_left(readings, self._end)
+        if not known:
+            self._notes.append("The names of orgs are not known: orgs were not loaded until then.")
+            return {}
+        observed = _literal(readings[known - 1])
         rows = self._rows(
             f"SELECT org_id, name, is_saml_configured FROM {self._history}.orgs_history "  # noqa: S608 - our names
-            f"WHERE valid_from <= {_literal(self._observed)} "
-            f"AND (valid_to IS NULL OR valid_to > {_literal(self._observed)})"
+            f"WHERE valid_from <= {observed} AND (valid_to IS NULL OR valid_to > {observed})"
         )
         return {org_id: (name or org_id, saml) for org_id, name, saml in rows}
 
@@ -278,8 +284,8 @@ class _Reader:
         used, is_known = self._usage()
         if rows and not is_known:
             self._notes.append(
-                "Unused API keys are not known: the usage per key is not loaded. Load it with "
-                "`propel-assets load end_user_api_key_usage --usage-per-key`."
+                f"Unused API keys are not known: the usage per key is not loaded for the {DORMANT_DAYS} days. Load it "
+                "with `propel-assets load end_user_api_key_usage --usage-per-key`."
             )
         keys = []
         for key_id, owner_kind, user_id, org_id, created_at, expires_at, orphan_reason in rows:
@@ -304,15 +310,17 @@ class _Reader:
         return [key for key in keys if not self._org_ids or key.org_id in self._org_ids]
 
     def _usage(self) -> tuple[dict[str, int], bool]:
-        """Return the validations per key in the days before the review, and whether they are loaded."""
+        """Return the validations per key in the days before the review, and whether all these days are loaded."""
+        usage = f"{self._marts}.fct_api_key_usage_daily"
         try:
+            [(first,)] = self._rows(f"SELECT min(day) FROM {usage}")  # noqa: S608 - our names
             rows = self._rows(
-                f"SELECT api_key_id, sum(validations) FROM {self._marts}.fct_api_key_usage_daily "  # noqa: S608
+                f"SELECT api_key_id, sum(validations) FROM {usage} "  # noqa: S608 - our names
                 f"WHERE day > DATE '{self._dormant_before}' AND day <= DATE '{self._as_of}' GROUP BY api_key_id"
             )
         except DatabaseUndefinedRelation:
             return {}, False
-        return {key_id: int(number) for key_id, number in rows}, bool(rows)
+        return {key_id: int(number) for key_id, number in rows}, first is not None and first <= self._dormant_before
 
     def _scans(self) -> list[Scans]:
         found = []
@@ -322,7 +330,8 @@ class _Reader:
                 "SELECT s.verdict, s.finished_at, s.rows_read, s.total_max "  # noqa: S608 - our names
                 f"FROM {warehouse.table(PROPEL_SCANS.name)} s "
                 f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
-                f"WHERE s.table_name = %s AND s.finished_at < {_literal(self._end)} ORDER BY s.finished_at, s.load_id",
+                f"WHERE s.table_name = %s AND s.mode <> 'events' AND s.finished_at < {_literal(self._end)} "
+                "ORDER BY s.finished_at, s.load_id",
                 table,
             )
             verdicts = Counter(row[0] for row in rows if as_utc(row[1]) >= self._start)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -14,7 +15,7 @@ from propel_assets.source.client import Client
 from propel_assets.source.decode import RowType
 from propel_assets.source.lists import ListEndpoint, ListOutcome, ListScan, Watch
 from propel_assets.source.scan import Order
-from propel_assets.source.stream import OvertakenIds, Progress, ReadOptions, ResumeState, ScanResult
+from propel_assets.source.stream import Overtaken, Progress, ReadOptions, ResumeState, ScanResult
 
 FORBIDDEN = 403
 MIN_LOSS_ROWS = 50
@@ -28,7 +29,8 @@ class ScanContext:
     None: all. ``count_unknown``: returns how many of the given ids a table of the warehouse does not have; None where
     the warehouse cannot be queried. ``resume_state_of``: returns the resume state of another scan. ``privacy``:
     the fingerprint of the privacy policy. ``stored_ids``: returns which of the given ids a table has.
-    ``overtaken``: returns the ids whose rows loads can have replaced by older ones.
+    ``first_receipt``: returns when the first of the given messages that are stored was received. ``overtaken``: returns
+    the rows that loads can have replaced by older ones.
     """
 
     client: Client
@@ -40,7 +42,8 @@ class ScanContext:
     resume_state_of: Callable[[str], ResumeState] = lambda _: ResumeState()
     privacy: str = ""
     stored_ids: Callable[[Table, Sequence[str]], list[str]] = lambda *_: []
-    overtaken: Callable[[], OvertakenIds] = OvertakenIds
+    first_receipt: Callable[[Sequence[str]], datetime | None] = lambda _: None
+    overtaken: Callable[[], Overtaken] = Overtaken
 
     def wants(self, table: Table) -> bool:
         """Whether ``table`` is loaded."""

@@ -33,6 +33,8 @@ COLUMNS = {
 }
 """By column of `auth_event`, the fields of payloads that it is read from."""
 MAX_SINGLE_READS = 200
+FOLLOWED, SINCE = "followed", "since"
+"""The cursor of a load of events: the loads that it has followed, and the first receipt of what it applied."""
 UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 """NUL and lone surrogates, which not every destination stores."""
@@ -58,13 +60,17 @@ def read_events(context: ScanContext, table: Table, shape: Webhooks) -> Iterator
             "by full loads only. The events stay in the store, for 30 days at most. Use a database as the destination."
         )
     rows = [_row(event) for event in events]
-    stored = set(context.stored_ids(AUTH_EVENT, [row["message_id"] for row in rows]))
-    new = [row for row in rows if row["message_id"] not in stored]  # a later delivery has later times
-    yield Rows(table.name, to_arrow(AUTH_EVENT, new))
-    yield ScanResult(table_name=table.name, verdict="proved", rows_read=len(new))
+    stored = context.stored_ids(AUTH_EVENT, [row["message_id"] for row in rows])
+    known = set(stored)
+    new = [row for row in rows if row["message_id"] not in known]  # a later delivery has later times
     overtaken = context.overtaken()
+    receipts = [*(row["received_at"] for row in new), context.first_receipt(stored), overtaken.since]
+    since = min(filter(None, receipts), default=None)
+    cursor = {FOLLOWED: list(overtaken.loads), SINCE: since.isoformat() if since else None}
+    yield Rows(table.name, to_arrow(AUTH_EVENT, new))
+    yield ScanResult(table_name=table.name, verdict="proved", rows_read=len(new), cursor=cursor)
     times = [event.sent_at for event in events] + ([overtaken.since] if overtaken.since else [])
-    since = int(min((time.timestamp() for time in times), default=0)) - CLOCK_DIFFERENCE_SECONDS
+    sent_since = int(min((time.timestamp() for time in times), default=0)) - CLOCK_DIFFERENCE_SECONDS
     loaded = [name for name in shape.applies_to if context.is_current(BY_NAME[name])]
     gone: list[str] = []
     if {ORG_QUERY.name, ORG_MEMBERSHIP.name} & {*loaded}:
@@ -79,9 +85,9 @@ def read_events(context: ScanContext, table: Table, shape: Webhooks) -> Iterator
         users = None
         if ORG_MEMBERSHIP.name in loaded:
             with _suppress_if_no_orgs():
-                users = _read_users(context, ids, since, with_orgs=True)
+                users = _read_users(context, ids, sent_since, with_orgs=True)
         has_orgs = users is not None
-        users = users or _read_users(context, ids, since, with_orgs=False)
+        users = users or _read_users(context, ids, sent_since, with_orgs=False)
         yield from users.items(USER_QUERY)
         if has_orgs and not (users.rows and all(user.f_org_id_to_org_info is None for user in users.rows)):
             yield from _memberships(users, gone)
