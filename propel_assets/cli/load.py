@@ -8,7 +8,7 @@ import click
 from propel_assets.catalog import AUTH_EVENT, BY_NAME, SCANS, TABLES, Table, tables_of
 from propel_assets.catalog.model import Lookup
 from propel_assets.cli.arguments import UserId, current_settings, table_arguments
-from propel_assets.cli.rendering import format_count, progress_bar
+from propel_assets.cli.rendering import VERDICTS, format_count, progress_bar
 from propel_assets.cli.status import exit_by_findings, log_failed_checks, run_checks
 from propel_assets.errors import PropelError
 
@@ -95,6 +95,7 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
             if error:
                 log(f"{_table_names([scan])}: {'not complete' if results else 'not loaded'}. {error}")
         if loaded:
+            log(VERDICTS)
             with session.warehouse(load_policy(settings.privacy_settings)) as warehouse:
                 findings = run_checks(warehouse, loaded)
     if findings:
