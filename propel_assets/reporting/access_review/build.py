@@ -204,7 +204,7 @@ class _Reader:
             role, inherited = "", ()
             for _, _, role, additional, all_roles, valid_from, valid_to, after, before in versions:
                 roles = (role, _roles(additional))
-                since = Interval(_utc(after), as_utc(before))
+                since = Interval(_utc(after), _utc(before) or as_utc(valid_from))
                 if last_to is None or last_to != as_utc(valid_from):
                     member_since = role_since = since
                 elif roles != last_roles:
