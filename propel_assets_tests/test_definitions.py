@@ -16,6 +16,7 @@ import yaml
 from propel_assets.catalog import TABLES
 from propel_assets.definitions import defs
 from propel_assets.defs.build import build_definitions
+from propel_assets.defs.config import PropelAuthConfig
 from propel_assets.defs.executors import with_executor
 from propel_assets.defs.marts import build_marts
 from propel_assets.errors import SettingsError
@@ -175,6 +176,20 @@ def test_what_is_loaded_every_day_is_stale_after_26_hours_and_what_is_loaded_by_
     windows = {key: policy.warn_window.to_timedelta() for key, policy in policies.items() if policy}
     assert set(windows) == {DEFAULT.asset_key(table) for table in TABLES if table.default} | made
     assert set(windows.values()) == {timedelta(hours=26)}
+
+
+def test_the_age_at_which_tables_are_stale_is_an_option_and_a_setting(monkeypatch) -> None:
+    def windows(**options: float) -> set[timedelta]:
+        graph = build_definitions(PropelAuthConfig(**options)).resolve_asset_graph()
+        policies: list[Any] = [graph.get(key).freshness_policy for key in graph.get_all_asset_keys()]
+        return {policy.warn_window.to_timedelta() for policy in policies if policy}
+
+    assert windows(max_age_hours=170) == {timedelta(hours=170)}
+    monkeypatch.setenv("PROPELAUTH_MAX_AGE_HOURS", "50")
+    assert windows() == {timedelta(hours=50)}
+    monkeypatch.setenv("PROPELAUTH_MAX_AGE_HOURS", "0")
+    with pytest.raises(SettingsError, match=r"PROPELAUTH_MAX_AGE_HOURS is 0\.0; it must be from 1 to"):
+        windows()
 
 
 # --- looks ---

@@ -30,6 +30,7 @@ SHELL = {
     "cp",
     "pip",
     "mkdir",
+    "mv",
     "python",
     "python3",
     "docker",
@@ -44,7 +45,9 @@ def commands(page: Path) -> list[str]:
     """Return the lines of the page's sh blocks, without comments, prompts and what is set before a command."""
     lines = []
     for block in re.findall(r"^```(?:sh|bash|console)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
-        for line in re.sub(r" > \S+$", "", block.replace("\\\n", " "), flags=re.MULTILINE).splitlines():
+        for line in re.sub(
+            r" > \S+$", "", block.replace("\\\n", " ").replace(" && ", "\n"), flags=re.MULTILINE
+        ).splitlines():
             words = [word for word in shlex.split(line.removeprefix("$ "), comments=True) if not _assignment(word)]
             lines += [shlex.join(words)] if words else []
     return lines

@@ -219,9 +219,18 @@ class Table:
         return {c.name: c for c in self.columns}[name]
 
     @property
+    def is_lookup(self) -> bool:
+        """Whether a run names what is looked up. Without that the scan is skipped, which is no failure."""
+        return self.group == "lookups"
+
+    @property
     def origin(self) -> str:
         """What the rows are read from: the endpoint, or the webhooks."""
         return f"GET {self.path}" if self.path else "webhooks"
+
+    def source_of(self, column: Column) -> str:
+        """Return the field of the API that ``column`` is read from: `/api/backend/v1/user/query users.email`."""
+        return f"{self.path} {self.items or 'response'}.{column.source_field}"
 
     def path_of(self, **values: str) -> str:
         """Return the path with ``values`` quoted into it."""

@@ -134,6 +134,7 @@ OAUTH_USERINFO = Table(
     ),
     shape=Document("user_token"),
     doc=f"{DOCS}/oauth2",
+    default=False,
 )
 
 
@@ -155,6 +156,7 @@ def _lookup(kind: str, path: str, parameter: str, privacy: PrivacyClass) -> Tabl
         columns=columns,
         shape=Lookup(parameter),
         doc=DOC,
+        default=False,
         options=("values",),
     )
 

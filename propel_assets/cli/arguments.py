@@ -71,14 +71,14 @@ def sandbox_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.option("--users", default=2500, type=click.IntRange(min=0), show_default=True, help="Number of users."),
         click.option("--orgs", default=120, type=click.IntRange(min=0), show_default=True, help="Number of orgs."),
-        click.option("--seed", default=1, show_default=True, help="Seed: with --now it decides every byte."),
+        click.option("--seed", default=1, show_default=True, help="The same seed and --now give the same data."),
         click.option(
             "--now",
             metavar="YYYY-MM-DD",
             type=click.DateTime(["%Y-%m-%d"]),
             # The sandbox's clock starts at noon. Before noon, its activity would be later than the load that reads it.
             callback=lambda _context, _option, value: (value or datetime.now(UTC) - timedelta(hours=12)).date(),
-            help="The date of the sandbox; its clock starts at 12:00 UTC. Default: today, before noon yesterday.",
+            help="Date of the sandbox; its clock starts at 12:00 UTC. Default: the last noon (UTC) that has passed.",
         ),
     ]
     for option in reversed(options):

@@ -26,6 +26,9 @@ from propel_assets.settings import DATASET, Settings, load_settings
 DESTINATION = "duckdb"
 ACTIVE_DAYS = 30
 STEP_ENDED = {dg.DagsterEventType.STEP_SUCCESS, dg.DagsterEventType.STEP_FAILURE}
+LEGEND = """
+0 rows: the mart compares days or loads, and needs more of them; end_user_api_key_usage needs `load --usage-per-key`.
+view: its rows are not counted. skipped: not read; `propel-assets status` has the reason."""
 NEXT_STEPS = """
 Next:
   {bin}/propel-assets dev        the same in the Dagster UI: lineage, checks, schedules
@@ -50,6 +53,7 @@ def run_demo(*, users: int, orgs: int, seed: int, now: date, environment: str = 
         click.echo(f"The PropelAuth sandbox at {sandbox.url} has {size}.")
         result = _run_job(sandbox, environment)
     print_table(("asset", "rows", "checks passed", "seconds"), _result_rows(result))
+    click.echo(LEGEND)
     if not result.success:
         raise WarehouseError("Not every table was loaded: see the lines above.")
     if installed():
@@ -79,10 +83,13 @@ def _run_job(sandbox: Sandbox, environment_name: str) -> dg.ExecuteInProcessResu
     webhooks = dg.AssetSelection.assets(environment.asset_key(AUTH_EVENT)).downstream()
     selection = dg.AssetSelection.all() - dg.AssetSelection.assets(environment.api_spec.key) - webhooks
     job = dg.define_asset_job("demo", selection=selection)
+    lines = _Lines(environment)
     definitions = dg.Definitions.merge(
         build_definitions(config),
-        dg.Definitions(jobs=[job], loggers={"progress": _progress_logger(environment)}),
+        dg.Definitions(jobs=[job], loggers={"progress": _progress_logger(lines)}),
     )
+    resolved = definitions.resolve_job_def(job.name)
+    lines.steps = sum(not lines.is_check(node.name) for node in resolved.nodes)
     look_ups = {}
     for user_id in list(sandbox.store.users)[:1]:
         user = sandbox.store.user_object(user_id)
@@ -93,7 +100,7 @@ def _run_job(sandbox: Sandbox, environment_name: str) -> dg.ExecuteInProcessResu
         if value
     }
     with dg.DagsterInstance.from_config(str(prepare_dagster_home())) as instance:
-        return definitions.resolve_job_def("demo").execute_in_process(
+        return resolved.execute_in_process(
             instance=instance, raise_on_error=False, run_config={"ops": ops, "loggers": {"progress": {}}}
         )
 
@@ -144,34 +151,47 @@ def _print_answers(settings: Settings, now: date) -> None:
     )
 
 
-def _progress_logger(environment: Environment) -> dg.LoggerDefinition:
-    """Return a logger that prints one line per step of a run, and nothing else."""
+class _Lines(logging.Handler):
+    """Prints one line per step of a run that loads or builds tables, and why a step failed; nothing else.
 
-    class Lines(logging.Handler):
-        """Prints a line when a step ends."""
+    ``steps``: how many there are.
+    """
 
-        done = 0
+    def __init__(self, environment: Environment) -> None:
+        super().__init__()
+        self.steps = self._done = 0
+        self._prefix = environment.named("")
 
-        def emit(self, record: logging.LogRecord) -> None:
-            """Print the end of a step that loads or builds tables, or why a step failed."""
-            event: Any = getattr(record, "dagster_event", None)
-            if event is None or event.event_type not in STEP_ENDED:
-                return
-            step = event.step_key.removeprefix(environment.named(""))
-            if event.event_type == dg.DagsterEventType.STEP_FAILURE:
-                data = event.step_failure_data
-                reason = data.user_failure_data.description if data.user_failure_data else data.error.cls_name
-                click.echo(f"{step}: failed. {reason}", err=True)
-            elif not step.startswith("check_"):
-                self.done += 1
-                seconds = event.step_success_data.duration_ms / 1_000
-                what = step.removeprefix("load_") + (" loaded" if step.startswith("load_") else "")
-                click.echo(f"[{self.done:2}] {environment.name_prefix}: {what} in {seconds:.1f} s", err=True)
+    def is_check(self, step: str) -> bool:
+        """Return whether a step only evaluates checks."""
+        return step.startswith(f"{self._prefix}check_")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the end of a step."""
+        event: Any = getattr(record, "dagster_event", None)
+        if event is None or event.event_type not in STEP_ENDED:
+            return
+        step = event.step_key.removeprefix(self._prefix)
+        if event.event_type == dg.DagsterEventType.STEP_FAILURE:
+            data = event.step_failure_data
+            reason = data.user_failure_data.description if data.user_failure_data else data.error.cls_name
+            click.echo(f"{step}: failed. {reason}", err=True)
+        elif not self.is_check(event.step_key):
+            self._done += 1
+            seconds = event.step_success_data.duration_ms / 1_000
+            verb, _, what = step.partition("_")
+            done = {"load": "loaded", "build": "built"}[verb]
+            number = f"[{self._done:{len(str(self.steps))}}/{self.steps}]"
+            click.echo(f"{number} {what} {done} in {seconds:.1f} s", err=True)
+
+
+def _progress_logger(lines: _Lines) -> dg.LoggerDefinition:
+    """Return a logger of a run that prints ``lines`` and nothing else."""
 
     @dg.logger
     def progress(_context: dg.InitLoggerContext) -> logging.Logger:
         logger = logging.Logger("propel_assets.progress", logging.DEBUG)
-        logger.addHandler(Lines())
+        logger.addHandler(lines)
         return logger
 
     return progress

@@ -17,6 +17,7 @@ import dagster as dg
 import urllib3
 
 from propel_assets.cli.instance import prepare_dagster_home, short_path
+from propel_assets.cli.sandbox import CHANGES_PER_MINUTE
 from propel_assets.cli.warehouse import require_tables_of
 from propel_assets.errors import PropelError
 from propel_assets.sandbox.running import Sandbox, tenant_id
@@ -24,7 +25,6 @@ from propel_assets.settings import child_environment, load_settings
 
 HOST = "127.0.0.1"
 POLL_SECONDS, PROGRESS_SECONDS = 0.5, 5
-CHANGES_PER_MINUTE = 20
 WEBHOOK_PATH = "/webhooks/propelauth"
 START_SENSOR = """mutation ($selector: SensorSelector!) {
     startSensor(sensorSelector: $selector) { __typename } }"""
@@ -96,7 +96,7 @@ def run_dev(
         names = {"bin": short_path(Path(sys.executable).parent), "sandbox": sandbox}
         live_guide = LIVE_GUIDE.format(changes=CHANGES_PER_MINUTE, sensor=sensor, **names) if live else ""
         guide = DEV_GUIDE.format(host=HOST, port=port, users=users, orgs=orgs, live=live_guide, **names)
-        click.echo(f"Starting Dagster; this takes 10 to 30 s.\n{guide}")
+        click.echo(f"The PropelAuth sandbox is at {sandbox.url}. Starting Dagster; this takes 10 to 30 s.")
         command = [
             sys.executable,
             "-W",

@@ -8,7 +8,7 @@ import click
 from propel_assets.catalog import AUTH_EVENT, BY_NAME, SCANS, TABLES, Table, tables_of
 from propel_assets.catalog.model import Lookup
 from propel_assets.cli.arguments import UserId, current_settings, table_arguments
-from propel_assets.cli.rendering import format_count, progress_bar
+from propel_assets.cli.rendering import VERDICTS, format_count, progress_bar
 from propel_assets.cli.status import exit_by_findings, log_failed_checks, run_checks
 from propel_assets.errors import PropelError
 
@@ -88,6 +88,7 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
             for result in (result for done in loads for result in done.results):
                 log(f"{result.table_name}: {_describe(result)}")
         if loaded:
+            log(VERDICTS)
             with session.warehouse(load_policy(settings.privacy_settings)) as warehouse:
                 findings = run_checks(warehouse, loaded)
     if findings:

@@ -39,7 +39,7 @@ class PropelGroup(click.Group):
             return super().invoke(ctx)
         except PropelError as error:
             raise click.ClickException(str(error)) from error
-        except (click.ClickException, click.Abort, click.exceptions.Exit):
+        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):  # click ends quietly
             raise
         except Exception as error:  # its text and its traceback may quote rows
             from propel_assets.privacy.redaction import unexpected_error
@@ -67,7 +67,7 @@ def main(environment: str | None) -> None:
 
     \b
     Examples:
-      propel-assets demo                      load a PropelAuth on this machine, through Dagster
+      propel-assets demo                      load a PropelAuth simulator, through Dagster
       propel-assets load                      load all tables from the PropelAuth of PROPELAUTH_AUTH_URL
       propel-assets load user_query           load one table, and those that are read together with it
       propel-assets status                    list the tables in the warehouse, their age, the last checks

@@ -3,7 +3,7 @@
 import json
 import re
 from dataclasses import asdict
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -18,7 +18,7 @@ SECONDS = 10
 """Time limit of one request to the sandbox."""
 
 
-@click.command(short_help="Run a PropelAuth on this machine.")
+@click.command(short_help="Run a PropelAuth simulator on this machine.")
 @click.option("--port", default=8400, type=PORT, show_default=True, help="Port on 127.0.0.1; 0 for a free one.")
 @sandbox_options
 @click.option(
@@ -39,9 +39,7 @@ SECONDS = 10
     type=click.FloatRange(min=0, min_open=True, max=60_000),
     help=f"With --live: how many changes happen. Default: {CHANGES_PER_MINUTE}.",
 )
-@click.pass_context
 def sandbox(
-    context: click.Context,
     port: int,
     users: int,
     orgs: int,
@@ -53,7 +51,7 @@ def sandbox(
     live: bool,
     changes_per_minute: float | None,
 ) -> None:
-    """Run a PropelAuth on this machine, with users, orgs, roles, API keys and insight reports.
+    """Run a PropelAuth simulator on this machine, with users, orgs, roles, API keys and insight reports.
 
     \b
     Examples:
@@ -68,9 +66,6 @@ def sandbox(
         raise click.UsageError("--changes-per-minute needs --live.")
     if webhook_url and not re.fullmatch(r"https?://[^\s/]\S*", webhook_url):
         raise click.BadParameter(f"{webhook_url!r} is not an http(s) URL.", param_hint="--webhook-url")
-    if live and context.get_parameter_source("now") is click.core.ParameterSource.DEFAULT:
-        now = (datetime.now(UTC) - timedelta(hours=12)).date()  # its noon, at which the history ends, has passed
-
     try:
         for option in faults:
             parse_option(option)
@@ -80,8 +75,8 @@ def sandbox(
     profile_faults = _read_profile(profile) if profile else {}
 
     def print_settings(url: str) -> None:
-        click.echo(f"PROPELAUTH_AUTH_URL={url}\nPROPELAUTH_API_KEY=sandbox-api-key")
-        click.echo("PROPELAUTH_OAUTH_TOKEN=sandbox-user-token")
+        click.echo(f"PROPELAUTH_AUTH_URL={url}\nPROPELAUTH_API_KEY={Sandbox.api_key}")
+        click.echo(f"PROPELAUTH_OAUTH_TOKEN={Sandbox.user_token}")
         if webhook_url:
             click.echo(f"PROPELAUTH_WEBHOOK_SECRET={Sandbox.webhook_secret}")
 

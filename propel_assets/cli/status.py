@@ -10,7 +10,7 @@ import click
 from propel_assets import __version__
 from propel_assets.catalog import BY_NAME, TABLES, Table
 from propel_assets.cli.arguments import Duration, current_settings, table_arguments
-from propel_assets.cli.rendering import format_age, log, print_table
+from propel_assets.cli.rendering import VERDICTS, format_age, log, print_table
 from propel_assets.cli.warehouse import open_configured_warehouse
 from propel_assets.errors import SettingsError
 from propel_assets.settings import Settings
@@ -40,7 +40,7 @@ def check(tables: tuple[str, ...]) -> None:
         chosen = [BY_NAME[name] for name in tables] or [t for t in TABLES if warehouse.columns_of(t.name)]
         findings = run_checks(warehouse, chosen)
     print_table(
-        ("table", "check", "", "finding"),
+        ("table", "check", "result", "finding"),
         [(f.table, f.check, "ok" if f.passed else f.severity, f.summary) for f in findings],
     )
     exit_by_findings(findings)
@@ -53,14 +53,17 @@ def check(tables: tuple[str, ...]) -> None:
     type=click.Choice(["table", "json", "prometheus"]),
     default="table",
     show_default=True,
-    help="Output for people, programs, or a Prometheus scrape.",
+    help="Output for people, for programs, or as metrics in Prometheus' text format.",
 )
 @click.option("--json", "output", flag_value="json", help="The same as --format json.")
-@click.option("--max-age", type=Duration(), help="Exit with 3 if a default table is older, such as 26h or 90m.")
-def status(output: str, max_age: timedelta | None) -> None:
-    """List the tables and marts in the warehouse: rows, age, the last scan, the last checks.
+@click.option("--max-age", type=Duration(), help="Exit with 3 if a table is older, such as 26h or 90m.")
+@table_arguments
+def status(output: str, max_age: timedelta | None, tables: tuple[str, ...]) -> None:
+    """List TABLES (default: all, and the marts) in the warehouse: rows, age, the last scan, the last checks.
 
     With `--max-age` it is a dead man's switch that needs no Dagster: run it from cron, beside the schedule it watches.
+    A table that was never loaded is too old, unless it was skipped. Without TABLES, those that are loaded by default
+    are compared. Marts are not compared.
 
     \b
     Examples:
@@ -68,28 +71,31 @@ def status(output: str, max_age: timedelta | None) -> None:
       propel-assets status --json
       propel-assets status --format prometheus
       propel-assets status --max-age 26h
+      propel-assets status --max-age 26h user_query org_query
     """
     from propel_assets.marts.built import built_models
     from propel_assets.warehouse.status import table_statuses, too_old
 
     settings = current_settings()
     with open_configured_warehouse(settings) as warehouse:
-        tables = table_statuses(warehouse)
-        models = built_models(warehouse, settings.target) if output != "prometheus" else ()
+        found = [status for status in table_statuses(warehouse) if not tables or status.table in tables]
+        models = built_models(warehouse, settings.target) if output != "prometheus" and not tables else ()
     if output == "table":
-        _print_status(tables, models, settings)
+        _print_status(found)
+        if not tables:
+            _print_marts(models, settings)
     else:
         events = _event_status(settings)
-        click.echo(_as_json(tables, models, events) if output == "json" else _as_prometheus(tables, events), nl=False)
-    if max_age is not None and (old := too_old(tables, max_age)):
-        names = ", ".join(table.table for table in old)
-        log(f"Older than {max_age / timedelta(hours=1):g} h: {names}. Check that the schedule runs.")
+        is_json = output == "json"
+        text = _as_json(found, models, events) if is_json else _as_prometheus(found, events, settings.environment)
+        click.echo(text, nl=False)
+    if max_age is not None and (old := too_old(found, max_age, tables)):
+        limit = f"{max_age / timedelta(hours=1):g} h"
+        log(f"Not loaded in the last {limit}: {', '.join(old)}. Check that the schedule runs.")
         raise SystemExit(CHECK_FAILED)
 
 
-def _print_status(tables: "Sequence[TableStatus]", models: "Sequence[BuiltModel]", settings: Settings) -> None:
-    from propel_assets.marts.runner import how_to_build
-
+def _print_status(tables: "Sequence[TableStatus]") -> None:
     print_table(
         ("table", "rows", "last scan", "age", "checks passed", "up to date"),
         [
@@ -98,12 +104,20 @@ def _print_status(tables: "Sequence[TableStatus]", models: "Sequence[BuiltModel]
                 "-" if t.rows is None else f"{t.rows:,}",
                 t.verdict,
                 format_age(t.loaded_at) if t.loaded_at else "-",
-                f"{t.checks_passed} of {t.checks}" if t.checks else "-",
-                "yes" if t.up_to_date.passed else t.up_to_date.summary,
+                f"{t.checks_passed} of {len(t.last_checks)}" if t.last_checks else "-",
+                "yes" if t.up_to_date.passed else "no",
             )
             for t in tables
         ],
     )
+    for late in (t for t in tables if not t.up_to_date.passed):
+        click.echo(f"{late.table}: {late.up_to_date.summary}")
+    log(VERDICTS)
+
+
+def _print_marts(models: "Sequence[BuiltModel]", settings: Settings) -> None:
+    from propel_assets.marts.runner import how_to_build
+
     click.echo()
     if not models:
         click.echo(f"No marts. {how_to_build(settings.target)}")
@@ -112,6 +126,7 @@ def _print_status(tables: "Sequence[TableStatus]", models: "Sequence[BuiltModel]
         ("mart", "rows", "age of the data"),
         [(m.name, f"{m.rows:,}", format_age(m.as_of) if m.as_of else "-") for m in models],
     )
+    log("-: the mart does not record which load it was built from.")
 
 
 def _event_status(settings: Settings) -> "StoreStatus | None":
@@ -141,7 +156,7 @@ def _as_json(tables: "Sequence[TableStatus]", models: "Sequence[BuiltModel]", ev
                 "proved_at": _time(t.proved_at),
                 "requests": t.requests,
                 "rate_limited": t.rate_limited,
-                "checks": {"passed": t.checks_passed, "failed": t.checks - t.checks_passed},
+                "checks": {"passed": t.checks_passed, "failed": len(t.last_checks) - t.checks_passed},
                 "is_up_to_date": t.up_to_date.passed,
             }
             for t in tables
@@ -156,7 +171,7 @@ def _time(at: datetime | None) -> str | None:
     return at.astimezone(UTC).isoformat(timespec="seconds") if at else None
 
 
-def _as_prometheus(tables: "Sequence[TableStatus]", events: "StoreStatus | None") -> str:
+def _as_prometheus(tables: "Sequence[TableStatus]", events: "StoreStatus | None", environment: str) -> str:
     """Return the metrics. Times are epoch seconds, so that a text that is not renewed still grows old."""
     try:
         from prometheus_client import CollectorRegistry, Gauge, generate_latest
@@ -167,10 +182,10 @@ def _as_prometheus(tables: "Sequence[TableStatus]", events: "StoreStatus | None"
     registry = CollectorRegistry()
 
     def gauge(name: str, text: str, values: dict[str, float | None]) -> None:
-        metric = Gauge(f"propel_{name}", text, ["table"], registry=registry)
+        metric = Gauge(f"propel_{name}", text, ["environment", "table"], registry=registry)
         for table, value in values.items():
             if value is not None:
-                metric.labels(table).set(value)
+                metric.labels(environment, table).set(value)
 
     gauge("table_rows", "Rows in the warehouse.", {t.table: t.rows for t in tables})
     gauge(
@@ -186,16 +201,19 @@ def _as_prometheus(tables: "Sequence[TableStatus]", events: "StoreStatus | None"
     gauge("scan_requests", "Requests of the last scan.", {t.table: t.requests for t in tables})
     gauge("scan_rate_limited", "Responses with status 429 in the last scan.", {t.table: t.rate_limited for t in tables})
     gauge("table_skipped", "1 if the last scan skipped the table.", {t.table: t.verdict == "skipped" for t in tables})
-    gauge("checks_failed", "Failed checks of the last load.", {t.table: t.checks - t.checks_passed for t in tables})
+    gauge(
+        "checks_failed",
+        "Failed checks of the last load.",
+        {t.table: len(t.last_checks) - t.checks_passed for t in tables},
+    )
     if events is not None:
         oldest = events.oldest_received_at
         lag = max(0.0, (datetime.now(UTC) - oldest).total_seconds()) if oldest else 0.0
-        pending = Gauge("propel_webhook_pending_events", "Events not applied yet.", registry=registry)
-        pending.set(events.pending)
-        age = Gauge(
-            "propel_webhook_oldest_pending_seconds", "Age of the oldest event not applied yet.", registry=registry
-        )
-        age.set(lag)
+        text = "Age of the oldest event not applied yet."
+        pending = Gauge("propel_webhook_pending_events", "Events not applied yet.", ["environment"], registry=registry)
+        age = Gauge("propel_webhook_oldest_pending_seconds", text, ["environment"], registry=registry)
+        pending.labels(environment).set(events.pending)
+        age.labels(environment).set(lag)
     return generate_latest(registry).decode()
 
 

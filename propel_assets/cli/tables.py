@@ -5,8 +5,9 @@ from pathlib import Path
 import click
 
 from propel_assets.catalog import TABLES
+from propel_assets.catalog.model import API
 from propel_assets.cli.arguments import current_settings
-from propel_assets.cli.rendering import print_table
+from propel_assets.cli.rendering import log, print_table
 
 
 @click.command(short_help="List all tables with key and endpoint.")
@@ -18,9 +19,18 @@ def tables() -> None:
       propel-assets tables
     """
     print_table(
-        ("table", "key", "read from", "default"),
-        [(t.name, ", ".join(t.key), t.origin, "on" if t.default else "by name") for t in TABLES],
+        ("table", "key", "read from", "loaded"),
+        [
+            (
+                t.name,
+                ", ".join(t.key),
+                t.path.replace(API, "...") or "webhooks",
+                "by default" if t.default else "by name",
+            )
+            for t in TABLES
+        ],
     )
+    log(f"Paths are read with GET; ... is {API}. By name: propel-assets load TABLE.")
 
 
 @click.command(short_help="Show which API field a column is read from.")

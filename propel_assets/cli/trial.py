@@ -12,7 +12,7 @@ from propel_assets.errors import SettingsError
 @click.command(short_help="Load a sandbox through Dagster; print answers.")
 @sandbox_options
 def demo(users: int, orgs: int, seed: int, now: date) -> None:
-    """Load every table of a PropelAuth that runs on this machine, through Dagster, into DuckDB.
+    """Load every table of a PropelAuth simulator on this machine, through Dagster, into DuckDB.
 
     \b
     Examples:

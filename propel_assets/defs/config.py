@@ -121,9 +121,19 @@ class PropelAuthConfig(dg.Model, dg.Resolvable):
     daily_cron: Annotated[
         str | None,
         _option(
-            "Cron schedule that loads everything; null for none. It is off until it is turned on in Dagster.", DAILY
+            "Cron schedule that loads everything; null for none. It is off until it is turned on in Dagster. Set "
+            "max_age_hours for one that is not daily.",
+            DAILY,
         ),
     ] = DAILY
+    max_age_hours: Annotated[
+        float | None,
+        _option(
+            "Age in hours above which the check up_to_date and the freshness policies warn: the interval of the "
+            "schedule, and 2 hours for the load. Default: PROPELAUTH_MAX_AGE_HOURS, then 26.",
+            170,
+        ),
+    ] = None
     recent_cron: Annotated[
         str | None,
         _option(

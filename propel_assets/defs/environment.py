@@ -14,14 +14,19 @@ from pydantic import Field
 
 from propel_assets.catalog import BY_NAME, TABLES, Table
 from propel_assets.defs.config import Layer, PropelAuthConfig
-from propel_assets.settings import DATASET, Settings, Target, destination_name, environment_name, load_settings
-from propel_assets.warehouse.checks import MAX_AGE
+from propel_assets.settings import (
+    DATASET,
+    Settings,
+    Target,
+    destination_name,
+    environment_name,
+    load_settings,
+    max_age,
+)
 
 PREFIX = "propel_auth"
 CREDENTIALS = ("auth_url", "api_key", "oauth_token")
 SECRET: dict[str, Any] = {"dagster__is_secret": True}
-# It counts materializations, also those of a skipped table: the check `up_to_date` shows the age of the data.
-FRESHNESS = dg.FreshnessPolicy.time_window(warn_window=MAX_AGE, fail_window=timedelta(hours=50))
 
 
 class PropelAuthResource(dg.ConfigurableResource):
@@ -133,6 +138,16 @@ class Environment:
         return self._table_specs[table.name].key
 
     @cached_property
+    def freshness(self) -> dg.FreshnessPolicy:
+        """The freshness policy of default tables and marts: a warning above `max_age_hours`, a failure a day later.
+
+        It counts materializations, also those of a skipped table: the check `up_to_date` shows the age of the data.
+        """
+        hours = self.config.max_age_hours
+        limit = max_age(self.name) if hours is None else timedelta(hours=hours)
+        return dg.FreshnessPolicy.time_window(warn_window=limit, fail_window=limit + timedelta(days=1))
+
+    @cached_property
     def _table_specs(self) -> dict[str, dg.AssetSpec]:
         return {table.name: self.finish(self._table_spec(table), "raw") for table in TABLES}
 
@@ -148,11 +163,7 @@ class Environment:
             )
             for c in table.columns
         ]
-        upstream = {
-            c.name: [dg.TableColumnDep(api, f"{table.path} {table.items or 'answer'}.{c.source_field}")]
-            for c in table.columns
-            if table.path
-        }
+        upstream = {c.name: [dg.TableColumnDep(api, table.source_of(c))] for c in table.columns if table.path}
         return dg.AssetSpec(
             self.key(PREFIX, table.name),
             deps=[api] if table.path else [],
@@ -160,7 +171,7 @@ class Environment:
             group_name=self.group(table.group),
             kinds={"propelauth", "dlt", self.destination},
             automation_condition=self.condition(_on_changed_totals()) if table.default else None,
-            freshness_policy=FRESHNESS if table.default else None,
+            freshness_policy=self.freshness if table.default else None,
             metadata={
                 "dagster/column_schema": dg.TableSchema(columns=columns),
                 "dagster/column_lineage": dg.TableColumnLineage(deps_by_column=upstream),
@@ -205,6 +216,7 @@ class Environment:
         warehouse = getattr(resources, self.warehouse_key)
         found = {name: getattr(credentials, name, "") or self._configured(name) for name in CREDENTIALS}
         found |= {"destination": warehouse.destination or self.config.destination, "privacy": self.config.privacy}
+        found["max_age_hours"] = self.config.max_age_hours
         return load_settings(found, self.name)
 
     def _configured(self, name: str) -> str:

@@ -14,7 +14,7 @@ import dagster as dg
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
 from propel_assets.catalog import AUDIT_TABLES, BY_NAME, INSIGHTS
-from propel_assets.defs.environment import FRESHNESS, PREFIX, Environment
+from propel_assets.defs.environment import PREFIX, Environment
 from propel_assets.defs.failures import convert_errors
 from propel_assets.errors import WarehouseError
 from propel_assets.marts import runner
@@ -248,7 +248,7 @@ def _translator(environment: Environment) -> Any:
                 group_name=environment.group(layer),
                 kinds={"dbt", environment.destination},
                 automation_condition=environment.condition(dg.AutomationCondition.eager()),
-                freshness_policy=FRESHNESS,
+                freshness_policy=environment.freshness,
             )
             return environment.finish(spec, layer)
 

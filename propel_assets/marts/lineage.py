@@ -118,7 +118,7 @@ def _raw_tables() -> tuple[dict[str, frozenset[str]], dict[str, str]]:
     for table in (*TABLES, *AUDIT_TABLES):
         layers[table.name] = LAYERS[1]
         for c in table.columns:
-            field = f"GET {table.path} {table.items or 'answer'}.{c.source_field}" if table.path else ""
+            field = f"GET {table.source_of(c)}" if table.path else ""
             field = f"webhook {c.source_field}" if isinstance(table.shape, Webhooks) else field
             sources[f"{table.name}.{c.name}"] = frozenset(filter(None, [field]))
     return sources, layers

@@ -8,7 +8,6 @@ from propel_assets import __version__
 from propel_assets.catalog import AUDIT_TABLES, TABLES, Column, Table
 from propel_assets.catalog.model import PrivacyClass
 from propel_assets.settings import DATASET, Target
-from propel_assets.warehouse.checks import MAX_AGE
 
 LOGICAL_TYPES = {
     "text": "string",
@@ -54,7 +53,7 @@ def contract(target: Target) -> dict[str, Any]:
         "slaProperties": [
             {
                 "property": "latency",
-                "value": MAX_AGE.total_seconds() / 3600,
+                "value": target.max_age_hours,
                 "unit": "h",
                 "element": ", ".join(table.name for table in TABLES if table.default),
                 "description": "The check up_to_date warns above it.",

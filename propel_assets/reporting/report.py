@@ -4,7 +4,6 @@ One HTML file that loads nothing and names no person. What cannot be shown is re
 """
 
 import tempfile
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -16,14 +15,16 @@ import yaml
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
 from propel_assets import __version__
-from propel_assets.catalog import BY_NAME, PROPEL_CHECKS, TABLES, Table
+from propel_assets.catalog import BY_NAME, TABLES, Table
 from propel_assets.errors import PropelError
 from propel_assets.marts import runner
 from propel_assets.marts.sources import PROJECT
 from propel_assets.reporting import charts
 from propel_assets.reporting.drawing import NARROW, THEMED, WIDE, Chart, can_draw
 from propel_assets.settings import Target
+from propel_assets.warehouse.audit import as_utc
 from propel_assets.warehouse.query import Warehouse
+from propel_assets.warehouse.status import table_statuses
 
 SCANS = 30
 """Scans of each table that the page shows."""
@@ -47,15 +48,6 @@ HISTORIES = (
     History("Orgs", "orgs_history", "org_id", "dim_org", "org_query"),
     History("Memberships", "memberships_history", "user_id, org_id", "bridge_membership", "org_membership"),
 )
-
-
-@dataclass(frozen=True)
-class Scanned:
-    """The last scans of a table, the oldest first: time and verdict of each; and the age of its data in hours."""
-
-    name: str
-    scans: tuple[tuple[datetime, str], ...]
-    age_hours: float | None
 
 
 @dataclass(frozen=True)
@@ -91,20 +83,6 @@ class Changes:
     is_built: bool = True
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A table: rows, how many more than after the load before, how it was read, when, and its last checks."""
-
-    name: str
-    rows: int | None
-    more: int | None
-    verdict: str
-    reason: str
-    at: datetime | None
-    passed: int
-    checks: int
-
-
 def write_report(warehouse: Warehouse, path: Path, target: Target) -> None:
     """Write the page of the warehouse ``target`` to ``path``, whole or not at all.
 
@@ -131,34 +109,27 @@ def render(warehouse: Warehouse, target: Target) -> str:
     """Return the page."""
     panels = [_panel(warehouse, mart, target.named(runner.MARTS)) for mart in charts.CHARTS]
     changes = [_changes(warehouse, history, target) for history in HISTORIES]
-    checks = _last_checks(warehouse)
-    tables = [loaded for table in TABLES if (loaded := _loaded(warehouse, table, checks))]
+    tables = table_statuses(warehouse)
+    checks = [check for table in tables for check in table.last_checks]
     template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(template).render(
         version=__version__,
         environment=target.environment,
         now=datetime.now(UTC),
-        read_at=max((t.at for t in tables if t.at), default=None),
+        read_at=max((t.loaded_at for t in tables if t.loaded_at), default=None),
         headlines=[panel.chart.headline for panel in panels if panel.chart and panel.chart.headline],
-        checks=(sum(t.passed for t in tables), sum(t.checks for t in tables)),
+        checks=(sum(check.passed for check in checks), len(checks)),
         panels=panels,
-        scanned=[scanned for table in TABLES if table.default and (scanned := _scanned(warehouse, table))],
+        scans={t.table: warehouse.audit.verdicts(BY_NAME[t.table], loads=SCANS)[::-1] for t in tables},
+        max_age=target.max_age,
         definitions=[_definition(mart) for mart in charts.CHARTS],
         changes=changes,
         how_to_build="" if all(part.is_built for part in (*panels, *changes)) else runner.how_to_build(target),
-        failed=[check for them in checks.values() for check in them if not check["passed"]],
+        failed=[check for check in checks if not check.passed],
         tables=tables,
+        more={t.table: _more(warehouse, BY_NAME[t.table]) for t in tables},
     )
-
-
-def _scanned(warehouse: Warehouse, table: Table) -> Scanned | None:
-    scans = warehouse.audit.verdicts(table, loads=SCANS)
-    if not scans:
-        return None
-    good = next((at for at, verdict in scans if verdict != "skipped"), None)
-    age = None if good is None else max(0.0, (datetime.now(UTC) - _utc(good)).total_seconds() / 3600)
-    return Scanned(table.name, tuple((_utc(at), verdict) for at, verdict in reversed(scans)), age)
 
 
 @cache
@@ -201,7 +172,7 @@ def _changes(warehouse: Warehouse, of: History, target: Target) -> Changes:
         [(as_of,)] = warehouse.rows(f"SELECT max(as_of) FROM {target.named(runner.MARTS)}.{of.mart}")  # noqa: S608 - our names
         if as_of is None:
             return Changes(of.kind, instead="None yet.")
-        since = f"CAST('{_utc(as_of):%Y-%m-%d %H:%M:%S.%f}+00' AS TIMESTAMP WITH TIME ZONE)"
+        since = f"CAST('{as_utc(as_of):%Y-%m-%d %H:%M:%S.%f}+00' AS TIMESTAMP WITH TIME ZONE)"
         is_there, was_there = "present > 0", f"first_from < {since}"
         counted = (
             is_there,
@@ -222,55 +193,14 @@ def _changes(warehouse: Warehouse, of: History, target: Target) -> Changes:
         return Changes(of.kind, instead=f"{history} has not been built yet.", is_built=False)
     *shown, before = map(int, counts)
     last = warehouse.audit.last_load(BY_NAME[of.raw])
-    if last and _utc(last.finished_at) > _utc(as_of):
+    if last and last.finished_at > as_utc(as_of):
         return Changes(of.kind, instead="The marts are older than the last load.", is_built=False)
     if not before:
         return Changes(of.kind, instead=f"{shown[0]:,} in the first load. Changes are known from the second load on.")
     return Changes(of.kind, tuple(shown))
 
 
-def _last_checks(warehouse: Warehouse) -> dict[str, list[dict[str, Any]]]:
-    """Return the last evaluation of every check, by table."""
-    sql = f"SELECT table_name, check_name, passed, severity, summary FROM {warehouse.table(PROPEL_CHECKS.name)}"  # noqa: S608
-    latest: dict[tuple[str, str], dict[str, Any]] = {}
-    with suppress(DatabaseUndefinedRelation):
-        for table, check, passed, severity, summary in warehouse.rows(f"{sql} ORDER BY checked_at"):
-            latest[table, check] = {
-                "table": table,
-                "check": check,
-                "passed": bool(passed),
-                "severity": severity,
-                "summary": summary,
-            }
-    found: dict[str, list[dict[str, Any]]] = {}
-    for (table, _), check in latest.items():
-        found.setdefault(table, []).append(check)
-    return found
-
-
-def _loaded(warehouse: Warehouse, table: Table, checks: dict[str, list[dict[str, Any]]]) -> Loaded | None:
-    tried, good = warehouse.audit.last_load(table, skipped=True), warehouse.audit.last_load(table)
-    if tried is None:
-        return None
-    mine = checks.get(table.name, [])
-    rows = warehouse.count(table.name) if good else None
-    return Loaded(
-        table.name,
-        rows,
-        _more(warehouse, table),
-        tried.verdict,
-        tried.reason or "",
-        _utc(good.finished_at) if good else None,
-        sum(check["passed"] for check in mine),
-        len(mine),
-    )
-
-
 def _more(warehouse: Warehouse, table: Table) -> int | None:
     """Return how many more rows the last complete load left than the one before; None: there was none."""
     last = warehouse.audit.rows_after(table, loads=2)
     return last[0] - last[1] if len(last) == 2 else None
-
-
-def _utc(at: datetime) -> datetime:
-    return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)

@@ -32,6 +32,7 @@ from propel_assets.settings.parsing import (
     environment_name,
     executor_name,
     load_settings,
+    max_age,
     variables_of,
 )
 from propel_assets.settings.process import (
@@ -60,6 +61,7 @@ __all__ = [
     "executor_name",
     "is_loopback",
     "load_settings",
+    "max_age",
     "normalize_auth_url",
     "require_credentials",
     "temporary_environment",

@@ -5,12 +5,14 @@ The documentation is generated from the metadata of these fields.
 
 import re
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from typing import Any
 
 from propel_assets.errors import SettingsError
 
 PIPELINE = "propel_auth_pipeline"
 DATASET = "propel_auth_data"
+MAX_AGE_HOURS = 26.0
 ENVIRONMENT_NAME = re.compile(r"[a-z][a-z0-9_]{0,19}")
 
 
@@ -53,7 +55,13 @@ class Target:
     table_format: str = "delta"
     staging: str = ""
     lock_seconds: float = 600.0
+    max_age_hours: float = MAX_AGE_HOURS
     environment: str = ""
+
+    @property
+    def max_age(self) -> timedelta:
+        """Return the age above which the data of a table that is loaded by default is too old."""
+        return timedelta(hours=self.max_age_hours)
 
     def named(self, name: str) -> str:
         """Return ``name`` for this environment: `staging_propel_auth_data`.
@@ -151,6 +159,14 @@ class Settings:
     )
     allow_loss: bool = _setting(
         "PROPELAUTH_ALLOW_LOSS", False, "Set to true for one run to replace the rows although more were lost."
+    )
+    max_age_hours: float = _setting(
+        "PROPELAUTH_MAX_AGE_HOURS",
+        MAX_AGE_HOURS,
+        "Age in hours above which the check `up_to_date` warns, for tables that are loaded by default: the interval of "
+        "your schedule, and 2 hours for the load.",
+        minimum=1,
+        maximum=87_600,
     )
     lock_seconds: float = _setting(
         "PROPELAUTH_LOCK_SECONDS",

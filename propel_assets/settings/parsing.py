@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from propel_assets.errors import SettingsError
-from propel_assets.settings.fields import FIELDS, Settings, check_value, variable_of
+from propel_assets.settings.fields import FIELDS, MAX_AGE_HOURS, Settings, Target, check_value, variable_of
 
 PER_ENVIRONMENT = ("auth_url", "api_key", "oauth_token", "webhook_secret", "webhook_store")
 """Settings without a common value: the key of one environment must never be sent to another."""
@@ -51,6 +52,18 @@ def executor_name(environment: str | None = None) -> str:
     name = _value("executor", environment)
     check_value("executor", name)
     return name
+
+
+def max_age(environment: str | None = None) -> timedelta:
+    """Return `Target.max_age` for freshness policies. Other settings may have values that are not allowed.
+
+    Raises:
+        SettingsError: the value is not allowed.
+    """
+    found = _find("max_age_hours", _environment(environment))
+    hours = _parse(*found, float) if found else MAX_AGE_HOURS
+    check_value("max_age_hours", hours)
+    return Target(max_age_hours=hours).max_age
 
 
 def variables_of(name: str, environment: str) -> list[str]:

@@ -41,9 +41,9 @@ class LoadRecord:
 
 
 def as_utc(at: datetime | str) -> datetime:
-    """Return a time of an audit table with its time zone. SQLite returns text, some destinations no time zone."""
+    """Return a time of an audit table in UTC. SQLite returns text, some destinations no time zone."""
     at = datetime.fromisoformat(at) if isinstance(at, str) else at
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
+    return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def decode_json(value: Any) -> Any:

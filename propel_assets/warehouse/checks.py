@@ -4,6 +4,7 @@ Evidence is counts and ids. Personal values are shown hashed. A check that canno
 check is not bad data.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from statistics import median
 from typing import Any, Literal
+
+from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
 from propel_assets.catalog import AUTH_EVENT, PROPEL_CHECKS, Reference, Table
 from propel_assets.privacy.filter import HELD_BACK
@@ -24,7 +27,6 @@ Severity = Literal["ERROR", "WARN"]
 FIRST = 5
 SQL_TYPES = {"text": "VARCHAR", "bool": "BOOLEAN"}  # by dlt's names; the others are the same in SQL
 MISMATCHES = {"type", "column type"}  # reasons that mean: the value is not of the declared type
-MAX_AGE = timedelta(hours=26)  # one day between two runs of the daily schedule, and 2 hours for the load
 HISTORY_LOADS = 30
 LEAST_LOADS = 5  # before a history says anything
 LEAST_ROWS, LEAST_SHARE, DEVIATIONS = 10, 0.1, 4.0  # how far from the median is still usual
@@ -341,7 +343,7 @@ def volume(facts: TableFacts) -> Finding:
 
 
 def up_to_date(facts: TableFacts) -> Finding:
-    """The last load read the table, and its data is at most 26 hours old. Tables loaded by name have no such limit."""
+    """The last load read the table, and its data is not too old. Tables loaded by name have no limit of age."""
     tried, last, table = facts.attempt, facts.load, facts.table
     if tried is None:
         return _finding(table, "up_to_date", NOT_LOADED)
@@ -355,11 +357,12 @@ def up_to_date(facts: TableFacts) -> Finding:
         evidence["reason"] = tried.reason
         kept = " The previous data is kept." if last else ""
         text = f"Skipped at the last load. {tried.reason} {state}{kept}"
-        return _finding(table, "up_to_date", text, failed="WARN", evidence=evidence)
-    if table.default and age > MAX_AGE:
-        evidence["reason"] = f"Older than {MAX_AGE / timedelta(hours=1):.0f} hours"
+        return _finding(table, "up_to_date", text, failed=None if table.is_lookup else "WARN", evidence=evidence)
+    max_age = facts.warehouse.max_age
+    if table.default and age > max_age:
+        evidence["reason"] = f"Older than {max_age / timedelta(hours=1):g} hours"
         text = (
-            f"{evidence['reason']}. {state} Run `propel-assets load {table.name}`, and check that the daily "
+            f"{evidence['reason']}. {state} Run `propel-assets load {table.name}`, and check that the "
             "schedule is on and that its last run succeeded."
         )
         return _finding(table, "up_to_date", text, failed="WARN", evidence=evidence)
@@ -471,13 +474,14 @@ def _shown(table: Table, columns: Sequence[str], values: Sequence[Any]) -> str:
     return ", ".join(shown)
 
 
-def last_findings(warehouse: Warehouse, table: Table) -> tuple[int, int]:
-    """Return how many of the last checks of ``table`` passed, and how many there were."""
-    latest: dict[str, bool] = {}
+def last_findings(warehouse: Warehouse, table: Table) -> tuple[Finding, ...]:
+    """Return the last stored result of each check of ``table``."""
+    latest: dict[str, Finding] = {}
     sql = (
-        f"SELECT check_name, passed FROM {warehouse.table(PROPEL_CHECKS.name)} "  # noqa: S608 - a quoted name
+        f"SELECT check_name, passed, severity, summary FROM {warehouse.table(PROPEL_CHECKS.name)} "  # noqa: S608
         "WHERE table_name = %s ORDER BY checked_at"
     )
-    for name, passed in warehouse.rows(sql, table.name):
-        latest[name] = bool(passed)
-    return sum(latest.values()), len(latest)
+    with contextlib.suppress(DatabaseUndefinedRelation):
+        for name, passed, severity, summary in warehouse.rows(sql, table.name):
+            latest[name] = Finding(table.name, name, bool(passed), severity, summary)
+    return tuple(latest.values())

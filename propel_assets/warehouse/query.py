@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
@@ -37,9 +38,9 @@ class Warehouse:
     load_time = "l.inserted_at"
     """The SQL expression that orders the loads: `l` is `_dlt_loads`, `s` is `propel_scans`."""
 
-    def __init__(self, client: Any, policy: Policy) -> None:
-        """Query through ``client``; ``policy`` is the privacy policy of the loads."""
-        self._client, self.privacy = client, policy
+    def __init__(self, client: Any, policy: Policy, max_age: timedelta) -> None:
+        """Query through ``client``. ``policy``: the privacy policy of the loads. ``max_age``: of data, for checks."""
+        self._client, self.privacy, self.max_age = client, policy, max_age
 
     @cached_property
     def audit(self) -> Audit:
@@ -151,9 +152,9 @@ class FileWarehouse(Warehouse):
     # The files have only the id of a load. If the clock of a process was ahead, all later ids are of the future.
     load_time = "s.finished_at"
 
-    def __init__(self, client: FilesystemClient, policy: Policy) -> None:
-        """Query the files of ``client``; ``policy`` is the privacy policy of the loads."""
-        super().__init__(client, policy)
+    def __init__(self, client: FilesystemClient, policy: Policy, max_age: timedelta) -> None:
+        """Query the files of ``client``."""
+        super().__init__(client, policy, max_age)
         self._files = FileTables(client)
 
     def rows(self, sql: str, *params: Any, limit: int | None = None) -> list[tuple[Any, ...]]:
@@ -218,9 +219,9 @@ def connect(pipeline: dlt.Pipeline, target: Target, policy: Policy) -> Iterator[
     """
     with warehouse_client(pipeline, target) as client:
         if isinstance(client, FilesystemClient):
-            yield FileWarehouse(client, policy)
+            yield FileWarehouse(client, policy, target.max_age)
         elif isinstance(client, SqlJobClientBase):
-            yield Warehouse(client, policy)
+            yield Warehouse(client, policy, target.max_age)
         else:
             raise WarehouseError(f"The destination {target.destination} cannot be queried with SQL.")
 

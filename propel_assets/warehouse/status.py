@@ -1,6 +1,6 @@
 """The state of each table: rows, the last scans, the last checks. Read from the warehouse, without Dagster."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -23,9 +23,8 @@ class TableStatus:
         proved_at: when the last scan ended that was proved complete.
         requests: requests of the last scan. Tables that are read together have the same number.
         rate_limited: responses with status 429 among them.
-        checks_passed: how many of its last checks passed.
-        checks: how many checks there were. Checks are stored when a load is checked in Dagster or by `load`.
-        up_to_date: the check of the same name.
+        last_checks: the last result of each check. It is stored when a load is checked in Dagster or by `load`.
+        up_to_date: the check of the same name, evaluated now.
     """
 
     table: str
@@ -37,9 +36,13 @@ class TableStatus:
     proved_at: datetime | None
     requests: int | None
     rate_limited: int | None
-    checks_passed: int
-    checks: int
+    last_checks: tuple[Finding, ...]
     up_to_date: Finding
+
+    @property
+    def checks_passed(self) -> int:
+        """How many of the last checks passed."""
+        return sum(check.passed for check in self.last_checks)
 
     def age(self) -> timedelta | None:
         """Return the time since the table was written; None: never. Not negative, because clocks differ."""
@@ -47,14 +50,15 @@ class TableStatus:
 
 
 def table_statuses(warehouse: Warehouse) -> list[TableStatus]:
-    """Return the state of every table that a scan has read or skipped."""
-    return [_status(warehouse, table) for table in TABLES if warehouse.audit.last_load(table, skipped=True)]
+    """Return the state of every table that a scan has read or skipped. Look-ups without values are left out."""
+    return [
+        _status(warehouse, table) for table in TABLES if warehouse.audit.last_load(table, skipped=not table.is_lookup)
+    ]
 
 
 def _status(warehouse: Warehouse, table: Table) -> TableStatus:
     last, good = warehouse.audit.last_load(table, skipped=True), warehouse.audit.last_load(table)
     proved = warehouse.audit.last_load(table, verdict="proved")
-    passed, checks = last_findings(warehouse, table)
     return TableStatus(
         table=table.name,
         is_default=table.default,
@@ -65,12 +69,16 @@ def _status(warehouse: Warehouse, table: Table) -> TableStatus:
         proved_at=proved.finished_at if proved else None,
         requests=last.requests if last else None,
         rate_limited=last.rate_limited if last else None,
-        checks_passed=passed,
-        checks=checks,
+        last_checks=last_findings(warehouse, table),
         up_to_date=up_to_date(TableFacts(warehouse, table)),
     )
 
 
-def too_old(statuses: Sequence[TableStatus], limit: timedelta) -> list[TableStatus]:
-    """Return the default tables that were written before, and not within ``limit``."""
-    return [s for s in statuses if s.is_default and (age := s.age()) is not None and age > limit]
+def too_old(statuses: Sequence[TableStatus], limit: timedelta, names: Collection[str] = ()) -> list[str]:
+    """Return the tables that were not written within ``limit``; ``names``: only these; empty: the default tables.
+
+    A table that was never written is too old, unless a scan skipped it, for example because its feature is not enabled.
+    """
+    ages = {s.table: s.age() for s in statuses}
+    wanted = [t.name for t in TABLES if (t.name in names if names else t.default)]
+    return [name for name in wanted if name not in ages or ((age := ages[name]) is not None and age > limit)]

@@ -286,7 +286,7 @@ def serve(app: Starlette, host: str, port: int, on_ready: Callable[[str], None])
             access_log=False,
             server_header=False,
             timeout_keep_alive=75,
-            limit_concurrency=2_000,
+            limit_concurrency=MAX_CONNECTIONS,
         )
         on_ready(f"http://{address}:{number}")
         uvicorn.Server(config).run(sockets=[listener])

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 import propel_assets
 from propel_assets.catalog import TABLES
 from propel_assets.cli.main import main
+from propel_assets.cli.rendering import print_table
 from propel_assets_tests.processes import ROOT
 
 PACKAGE = Path(propel_assets.__file__).parent
@@ -187,7 +188,25 @@ def test_help_imports_neither_dlt_nor_dagster() -> None:
 def test_tables_prints_the_catalogue(run_cli) -> None:
     ran = run_cli("tables")
     assert ran.returncode == 0
-    assert [line.split()[0] for line in ran.stdout.splitlines()[1:]] == [table.name for table in TABLES]
+    lines = ran.stdout.splitlines()[1:]
+    assert [line.split()[0] for line in lines] == [table.name for table in TABLES]
+    assert [" by default" in line for line in lines] == [table.default for table in TABLES]
+    assert re.search(r"^user_mfa +user_id +\.\.\./user/\{user_id\}/mfa +by name", ran.stdout, re.MULTILINE)
+    assert "... is /api/backend/v1." in ran.stderr
+
+
+def test_a_command_whose_output_is_closed_ends_quietly() -> None:
+    command = [sys.executable, "-m", "propel_assets.cli", "lineage"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        process.stdout.close()
+        assert process.stderr
+        assert process.stderr.read() == ""
+
+
+def test_a_table_shows_brackets_and_whole_words(capsys) -> None:
+    print_table(("[/x]", "b"), [("[red]:key:", "word " * 300)])
+    assert capsys.readouterr().out.split("\n")[1].strip() == "[red]:key:  " + " ".join(["word"] * 300)
 
 
 @pytest.mark.parametrize("command", ["status", "check"])

@@ -26,6 +26,9 @@ def test_demo_loads_every_table_and_prints_answers_that_agree_with_the_sandbox(
     assert ran.returncode == 0, ran.stderr[-3000:]
     for table in set(TABLES) - {AUTH_EVENT}:
         assert re.search(rf"^{table.name} +[\d,]+ +(\d+) of \1 ", ran.stdout, re.MULTILINE), table.name
+    steps = re.findall(r"^\[ ?(\d+)/(\d+)\] (\w+) (loaded|built) in [\d.]+ s$", ran.stderr, re.MULTILINE)
+    assert [int(done) for done, *_ in steps] == list(range(1, int(steps[0][1]) + 1))
+    assert ("role_mapping_marts", "built") in {(what, verb) for *_, what, verb in steps}
     store = Sandbox(users=40, orgs=4, seed=5, now=NOW).store
     users = [user.wire for user in store.users.values()]
     signups = sum(user["created_at"] >= epoch(NOW.replace(day=1)) for user in users)

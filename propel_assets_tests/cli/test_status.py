@@ -1,15 +1,23 @@
 """`propel-assets status` for programs: JSON, Prometheus, and a dead man's switch."""
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 
+from propel_assets.catalog import TABLES
 from propel_assets.cli.main import main
 from propel_assets.webhooks.store import EventStore, StoredEvent
+from propel_assets_tests.processes import ROOT
 
+LOADED = (
+    *("user_query", "org_membership", "org_query", "end_user_api_keys", "user_report"),
+    *("scim_groups", "scim_group_members", "custom_role_mappings"),
+)
 SECRET = "whsec_c2FuZGJveC13ZWJob29rLXNlY3JldA=="
 
 
@@ -75,16 +83,69 @@ def test_without_webhooks_there_is_no_event_lag(loaded) -> None:
 
 
 def test_data_older_than_the_limit_exits_with_3(loaded, run_sql) -> None:
-    assert "user_query" in status("--max-age", "26h")
+    assert "user_query" in status("--max-age", "26h", *LOADED)
     run_sql(
         "UPDATE propel_auth_data.propel_scans SET finished_at = finished_at - INTERVAL 27 HOUR "
         "WHERE table_name = 'user_query'"
     )
     ran = CliRunner().invoke(main, ["status", "--max-age", "26h"])
     assert ran.exit_code == 3
-    assert ran.stderr == "Older than 26 h: user_query. Check that the schedule runs.\n"
-    status("--max-age", "28h")
-    status("--json", "--max-age", "26h", exits=3)
+    assert "Not loaded in the last 26 h: user_query, org_by_id, " in ran.stderr
+    ran = CliRunner().invoke(main, ["status", "--max-age", "26h", *LOADED])
+    assert ran.exit_code == 3
+    assert ran.stderr.endswith("\nNot loaded in the last 26 h: user_query. Check that the schedule runs.\n")
+    status("--max-age", "28h", *LOADED)
+    status("--json", "--max-age", "26h", *LOADED, exits=3)
+
+
+def test_a_default_table_that_was_never_loaded_is_too_old_unless_it_was_skipped(loaded, run_sql) -> None:
+    ran = CliRunner().invoke(main, ["status", "--max-age", "26h"])
+    assert ran.exit_code == 3
+    never = [table.name for table in TABLES if table.default and table.name not in LOADED]
+    assert f"Not loaded in the last 26 h: {', '.join(never)}. " in ran.stderr
+    status("--max-age", "26h", "jwks", exits=3)
+    run_sql("UPDATE propel_auth_data.propel_scans SET verdict = 'skipped' WHERE table_name = 'scim_groups'")
+    status("--max-age", "26h", "scim_groups")
+
+
+def test_a_setting_has_the_age_above_which_a_table_is_not_up_to_date(loaded, run_sql, run_cli) -> None:
+    run_sql("UPDATE propel_auth_data.propel_scans SET finished_at = finished_at - INTERVAL 27 HOUR")
+    late = run_cli("status").stdout
+    assert re.search(r"^user_query +60 .* no *$", late, re.MULTILINE)
+    assert "\nuser_query: Older than 26 hours. The data is 27 hours old. " in late
+    assert " no " not in run_cli("status", PROPELAUTH_MAX_AGE_HOURS="28").stdout
+
+
+def test_look_ups_are_loaded_by_name_and_without_values_no_check_fails(loaded, run_cli) -> None:
+    ran = run_cli("load", "oauth_userinfo")
+    assert ran.returncode == 0
+    assert "oauth_userinfo: skipped. No access token of an end user: set PROPELAUTH_OAUTH_TOKEN." in ran.stderr
+    assert "WARN" not in ran.stderr
+    assert "oauth_userinfo" not in status("--format", "prometheus")
+    assert {table.name for table in TABLES if table.is_lookup} == {
+        *("user_by_id", "user_by_email", "user_by_username", "oauth_userinfo")
+    }
+    assert not any(table.default for table in TABLES if table.is_lookup)
+
+
+def test_a_metric_has_the_environment_as_a_label(small, run_cli) -> None:
+    known = {"STAGING__PROPELAUTH_AUTH_URL": small.url, "STAGING__PROPELAUTH_API_KEY": small.api_key}
+    assert run_cli("--environment", "staging", "load", "custom_role_mappings", **known).returncode == 0
+    text = run_cli("--environment", "staging", "status", "--format", "prometheus").stdout
+    assert 'propel_table_rows{environment="staging",table="custom_role_mappings"} ' in text
+
+
+def test_the_documentation_has_every_metric_and_field(loaded, event, run_sql) -> None:
+    def names(value: Any) -> set[str]:
+        if isinstance(value, list):
+            return set().union(*map(names, value))
+        return set().union(value, *map(names, value.values())) if isinstance(value, dict) else set()
+
+    run_sql("CREATE SCHEMA propel_auth_marts; CREATE TABLE propel_auth_marts.dim_user AS SELECT 1 AS a")
+    page = (ROOT / "docs" / "evidence.md").read_text().partition("## Watch the pipeline")[2].partition("\n## ")[0]
+    listed = set(re.findall(r"`([a-z_]+)`", "\n".join(re.findall(r"^\|.*", page, re.MULTILINE))))
+    metrics = set(re.findall(r"^# TYPE (\w+) ", status("--format", "prometheus"), re.MULTILINE))
+    assert listed == metrics | names(json.loads(status("--json")))
 
 
 @pytest.mark.parametrize("wrong", ["26", "h", "1.5h", "-1h", "26 hours"])

@@ -148,10 +148,16 @@ def test_a_lookup_takes_its_values_from_the_run_config_and_logs_none_of_them(run
     assert [value for value in values if value in said] == []
 
 
-def test_without_values_a_lookup_table_is_skipped(run) -> None:
+def test_without_values_a_lookup_table_is_skipped_and_what_it_has_is_checked(run, sandbox, run_sql) -> None:
     result = run("user_by_id")
     assert result.success
     assert "in the run's config" in metadata_of(result)["user_by_id"]["skipped"]
+    assert all_pass(result, "user_by_id")
+    values = list(sandbox.store.users)[:2]
+    run("user_by_id", config={"ops": {"propel_auth_load_user_by_id": {"config": {"values": values}}}})
+    run_sql(f"DELETE FROM propel_auth_data.user_by_id WHERE looked_up = '{values[0]}'")
+    found = checked(run("user_by_id"))["user_by_id"]
+    assert [name for name, passed in found.items() if not passed] == ["row_count"]
 
 
 # --- features that are off ---
