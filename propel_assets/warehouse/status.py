@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from propel_assets.catalog import TABLES, Table
-from propel_assets.warehouse.audit import MAX_CLOCK_DIFFERENCE
+from propel_assets.warehouse.audit import FUTURE_TOLERANCE
 from propel_assets.warehouse.checks import Finding, TableFacts, last_findings, up_to_date
 from propel_assets.warehouse.query import Warehouse
 
@@ -55,7 +55,7 @@ class TableStatus:
         if self.loaded_at is None:
             return None
         age = datetime.now(UTC) - self.loaded_at
-        return UNKNOWN_AGE if age < -MAX_CLOCK_DIFFERENCE else max(timedelta(), age)
+        return UNKNOWN_AGE if age < -FUTURE_TOLERANCE else max(timedelta(), age)
 
 
 def table_statuses(warehouse: Warehouse) -> list[TableStatus]:
