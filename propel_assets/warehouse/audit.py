@@ -72,9 +72,9 @@ class Audit:
         names = [field.name for field in dataclasses.fields(LoadRecord) if field.name in stored]
         if not names:
             return None
-        for row in self._loads(table, names, skipped=skipped, events=events):
-            if verdict in ("", row["verdict"]):
-                return LoadRecord(**row)
+        where = f"s.verdict = '{verdict}'" if verdict else ""
+        for row in self._loads(table, names, skipped=skipped, events=events, where=where):
+            return LoadRecord(**row)
         return None
 
     def loaded_tables(self) -> set[str]:

@@ -19,7 +19,7 @@ from propel_assets.catalog import AUTH_EVENT, PROPEL_CHECKS, Reference, Table
 from propel_assets.privacy.filter import HELD_BACK
 from propel_assets.source.decode import VARIANT
 from propel_assets.source.reconcile import REASONS, UNEXPECTED, is_same_type
-from propel_assets.warehouse.audit import LoadRecord, decode_json
+from propel_assets.warehouse.audit import MAX_CLOCK_DIFFERENCE, LoadRecord, decode_json
 from propel_assets.warehouse.grades import GRADED, latest_grades
 from propel_assets.warehouse.query import Warehouse
 
@@ -352,15 +352,16 @@ def up_to_date(facts: TableFacts) -> Finding:
     if last:
         age = datetime.now(UTC) - last.finished_at
         evidence |= {"loaded_at": last.finished_at.isoformat(), "age_hours": round(age / timedelta(hours=1), 1)}
-        state = f"The data is {_age(age)} old."
+        state = f"The data is {_age(age)} old." if age >= -MAX_CLOCK_DIFFERENCE else "The age of the data is unknown."
     if tried.verdict == "skipped":
         evidence["reason"] = tried.reason
         kept = " The previous data is kept." if last else ""
         text = f"Skipped at the last load. {tried.reason} {state}{kept}"
         return _finding(table, "up_to_date", text, failed=None if table.is_lookup else "WARN", evidence=evidence)
     max_age = facts.warehouse.max_age
-    if table.default and age > max_age:
-        evidence["reason"] = f"Older than {max_age / timedelta(hours=1):g} hours"
+    if table.default and not -MAX_CLOCK_DIFFERENCE <= age <= max_age:
+        old = f"Older than {max_age / timedelta(hours=1):g} hours"
+        evidence["reason"] = old if age > max_age else "The load has a time in the future"
         text = (
             f"{evidence['reason']}. {state} Run `propel-assets load {table.name}`, and check that the "
             "schedule is on and that its last run succeeded."

@@ -76,7 +76,7 @@ def build_review(
         with_names: also read names and e-mail addresses.
 
     Raises:
-        WarehouseError: there is no history of that day.
+        WarehouseError: there is no history of that day, or one of ``org_ids`` is in no history up to then.
     """
     since = since or as_of - timedelta(days=DORMANT_DAYS)
     try:
@@ -116,6 +116,7 @@ class _Reader:
         return self._warehouse.rows(sql)
 
     def review(self, *, with_names: bool) -> AccessReview:
+        self._require_known_orgs()
         users = self._users()
         members, orgs = self._members(users), self._orgs()
         changes = self._changes()
@@ -153,6 +154,20 @@ class _Reader:
             notes=self._notes,
             people=people,
         )
+
+    def _require_known_orgs(self) -> None:
+        known: set[str] = set()
+        for history in ("orgs_history", "memberships_history") if self._org_ids else ():
+            rows = self._rows(
+                f"SELECT DISTINCT org_id FROM {self._history}.{history} "  # noqa: S608 - our names
+                f"WHERE valid_from < {_literal(self._end)}"
+            )
+            known |= {str(org_id) for (org_id,) in rows}
+        if unknown := sorted(self._org_ids - known):
+            raise WarehouseError(
+                f"No org {' or '.join(unknown)} is in the history up to the end of {self._as_of} (UTC). "
+                "Check the ids: they are in the column org_id of org_query."
+            )
 
     def _users(self) -> dict[str, dict[str, Any]]:
         """Return the newest version of each user up to the review, deleted users included."""
