@@ -2,11 +2,22 @@
 
 from propel_assets.catalog.model import Audit, Column, Table, boolean, identifier, integer, json, text, timestamp
 
-PROPEL_SCANS = Table(
+
+def _audit(name: str, key: tuple[str, ...], description: str, columns: tuple[Column, ...]) -> Table:
+    return Table(
+        name=name,
+        scan="",
+        group="audit",
+        path="",
+        key=key,
+        description=description,
+        columns=columns,
+        shape=Audit(),
+    )
+
+
+PROPEL_SCANS = _audit(
     name="propel_scans",
-    scan="",
-    group="audit",
-    path="",
     key=("load_id", "table_name"),
     description="One row per load and table: how the table was read, and how many rows it must have.",
     columns=(
@@ -33,14 +44,10 @@ PROPEL_SCANS = Table(
         timestamp("started_at", "When the scan began (UTC).", required=True),
         timestamp("finished_at", "When the scan ended (UTC).", required=True),
     ),
-    shape=Audit(),
 )
 
-PROPEL_CHECKS = Table(
+PROPEL_CHECKS = _audit(
     name="propel_checks",
-    scan="",
-    group="audit",
-    path="",
     key=("load_id", "table_name", "check_name"),
     description="One row per evaluation of a check.",
     columns=(
@@ -52,14 +59,10 @@ PROPEL_CHECKS = Table(
         text("summary", "One sentence without personal data.", required=True),
         timestamp("checked_at", "When the check was evaluated (UTC).", required=True),
     ),
-    shape=Audit(),
 )
 
-PROPEL_SCAN_STATE = Table(
+PROPEL_SCAN_STATE = _audit(
     name="propel_scan_state",
-    scan="",
-    group="audit",
-    path="",
     key=(),
     description="What the last two proved full scans returned of users, orgs and memberships, for the comparison with "
     "webhooks: `propel_event_grades`. Empty without webhooks. The row of a scan without ids says that it is complete.",
@@ -73,14 +76,10 @@ PROPEL_SCAN_STATE = Table(
         boolean("enabled", "Whether the user was enabled."),
         boolean("locked", "Whether the user was locked out."),
     ),
-    shape=Audit(),
 )
 
-PROPEL_EVENT_GRADES = Table(
+PROPEL_EVENT_GRADES = _audit(
     name="propel_event_grades",
-    scan="",
-    group="audit",
-    path="",
     key=("load_id", "table_name", "event_type"),
     description="The grade of the webhooks: one row per proved full scan and type of event that reports changes of its "
     "table. The scan is compared with the previous proved scan. A change without an event was missed.",
@@ -103,14 +102,10 @@ PROPEL_EVENT_GRADES = Table(
         timestamp("graded_at", "When the comparison was made (UTC). It is repeated at the next scan.", required=True),
         boolean("is_settled", "Whether events were on their way no longer: 2 minutes after the scan.", required=True),
     ),
-    shape=Audit(),
 )
 
-PROPEL_CHANGES = Table(
+PROPEL_CHANGES = _audit(
     name="propel_changes",
-    scan="",
-    group="audit",
-    path="",
     key=(),
     description="The change log: one row for each user, org or membership that was read between full loads, or found "
     "changed after that. It is written before the rows of its load. Empty without webhooks.",
@@ -126,5 +121,4 @@ PROPEL_CHANGES = Table(
         timestamp("observed_from", "The row was read after this time (UTC).", required=True),
         timestamp("observed_to", "The row was read before this time (UTC).", required=True),
     ),
-    shape=Audit(),
 )

@@ -15,7 +15,7 @@ from propel_assets.errors import PropelError
 if TYPE_CHECKING:
     from propel_assets.source.stream import ScanResult
     from propel_assets.warehouse.checks import Finding
-
+    from propel_assets.warehouse.load import ScanLoad
 
 LOOKUPS = {table.name: table.shape.parameter for table in TABLES if isinstance(table.shape, Lookup)}
 """The tables that hold users who are looked up, with the parameter of the request."""
@@ -72,21 +72,28 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
     loaded: list[Table] = []
     findings: list[Finding] = []
     with progress_bar() as (progress, log), open_session(settings.target, log) as session:
+
+        def loads_of(scan: str) -> "Iterable[ScanLoad]":
+            if scan == AUTH_EVENT.scan:
+                yield from load_events(settings, log=log, session=session)
+            else:
+                yield load_scan(scan, settings, options=options, progress=progress, log=log, session=session)
+
         for scan in scans:
+            results: list[ScanResult] = []
+            error = None
             try:
-                if scan == AUTH_EVENT.scan:
-                    loads = list(load_events(settings, log=log, session=session))
-                else:
-                    loads = [load_scan(scan, settings, options=options, progress=progress, log=log, session=session)]
-            except PropelError as error:
-                failed[scan] = error
-                if error.concerns_every_scan:
-                    break
-                log(f"{_table_names([scan])}: not loaded. {error}")
-                continue
-            loaded += tables_of(scan)
-            for result in (result for done in loads for result in done.results):
+                for done in loads_of(scan):
+                    results += done.results
+            except PropelError as raised:
+                error = failed[scan] = raised
+            for result in results:
                 log(f"{result.table_name}: {_describe(result)}")
+            loaded += tables_of(scan) if results else ()
+            if error and error.concerns_every_scan:
+                break
+            if error:
+                log(f"{_table_names([scan])}: {'not complete' if results else 'not loaded'}. {error}")
         if loaded:
             log(VERDICTS)
             with session.warehouse(load_policy(settings.privacy_settings)) as warehouse:
@@ -94,7 +101,7 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
     if findings:
         log_failed_checks(findings)
     if failed:
-        _fail(scans, failed)
+        _fail(scans, failed, loaded)
     exit_by_findings(findings)
 
 
@@ -121,14 +128,17 @@ def _describe(result: "ScanResult") -> str:
     return f"{format_count(result.rows_read, 'row')}, {result.verdict}"
 
 
-def _fail(scans: Sequence[str], failed: dict[str, PropelError]) -> NoReturn:
-    """End with the tables that were not loaded and the reason. After some errors no further scan was started."""
+def _fail(scans: Sequence[str], failed: dict[str, PropelError], loaded: Sequence[Table]) -> NoReturn:
+    """End with the tables that failed and the reason. After some errors no further scan was started."""
+    incomplete = [scan for scan in failed if any(table.scan == scan for table in loaded)]
+    found = {"Not loaded": [scan for scan in failed if scan not in incomplete], "Not complete": incomplete}
+    text = " ".join(f"{what}: {_table_names(names)}." for what, names in found.items() if names)
     last_scan, last = list(failed.items())[-1]
     if not last.concerns_every_scan:
-        raise click.ClickException(f"Not loaded: {_table_names(failed)}. The reasons are above.")
+        raise click.ClickException(f"{text} The reasons are above.")
     not_started = scans[scans.index(last_scan) + 1 :]
     rest = f" Not started after that: {_table_names(not_started)}." if not_started else ""
-    raise click.ClickException(f"Not loaded: {_table_names(failed)}. {last}{rest}")
+    raise click.ClickException(f"{text} {last}{rest}")
 
 
 def _table_names(scans: Iterable[str]) -> str:

@@ -65,9 +65,11 @@ def progress_bar() -> Iterator[tuple[Progress, Log]]:
 
 
 def format_age(at: datetime) -> str:
-    """Return the time since ``at`` in minutes, hours or days."""
-    at = at if at.tzinfo else at.replace(tzinfo=UTC)
-    minutes = max(0, int((datetime.now(UTC) - at).total_seconds() // 60))  # clocks differ
+    """Return the time since ``at`` in minutes, hours or days; `unknown` if it is more than an hour in the future."""
+    minutes = int((datetime.now(UTC) - at).total_seconds() // 60)
+    if minutes < -60:
+        return "unknown"
+    minutes = max(0, minutes)  # clocks differ
     if minutes < 60:
         return f"{minutes} min"
     return f"{minutes // 60} h" if minutes < 48 * 60 else f"{minutes // 1440} days"

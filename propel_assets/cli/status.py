@@ -140,6 +140,8 @@ def _event_status(settings: Settings) -> "StoreStatus | None":
 
 
 def _as_json(tables: "Sequence[TableStatus]", models: "Sequence[BuiltModel]", events: "StoreStatus | None") -> str:
+    from propel_assets.warehouse.status import UNKNOWN_AGE
+
     now = datetime.now(UTC)
     document: dict[str, Any] = {
         "version": __version__,
@@ -152,7 +154,7 @@ def _as_json(tables: "Sequence[TableStatus]", models: "Sequence[BuiltModel]", ev
                 "verdict": t.verdict,
                 "reason": t.reason,
                 "loaded_at": _time(t.loaded_at),
-                "age_seconds": None if (age := t.age()) is None else round(age.total_seconds()),
+                "age_seconds": None if (age := t.age()) is None or age == UNKNOWN_AGE else round(age.total_seconds()),
                 "proved_at": _time(t.proved_at),
                 "requests": t.requests,
                 "rate_limited": t.rate_limited,
@@ -179,6 +181,8 @@ def _as_prometheus(tables: "Sequence[TableStatus]", events: "StoreStatus | None"
         raise SettingsError(
             "The metrics need prometheus-client. Install it: pip install 'propel-assets[webhooks]'"
         ) from None
+    from propel_assets.warehouse.status import UNKNOWN_AGE
+
     registry = CollectorRegistry()
 
     def gauge(name: str, text: str, values: dict[str, float | None]) -> None:
@@ -191,7 +195,7 @@ def _as_prometheus(tables: "Sequence[TableStatus]", events: "StoreStatus | None"
     gauge(
         "last_load_timestamp_seconds",
         "When the last scan ended that wrote the table.",
-        {t.table: t.loaded_at and t.loaded_at.timestamp() for t in tables},
+        {t.table: t.loaded_at.timestamp() for t in tables if t.loaded_at and t.age() != UNKNOWN_AGE},
     )
     gauge(
         "last_proved_scan_timestamp_seconds",

@@ -8,10 +8,11 @@ from datetime import datetime
 
 from dlt.destinations.exceptions import DatabaseException
 
+from propel_assets.marts.runner import HISTORY, MARTS
 from propel_assets.settings import Target
+from propel_assets.warehouse.audit import as_utc
 from propel_assets.warehouse.query import Warehouse
 
-SCHEMAS = ("propel_auth_history", "propel_auth_marts")
 AS_OF = "as_of"
 """The column of a mart with the time of the load that it was built from."""
 
@@ -32,7 +33,7 @@ def built_models(warehouse: Warehouse, target: Target) -> Sequence[BuiltModel]:
         rows = warehouse.rows(
             "SELECT table_schema, table_name, column_name FROM information_schema.columns "
             "WHERE lower(table_schema) IN (%s, %s)",
-            *(target.named(schema) for schema in SCHEMAS),
+            *(target.named(schema) for schema in (HISTORY, MARTS)),
         )
         for schema, table, column in rows:
             columns[schema, table].add(column.lower())
@@ -41,5 +42,5 @@ def built_models(warehouse: Warehouse, target: Target) -> Sequence[BuiltModel]:
         quoted = f"{warehouse.column(schema)}.{warehouse.column(table)}"
         newest = f"max({AS_OF})" if AS_OF in names else "NULL"
         [(count, as_of)] = warehouse.rows(f"SELECT count(*), {newest} FROM {quoted}")  # noqa: S608 - quoted names
-        models.append(BuiltModel(table.lower(), int(count), as_of if isinstance(as_of, datetime) else None))
+        models.append(BuiltModel(table.lower(), int(count), None if as_of is None else as_utc(as_of)))
     return models

@@ -24,6 +24,7 @@ from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import describe_error, describe_message, without_personal_data
 from propel_assets.settings import DATASET, Settings, Target
 from propel_assets.warehouse.folders import working_folder
+from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, load_lock
 from propel_assets.warehouse.query import Warehouse, connect
 
@@ -229,7 +230,7 @@ def manifest_dict(profile: Profile) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def open_dbt(settings: Settings, log: Callable[[str], None] = lambda _: None) -> Iterator[Dbt]:
+def open_dbt(settings: Settings, log: Log = lambda _: None) -> Iterator[Dbt]:
     """Open dbt on the warehouse of ``settings``. On DuckDB no load runs at the same time.
 
     Raises:

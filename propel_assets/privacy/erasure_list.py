@@ -10,7 +10,7 @@ import pyarrow.compute
 from propel_assets.catalog import Table
 from propel_assets.errors import SettingsError
 from propel_assets.privacy.identifiers import MAY_CONTAIN_IDENTIFIER, PLAIN_IDENTIFIER, replace_identifiers
-from propel_assets.privacy.policy import KEY_LABEL, VARIANT, Policy, require_key
+from propel_assets.privacy.policy import KEY_LABEL, Policy, column_of, require_key
 from propel_assets.settings import variable_of
 
 pc: Any = pyarrow.compute  # its functions are created at import, so type checkers do not see them
@@ -111,7 +111,7 @@ class ErasureList:
         own = own_columns(rows.column_names)
         for name in rows.column_names:
             if pa.types.is_string(rows.schema.field(name).type):
-                has_any_content = _has_any_content(table, name)
+                has_any_content = _has_any_content(table, rows.schema.field(name))
                 candidates = dict(_candidates(rows[name], all_values=has_any_content, is_own=name in own))
                 replaced = {
                     index: replace_identifiers(text, self._is_listed, whole_values=has_any_content)
@@ -121,9 +121,9 @@ class ErasureList:
                     yield name, dict(changes)
 
 
-def _has_any_content(table: Table, name: str) -> bool:
+def _has_any_content(table: Table, arrow_field: pa.Field) -> bool:
     """Whether a column is free-form, so that a value of it can be a username. Roles and names of orgs cannot."""
-    column = next((c for c in table.columns if c.name == name.removesuffix(VARIANT)), None)
+    column = next((c for c in table.columns if c.name == column_of(arrow_field)), None)
     return column is None or column.privacy == "free_form"
 
 

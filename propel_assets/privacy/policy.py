@@ -1,5 +1,6 @@
 """The privacy policy: one rule per column, applied to Arrow tables before rows are stored. See docs/privacy.md."""
 
+import copy
 import hashlib
 import hmac
 import json
@@ -19,6 +20,8 @@ from propel_assets.settings import variable_of
 ACTIONS: tuple[Action, ...] = ("keep", "hash", "drop")
 ANY = "*"  # every element of a list, or every key of an object
 VARIANT = "__v_text"
+UNEXPECTED_FIELD = b"api_field"
+"""Key in the metadata of an Arrow field that the catalog does not declare: the name of the API field."""
 MIN_KEY_LENGTH = 16
 KEY_LABEL = "propel-assets"  # its keyed hash identifies the key
 
@@ -42,8 +45,12 @@ class Rule:
             yield from part.actions()
 
     def at(self, path: Sequence[str]) -> "Rule":
-        """Return the rule of the part at ``path``. A missing one is added, with the action of its parent."""
-        return self.parts.setdefault(path[0], Rule(self.action)).at(path[1:]) if path else self
+        """Return the rule of the part at ``path``. A missing one is added: a copy of the rule that applies to it."""
+        if not path:
+            return self
+        if path[0] not in self.parts:
+            self.parts[path[0]] = copy.deepcopy(self.of_part(path[0]))
+        return self.parts[path[0]].at(path[1:])
 
     def of_part(self, name: str) -> "Rule":
         """Return the rule that applies to the part ``name``."""
@@ -105,9 +112,9 @@ class Policy:
     def apply(self, table: Table, rows: pa.Table) -> tuple[pa.Table, list[str]]:
         """Return ``rows`` as the policy allows them to be stored, and the names of the fields that were held back."""
         rules, held_back = self.rules[table.name], []
-        for name in rows.column_names:
-            column = name.removesuffix(VARIANT)
-            if (rule := rules.get(column)) is None:
+        for arrow_field in rows.schema:
+            name, column = arrow_field.name, column_of(arrow_field)
+            if column is None or (rule := rules.get(column)) is None:
                 if self.unclassified == "drop":
                     held_back.append(name)
                     rows = rows.drop_columns([name])
@@ -115,7 +122,7 @@ class Policy:
                 is_json = table.column(column).type == "json"
                 position = rows.column_names.index(name)
                 values = self._apply_rule(rule, rows[name], is_json=is_json)
-                rows = rows.set_column(position, rows.schema.field(name), values)
+                rows = rows.set_column(position, arrow_field, values)
         return rows, held_back
 
     def _apply_rule(self, rule: Rule, values: pa.ChunkedArray, *, is_json: bool) -> pa.Array:
@@ -142,6 +149,12 @@ class Policy:
         if rule.action == "hash" and bytes(source).strip() != b"null":
             return _encoded(self.digest(_text_to_hash(restore_surrogates(bytes(source)))))
         return None if rule.action == "drop" else source
+
+
+def column_of(arrow_field: pa.Field) -> str | None:
+    """Return the column whose values or variant an Arrow field has; None if the catalog does not declare the field."""
+    is_unexpected = UNEXPECTED_FIELD in (arrow_field.metadata or {})
+    return None if is_unexpected else arrow_field.name.removesuffix(VARIANT)
 
 
 def _encoded(value: Any) -> msgspec.Raw:

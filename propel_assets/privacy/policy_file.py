@@ -8,7 +8,7 @@ from typing import Any
 from propel_assets.catalog import BY_NAME, TABLES
 from propel_assets.catalog.model import Action
 from propel_assets.errors import SettingsError
-from propel_assets.privacy.policy import ACTIONS, Policy, Rule, require_key
+from propel_assets.privacy.policy import ACTIONS, ANY, Policy, Rule, require_key
 from propel_assets.privacy.presets import OPEN, UNCLASSIFIED, preset_rules
 from propel_assets.settings import PrivacySettings, variable_of
 
@@ -53,7 +53,7 @@ def _read_file(file: Path) -> tuple[Rules, Action]:
 
 
 def _add_table_rules(name: str, document: Mapping[str, Any], rules: dict[str, Rule], file: Path) -> None:
-    for path, action in sorted(_flatten(document), key=lambda rule: rule[0].count(".")):  # a column before its parts
+    for path, action in sorted(_flatten(document), key=_order):
         column, *part = path.split(".")
         if column not in rules:
             raise SettingsError(f"{file}: {name} has no column {column}. `propel-assets privacy {name}` shows all.")
@@ -61,9 +61,17 @@ def _add_table_rules(name: str, document: Mapping[str, Any], rules: dict[str, Ru
             raise SettingsError(f"{file}: {name}.{column} is not JSON, so it has no part {'.'.join(part)}.")
         chosen = _require_choice(file, f"{name}.{path}", action, ACTIONS)
         if part:
-            rules[column].at(part).action = chosen
+            rule = rules[column].at(part)
+            rule.action = chosen
+            if chosen != "keep":
+                rule.parts.clear()  # parts that `*`, or the preset, keeps
         else:
             rules[column] = Rule(chosen)
+
+
+def _order(rule: tuple[str, Any]) -> list[tuple[bool, str]]:
+    """Order a column before its parts, and `*` with its parts before the parts with a name, which begin as it is."""
+    return [(name != ANY, name) for name in rule[0].split(".")]
 
 
 def _flatten(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from propel_assets.privacy.redaction import without_personal_data
 from propel_assets.reporting import delivery
 from propel_assets.reporting.delivery import Message
 from propel_assets.settings import AlertSettings
+from propel_assets.warehouse.locks import Log
 
 MAX_LINES = 20  # in one message
 MAX_NAMES = 30  # in one line
@@ -131,9 +132,7 @@ class AlertState:
         self.open_problems = {name: cause for name, cause in before.items() if name not in findings} | found
         return _new_alerts(before, findings), _recoveries(before, self.open_problems)
 
-    def deliver(
-        self, settings: AlertSettings, alerts: Sequence[Alert], environment: str, log: Callable[[str], None]
-    ) -> None:
+    def deliver(self, settings: AlertSettings, alerts: Sequence[Alert], environment: str, log: Log) -> None:
         """Deliver new and pending alerts. A failed delivery is retried after 1, 2, 4, 8 ... evaluations.
 
         Raises:

@@ -34,7 +34,7 @@ TITLES = {chart.mart: (chart.title, table) for table in TABLES for chart in tabl
 
 @dataclass(frozen=True)
 class History:
-    """Where the versions of a kind of thing are, and the mart that says which reading they go up to."""
+    """Where the versions of a kind of thing are, and the mart that says which load they go up to."""
 
     kind: str
     versions: str

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from propel_assets.catalog import Column, ColumnType, Table
+from propel_assets.privacy.policy import UNEXPECTED_FIELD, VARIANT
 from propel_assets.privacy.surrogates import (
     MARK,
     has_lone_surrogate,
@@ -56,9 +57,6 @@ PYTHON_TYPES: dict[str, Any] = {
 }
 RAW_TYPES = ("json", "double")
 """Types whose values a struct keeps as source text: msgspec would round a double."""
-VARIANT = "__v_text"
-UNEXPECTED_FIELD = b"api_field"
-"""Key in the metadata of an Arrow field that the catalog does not declare: the name of the API field."""
 NOT_IN_STRUCT = re.compile(r'[\x00-\x1f"\\]')
 """Characters of a field name that msgspec does not accept in a struct."""
 INTEGER = re.compile(rb"-?\d+")

@@ -13,6 +13,7 @@ pipeline; docs/ways.md has the settings. The commands and assets of this project
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from difflib import get_close_matches
 from typing import Any, Protocol
 
 import dlt
@@ -32,6 +33,7 @@ from propel_assets.catalog import (
     tables_of,
     tables_written_by,
 )
+from propel_assets.errors import SettingsError
 from propel_assets.privacy.erasure_list import STATE_KEY as ERASURE_LIST_KEY
 from propel_assets.privacy.filter import HELD_BACK, PrivacyFilter
 from propel_assets.settings import Settings, load_settings, require_credentials
@@ -139,8 +141,13 @@ def propel_auth_source(
         progress: called with the table, the rows so far, and the expected rows.
 
     Raises:
-        SettingsError: on extraction, when the URL or the key is missing.
+        SettingsError: a name in ``tables`` is not that of a table. On extraction: the URL or the key is missing.
     """
+    for name in tables or ():
+        if name not in BY_NAME:
+            close = get_close_matches(name, BY_NAME, n=3, cutoff=0.5)
+            hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+            raise SettingsError(f"No table is named {name!r}.{hint} `propel-assets tables` lists all.")
     chosen = [table for table in TABLES if (table.default if tables is None else table.name in tables)]
 
     def resolve() -> Settings:

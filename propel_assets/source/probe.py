@@ -68,13 +68,17 @@ class ProbeResult:
 
 @dataclass(frozen=True)
 class Answer:
-    """One response. ``body``: its JSON value; None if it is not JSON. ``text``: of an error, redacted."""
+    """One response. ``body``: its JSON value; None if it is not JSON. ``text``: of an error, redacted.
+
+    ``is_truncated``: the body has more than `MAX_BODY_BYTES`, so it was not read to its end.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: Any = None
     text: str = ""
     is_json: bool = False
+    is_truncated: bool = False
 
     @property
     def ok(self) -> bool:
@@ -137,14 +141,14 @@ class _Requester:
         try:
             response = self._pool.urlopen("GET", url, headers=headers, redirect=False, preload_content=False)
             limit = MAX_BODY_BYTES if response.status == OK else MAX_ERROR_BYTES
-            content = response.read(limit, decode_content=True)
+            content = response.read(limit + 1, decode_content=True)
             response.close()
         except urllib3.exceptions.HTTPError as error:
             raise Unreachable(
                 f"The probe could not read GET {API}/{path} ({type(error).__name__}). Check that PROPELAUTH_AUTH_URL "
                 f"is right: {self._tenant.auth_url}."
             ) from None
-        answer = self._answer(response.status, response.headers, content)
+        answer = self._answer(response.status, response.headers, content[:limit], is_truncated=len(content) > limit)
         if answer.status == TOO_MANY_REQUESTS:
             has_header = "with" if "retry-after" in self.limit_headers else "without"
             raise TransientApiError(
@@ -153,7 +157,7 @@ class _Requester:
             )
         return answer
 
-    def _answer(self, status: int, headers: Mapping[str, str], content: bytes) -> Answer:
+    def _answer(self, status: int, headers: Mapping[str, str], content: bytes, *, is_truncated: bool) -> Answer:
         for name, value in headers.items():
             if LIMIT_HEADER.fullmatch(name):
                 self.limit_headers[name.lower()] = value if value.isdigit() else "(not a number)"
@@ -165,7 +169,7 @@ class _Requester:
         if status not in (OK, BAD_REQUEST):  # the body of a 400 depends on the request
             kind = headers.get("Content-Type", "").split(";")[0]
             self.errors.setdefault(status, {"content_type": kind, "body": text})
-        return Answer(status, headers, body, text, is_json)
+        return Answer(status, headers, body, text, is_json, is_truncated)
 
     def _redacted(self, content: bytes) -> str:
         text = content[: MAX_TEXT * 2].decode(errors="replace")
@@ -176,9 +180,13 @@ class _Requester:
 
 @dataclass
 class _Probe:
-    """The questions, in the order of their lines. ``faults``: the profile, as faults of the sandbox."""
+    """The questions, in the order of their lines. ``faults``: the profile, as faults of the sandbox.
+
+    ``page``: users per page. Smaller if a response with `WHOLE_PAGE` users is too large.
+    """
 
     http: _Requester
+    page: int = WHOLE_PAGE
     faults: dict[str, Any] = field(default_factory=dict)
     statuses: dict[str, int] = field(default_factory=dict)
     fields: dict[str, Any] = field(default_factory=dict)
@@ -190,9 +198,14 @@ class _Probe:
             raise KeyRefused(
                 f"GET {API}/user/query returned 401: PROPELAUTH_API_KEY is not a key of this environment.", UNAUTHORIZED
             )
+        include_orgs: dict[str, Any] = {"include_orgs": "true"}
         if first.status != OK:
             self.faults["include_orgs_off"] = first.status
+            include_orgs = {}
             first = self._read("user/query", name="-", page_size=WHOLE_PAGE, order_by="CREATED_AT_ASC")
+        while first.is_truncated and self.page > 1:
+            self.page //= 10
+            first = self._read("user/query", page_size=self.page, order_by="CREATED_AT_ASC", **include_orgs)
         orgs = self._read("org/query", page_size=WHOLE_PAGE, order_by="CREATED_AT_ASC")
         org_ids = [str(row["org_id"]) for row in orgs.rows("orgs") if "org_id" in row]
         details = [self._read(f"org/{org_id}", name="org/{org_id}") for org_id in org_ids[:5]]
@@ -234,7 +247,7 @@ class _Probe:
 
     def _page_cap(self, first: Answer) -> Finding:
         large = self._read("user/query", page_size=LARGE_PAGE)
-        total = first.get("total_users") or 0
+        total, cap, rows = first.get("total_users") or 0, large.get("page_size"), len(large.rows("users"))
         if large.status != OK:
             low, high = WHOLE_PAGE, LARGE_PAGE  # the largest accepted size is in between
             while high - low > 1 and self.http.sent < 16:
@@ -244,12 +257,16 @@ class _Probe:
             answer = (
                 f"a page_size of {LARGE_PAGE} is refused with {large.status}; {low} is accepted, {high} is not known"
             )
-        elif large.get("page_size") not in (None, LARGE_PAGE):
-            self.faults["page_size_cap"] = large.get("page_size")
-            answer = f"a page_size of {LARGE_PAGE} is reduced to {large.get('page_size')}"
-        elif total > len(large.rows("users")):
-            rows = self.faults["page_size_cap"] = len(large.rows("users"))
-            answer = f"a page_size of {LARGE_PAGE} returns {rows} rows, and page_size echoes {LARGE_PAGE}"
+        elif large.is_truncated:
+            size = f"{MAX_BODY_BYTES >> 20} MiB"
+            answer = f"a page_size of {LARGE_PAGE} returns more than {size}, which are not read: not settled"
+        elif isinstance(cap, int) and 0 < cap != LARGE_PAGE:
+            self.faults["page_size_cap"] = cap
+            answer = f"a page_size of {LARGE_PAGE} is reduced to {cap}"
+        elif total > rows:
+            self.faults |= {"page_size_cap": rows} if rows else {}
+            answer = f"a page_size of {LARGE_PAGE} returns {rows} rows, and page_size echoes {cap}"
+            answer += "" if rows else ": not settled"
         else:
             self.faults["page_size_cap"] = LARGE_PAGE
             answer = f"a page_size of {LARGE_PAGE} is accepted; there are only {total} users, so the cap is not known"
@@ -310,7 +327,7 @@ class _Probe:
         )
 
     def _ties(self, first: Answer, org_ids: Sequence[str]) -> Finding:
-        again = self._read("user/query", page_size=WHOLE_PAGE, order_by="CREATED_AT_ASC", include_orgs="true")
+        again = self._read("user/query", page_size=self.page, order_by="CREATED_AT_ASC", include_orgs="true")
         before, after = (_ids(answer.rows("users"), "user_id") for answer in (first, again))
         times = [row.get("created_at") for row in first.rows("users")]
         ties = len(times) - len({*times})

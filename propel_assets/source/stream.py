@@ -49,15 +49,16 @@ class ReadOptions:
     """Options of one run.
 
     ``lookups``: by table, the values to look up. ``usage_per_key``: also read the API key usage of each key.
-    ``recent``: read only recent changes of users. ``full_refresh``: read metrics and usage as the first load does, for
-    destinations that cannot merge. ``events``: the webhooks to load; None: there is no event store.
+    ``recent``: read only recent changes of users. ``can_merge``: whether the destination can merge what is read; if
+    not, metrics and usage are read as the first load does, and events are skipped. ``events``: the webhooks to load;
+    None: there is no event store.
     ``deleted_before``: by table, the rows that earlier loads of this run have deleted because of events.
     """
 
     lookups: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
     usage_per_key: bool = False
     recent: bool = False
-    full_refresh: bool = False
+    can_merge: bool = True
     events: Sequence[ReceivedEvent] | None = field(default=None, repr=False)
     deleted_before: Mapping[str, int] = field(default_factory=dict)
 

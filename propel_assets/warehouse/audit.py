@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MAX_LOADS = 200
 TIMES = ("started_at", "finished_at")
-MAX_CLOCK_DIFFERENCE = timedelta(hours=1)  # between the clocks of two machines
+FUTURE_TOLERANCE = timedelta(hours=1)  # between the clocks of two machines
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class LoadRecord:
 
 
 def as_utc(at: datetime | str) -> datetime:
-    """Return a time of an audit table in UTC. SQLite returns text, some destinations no time zone."""
+    """Return a time of the warehouse in UTC. SQLite returns text, some destinations no zone, DuckDB the local zone."""
     at = datetime.fromisoformat(at) if isinstance(at, str) else at
     return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
 
@@ -72,9 +72,9 @@ class Audit:
         names = [field.name for field in dataclasses.fields(LoadRecord) if field.name in stored]
         if not names:
             return None
-        for row in self._loads(table, names, skipped=skipped, events=events):
-            if verdict in ("", row["verdict"]):
-                return LoadRecord(**row)
+        where = f"s.verdict = '{verdict}'" if verdict else ""
+        for row in self._loads(table, names, skipped=skipped, events=events, where=where):
+            return LoadRecord(**row)
         return None
 
     def loaded_tables(self) -> set[str]:
@@ -134,15 +134,12 @@ class Audit:
             found = reasons | found
         return found
 
-    def resume_state(self, table: Table) -> dict[str, Any]:
-        """Return the resume state of the last load of ``table``; empty: there is none."""
-        return self._last_resume_state(table)
-
     def last_tenant_id(self) -> str:
         """Return the tenant id of the last load of any table; empty: there is none."""
-        return str(self._last_resume_state(None).get("tenant_id", ""))
+        return str(self.resume_state(None).get("tenant_id", ""))
 
-    def _last_resume_state(self, table: Table | None) -> dict[str, Any]:
+    def resume_state(self, table: Table | None) -> dict[str, Any]:
+        """Return the resume state of the last load of ``table``; None: of any table. Empty: there is none."""
         if "resume_state" not in self._warehouse.columns_of(PROPEL_SCANS.name):
             return {}
         for row in self._loads(table, ["resume_state"], skipped=True):
@@ -172,7 +169,7 @@ class Audit:
         sql = (
             f"SELECT {', '.join(f's.{name}' for name in selected)} FROM {warehouse.table(PROPEL_SCANS.name)} s "  # noqa: S608
             f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
-            f"{where}ORDER BY {warehouse.load_time} DESC, s.load_id DESC"
+            f"{where}ORDER BY {warehouse.load_order} DESC, s.load_id DESC"
         )
         names = [table.name] if table else []
         found: list[dict[str, Any]] = []
@@ -180,6 +177,6 @@ class Audit:
             found = [dict(zip(selected, row, strict=True)) for row in warehouse.rows(sql, *names, limit=MAX_LOADS)]
         for row in found:
             row.update({name: as_utc(row[name]) for name in TIMES if name in row})
-        latest = datetime.now(UTC) + MAX_CLOCK_DIFFERENCE
+        latest = datetime.now(UTC) + FUTURE_TOLERANCE
         found.sort(key=lambda row: row["finished_at"] > latest)
         return [{name: row[name] for name in columns} for row in found]

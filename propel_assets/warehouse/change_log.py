@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import dlt
@@ -12,11 +12,9 @@ from propel_assets.privacy.policy import Policy
 from propel_assets.settings import Target
 from propel_assets.source.readers.events import FOLLOWED, SINCE
 from propel_assets.source.stream import Overtaken, ResumeState
-from propel_assets.warehouse.audit import MAX_LOADS, decode_json
+from propel_assets.warehouse.audit import MAX_LOADS, as_utc, decode_json
 from propel_assets.warehouse.pipeline import has_write_lock
-from propel_assets.warehouse.query import Warehouse, connect
-
-IDS_PER_QUERY = 500
+from propel_assets.warehouse.query import Warehouse, connect, in_batches, placeholders
 
 
 class StoredRows:
@@ -43,7 +41,7 @@ class StoredRows:
         """Return when the first of the messages ``ids`` of `auth_event` was received."""
         with connect(*self._arguments) as warehouse:
             rows = warehouse.rows_of(AUTH_EVENT, AUTH_EVENT.key[0], ids)
-        return min((_time(row["received_at"]) for row in rows), default=None)
+        return min((as_utc(row["received_at"]) for row in rows), default=None)
 
     def observed(self, table: Table, ids: Sequence[str]) -> dict[str, datetime | None]:
         """Return for each id the latest time after which its stored row was read, by a load that is complete.
@@ -53,16 +51,15 @@ class StoredRows:
         with connect(*self._arguments) as warehouse:
             full = _last_full_load(warehouse, table)
             found: dict[str, datetime | None] = dict.fromkeys(ids, full)
-            for start in range(0, len(ids) if _has_log(warehouse) else 0, IDS_PER_QUERY):
-                some = ids[start : start + IDS_PER_QUERY]
+            for some in in_batches(ids if _has_log(warehouse) else ()):
                 key = warehouse.column(table.key[0])
                 sql = (
                     f"SELECT c.{key}, max(c.observed_from) FROM {warehouse.table(PROPEL_CHANGES.name)} c "  # noqa: S608
                     f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = c.load_id AND l.status = 0 "
-                    f"WHERE c.table_name = %s AND c.{key} IN ({', '.join(['%s'] * len(some))}) GROUP BY c.{key}"
+                    f"WHERE c.table_name = %s AND c.{key} IN {placeholders(some)} GROUP BY c.{key}"
                 )
                 for id_, at in warehouse.rows(sql, table.name, *some):
-                    found[id_] = max(filter(None, (full, _time(at))))
+                    found[id_] = max(filter(None, (full, as_utc(at))))
         began = self._began
         return {id_: min(at, began) if at and began else at for id_, at in found.items()}
 
@@ -145,13 +142,13 @@ def _loads_of(warehouse: Warehouse, *tables: Table) -> list[_Load]:
     sql = (
         f"SELECT s.load_id, s.started_at, s.resume_state FROM {warehouse.table(PROPEL_SCANS.name)} s "  # noqa: S608
         f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
-        f"WHERE s.table_name IN ({', '.join(['%s'] * len(tables))}) AND s.mode <> 'events' AND s.verdict <> 'skipped' "
-        f"ORDER BY {warehouse.load_time} DESC, s.load_id DESC"
+        f"WHERE s.table_name IN {placeholders(tables)} AND s.mode <> 'events' AND s.verdict <> 'skipped' "
+        f"ORDER BY {warehouse.load_order} DESC, s.load_id DESC"
     )
     found = []
     for load_id, started_at, state in warehouse.rows(sql, *(table.name for table in tables), limit=MAX_LOADS):
         stored = ResumeState.from_json(decode_json(state) or {})
-        found.append(_Load(load_id, _time(started_at), stored.event_loads, dict(stored.cursor)))
+        found.append(_Load(load_id, as_utc(started_at), stored.event_loads, dict(stored.cursor)))
     return found
 
 
@@ -174,14 +171,8 @@ def _last_full_load(warehouse: Warehouse, table: Table) -> datetime | None:
         f"SELECT s.started_at FROM {warehouse.table(PROPEL_SCANS.name)} s "  # noqa: S608
         f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
         f"WHERE s.table_name = %s AND s.mode = 'full' AND s.verdict <> 'skipped' "
-        f"ORDER BY {warehouse.load_time} DESC, s.load_id DESC"
+        f"ORDER BY {warehouse.load_order} DESC, s.load_id DESC"
     )
     for (began,) in warehouse.rows(sql, table.name, limit=1):
-        return _time(began)
+        return as_utc(began)
     return None
-
-
-def _time(value: Any) -> datetime:
-    """Return a time with its zone. Some destinations return text, or no zone."""
-    at = datetime.fromisoformat(value) if isinstance(value, str) else value
-    return at if at.tzinfo else at.replace(tzinfo=UTC)

@@ -7,7 +7,7 @@ check is not bad data.
 import contextlib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from statistics import median
@@ -19,7 +19,7 @@ from propel_assets.catalog import AUTH_EVENT, PROPEL_CHECKS, Reference, Table
 from propel_assets.privacy.filter import HELD_BACK
 from propel_assets.source.decode import VARIANT
 from propel_assets.source.reconcile import REASONS, UNEXPECTED, is_same_type
-from propel_assets.warehouse.audit import LoadRecord, decode_json
+from propel_assets.warehouse.audit import FUTURE_TOLERANCE, LoadRecord, decode_json
 from propel_assets.warehouse.grades import GRADED, latest_grades
 from propel_assets.warehouse.query import Warehouse
 
@@ -41,15 +41,18 @@ WEBHOOKS_STOPPED = (
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check of one table, with its evidence. A failed WARN does not stop what is downstream."""
+    """The result of one check, with its evidence. A failed WARN does not stop what is downstream.
 
-    table: str
-    check: str
+    `examine` adds the names of the table and the check.
+    """
+
     passed: bool
     severity: Severity
     summary: str
     evidence: dict[str, Any] = field(default_factory=dict)
     query: str = ""
+    table: str = ""
+    check: str = ""
 
 
 class TableFacts:
@@ -70,7 +73,7 @@ class TableFacts:
         return self.warehouse.audit.last_load(self.table)
 
     @cached_property
-    def merge(self) -> LoadRecord | None:
+    def load_or_events(self) -> LoadRecord | None:
         """The last load that wrote the table, those of rows that events named included."""
         return self.warehouse.audit.last_load(self.table, events=True)
 
@@ -109,9 +112,9 @@ class TableFacts:
 
 def row_count(facts: TableFacts) -> Finding:
     """The table has the rows that the load read, and each column as many values."""
-    load, table = facts.merge, facts.table
+    load, table = facts.load_or_events, facts.table
     if load is None or not facts.columns:
-        return _finding(table, "row_count", NOT_LOADED)
+        return _finding(NOT_LOADED)
     rows, expected = facts.rows, load.rows_expected
     evidence: dict[str, Any] = {"rows": rows, "expected": expected, "verdict": load.verdict}
     if load.total_max is not None:
@@ -119,19 +122,19 @@ def row_count(facts: TableFacts) -> Finding:
     query = f"SELECT count(*) FROM {facts.warehouse.table(table.name)}"  # noqa: S608 - shown, not run
     if expected is not None and rows != expected:
         text = f"{rows} rows, expected {expected}. Load the table again."
-        return _finding(table, "row_count", text, failed="ERROR", evidence=evidence, query=query)
+        return _finding(text, failed="ERROR", evidence=evidence, query=query)
     if rows < load.rows_read:
         text = f"{rows} rows, fewer than the {load.rows_read} rows that the last load read. Load the table again."
-        return _finding(table, "row_count", text, failed="ERROR", evidence=evidence, query=query)
+        return _finding(text, failed="ERROR", evidence=evidence, query=query)
     if wrong := _wrong_values(facts, load):
         evidence["values"] = wrong
         listed = ", ".join(f"`{column}` has {found} values, expected {read}" for column, (found, read) in wrong.items())
         text = f"Values were lost: {listed}. Load the table again."
-        return _finding(table, "row_count", text, failed="ERROR", evidence=evidence, query=facts.counts_query)
+        return _finding(text, failed="ERROR", evidence=evidence, query=facts.counts_query)
     if _outside(rows, load) and expected is not None:
         text = f"{rows} rows; PropelAuth reported {load.total_min} to {load.total_max} during the scan."
-        return _finding(table, "row_count", text, failed="WARN", evidence=evidence, query=query)
-    return _finding(table, "row_count", f"{rows} rows, as many as were read.", evidence=evidence, query=query)
+        return _finding(text, failed="WARN", evidence=evidence, query=query)
+    return _finding(f"{rows} rows, as many as were read.", evidence=evidence, query=query)
 
 
 def _wrong_values(facts: TableFacts, load: LoadRecord) -> dict[str, tuple[int, int]]:
@@ -156,7 +159,7 @@ def _outside(rows: int, load: LoadRecord) -> bool:
 def schema(facts: TableFacts) -> Finding:
     """Every declared column exists with its type and, where required, has values. Unexpected fields are listed."""
     if not facts.columns:
-        return _finding(facts.table, "schema", NOT_LOADED)
+        return _finding(NOT_LOADED)
     described = (decode_json(facts.load.unknown_fields) if facts.load else None) or {}
     held_back = [name for name, text in described.items() if text == HELD_BACK]
     unexpected = _unexpected(facts, described)
@@ -168,18 +171,18 @@ def schema(facts: TableFacts) -> Finding:
         evidence["variants"] = {column: _variant_keys(facts, column) for column in columns}
     if errors:
         text = f"Schema mismatch: {'; '.join(errors)}."
-        return _finding(facts.table, "schema", text, failed="ERROR", evidence=evidence, query=facts.counts_query)
+        return _finding(text, failed="ERROR", evidence=evidence, query=facts.counts_query)
     if held_back:
         text = f"Fields that the privacy policy does not classify were not stored: {', '.join(held_back)}. "
         text += "Add rules for them to the policy file. `propel-assets privacy` shows the rules in force."
-        return _finding(facts.table, "schema", text, failed="ERROR", evidence=evidence, query=facts.counts_query)
+        return _finding(text, failed="ERROR", evidence=evidence, query=facts.counts_query)
     if unexpected or kept:
         texts = [f"Unexpected fields: {', '.join(unexpected.values())}."] if unexpected else []
         texts += [f"{text}." for text in kept.values()]
         text = " ".join(texts)
-        return _finding(facts.table, "schema", text, failed="WARN", evidence=evidence, query=facts.counts_query)
+        return _finding(text, failed="WARN", evidence=evidence, query=facts.counts_query)
     text = f"{len(facts.table.columns)} columns match the catalog."
-    return _finding(facts.table, "schema", text, evidence=evidence, query=facts.counts_query)
+    return _finding(text, evidence=evidence, query=facts.counts_query)
 
 
 def _declared_columns(facts: TableFacts) -> dict[str, list[str]]:
@@ -254,27 +257,27 @@ def primary_key_is_unique(facts: TableFacts) -> Finding:
     """No primary key is duplicated or null."""
     table, warehouse = facts.table, facts.warehouse
     if not facts.columns:
-        return _finding(table, "primary_key_is_unique", NOT_LOADED)
+        return _finding(NOT_LOADED)
     keys = ", ".join(map(warehouse.column, table.key))
     name = warehouse.table(table.name)
     query = f"SELECT {keys}, count(*) FROM {name} GROUP BY {keys} HAVING count(*) > 1"  # noqa: S608 - quoted names
     if facts.rows == facts.keys and all(facts.values[key] == facts.rows for key in table.key):
         text = f"{facts.keys} unique primary keys, 0 null."
-        return _finding(table, "primary_key_is_unique", text, evidence={"null_keys": 0, "first": []}, query=query)
+        return _finding(text, evidence={"null_keys": 0, "first": []}, query=query)
     nulls = " OR ".join(f"{warehouse.column(key)} IS NULL" for key in table.key)
     missing = warehouse.number(f"SELECT count(*) FROM {name} WHERE {nulls}")  # noqa: S608 - quoted names
     duplicates = warehouse.number(f"SELECT count(*) FROM ({query}) d")  # noqa: S608
     first = [_shown(table, table.key, row[:-1]) for row in warehouse.rows(query, limit=FIRST)]
     text = f"{duplicates} duplicate primary keys, {missing} null. Load the table again."
     evidence = {"null_keys": missing, "first": first}
-    return _finding(table, "primary_key_is_unique", text, failed="ERROR", evidence=evidence, query=query)
+    return _finding(text, failed="ERROR", evidence=evidence, query=query)
 
 
 def references_exist(facts: TableFacts) -> Finding:
     """Every row that a foreign key names exists: always within one scan, nearly always across scans."""
     table, warehouse = facts.table, facts.warehouse
     if not facts.columns:
-        return _finding(table, "references_exist", NOT_LOADED)
+        return _finding(NOT_LOADED)
     skipped = facts.attempt is not None and facts.attempt.verdict == "skipped"  # its rows are older than the others
     evidence: dict[str, Any] = {}
     queries: dict[Reference, str] = {}
@@ -299,8 +302,8 @@ def references_exist(facts: TableFacts) -> Finding:
             text += f" The last load skipped {table.name} and kept its previous data."
         elif severity == "WARN":
             text += " The tables were read one after the other. The next load usually resolves it."
-        return _finding(table, "references_exist", text, failed=severity, evidence=evidence, query=query)
-    return _finding(table, "references_exist", "All references exist.", evidence=evidence, query=query)
+        return _finding(text, failed=severity, evidence=evidence, query=query)
+    return _finding("All references exist.", evidence=evidence, query=query)
 
 
 def _missing_references(warehouse: Warehouse, table: Table, reference: Reference) -> str:
@@ -323,50 +326,51 @@ def volume(facts: TableFacts) -> Finding:
     """The last load read about as many rows as the loads before it: within four deviations (MAD) of their median."""
     table = facts.table
     if facts.load is None:
-        return _finding(table, "volume", NOT_LOADED)
+        return _finding(NOT_LOADED)
     now, *before = facts.warehouse.audit.rows_read(table, loads=HISTORY_LOADS + 1)
     if len(before) < LEAST_LOADS:
         text = f"{now} rows. The check starts after {LEAST_LOADS} earlier loads; there are {len(before)}."
-        return _finding(table, "volume", text)
+        return _finding(text)
     usual = median(before)
     deviation = NORMAL * median(abs(rows - usual) for rows in before)
     reach = max(DEVIATIONS * deviation, LEAST_SHARE * usual, LEAST_ROWS)
     low, high = max(0, round(usual - reach)), round(usual + reach)
     evidence = {"rows": now, "expected_from": low, "expected_to": high, "history": [*reversed(before), now]}
     if low <= now <= high:
-        return _finding(table, "volume", f"{now} rows, expected {low} to {high}.", evidence=evidence)
+        return _finding(f"{now} rows, expected {low} to {high}.", evidence=evidence)
     text = (
         f"{now} rows, expected {low} to {high} from the last {len(before)} loads. Compare with PropelAuth's dashboard. "
         "If the change is real, the check adapts after some loads."
     )
-    return _finding(table, "volume", text, failed="WARN", evidence=evidence)
+    return _finding(text, failed="WARN", evidence=evidence)
 
 
 def up_to_date(facts: TableFacts) -> Finding:
     """The last load read the table, and its data is not too old. Tables loaded by name have no limit of age."""
     tried, last, table = facts.attempt, facts.load, facts.table
     if tried is None:
-        return _finding(table, "up_to_date", NOT_LOADED)
+        return _finding(NOT_LOADED)
     evidence: dict[str, Any] = {"loaded_before": last is not None}
     state, age = "There is no data.", timedelta(0)
     if last:
         age = datetime.now(UTC) - last.finished_at
         evidence |= {"loaded_at": last.finished_at.isoformat(), "age_hours": round(age / timedelta(hours=1), 1)}
-        state = f"The data is {_age(age)} old."
+        state = f"The data is {_age(age)} old." if age >= -FUTURE_TOLERANCE else "The age of the data is unknown."
     if tried.verdict == "skipped":
         evidence["reason"] = tried.reason
         kept = " The previous data is kept." if last else ""
         text = f"Skipped at the last load. {tried.reason} {state}{kept}"
-        return _finding(table, "up_to_date", text, failed=None if table.is_lookup else "WARN", evidence=evidence)
+        return _finding(text, failed=None if table.is_lookup else "WARN", evidence=evidence)
     max_age = facts.warehouse.max_age
-    if table.default and age > max_age:
-        evidence["reason"] = f"Older than {max_age / timedelta(hours=1):g} hours"
+    if table.default and not -FUTURE_TOLERANCE <= age <= max_age:
+        old = f"Older than {max_age / timedelta(hours=1):g} hours"
+        evidence["reason"] = old if age > max_age else "The load has a time in the future"
         text = (
             f"{evidence['reason']}. {state} Run `propel-assets load {table.name}`, and check that the "
             "schedule is on and that its last run succeeded."
         )
-        return _finding(table, "up_to_date", text, failed="WARN", evidence=evidence)
-    return _finding(table, "up_to_date", state, evidence=evidence)
+        return _finding(text, failed="WARN", evidence=evidence)
+    return _finding(state, evidence=evidence)
 
 
 def _age(age: timedelta) -> str:
@@ -378,12 +382,12 @@ def events_received(facts: TableFacts) -> Finding:
     """A webhook was received for each change between the last two proved full loads. Without webhooks it passes."""
     table, warehouse = facts.table, facts.warehouse
     if not warehouse.columns_of(AUTH_EVENT.name):
-        return _finding(table, "events_received", "No webhook has been loaded, so there is nothing to compare.")
+        return _finding("No webhook has been loaded, so there is nothing to compare.")
     names = GRADED if table == AUTH_EVENT else [table.name]
     newest, grades = latest_grades(warehouse, names), latest_grades(warehouse, names, settled=True)
     if not newest:
         text = "No grade yet: two proved full loads after the first webhook are compared."
-        return _finding(table, "events_received", text)
+        return _finding(text)
     evidence: dict[str, Any] = {
         "changes": {grade.event_type: grade.changes for grade in grades},
         "missed": {grade.event_type: grade.missed for grade in grades},
@@ -395,7 +399,7 @@ def events_received(facts: TableFacts) -> Finding:
             f"No webhook was loaded in the {_age(silent)} before the last full load, which found {changes} changes. "
             f"{WEBHOOKS_STOPPED}"
         )
-        return _finding(table, "events_received", text, failed="WARN", evidence=evidence)
+        return _finding(text, failed="WARN", evidence=evidence)
     if missed := {grade.event_type: grade for grade in grades if grade.missed}:
         since = min(grade.compared_from for grade in missed.values())
         listed = ", ".join(f"`{name}` {grade.missed} of {grade.changes}" for name, grade in missed.items())
@@ -403,10 +407,10 @@ def events_received(facts: TableFacts) -> Finding:
             f"Changes without a webhook since {since:%Y-%m-%d %H:%M} UTC: {listed}. The full load has corrected the "
             "tables. Look at the failed deliveries of the endpoint in the PropelAuth dashboard."
         )
-        return _finding(table, "events_received", text, failed="WARN", evidence=evidence)
+        return _finding(text, failed="WARN", evidence=evidence)
     total = sum(grade.changes for grade in grades)
     text = f"{total} changes, each with a webhook." if grades else "The last full load is graded when 2 minutes old."
-    return _finding(table, "events_received", text, evidence=evidence)
+    return _finding(text, evidence=evidence)
 
 
 CHECKS: dict[str, Callable[[TableFacts], Finding]] = {
@@ -431,7 +435,7 @@ def checks_of(table: Table) -> tuple[str, ...]:
 def examine(warehouse: Warehouse, table: Table, names: Sequence[str] | None = None) -> list[Finding]:
     """Run the checks of ``table`` and store their results in `propel_checks`."""
     facts = TableFacts(warehouse, table)
-    findings = [CHECKS[name](facts) for name in names or checks_of(table)]
+    findings = [replace(CHECKS[name](facts), table=table.name, check=name) for name in names or checks_of(table)]
     load = facts.attempt
     if load is not None:
         now = datetime.now(UTC)
@@ -454,15 +458,13 @@ def examine(warehouse: Warehouse, table: Table, names: Sequence[str] | None = No
 
 
 def _finding(
-    table: Table,
-    check: str,
     summary: str,
     *,
     failed: Severity | None = None,
     evidence: dict[str, Any] | None = None,
     query: str = "",
 ) -> Finding:
-    return Finding(table.name, check, failed is None, failed or "ERROR", summary, evidence or {}, query)
+    return Finding(failed is None, failed or "ERROR", summary, evidence or {}, query)
 
 
 def _shown(table: Table, columns: Sequence[str], values: Sequence[Any]) -> str:
@@ -483,5 +485,5 @@ def last_findings(warehouse: Warehouse, table: Table) -> tuple[Finding, ...]:
     )
     with contextlib.suppress(DatabaseUndefinedRelation):
         for name, passed, severity, summary in warehouse.rows(sql, table.name):
-            latest[name] = Finding(table.name, name, bool(passed), severity, summary)
+            latest[name] = Finding(bool(passed), severity, summary, table=table.name, check=name)
     return tuple(latest.values())

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from datetime import date, datetime
+from datetime import date
 from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -132,8 +132,7 @@ def canonical(value: Any, kind: str) -> str | None:
             )
             return None if parsed is None else json.dumps(_plain(parsed), sort_keys=True)
         case "timestamp":
-            at = datetime.fromisoformat(value) if isinstance(value, str) else value
-            return as_utc(at).isoformat(timespec="microseconds")
+            return as_utc(value).isoformat(timespec="microseconds")
         case "date":
             return value.isoformat()[:10] if isinstance(value, date) else str(value)[:10]
         case "bool":

@@ -21,14 +21,14 @@ from propel_assets.catalog import (
 )
 from propel_assets.catalog.model import ReportedChange, Webhooks
 from propel_assets.source.stream import ResumeState, ScanResult
-from propel_assets.warehouse.audit import decode_json
-from propel_assets.warehouse.query import FileWarehouse, Warehouse
+from propel_assets.warehouse.audit import as_utc, decode_json
+from propel_assets.warehouse.query import FileWarehouse, Warehouse, placeholders
 
 REPORTS: tuple[ReportedChange, ...] = AUTH_EVENT.shape.reports if isinstance(AUTH_EVENT.shape, Webhooks) else ()
 GRADED = tuple(dict.fromkeys(report.table for report in REPORTS))
 SETTLED = timedelta(minutes=2)  # Svix repeats a delivery after 5 seconds, then after 5 minutes
 LATEST = timedelta(hours=1)  # an event that is received later than this after the scan does not count
-CLOCK_DIFFERENCE = timedelta(seconds=5)  # between the receiver and the process that loads
+RECEIVER_CLOCK_DIFFERENCE = timedelta(seconds=5)  # between the receiver and the process that loads
 MAX_TIMES = 10_000  # of which the lateness is computed
 
 
@@ -54,6 +54,9 @@ class Grade:
     missed: int
     last_event_at: datetime
     is_settled: bool
+
+
+TIMES = {name for name, field in Grade.__dataclass_fields__.items() if field.type is datetime}
 
 
 def grade_scan(warehouse: Warehouse, load_id: str, results: Sequence[ScanResult]) -> None:
@@ -92,7 +95,10 @@ def latest_grades(warehouse: Warehouse, names: Sequence[str], *, settled: bool =
             f"SELECT {', '.join(columns)} FROM {warehouse.table(PROPEL_EVENT_GRADES.name)} "  # noqa: S608 - quoted names
             "WHERE table_name = %s ORDER BY compared_to DESC, event_type"
         )
-        rows = [Grade(*map(_value, row)) for row in warehouse.rows(sql, name, limit=3 * len(REPORTS))]
+        stored: list[dict[str, Any]] = [
+            dict(zip(columns, row, strict=True)) for row in warehouse.rows(sql, name, limit=3 * len(REPORTS))
+        ]
+        rows = [Grade(**{**row, **{time: as_utc(row[time]) for time in TIMES}}) for row in stored]
         rows = [row for row in rows if row.is_settled or not settled]
         found += [row for row in rows if row.compared_to == rows[0].compared_to]
     return found
@@ -114,9 +120,8 @@ def _keep_state(warehouse: Warehouse, table: Table, load_id: str) -> None:
     )
     warehouse.execute(f"INSERT INTO {state} (load_id, table_name) VALUES (%s, %s)", load_id, table.name)  # noqa: S608
     kept = [scan.load_id for scan in _scans(warehouse, table)]
-    places = ", ".join(["%s"] * len(kept))
     warehouse.execute(
-        f"DELETE FROM {state} WHERE table_name = %s AND load_id NOT IN ({places})",  # noqa: S608 - quoted names
+        f"DELETE FROM {state} WHERE table_name = %s AND load_id NOT IN {placeholders(kept)}",  # noqa: S608 - quoted
         table.name,
         *kept,
     )
@@ -131,7 +136,7 @@ def _scans(warehouse: Warehouse, table: Table) -> list[_Scan]:
         "WHERE m.table_name = %s AND m.user_id IS NULL AND m.org_id IS NULL ORDER BY s.finished_at DESC, s.load_id DESC"
     )
     return [
-        _Scan(load_id, _value(started), _value(finished), ResumeState.from_json(decode_json(state) or {}).privacy)
+        _Scan(load_id, as_utc(started), as_utc(finished), ResumeState.from_json(decode_json(state) or {}).privacy)
         for load_id, started, finished, state in warehouse.rows(sql, table.name, limit=2)
     ]
 
@@ -143,8 +148,8 @@ def _grade(warehouse: Warehouse, table: Table) -> None:
         return
     now, before = scans
     sql = f"SELECT min(received_at), max(received_at) FROM {warehouse.table(AUTH_EVENT.name)}"  # noqa: S608 - quoted
-    first, last = map(_value, warehouse.rows(sql)[0])
-    if first is None or first > before.started_at:
+    [(first, last)] = warehouse.rows(sql)
+    if first is None or as_utc(first) > before.started_at:
         return
     graded_at = datetime.now(UTC)
     rows = [
@@ -156,7 +161,7 @@ def _grade(warehouse: Warehouse, table: Table) -> None:
             "compared_from": before.started_at,
             "compared_to": now.finished_at,
             **_compare(warehouse, table, report, before, now),
-            "last_event_at": last,
+            "last_event_at": as_utc(last),
             "graded_at": graded_at,
             "is_settled": now.finished_at + SETTLED <= graded_at,
         }
@@ -202,7 +207,7 @@ def _compare(
     params = (
         *params,
         report.event_type,
-        before.started_at - CLOCK_DIFFERENCE,
+        before.started_at - RECEIVER_CLOCK_DIFFERENCE,
         now.finished_at + LATEST,
     )
     [(changes, received)] = warehouse.rows(f"SELECT count(*), count(received_at) FROM ({per_change}) g", *params)  # noqa: S608
@@ -213,7 +218,7 @@ def _compare(
             "WHERE received_at IS NOT NULL AND created_at IS NOT NULL"
         )
         found = warehouse.rows(sql, *params, limit=MAX_TIMES)
-        late = [(_value(received_at) - _value(created_at)).total_seconds() for received_at, created_at in found]
+        late = [(as_utc(received_at) - as_utc(created_at)).total_seconds() for received_at, created_at in found]
     return {
         "changes": int(changes),
         "missed": int(changes) - int(received),
@@ -254,10 +259,3 @@ def _differs(warehouse: Warehouse, table: Table, name: str) -> str:
     is_json, column = table.column(name).type == "json", warehouse.column(name)
     old, new = (warehouse.json_to_compare(f"{a}.{column}") if is_json else f"{a}.{column}" for a in "ab")
     return f"{old} IS DISTINCT FROM {new}"
-
-
-def _value(value: Any) -> Any:
-    """Return a time with its zone. Some destinations return text, or no zone."""
-    if isinstance(value, datetime) and value.tzinfo is None:
-        return value.replace(tzinfo=UTC)
-    return value

@@ -3,9 +3,8 @@
 import contextlib
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import dlt
@@ -15,8 +14,8 @@ from dlt.common.destination.exceptions import DestinationUndefinedEntity
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 from dlt.pipeline.exceptions import PipelineStepFailed
 
-from propel_assets.catalog import AUTH_EVENT, BY_NAME, PROPEL_SCANS, tables_of, tables_written_by
-from propel_assets.errors import ErasureListChanged, OtherPipeline, PropelError, WarehouseError, find_cause
+from propel_assets.catalog import AUTH_EVENT, tables_of
+from propel_assets.errors import ErasureListChanged, PropelError, WarehouseError, find_cause
 from propel_assets.privacy.erasure_list import STATE_KEY as ERASURE_LIST_KEY
 from propel_assets.privacy.policy import Policy
 from propel_assets.privacy.policy_file import load_policy
@@ -24,8 +23,7 @@ from propel_assets.privacy.redaction import describe_error
 from propel_assets.settings import Settings, Target, require_credentials
 from propel_assets.source.change_log import LOGGED
 from propel_assets.source.dlt_source import MERGE, SOURCE, propel_auth_source
-from propel_assets.source.reconcile import is_same_type
-from propel_assets.source.stream import Progress, ReadOptions, ResumeState, ScanResult
+from propel_assets.source.stream import Progress, ReadOptions, ScanResult
 from propel_assets.warehouse.change_log import StoredRows, can_read_again, write_change_log
 from propel_assets.warehouse.destinations.policies import policy_of
 from propel_assets.warehouse.dlt_compat import load_pipeline_state_from_destination
@@ -33,18 +31,19 @@ from propel_assets.warehouse.grades import grade_scan
 from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import (
     destination_kind,
+    empty_bucket,
     has_write_lock,
     load_formats,
     load_lock,
     write_lock,
     writes_plain_files,
 )
-from propel_assets.warehouse.query import connect
+from propel_assets.warehouse.query import connect, in_batches, placeholders
 from propel_assets.warehouse.remedies import remedy_of
 from propel_assets.warehouse.retention import remove_old_rows
 from propel_assets.warehouse.session import LoadSession, open_session
+from propel_assets.warehouse.stored import AuditResumeStore, stored_columns, stored_keys
 
-ROWS_PER_DELETE = 500
 MANY_ROWS = 10_000  # worth releasing the memory of
 NOT_READ_AGAIN = (
     "Warning: the load of {} is complete, but rows that events named meanwhile could not be read again, so they can be "
@@ -67,7 +66,7 @@ def load_scan(
     *,
     options: ReadOptions | None = None,
     progress: Progress = lambda *_: None,
-    log: Callable[[str], None] = lambda _: None,
+    log: Log = lambda _: None,
     session: LoadSession | None = None,
 ) -> ScanLoad:
     """Read the tables of ``scan`` and replace them, all or none.
@@ -112,7 +111,7 @@ def _load(
             log(f"{settings.destination} cannot replace rows by their key: everything is read.")
             options = replace(options, recent=False)
         if writes_plain_files(target) or (options.events is not None and not can_replace_rows):
-            options = replace(options, full_refresh=True)
+            options = replace(options, can_merge=False)
         try:
             locks.enter_context(load_lock(target, pipeline, log))
             if reads_under_lock := options.events is not None or (
@@ -121,13 +120,13 @@ def _load(
                 locks.enter_context(write_lock(target, pipeline, log))
             pipeline.sync_destination()
             erased = _erasure_list(pipeline.state)
-            columns = _stored_columns(pipeline, target, policy, scan)
+            columns = stored_columns(pipeline, target, policy, scan)
             source = propel_auth_source(
                 tables=[table.name for table in tables_of(scan)],
                 settings=settings,
                 options=options,
                 resume_store=AuditResumeStore(pipeline, target, policy),
-                stored_keys=lambda name: _stored_keys(pipeline, target, policy, name),
+                stored_keys=lambda name: stored_keys(pipeline, target, policy, name),
                 stored=stored,
                 stored_columns=columns.__getitem__,
                 limits=policy_of(destination_kind(target)).limits,
@@ -154,7 +153,7 @@ def _load(
             _clear_staging(pipeline, [result.table_name for result in results if not result.skipped])
             session.finish(info)
         except Exception as error:  # each database's driver has error classes of its own
-            raise _load_error(error, scan, settings) from None
+            raise _load_error(error, scan, settings, results) from None
         if columns.get(AUTH_EVENT.name) and any(r.mode == "full" and r.table_name in LOGGED for r in results):
             _grade(pipeline, target, policy, info.loads_ids, results, log)
         was_overtaken = _is_changed_by_events(scan) and _is_overtaken(stored, scan, log)
@@ -206,7 +205,7 @@ def _grade(
     policy: Policy,
     load_ids: Sequence[str],
     results: Sequence[ScanResult],
-    log: Callable[[str], None],
+    log: Log,
 ) -> None:
     """Grade the webhooks by this scan, and remove old audit rows. The load is complete: an error is only logged."""
     try:
@@ -218,67 +217,6 @@ def _grade(
             f"The webhooks were not graded, or old audit rows not removed: {describe_error(error)}. The next full load "
             "repeats it, and compares with an older scan."
         )
-
-
-class AuditResumeStore:
-    """Reads resume states from `propel_scans`. Each load writes its own with its rows of that table.
-
-    dlt's state is not used: of concurrent loads, the last one to begin stores its state, which can be older than what
-    other loads have written; and dlt uses the state with the latest time, even if a clock was wrong.
-    """
-
-    def __init__(self, pipeline: dlt.Pipeline, target: Target, policy: Policy) -> None:
-        """Read from the warehouse of ``pipeline``."""
-        self._connect = partial(connect, pipeline, target, policy)
-
-    def read(self, scan: str) -> ResumeState:
-        """Return the resume state of the last complete load of ``scan``."""
-        with self._connect() as warehouse:
-            stored = warehouse.audit.resume_state(tables_of(scan)[0])
-            if not stored:
-                return ResumeState(tenant_id=warehouse.audit.last_tenant_id())
-        return ResumeState.from_json(stored)
-
-    def write(self, scan: str, state: ResumeState) -> None:
-        """Do nothing: ``state`` is in the rows of `propel_scans`, which the load writes."""
-
-
-def _stored_columns(pipeline: dlt.Pipeline, target: Target, policy: Policy, scan: str) -> dict[str, dict[str, str]]:
-    """Return the columns that the tables of ``scan``, and events, have at the destination, with dlt's types.
-
-    Raises:
-        OtherPipeline: another dlt pipeline has created one of them.
-    """
-    with connect(pipeline, target, policy) as warehouse:
-        names = {table.name for table in tables_written_by(scan)}
-        columns = warehouse.columns_of_tables([*names | {AUTH_EVENT.name, PROPEL_SCANS.name}])
-        is_first_load = not columns.pop(PROPEL_SCANS.name)
-        if is_first_load:
-            columns = warehouse.columns_of_tables(list(BY_NAME))
-    for name, stored in columns.items():
-        if _has_row_ids(stored) or (is_first_load and _has_other_types(name, stored)):
-            variable = f"DESTINATION__{target.destination.upper()}__CREDENTIALS"
-            variable = variable if destination_kind(target) != "filesystem" else "DESTINATION__FILESYSTEM__BUCKET_URL"
-            raise OtherPipeline(
-                f"Another dlt pipeline created the table {name} of the dataset {pipeline.dataset_name}, with other "
-                f"columns; nothing was read: set another database ({variable}), or drop that dataset and load again."
-            )
-    return columns
-
-
-def _has_row_ids(columns: Mapping[str, str]) -> bool:
-    """Whether dlt's normalizer has written the table: it adds a row id, this project does not."""
-    return "_dlt_id" in columns and not dlt.config.get("normalize.parquet_normalizer.add_dlt_id", bool)
-
-
-def _has_other_types(name: str, columns: Mapping[str, str]) -> bool:
-    """Whether a declared column has another type."""
-    return any(not is_same_type(c.type, columns.get(c.name, c.type)) for c in BY_NAME[name].columns)
-
-
-def _stored_keys(pipeline: dlt.Pipeline, target: Target, policy: Policy, name: str) -> Iterator[Any]:
-    with connect(pipeline, target, policy) as warehouse:
-        yield from warehouse.keys(BY_NAME[name])
 
 
 def release_memory() -> None:
@@ -305,14 +243,6 @@ def _clear_staging(pipeline: dlt.Pipeline, tables: Sequence[str]) -> None:
     empty_bucket(pipeline, tables)
 
 
-def empty_bucket(pipeline: dlt.Pipeline, tables: Sequence[str]) -> None:
-    """Remove the files of ``tables`` from the bucket that the warehouse loads from, where there is one."""
-    if pipeline.staging is not None:
-        bucket = dlt.dataset(pipeline.staging, pipeline.dataset_name, pipeline.default_schema).destination_client
-        with bucket:
-            bucket.initialize_storage(truncate_tables=list(tables))
-
-
 def _delete_rows(pipeline: dlt.Pipeline, result: ScanResult) -> None:
     """Delete the rows of users and orgs that have none any more: a merge deletes rows only where it inserts others.
 
@@ -324,19 +254,19 @@ def _delete_rows(pipeline: dlt.Pipeline, result: ScanResult) -> None:
         table = client.make_qualified_table_name(result.table_name)
         for column, ids in result.deleted.items():
             name = client.escape_column_name(column)
-            for start in range(0, len(ids), ROWS_PER_DELETE):
-                some = ids[start : start + ROWS_PER_DELETE]
-                places = ", ".join(["%s"] * len(some))
-                client.execute_sql(f"DELETE FROM {table} WHERE {name} IN ({places})", *some)  # noqa: S608 - quoted
+            for some in in_batches(ids):
+                client.execute_sql(f"DELETE FROM {table} WHERE {name} IN {placeholders(some)}", *some)  # noqa: S608
 
 
-def _load_error(error: Exception, scan: str, settings: Settings) -> PropelError:
+def _load_error(error: Exception, scan: str, settings: Settings, results: Sequence[ScanResult]) -> PropelError:
     """Return the `PropelError` inside ``error``, or one that describes it without its text, which may quote rows."""
     cause = find_cause(error)
     if cause is not None:
         return cause
+    deletes = any(any(result.deleted.values()) for result in results)  # before the load, so they can be complete
+    kept = "No table was replaced." if deletes else "The previous data is kept."
     step = error.step if isinstance(error, PipelineStepFailed) else "opening the destination"
     return WarehouseError(
         f"Loading {scan} into {settings.destination} failed ({step}): {describe_error(error)}. "
-        f"The previous data is kept. {remedy_of(error)}, and run the load again."
+        f"{kept} {remedy_of(error)}, and run the load again."
     )

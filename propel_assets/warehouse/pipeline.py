@@ -2,7 +2,7 @@
 
 import contextlib
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +195,11 @@ def sync_local_pipeline(target: Target, log: Log = lambda _: None, loaded: dlt.P
             "`dlt.pipeline(...).dataset()` need it. Set DLT_DATA_DIR to a folder that this user can write to, and load "
             "again."
         )
+
+
+def empty_bucket(pipeline: dlt.Pipeline, tables: Sequence[str]) -> None:
+    """Remove the files of ``tables`` from the bucket that the warehouse loads from, where there is one."""
+    if pipeline.staging is not None:
+        bucket = dlt.dataset(pipeline.staging, pipeline.dataset_name, pipeline.default_schema).destination_client
+        with bucket:
+            bucket.initialize_storage(truncate_tables=list(tables))

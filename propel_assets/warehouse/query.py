@@ -1,10 +1,10 @@
 """SQL on the warehouse, through dlt's client of the destination."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from datetime import timedelta
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import dlt
 import duckdb
@@ -26,16 +26,27 @@ from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, load_formats
 
+T = TypeVar("T")
 BATCH_ROWS = 10_000
 KEYS_PER_QUERY = 500
 ROWS_PER_INSERT = 100
 HOW_TO_LOAD = "Run propel-assets load first. To try without a tenant: propel-assets demo."
 
 
+def in_batches(values: Sequence[T], size: int = KEYS_PER_QUERY) -> Iterator[Sequence[T]]:
+    """Yield ``values`` in batches for one statement each, whose number of parameters databases limit."""
+    return (values[start : start + size] for start in range(0, len(values), size))
+
+
+def placeholders(values: Sized) -> str:
+    """Return a list of as many parameters: `(%s, %s)`."""
+    return f"({', '.join(['%s'] * len(values))})"
+
+
 class Warehouse:
     """An open connection. Use `open_warehouse` or `connect`."""
 
-    load_time = "l.inserted_at"
+    load_order = "l.inserted_at"
     """The SQL expression that orders the loads: `l` is `_dlt_loads`, `s` is `propel_scans`."""
 
     def __init__(self, client: Any, policy: Policy, max_age: timedelta) -> None:
@@ -74,11 +85,10 @@ class Warehouse:
         """Return the rows of ``table`` whose ``column`` is one of ``ids``; none if the table does not exist."""
         names = [*self.columns_of(table.name)]
         found: list[dict[str, Any]] = []
-        for start in range(0, len(ids) if names else 0, KEYS_PER_QUERY):
-            some = ids[start : start + KEYS_PER_QUERY]
+        for some in in_batches(ids if names else ()):
             sql = (
                 f"SELECT {', '.join(map(self.column, names))} FROM {self.table(table.name)} "  # noqa: S608
-                f"WHERE {self.column(column)} IN ({', '.join(['%s'] * len(some))})"
+                f"WHERE {self.column(column)} IN {placeholders(some)}"
             )
             found += [dict(zip(names, row, strict=True)) for row in self.rows(sql, *some)]
         return found
@@ -136,12 +146,10 @@ class Warehouse:
     def insert(self, table: Table, rows: Sequence[dict[str, Any]]) -> None:
         """Add a few rows to a table."""
         names = [column.name for column in table.columns]
-        values = f"({', '.join(['%s'] * len(names))})"
-        for start in range(0, len(rows), ROWS_PER_INSERT):
-            some = rows[start : start + ROWS_PER_INSERT]
+        for some in in_batches(rows, ROWS_PER_INSERT):
             sql = (
                 f"INSERT INTO {self.table(table.name)} ({', '.join(map(self.column, names))}) "  # noqa: S608
-                f"VALUES {', '.join([values] * len(some))}"
+                f"VALUES {', '.join([placeholders(names)] * len(some))}"
             )
             self._client.sql_client.execute_sql(sql, *(row[name] for row in some for name in names))
 
@@ -150,7 +158,7 @@ class FileWarehouse(Warehouse):
     """Tables that are files, queried through DuckDB."""
 
     # The files have only the id of a load. If the clock of a process was ahead, all later ids are of the future.
-    load_time = "s.finished_at"
+    load_order = "s.finished_at"
 
     def __init__(self, client: FilesystemClient, policy: Policy, max_age: timedelta) -> None:
         """Query the files of ``client``."""

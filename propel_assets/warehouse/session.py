@@ -48,11 +48,6 @@ class LoadSession:
         with self.pipeline(self._log) as pipeline, connect(pipeline, self.target, policy) as warehouse:
             yield warehouse
 
-    def sync_local_pipeline(self) -> None:
-        """Restore the local pipeline state, if anything was loaded."""
-        if self.has_loaded:
-            sync_local_pipeline(self.target, self._log, self._pipeline)
-
     def finish(self, info: LoadInfo) -> None:
         """Note a load that is complete, and remove its files: they contain personal data."""
         self.has_loaded = True
@@ -68,4 +63,5 @@ def open_session(target: Target, log: Log = lambda _: None) -> Iterator[LoadSess
         try:
             yield session
         finally:
-            session.sync_local_pipeline()
+            if session.has_loaded:
+                sync_local_pipeline(target, session._log, session._pipeline)

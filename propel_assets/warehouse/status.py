@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from propel_assets.catalog import TABLES, Table
+from propel_assets.warehouse.audit import FUTURE_TOLERANCE
 from propel_assets.warehouse.checks import Finding, TableFacts, last_findings, up_to_date
 from propel_assets.warehouse.query import Warehouse
+
+UNKNOWN_AGE = timedelta.max  # older than every limit
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,14 @@ class TableStatus:
         return sum(check.passed for check in self.last_checks)
 
     def age(self) -> timedelta | None:
-        """Return the time since the table was written; None: never. Not negative, because clocks differ."""
-        return None if self.loaded_at is None else max(timedelta(), datetime.now(UTC) - self.loaded_at)
+        """Return the time since the table was written; None: never.
+
+        Not negative, because clocks differ. `UNKNOWN_AGE` if a clock that was far ahead wrote the time of the load.
+        """
+        if self.loaded_at is None:
+            return None
+        age = datetime.now(UTC) - self.loaded_at
+        return UNKNOWN_AGE if age < -FUTURE_TOLERANCE else max(timedelta(), age)
 
 
 def table_statuses(warehouse: Warehouse) -> list[TableStatus]:

@@ -32,17 +32,17 @@ from propel_assets.source.decode import VARIANT, PageDecoder, RowType
 from propel_assets.source.dlt_source import SOURCE, complete_schema
 from propel_assets.source.lists import get_or_none, request_each
 from propel_assets.source.readers import ScanContext, read_scan
-from propel_assets.source.readers.users import CLOCK_DIFFERENCE_SECONDS, READ_UNTIL
+from propel_assets.source.readers.users import API_CLOCK_DIFFERENCE, READ_UNTIL
 from propel_assets.source.reconcile import Reconciler
 from propel_assets.source.stream import Progress, Rows, ScanResult
 from propel_assets.warehouse.audit import LoadRecord, as_utc, decode_json
 from propel_assets.warehouse.destinations.policies import policy_of
 from propel_assets.warehouse.digests import Key, KeyDifference, Kind, RowDigests
 from propel_assets.warehouse.folders import working_folder
-from propel_assets.warehouse.load import AuditResumeStore
 from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, destination_kind
 from propel_assets.warehouse.query import HOW_TO_LOAD, connect
+from propel_assets.warehouse.stored import AuditResumeStore
 
 USER_ID, ACTIVITY = "user_id", "last_active_at"
 USER_BY_ID = next(table for table in LOOKUPS if table.shape == Lookup("user_id"))
@@ -134,7 +134,7 @@ def _merge_reason(table: Table) -> str:
 
 
 @dataclass
-class _Side:
+class _ComparedTable:
     """One table. ``created_since``, ``active_since``: rows with a greater time changed since the load."""
 
     table: Table
@@ -176,7 +176,7 @@ class _Comparison:
         self._state = AuditResumeStore(pipeline, settings.target, self._policy).read(scan)
         erased = pipeline.state.get("sources", {}).get(SOURCE, {}).get(STATE_KEY)
         self._privacy = PrivacyFilter(settings.privacy_settings, erased, self._state.privacy)
-        self._sides: dict[str, _Side] = {}
+        self._sides: dict[str, _ComparedTable] = {}
         self._changed_ids: set[str] = set()
         self._new_ids: set[str] = set()
         naming = complete_schema().naming
@@ -254,17 +254,19 @@ class _Comparison:
             )
         return [name for name in missing if name in rules or f"{name}{VARIANT}" not in stored]
 
-    def _side(self, table: Table, load: LoadRecord, stored: Mapping[str, str], *, has_applied_events: bool) -> _Side:
+    def _side(
+        self, table: Table, load: LoadRecord, stored: Mapping[str, str], *, has_applied_events: bool
+    ) -> _ComparedTable:
         kinds = {name: kind for name, kind in stored.items() if name not in IGNORED and not name.startswith("_dlt")}
         identifiers = {column.name for column in table.columns if column.privacy == "identifier"}
         digests = RowDigests(self._folder, table.name, table.key, kinds, identifiers)
         # Times of PropelAuth's clock, where the scan has read some.
-        by_our_clock = load.started_at.timestamp() - CLOCK_DIFFERENCE_SECONDS
+        by_our_clock = load.started_at.timestamp() - API_CLOCK_DIFFERENCE
         active_since = self._state.cursor.get(READ_UNTIL, by_our_clock)
         created_since = self._state.newest.get(table.name, by_our_clock)
         if table.name == USER_QUERY.name:
             created_since = max(created_since, active_since)
-        return _Side(table, load, kinds, digests, created_since, active_since, has_applied_events)
+        return _ComparedTable(table, load, kinds, digests, created_since, active_since, has_applied_events)
 
     def _note_events(self) -> None:
         """Note the ids that webhook events since the load name.
@@ -280,14 +282,14 @@ class _Comparison:
                     named |= ids_named_by(decode_json(payload) or {}) or {*filter(None, [user_id or org_id])}
         self._changed_ids |= {*named, *self._privacy.stored_ids(USER_QUERY.name, USER_ID, named)}
 
-    def _flags(self, side: _Side, columns: Mapping[str, Sequence[Any]]) -> tuple[list[bool], list[bool]]:
+    def _flags(self, side: _ComparedTable, columns: Mapping[str, Sequence[Any]]) -> tuple[list[bool], list[bool]]:
         """Return two lists with a value per row.
 
         The first: whether the row was created or active since the load, or has expired since. The second: whether it
         was created since.
         """
-        now = datetime.now(UTC).timestamp() + CLOCK_DIFFERENCE_SECONDS
-        expired_since = side.load.started_at.timestamp() - CLOCK_DIFFERENCE_SECONDS
+        now = datetime.now(UTC).timestamp() + API_CLOCK_DIFFERENCE
+        expired_since = side.load.started_at.timestamp() - API_CLOCK_DIFFERENCE
         number = len(next(iter(columns.values())))
 
         def between(name: str, after: float, until: float = inf) -> list[bool]:
@@ -378,7 +380,7 @@ class _Comparison:
             return partial(_read_one_user, include_orgs=ORG_MEMBERSHIP.name in self._sides)
         return None
 
-    def _compare(self, side: _Side) -> TableComparison:
+    def _compare(self, side: _ComparedTable) -> TableComparison:
         rows = side.digests.count("stored")
         changed = lost = 0  # lost: rows of the load that are missing
         differences = [Difference("missing column", "", (name,)) for name in side.missing_columns]

@@ -6,7 +6,7 @@ merged by the message id, so an event that is loaded again is not duplicated.
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
 from propel_assets.catalog import AUTH_EVENT
@@ -18,6 +18,7 @@ from propel_assets.source.stream import ReadOptions
 from propel_assets.warehouse.erasure import run_due_erasures
 from propel_assets.warehouse.grades import settle_grades
 from propel_assets.warehouse.load import ScanLoad, load_scan
+from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import load_lock, write_lock
 from propel_assets.warehouse.query import connect
 from propel_assets.warehouse.session import LoadSession, open_session
@@ -30,7 +31,7 @@ MAX_BATCHES = 100
 
 
 def load_events(
-    settings: Settings, *, log: Callable[[str], None] = lambda _: None, session: LoadSession | None = None
+    settings: Settings, *, log: Log = lambda _: None, session: LoadSession | None = None
 ) -> Generator[ScanLoad, None, None]:
     """Load all events of the store, oldest first, and yield each load: at least one.
 
@@ -62,7 +63,7 @@ def load_events(
         _erase_deleted(settings, log)
 
 
-def _erase_deleted(settings: Settings, log: Callable[[str], None]) -> None:
+def _erase_deleted(settings: Settings, log: Log) -> None:
     """Run the due erasures.
 
     Raises:
@@ -78,7 +79,7 @@ def _erase_deleted(settings: Settings, log: Callable[[str], None]) -> None:
         raise WarehouseError(message)
 
 
-def _settle_grades(settings: Settings, session: LoadSession, log: Callable[[str], None]) -> None:
+def _settle_grades(settings: Settings, session: LoadSession, log: Log) -> None:
     """Grade the last scan again, once its last events have been loaded. The events are loaded by now."""
     target, policy = settings.target, load_policy(settings.privacy_settings)
     try:

@@ -1,8 +1,8 @@
 """The event store: verified webhooks between their receipt and their load into the warehouse.
 
 A SQLite file by default, PostgreSQL in production; any SQLAlchemy URL works whose dialect has `ON CONFLICT`. An event
-that `add` has returned for is durable. The store is bounded: `add` raises `StoreFull` above its limits, and `purge`
-removes events that are older than `max_age`.
+that `add` has returned for is durable. The store is bounded: `add` raises `WebhookStoreFull` above its limits, and
+`purge` removes events that are older than `max_age`.
 """
 
 import json
@@ -123,7 +123,7 @@ class EventStore:
             return set(found.scalars())
 
     def _require_room(self, connection: Connection, count: int, size: int) -> None:
-        """Raise `StoreFull` if so many events do not fit. The store is counted again only near its limits."""
+        """Raise `WebhookStoreFull` if so many events do not fit. The store is counted again only near its limits."""
         self._count, self._bytes = self._count + count, self._bytes + size
         if self._count > self.max_events or self._bytes > self.max_bytes:
             status = self._status(connection)

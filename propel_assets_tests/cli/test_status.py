@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from propel_assets.catalog import TABLES
 from propel_assets.cli.main import main
+from propel_assets.warehouse.audit import MAX_LOADS
 from propel_assets.webhooks.store import EventStore, StoredEvent
 from propel_assets_tests.processes import ROOT
 
@@ -146,6 +147,38 @@ def test_the_documentation_has_every_metric_and_field(loaded, event, run_sql) ->
     listed = set(re.findall(r"`([a-z_]+)`", "\n".join(re.findall(r"^\|.*", page, re.MULTILINE))))
     metrics = set(re.findall(r"^# TYPE (\w+) ", status("--format", "prometheus"), re.MULTILINE))
     assert listed == metrics | names(json.loads(status("--json")))
+
+
+def test_a_load_by_a_clock_that_was_ahead_is_old(loaded, run_sql) -> None:
+    users = "table_name IN ('user_query', 'org_membership')"
+    run_sql(f"UPDATE propel_auth_data.propel_scans SET finished_at = finished_at + INTERVAL 2 HOUR WHERE {users}")
+    ran = CliRunner().invoke(main, ["status", "--max-age", "26h", "user_query", "org_membership", "org_query"])
+    assert ran.exit_code == 3
+    assert "in the last 26 h: user_query, org_membership. Check that the schedule runs." in ran.stderr
+    line = next(line for line in ran.stdout.splitlines() if line.startswith("user_query"))
+    assert (line.split()[3], line.split()[-1]) == ("unknown", "no")
+    assert "user_query: The load has a time in the future. The age of the data is unknown. " in ran.stdout
+    tables = {table["table"]: table for table in json.loads(status("--json"))["tables"]}
+    assert (tables["user_query"]["age_seconds"], tables["user_query"]["is_up_to_date"]) == (None, False)
+    assert 'propel_last_load_timestamp_seconds{table="user_query"}' not in status("--format", "prometheus")
+
+
+def test_the_last_proved_scan_is_found_behind_many_others(loaded, run_sql) -> None:
+    before = json.loads(status("--json"))["tables"][0]
+    run_sql(
+        "INSERT INTO propel_auth_data.propel_scans "
+        "SELECT s.* REPLACE ('later' || n AS load_id, 'counted' AS verdict, finished_at + INTERVAL 1 SECOND AS "
+        f"finished_at) FROM propel_auth_data.propel_scans s, range({MAX_LOADS + 1}) r(n) WHERE table_name = "
+        "'user_query'"
+    )
+    run_sql(
+        "INSERT INTO propel_auth_data._dlt_loads SELECT l.* REPLACE ('later' || n AS load_id, inserted_at + INTERVAL "
+        f"1 SECOND AS inserted_at) FROM propel_auth_data._dlt_loads l, range({MAX_LOADS + 1}) r(n) WHERE load_id = "
+        "(SELECT load_id FROM propel_auth_data.propel_scans WHERE table_name = 'user_query' AND verdict = 'proved')"
+    )
+    users = json.loads(status("--json"))["tables"][0]
+    assert (users["table"], users["verdict"], users["proved_at"]) == ("user_query", "counted", before["proved_at"])
+    assert before["proved_at"]
 
 
 @pytest.mark.parametrize("wrong", ["26", "h", "1.5h", "-1h", "26 hours"])

@@ -25,7 +25,7 @@ from propel_assets.webhooks.store import EventStore
 from propel_assets_tests.webhooks.conftest import received
 
 SCANS = ("users", "orgs", "end_user_api_keys", "end_user_api_keys_archived")
-SELECT = ("+fct_user_changes", "+fct_user_activity_daily", "+fct_api_keys", "orgs_history", "org_readings")
+SELECT = ("+fct_user_changes", "+fct_user_activity_daily", "+fct_api_keys", "orgs_history", "org_loads")
 FORMAT = "%Y-%m-%d %H:%M"
 EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.\w+")
 
@@ -171,7 +171,9 @@ def test_a_review_matches_the_sandbox_and_is_reproducible(simulate, tmp_path, mo
     store.delete_user(owner[0])
     store.add_membership(leaver[0], leaver[1])
     store.update_org(owner[1], name="Renamed")
-    simulation.load()
+    gone_org, new_org = next(org for org in sorted(store.orgs) if org != owner[1]), store.add_org()
+    store.delete_org(gone_org)
+    last = simulation.load()
     with time_machine.travel(third + timedelta(days=9)):
         assert render_files(review_of(simulation, as_of, since)) == files
         named = render_files(review_of(simulation, as_of, since, with_names=True))
@@ -181,6 +183,11 @@ def test_a_review_matches_the_sandbox_and_is_reproducible(simulate, tmp_path, mo
         assert not one.user_changes
         with pytest.raises(WarehouseError, match=f"the first one is of {first:%Y-%m-%d}"):
             review_of(simulation, first.date() - timedelta(days=1))
+        with pytest.raises(WarehouseError, match=f"No org {new_org} or no-such-org is in the history up to the end of"):
+            review_of(simulation, as_of, since, org_ids=[owner[1], "no-such-org", new_org])
+        later = review_of(simulation, last.date(), since, org_ids=[gone_org, new_org])
+        assert gone_org in {org.org_id for org in later.orgs}, "members left it in the period"
+        assert not [member for org in later.orgs if org.org_id == gone_org for member in org.members]
         folder = tmp_path / "review"
         words = ["access-review", "--as-of", str(as_of), "--since", str(since), "--output", str(folder)]
         ran = CliRunner().invoke(main, words)

@@ -94,7 +94,7 @@ def test_the_true_time_of_each_change_lies_within(small_sandbox, small, query, s
 
 def run_histories(settings: Settings) -> None:
     with open_dbt(settings) as dbt:
-        assert dbt.run("run", "--select", *HISTORIES, "user_readings", "org_readings").failed == {}
+        assert dbt.run("run", "--select", *HISTORIES, "user_loads", "org_loads").failed == {}
 
 
 def received(payload: dict[str, Any]) -> StoredEvent:

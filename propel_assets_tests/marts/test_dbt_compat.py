@@ -48,19 +48,19 @@ def test_the_import_of_dbt_gives_the_root_logger_no_handler() -> None:
 def test_dbt_keeps_the_duckdb_file_open_until_its_connections_are_closed(small, build, tmp_path, monkeypatch) -> None:
     """If it does not keep the file open any more, `close_connections` can go."""
     file = str(tmp_path / "propel_auth_pipeline.duckdb")
-    build(small, "user_readings")
+    build(small, "user_loads")
     duckdb.connect(file, config={"threads": "1"}).close()
     closed = []
     monkeypatch.setattr("propel_assets.marts.runner.close_connections", lambda: closed.append(True))
     from dbt.adapters.factory import FACTORY
 
     with open_dbt(small) as dbt:
-        assert dbt.run("build", "--select", "user_readings").failed == {}
+        assert dbt.run("build", "--select", "user_loads").failed == {}
         assert closed
         assert {*FACTORY.adapters} == {"duckdb"}
         assert callable(FACTORY.adapters["duckdb"].connections.close_all_connections)
     monkeypatch.undo()
-    build(small, "user_readings")
+    build(small, "user_loads")
 
 
 def test_two_environments_in_one_process_have_their_own_schemas(small_sandbox, build, tmp_path) -> None:

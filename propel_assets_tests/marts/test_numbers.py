@@ -20,7 +20,7 @@ MARTS = "propel_auth_marts"
 ZONES = ("UTC", "America/Los_Angeles", "Asia/Tokyo")
 SCANS = ("users", "orgs", "invites", "end_user_api_keys", "end_user_api_keys_archived")
 SINCE_FIRST_LOAD = (
-    *("users_history", "memberships_history", "orgs_history", "user_readings"),
+    *("users_history", "memberships_history", "orgs_history", "user_loads"),
     *("fct_user_activity_daily", "fct_org_activity_daily", "fct_user_security_daily", "fct_org_daily"),
     *("fct_role_mix", "fct_org_health", "fct_invite_funnel", "fct_api_keys"),
 )
@@ -439,7 +439,7 @@ def test_days_without_a_load_or_an_event_have_rows_with_a_flag(simulate, query) 
     life.wait(days=4)
     last = life.load().date()
     days = [first + timedelta(days=n) for n in range(5)]
-    dates = query(f"SELECT day, has_reading FROM {MARTS}.dim_date WHERE day >= DATE '{first}' ORDER BY day")
+    dates = query(f"SELECT day, has_load FROM {MARTS}.dim_date WHERE day >= DATE '{first}' ORDER BY day")
     assert dates == [(day, day in (first, last)) for day in days]
     signups = query(
         f"SELECT day, signups, is_complete FROM {MARTS}.fct_signups_daily WHERE day >= DATE '{first}' ORDER BY 1"

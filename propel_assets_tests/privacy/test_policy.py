@@ -9,10 +9,12 @@ import pytest
 
 from propel_assets.catalog import BY_NAME, TABLES
 from propel_assets.errors import SettingsError
+from propel_assets.privacy.erasure_list import ErasureList
 from propel_assets.privacy.filter import PrivacyFilter
 from propel_assets.privacy.policy import Policy, Rule
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import PrivacySettings, load_settings
+from propel_assets.source.decode import PageDecoder, RowType
 from propel_assets.source.stream import ReadOptions
 from propel_assets.warehouse.load import load_scan
 
@@ -155,6 +157,48 @@ def test_an_unexpected_field_is_not_stored_and_fails_the_check(strict, small, qu
     assert "ERROR org_query: schema: Fields that the privacy policy does not classify were not stored: " in ran.stderr
     field = ran.stderr.split("not stored: ")[1].split(".")[0].split(",")[0]
     assert field not in {row[0] for row in query("SELECT column_name FROM (DESCRIBE org_query)")}
+
+
+def test_an_unexpected_field_named_like_a_variant_is_not_stored(strict, small, query, run_cli) -> None:
+    user = small.store.users[min(small.store.users)]
+    user.wire["enabled__v_text"] = f"{user.wire['first_name']}, {user.wire['email']}"
+    ran = run_cli("load", "user_query")
+    assert ran.returncode == 3
+    assert "does not classify were not stored: enabled__v_text." in ran.stderr
+    assert [name for name, *_ in query("DESCRIBE user_query") if "v_text" in name] == []
+
+
+def test_an_unexpected_field_named_like_a_variant_is_searched_for_usernames() -> None:
+    key = PrivacySettings(key=KEY)
+    policy = load_policy(key)
+    erased = ErasureList(None, policy).with_people([policy.digest("jdoe")])
+    row_type = RowType(BY_NAME["user_query"])
+    page = PageDecoder(row_type, "users")(b'{"users": [{"user_id": "1", "enabled__v_text": "jdoe"}]}')
+    rows = PrivacyFilter(key, erased).apply("user_query", row_type.to_arrow(page.items))
+    assert rows.num_rows == 1
+    assert "jdoe" not in str(rows["enabled__v_text"].to_pylist())
+
+
+@pytest.mark.parametrize(
+    ("rules", "stored"),
+    [
+        ({"m.*": "drop", "m.plan.tier": "keep"}, {"plan": {"tier": "gold"}}),
+        ({"m.plan.tier": "keep", "m.*": "drop"}, {"plan": {"tier": "gold"}}),
+        ({"m.plan.tier": "keep", "m.*.owner": "drop"}, {"phone": "1", "plan": {"tier": "gold", "seats": {"n": 5}}}),
+        (
+            {"m.plan": "keep", "m.*.seats.n": "drop"},
+            {"phone": "1", "plan": {"tier": "gold", "owner": "jd", "seats": {}}},
+        ),
+        ({"m.*.tier": "keep", "m.*": "drop", "m.plan": "drop"}, {}),
+        ({"m": "drop", "m.*.tier": "keep", "m.plan.seats": "keep"}, {"plan": {"tier": "gold", "seats": {"n": 5}}}),
+    ],
+)
+def test_a_named_part_begins_with_the_rule_of_all_parts(rules, stored, policy) -> None:
+    policy("[user_query]\n" + "\n".join(f'"properties.{path}" = "{action}"' for path, action in rules.items()))
+    value = {"m": {"phone": "1", "plan": {"tier": "gold", "owner": "jd", "seats": {"n": 5}}}}
+    rows = pa.table({"properties": [json.dumps(value)]})
+    rows = PrivacyFilter(load_settings().privacy_settings).apply("user_query", rows)
+    assert json.loads(rows["properties"][0].as_py()) == {"m": stored}
 
 
 def test_a_recent_load_under_another_policy_reads_all_users_again(policy, settings, query) -> None:

@@ -6,6 +6,7 @@ import dlt
 import pytest
 from dlt.common.data_writers import writers
 
+from propel_assets.errors import SettingsError
 from propel_assets.settings import load_settings
 from propel_assets.source.dlt_source import RESUME_STATES_KEY, SOURCE, propel_auth_source
 from propel_assets.source.stream import ReadOptions
@@ -61,6 +62,11 @@ def test_a_run_of_a_plain_pipeline_changes_no_global_setting(run) -> None:
     assert logging.getLogger("dlt").filters == filters
     assert specs == writers.WRITER_SPECS
     assert dlt.config.get(STRATEGY, str) is None
+
+
+def test_a_table_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"No table is named 'user_qeury'\. Did you mean 'user_query'"):
+        propel_auth_source(tables=["user_qeury", "org_query"])
 
 
 def test_a_skipped_table_keeps_its_rows(run, sandbox, query) -> None:

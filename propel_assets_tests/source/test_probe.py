@@ -75,6 +75,23 @@ def test_every_line_that_reading_can_settle_is_settled() -> None:
     assert all(finding.action for finding in found.findings)
 
 
+def test_a_response_that_is_too_large_settles_nothing(monkeypatch) -> None:
+    """The cap of such a tenant is not measured, and the users are read from smaller pages."""
+    monkeypatch.setattr(probe_module, "MAX_BODY_BYTES", 2**20)
+    with Sandbox(users=200, orgs=6, seed=7, profile={"page_size_cap": 1000}) as tenant:
+        for user in tenant.store.users.values():
+            user.wire["metadata"] = {"note": "a" * 20_000}
+        tenant.store.version += 1
+        found = run_probe(tenant)
+    assert answers(found)[1] == "a page_size of 1000 returns more than 1 MiB, which are not read: not settled"
+    assert "page_size_cap" not in found.profile["faults"]
+    assert answers(found)[2].endswith("the same total")
+    assert answers(found)[4].startswith("0 of 10 users have the created_at of another; two reads had the same order")
+    assert found.profile["fields"]["users"]["rows"] == 10
+    with Sandbox(users=60, orgs=6, seed=7, profile=found.profile["faults"]) as replay:
+        run_probe(replay)
+
+
 def test_ties_that_change_places_are_found() -> None:
     with Sandbox(users=1_200, orgs=24, seed=7, profile={"shuffled_ties": True}) as tenant:
         oldest = next(iter(tenant.store.users.values()))

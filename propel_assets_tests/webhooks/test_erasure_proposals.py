@@ -79,7 +79,7 @@ def test_applying_events_erases_only_where_it_is_configured(small, settings, que
 
 
 def test_an_automatic_erasure_that_is_not_complete_fails_and_says_what_to_do(
-    small, settings, run_sql, query, monkeypatch
+    small, settings, run_sql, query, monkeypatch, run_cli
 ) -> None:
     user_id = next(iter(small.store.users))
     small.store.delete_user(user_id)
@@ -91,3 +91,18 @@ def test_an_automatic_erasure_that_is_not_complete_fails_and_says_what_to_do(
         list(load_events(load_settings(), log=messages.append))
     assert messages[-1].startswith("Warning: ")
     assert query("SELECT count(*) FROM auth_event") == [(0,)]  # it is erased as far as it can be
+    # The command prints the results of the load and of its checks first.
+    other_id = next(iter(small.store.users))
+    small.store.delete_user(other_id)
+    deliver(settings, other_id, days_ago=31)
+    run_sql(f"CREATE OR REPLACE VIEW propel_auth_data.selected_user AS SELECT '{other_id}' AS user_id")
+    ran = run_cli("load", "auth_event")
+    assert ran.returncode == 1
+    lines = ran.stderr.splitlines()
+    assert lines[-1] == "Error: Not complete: auth_event. The reasons are above."
+    order = [
+        next(n for n, line in enumerate(lines) if line == "auth_event: 1 row, proved"),
+        next(n for n, line in enumerate(lines) if line.startswith("auth_event: not complete. The events are loaded,")),
+        next(n for n, line in enumerate(lines) if line.endswith("checks passed.")),
+    ]
+    assert order == sorted(order)

@@ -76,7 +76,7 @@ def build_review(
         with_names: also read names and e-mail addresses.
 
     Raises:
-        WarehouseError: there is no history of that day.
+        WarehouseError: there is no history of that day, or one of ``org_ids`` is in no history up to then.
     """
     since = since or as_of - timedelta(days=DORMANT_DAYS)
     try:
@@ -104,23 +104,24 @@ class _Reader:
         self._as_of, self._since, self._org_ids, self._admin_roles = as_of, since, {*org_ids}, admin_roles
         self._end = datetime.combine(as_of + timedelta(days=1), time(), UTC)
         self._start = datetime.combine(since, time(), UTC)
-        self._readings = self._read_at("user_readings")
-        known = bisect_left(self._readings, self._end)
+        self._loads = self._read_at("user_loads")
+        known = bisect_left(self._loads, self._end)
         if not known:
-            first = f"the first one is of {self._readings[0]:%Y-%m-%d}" if self._readings else "there is none yet"
+            first = f"the first one is of {self._loads[0]:%Y-%m-%d}" if self._loads else "there is none yet"
             raise WarehouseError(f"No load of users is in the history up to the end of {as_of} (UTC): {first}.")
-        self._observed = self._readings[known - 1]
+        self._observed = self._loads[known - 1]
         self._notes: list[str] = []
 
     def _rows(self, sql: str) -> list[tuple[Any, ...]]:
         return self._warehouse.rows(sql)
 
     def review(self, *, with_names: bool) -> AccessReview:
+        self._require_known_orgs()
         users = self._users()
         members, orgs = self._members(users), self._orgs()
         changes = self._changes()
         api_keys = self._api_keys()
-        in_period = [at for at in self._readings if self._start <= at <= self._observed]
+        in_period = [at for at in self._loads if self._start <= at <= self._observed]
         gaps = [later - earlier for earlier, later in pairwise(in_period)]
         by_org: dict[str, list[Member]] = defaultdict(list)
         for member in sorted(members, key=lambda m: (not self._is_admin(m), m.role, m.user_id)):
@@ -154,6 +155,20 @@ class _Reader:
             people=people,
         )
 
+    def _require_known_orgs(self) -> None:
+        known: set[str] = set()
+        for history in ("orgs_history", "memberships_history") if self._org_ids else ():
+            rows = self._rows(
+                f"SELECT DISTINCT org_id FROM {self._history}.{history} "  # noqa: S608 - our names
+                f"WHERE valid_from < {_literal(self._end)}"
+            )
+            known |= {str(org_id) for (org_id,) in rows}
+        if unknown := sorted(self._org_ids - known):
+            raise WarehouseError(
+                f"No org {' or '.join(unknown)} is in the history up to the end of {self._as_of} (UTC). "
+                "Check the ids: they are in the column org_id of org_query."
+            )
+
     def _users(self) -> dict[str, dict[str, Any]]:
         """Return the newest version of each user up to the review, deleted users included."""
         columns = ("user_id", "email", "first_name", "last_name", "enabled", "locked", "mfa_enabled", "valid_to")
@@ -180,12 +195,12 @@ class _Reader:
         return sorted(as_utc(at) for (at,) in self._rows(f"SELECT read_at FROM {self._history}.{table}"))  # noqa: S608
 
     def _orgs(self) -> dict[str, tuple[str, bool | None]]:
-        readings = self._read_at("org_readings")  # orgs are a scan of their own
-        known = bisect_left(readings, self._end)
+        loads = self._read_at("org_loads")  # orgs are a scan of their own
+        known = bisect_left(loads, self._end)
         if not known:
             self._notes.append("The names of orgs are not known: orgs were not loaded until then.")
             return {}
-        observed = _literal(readings[known - 1])
+        observed = _literal(loads[known - 1])
         rows = self._rows(
             f"SELECT org_id, name, is_saml_configured FROM {self._history}.orgs_history "  # noqa: S608 - our names
             f"WHERE valid_from <= {observed} AND (valid_to IS NULL OR valid_to > {observed})"
@@ -204,7 +219,7 @@ class _Reader:
             role, inherited = "", ()
             for _, _, role, additional, all_roles, valid_from, valid_to, after, before in versions:
                 roles = (role, _roles(additional))
-                since = Interval(_utc(after), as_utc(before))
+                since = Interval(_utc(after), _utc(before) or as_utc(valid_from))
                 if last_to is None or last_to != as_utc(valid_from):
                     member_since = role_since = since
                 elif roles != last_roles:

@@ -15,13 +15,10 @@ from propel_assets.errors import LossRefused, OtherEnvironment
 from propel_assets.settings import Tenant
 from propel_assets.source.client import SANDBOX
 from propel_assets.source.readers.api_key_usage import read_api_key_usage
+from propel_assets.source.readers.basic import read_document, read_employees, read_lookup, read_paged_list
 from propel_assets.source.readers.context import ScanContext, SkipScan, allowed_loss
-from propel_assets.source.readers.document import read_document
-from propel_assets.source.readers.employees import read_employees
 from propel_assets.source.readers.events import read_events
 from propel_assets.source.readers.insights import read_metrics, read_reports
-from propel_assets.source.readers.lookup import read_lookup
-from propel_assets.source.readers.paged_list import read_paged_list
 from propel_assets.source.readers.per_parent import read_per_parent
 from propel_assets.source.readers.scim import read_scim
 from propel_assets.source.readers.users import read_users

@@ -27,7 +27,7 @@ def read_api_key_usage(context: ScanContext, tables: Sequence[Table]) -> Iterato
     total, per_key = END_USER_API_KEY_USAGE_TOTAL, END_USER_API_KEY_USAGE
     today = datetime.now(UTC).date()
     first_day = (today - timedelta(days=FIRST_LOAD_DAYS)).isoformat()
-    read_until = {} if context.options.full_refresh else context.resume_state.cursor
+    read_until = context.resume_state.cursor if context.options.can_merge else {}
     decode = msgspec.json.Decoder(_Usage).decode
 
     def days_of(entry: str) -> list[str]:

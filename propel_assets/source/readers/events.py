@@ -21,7 +21,7 @@ from propel_assets.source.convert import nested_rows
 from propel_assets.source.decode import PageDecoder, RowType, to_arrow
 from propel_assets.source.lists import BAD_REQUEST, get_or_none, request_each
 from propel_assets.source.readers.context import ScanContext, SkipScan, allowed_loss, key_of, list_scan
-from propel_assets.source.readers.users import CLOCK_DIFFERENCE_SECONDS, Memberships, list_orders
+from propel_assets.source.readers.users import API_CLOCK_DIFFERENCE, Memberships, list_orders
 from propel_assets.source.stream import ReceivedEvent, Rows, ScanResult, join_reasons
 
 USER_ID, ORG_ID = ("user_id", "removed_user_id"), ("org_id",)
@@ -54,7 +54,7 @@ def read_events(context: ScanContext, table: Table, shape: Webhooks) -> Iterator
     events = context.options.events
     if events is None:
         raise SkipScan("No webhook has been received. Start the receiver: propel-assets webhooks.")
-    if context.options.full_refresh:
+    if not context.options.can_merge:
         raise SkipScan(
             "The destination cannot replace single rows, which events need: files, Delta tables included, are changed "
             "by full loads only. The events stay in the store, for 30 days at most. Use a database as the destination."
@@ -70,7 +70,7 @@ def read_events(context: ScanContext, table: Table, shape: Webhooks) -> Iterator
     yield Rows(table.name, to_arrow(AUTH_EVENT, new))
     yield ScanResult(table_name=table.name, verdict="proved", rows_read=len(new), cursor=cursor)
     times = [event.sent_at for event in events] + ([overtaken.since] if overtaken.since else [])
-    sent_since = int(min((time.timestamp() for time in times), default=0)) - CLOCK_DIFFERENCE_SECONDS
+    sent_since = int(min((time.timestamp() for time in times), default=0)) - API_CLOCK_DIFFERENCE
     loaded = [name for name in shape.applies_to if context.is_current(BY_NAME[name])]
     gone: list[str] = []
     if {ORG_QUERY.name, ORG_MEMBERSHIP.name} & {*loaded}:

@@ -107,7 +107,7 @@ def read_metrics(context: ScanContext, table: Table, shape: MetricGrid) -> Itera
 
 def _first_day(context: ScanContext, today: date) -> date:
     since = context.resume_state.cursor.get(SINCE)
-    if since and not context.options.full_refresh:
+    if since and context.options.can_merge:
         return min(date.fromisoformat(since), today - timedelta(days=METRIC_DAYS_READ_AGAIN))
     params = {"page_size": 1, "page_number": 0, "order_by": "CREATED_AT_ASC"}
     answer = context.client.get(USER_QUERY.path, PageDecoder(RowType(USER_QUERY), USER_QUERY.items), params)

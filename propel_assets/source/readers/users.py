@@ -25,7 +25,7 @@ from propel_assets.source.readers.per_parent import FLAGGED
 from propel_assets.source.scan import Order
 from propel_assets.source.stream import Mode, Rows, ScanResult, join_reasons
 
-CLOCK_DIFFERENCE_SECONDS = 300
+API_CLOCK_DIFFERENCE = 300  # seconds, between PropelAuth and the process that loads
 READ_UNTIL = "read_until"  # in the cursor: the newest activity when the scan began, in epoch seconds
 MAX_COMPARED_ORGS = 100
 
@@ -125,7 +125,7 @@ def _first_request(context: ScanContext, user: RowType) -> tuple[str, int]:
         )
     newest = answer.items[0].f_last_active_at if answer.items else 0
     newest = int(newest) if isinstance(newest, int | float) else 0  # null, or a value of another type
-    return reason, min(newest, int(time.time()) - CLOCK_DIFFERENCE_SECONDS)
+    return reason, min(newest, int(time.time()) - API_CLOCK_DIFFERENCE)
 
 
 def _results(

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from propel_assets.source.reconcile import ValueLimits
-from propel_assets.warehouse.destinations.bigquery import BigQueryClient
-from propel_assets.warehouse.destinations.databricks import DatabricksClient
 from propel_assets.warehouse.destinations.postgres import PostgresClient
+from propel_assets.warehouse.destinations.replace_statement import BigQueryClient, DatabricksClient
 
 FileFormat = Literal["parquet", "csv", "jsonl"]
 MergeStrategy = Literal["delete-insert", "upsert"]

@@ -44,3 +44,19 @@ class ReplaceInOneStatement:
         name, staging = sql_client.get_qualified_table_names(str(table["name"]))
         columns = ", ".join(map(sql_client.escape_column_name, table["columns"]))
         return self.statement.format(table=name, staging=staging, columns=columns)
+
+
+class BigQueryClient(ReplaceInOneStatement):
+    """Mixin for dlt's client. No row matches, so the statement deletes every old row and inserts every new one."""
+
+    statement = (
+        "MERGE INTO {table} AS t USING {staging} AS s ON FALSE "
+        "WHEN NOT MATCHED BY SOURCE THEN DELETE "
+        "WHEN NOT MATCHED BY TARGET THEN INSERT ({columns}) VALUES ({columns})"
+    )
+
+
+class DatabricksClient(ReplaceInOneStatement):
+    """Mixin for dlt's client. The statement creates one new version of a Delta table."""
+
+    statement = "INSERT OVERWRITE {table} ({columns}) SELECT {columns} FROM {staging}"

@@ -14,10 +14,13 @@ from propel_assets.privacy.erasure_list import identifying_columns, mentioning_c
 from propel_assets.privacy.identifiers import PLAIN_IDENTIFIER, REPLACEMENT, replace_identifiers
 from propel_assets.privacy.policy import VARIANT
 from propel_assets.privacy.redaction import describe_error
-from propel_assets.warehouse.erasure.catalogs import catalog_of
-from propel_assets.warehouse.erasure.database_catalog import EnumType, SearchedColumn, SearchedTable
+from propel_assets.warehouse.dlt_compat import DuckDbSqlClient
+from propel_assets.warehouse.erasure.database_catalog import Catalog, EnumType, SearchedColumn, SearchedTable
+from propel_assets.warehouse.erasure.duckdb_catalog import DuckDbCatalog
 from propel_assets.warehouse.erasure.person import Person
+from propel_assets.warehouse.erasure.postgres_catalog import PostgresCatalog
 from propel_assets.warehouse.erasure.receipt import ErasureRecord, UnsearchedColumn
+from propel_assets.warehouse.query import placeholders
 
 LEARNED = ("email", "username", "api_key_id")
 ROW_COUNTS = ("rows_expected", "rows_read", "total_min", "total_max")
@@ -39,7 +42,7 @@ class PersonEraser:
         """Read the catalog of the database behind dlt's ``client``."""
         self.person = person
         self._client = client
-        self._catalog = catalog_of(client)
+        self._catalog = _catalog_of(client)
         self._contents = self._catalog.contents()
         self.unsearched: set[UnsearchedColumn] = {*self._contents.unsearched}
         self.refused: dict[str, str] = {}
@@ -318,7 +321,7 @@ class PersonEraser:
         conditions, params = [NOTHING[0]], []
         for column in columns:
             if values := sorted(self.person.in_column(column)):
-                conditions.append(f"lower({self._catalog.text(column)}) IN ({', '.join(['%s'] * len(values))})")
+                conditions.append(f"lower({self._catalog.text(column)}) IN {placeholders(values)}")
                 params += values
         return f"({' OR '.join(conditions)})", params
 
@@ -335,3 +338,12 @@ def _numbered(name: str) -> Iterator[str]:
     while True:
         yield f"{name}_{number}"
         number += 1
+
+
+def _catalog_of(client: Any) -> Catalog:
+    """Return the catalog of the database behind dlt's ``client``."""
+    if isinstance(client.sql_client, DuckDbSqlClient):
+        return DuckDbCatalog(client)
+    if client.config.destination_type == "postgres":
+        return PostgresCatalog(client)
+    return Catalog(client)

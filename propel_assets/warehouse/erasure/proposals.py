@@ -14,6 +14,7 @@ from propel_assets.settings import Settings, require_credentials
 from propel_assets.source.client import Client
 from propel_assets.source.lists import get_or_none
 from propel_assets.source.readers.events import UUID
+from propel_assets.warehouse.audit import as_utc
 from propel_assets.warehouse.erasure.receipt import ErasureReceipt
 from propel_assets.warehouse.erasure.run import erase
 from propel_assets.warehouse.locks import Log
@@ -43,9 +44,8 @@ def proposed_erasures(warehouse: Warehouse, days: float) -> list[ErasureProposal
         f"WHERE e.event_type = 'user.deleted' AND e.user_id IS NOT NULL AND NOT EXISTS "
         f"(SELECT 1 FROM {warehouse.table(USER_QUERY.name)} u WHERE u.user_id = e.user_id) GROUP BY e.user_id"
     )
-    rows = [(user_id, at) for user_id, at in warehouse.rows(sql) if UUID.fullmatch(user_id)]  # not a keyed hash
-    found = [(user_id, at if at.tzinfo else at.replace(tzinfo=UTC)) for user_id, at in rows]
-    proposals = [ErasureProposal(user_id, at, at + timedelta(days=days)) for user_id, at in found]
+    rows = [(user_id, as_utc(at)) for user_id, at in warehouse.rows(sql) if UUID.fullmatch(user_id)]  # not a keyed hash
+    proposals = [ErasureProposal(user_id, at, at + timedelta(days=days)) for user_id, at in rows]
     return sorted(proposals, key=lambda proposal: (proposal.due_at, proposal.user_id))
 
 

@@ -26,9 +26,15 @@ from propel_assets.warehouse.erasure.eraser import PersonEraser
 from propel_assets.warehouse.erasure.person import Person
 from propel_assets.warehouse.erasure.receipt import ErasureReceipt, ErasureRecord
 from propel_assets.warehouse.folders import working_folder
-from propel_assets.warehouse.load import empty_bucket
 from propel_assets.warehouse.locks import Log
-from propel_assets.warehouse.pipeline import build_pipeline, database_file, load_lock, sync_local_pipeline, write_lock
+from propel_assets.warehouse.pipeline import (
+    build_pipeline,
+    database_file,
+    empty_bucket,
+    load_lock,
+    sync_local_pipeline,
+    write_lock,
+)
 from propel_assets.warehouse.query import HOW_TO_LOAD, warehouse_client
 from propel_assets.warehouse.remedies import remedy_of
 

@@ -38,8 +38,8 @@ days as (
   ) as all_days
 ),
 
-readings as (
-  select min(day) as first_day, max(day) as last_day from {{ ref('user_readings') }}
+loads as (
+  select min(day) as first_day, max(day) as last_day from {{ ref('user_loads') }}
 )
 
 select
@@ -49,11 +49,11 @@ select
   {%- endfor %}
   provider.{{ metric }} as provider_{{ metric }},
   coalesce(ours.{{ metric }}, 0) - provider.{{ metric }} as difference,
-  coalesce(days.day < readings.first_day, false) as is_before_first_reading,
-  coalesce(days.day < readings.last_day, false) as is_complete,
+  coalesce(days.day < loads.first_day, false) as is_before_first_load,
+  coalesce(days.day < loads.last_day, false) as is_complete,
   provider.cadence_completed as provider_is_complete
 from days
-cross join readings
+cross join loads
 left join ours on ours.day = days.day
 left join provider on provider.day = days.day
 {%- endmacro %}

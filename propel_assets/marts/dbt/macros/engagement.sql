@@ -4,17 +4,17 @@
 {%- set start = 'day' if period == 'day' else period ~ '_start' -%}
 {%- set names = (('user', 'active_users'), ('org', 'active_orgs')) -%}
 with bounds as (
-  select min(day) as first_day, max(day) as last_day from {{ ref('user_readings') }}
+  select min(day) as first_day, max(day) as last_day from {{ ref('user_loads') }}
 ),
 
 days as (
-  select day, has_reading from {{ ref('dim_date') }}
+  select day, has_load from {{ ref('dim_date') }}
 ),
 
 periods as (
   select
     {{ propel_auth.period_start(period, 'day') }} as {{ start }},
-    sum(case when has_reading then 1 else 0 end) as days_read
+    sum(case when has_load then 1 else 0 end) as days_read
   from days
   group by 1
 ),

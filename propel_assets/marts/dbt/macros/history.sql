@@ -3,7 +3,7 @@
    `read_at` is the time of the load. A version begins and ends at the time of the load that showed it, on the one clock
    of all marts. Not a dbt snapshot: a snapshot ends deleted rows at the time of writing, adds a version to every row
    when a column is added, and has times without a time zone (docs/decisions/0009). #}
-{% macro history(raw_table, reading_of, key, columns, json_columns, readings) -%}
+{% macro history(raw_table, load_of, key, columns, json_columns, loads) -%}
 {%- set values = columns + json_columns -%}
 with raw_rows as (
   select
@@ -14,15 +14,15 @@ with raw_rows as (
   from {{ propel_auth.raw_for_history(raw_table) }} as raw_table
 ),
 {% if is_incremental() %}
-{%- if readings %}
-{{ propel_auth.change_times(raw_table, reading_of, key, readings) }},
+{%- if loads %}
+{{ propel_auth.change_times(raw_table, load_of, key, loads) }},
 {%- endif %}
 
-reading as (
+latest_load as (
   -- Never before the newest version: a clock that went back must not end a version before it began.
   select max(read_at) as read_at
   from (
-    select {{ propel_auth.as_of(reading_of) }} as read_at
+    select {{ propel_auth.as_of(load_of) }} as read_at
     union all
     select max(valid_from) from {{ this }}
   ) as times
@@ -35,12 +35,12 @@ open_versions as (
 new_versions as (
   select
     raw_rows.*,
-    reading.read_at as valid_from,
+    latest_load.read_at as valid_from,
     cast(null as {{ propel_auth.type_time() }}) as valid_to
-    {{- propel_auth.change_columns(key) if readings }}
+    {{- propel_auth.change_columns(key) if loads }}
   from raw_rows
-  cross join reading
-  {{ propel_auth.join_change_times(key) if readings }}
+  cross join latest_load
+  {{ propel_auth.join_change_times(key) if loads }}
   left join open_versions on {{ propel_auth.same_key('open_versions', 'raw_rows', key) }}
   where open_versions.{{ key[0] }} is null or {{ propel_auth.differs('open_versions', 'raw_rows', values) }}
 ),
@@ -51,41 +51,41 @@ ended_versions as (
     open_versions.{{ column }},
     {%- endfor %}
     open_versions.valid_from,
-    reading.read_at as valid_to
-    {%- if readings %},
+    latest_load.read_at as valid_to
+    {%- if loads %},
     open_versions.changed_after,
     open_versions.changed_before
     {%- endif %}
   from open_versions
-  cross join reading
+  cross join latest_load
   left join raw_rows on {{ propel_auth.same_key('open_versions', 'raw_rows', key) }}
   where
     raw_rows.{{ key[0] }} is null
-    or (open_versions.valid_from < reading.read_at and {{ propel_auth.differs('open_versions', 'raw_rows', values) }})
+    or (open_versions.valid_from < latest_load.read_at and {{ propel_auth.differs('open_versions', 'raw_rows', values) }})
 )
 
-{%- set shown = (key + values) | join(', ') ~ ', valid_from, valid_to' ~ (', changed_after, changed_before' if readings else '') %}
+{%- set shown = (key + values) | join(', ') ~ ', valid_from, valid_to' ~ (', changed_after, changed_before' if loads else '') %}
 
 select {{ shown }} from new_versions
 union all
 select {{ shown }} from ended_versions
 {%- else %}
-{%- if readings %}
-{{ propel_auth.change_times(raw_table, reading_of, key, readings) }},
+{%- if loads %}
+{{ propel_auth.change_times(raw_table, load_of, key, loads) }},
 {%- endif %}
 
-reading as (
-  select {{ propel_auth.as_of(reading_of) }} as read_at
+latest_load as (
+  select {{ propel_auth.as_of(load_of) }} as read_at
 )
 
 select
   raw_rows.*,
-  reading.read_at as valid_from,
+  latest_load.read_at as valid_from,
   cast(null as {{ propel_auth.type_time() }}) as valid_to
-  {{- propel_auth.change_columns(key) if readings }}
+  {{- propel_auth.change_columns(key) if loads }}
 from raw_rows
-cross join reading
-{{ propel_auth.join_change_times(key) if readings }}
+cross join latest_load
+{{ propel_auth.join_change_times(key) if loads }}
 {%- endif %}
 {%- endmacro %}
 
@@ -105,12 +105,12 @@ cross join bounds
 
    A full load compares only the keys that the log has since the full load before it began, so an older entry does not
    describe the present version. #}
-{% macro change_times(raw_table, reading_of, key, readings) -%}
-{%- set read = propel_auth.existing_readings(readings) -%}
+{% macro change_times(raw_table, load_of, key, loads) -%}
+{%- set read = propel_auth.existing_loads(loads) -%}
 full_loads as (
   select started_at, row_number() over (order by started_at desc) as age
   from {{ propel_auth.raw('propel_scans') }} as scans
-  where table_name = '{{ reading_of }}' and mode = 'full' and verdict <> 'skipped'
+  where table_name = '{{ load_of }}' and mode = 'full' and verdict <> 'skipped'
 ),
 
 logged as (
@@ -137,12 +137,12 @@ bounds as (
     {%- endif %}
     max(finished_at) as changed_before
   from {{ propel_auth.raw('propel_scans') }} as scans
-  where table_name = '{{ reading_of }}' and verdict <> 'skipped'
+  where table_name = '{{ load_of }}' and verdict <> 'skipped'
 )
 {%- endmacro %}
 
-{# The table of the readings as the last build left it. Not a ref: it is built after the histories. #}
-{% macro existing_readings(name) -%}
+{# The table of the loads as the last build left it. Not a ref: it is built after the histories. #}
+{% macro existing_loads(name) -%}
   {%- if name and execute and is_incremental() -%}
     {%- set relation = load_relation(api.Relation.create(database=this.database, schema=this.schema, identifier=name)) -%}
     {%- if relation is not none -%}
@@ -192,9 +192,9 @@ where age = 1
 {%- endmacro %}
 
 {# For each time `at` in the column `time` of `relation`: the begin of the last full load of users before it. Null: it was the first. #}
-{% macro previous_readings(relation, time) -%}
-select times.at, max(coalesce(readings.full_load_started_at, readings.read_at)) as previous_read_at
+{% macro previous_loads(relation, time) -%}
+select times.at, max(coalesce(loads.full_load_started_at, loads.read_at)) as previous_read_at
 from (select distinct {{ time }} as at from {{ relation }}) as times
-left join {{ ref('user_readings') }} as readings on readings.read_at < times.at
+left join {{ ref('user_loads') }} as loads on loads.read_at < times.at
 group by times.at
 {%- endmacro %}

@@ -132,8 +132,8 @@ windows as (
 covered as (
   select windows.*
   from windows
-  inner join (select min(day) as first_day from {{ ref('user_readings') }}) as readings
-    on readings.first_day < windows.active_from
+  inner join (select min(day) as first_day from {{ ref('user_loads') }}) as loads
+    on loads.first_day < windows.active_from
 ),
 
 ours as (

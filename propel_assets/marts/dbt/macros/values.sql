@@ -48,7 +48,7 @@
   cast({{ dbt.date_trunc(period, day) }} as date)
 {%- endmacro %}
 
-{# The time of the last load of `table`; null before the first. The end of the reading, or the newest time in the data if
+{# The time of the last load of `table`; null before the first. The end of the scan, or the newest time in the data if
    that is later: PropelAuth's clock and ours differ. So no row has a time after it. #}
 {% macro as_of(table) -%}
   {%- set newest = {

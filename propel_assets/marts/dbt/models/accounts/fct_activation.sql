@@ -1,9 +1,9 @@
 with users as (
   select users.user_id, users.email, users.created_at, users.signup_day, users.is_deleted, users.as_of
   from {{ ref('dim_user') }} as users
-  cross join (select min(read_at) as first_reading from {{ ref('user_readings') }}) as bounds
+  cross join (select min(read_at) as first_load from {{ ref('user_loads') }}) as bounds
   -- Of users who signed up before the first load, the order of the steps is unknown.
-  where users.created_at > bounds.first_reading
+  where users.created_at > bounds.first_load
 ),
 
 first_orgs as (

@@ -4,7 +4,7 @@
   partition_by={'field': 'day', 'data_type': 'date'} if target.type == 'bigquery' else none
 ) }}
 
-with reading as (
+with latest_load as (
   select {{ propel_auth.as_of('user_query') }} as as_of
 ),
 
@@ -13,7 +13,7 @@ members as (
     memberships.org_id,
     count(*) as members,
     {%- for days in (30, 60, 90) %}
-    count(case when users.last_active_at >= {{ propel_auth.plus_days('reading.as_of', -days) }} then 1 end)
+    count(case when users.last_active_at >= {{ propel_auth.plus_days('latest_load.as_of', -days) }} then 1 end)
       as active_members_{{ days }}d,
     {%- endfor %}
     count(case when users.enabled then 1 end) as enabled_members,
@@ -21,12 +21,12 @@ members as (
     count(case when users.locked then 1 end) as locked_members,
     count(case when not users.email_confirmed then 1 end) as unconfirmed_members,
     count(
-      case when users.enabled and users.last_active_at < {{ propel_auth.plus_days('reading.as_of', -90) }} then 1 end
+      case when users.enabled and users.last_active_at < {{ propel_auth.plus_days('latest_load.as_of', -90) }} then 1 end
     ) as dormant_members_90d,
     max(users.last_active_at) as last_active_at
   from {{ propel_auth.raw('org_membership') }} as memberships
   inner join {{ propel_auth.raw('user_query') }} as users on users.user_id = memberships.user_id
-  cross join reading
+  cross join latest_load
   group by memberships.org_id
 ),
 
@@ -61,8 +61,8 @@ administrators as (
 invites as (
   select raw_invites.org_id, count(*) as pending_invites
   from {{ propel_auth.raw('pending_org_invites') }} as raw_invites
-  cross join reading
-  where raw_invites.expires_at > reading.as_of
+  cross join latest_load
+  where raw_invites.expires_at > latest_load.as_of
   group by raw_invites.org_id
 ),
 
@@ -113,7 +113,7 @@ orgs as (
 
 select
   orgs.org_id,
-  {{ propel_auth.utc_day('reading.as_of') }} as day,
+  {{ propel_auth.utc_day('latest_load.as_of') }} as day,
   orgs.name,
   orgs.plan,
   case
@@ -150,7 +150,7 @@ select
   orgs.active_api_keys,
   orgs.orphan_api_keys,
   orgs.last_active_at,
-  reading.as_of
+  latest_load.as_of
 from orgs
-cross join reading
-where reading.as_of is not null
+cross join latest_load
+where latest_load.as_of is not null

@@ -4,7 +4,7 @@
   partition_by={'field': 'day', 'data_type': 'date'} if target.type == 'bigquery' else none
 ) }}
 
-with reading as (
+with latest_load as (
   select {{ propel_auth.as_of('end_user_api_keys') }} as as_of
 ),
 
@@ -20,10 +20,10 @@ all_keys as (
 judged as (
   select
     all_keys.*,
-    reading.as_of,
+    latest_load.as_of,
     case
       when all_keys.is_archived then 'archived'
-      when all_keys.expires_at <= reading.as_of then 'expired'
+      when all_keys.expires_at <= latest_load.as_of then 'expired'
       else 'active'
     end as status,
     case
@@ -33,7 +33,7 @@ judged as (
       when all_keys.org_id is not null and memberships.user_id is null then 'owner_left_org'
     end as orphan_reason
   from all_keys
-  cross join reading
+  cross join latest_load
   left join {{ propel_auth.raw('user_query') }} as users on users.user_id = all_keys.user_id
   left join {{ propel_auth.raw('org_membership') }} as memberships
     on memberships.user_id = all_keys.user_id and memberships.org_id = all_keys.org_id

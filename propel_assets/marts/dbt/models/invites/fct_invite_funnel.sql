@@ -6,7 +6,7 @@
   'org_id', 'invitee_email', 'created_at', 'expires_at', 'role_in_org', 'inviter_user_id'
 ] %}
 
-with reading as (
+with latest_load as (
   select {{ propel_auth.as_of('pending_org_invites') }} as as_of
 ),
 
@@ -21,14 +21,14 @@ invites as (
     pending.{{ fact }},
     {%- endfor %}
     {%- if is_incremental() %}
-    coalesce(known.first_seen_at, reading.as_of) as first_seen_at,
+    coalesce(known.first_seen_at, latest_load.as_of) as first_seen_at,
     {%- else %}
-    reading.as_of as first_seen_at,
+    latest_load.as_of as first_seen_at,
     {%- endif %}
-    reading.as_of as last_seen_at,
+    latest_load.as_of as last_seen_at,
     cast(null as {{ propel_auth.type_time() }}) as gone_seen_at
   from pending
-  cross join reading
+  cross join latest_load
   {%- if is_incremental() %}
   left join {{ this }} as known
     on known.org_id = pending.org_id
@@ -43,9 +43,9 @@ invites as (
     {%- endfor %}
     known.first_seen_at,
     known.last_seen_at,
-    coalesce(known.gone_seen_at, reading.as_of) as gone_seen_at
+    coalesce(known.gone_seen_at, latest_load.as_of) as gone_seen_at
   from {{ this }} as known
-  cross join reading
+  cross join latest_load
   left join pending
     on pending.org_id = known.org_id
     and pending.invitee_email = known.invitee_email
@@ -63,10 +63,10 @@ ordered as (
 
 -- The membership may have been read before or after the invites of the same refresh: until the first load of users
 -- after the invite was gone.
-decisive_readings as (
-  select gone.gone_seen_at, min(readings.read_at) as read_at
+decisive_loads as (
+  select gone.gone_seen_at, min(loads.read_at) as read_at
   from (select distinct gone_seen_at from invites where gone_seen_at is not null) as gone
-  left join {{ ref('user_readings') }} as readings on readings.read_at >= gone.gone_seen_at
+  left join {{ ref('user_loads') }} as loads on loads.read_at >= gone.gone_seen_at
   group by gone.gone_seen_at
 ),
 
@@ -83,12 +83,12 @@ accepted as (
     ordered.created_at,
     min(joined.joined_seen_at) as accepted_seen_at
   from ordered
-  inner join decisive_readings on decisive_readings.gone_seen_at = ordered.gone_seen_at
+  inner join decisive_loads on decisive_loads.gone_seen_at = ordered.gone_seen_at
   inner join joined
     on joined.org_id = ordered.org_id
     and joined.email = lower(ordered.invitee_email)
     and joined.joined_seen_at > ordered.last_seen_at
-    and (decisive_readings.read_at is null or joined.joined_seen_at <= decisive_readings.read_at)
+    and (decisive_loads.read_at is null or joined.joined_seen_at <= decisive_loads.read_at)
     and (ordered.next_created_at is null or joined.joined_seen_at < ordered.next_created_at)
   group by ordered.org_id, ordered.invitee_email, ordered.created_at
 )
@@ -101,7 +101,7 @@ select
   ordered.last_seen_at,
   ordered.gone_seen_at,
   case
-    when ordered.gone_seen_at is null and ordered.expires_at <= reading.as_of then 'expired'
+    when ordered.gone_seen_at is null and ordered.expires_at <= latest_load.as_of then 'expired'
     when ordered.gone_seen_at is null then 'pending'
     when accepted.accepted_seen_at is not null then 'accepted'
     when ordered.next_created_at <= ordered.gone_seen_at and ordered.next_created_at < ordered.expires_at then 'replaced'
@@ -117,11 +117,11 @@ select
     when accepted.accepted_seen_at is not null
       then {{ propel_auth.hours_between('ordered.created_at', 'accepted.accepted_seen_at') }}
   end as hours_to_accept_at_most,
-  reading.as_of
+  latest_load.as_of
 from ordered
-cross join reading
+cross join latest_load
 left join accepted
   on accepted.org_id = ordered.org_id
   and accepted.invitee_email = ordered.invitee_email
   and accepted.created_at = ordered.created_at
-where reading.as_of is not null
+where latest_load.as_of is not null

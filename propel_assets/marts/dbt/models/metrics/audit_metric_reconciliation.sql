@@ -1,6 +1,6 @@
 {%- set compared = (
-  ('signups', 'fct_signups_daily', 'day', 'signups', 'not is_before_first_reading and is_complete'),
-  ('orgs_created', 'fct_orgs_created_daily', 'day', 'orgs_created', 'not is_before_first_reading and is_complete'),
+  ('signups', 'fct_signups_daily', 'day', 'signups', 'not is_before_first_load and is_complete'),
+  ('orgs_created', 'fct_orgs_created_daily', 'day', 'orgs_created', 'not is_before_first_load and is_complete'),
   ('active_users', 'fct_engagement_monthly', 'month_start', 'active_users', 'active_users is not null and is_complete'),
   ('active_orgs', 'fct_engagement_monthly', 'month_start', 'active_orgs', 'active_orgs is not null and is_complete'),
 ) -%}
@@ -31,7 +31,7 @@ select
   {{ propel_auth.whole('sum(abs(figures.our_figure - figures.provider_figure))') }} as absolute_difference,
   {{ propel_auth.share('sum(abs(figures.our_figure - figures.provider_figure))', 'sum(figures.provider_figure)') }}
     as difference_share,
-  reading.reconciled_at
+  latest_load.reconciled_at
 from figures
-cross join (select {{ propel_auth.as_of('chart_metrics') }} as reconciled_at) as reading
-group by figures.metric, figures.mart, figures.cadence, reading.reconciled_at
+cross join (select {{ propel_auth.as_of('chart_metrics') }} as reconciled_at) as latest_load
+group by figures.metric, figures.mart, figures.cadence, latest_load.reconciled_at

@@ -6,19 +6,19 @@ activity as (
   select user_id, day from {{ ref('fct_user_activity_daily') }}
 ),
 
-readings as (
-  select distinct day from {{ ref('user_readings') }}
+loads as (
+  select distinct day from {{ ref('user_loads') }}
 )
 {%- for days in (7, 30) %},
 
 last_{{ days }}_days as (
   -- Exact at the time of a load: a user active in the days before it was last active in them.
-  select readings.day, count(distinct activity.user_id) as active_users
-  from readings
+  select loads.day, count(distinct activity.user_id) as active_users
+  from loads
   inner join activity
-    on activity.day <= readings.day
-    and activity.day > cast({{ dbt.dateadd('day', -days, 'readings.day') }} as date)
-  group by readings.day
+    on activity.day <= loads.day
+    and activity.day > cast({{ dbt.dateadd('day', -days, 'loads.day') }} as date)
+  group by loads.day
 )
 {%- endfor %}
 
@@ -31,7 +31,7 @@ select
   last_7_days.active_users as active_users_7d,
   last_30_days.active_users as active_users_30d,
   {{ propel_auth.share('daily.active_users', 'last_30_days.active_users') }} as stickiness,
-  daily.days_read > 0 as has_reading,
+  daily.days_read > 0 as has_load,
   daily.is_complete,
   daily.is_lower_bound
 from daily

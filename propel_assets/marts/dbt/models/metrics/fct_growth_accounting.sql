@@ -6,7 +6,7 @@ with bounds as (
   select
     {{ propel_auth.period_start('month', 'min(day)') }} as first_month,
     {{ propel_auth.period_start('month', 'max(day)') }} as last_month
-  from {{ ref('user_readings') }}
+  from {{ ref('user_loads') }}
 ),
 
 months as (

@@ -39,17 +39,17 @@ spells as (
 ),
 
 joined_before as (
-  {{ propel_auth.previous_readings('spells', 'joined_seen_at') }}
+  {{ propel_auth.previous_loads('spells', 'joined_seen_at') }}
 ),
 
 left_before as (
-  {{ propel_auth.previous_readings('(select left_seen_at from spells where left_seen_at is not null) as ended', 'left_seen_at') }}
+  {{ propel_auth.previous_loads('(select left_seen_at from spells where left_seen_at is not null) as ended', 'left_seen_at') }}
 ),
 
-next_readings as (
-  select left_before.at, min(readings.read_at) as next_read_at
+next_loads as (
+  select left_before.at, min(loads.read_at) as next_read_at
   from left_before
-  left join {{ ref('user_readings') }} as readings on readings.read_at > left_before.at
+  left join {{ ref('user_loads') }} as loads on loads.read_at > left_before.at
   group by left_before.at
 ),
 
@@ -78,13 +78,13 @@ select
     when deleted_users.deleted_seen_at = spells.left_seen_at then 'user_deleted'
     when
       deleted_orgs.deleted_seen_at > left_before.previous_read_at
-      and (next_readings.next_read_at is null or deleted_orgs.deleted_seen_at <= next_readings.next_read_at)
+      and (next_loads.next_read_at is null or deleted_orgs.deleted_seen_at <= next_loads.next_read_at)
       then 'org_deleted'
     else 'left'
   end as reason
 from spells
 left join joined_before on joined_before.at = spells.joined_seen_at
 left join left_before on left_before.at = spells.left_seen_at
-left join next_readings on next_readings.at = spells.left_seen_at
+left join next_loads on next_loads.at = spells.left_seen_at
 left join deleted_users on deleted_users.user_id = spells.user_id
 left join deleted_orgs on deleted_orgs.org_id = spells.org_id

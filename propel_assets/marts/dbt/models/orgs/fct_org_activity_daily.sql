@@ -20,11 +20,11 @@ with seen as (
 select
   seen.org_id,
   seen.day,
-  seen.day < readings.first_day as is_before_first_reading,
-  reading.as_of as observed_at
+  seen.day < loads.first_day as is_before_first_load,
+  latest_load.as_of as observed_at
 from seen
-cross join (select {{ propel_auth.as_of('user_query') }} as as_of) as reading
-cross join (select min(day) as first_day from {{ ref('user_readings') }}) as readings
+cross join (select {{ propel_auth.as_of('user_query') }} as as_of) as latest_load
+cross join (select min(day) as first_day from {{ ref('user_loads') }}) as loads
 {% if is_incremental() %}
 left join {{ this }} as known on known.org_id = seen.org_id and known.day = seen.day
 where known.org_id is null

@@ -4,7 +4,7 @@
   partition_by={'field': 'day', 'data_type': 'date'} if target.type == 'bigquery' else none
 ) }}
 
-with reading as (
+with latest_load as (
   select {{ propel_auth.as_of('org_query') }} as as_of
 ),
 
@@ -65,14 +65,14 @@ org_members as (
 select
   roles_of_org.org_id,
   roles_of_org.role,
-  {{ propel_auth.utc_day('reading.as_of') }} as day,
+  {{ propel_auth.utc_day('latest_load.as_of') }} as day,
   roles_of_org.name,
   coalesce(counted.members, 0) as members,
   coalesce(org_members.org_members, 0) as org_members,
   {{ propel_auth.share('coalesce(counted.members, 0)', 'org_members.org_members') }} as share,
-  reading.as_of
+  latest_load.as_of
 from roles_of_org
-cross join reading
+cross join latest_load
 left join counted on counted.org_id = roles_of_org.org_id and counted.role = roles_of_org.role
 left join org_members on org_members.org_id = roles_of_org.org_id
-where reading.as_of is not null
+where latest_load.as_of is not null

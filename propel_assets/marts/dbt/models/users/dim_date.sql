@@ -17,12 +17,12 @@ days as (
   from numbers
 ),
 
-readings as (
-  select day, count(*) as readings from {{ ref('user_readings') }} group by day
+loads as (
+  select day, count(*) as loads from {{ ref('user_loads') }} group by day
 ),
 
 bounds as (
-  select min(day) as first_day, max(day) as last_day from readings
+  select min(day) as first_day, max(day) as last_day from loads
 )
 
 select
@@ -30,10 +30,10 @@ select
   {{ propel_auth.period_start('week', 'days.day') }} as week_start,
   {{ propel_auth.period_start('month', 'days.day') }} as month_start,
   {{ dbt.datediff(propel_auth.period_start('week', 'days.day'), 'days.day', 'day') }} + 1 as day_of_week,
-  readings.day is not null as has_reading,
-  days.day < bounds.first_day as is_before_first_reading,
+  loads.day is not null as has_load,
+  days.day < bounds.first_day as is_before_first_load,
   days.day < bounds.last_day as is_complete
 from days
 cross join bounds
-left join readings on readings.day = days.day
+left join loads on loads.day = days.day
 where days.day <= bounds.last_day

@@ -35,8 +35,8 @@ select
   latest.first_valid_from as first_seen_at,
   latest.valid_to is not null as is_deleted,
   latest.valid_to as deleted_seen_at,
-  reading.as_of
+  latest_load.as_of
 from latest
-cross join (select {{ propel_auth.as_of('user_query') }} as as_of) as reading
+cross join (select {{ propel_auth.as_of('user_query') }} as as_of) as latest_load
 left join {{ propel_auth.raw('user_query') }} as users
   on users.user_id = latest.user_id and latest.valid_to is null

@@ -49,7 +49,7 @@ counted as (
 ),
 
 bounds as (
-  select min(day) as first_day from {{ ref('user_readings') }}
+  select min(day) as first_day from {{ ref('user_loads') }}
 )
 
 select
@@ -62,6 +62,6 @@ select
     'floor(' ~ propel_auth.hours_between('counted.last_signup', 'counted.as_of') ~ ' / 168)'
   ) }} - counted.weeks_after as weeks_observed,
   {{ propel_auth.plus_days('counted.last_signup', '7 * counted.weeks_after + 7') }} <= counted.as_of as is_complete,
-  counted.cohort_week < bounds.first_day as is_before_first_reading
+  counted.cohort_week < bounds.first_day as is_before_first_load
 from counted
 cross join bounds

@@ -34,7 +34,7 @@ membership_changes as (
 ),
 
 bounds as (
-  select min(read_at) as first_reading from {{ ref('user_readings') }}
+  select min(read_at) as first_load from {{ ref('user_loads') }}
 ),
 
 changes as (
@@ -49,7 +49,7 @@ changes as (
   from user_versions
   cross join bounds
   where
-    (previous_valid_to is null and valid_from > bounds.first_reading)
+    (previous_valid_to is null and valid_from > bounds.first_load)
     or previous_valid_to < valid_from
 
   union all
@@ -73,7 +73,7 @@ changes as (
   from membership_changes
   cross join bounds
   where
-    (previous_valid_to is null and valid_from > bounds.first_reading)
+    (previous_valid_to is null and valid_from > bounds.first_load)
     or previous_valid_to < valid_from
 
   union all
@@ -96,7 +96,7 @@ changes as (
 ),
 
 previous as (
-  {{ propel_auth.previous_readings('changes', 'seen_at') }}
+  {{ propel_auth.previous_loads('changes', 'seen_at') }}
 )
 
 select

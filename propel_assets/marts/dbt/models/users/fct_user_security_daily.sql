@@ -4,7 +4,7 @@
   partition_by={'field': 'day', 'data_type': 'date'} if target.type == 'bigquery' else none
 ) }}
 
-with reading as (
+with latest_load as (
   select {{ propel_auth.as_of('user_query') }} as as_of
 ),
 
@@ -17,14 +17,14 @@ counted as (
     count(case when users.locked then 1 end) as locked_users,
     count(case when not users.email_confirmed then 1 end) as unconfirmed_users,
     count(
-      case when users.enabled and users.last_active_at < {{ propel_auth.plus_days('reading.as_of', -90) }} then 1 end
+      case when users.enabled and users.last_active_at < {{ propel_auth.plus_days('latest_load.as_of', -90) }} then 1 end
     ) as dormant_users_90d
   from {{ propel_auth.raw('user_query') }} as users
-  cross join reading
+  cross join latest_load
 )
 
 select
-  {{ propel_auth.utc_day('reading.as_of') }} as day,
+  {{ propel_auth.utc_day('latest_load.as_of') }} as day,
   counted.users,
   counted.enabled_users,
   counted.users_with_mfa,
@@ -33,7 +33,7 @@ select
   counted.locked_users,
   counted.unconfirmed_users,
   counted.dormant_users_90d,
-  reading.as_of
-from reading
+  latest_load.as_of
+from latest_load
 cross join counted
-where reading.as_of is not null
+where latest_load.as_of is not null

@@ -5,5 +5,5 @@
 {{ propel_auth.history(
   'org_query', 'org_query', ['org_id'],
   ['name', 'is_saml_configured', 'max_users', 'custom_role_mapping_name', 'legacy_org_id', 'created_at'],
-  ['metadata'], 'org_readings',
+  ['metadata'], 'org_loads',
 ) }}

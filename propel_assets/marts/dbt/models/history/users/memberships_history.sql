@@ -7,5 +7,5 @@
   'org_membership', 'user_query', ['user_id', 'org_id'],
   ['org_role_structure', 'user_role', 'legacy_org_id'],
   ['additional_roles', 'inherited_user_roles_plus_current_role', 'user_permissions'],
-  'user_readings',
+  'user_loads',
 ) }}

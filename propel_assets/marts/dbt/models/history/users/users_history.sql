@@ -10,5 +10,5 @@
     'impersonator_user_id',
   ],
   ['properties', 'metadata'],
-  'user_readings',
+  'user_loads',
 ) }}

@@ -3,6 +3,6 @@
 ) }}
 -- Built after the history, so that a load in it is in the history.
 -- depends_on: {{ ref('orgs_history') }}
-select reading.read_at, {{ propel_auth.full_load_started_at('org_query') }} as full_load_started_at
-from (select {{ propel_auth.as_of('org_query') }} as read_at) as reading
-where reading.read_at is not null
+select latest_load.read_at, {{ propel_auth.full_load_started_at('org_query') }} as full_load_started_at
+from (select {{ propel_auth.as_of('org_query') }} as read_at) as latest_load
+where latest_load.read_at is not null
