@@ -179,7 +179,7 @@ def test_what_is_loaded_every_day_is_stale_after_26_hours_and_what_is_loaded_by_
 
 
 def test_the_age_at_which_tables_are_stale_is_an_option_and_a_setting(monkeypatch) -> None:
-    def windows(**options: float) -> set[timedelta]:
+    def windows(**options: Any) -> set[timedelta]:
         graph = build_definitions(PropelAuthConfig(**options)).resolve_asset_graph()
         policies: list[Any] = [graph.get(key).freshness_policy for key in graph.get_all_asset_keys()]
         return {policy.warn_window.to_timedelta() for policy in policies if policy}
