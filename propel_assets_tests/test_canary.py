@@ -5,8 +5,10 @@ Dagster, of dlt and of the temporary folder, in the audit tables, in the alerts 
 
 The failures: the destination refuses a row and quotes it, a table or database cannot be written, a DuckDB file is
 locked, a response is truncated, has the wrong shape or lacks its key, the key is refused (401), a feature is refused
-(403), checks fail with evidence, code raises errors with the word in their texts, and dbt models and tests fail.
-Failures of responses, of the key and of code do not depend on the destination: they happen with DuckDB only.
+(403), checks fail with evidence, code raises errors with the word in their texts, and dbt models and tests fail. A user
+is looked up by an address, in vain, and events with the word in their payloads cannot be applied.
+Failures of responses, of the key, of look-ups, of events and of code do not depend on the destination: they happen with
+DuckDB only. One run has a process for each step.
 
 Not covered: names of roles, which are the same for all users, and files without write permission, which root can write.
 """
@@ -40,11 +42,13 @@ from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import load_settings
 from propel_assets.warehouse.dlt_setup import set_up_dlt
 from propel_assets.warehouse.query import open_warehouse
+from propel_assets.webhooks.store import EventStore
 from propel_assets_tests.canary import Canary, break_code
 from propel_assets_tests.destinations.standins.local import DeltaFiles, DuckDb, PlainFiles
 from propel_assets_tests.destinations.standins.postgres import Postgres
 from propel_assets_tests.processes import ROOT
 from propel_assets_tests.reporting.servers import Webhook, running_webhook
+from propel_assets_tests.webhooks.conftest import received
 
 STORED = ("user_query", "org_query", "pending_org_invites")  # at every destination
 RESPONSES = ("end_user_api_keys", "user_report", "org_report", "scim_groups")  # at DuckDB: the destination is not used
@@ -209,6 +213,21 @@ def failed_steps(run: dg.ExecuteInProcessResult) -> set[str]:
     return {(event.step_key or "").removeprefix("propel_auth_") for event in run.get_step_failure_events()}
 
 
+def fail_to_look_up_and_apply(place: Place) -> None:
+    """Let a look-up fail, then a load of events, and a run with a process for each step."""
+    faults, user_id = place.sandbox.faults, min(place.sandbox.store.users)
+    faults.set("server_error", 500, path="/api/backend/v1/user")
+    found = place.command("look-up", "load", "user_by_email", "--email", place.canary.email())
+    assert "GET /api/backend/v1/user/email" in found.stderr
+    payload = {"event_type": "user.created", "user_id": user_id, "email": place.canary.email()}
+    with closing(EventStore(load_settings().webhook_store)) as store:
+        store.add([received(payload)])
+    assert "auth_event: not loaded. " in place.command("events", "load", "auth_event").stderr
+    words = ("asset", "materialize", "-m", "propel_assets.definitions", "--select")
+    assert place.command("processes", *words, "key:propel_auth/user_query", module="dagster").returncode != 0
+    faults.clear()
+
+
 # --- fixtures ---
 
 
@@ -303,6 +322,9 @@ def test_no_text_of_a_row_leaves_the_destination(place, webhook, monkeypatch) ->
 
     if place.kind == "duckdb":  # the others are not used in these failures
         raise_in_code(place, monkeypatch)
+        monkeypatch.setenv("PROPEL_EXECUTOR", "multiprocess")
+        monkeypatch.setenv("PROPELAUTH_WEBHOOK_STORE", f"sqlite:///{place.warehouse}/events.db")
+        fail_to_look_up_and_apply(place)
         faults.set("key_revoked")
         assert "returned 401" in place.command("key refused", "load", *STORED).stderr
         assert not place.materialize("key refused", "org_query").success

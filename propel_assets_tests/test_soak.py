@@ -32,7 +32,7 @@ def soak(*words: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_fault_schedules_lose_nobody(tmp_path) -> None:
+def test_fault_schedules_lose_no_user(tmp_path) -> None:
     done = soak("--schedules", "12", "--seed", "1", "--processes", "2", "--folder", str(tmp_path))
     print(done.stdout, done.stderr)
     assert done.returncode == 0

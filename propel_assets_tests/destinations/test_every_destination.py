@@ -59,7 +59,7 @@ def test_the_tables_hold_exactly_what_propelauth_has_and_then_what_it_has_later(
 
 @pytest.mark.parametrize("destination", ["redshift_s3", "databricks_s3"], indirect=True)
 @pytest.mark.destinations
-def test_a_bucket_that_a_warehouse_loads_from_holds_nobody_afterwards(settings, started, destination) -> None:
+def test_a_bucket_that_a_warehouse_loads_from_is_empty_afterwards(settings, started, destination) -> None:
     load_scan("users", settings)
     left = {file["Key"] for file in started(destination).bucket.files()}
     assert {name for name in left if "user_query" in name or "org_membership" in name} == set()

@@ -57,7 +57,7 @@ def test_a_load_does_not_look_for_the_database_of_another_project(settings, quer
     assert query("SELECT count(*) > 0 FROM custom_role_mappings") == [(True,)]
 
 
-def test_nothing_but_documented_reads_is_ever_asked(settings, sandbox) -> None:
+def test_only_documented_requests_are_sent(settings, sandbox) -> None:
     user_id = next(iter(sandbox.store.users))
     email = sandbox.store.user_object(user_id)["email"]
     lookups = {"user_by_id": [user_id], "user_by_email": [email], "user_by_username": ["unknown"]}
@@ -73,7 +73,7 @@ def test_nothing_but_documented_reads_is_ever_asked(settings, sandbox) -> None:
     assert not unused
 
 
-def test_what_dlt_logs_of_a_job_it_tries_again_names_nobody(settings, caplog) -> None:
+def test_dlt_logs_of_a_retried_job_have_no_personal_data(settings, caplog) -> None:
     build_pipeline(settings.target, None)
     log = logging.getLogger("dlt")
     log.addHandler(caplog.handler)

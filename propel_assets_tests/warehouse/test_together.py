@@ -103,7 +103,7 @@ def test_the_lock_is_waited_for_and_ends_with_its_holder(database, server, rows,
     assert {user for (user,) in rows("SELECT user_id FROM {user_query}")} == set(sandbox.store.users)
 
 
-def test_whoever_reads_sees_all_of_the_old_rows_or_all_of_the_new(database, server, rows, sandbox) -> None:
+def test_a_reader_sees_the_old_rows_or_the_new_ones(database, server, rows, sandbox) -> None:
     ended(start("user_query"))
     for user in list(sandbox.store.users)[:7]:
         sandbox.store.delete_user(user)

@@ -397,7 +397,7 @@ MOMENTS: dict[str, Callable[[Sandbox, Path], Any]] = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_and_run_again_it_ends_as_if_nothing_had_happened(
+def test_after_a_kill_the_next_load_gives_the_same_tables(
     settings, sandbox, store, moment, tmp_path, monkeypatch
 ) -> None:
     temporary = tmp_path / "temporary"
