@@ -13,7 +13,7 @@ DAY = click.DateTime(["%Y-%m-%d"])
 
 
 @click.command("access-review", short_help="Write who had which role, for an audit.")
-@click.option("--as-of", required=True, type=DAY, metavar="YYYY-MM-DD", help="The day at whose end (UTC) to review.")
+@click.option("--as-of", required=True, type=DAY, metavar="YYYY-MM-DD", help="Review the end of this day (UTC).")
 @click.option("--since", type=DAY, metavar="YYYY-MM-DD", help="First day of the changes. Default: 90 days before.")
 @click.option("--org", "org_ids", multiple=True, metavar="ORG_ID", help="Only this org. Repeatable.")
 @click.option("--admin-role", "admin_roles", multiple=True, help="An administrator role. Default: Owner, Admin.")
@@ -33,8 +33,8 @@ def access_review(
 ) -> None:
     """Write an access review from the history: a page to print, and CSV files.
 
-    Per org: who had which role, since when, through what; the changes of the period; exceptions first. The same period
-    gives the same bytes.
+    Per org: who had which role, since when and how granted; the changes of the period; exceptions first. Later loads do
+    not change the review of a period, except for the usage of API keys.
 
     \b
     Examples:

@@ -46,7 +46,7 @@ PropelAuth sandbox: {sandbox.url} ({users:,} users, {orgs:,} orgs)
 LIVE_GUIDE = """A live day: users sign up, log in, change and leave, {changes} changes a minute. Once the tables are
 loaded, the sensor {sensor} brings each change into user_query within two minutes.
   Lose a tenth of the webhooks:  {bin}/propel-assets fault webhook_lost,share=0.1 --url {sandbox.url}
-  What was lost: materialize user_query again and, 2 minutes later, open auth_event.
+  What was lost: materialize user_query and org_query twice; 2 minutes later, open auth_event.
 
 """
 

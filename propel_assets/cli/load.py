@@ -41,8 +41,8 @@ def _option_of(table: str) -> str:
 @click.command(short_help="Load tables from PropelAuth, then check them.")
 @table_arguments
 @_lookup_options
-@click.option("--recent", is_flag=True, help="Only users who signed up or were active since the last load; merged.")
-@click.option("--usage-per-key", is_flag=True, help="Also count API key usage per key: keys x days requests.")
+@click.option("--recent", is_flag=True, help="Merge only users who signed up or were active since the last load.")
+@click.option("--usage-per-key", is_flag=True, help="Also load the usage of each API key: one request per key and day.")
 def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: tuple[str, ...]) -> None:
     """Load TABLES (default: all that are on by default), then check them.
 

@@ -63,12 +63,12 @@ class PropelGroup(click.Group):
 @click.version_option(__version__, prog_name="propel-assets")
 @click.option("--environment", metavar="NAME", help="The PropelAuth environment. [PROPELAUTH_ENVIRONMENT]")
 def main(environment: str | None) -> None:
-    """PropelAuth in your warehouse: complete, checked, as Dagster assets.
+    """Load PropelAuth into your warehouse, and check it.
 
     \b
     Examples:
       propel-assets demo                      load a PropelAuth simulator, through Dagster
-      propel-assets load                      load all tables from the PropelAuth of PROPELAUTH_AUTH_URL
+      propel-assets load                      load the default tables from PROPELAUTH_AUTH_URL
       propel-assets load user_query           load one table, and those that are read together with it
       propel-assets status                    list the tables in the warehouse, their age, the last checks
       propel-assets report                    write an HTML page with charts

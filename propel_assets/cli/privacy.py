@@ -32,7 +32,7 @@ def privacy(tables: tuple[str, ...]) -> None:
 @click.argument("user_id", type=UserId())
 @click.option("--email", "emails", multiple=True, help="Another e-mail address of this person. Repeatable.")
 @click.option("--allow-unknown", is_flag=True, help="Accept an id that neither the warehouse nor PropelAuth has.")
-@click.option("--dry-run", is_flag=True, help="Only list what would be removed. Needs no key.")
+@click.option("--dry-run", is_flag=True, help="Only list what would be removed. Needs no privacy key.")
 def erase(user_id: str, emails: tuple[str, ...], allow_unknown: bool, dry_run: bool) -> None:
     """Remove the person USER_ID from every schema of the database, and from all later loads.
 

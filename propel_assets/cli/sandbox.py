@@ -130,7 +130,7 @@ def fault(options: tuple[str, ...], url: str, clear: bool, list_all: bool) -> No
       propel-assets fault scim_off
       propel-assets fault rate_limit=5 retry_after=seconds
       propel-assets fault server_error=503,path=/api/backend/v1/org,requests=3
-      propel-assets fault missing_field=users.last_name --url http://127.0.0.1:8401
+      propel-assets fault missing_field=users.last_name --url http://127.0.0.1:8402
       propel-assets fault --clear scim_off
       propel-assets fault --clear
     """

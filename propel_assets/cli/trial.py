@@ -12,7 +12,7 @@ from propel_assets.errors import SettingsError
 @click.command(short_help="Load a sandbox through Dagster; print answers.")
 @sandbox_options
 def demo(users: int, orgs: int, seed: int, now: date) -> None:
-    """Load every table of a PropelAuth simulator on this machine, through Dagster, into DuckDB.
+    """Load the tables of a PropelAuth simulator on this machine, through Dagster, into DuckDB.
 
     \b
     Examples:
@@ -42,7 +42,7 @@ def dev(port: int, sandbox_port: int, users: int, orgs: int, seed: int, now: dat
     Examples:
       propel-assets dev
       propel-assets dev --no-live
-      propel-assets dev --port 3001 --sandbox-port 8401 --users 20000
+      propel-assets dev --port 3001 --sandbox-port 8402 --users 20000
     """
     from propel_assets.cli.dev import run_dev
 

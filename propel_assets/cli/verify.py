@@ -21,7 +21,7 @@ DIFFERENCES_FOUND = 3
 @table_arguments
 @click.option("--limit", default=100, type=click.IntRange(min=1), show_default=True, help="Rows to list per table.")
 def verify(tables: tuple[str, ...], limit: int) -> None:
-    """Scan PropelAuth again and compare TABLES row by row. Writes nothing. The default: all that are loaded.
+    """Scan PropelAuth again and compare TABLES row by row. Writes nothing. Default: all that are loaded.
 
     Lists each row that is missing, extra or different, by id and column name, never with values. Rows that were
     created, active or named by a webhook event since the load are only counted. Exits with 3 when a row differs.

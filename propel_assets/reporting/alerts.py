@@ -150,6 +150,8 @@ class AlertState:
         failures = delivery.deliver(settings, texts)
         for target in due:
             failure, gives_up = failures.get(target), self.attempts[target] >= MAX_ATTEMPTS
+            if failure and failure.delivered >= len(texts[target]):  # the target accepted everything, then failed
+                failure = None
             if failure:
                 log(f"{failure.reason} {'It is not retried any more.' if gives_up else 'It is retried.'}")
             if gives_up or not failure:

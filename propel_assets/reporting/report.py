@@ -24,7 +24,7 @@ from propel_assets.reporting.drawing import NARROW, THEMED, WIDE, Chart, can_dra
 from propel_assets.settings import Target
 from propel_assets.warehouse.audit import as_utc
 from propel_assets.warehouse.query import Warehouse
-from propel_assets.warehouse.status import table_statuses
+from propel_assets.warehouse.status import UNKNOWN_AGE, table_statuses
 
 SCANS = 30
 """Scans of each table that the page shows."""
@@ -123,6 +123,7 @@ def render(warehouse: Warehouse, target: Target) -> str:
         panels=panels,
         scans={t.table: warehouse.audit.verdicts(BY_NAME[t.table], loads=SCANS)[::-1] for t in tables},
         max_age=target.max_age,
+        unknown_age=UNKNOWN_AGE,
         definitions=[_definition(mart) for mart in charts.CHARTS],
         changes=changes,
         how_to_build="" if all(part.is_built for part in (*panels, *changes)) else runner.how_to_build(target),

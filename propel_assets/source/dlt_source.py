@@ -236,7 +236,9 @@ def _read(scan: str, tables: Sequence[Table], run: _Run) -> Iterator[dict[str, A
         results = [replace(r, rows_deleted=log.count_deleted(BY_NAME[r.table_name])) for r in results]
         if ended := log.count_deleted(ORG_MEMBERSHIP):
             refuse_loss(context, ORG_MEMBERSHIP, ended)
-    results = _with_policy(results, scan, privacy, log.event_loads if log else 0)
+    results = [
+        replace(result, event_loads=log.event_loads if log else None) for result in _with_policy(results, scan, privacy)
+    ]
     for result in results:
         run.on_result(result)
         if result.skipped:
@@ -339,15 +341,13 @@ def _after_privacy(result: ScanResult, privacy: PrivacyFilter) -> ScanResult:
     )
 
 
-def _with_policy(
-    results: Sequence[ScanResult], scan: str, privacy: PrivacyFilter, event_loads: int
-) -> list[ScanResult]:
+def _with_policy(results: Sequence[ScanResult], scan: str, privacy: PrivacyFilter) -> list[ScanResult]:
     """Note the privacy policy in the resume state, if all tables of the scan were read in full under it.
 
     The cursor of API key usage loses the keys of erased people.
     """
     state = results[0].resume_state
-    state = replace(state, cursor=privacy.without_erased(state.cursor), event_loads=event_loads)
+    state = replace(state, cursor=privacy.without_erased(state.cursor))
     if len(results) == sum(table.scan == scan for table in TABLES) and not any(r.is_recent for r in results):
         state = replace(state, privacy=privacy.fingerprint)
     return [replace(result, resume_state=state) for result in results]

@@ -87,8 +87,7 @@ class ResumeState:
 
     ``tenant_id``: the `Client.tenant_id`. ``rows``: rows of each table in the last full scan. ``newest``: by table, the
     greatest `created_at` when the end of the list was found. ``cursor``: where the reader resumes; its content is the
-    reader's. ``privacy``: the fingerprint of the privacy policy of the last full scan. ``event_loads``: how many loads
-    of events were complete when the scan began; only of tables that events change, and of events.
+    reader's. ``privacy``: the fingerprint of the privacy policy of the last full scan.
     """
 
     tenant_id: str = ""
@@ -96,7 +95,6 @@ class ResumeState:
     newest: Mapping[str, float] = field(default_factory=dict)
     cursor: Mapping[str, Any] = field(default_factory=dict)
     privacy: str = ""
-    event_loads: int = 0
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "ResumeState":
@@ -111,7 +109,6 @@ class ResumeState:
             "newest": dict(self.newest),
             "cursor": dict(self.cursor),
             "privacy": self.privacy,
-            "event_loads": self.event_loads,
         }
 
 
@@ -157,6 +154,7 @@ class ScanResult:
     concurrency: int = 0
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    event_loads: int | None = None
     resume_state: ResumeState = field(default_factory=ResumeState)
 
     @property

@@ -1,6 +1,6 @@
 """The change log at the destination: what it has of the rows that a load reads, and how it is written."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,9 +12,11 @@ from propel_assets.privacy.policy import Policy
 from propel_assets.settings import Target
 from propel_assets.source.readers.events import FOLLOWED, SINCE
 from propel_assets.source.stream import Overtaken, ResumeState
-from propel_assets.warehouse.audit import MAX_LOADS, as_utc, decode_json
+from propel_assets.warehouse.audit import as_utc, decode_json
 from propel_assets.warehouse.pipeline import has_write_lock
 from propel_assets.warehouse.query import Warehouse, connect, in_batches, placeholders
+
+LOADS_TO_FOLLOW = 50
 
 
 class StoredRows:
@@ -35,13 +37,13 @@ class StoredRows:
         with connect(*self._arguments) as warehouse:
             sql = f"SELECT 1 FROM {warehouse.table(PROPEL_CHANGES.name)}"  # noqa: S608 - a quoted name
             has_rows = _has_log(warehouse) and bool(warehouse.rows(sql, limit=1))
-            return has_rows, max((load.number for load in _loads_of(warehouse, AUTH_EVENT)), default=0)
+            return has_rows, _last_event_load(warehouse).event_loads + 1
 
     def first_receipt(self, ids: Sequence[str]) -> datetime | None:
         """Return when the first of the messages ``ids`` of `auth_event` was received."""
         with connect(*self._arguments) as warehouse:
             rows = warehouse.rows_of(AUTH_EVENT, AUTH_EVENT.key[0], ids)
-        return min((as_utc(row["received_at"]) for row in rows), default=None)
+        return min((as_utc(row["received_at"]) for row in rows if row.get("received_at")), default=None)
 
     def observed(self, table: Table, ids: Sequence[str]) -> dict[str, datetime | None]:
         """Return for each id the latest time after which its stored row was read, by a load that is complete.
@@ -85,18 +87,19 @@ class StoredRows:
         if not can_read_again(*self._arguments[1:]):
             return Overtaken()
         with connect(*self._arguments) as warehouse:
-            events = _loads_of(warehouse, AUTH_EVENT)
-            followed = {load_id for load in events for load_id in load.followed}
-            loads = [load for load in _loads_of(warehouse, USER_QUERY, ORG_QUERY) if load.load_id not in followed]
-            unknown = [load for load in events if any(load.number > other.event_loads for other in loads)]
-            since = min((load.since for load in unknown if load.since), default=None)
+            loads, events = _loads(warehouse), _last_event_load(warehouse)
+            ids = [load.load_id for load in loads]
+            late = [
+                load for load in loads if load.event_loads <= events.event_loads and load.load_id not in events.followed
+            ]
+            since = _first_applied(warehouse, min(load.event_loads for load in late)) if late else None
             if since is None:
-                return Overtaken([load.load_id for load in loads])
+                return Overtaken(ids)
             sql = f"SELECT DISTINCT user_id, org_id FROM {warehouse.table(AUTH_EVENT.name)} WHERE received_at >= %s"  # noqa: S608
             rows = warehouse.rows(sql, since)
         users, orgs = {user_id for user_id, _ in rows if user_id}, {org_id for _, org_id in rows if org_id}
-        self._began = min(load.started_at for load in loads)
-        return Overtaken([load.load_id for load in loads], since, sorted(users), sorted(orgs))
+        self._began = min(load.started_at for load in late)
+        return Overtaken(ids, since, sorted(users), sorted(orgs))
 
 
 def can_read_again(target: Target, policy: Policy) -> bool:
@@ -112,44 +115,68 @@ def can_read_again(target: Target, policy: Policy) -> bool:
 
 @dataclass(frozen=True)
 class _Load:
-    """A complete load. ``event_loads``: how many loads of events were complete when it began."""
+    """A complete load of users or orgs. ``event_loads``: how many loads of events were complete when it began."""
 
     load_id: str
     started_at: datetime
     event_loads: int
-    cursor: dict[str, Any]
-
-    @property
-    def number(self) -> int:
-        """The number of a load of events."""
-        return self.event_loads + 1
-
-    @property
-    def followed(self) -> Sequence[str]:
-        """The loads that were complete when a load of events began, and that no earlier one has followed."""
-        return self.cursor.get(FOLLOWED, ())
-
-    @property
-    def since(self) -> datetime | None:
-        """The first receipt of the events that a load of events has applied."""
-        return datetime.fromisoformat(self.cursor[SINCE]) if self.cursor.get(SINCE) else None
 
 
-def _loads_of(warehouse: Warehouse, *tables: Table) -> list[_Load]:
-    """Return the last loads of ``tables`` that have read them; of events, those of `auth_event` only."""
-    if not warehouse.columns_of(PROPEL_SCANS.name):
+@dataclass(frozen=True)
+class _EventLoad:
+    """The last load of events. ``event_loads``: how many others were complete; -1: there is none.
+
+    ``followed``: the loads of users and orgs that were complete when it began.
+    """
+
+    event_loads: int = -1
+    followed: frozenset[str] = frozenset()
+
+
+def _scans_of(warehouse: Warehouse, columns: str, tables: Sequence[Table], rest: str) -> list[tuple[Any, ...]]:
+    """Return ``columns`` of the complete scans of ``tables`` that know how many loads of events were complete."""
+    if "event_loads" not in warehouse.columns_of(PROPEL_SCANS.name):
         return []
     sql = (
-        f"SELECT s.load_id, s.started_at, s.resume_state FROM {warehouse.table(PROPEL_SCANS.name)} s "  # noqa: S608
+        f"SELECT {columns} FROM {warehouse.table(PROPEL_SCANS.name)} s "  # noqa: S608 - our names
         f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
         f"WHERE s.table_name IN {placeholders(tables)} AND s.mode <> 'events' AND s.verdict <> 'skipped' "
-        f"ORDER BY {warehouse.load_order} DESC, s.load_id DESC"
+        f"AND s.event_loads IS NOT NULL {rest}"
     )
-    found = []
-    for load_id, started_at, state in warehouse.rows(sql, *(table.name for table in tables), limit=MAX_LOADS):
-        stored = ResumeState.from_json(decode_json(state) or {})
-        found.append(_Load(load_id, as_utc(started_at), stored.event_loads, dict(stored.cursor)))
-    return found
+    return warehouse.rows(sql, *(table.name for table in tables), limit=LOADS_TO_FOLLOW)
+
+
+def _loads(warehouse: Warehouse) -> list[_Load]:
+    """Return the last loads of users and orgs. Loads of events follow them long before they are too old to be here."""
+    rows = _scans_of(
+        warehouse,
+        "s.load_id, s.started_at, s.event_loads",
+        (USER_QUERY, ORG_QUERY),
+        f"ORDER BY {warehouse.load_order} DESC, s.load_id DESC",
+    )
+    return [_Load(load_id, as_utc(started_at), event_loads) for load_id, started_at, event_loads in rows]
+
+
+def _last_event_load(warehouse: Warehouse) -> _EventLoad:
+    rows = _scans_of(warehouse, "s.event_loads, s.resume_state", (AUTH_EVENT,), "ORDER BY s.event_loads DESC")
+    for event_loads, state in rows[:1]:
+        return _EventLoad(event_loads, frozenset(_cursor_of(state).get(FOLLOWED, ())))
+    return _EventLoad()
+
+
+def _first_applied(warehouse: Warehouse, event_loads: int) -> datetime | None:
+    """Return the first receipt of what loads of events have applied, the first ``event_loads`` left out."""
+    sql = (
+        f"SELECT s.resume_state FROM {warehouse.table(PROPEL_SCANS.name)} s "  # noqa: S608
+        f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
+        "WHERE s.table_name = %s AND s.verdict <> 'skipped' AND s.event_loads >= %s"
+    )
+    cursors = [_cursor_of(state) for (state,) in warehouse.rows(sql, AUTH_EVENT.name, event_loads)]
+    return min((datetime.fromisoformat(cursor[SINCE]) for cursor in cursors if cursor.get(SINCE)), default=None)
+
+
+def _cursor_of(state: Any) -> Mapping[str, Any]:
+    return ResumeState.from_json(decode_json(state) or {}).cursor
 
 
 def write_change_log(pipeline: dlt.Pipeline, target: Target, policy: Policy, rows: Sequence[dict[str, Any]]) -> None:

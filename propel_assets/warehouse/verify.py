@@ -237,22 +237,20 @@ class _Comparison:
         return reasons
 
     def _missing_columns(self, table: Table, stored: Mapping[str, str], written: Collection[str]) -> list[str]:
-        """Return the columns that the table must have and has not.
-
-        These are the declared ones that the privacy policy does not drop, and those that loads have written.
+        """Return the columns that the table must have and has not: those of the key, and those that loads have written.
 
         Raises:
             WarehouseError: a column of the primary key is one of them.
         """
-        rules = self._policy.rules[table.name]
-        declared = [column.name for column in table.columns if rules[column.name].action != "drop"]
-        missing = [name for name in [*declared, *sorted({*written} - {*declared})] if name not in stored]
+        names = [column.name for column in table.columns]
+        missing = [name for name in [*names, *sorted({*written} - {*names})] if name in {*table.key, *written}]
+        missing = [name for name in missing if name not in stored]
         if keys := [name for name in table.key if name in missing]:
             raise WarehouseError(
                 f"{table.name} has no column {' and '.join(keys)} in the warehouse, so its rows cannot be compared. "
                 "Load the table again."
             )
-        return [name for name in missing if name in rules or f"{name}{VARIANT}" not in stored]
+        return [name for name in missing if name in names or f"{name}{VARIANT}" not in stored]
 
     def _side(
         self, table: Table, load: LoadRecord, stored: Mapping[str, str], *, has_applied_events: bool
@@ -278,8 +276,10 @@ class _Comparison:
         with connect(self._pipeline, self._settings.target, self._policy) as warehouse:
             if warehouse.columns_of(AUTH_EVENT.name):
                 sql = f"SELECT user_id, org_id, payload FROM {warehouse.table(AUTH_EVENT.name)} WHERE received_at >= %s"  # noqa: S608
-                for user_id, org_id, payload in warehouse.rows(sql, since):  # a policy can drop the payload
-                    named |= ids_named_by(decode_json(payload) or {}) or {*filter(None, [user_id or org_id])}
+                keeps_payload = self._policy.rules[AUTH_EVENT.name]["payload"].action == "keep"
+                for user_id, org_id, payload in warehouse.rows(sql, since):
+                    ids = ids_named_by(decode_json(payload) or {}) if keeps_payload else ()
+                    named |= {*ids} or {*filter(None, [user_id or org_id])}
         self._changed_ids |= {*named, *self._privacy.stored_ids(USER_QUERY.name, USER_ID, named)}
 
     def _flags(self, side: _ComparedTable, columns: Mapping[str, Sequence[Any]]) -> tuple[list[bool], list[bool]]:

@@ -113,9 +113,7 @@ def test_a_sandbox_is_the_same_environment_on_another_port_unless_its_seed_diffe
 
 
 @pytest.mark.parametrize("days", [-400, 400])
-def test_a_clock_that_jumps_loses_no_user_and_checks_still_hold(
-    days, settings, sandbox, query, travel
-) -> None:
+def test_a_clock_that_jumps_loses_no_user_and_checks_still_hold(days, settings, sandbox, query, travel) -> None:
     rng = Random(days)
 
     def load(options: ReadOptions | None = None) -> None:

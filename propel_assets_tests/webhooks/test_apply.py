@@ -250,7 +250,6 @@ def test_audit_rows_of_events_are_removed_once_two_full_loads_have_begun_since(
 ) -> None:
     monkeypatch.setattr(audit, "MAX_LOADS", 3)
     monkeypatch.setattr(retention, "MAX_LOADS", 3)
-    monkeypatch.setattr("propel_assets.warehouse.change_log.API_CLOCK_DIFFERENCE", 0)  # nothing to repair
 
     def counts() -> list[int]:
         with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:

@@ -101,7 +101,7 @@ cross join bounds
 {%- endmacro %}
 
 {# When a version that is new now has begun: `logged` has the change log's interval of each key, `bounds` that of the
-   others: from the begin of the last full load before the previous build, to the end of the last load.
+   others: from the start of the last full load before the previous build, to the end of the last load.
 
    A full load compares only the keys that the log has since the full load before it began, so an older entry does not
    describe the present version. #}
@@ -153,7 +153,7 @@ bounds as (
   {{ return(none) }}
 {%- endmacro %}
 
-{# The begin of the last full load of a raw table. #}
+{# The start of the last full load of a raw table. #}
 {% macro full_load_started_at(table) -%}
 (
   select max(started_at)
@@ -191,7 +191,7 @@ from (
 where age = 1
 {%- endmacro %}
 
-{# For each time `at` in the column `time` of `relation`: the begin of the last full load of users before it. Null: it was the first. #}
+{# For each time `at` in the column `time` of `relation`: the start of the last full load of users before it. Null: it was the first. #}
 {% macro previous_loads(relation, time) -%}
 select times.at, max(coalesce(loads.full_load_started_at, loads.read_at)) as previous_read_at
 from (select distinct {{ time }} as at from {{ relation }}) as times
