@@ -54,14 +54,18 @@ class LoadSession:
         for package in info.load_packages:
             shutil.rmtree(Path(package.package_path), ignore_errors=True)
 
+    def close(self) -> None:
+        """Restore the local pipeline state, if a load is complete."""
+        if self.has_loaded:
+            sync_local_pipeline(self.target, self._log, self._pipeline)
+
 
 @contextlib.contextmanager
 def open_session(target: Target, log: Log = lambda _: None) -> Iterator[LoadSession]:
-    """Open a session for loads into ``target``. At its end the local pipeline state is restored, once."""
+    """Open a session for loads into ``target``."""
     with working_folder() as folder:
         session = LoadSession(target, folder, log)
         try:
             yield session
         finally:
-            if session.has_loaded:
-                sync_local_pipeline(target, session._log, session._pipeline)
+            session.close()
