@@ -129,15 +129,11 @@ def server() -> Iterator[Any]:
         yield running
 
 
-@pytest.fixture(params=["duckdb", "postgres"])
-def settings(
-    request: pytest.FixtureRequest, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Settings:
-    """The settings that load the sandbox into DuckDB, then into PostgreSQL."""
+def settings_at(request: pytest.FixtureRequest, sandbox: Sandbox, folder: Path) -> Settings:
+    """Return the settings that load the sandbox into the destination that the fixture is for."""
+    variables = {"PROPELAUTH_AUTH_URL": sandbox.url, "PROPELAUTH_API_KEY": sandbox.api_key}
     if request.param == "postgres":
-        for name, value in request.getfixturevalue("server").place(tmp_path).items():
-            monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PROPELAUTH_AUTH_URL", sandbox.url)
-    monkeypatch.setenv("PROPELAUTH_API_KEY", sandbox.api_key)
-    monkeypatch.setenv("PROPELAUTH_RETRY_SECONDS", "1")
+        variables |= request.getfixturevalue("server").place(folder)
+    for name, value in {**variables, "PROPELAUTH_RETRY_SECONDS": "1"}.items():
+        request.getfixturevalue("monkeypatch").setenv(name, value)
     return load_settings()

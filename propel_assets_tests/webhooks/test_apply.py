@@ -36,12 +36,17 @@ from propel_assets.webhooks import apply as apply_module
 from propel_assets.webhooks.apply import load_events
 from propel_assets.webhooks.store import EventStore
 from propel_assets_tests.processes import wait_until
-from propel_assets_tests.webhooks.conftest import received
+from propel_assets_tests.webhooks.conftest import received, settings_at
 
 SCANS = ("users", "orgs")
 API = "/api/backend/v1"
 IGNORED = {"last_active_at", "org_name", "org_metadata", "url_safe_org_name"}
 """The last activity, which changes without an event, and what memberships repeat of their org."""
+
+
+@pytest.fixture(params=["duckdb", "postgres"])
+def settings(request: pytest.FixtureRequest, sandbox: Sandbox, tmp_path: Path) -> Settings:
+    return settings_at(request, sandbox, tmp_path)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,12 @@ from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.query import open_warehouse
 from propel_assets.webhooks.apply import load_events
 from propel_assets.webhooks.store import EventStore
-from propel_assets_tests.webhooks.conftest import received
+from propel_assets_tests.webhooks.conftest import received, settings_at
+
+
+@pytest.fixture(params=["duckdb", "postgres"])
+def settings(request: pytest.FixtureRequest, sandbox: Sandbox, tmp_path: Path) -> Settings:
+    return settings_at(request, sandbox, tmp_path)
 
 
 class World:
