@@ -7,6 +7,8 @@ Source of the fields: PropelAuth's clients and documentation. The API leaves opt
 columns are declared here and never inferred from a page.
 """
 
+from difflib import get_close_matches
+
 from propel_assets.catalog.api_keys import (
     END_USER_API_KEY_USAGE,
     END_USER_API_KEY_USAGE_TOTAL,
@@ -107,6 +109,13 @@ TABLES: tuple[Table, ...] = (
 AUDIT_TABLES: tuple[Table, ...] = (PROPEL_SCANS, PROPEL_CHECKS, PROPEL_CHANGES, PROPEL_SCAN_STATE, PROPEL_EVENT_GRADES)
 BY_NAME: dict[str, Table] = {table.name: table for table in TABLES}
 SCANS: tuple[str, ...] = tuple(dict.fromkeys(table.scan for table in TABLES))
+
+
+def unknown_table(name: str) -> str:
+    """Return the sentence that no table has this name, with the closest names."""
+    close = get_close_matches(name.lower(), BY_NAME, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    return f"No table is named {name!r}.{hint}"
 
 
 def tables_of(scan: str) -> tuple[Table, ...]:

@@ -3,13 +3,12 @@
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from difflib import get_close_matches
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from propel_assets.catalog import BY_NAME
+from propel_assets.catalog import BY_NAME, unknown_table
 from propel_assets.settings import Settings, load_settings
 
 PORT = click.IntRange(0, 65_535)
@@ -25,9 +24,7 @@ class TableName(click.ParamType):
         name = str(value).lower()
         if name in BY_NAME:
             return name
-        close = get_close_matches(name, BY_NAME, n=3, cutoff=0.5)
-        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-        return self.fail(f"No table is named {value!r}.{hint} Tables: {', '.join(BY_NAME)}.", param, ctx)
+        return self.fail(f"{unknown_table(str(value))} Tables: {', '.join(BY_NAME)}.", param, ctx)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Return the names that begin with ``incomplete``."""

@@ -13,7 +13,6 @@ pipeline; docs/ways.md has the settings. The commands and assets of this project
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from difflib import get_close_matches
 from typing import Any, Protocol
 
 import dlt
@@ -32,6 +31,7 @@ from propel_assets.catalog import (
     Table,
     tables_of,
     tables_written_by,
+    unknown_table,
 )
 from propel_assets.errors import SettingsError
 from propel_assets.privacy.erasure_list import STATE_KEY as ERASURE_LIST_KEY
@@ -145,9 +145,7 @@ def propel_auth_source(
     """
     for name in tables or ():
         if name not in BY_NAME:
-            close = get_close_matches(name, BY_NAME, n=3, cutoff=0.5)
-            hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-            raise SettingsError(f"No table is named {name!r}.{hint} `propel-assets tables` lists all.")
+            raise SettingsError(f"{unknown_table(name)} `propel-assets tables` lists all.")
     chosen = [table for table in TABLES if (table.default if tables is None else table.name in tables)]
 
     def resolve() -> Settings:

@@ -133,7 +133,9 @@ class _EventLoad:
     followed: frozenset[str] = frozenset()
 
 
-def _scans_of(warehouse: Warehouse, columns: str, tables: Sequence[Table], rest: str) -> list[tuple[Any, ...]]:
+def _scans_of(
+    warehouse: Warehouse, columns: str, tables: Sequence[Table], rest: str, *params: Any, limit: int | None = None
+) -> list[tuple[Any, ...]]:
     """Return ``columns`` of the complete scans of ``tables`` that know how many loads of events were complete."""
     if "event_loads" not in warehouse.columns_of(PROPEL_SCANS.name):
         return []
@@ -143,35 +145,27 @@ def _scans_of(warehouse: Warehouse, columns: str, tables: Sequence[Table], rest:
         f"WHERE s.table_name IN {placeholders(tables)} AND s.mode <> 'events' AND s.verdict <> 'skipped' "
         f"AND s.event_loads IS NOT NULL {rest}"
     )
-    return warehouse.rows(sql, *(table.name for table in tables), limit=LOADS_TO_FOLLOW)
+    return warehouse.rows(sql, *(table.name for table in tables), *params, limit=limit)
 
 
 def _loads(warehouse: Warehouse) -> list[_Load]:
     """Return the last loads of users and orgs. Loads of events follow them long before they are too old to be here."""
-    rows = _scans_of(
-        warehouse,
-        "s.load_id, s.started_at, s.event_loads",
-        (USER_QUERY, ORG_QUERY),
-        f"ORDER BY {warehouse.load_order} DESC, s.load_id DESC",
-    )
+    columns, order = "s.load_id, s.started_at, s.event_loads", f"ORDER BY {warehouse.load_order} DESC, s.load_id DESC"
+    rows = _scans_of(warehouse, columns, (USER_QUERY, ORG_QUERY), order, limit=LOADS_TO_FOLLOW)
     return [_Load(load_id, as_utc(started_at), event_loads) for load_id, started_at, event_loads in rows]
 
 
 def _last_event_load(warehouse: Warehouse) -> _EventLoad:
-    rows = _scans_of(warehouse, "s.event_loads, s.resume_state", (AUTH_EVENT,), "ORDER BY s.event_loads DESC")
-    for event_loads, state in rows[:1]:
+    columns, order = "s.event_loads, s.resume_state", "ORDER BY s.event_loads DESC"
+    for event_loads, state in _scans_of(warehouse, columns, (AUTH_EVENT,), order, limit=1):
         return _EventLoad(event_loads, frozenset(_cursor_of(state).get(FOLLOWED, ())))
     return _EventLoad()
 
 
 def _first_applied(warehouse: Warehouse, event_loads: int) -> datetime | None:
     """Return the first receipt of what loads of events have applied, the first ``event_loads`` left out."""
-    sql = (
-        f"SELECT s.resume_state FROM {warehouse.table(PROPEL_SCANS.name)} s "  # noqa: S608
-        f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
-        "WHERE s.table_name = %s AND s.verdict <> 'skipped' AND s.event_loads >= %s"
-    )
-    cursors = [_cursor_of(state) for (state,) in warehouse.rows(sql, AUTH_EVENT.name, event_loads)]
+    rows = _scans_of(warehouse, "s.resume_state", (AUTH_EVENT,), "AND s.event_loads >= %s", event_loads)
+    cursors = [_cursor_of(state) for (state,) in rows]
     return min((datetime.fromisoformat(cursor[SINCE]) for cursor in cursors if cursor.get(SINCE)), default=None)
 
 
