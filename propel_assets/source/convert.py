@@ -24,7 +24,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
-from propel_assets.source.decode import TIMESTAMP, Row, RowType, json_array
+from propel_assets.source.decode import Row, RowType, inner_rows
+from propel_assets.source.values import TIMESTAMP, json_array
 
 pc: Any = pyarrow.compute  # its functions are created at import, which type checkers do not see
 
@@ -129,7 +130,7 @@ class Converter:
         fields = dict(zip(found.column_names, (column.combine_chunks() for column in found.columns), strict=True))
         nested = {}
         for name, row_type in self._row_type.maps.items():
-            inner = [row for outer in rows for row in (getattr(outer, f"f_{name}") or {}).values()]
+            inner = inner_rows(rows, name)
             lists = pa.ListArray.from_arrays(fields[name].offsets, fields[name].items)
             structs = lists.flatten()
             if len(structs) != len(inner):

@@ -15,10 +15,10 @@ import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
-from decimal import Decimal, InvalidOperation
+from datetime import datetime
+from operator import attrgetter
 from types import NoneType
-from typing import Annotated, Any, get_args
+from typing import Any, get_args
 
 import msgspec
 import pyarrow as pa
@@ -33,36 +33,22 @@ from propel_assets.privacy.surrogates import (
     restore_surrogates,
     restored,
 )
+from propel_assets.source.values import (
+    ABSENT,
+    INTEGER,
+    PYTHON_TYPES,
+    TIMESTAMP,
+    arrow_array,
+    ascii_json,
+    decode_value,
+    is_null,
+    json_array,
+)
 
-pc: Any = pyarrow.compute  # its functions are created at import, which type checkers do not see
-
-TIMESTAMP = pa.timestamp("us", "UTC")
-ARROW_TYPES: dict[str, pa.DataType] = {
-    "text": pa.string(),
-    "bigint": pa.int64(),
-    "double": pa.float64(),
-    "bool": pa.bool_(),
-    "timestamp": TIMESTAMP,
-    "date": pa.date32(),
-    "json": pa.string(),
-}
-FIRST_SECOND, LAST_SECOND = -62_135_596_800, 253_402_300_799  # of the years 1 and 9999
-PYTHON_TYPES: dict[str, Any] = {
-    "text": str,
-    "bigint": Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)],
-    "double": float,
-    "bool": bool,
-    "timestamp": Annotated[int, msgspec.Meta(ge=FIRST_SECOND, le=LAST_SECOND)],
-    "date": date,
-}
 RAW_TYPES = ("json", "double")
 """Types whose values a struct keeps as source text: msgspec would round a double."""
 NOT_IN_STRUCT = re.compile(r'[\x00-\x1f"\\]')
 """Characters of a field name that msgspec does not accept in a struct."""
-INTEGER = re.compile(rb"-?\d+")
-ABSENT = msgspec.Raw(b"")
-NULLS = (b"", b"null")
-NULL_TEXTS = pa.array([null.decode() for null in NULLS])
 Row = Any
 Fields = dict[str, msgspec.Raw]
 
@@ -162,7 +148,7 @@ class RowType:
             if value is None:
                 found = ", found a lone surrogate" if has_lone_surrogate(bytes(source)) else ""
                 raise msgspec.ValidationError(f"Expected `{column.type}` in the key `{name}`{found}")
-        elif value is None and not _is_null(source):
+        elif value is None and not is_null(source):
             self._found.mismatches.add(name)
             return source
         elif value is not None and not _is_accepted(source, column.type):
@@ -190,20 +176,20 @@ class RowType:
 
     # --- rows that the struct has decoded ---
 
-    def decode_raw(self, rows: Iterable[Row]) -> None:
+    def decode_raw(self, rows: Sequence[Row]) -> None:
         """Replace the source texts of declared types by their values, except those of another type."""
         raw = [(name, column) for name in self._raw if (column := self._declared[name]).type != "json"]
-        nested = [(f"f_{name}", row_type) for name, row_type in self.maps.items() if row_type.has_raw]
         for row in rows:
             for name, column in raw:
                 source = getattr(row, f"f_{name}")
                 value = decode_value(source, column.type)
-                if value is None and not _is_null(source) and source is not None:
+                if value is None and not is_null(source) and source is not None:
                     self._found.mismatches.add(name)
                 else:
                     setattr(row, f"f_{name}", value)
-            for attribute, row_type in nested:
-                row_type.decode_raw((getattr(row, attribute) or {}).values())
+        for name, row_type in self.maps.items():
+            if row_type.has_raw:
+                row_type.decode_raw(inner_rows(rows, name))
         if self._found.mismatches - self.type_mismatches:
             with self._lock:
                 self._extend()
@@ -333,6 +319,11 @@ class PageDecoder:
         return page
 
 
+def inner_rows(rows: Iterable[Row], name: str) -> list[Row]:
+    """Return the rows inside ``rows``, in the field ``name``."""
+    return [row for inner in map(attrgetter(f"f_{name}"), rows) if inner for row in inner.values()]
+
+
 def to_arrow(table: Table, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     """Return rows that do not come from a response as a table with the declared columns. JSON values are encoded."""
     listed = list(rows)
@@ -348,33 +339,6 @@ def to_arrow(table: Table, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
         is_time = any(isinstance(value, datetime) for value in values)
         columns[column.name] = pa.array(values, TIMESTAMP) if is_time else arrow_array(values, column.type)
     return pa.table(columns)
-
-
-# --- values ---
-
-
-def arrow_array(values: Sequence[Any], kind: ColumnType) -> pa.Array:
-    """Return ``values`` in the Arrow type of ``kind``. Timestamps are epoch seconds, JSON values are source texts."""
-    if kind == "json":
-        return json_array(values)
-    if kind == "timestamp":
-        return pa.array(values, pa.int64()).cast(pa.timestamp("s", "UTC")).cast(TIMESTAMP)
-    if kind == "date":
-        return pa.array([date.fromisoformat(v) if isinstance(v, str) else v for v in values], pa.date32())
-    return pa.array(values, ARROW_TYPES[kind])
-
-
-def json_array(values: Sequence[Any]) -> pa.Array:
-    """Return JSON source texts as text. None, JSON null and an absent value are null.
-
-    The texts are joined and cut by their lengths, because one bytes object per text takes twice as long.
-    """
-    if None in values:
-        values = [ABSENT if value is None else value for value in values]
-    ends = pc.cumulative_sum_checked(pa.array([0, *map(len, values)], pa.int32()))
-    parts = [None, ends.buffers()[1], pa.py_buffer(b"".join(values))]
-    texts = pa.Array.from_buffers(pa.binary(), len(values), parts).cast(pa.string())
-    return pc.if_else(pc.is_in(texts, NULL_TEXTS), None, texts)
 
 
 def _constant(value: Any, kind: ColumnType, length: int) -> pa.Array:
@@ -395,58 +359,9 @@ def _with_variant(column: Column, values: Sequence[Any]) -> dict[str, pa.Array]:
     return columns
 
 
-def decode_value(source: Any, kind: ColumnType) -> Any:
-    """Return a JSON source text as ``kind`` has it; None if it is null, or if the type cannot hold it without loss.
-
-    A value that is not a source text is returned as it is. A timestamp is returned as epoch seconds.
-    """
-    if not isinstance(source, msgspec.Raw):
-        return source
-    if _is_null(source):
-        return None
-    if kind == "json":  # no destination stores lone surrogates inside JSON
-        return None if has_lone_surrogate(bytes(source)) else source
-    try:
-        decoded = msgspec.json.decode(source, type=PYTHON_TYPES[kind])
-    except msgspec.DecodeError:
-        return _whole_seconds(bytes(source)) if kind == "timestamp" else None
-    return decoded if kind != "double" or is_exact(decoded, bytes(source).decode()) else None
-
-
-def is_exact(number: float, source: str) -> bool:
-    """Whether ``number`` is the decimal number ``source``, in any notation."""
-    written = repr(number)
-    try:
-        return written == source or Decimal(written) == Decimal(source)
-    except InvalidOperation:  # an exponent of 19 digits
-        return False
-
-
-def _whole_seconds(source: bytes) -> int | None:
-    """Return a number such as `1700000000.0` as an integer."""
-    try:
-        number = Decimal(source.decode())
-    except InvalidOperation:
-        return None
-    return int(number) if FIRST_SECOND <= number <= LAST_SECOND and number == int(number) else None
-
-
-def _is_null(source: Any) -> bool:
-    return isinstance(source, msgspec.Raw) and bytes(source) in NULLS
-
-
 def _is_accepted(source: msgspec.Raw, kind: ColumnType) -> bool:
     """Whether a struct decodes ``source``, if `decode_value` does."""
     return kind != "timestamp" or INTEGER.fullmatch(bytes(source)) is not None
-
-
-# --- text that is not Unicode ---
-
-
-def ascii_json(source: bytes) -> str:
-    """Return a JSON source text with escapes instead of characters that are not ASCII."""
-    text = source.decode()
-    return text if text.isascii() else "".join(c if c.isascii() else json.dumps(c)[1:-1] for c in text)
 
 
 def _readable_name(name: str) -> str:

@@ -19,15 +19,9 @@ import pyarrow as pa
 import pyarrow.compute
 
 from propel_assets.catalog import Table
+from propel_assets.privacy.policy import UNEXPECTED_FIELD, VARIANT
 from propel_assets.privacy.surrogates import has_lone_surrogate
-from propel_assets.source.decode import (
-    ARROW_TYPES,
-    UNEXPECTED_FIELD,
-    VARIANT,
-    arrow_array,
-    decode_value,
-    is_exact,
-)
+from propel_assets.source.values import ARROW_TYPES, arrow_array, decode_value, is_exact
 
 pc: Any = pyarrow.compute  # makes its functions at import, unseen by type checkers
 

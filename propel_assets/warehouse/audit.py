@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
 from propel_assets.catalog import PROPEL_SCANS, Table
-from propel_assets.source.decode import VARIANT
+from propel_assets.privacy.policy import VARIANT
 
 if TYPE_CHECKING:
     from propel_assets.warehouse.query import Warehouse

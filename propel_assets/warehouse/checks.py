@@ -17,7 +17,7 @@ from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
 from propel_assets.catalog import AUTH_EVENT, PROPEL_CHECKS, Reference, Table
 from propel_assets.privacy.filter import HELD_BACK
-from propel_assets.source.decode import VARIANT
+from propel_assets.privacy.policy import VARIANT
 from propel_assets.source.reconcile import REASONS, UNEXPECTED, is_same_type
 from propel_assets.warehouse.audit import FUTURE_TOLERANCE, LoadRecord, decode_json
 from propel_assets.warehouse.grades import GRADED, latest_grades

@@ -15,8 +15,8 @@ from propel_assets.catalog import PROPEL_SCANS, Table
 from propel_assets.errors import WarehouseError
 from propel_assets.privacy.policy import Policy
 from propel_assets.settings import Target
-from propel_assets.source.decode import ARROW_TYPES
 from propel_assets.source.dlt_source import complete_schema
+from propel_assets.source.values import ARROW_TYPES
 from propel_assets.warehouse.audit import Audit
 from propel_assets.warehouse.destinations.duckdb import limited_memory
 from propel_assets.warehouse.destinations.files import FileTables

@@ -25,10 +25,11 @@ from propel_assets.catalog.users import LOOKUPS
 from propel_assets.errors import WarehouseError
 from propel_assets.privacy.erasure_list import STATE_KEY
 from propel_assets.privacy.filter import PrivacyFilter
+from propel_assets.privacy.policy import VARIANT
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import Settings, require_credentials
 from propel_assets.source.client import Client
-from propel_assets.source.decode import VARIANT, PageDecoder, RowType
+from propel_assets.source.decode import PageDecoder, RowType
 from propel_assets.source.dlt_source import SOURCE, complete_schema
 from propel_assets.source.lists import get_or_none, request_each
 from propel_assets.source.readers import ScanContext, read_scan

@@ -10,7 +10,9 @@ import pyarrow as pa
 import pytest
 
 from propel_assets.catalog import BY_NAME
-from propel_assets.source.decode import UNEXPECTED_FIELD, PageDecoder, RowType, decode_value, to_arrow
+from propel_assets.privacy.policy import UNEXPECTED_FIELD
+from propel_assets.source.decode import PageDecoder, RowType, to_arrow
+from propel_assets.source.values import decode_value
 
 USERS, MEMBERS = BY_NAME["user_query"], BY_NAME["org_membership"]
 USER = {

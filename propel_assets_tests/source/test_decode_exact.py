@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from propel_assets.catalog import BY_NAME
 from propel_assets.catalog.model import Column
-from propel_assets.source.decode import UNEXPECTED_FIELD, PageDecoder, RowType
+from propel_assets.privacy.policy import UNEXPECTED_FIELD
+from propel_assets.source.decode import PageDecoder, RowType
 from propel_assets_tests.cases import cases
 from propel_assets_tests.source import any_json
 

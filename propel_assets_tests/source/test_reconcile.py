@@ -15,7 +15,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from propel_assets.catalog import BY_NAME
-from propel_assets.source.decode import UNEXPECTED_FIELD, to_arrow
+from propel_assets.privacy.policy import UNEXPECTED_FIELD
+from propel_assets.source.decode import to_arrow
 from propel_assets.source.reconcile import Reconciler, ValueLimits, merge_types
 
 USERS, MEMBERS = BY_NAME["user_query"], BY_NAME["org_membership"]
