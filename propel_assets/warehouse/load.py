@@ -19,7 +19,7 @@ from propel_assets.errors import ErasureListChanged, PropelError, WarehouseError
 from propel_assets.privacy.erasure_list import STATE_KEY as ERASURE_LIST_KEY
 from propel_assets.privacy.policy import Policy
 from propel_assets.privacy.policy_file import load_policy
-from propel_assets.privacy.redaction import describe_error
+from propel_assets.privacy.redaction import describe_error, innermost_error, unexpected_error
 from propel_assets.settings import Settings, Target, require_credentials
 from propel_assets.source.change_log import LOGGED
 from propel_assets.source.dlt_source import MERGE, SOURCE, propel_auth_source
@@ -259,10 +259,15 @@ def _delete_rows(pipeline: dlt.Pipeline, result: ScanResult) -> None:
 
 
 def _load_error(error: Exception, scan: str, settings: Settings, results: Sequence[ScanResult]) -> PropelError:
-    """Return the `PropelError` inside ``error``, or one that describes it without its text, which may quote rows."""
-    cause = find_cause(error)
-    if cause is not None:
+    """Return the `PropelError` inside ``error``, or one that describes it without its text, which may quote rows.
+
+    A builtin exception is a defect, not an error of the destination, unless it is of the operating system.
+    """
+    if cause := find_cause(error):
         return cause
+    inner = innermost_error(error)
+    if type(inner).__module__ == "builtins" and not isinstance(inner, OSError | MemoryError):  # of no driver
+        return unexpected_error(error)
     deletes = any(any(result.deleted.values()) for result in results)  # before the load, so they can be complete
     kept = "No table was replaced." if deletes else "The previous data is kept."
     step = error.step if isinstance(error, PipelineStepFailed) else "opening the destination"
