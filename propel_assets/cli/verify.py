@@ -11,7 +11,7 @@ from propel_assets.cli.arguments import current_settings, table_arguments
 from propel_assets.cli.rendering import format_count, print_table, progress_bar
 from propel_assets.cli.warehouse import open_configured_warehouse
 from propel_assets.errors import PropelError
-from propel_assets.settings import Settings
+from propel_assets.settings import Settings, require_credentials
 
 DIFFERENCES_FOUND = 3
 """Exit code."""
@@ -33,7 +33,7 @@ def verify(tables: tuple[str, ...], limit: int) -> None:
     """
     from propel_assets.warehouse.verify import verify_scan
 
-    settings = current_settings()
+    settings = require_credentials(current_settings())
     wanted = {*tables}
     if not tables:
         with open_configured_warehouse(settings) as warehouse:

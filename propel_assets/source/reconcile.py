@@ -41,7 +41,7 @@ REASONS: dict[str, str] = {
     "range": "number out of range",
 }
 UNEXPECTED = "unexpected"  # how the description of a field that the catalog does not declare begins
-RESERVED_NAME = re.compile(r"_dlt.*|.*__v_text|.*__f[0-9a-f]{8}")
+RESERVED_NAME = re.compile(rf"_dlt.*|.*{VARIANT}|.*__f[0-9a-f]{{8}}")
 TAG_DIGITS = 8
 INTEGER = re.compile(r"-?\d+")
 LONG_NUMBER = r"\d{16}|\d[eE]"  # what a double may not hold exactly, and more

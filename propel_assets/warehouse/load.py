@@ -20,7 +20,7 @@ from propel_assets.privacy.erasure_list import STATE_KEY as ERASURE_LIST_KEY
 from propel_assets.privacy.policy import Policy
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import describe_error, innermost_error, unexpected_error
-from propel_assets.settings import Settings, Target, require_credentials
+from propel_assets.settings import Settings, Target
 from propel_assets.source.change_log import LOGGED
 from propel_assets.source.dlt_source import MERGE, SOURCE, propel_auth_source
 from propel_assets.source.stream import Progress, ReadOptions, ScanResult
@@ -73,7 +73,7 @@ def load_scan(
 
     Args:
         scan: the name of the scan.
-        settings: credentials, target and privacy policy.
+        settings: target, privacy policy and credentials (`require_credentials`).
         options: what to read; None: the default of the scan.
         progress: called with a table, the rows read so far and the rows expected.
         log: receives a message while a lock is waited for.
@@ -82,7 +82,6 @@ def load_scan(
     Raises:
         PropelError: nothing was replaced; the text says why and what to do.
     """
-    settings = require_credentials(settings)
     load_policy(settings.privacy_settings)  # refused before anything is opened
     shared = contextlib.nullcontext(session) if session else open_session(settings.target, log)
     with shared as session:
@@ -169,7 +168,7 @@ def _is_changed_by_events(scan: str) -> bool:
 def _is_overtaken(stored: StoredRows, scan: str, log: Log) -> bool:
     """Whether rows must be read again. The load is complete by now, so an error is only logged."""
     try:
-        return bool(stored.overtaken())
+        return bool(stored.rows_to_read_again())
     except Exception as error:  # each database's driver has error classes of its own
         log(f"{NOT_READ_AGAIN.format(scan)} Reading auth_event failed: {describe_error(error)}.")
         return False

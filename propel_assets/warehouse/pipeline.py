@@ -191,8 +191,8 @@ def sync_local_pipeline(target: Target, log: Log = lambda _: None, loaded: dlt.P
     except Exception as error:  # dlt wraps the errors of folders and of databases
         log(
             f"The tables are loaded, but dlt's local pipeline state could not be written: {describe_error(error)}. "
-            "`dlt pipeline` and `dlt.pipeline(...).dataset()` need it. Set DLT_DATA_DIR to a folder that this user can write "
-            "to, and load again."
+            "`dlt pipeline` and `dlt.pipeline(...).dataset()` need it. Set DLT_DATA_DIR to a folder that this user can "
+            "write to, and load again."
         )
 
 

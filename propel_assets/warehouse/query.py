@@ -47,7 +47,7 @@ class Warehouse:
     """An open connection. Use `open_warehouse` or `connect`."""
 
     load_order = "l.inserted_at"
-    """The SQL expression that orders the loads: `l` is `_dlt_loads`, `s` is `propel_scans`."""
+    """The SQL expression that orders the loads in `complete_loads_of("propel_scans")`."""
 
     def __init__(self, client: Any, policy: Policy, max_age: timedelta) -> None:
         """Query through ``client``. ``policy``: the privacy policy of the loads. ``max_age``: of data, for checks."""
@@ -117,6 +117,10 @@ class Warehouse:
     def table(self, name: str) -> str:
         """Return the quoted, qualified name of a table."""
         return self._client.sql_client.make_qualified_table_name(name)
+
+    def complete_loads_of(self, name: str) -> str:
+        """Return the rows of a table that complete loads have written, for FROM: `s` is the table, `l` `_dlt_loads`."""
+        return f"{self.table(name)} s JOIN {self.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0"
 
     def column(self, name: str) -> str:
         """Return the quoted name of a column."""

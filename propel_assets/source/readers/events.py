@@ -19,7 +19,7 @@ from propel_assets.catalog.model import Webhooks
 from propel_assets.errors import LossRefused, PermanentApiError
 from propel_assets.source.convert import nested_rows
 from propel_assets.source.decode import PageDecoder, RowType, to_arrow
-from propel_assets.source.lists import BAD_REQUEST, get_or_none, request_each
+from propel_assets.source.lists import BAD_REQUEST, MAX_SINGLE_READS, get_or_none, request_each
 from propel_assets.source.readers.context import ScanContext, SkipScan, allowed_loss, key_of, list_scan
 from propel_assets.source.readers.users import API_CLOCK_DIFFERENCE, Memberships, list_orders
 from propel_assets.source.stream import ReceivedEvent, Rows, ScanResult, join_reasons
@@ -32,7 +32,6 @@ COLUMNS = {
     "impersonator_user_id": ("impersonator_user_id",),
 }
 """By column of `auth_event`, the fields of payloads that it is read from."""
-MAX_SINGLE_READS = 200
 FOLLOWED, SINCE = "followed", "since"
 """The cursor of a load of events: the loads that it has followed, and the first receipt of what it applied."""
 UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -63,25 +62,25 @@ def read_events(context: ScanContext, table: Table, shape: Webhooks) -> Iterator
     stored = context.stored_ids(AUTH_EVENT, [row["message_id"] for row in rows])
     known = set(stored)
     new = [row for row in rows if row["message_id"] not in known]  # a later delivery has later times
-    overtaken = context.overtaken()
-    receipts = [*(row["received_at"] for row in new), context.first_receipt(stored), overtaken.since]
+    again = context.rows_to_read_again
+    receipts = [*(row["received_at"] for row in new), context.first_receipt(stored), again.since]
     since = min(filter(None, receipts), default=None)
-    cursor = {FOLLOWED: list(overtaken.loads), SINCE: since.isoformat() if since else None}
+    cursor = {FOLLOWED: list(again.loads), SINCE: since.isoformat() if since else None}
     yield Rows(table.name, to_arrow(AUTH_EVENT, new))
     yield ScanResult(table_name=table.name, verdict="proved", rows_read=len(new), cursor=cursor)
-    times = [event.sent_at for event in events] + ([overtaken.since] if overtaken.since else [])
+    times = [event.sent_at for event in events] + ([again.since] if again.since else [])
     sent_since = int(min((time.timestamp() for time in times), default=0)) - API_CLOCK_DIFFERENCE
     loaded = [name for name in shape.applies_to if context.is_current(BY_NAME[name])]
     gone: list[str] = []
     if {ORG_QUERY.name, ORG_MEMBERSHIP.name} & {*loaded}:
-        ids = _ids([*(row["org_id"] for row in rows), *overtaken.orgs])
+        ids = _ids([*(row["org_id"] for row in rows), *again.orgs])
         with _suppress_if_no_orgs():
             orgs = _read_orgs(context, ids)
             gone = orgs.missing
             if ORG_QUERY.name in loaded:
                 yield from orgs.items(ORG_QUERY)
     if USER_QUERY.name in loaded:
-        ids = _ids([*(row["user_id"] for row in rows), *overtaken.users])
+        ids = _ids([*(row["user_id"] for row in rows), *again.users])
         users = None
         if ORG_MEMBERSHIP.name in loaded:
             with _suppress_if_no_orgs():
