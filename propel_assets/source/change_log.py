@@ -11,13 +11,11 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import pyarrow as pa
-import pyarrow.compute
 
 from propel_assets.catalog import AUTH_EVENT, ORG_MEMBERSHIP, USER_QUERY, Table
 from propel_assets.catalog.model import Webhooks
+from propel_assets.privacy.arrow import pc
 from propel_assets.source.stream import Mode, ReceivedEvent, RowsToReadAgain
-
-pc: Any = pyarrow.compute  # its functions are created at import, so type checkers do not see them
 
 Row = dict[str, Any]
 LOGGED = AUTH_EVENT.shape.applies_to if isinstance(AUTH_EVENT.shape, Webhooks) else ()

@@ -53,14 +53,14 @@ class StoredRows:
         with connect(*self._arguments) as warehouse:
             full = next((at for at in warehouse.audit.full_load_start_times(table) if at <= now), None)
             found: dict[str, datetime | None] = dict.fromkeys(ids, full)
-            for some in in_batches(ids if _has_log(warehouse) else ()):
+            for batch in in_batches(ids if _has_log(warehouse) else ()):
                 key = warehouse.column(table.key[0])
                 sql = (
                     f"SELECT s.{key}, max(s.observed_from) FROM {warehouse.complete_loads_of(PROPEL_CHANGES.name)} "  # noqa: S608
-                    f"WHERE s.table_name = %s AND s.observed_from <= %s AND s.{key} IN {placeholders(some)} "
+                    f"WHERE s.table_name = %s AND s.observed_from <= %s AND s.{key} IN {placeholders(batch)} "
                     f"GROUP BY s.{key}"
                 )
-                for id_, at in warehouse.rows(sql, table.name, now, *some):
+                for id_, at in warehouse.rows(sql, table.name, now, *batch):
                     found[id_] = max(filter(None, (full, as_utc(at))))
         return found
 

@@ -85,12 +85,12 @@ class Warehouse:
         """Return the rows of ``table`` whose ``column`` is one of ``ids``; none if the table does not exist."""
         names = [*self.columns_of(table.name)]
         found: list[dict[str, Any]] = []
-        for some in in_batches(ids if names else ()):
+        for batch in in_batches(ids if names else ()):
             sql = (
                 f"SELECT {', '.join(map(self.column, names))} FROM {self.table(table.name)} "  # noqa: S608
-                f"WHERE {self.column(column)} IN {placeholders(some)}"
+                f"WHERE {self.column(column)} IN {placeholders(batch)}"
             )
-            found += [dict(zip(names, row, strict=True)) for row in self.rows(sql, *some)]
+            found += [dict(zip(names, row, strict=True)) for row in self.rows(sql, *batch)]
         return found
 
     def _cursor(self, sql: str) -> contextlib.AbstractContextManager[Any]:
@@ -150,12 +150,12 @@ class Warehouse:
     def insert(self, table: Table, rows: Sequence[dict[str, Any]]) -> None:
         """Add a few rows to a table."""
         names = [column.name for column in table.columns]
-        for some in in_batches(rows, ROWS_PER_INSERT):
+        for batch in in_batches(rows, ROWS_PER_INSERT):
             sql = (
                 f"INSERT INTO {self.table(table.name)} ({', '.join(map(self.column, names))}) "  # noqa: S608
-                f"VALUES {', '.join([placeholders(names)] * len(some))}"
+                f"VALUES {', '.join([placeholders(names)] * len(batch))}"
             )
-            self._client.sql_client.execute_sql(sql, *(row[name] for row in some for name in names))
+            self._client.sql_client.execute_sql(sql, *(row[name] for row in batch for name in names))
 
 
 class FileWarehouse(Warehouse):

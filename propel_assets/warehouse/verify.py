@@ -23,14 +23,13 @@ from propel_assets.catalog.events import ids_named_by
 from propel_assets.catalog.model import Lookup, MetricGrid, PerParent, ReportGrid, Webhooks
 from propel_assets.catalog.users import LOOKUPS
 from propel_assets.errors import WarehouseError
-from propel_assets.privacy.erasure_list import STATE_KEY
 from propel_assets.privacy.filter import PrivacyFilter
 from propel_assets.privacy.policy import VARIANT
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import Settings
 from propel_assets.source.client import Client
 from propel_assets.source.decode import PageDecoder, RowType
-from propel_assets.source.dlt_source import SOURCE, complete_schema
+from propel_assets.source.dlt_source import complete_schema
 from propel_assets.source.lists import MAX_SINGLE_READS, get_or_none, request_each
 from propel_assets.source.readers import ScanContext, read_scan
 from propel_assets.source.readers.users import API_CLOCK_DIFFERENCE, READ_UNTIL
@@ -43,7 +42,7 @@ from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, destination_kind
 from propel_assets.warehouse.query import HOW_TO_LOAD, connect
-from propel_assets.warehouse.stored import AuditResumeStore
+from propel_assets.warehouse.stored import AuditResumeStore, erasure_list_of
 
 USER_ID, ACTIVITY = "user_id", "last_active_at"
 USER_BY_ID = next(table for table in LOOKUPS if table.shape == Lookup("user_id"))
@@ -179,8 +178,7 @@ class _Comparison:
         self._folder, self._named_by_events, self._progress = folder, named_by_events, progress
         self._policy = load_policy(settings.privacy_settings)
         self._state = AuditResumeStore(pipeline, settings.target, self._policy).read(scan)
-        erased = pipeline.state.get("sources", {}).get(SOURCE, {}).get(STATE_KEY)
-        self._privacy = PrivacyFilter(settings.privacy_settings, erased, self._state.privacy)
+        self._privacy = PrivacyFilter(settings.privacy_settings, erasure_list_of(pipeline.state), self._state.privacy)
         self._compared: dict[str, _ComparedTable] = {}
         self._changed_ids: set[str] = set()
         self._new_ids: set[str] = set()

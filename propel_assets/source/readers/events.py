@@ -7,7 +7,7 @@ nothing. docs/decisions/0018-events-trigger-reads.md.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -71,22 +71,29 @@ def read_events(context: ScanContext, table: Table, shape: Webhooks) -> Iterator
     times = [event.sent_at for event in events] + ([again.since] if again.since else [])
     sent_since = int(min((time.timestamp() for time in times), default=0)) - API_CLOCK_DIFFERENCE
     loaded = [name for name in shape.applies_to if context.is_current(BY_NAME[name])]
+    user_ids = _ids([*(row["user_id"] for row in rows), *again.users])
+    org_ids = _ids([*(row["org_id"] for row in rows), *again.orgs])
+    yield from _read_named(context, loaded, user_ids, org_ids, sent_since)
+
+
+def _read_named(
+    context: ScanContext, loaded: Collection[str], user_ids: Sequence[str], org_ids: Sequence[str], sent_since: int
+) -> Iterator[Rows | ScanResult]:
+    """Read the users, memberships and orgs that events name, in the tables that have been ``loaded``."""
     gone: list[str] = []
-    if {ORG_QUERY.name, ORG_MEMBERSHIP.name} & {*loaded}:
-        ids = _ids([*(row["org_id"] for row in rows), *again.orgs])
+    if not {ORG_QUERY.name, ORG_MEMBERSHIP.name}.isdisjoint(loaded):
         with _suppress_if_no_orgs():
-            orgs = _read_orgs(context, ids)
+            orgs = _read_orgs(context, org_ids)
             gone = orgs.missing
             if ORG_QUERY.name in loaded:
                 yield from orgs.items(ORG_QUERY)
     if USER_QUERY.name in loaded:
-        ids = _ids([*(row["user_id"] for row in rows), *again.users])
         users = None
         if ORG_MEMBERSHIP.name in loaded:
             with _suppress_if_no_orgs():
-                users = _read_users(context, ids, sent_since, with_orgs=True)
+                users = _read_users(context, user_ids, sent_since, with_orgs=True)
         has_orgs = users is not None
-        users = users or _read_users(context, ids, sent_since, with_orgs=False)
+        users = users or _read_users(context, user_ids, sent_since, with_orgs=False)
         yield from users.items(USER_QUERY)
         if has_orgs and not (users.rows and all(user.f_org_id_to_org_info is None for user in users.rows)):
             yield from _memberships(users, gone)
