@@ -24,7 +24,7 @@ from propel_assets.source.stream import ReadOptions
 from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.query import open_warehouse
 from propel_assets.webhooks.apply import load_events
-from propel_assets.webhooks.store import EventStore
+from propel_assets.webhooks.store import WebhookStore
 from propel_assets_tests.webhooks.conftest import received
 
 SCANS = ("users", "orgs", "end_user_api_keys", "end_user_api_keys_archived")
@@ -212,7 +212,7 @@ def within(row: dict[str, str], name: str, at: int, first: datetime) -> bool:
 def test_orgs_have_names_and_loads_of_events_are_no_scans(small_sandbox, small, build) -> None:
     for scan in ("users", "orgs", "end_user_api_keys", "end_user_api_keys_archived"):
         load_scan(scan, small)  # with the real clock: orgs are loaded after users
-    with closing(EventStore(small.webhook_store)) as store:
+    with closing(WebhookStore(small.webhook_store)) as store:
         store.add([received({"event_type": "user.updated", "user_id": next(iter(small_sandbox.store.users))})])
     assert [load.results[0].rows_read for load in load_events(small)] == [1]
     build(small, *SELECT)
@@ -284,7 +284,7 @@ def test_a_role_and_its_change_have_one_interval(small_sandbox, small, build) ->
     load("users", "orgs", "end_user_api_keys", "end_user_api_keys_archived")
     changed_after = datetime.now(UTC)
     store.change_role(user_id, org_id, role)
-    with closing(EventStore(small.webhook_store)) as events:
+    with closing(WebhookStore(small.webhook_store)) as events:
         events.add([received({"event_type": "org.user_role_changed", "user_id": user_id, "org_id": org_id})])
     list(load_events(small))
     changed_before = datetime.now(UTC)
