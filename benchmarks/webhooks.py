@@ -24,7 +24,7 @@ from pathlib import Path
 import httptools
 from svix.webhooks import Webhook
 
-from propel_assets.webhooks.store import EventStore
+from propel_assets.webhooks.store import WebhookStore
 
 SECRET = "whsec_c2FuZGJveC13ZWJob29rLXNlY3JldA=="  # noqa: S105 - the sandbox's
 CONNECTIONS = 64
@@ -127,7 +127,7 @@ def main() -> None:
         finally:
             receiver.terminate()
             receiver.wait(30)
-        store = EventStore(url)
+        store = WebhookStore(url)
         stored = {event.svix_id for event in store.pending(options.rate * options.seconds + 1)}
     expected = options.rate * options.seconds
     delays.sort()

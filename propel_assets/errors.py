@@ -30,6 +30,8 @@ from contextlib import contextmanager
 class PropelError(Exception):
     """Base class. The text is a sentence for the person who started the run, without personal data."""
 
+    title = "an error occurred"
+    """What happened, as the title of an alert has it."""
     retry_may_help = False
     concerns_every_scan = False
     """Whether every other scan would fail for the same reason, so that no other is started."""
@@ -38,15 +40,20 @@ class PropelError(Exception):
 class SettingsError(PropelError):
     """A setting is missing or has a value that is not allowed. No request was sent."""
 
+    title = "a setting is missing or invalid"
     concerns_every_scan = True
 
 
 class ApiError(PropelError):
     """PropelAuth's response cannot be used."""
 
+    title = "PropelAuth's response cannot be used"
+
 
 class PermanentApiError(ApiError):
     """A retry cannot succeed. ``status`` is the HTTP status, or 0 when the body cannot be used."""
+
+    title = "PropelAuth refused a request"
 
     def __init__(self, message: str, status: int = 0) -> None:
         """Keep the HTTP ``status``."""
@@ -57,79 +64,100 @@ class PermanentApiError(ApiError):
 class KeyRefused(PermanentApiError):
     """The API key is not valid in this environment."""
 
+    title = "PropelAuth refused the API key"
     concerns_every_scan = True
 
 
 class TransientApiError(ApiError):
     """All retries failed. A later run may succeed."""
 
+    title = "PropelAuth returned errors"
     retry_may_help = True
 
 
 class ResponseTooLarge(TransientApiError):
     """The body exceeds the limit. A list can be read with a smaller page size."""
 
+    title = "PropelAuth's response is too large"
+
 
 class Unreachable(TransientApiError):
     """No connection to the server."""
 
+    title = "PropelAuth cannot be reached"
     concerns_every_scan = True
 
 
 class UnprovedScan(PropelError):
     """No attempt of a scan could be proved complete."""
 
+    title = "a scan cannot be proved complete"
     retry_may_help = True
 
 
 class LossRefused(PropelError):
     """The row count fell by more than the allowed loss."""
 
+    title = "too many rows are missing"
+
 
 class OtherEnvironment(LossRefused):
     """The tables hold the data of another environment."""
 
+    title = "the tables belong to another environment"
     concerns_every_scan = True
 
 
 class UnexpectedError(PropelError):
     """A defect: an error that no code of ours handles. Its text is not copied, because it may quote rows."""
 
+    title = "an unexpected error occurred"
+
 
 class WarehouseError(PropelError):
     """The destination cannot be used."""
+
+    title = "the warehouse refused the load"
 
 
 class OtherPipeline(WarehouseError):
     """The dataset has tables of another dlt pipeline. Nothing was read."""
 
+    title = "the dataset has tables of another dlt pipeline"
     concerns_every_scan = True
 
 
 class ErasureListChanged(WarehouseError):
     """A person was erased while a load was reading. Nothing was replaced."""
 
+    title = "a person was erased while a load was reading"
     retry_may_help = True
 
 
 class WarehouseClosed(WarehouseError):
     """The database cannot be opened."""
 
+    title = "the database cannot be opened"
     concerns_every_scan = True
 
 
 class WarehouseBusy(WarehouseClosed):
     """Another process still had the database open at the end of the time limit."""
 
+    title = "another process has the database open"
+
 
 class WebhookStoreError(PropelError):
     """The webhook store cannot be used."""
 
+    title = "the webhook store cannot be used"
     retry_may_help = True
 
 
 class WebhookStoreFull(WebhookStoreError):
     """The webhook store has reached its limit: events have to be applied before it accepts others."""
+
+    title = "the webhook store is full"
 
 
 def find_cause(error: BaseException) -> PropelError | None:

@@ -42,7 +42,7 @@ from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import load_settings
 from propel_assets.warehouse.dlt_setup import set_up_dlt
 from propel_assets.warehouse.query import open_warehouse
-from propel_assets.webhooks.store import EventStore
+from propel_assets.webhooks.store import WebhookStore
 from propel_assets_tests.canary import Canary, break_code
 from propel_assets_tests.destinations.standins.local import DeltaFiles, DuckDb, PlainFiles
 from propel_assets_tests.destinations.standins.postgres import Postgres
@@ -220,7 +220,7 @@ def fail_to_look_up_and_apply(place: Place) -> None:
     found = place.command("look-up", "load", "user_by_email", "--email", place.canary.email())
     assert "GET /api/backend/v1/user/email" in found.stderr
     payload = {"event_type": "user.created", "user_id": user_id, "email": place.canary.email()}
-    with closing(EventStore(load_settings().webhook_store)) as store:
+    with closing(WebhookStore(load_settings().webhook_store)) as store:
         store.add([received(payload)])
     assert "auth_event: not loaded. " in place.command("events", "load", "auth_event").stderr
     words = ("asset", "materialize", "-m", "propel_assets.definitions", "--select")

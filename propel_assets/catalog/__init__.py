@@ -3,7 +3,7 @@
 dlt resources, assets, descriptions, checks, privacy rules, lineage and docs/ read `TABLES`. To add a table whose shape
 exists, add one record to a module of this package and to `TABLES`. Pure data: imports nothing of this project.
 
-Source of the fields: PropelAuth's clients and documentation. The API leaves optional fields out of an answer, so
+Source of the fields: PropelAuth's clients and documentation. The API leaves optional fields out of a response, so
 columns are declared here and never inferred from a page.
 """
 

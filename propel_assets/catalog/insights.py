@@ -105,7 +105,7 @@ CHART_METRICS = Table(
         date("date", "The first day of the period.", required=True),
         integer("result", "The figure.", required=True),
         boolean("cadence_completed", "False while the period is not over.", required=True),
-        text("chart_type", "The metric as the answer names it."),
+        text("chart_type", "The metric as the response names it."),
     ),
     shape=MetricGrid(("signups", "orgs_created", "active_users", "active_orgs"), ("Daily", "Weekly", "Monthly")),
     doc=DOC,

@@ -49,7 +49,7 @@ class PagedList:
 class PerParent:
     """One request for each row of the table ``parent``.
 
-    ``has_key``: the answer has the parent's id. ``flag``: a boolean column; other scans use the ids of the rows in
+    ``has_key``: the response has the parent's id. ``flag``: a boolean column; other scans use the ids of the rows in
     which it is true. ``flag_note``: what a scan reports about new ones, with `{}` for their number.
     """
 
@@ -61,7 +61,7 @@ class PerParent:
 
 @dataclass(frozen=True)
 class Document:
-    """One answer with all rows, or with one row. ``auth``: what the request is authorized by."""
+    """One response with all rows, or with one row. ``auth``: what the request is authorized by."""
 
     auth: Auth = "api_key"
 
@@ -177,7 +177,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Chart:
+class ChartRecord:
     """A chart of the HTML report: the mart it is drawn from, and its title."""
 
     mart: str
@@ -189,8 +189,8 @@ class Table:
     """One table.
 
     ``scan``: the tables of one scan are read together and loaded by one op. ``path``: the endpoint. ``items``: the
-    field of the answer that holds the rows; empty where the answer is one row. ``load``: `replace` stores the current
-    state, `merge` inserts and updates by key. ``feature``: the feature that the project needs. ``guarded``: a sudden
+    field of the response that holds the rows; empty where it is one row. ``load``: `replace` stores the current state,
+    `merge` inserts and updates by key. ``feature``: the feature that the project needs. ``guarded``: a sudden
     loss of rows is refused. ``default``: loaded unless tables are named. ``recent``: loaded by the job that reads only
     recent changes. ``options``: the options that a run can set. ``charts``: charts of the report that need the table.
     """
@@ -212,7 +212,7 @@ class Table:
     default: bool = True
     recent: bool = False
     options: tuple[RunOption, ...] = ()
-    charts: tuple[Chart, ...] = ()
+    charts: tuple[ChartRecord, ...] = ()
 
     def column(self, name: str) -> Column:
         """Return the column called ``name``; KeyError if there is none."""

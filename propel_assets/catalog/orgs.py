@@ -4,7 +4,7 @@ from propel_assets.catalog.model import (
     API,
     DOCS,
     ORGS,
-    Chart,
+    ChartRecord,
     Document,
     PagedList,
     PerParent,
@@ -43,7 +43,7 @@ ORG_QUERY = Table(
     doc=DOC,
     feature=ORGS,
     guarded=True,
-    charts=(Chart("fct_seat_usage", "Seats used"),),
+    charts=(ChartRecord("fct_seat_usage", "Seats used"),),
 )
 
 ORG_BY_ID = Table(
@@ -140,7 +140,7 @@ SAML_SP_METADATA = Table(
     columns=(
         identifier("org_id", "The org.", required=True),
         text("entity_id", "The service provider's entity id.", required=True),
-        text("acs_url", "Where SAML answers are sent.", required=True),
+        text("acs_url", "Where SAML responses are sent.", required=True),
         text("logout_url", "Where a logout is sent.", required=True),
     ),
     shape=PerParent("org_query"),

@@ -6,7 +6,7 @@ from propel_assets.catalog.model import (
     API,
     DOCS,
     ORGS,
-    Chart,
+    ChartRecord,
     Column,
     Custom,
     Document,
@@ -89,10 +89,10 @@ USER_QUERY = Table(
     recent=True,
     options=("recent",),
     charts=(
-        Chart("fct_signups_daily", "Sign-ups"),
-        Chart("fct_engagement_weekly", "Active users"),
-        Chart("fct_retention_weekly", "Retention"),
-        Chart("fct_security_posture", "MFA"),
+        ChartRecord("fct_signups_daily", "Sign-ups"),
+        ChartRecord("fct_engagement_weekly", "Active users"),
+        ChartRecord("fct_retention_weekly", "Retention"),
+        ChartRecord("fct_security_posture", "MFA"),
     ),
 )
 
@@ -112,7 +112,7 @@ ORG_MEMBERSHIP = Table(
     guarded=True,
     references=(Reference(("user_id",), "user_query", blocking=True), Reference(("org_id",), "org_query")),
     recent=True,
-    charts=(Chart("fct_role_mix", "Roles"),),
+    charts=(ChartRecord("fct_role_mix", "Roles"),),
 )
 
 OAUTH_USERINFO = Table(

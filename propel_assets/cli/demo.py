@@ -17,6 +17,7 @@ from propel_assets.cli.warehouse import open_configured_warehouse, require_table
 from propel_assets.defs.assets import load_op_name
 from propel_assets.defs.build import build_definitions
 from propel_assets.defs.config import PropelAuthConfig
+from propel_assets.defs.dagster_compat import resolve_job
 from propel_assets.defs.environment import Environment
 from propel_assets.errors import WarehouseError
 from propel_assets.marts.runner import MARTS, installed
@@ -88,7 +89,7 @@ def _run_job(sandbox: Sandbox, environment_name: str) -> dg.ExecuteInProcessResu
         build_definitions(config),
         dg.Definitions(jobs=[job], loggers={"progress": _progress_logger(lines)}),
     )
-    resolved = definitions.resolve_job_def(job.name)
+    resolved = resolve_job(definitions, job.name)
     lines.steps = sum(not lines.is_check(node.name) for node in resolved.nodes)
     look_ups = {}
     for user_id in list(sandbox.store.users)[:1]:

@@ -160,8 +160,8 @@ def _start_sensor(port: int, name: str) -> None:
     location = {"repositoryName": "__repository__", "repositoryLocationName": "propel_assets.definitions"}
     body = {"query": START_SENSOR, "variables": {"selector": {**location, "sensorName": name}}}
     with suppress(urllib3.exceptions.HTTPError, ValueError, KeyError):
-        answer = urllib3.request("POST", f"http://{HOST}:{port}/graphql", json=body, timeout=60, retries=False).json()
-        if answer["data"]["startSensor"]["__typename"] == "Sensor":
+        response = urllib3.request("POST", f"http://{HOST}:{port}/graphql", json=body, timeout=60, retries=False).json()
+        if response["data"]["startSensor"]["__typename"] == "Sensor":
             return
     click.echo(f"The sensor {name} is off: turn it on under Automation in the UI.")
 

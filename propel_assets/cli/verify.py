@@ -1,8 +1,9 @@
 """The command `propel-assets verify`."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +13,9 @@ from propel_assets.cli.rendering import format_count, print_table, progress_bar
 from propel_assets.cli.warehouse import open_configured_warehouse
 from propel_assets.errors import PropelError
 from propel_assets.settings import Settings, require_credentials
+
+if TYPE_CHECKING:
+    from propel_assets.warehouse.verify import TableComparison
 
 DIFFERENCES_FOUND = 3
 """Exit code."""
@@ -31,16 +35,36 @@ def verify(tables: tuple[str, ...], limit: int) -> None:
       propel-assets verify
       propel-assets verify user_query org_membership
     """
+    settings = require_credentials(current_settings())
+    wanted = {*tables} or _loaded_tables(settings)
+    comparisons, failed = _compare(settings, wanted)
+    listed = _print_comparisons(comparisons, limit)
+    if failed:
+        raise click.ClickException(f"Not compared: {', '.join(failed)}. The reasons are above.")
+    compared = sum(found.is_compared for found in comparisons)
+    if not compared:
+        raise click.ClickException("No table was compared. The reasons are above.")
+    total = sum(len(found.differences) for found in comparisons)
+    if total > listed:
+        click.echo(f"{total - listed:,} more. Raise --limit to list them.", err=True)
+    click.echo(f"{format_count(compared, 'table')} compared, {format_count(total, 'difference')}.", err=True)
+    if total:
+        raise SystemExit(DIFFERENCES_FOUND)
+
+
+def _loaded_tables(settings: Settings) -> set[str]:
+    """Return the default tables and those that have been loaded."""
+    with open_configured_warehouse(settings) as warehouse:
+        loaded = warehouse.audit.loaded_tables()
+    return {table.name for table in TABLES if table.default or table.name in loaded}
+
+
+def _compare(settings: Settings, wanted: Collection[str]) -> "tuple[list[TableComparison], list[str]]":
+    """Return the comparisons of the tables ``wanted``, and the tables whose scan failed. Logs why they failed."""
     from propel_assets.warehouse.verify import verify_scan
 
-    settings = require_credentials(current_settings())
-    wanted = {*tables}
-    if not tables:
-        with open_configured_warehouse(settings) as warehouse:
-            loaded = warehouse.audit.loaded_tables()
-        wanted = {table.name for table in TABLES if table.default or table.name in loaded}
-    comparisons = []
-    failed = []
+    comparisons: list[TableComparison] = []
+    failed: list[str] = []
     with ExitStack() as stack:
         named_by_events = _events(settings, stack)
         progress, log = stack.enter_context(progress_bar())
@@ -55,6 +79,11 @@ def verify(tables: tuple[str, ...], limit: int) -> None:
                 names = [table.name for table in tables_of(scan) if table.name in wanted]
                 failed += names
                 log(f"{', '.join(names)}: not compared. {error}")
+    return comparisons, failed
+
+
+def _print_comparisons(comparisons: "Sequence[TableComparison]", limit: int) -> int:
+    """Print the comparisons and up to ``limit`` differences of each. Return how many differences were printed."""
     print_table(
         ("table", "rows", "changed since load", "different", "notes"),
         [
@@ -75,17 +104,7 @@ def verify(tables: tuple[str, ...], limit: int) -> None:
             ("table", "row", "key", "columns"),
             [(table, d.kind, d.key, ", ".join(d.columns)) for table, d in differences],
         )
-    total = sum(len(found.differences) for found in comparisons)
-    compared = sum(found.is_compared for found in comparisons)
-    if failed:
-        raise click.ClickException(f"Not compared: {', '.join(failed)}. The reasons are above.")
-    if not compared:
-        raise click.ClickException("No table was compared. The reasons are above.")
-    if total > len(differences):
-        click.echo(f"{total - len(differences):,} more. Raise --limit to list them.", err=True)
-    click.echo(f"{format_count(compared, 'table')} compared, {format_count(total, 'difference')}.", err=True)
-    if total:
-        raise SystemExit(DIFFERENCES_FOUND)
+    return len(differences)
 
 
 def _events(settings: Settings, stack: ExitStack) -> Callable[[datetime], Collection[str]]:

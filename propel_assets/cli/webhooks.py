@@ -9,7 +9,7 @@ from propel_assets.cli.arguments import PORT, current_settings
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8401, show_default=True, type=PORT, help="Port to listen on.")
 def webhooks(host: str, port: int) -> None:
-    """Receive PropelAuth's webhooks: verify each signature, store each event, then answer 204.
+    """Receive PropelAuth's webhooks: verify each signature, store each event, then respond with 204.
 
     Serves POST /webhooks/propelauth, GET /healthz and GET /metrics. Needs PROPELAUTH_WEBHOOK_SECRET and the extra
     `webhooks`. Put a reverse proxy with TLS in front of it.
@@ -24,12 +24,12 @@ def webhooks(host: str, port: int) -> None:
     settings = current_settings()
     try:
         from propel_assets.webhooks.app import PATH, build_app, serve
-        from propel_assets.webhooks.store import EventStore
+        from propel_assets.webhooks.store import WebhookStore
     except ImportError:
         raise SettingsError(
             "The webhook receiver is not installed. Install it: pip install 'propel-assets[webhooks]'"
         ) from None
-    store = EventStore(settings.webhook_store)
+    store = WebhookStore(settings.webhook_store)
     try:
         app = build_app(store, settings.webhook_secrets)
         serve(app, host, port, lambda url: click.echo(f"Webhooks are received at {url}{PATH}. Ctrl-C stops."))

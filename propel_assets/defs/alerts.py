@@ -15,11 +15,11 @@ import dagster as dg
 from propel_assets import errors
 from propel_assets.catalog import AUTH_EVENT
 from propel_assets.defs.automation import DAILY
-from propel_assets.defs.changes import is_of_location
+from propel_assets.defs.dagster_compat import events_of_run, is_blocking_check, is_run_of_location
 from propel_assets.defs.environment import Environment
 from propel_assets.defs.events import APPLY_EVENTS
-from propel_assets.errors import LossRefused, OtherEnvironment, PropelError, SettingsError, WebhookStoreError
-from propel_assets.reporting.alerts import Alert, AlertState, Cause, Problem, cause_of, reason_of
+from propel_assets.errors import LossRefused, PropelError, SettingsError, WebhookStoreError
+from propel_assets.reporting.alerts import Alert, AlertState, Cause, Problem, problem_of
 from propel_assets.settings import load_settings
 from propel_assets.webhooks.apply import open_store
 
@@ -30,28 +30,11 @@ MAX_WAITING_SECONDS = 6 * 3600.0
 # The daemon stops waiting for a tick after 60 s (DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS), and the cursor is lost then.
 # Reading the event log (this limit) and delivery (20 s) together take less.
 READING_SECONDS = 20.0
-LOSSES = {LossRefused.__name__, OtherEnvironment.__name__}
-CAUSES = {
-    "KeyRefused": "PropelAuth refused the API key",
-    "Unreachable": "PropelAuth cannot be reached",
-    "TransientApiError": "PropelAuth returned errors",
-    "PermanentApiError": "PropelAuth refused a request",
-    "UnprovedScan": "a scan cannot be proved complete",
-    "SettingsError": "a setting is missing or invalid",
-    "LossRefused": "too many rows are missing",
-    "OtherEnvironment": "the tables belong to another environment",
-    "WarehouseError": "the warehouse refused the load",
-    "WarehouseClosed": "the database cannot be opened",
-    "WarehouseBusy": "another process has the database open",
-    "UnexpectedError": "an unexpected error occurred",
-    "PropelError": "an error occurred",
-}
-"""The cause that each class of error stands for. A class without an entry has that of its base class."""
 
 
 @dataclass(frozen=True)
 class Scope:
-    """What the sensor of one environment reports on: the rest of the code location has alerts of its own.
+    """The assets, ops and jobs that the sensor of one environment reports on.
 
     Attributes:
         environment: the environment.
@@ -149,8 +132,7 @@ def _ended_runs(
         ended += [(record.storage_id, kind, record) for record in found]
     for storage_id, kind, record in sorted(ended, key=lambda end: end[0]):
         run, event = instance.get_run_by_id(record.run_id), record.event_log_entry.dagster_event
-        origin = run and run.remote_job_origin and run.remote_job_origin.repository_origin
-        if run and event and is_of_location(context, origin):
+        if run and event and is_run_of_location(context, run):
             yield run, event
         state.seen[kind.value] = storage_id
         if time.monotonic() > deadline:
@@ -166,10 +148,7 @@ def _findings_of(
     wanted = {kinds.STEP_FAILURE, kinds.STEP_SUCCESS, kinds.ASSET_CHECK_EVALUATION}
     findings: dict[str, Problem | None] = {}
     failed_steps = 0
-    for entry in instance.all_logs(run.run_id, of_type=wanted):
-        event = entry.dagster_event
-        if event is None:
-            continue
+    for event in events_of_run(instance, run.run_id, wanted):
         if event.event_type == kinds.ASSET_CHECK_EVALUATION:
             found = event.asset_check_evaluation_data
             if found.asset_key not in scope.assets:
@@ -189,39 +168,36 @@ def _findings_of(
 
 
 def _failed_check(found: dg.AssetCheckEvaluation, run: dg.DagsterRun) -> Problem | None:
-    """Return the problem of a check. A table that has never been loaded did not stop loading."""
+    """Return the problem of a check; None if it passed, or if its table has never been loaded."""
     loaded_before = found.metadata.get("loaded_before")
     if found.passed or (loaded_before and not loaded_before.value):
         return None
     table, reason = found.asset_key.to_user_string(), found.description or "The check failed."
     if found.check_name == "up_to_date" and (why := found.metadata.get("reason")):
-        cause = cause_of("Not loaded", str(why.value).partition(":")[0])
-        return Problem(cause, table, reason_of("Not loaded", reason, run.run_id))
+        return problem_of("Not loaded", str(why.value).partition(":")[0], table, reason, run.run_id)
     kind = "Schema changed" if found.check_name == "schema" else "Check failed"
-    cause = cause_of(kind, f"{found.check_name} ({found.severity.value})")
-    return Problem(cause, table, reason_of(kind, reason, run.run_id))
+    return problem_of(kind, f"{found.check_name} ({found.severity.value})", table, reason, run.run_id)
 
 
 def _failed_step(event: dg.DagsterEvent, run: dg.DagsterRun) -> Problem | None:
     """Return the problem of a step; None if it failed because of a blocking check, which is reported itself."""
     data = event.step_failure_data
-    if data.error is not None and data.error.cls_name == "DagsterAssetCheckFailedError":
+    if is_blocking_check(data.error):
         return None
     ours, name = data.user_failure_data, event.step_key or ""
     if ours is None or "error" not in ours.metadata:
         # Not an error of ours: its text may quote rows, so only its class is reported.
         inner = (data.error and data.error.cause) or data.error
         reason = f"{inner.cls_name if inner else 'an unknown error'} was raised."
-        return Problem(cause_of("Run failed", reason), name, reason_of("Run failed", reason, run.run_id))
-    error, text = str(ours.metadata["error"].value), ours.description or ""
-    kind = "Unusual loss" if error in LOSSES else "Run failed"
-    error_class = getattr(errors, error, PropelError)
-    is_shared = error_class.concerns_every_scan
+        return problem_of("Run failed", reason, name, reason, run.run_id)
+    text = ours.description or ""
+    error: type[PropelError] = getattr(errors, str(ours.metadata["error"].value), PropelError)
+    kind = "Unusual loss" if issubclass(error, LossRefused) else "Run failed"
+    is_shared = error.concerns_every_scan
     # The texts of one outage differ. Of the shared causes, only settings differ by their text.
-    has_one_cause = is_shared and error != SettingsError.__name__
-    title = next(CAUSES[base.__name__] for base in error_class.__mro__ if base.__name__ in CAUSES)
-    cause = cause_of(kind, title, "" if has_one_cause else text)
-    return Problem(cause, name, reason_of(kind, text, run.run_id), is_shared)
+    has_one_cause = is_shared and not issubclass(error, SettingsError)
+    group_by = "" if has_one_cause else text
+    return problem_of(kind, error.title, name, text, run.run_id, group_by=group_by, is_shared=is_shared)
 
 
 def _failed_run(end: dg.DagsterEvent, run: dg.DagsterRun) -> Problem:
@@ -232,21 +208,18 @@ def _failed_run(end: dg.DagsterEvent, run: dg.DagsterRun) -> Problem:
         data.error.cls_name if data and data.error else "",
     ]
     reason = f"Dagster reports: {', '.join(filter(None, codes)) or 'no reason'}."
-    cause = cause_of("Run failed", "no step failed", reason)
-    return Problem(cause, run.job_name, reason_of("Run failed", reason, run.run_id))
+    return problem_of("Run failed", "no step failed", run.job_name, reason, run.run_id, group_by=reason)
 
 
 def _stale_assets(context: dg.SensorEvaluationContext, scope: Scope) -> dict[str, Problem | None]:
-    """Return a problem for each asset of a run of which an asset is older than its freshness policy allows.
+    """Return a problem for each asset of a run if one of them is older than its freshness policy allows.
 
-    The assets of one run become stale within minutes of each other: they are one cause. Assets that have never been
+    The assets of one run become stale within minutes of each other, so they have one cause. Assets that have never been
     materialized are not stale.
     """
-    graph = context.repository_def.asset_graph if context.repository_def else None
-    if graph is None:
-        return {}
-    keys = scope.assets & graph.get_all_asset_keys()
-    hours = {key: limit for key in keys if (limit := _hours(graph.get(key).freshness_policy))}
+    found = context.repository_def.assets_defs_by_key if context.repository_def else {}
+    policies = {key: found[key].get_asset_spec(key).freshness_policy for key in scope.assets & found.keys()}
+    hours = {key: limit for key, policy in policies.items() if (limit := _hours(policy))}
     ages: dict[str, dict[dg.AssetKey, float]] = defaultdict(dict)
     for record in context.instance.get_asset_records(list(hours)):
         if event := record.asset_entry.last_materialization:
@@ -266,19 +239,22 @@ def _stale_assets(context: dg.SensorEvaluationContext, scope: Scope) -> dict[str
 
 
 def _webhook_store(environment: Environment) -> dict[str, Problem | None]:
-    """Return the problem of the event store: it cannot be read, it fills, or its events are not loaded."""
+    """Return the problem of the webhook store: it cannot be read, it fills, or its events are not loaded."""
     name = "webhook store"
     if AUTH_EVENT not in environment.tables:
+        return {name: None}
+    try:
+        url = load_settings(environment=environment.name).webhook_store
+    except SettingsError:  # then no alert can be delivered either
         return {}
     try:
-        with open_store(load_settings(environment=environment.name).webhook_store) as store:
+        with open_store(url) as store:
             if store is None:
-                return {}
-            used, oldest = store.share_used(), store.status().oldest_received_at
-    except WebhookStoreError as error:
+                return {name: None}
+            status = store.status()
+    except (WebhookStoreError, SettingsError) as error:
         return {name: Problem(Cause("Webhooks: the store cannot be read"), name, str(error))}
-    except SettingsError:  # also without the extra: then there is no receiver
-        return {}
+    used, oldest = status.share_used, status.oldest_received_at
     job = environment.named(APPLY_EVENTS)
     waiting = time.time() - oldest.timestamp() if oldest else 0.0
     todo = f"Turn on the sensor {environment.named('events')}, and look at the last run of {job}."

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from propel_assets.defs.automation import AUTOMATION, RECENT_HOURLY
+from propel_assets.defs.dagster_compat import is_run_of_location, names_turned_on
 from propel_assets.defs.environment import Environment
 from propel_assets.defs.failures import convert_errors
 from propel_assets.settings import Settings, require_credentials
@@ -68,7 +69,7 @@ def build_changes_sensor(environment: Environment, jobs: Sequence[Any]) -> list[
         f"`{hourly}` while they are on.",
     )
     def changes(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        on = _names_turned_on(context)
+        on = names_turned_on(context)
         if automation in on:
             return dg.SkipReason(f"{automation} is on and loads changes.")
         return _request(context, environment.settings(context.resources), names[:1] if hourly in on else names)
@@ -76,28 +77,11 @@ def build_changes_sensor(environment: Environment, jobs: Sequence[Any]) -> list[
     return [changes]
 
 
-def is_of_location(context: dg.SensorEvaluationContext, origin: Any) -> bool:
-    """Return whether a repository is in the code location of the sensor. Where that is not known, it is."""
-    location = context.code_location_origin
-    return location is None or origin is None or origin.code_location_origin.location_name == location.location_name
-
-
-def _names_turned_on(context: dg.SensorEvaluationContext) -> set[str]:
-    """Return the names of the schedules and sensors of this code location that are on."""
-    states = context.instance.all_instigator_state()
-    return {
-        state.instigator_name
-        for state in states
-        if state.is_running and is_of_location(context, state.origin.repository_origin)
-    }
-
-
 def is_in_progress(context: dg.SensorEvaluationContext, job: str) -> bool:
     """Return whether a run of ``job`` in this code location has not ended."""
     running = [status for status in dg.DagsterRunStatus if status not in ENDED]
-    runs = context.instance.get_runs(dg.RunsFilter(job_name=job, statuses=running))
-    origins = [run.remote_job_origin and run.remote_job_origin.repository_origin for run in runs]
-    return any(is_of_location(context, origin) for origin in origins)
+    records = context.instance.get_run_records(dg.RunsFilter(job_name=job, statuses=running))
+    return any(is_run_of_location(context, record.dagster_run) for record in records)
 
 
 def _request(

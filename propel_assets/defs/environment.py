@@ -22,6 +22,7 @@ from propel_assets.settings import (
     environment_name,
     load_settings,
     max_age,
+    name_prefix,
 )
 
 PREFIX = "propel_auth"
@@ -68,7 +69,7 @@ class Environment:
     @property
     def name_prefix(self) -> str:
         """The prefix of names, which is also the name of the resource with the credentials."""
-        return self.config.name_prefix or "_".join(filter(None, (PREFIX, self.name)))
+        return self.config.name_prefix or name_prefix(self.name)
 
     @property
     def warehouse_key(self) -> str:

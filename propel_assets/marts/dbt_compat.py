@@ -8,6 +8,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 ONE_INVOCATION = threading.Lock()
 """dbt keeps its adapters, flags and events in module globals: two invocations in one process must not overlap."""
@@ -40,3 +41,13 @@ def close_connections() -> None:
     for adapter in FACTORY.adapters.values():
         if close := getattr(adapter.connections, "close_all_connections", None):
             close()
+
+
+def manifest_artifact(manifest: Any) -> dict[str, Any]:
+    """Return the manifest that `dbtRunner` parsed, as in `manifest.json`. Writing and reading the file takes longer."""
+    return manifest.writable_manifest().to_dict(omit_none=False)
+
+
+def is_compilation_error(message: str) -> bool:
+    """Return whether the message of a failed node is of dbt's compiler. The status does not tell."""
+    return message.startswith("Compilation Error")

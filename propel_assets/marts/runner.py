@@ -18,11 +18,11 @@ import yaml
 
 from propel_assets.catalog import INSIGHTS, TABLES, Table
 from propel_assets.errors import SettingsError, WarehouseError
-from propel_assets.marts.dbt_compat import ONE_INVOCATION, close_connections, quiet_import
+from propel_assets.marts import dbt_compat
 from propel_assets.marts.sources import PACKAGE, PROJECT
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import describe_error, describe_message, without_personal_data
-from propel_assets.settings import DATASET, Settings, Target
+from propel_assets.settings import DATASET, Settings, Target, name_prefix
 from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, load_lock
@@ -41,11 +41,12 @@ def installed() -> bool:
 
 def how_to_build(target: Target) -> str:
     """Return what to run so that the history and the marts are built."""
-    job = "_".join(filter(None, ("propel_auth", target.environment, "refresh")))
+    job = f"{name_prefix(target.environment)}_refresh"
     install = "" if installed() else "Install the extra: pip install 'propel-assets[marts]'. Then "
     return (
         f"{install or 'To build them: '}run `dagster job execute -m propel_assets.definitions -j {job}`, or start "
-        f"`dagster dev -m propel_assets.definitions` and launch the job {job}."
+        f"`dagster dev -m propel_assets.definitions` and launch the job {job}. With a `name_prefix` of your own, "
+        "launch the job whose name ends in `_refresh`."
     )
 
 
@@ -68,10 +69,6 @@ class NodeResult:
     message: str
     seconds: float
     failures: int | None
-
-
-ERRORS = frozenset({"error", "runtime error"})
-COMPILATION_ERROR = "Compilation Error"
 
 
 @dataclass(frozen=True)
@@ -176,7 +173,7 @@ class Dbt:
 def _result_of(result: Any) -> NodeResult:
     # The message of the warehouse quotes rows. That of a failed test counts them, that of dbt's compiler names nodes.
     text = result.message or ""
-    from_warehouse = str(result.status) in ERRORS and not text.startswith(COMPILATION_ERROR)
+    from_warehouse = str(result.status) == "error" and not dbt_compat.is_compilation_error(text)
     message = describe_message(text) if from_warehouse else without_personal_data(text)[:MAX_ERROR]
     return NodeResult(
         result.node.unique_id, result.node.name, str(result.status), message, result.execution_time, result.failures
@@ -187,7 +184,7 @@ def _invoke(
     profile: Profile, folder: Path, words: Sequence[str], variables: Mapping[str, Any], manifest: Any = None
 ) -> Any:
     """Run dbt once and return its `dbtRunnerResult`. The profile holds a password, so it lies in the private folder."""
-    with quiet_import():
+    with dbt_compat.quiet_import():
         from dbt.cli.main import dbtRunner
 
     file = folder / "profiles.yml"
@@ -199,11 +196,11 @@ def _invoke(
     options += ["--no-version-check", "--no-send-anonymous-usage-stats"]
     if words[0] == "build":  # half of the time of a small build
         options += ["--no-write-json"]
-    with ONE_INVOCATION:
+    with dbt_compat.ONE_INVOCATION:
         try:
             return dbtRunner(manifest=manifest).invoke([*words, *options])
         finally:
-            close_connections()
+            dbt_compat.close_connections()
             file.unlink(missing_ok=True)
 
 
@@ -221,7 +218,7 @@ def _parse(profile: Profile) -> tuple[Any, dict[str, Any]]:
     if not result.success:
         reason = describe_error(result.exception) if result.exception else "an unknown error"
         raise WarehouseError(f"dbt cannot parse the project of the marts: {reason}.")
-    return result.result, result.result.writable_manifest().to_dict(omit_none=False)
+    return result.result, dbt_compat.manifest_artifact(result.result)
 
 
 def manifest_dict(profile: Profile) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The privacy filter: every batch of rows passes through it once, between PropelAuth's answers and dlt."""
+"""The privacy filter: every batch of rows passes through it once, between PropelAuth's responses and dlt."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping

@@ -84,17 +84,25 @@ Findings = Mapping[str, Problem | None]
 """By what was examined (a step, a job, a check, the age of an asset): its problem, or None."""
 
 
-def cause_of(kind: str, title: str, text: str = "") -> Cause:
-    """Return the cause of a problem. Problems whose ``text`` differs in names and numbers only have the same."""
-    varying = VARYING.sub(lambda found: found[1] or "", text)
-    return Cause(f"{kind}: {title}", hashlib.sha256(varying.encode()).hexdigest()[:12] if text else "")
+def problem_of(
+    kind: str, title: str, name: str, text: str, run_id: str, *, group_by: str = "", is_shared: bool = False
+) -> Problem:
+    """Return the problem of a run.
 
-
-def reason_of(kind: str, text: str, run_id: str) -> str:
-    """Return what happened, what to do, and the run."""
+    Args:
+        kind: the kind of alert.
+        title: the cause.
+        name: the step, job, check or asset that it affects.
+        text: what happened.
+        run_id: the run.
+        group_by: a text that tells causes of the same title apart, by more than names and numbers.
+        is_shared: whether the cause affects every load.
+    """
+    varying = VARYING.sub(lambda found: found[1] or "", group_by)
+    digest = hashlib.sha256(varying.encode()).hexdigest()[:12] if group_by else ""
     text = without_personal_data(text)
     text = text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + " ..."
-    return f"{text} {WHAT_TO_DO[kind]} Run: {run_id}."
+    return Problem(Cause(f"{kind}: {title}", digest), name, f"{text} {WHAT_TO_DO[kind]} Run: {run_id}.", is_shared)
 
 
 @dataclass

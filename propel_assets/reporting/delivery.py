@@ -190,7 +190,7 @@ def _webhook(url: str) -> Target:
         # Slack and compatible services interpret these three characters as markup.
         escaped = f"*{message.title}*\n{message.text}".replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         try:
-            answer = urllib3.request(  # the body is not read: it may be endless
+            response = urllib3.request(  # the body is not read: it may be endless
                 "POST",
                 url,
                 json={"text": escaped},
@@ -199,12 +199,12 @@ def _webhook(url: str) -> Target:
                 redirect=False,
                 preload_content=False,
             )
-            answer.close()
+            response.close()
         except (urllib3.exceptions.HTTPError, OSError) as error:  # their texts may contain the path
             raise NotDelivered(f"The webhook at {host} could not be reached: {type(error).__name__}.") from None
-        if answer.status >= 300:
-            hint = f" Make a new one and set {variable}." if answer.status in {401, 403, 404, 410} else ""
-            raise NotDelivered(f"The webhook at {host} answered {answer.status}.{hint}")
+        if response.status >= 300:
+            hint = f" Make a new one and set {variable}." if response.status in {401, 403, 404, 410} else ""
+            raise NotDelivered(f"The webhook at {host} returned {response.status}.{hint}")
 
     return Target(send)
 
@@ -286,7 +286,7 @@ def _apprise(url: str, name: str) -> Target:
         with _quiet(apprise.logger) as statuses:
             accepted = service.notify(body=message.text, title=message.title, notify_type=kind)
         if not accepted:
-            status = f" It answered {statuses[-1]}." if statuses else ""
+            status = f" It returned {statuses[-1]}." if statuses else ""
             raise NotDelivered(f"The {name} ({schema}) did not accept it.{status}")
 
     return Target(send, getattr(service, "action", "") == INCIDENTS)

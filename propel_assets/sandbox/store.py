@@ -148,7 +148,7 @@ class Store:
             self._tick()
             user = draw_user(self._rng, len(self.all_users), self.now, domain=None, late=True)
             user.wire |= {"last_active_at": fields.get("created_at", self.now)} | fields
-            self._settle(user)
+            self._align_activity(user)
             self.all_users[user.user_id] = user
             self._apply(Event(self.now, "signed_up", user.user_id))
             shown = ("user_id", "email", "email_confirmed", "first_name", "last_name", "username", "picture_url")
@@ -162,7 +162,7 @@ class Store:
             user = self.users[user_id]
             changed = {name for name, value in fields.items() if user.wire.get(name) != value}
             user.wire |= fields
-            self._settle(user)
+            self._align_activity(user)
             for event_type in _user_events(changed, user.wire):
                 self._emit(event_type, user_id=user_id)
 
@@ -198,7 +198,7 @@ class Store:
     def delete_user(self, user_id: str) -> None:
         """Delete a user, the memberships, and the personal API keys."""
         with self.lock:
-            self._happen("deleted", self.users[user_id].user_id)
+            self._record("deleted", self.users[user_id].user_id)
             self._emit("user.deleted", user_id=user_id)
 
     # Changes of orgs and memberships
@@ -227,7 +227,7 @@ class Store:
     def delete_org(self, org_id: str) -> None:
         """Delete an org, its memberships, invites, keys and groups. Its members remain users."""
         with self.lock:
-            self._happen("org_deleted", org_id=self.orgs[org_id].org_id)
+            self._record("org_deleted", org_id=self.orgs[org_id].org_id)
             self._emit("org.deleted", org_id=org_id)
 
     def add_membership(self, user_id: str, org_id: str, *roles: str) -> None:
@@ -240,14 +240,14 @@ class Store:
             if org_id in self.of_user[user_id]:
                 raise ValueError(f"{user_id} is a member of {org_id} already")
             self._check_roles(org_id, roles)
-            self._happen("joined_org", user_id, org_id, role, tuple(additional))
+            self._record("joined_org", user_id, org_id, role, tuple(additional))
             self._emit("user.added_to_org", user_id=user_id, org_id=org_id, role=role)
 
     def remove_membership(self, user_id: str, org_id: str) -> None:
         """Let a user leave an org."""
         with self.lock:
             membership = self.of_user[user_id][org_id]
-            self._happen("left_org", membership.user_id, membership.org_id)
+            self._record("left_org", membership.user_id, membership.org_id)
             self._emit("user.removed_from_org", removed_user_id=user_id, org_id=org_id)
 
     def change_role(self, user_id: str, org_id: str, *roles: str) -> None:
@@ -256,7 +256,7 @@ class Store:
             role, *additional = roles
             previous = self.of_user[user_id][org_id].role
             self._check_roles(org_id, roles)
-            self._happen("role_changed", user_id, org_id, role, tuple(additional), previous)
+            self._record("role_changed", user_id, org_id, role, tuple(additional), previous)
             self._emit("user.role_changed_within_org", user_id=user_id, org_id=org_id, new_role=role)
 
     def invite(self, org_id: str, email: str, inviter_id: str | None = None) -> None:
@@ -395,7 +395,7 @@ class Store:
 
     # Effects of events
 
-    def _happen(
+    def _record(
         self,
         kind: Kind,
         user_id: str | None = None,
@@ -419,15 +419,15 @@ class Store:
                 self.orgs[org_id] = self.all_orgs[org_id]
                 self.of_org[org_id] = {}
             case Event(kind="deleted", user_id=str(user_id)):
-                self._forget_user(user_id, event.at)
+                self._remove_user(user_id, event.at)
             case Event(kind="org_deleted", org_id=str(org_id)):
-                self._forget_org(org_id, event.at)
+                self._remove_org(org_id, event.at)
             case Event(kind="joined_org", user_id=str(user_id), org_id=str(org_id), role=str(role)):
-                self._enter(Membership(user_id, org_id, role, event.additional_roles, event.at))
+                self._set_membership(Membership(user_id, org_id, role, event.additional_roles, event.at))
             case Event(kind="left_org", user_id=str(user_id), org_id=str(org_id)):
-                self._leave(user_id, org_id, event.at)
+                self._end_membership(user_id, org_id, event.at)
             case Event(kind="role_changed", user_id=str(user_id), org_id=str(org_id)):
-                self._enter(
+                self._set_membership(
                     replace(
                         self.of_user[user_id][org_id],
                         role=event.role,
@@ -435,11 +435,11 @@ class Store:
                     )
                 )
 
-    def _enter(self, membership: Membership) -> None:
+    def _set_membership(self, membership: Membership) -> None:
         self.of_user[membership.user_id][membership.org_id] = membership
         self.of_org[membership.org_id][membership.user_id] = membership
 
-    def _leave(self, user_id: str, org_id: str, at: int) -> None:
+    def _end_membership(self, user_id: str, org_id: str, at: int) -> None:
         membership = self.of_user[user_id].pop(org_id)
         del self.of_org[org_id][user_id]
         self.past_memberships.append(replace(membership, left_at=at))
@@ -447,24 +447,24 @@ class Store:
             if group.org_id == org_id and user_id in group.member_ids:
                 group.member_ids.remove(user_id)
 
-    def _forget_user(self, user_id: str, at: int) -> None:
+    def _remove_user(self, user_id: str, at: int) -> None:
         for org_id in list(self.of_user[user_id]):
-            self._leave(user_id, org_id, at)
+            self._end_membership(user_id, org_id, at)
         del self.users[user_id], self.of_user[user_id]
         for invite in self.invites:
             if invite["inviter_user_id"] == user_id:
                 invite |= {"inviter_user_id": None, "inviter_email": None}
-        self._drop_api_keys("user_id", user_id)
+        self._remove_api_keys("user_id", user_id)
 
-    def _forget_org(self, org_id: str, at: int) -> None:
+    def _remove_org(self, org_id: str, at: int) -> None:
         for user_id in list(self.of_org[org_id]):
-            self._leave(user_id, org_id, at)
+            self._end_membership(user_id, org_id, at)
         del self.orgs[org_id], self.of_org[org_id]
         self.invites = [invite for invite in self.invites if invite["org_id"] != org_id]
         self.groups = {key: group for key, group in self.groups.items() if group.org_id != org_id}
-        self._drop_api_keys("org_id", org_id)
+        self._remove_api_keys("org_id", org_id)
 
-    def _drop_api_keys(self, owner: str, value: str) -> None:
+    def _remove_api_keys(self, owner: str, value: str) -> None:
         for key_id in [key_id for key_id, key in self.api_keys.items() if key.wire[owner] == value]:
             del self.api_keys[key_id]
 
@@ -476,7 +476,7 @@ class Store:
         if unknown := set(roles) - set(known):
             raise ValueError(f"org {org_id} has the roles {known}, not {unknown}")
 
-    def _settle(self, user: User) -> None:
+    def _align_activity(self, user: User) -> None:
         """Make the days of activity end on the day of ``last_active_at``."""
         first = user.wire["created_at"] // DAY - self.first_day
         last = user.wire["last_active_at"] // DAY - self.first_day

@@ -25,6 +25,7 @@ from propel_assets.settings.fields import (
     Settings,
     Target,
     Tenant,
+    name_prefix,
     variable_of,
 )
 from propel_assets.settings.parsing import (
@@ -62,6 +63,7 @@ __all__ = [
     "is_loopback",
     "load_settings",
     "max_age",
+    "name_prefix",
     "normalize_auth_url",
     "require_credentials",
     "temporary_environment",

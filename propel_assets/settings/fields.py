@@ -218,7 +218,7 @@ class Settings:
     webhook_store: str = _setting(
         "PROPELAUTH_WEBHOOK_STORE",
         "sqlite:///propel_auth_webhooks.db",
-        "SQLAlchemy URL of the store of webhook events: SQLite or PostgreSQL.",
+        "SQLAlchemy URL of the webhook store: SQLite or PostgreSQL.",
         secret=True,
     )
     erasure_days: float = _setting(
@@ -288,6 +288,11 @@ class Settings:
 
 
 FIELDS = {setting.name: setting for setting in fields(Settings)}
+
+
+def name_prefix(environment: str) -> str:
+    """Return the default prefix of the names of jobs, schedules, sensors, resources, ops and pools in Dagster."""
+    return f"propel_auth_{environment}" if environment else "propel_auth"
 
 
 def variable_of(name: str) -> str:

@@ -16,7 +16,7 @@ Progress = Callable[[str, int, int | None], None]
 
 
 class ReceivedEvent(Protocol):
-    """A webhook as the event store has it."""
+    """A webhook as the webhook store has it."""
 
     @property
     def svix_id(self) -> str:
@@ -51,7 +51,7 @@ class ReadOptions:
     ``lookups``: by table, the values to look up. ``usage_per_key``: also read the API key usage of each key.
     ``recent``: read only recent changes of users. ``can_merge``: whether the destination can merge what is read; if
     not, metrics and usage are read as the first load does, and events are skipped. ``events``: the webhooks to load;
-    None: there is no event store.
+    None: there is no webhook store.
     ``deleted_before``: by table, the rows that earlier loads of this run have deleted because of events.
     """
 

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import dlt
 from dlt.common.configuration.exceptions import ConfigFieldMissingException, LookupTrace, LookupTraces
+from dlt.common.configuration.providers import EnvironProvider
 
 from propel_assets.errors import SettingsError
 from propel_assets.warehouse.destinations.policies import extra_of
 
-ENVIRONMENT_VARIABLES = "Environment Variables"  # dlt's name of that provider
+ENVIRONMENT_VARIABLES = EnvironProvider().name
 
 
 @contextlib.contextmanager

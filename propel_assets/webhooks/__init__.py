@@ -1,1 +1,1 @@
-"""PropelAuth's webhooks: the receiver, which verifies and stores them, and the event store. See docs/webhooks.md."""
+"""PropelAuth's webhooks: the receiver, which verifies and stores them, and the webhook store. See docs/webhooks.md."""

@@ -1,11 +1,12 @@
-"""The webhook receiver: an ASGI app that answers 204 only after an event is durable.
+"""The webhook receiver: an ASGI app that responds with 204 only after an event is durable.
 
     uvicorn propel_assets.webhooks.app:app
 
-`app` is built from the environment when it is first used. `build_app` makes one for another server, or to be mounted.
-A request is answered 204 when its event is stored (or was stored before), 400 when it is not a webhook, 401 when no
-secret verifies its signature or its timestamp is more than 5 minutes off, 413 when its body is too large, and 503 when
-the store cannot take it: Svix then tries again. No secret and no payload reaches a log, an answer or a metric.
+`app` is built from the environment variables when it is first used. `build_app` builds an app with other settings, or
+to mount in another server. The response is 204 when the event is stored (or was stored before), 400 when the request
+is not a webhook, 401 when no secret verifies its signature or its timestamp is more than 5 minutes off, 413 when its
+body is too large, and 503 when the store cannot take it: Svix then tries again. No secret and no payload reaches a
+log, a response or a metric.
 """
 
 import asyncio
@@ -30,7 +31,7 @@ from svix.webhooks import Webhook, WebhookVerificationError
 
 from propel_assets.errors import SettingsError, WebhookStoreError, WebhookStoreFull
 from propel_assets.settings import load_settings
-from propel_assets.webhooks.store import EventStore, StoredEvent
+from propel_assets.webhooks.store import StoredEvent, WebhookStore
 
 PATH = "/webhooks/propelauth"
 MAX_BODY = 256 * 1024
@@ -46,10 +47,10 @@ OUTCOMES = ("stored", "repeated", "malformed", "unverified", "too_large", "timed
 
 
 class RefusedWebhook(Exception):
-    """A request that is not stored. Its text is the answer."""
+    """A request that is not stored. Its text is the body of the response."""
 
     def __init__(self, status: int, outcome: str, message: str) -> None:
-        """Keep what the answer and the metric need."""
+        """Keep what the response and the metric need."""
         super().__init__(message)
         self.status, self.outcome = status, outcome
 
@@ -63,7 +64,7 @@ class _Waiting:
 class Receiver:
     """Verifies webhooks and stores them in batches: one transaction, and one flush to the disk, for many requests."""
 
-    def __init__(self, store: EventStore, secrets: Sequence[str], *, max_body: int = MAX_BODY) -> None:
+    def __init__(self, store: WebhookStore, secrets: Sequence[str], *, max_body: int = MAX_BODY) -> None:
         """Accept what one of ``secrets`` verifies.
 
         Raises:
@@ -90,7 +91,7 @@ class Receiver:
         )
 
     async def receive(self, request: Request) -> Response:
-        """Answer one delivery."""
+        """Respond to one delivery."""
         try:
             async with asyncio.timeout(DEADLINE_SECONDS):
                 event = self._verify(request, await self._body(request))
@@ -110,7 +111,7 @@ class Receiver:
         return Response(status_code=204)
 
     async def health(self, _request: Request) -> Response:
-        """Answer 200 if the store can be read, 503 if not, with what waits to be applied."""
+        """Respond with 200 if the store can be read, 503 if not, and with what waits to be applied."""
         try:
             status = await asyncio.to_thread(self.store.status)
         except WebhookStoreError as error:
@@ -118,7 +119,7 @@ class Receiver:
         return JSONResponse({"status": "ok", "pending_events": status.pending, "oldest_pending_seconds": _age(status)})
 
     async def metrics(self, _request: Request) -> Response:
-        """Answer with the metrics in Prometheus' text format."""
+        """Respond with the metrics in Prometheus' text format."""
         try:
             status = await asyncio.to_thread(self.store.status)
             self._pending.set(status.pending)
@@ -217,7 +218,7 @@ def without_phone_number(payload: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_deeper(payload: dict[str, Any], levels: int) -> bool:
-    """Whether a payload is nested deeper. Parsers have limits, and one that cannot be parsed would stop all events."""
+    """Return whether a payload is nested deeper. Parsers have limits, and each load would fail at it."""
     layer: list[Any] = [payload]
     for _ in range(levels):
         values = chain.from_iterable(item.values() if isinstance(item, dict) else item for item in layer)
@@ -247,7 +248,7 @@ def _age(status: Any) -> float:
     return round(time.time() - status.oldest_received_at.timestamp(), 1) if status.oldest_received_at else 0.0
 
 
-def build_app(store: EventStore, secrets: Sequence[str], *, max_body: int = MAX_BODY) -> Starlette:
+def build_app(store: WebhookStore, secrets: Sequence[str], *, max_body: int = MAX_BODY) -> Starlette:
     """Return the receiver's ASGI app. Close ``store`` after the server has stopped."""
     receiver = Receiver(store, secrets, max_body=max_body)
 
@@ -297,4 +298,4 @@ def __getattr__(name: str) -> Starlette:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     settings = load_settings()
-    return build_app(EventStore(settings.webhook_store), settings.webhook_secrets)
+    return build_app(WebhookStore(settings.webhook_store), settings.webhook_secrets)

@@ -24,7 +24,7 @@ from propel_assets.warehouse.query import connect
 from propel_assets.warehouse.session import LoadSession, open_session
 
 if TYPE_CHECKING:
-    from propel_assets.webhooks.store import EventStore
+    from propel_assets.webhooks.store import WebhookStore
 
 BATCH_EVENTS = 5_000
 MAX_BATCHES = 100
@@ -95,18 +95,18 @@ def _settle_grades(settings: Settings, session: LoadSession, log: Log) -> None:
 
 
 @contextlib.contextmanager
-def open_store(url: str) -> Iterator["EventStore | None"]:
-    """Give the event store; None if no webhook has been received."""
+def open_store(url: str) -> Iterator["WebhookStore | None"]:
+    """Yield the webhook store; None if no webhook has been received."""
     try:
-        from propel_assets.webhooks.store import EventStore, store_exists
+        from propel_assets.webhooks.store import WebhookStore, store_exists
     except ImportError:
         raise SettingsError(
-            "The event store is not installed. Install it: pip install 'propel-assets[webhooks]'"
+            "The webhook store is not installed. Install it: pip install 'propel-assets[webhooks]'"
         ) from None
     if not store_exists(url):
         yield None
         return
-    store = EventStore(url)
+    store = WebhookStore(url)
     try:
         yield store
     finally:

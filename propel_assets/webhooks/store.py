@@ -1,8 +1,7 @@
-"""The event store: verified webhooks between their receipt and their load into the warehouse.
+"""The webhook store: verified webhooks between their receipt and their load into the warehouse.
 
-A SQLite file by default, PostgreSQL in production; any SQLAlchemy URL works whose dialect has `ON CONFLICT`. An event
-that `add` has returned for is durable. The store is bounded: `add` raises `WebhookStoreFull` above its limits, and
-`purge` removes events that are older than `max_age`.
+SQLite by default, PostgreSQL in production. An event that `add` has returned for is durable. The store is bounded:
+`add` raises `WebhookStoreFull` above its limits, and `purge` removes events that are older than `max_age`.
 """
 
 import json
@@ -27,6 +26,8 @@ MAX_EVENTS = 1_000_000
 MAX_BYTES = 1 << 30
 MAX_AGE = timedelta(days=30)
 BUSY_SECONDS = 10
+COUNT_AFTER = 0.01
+"""The share of a limit that is added between two counts. Each process counts, so each can exceed a limit by it."""
 INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 metadata = sa.MetaData()
@@ -69,21 +70,29 @@ class StoredEvent:
 
 @dataclass(frozen=True)
 class StoreStatus:
-    """How many events wait to be loaded, their size, and the receipt of the oldest one."""
+    """What waits to be loaded.
+
+    Attributes:
+        pending: events.
+        pending_bytes: the size of their payloads.
+        oldest_received_at: when the oldest one arrived (UTC).
+        share_used: how full the store is, by events or by bytes. At 1, `add` refuses events.
+    """
 
     pending: int
     pending_bytes: int
     oldest_received_at: datetime | None
+    share_used: float
 
 
 def store_exists(url: str) -> bool:
-    """Whether there can be a store at ``url``: a SQLite file that does not exist was never written."""
+    """Return whether there can be a store at ``url``: a SQLite file that does not exist was never written."""
     parsed = _parse(url)
     return parsed.get_backend_name() != "sqlite" or Path(parsed.database or "").is_file()
 
 
-class EventStore:
-    """Events that are not loaded yet. Safe to share between threads and processes."""
+class WebhookStore:
+    """Events that are not loaded yet. Several threads and processes can use one store."""
 
     def __init__(
         self,
@@ -102,7 +111,8 @@ class EventStore:
         self.max_events, self.max_bytes, self.max_age = max_events, max_bytes, max_age
         self._engine = _engine(url)
         self._lock = threading.Lock()
-        self._count, self._bytes = max_events, max_bytes  # at most so many: counted at the first event
+        self._counted: tuple[int, int] | None = None  # events and bytes
+        self._added = (0, 0)  # since then
         with self._transaction() as connection:
             metadata.create_all(connection)
 
@@ -123,16 +133,32 @@ class EventStore:
             return set(found.scalars())
 
     def _require_room(self, connection: Connection, count: int, size: int) -> None:
-        """Raise `WebhookStoreFull` if so many events do not fit. The store is counted again only near its limits."""
-        self._count, self._bytes = self._count + count, self._bytes + size
-        if self._count > self.max_events or self._bytes > self.max_bytes:
-            status = self._status(connection)
-            self._count, self._bytes = status.pending + count, status.pending_bytes + size
-            if self._count > self.max_events or self._bytes > self.max_bytes:
-                raise WebhookStoreFull(
-                    f"The webhook store holds {status.pending:,} events ({status.pending_bytes:,} bytes) and its limit "
-                    f"is {self.max_events:,} events ({self.max_bytes:,} bytes). Run the job propel_auth_apply_events."
-                )
+        """Raise `WebhookStoreFull` if so many events do not fit.
+
+        The store is counted at the first event, after each 1 % of a limit, and for each batch above 99 % of one: other
+        processes add events too, and a count of a large store takes up to a second.
+        """
+        new = (count, size)
+        self._added = (self._added[0] + count, self._added[1] + size)
+        if not self._is_count_due():
+            return
+        status = self._status(connection)
+        self._counted, self._added = (status.pending, status.pending_bytes), new
+        if any(stored + more > limit for stored, more, limit in zip(self._counted, new, self._limits, strict=True)):
+            raise WebhookStoreFull(
+                f"The webhook store holds {status.pending:,} events ({status.pending_bytes:,} bytes) and its limit "
+                f"is {self.max_events:,} events ({self.max_bytes:,} bytes). Run the job propel_auth_apply_events."
+            )
+
+    def _is_count_due(self) -> bool:
+        return self._counted is None or any(
+            added > limit * COUNT_AFTER or counted + added > limit * (1 - COUNT_AFTER)
+            for counted, added, limit in zip(self._counted, self._added, self._limits, strict=True)
+        )
+
+    @property
+    def _limits(self) -> tuple[int, int]:
+        return self.max_events, self.max_bytes
 
     def pending(self, limit: int) -> list[StoredEvent]:
         """Return the oldest events that are not removed yet, at most ``limit``, in order of receipt."""
@@ -175,11 +201,6 @@ class EventStore:
             with self._transaction() as connection:
                 connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def share_used(self) -> float:
-        """Return how full the store is. At 1, `add` refuses events."""
-        status = self.status()
-        return max(status.pending / self.max_events, status.pending_bytes / self.max_bytes)
-
     def status(self) -> StoreStatus:
         """Return what waits to be loaded."""
         with self._transaction() as connection:
@@ -196,19 +217,20 @@ class EventStore:
             sa.func.min(events.c.received_at),
         )
         count, size, oldest = connection.execute(query).one()
-        return StoreStatus(count, int(size), None if oldest is None else _time(oldest))
+        share = max(count / self.max_events, int(size) / self.max_bytes)
+        return StoreStatus(count, int(size), None if oldest is None else _time(oldest), share)
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
-        """Give a connection in a transaction; report errors of the database by their class only: they quote rows."""
+        """Yield a connection in a transaction. Errors of the database quote rows, so only their class is reported."""
         try:
             with self._engine.begin() as connection:
                 yield connection
         except SQLAlchemyError as error:
             cause = getattr(error, "orig", None) or error
             raise WebhookStoreError(
-                f"The webhook store refused a statement ({type(cause).__name__}). Nothing was stored. Check that the "
-                "database of PROPELAUTH_WEBHOOK_STORE runs and has room."
+                f"The webhook store cannot be used ({type(cause).__name__}). Check that the database of "
+                "PROPELAUTH_WEBHOOK_STORE runs and has free disk space."
             ) from None
 
 

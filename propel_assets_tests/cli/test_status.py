@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from propel_assets.catalog import TABLES
 from propel_assets.cli.main import main
 from propel_assets.warehouse.audit import MAX_LOADS
-from propel_assets.webhooks.store import EventStore, StoredEvent
+from propel_assets.webhooks.store import StoredEvent, WebhookStore
 from propel_assets_tests.processes import ROOT
 
 LOADED = (
@@ -33,7 +33,7 @@ def event(monkeypatch, tmp_path) -> None:
     """One event that was received 90 seconds ago and is not applied yet."""
     monkeypatch.setenv("PROPELAUTH_WEBHOOK_SECRET", SECRET)
     monkeypatch.setenv("PROPELAUTH_WEBHOOK_STORE", f"sqlite:///{tmp_path}/events.db")
-    store = EventStore(f"sqlite:///{tmp_path}/events.db")
+    store = WebhookStore(f"sqlite:///{tmp_path}/events.db")
     at = datetime.now(UTC) - timedelta(seconds=90)
     store.add([StoredEvent("msg_1", "user.login", at, at, "{}")])
     store.close()

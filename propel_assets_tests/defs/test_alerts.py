@@ -9,14 +9,16 @@ from dagster._core.events import DagsterEvent, JobFailureData, RunFailureReason,
 from dagster._grpc.client import DEFAULT_SENSOR_GRPC_TIMEOUT
 from dagster_shared.error import SerializableErrorInfo
 
+from propel_assets import errors
 from propel_assets.definitions import defs
 from propel_assets.defs import alerts as alerts_module
 from propel_assets.defs import assets
 from propel_assets.defs.alerts import READING_SECONDS
+from propel_assets.errors import PropelError
 from propel_assets.reporting import alerts as reporting_alerts
 from propel_assets.reporting import delivery
 from propel_assets.settings import load_settings
-from propel_assets.webhooks.store import EventStore, StoredEvent
+from propel_assets.webhooks.store import StoredEvent, WebhookStore
 from propel_assets_tests.reporting.servers import SECRET, dripping, running_mail_server, running_webhook
 
 ALERTS = defs.resolve_sensor_def("propel_auth_alerts")
@@ -164,6 +166,32 @@ def test_an_error_of_another_library_is_reported_by_its_class_only(tick, run, we
     assert "Alice" not in webhook.texts[0] + logged
 
 
+@pytest.mark.parametrize(
+    ("error", "title"),
+    [
+        (errors.OtherPipeline, "Run failed: the dataset has tables of another dlt pipeline"),
+        (errors.ErasureListChanged, "Run failed: a person was erased while a load was reading"),
+        (errors.WebhookStoreError, "Run failed: the webhook store cannot be used"),
+        (errors.OtherEnvironment, "Unusual loss: the tables belong to another environment"),
+    ],
+)
+def test_each_class_of_error_has_a_title_of_its_own(tick, run, webhook, monkeypatch, error, title) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise error("Nothing was loaded.")
+
+    monkeypatch.setattr(assets, "load_scan", fail)
+    run("org_query")
+    tick()
+    (text,) = webhook.texts
+    assert f"{title}: propel_auth_load_orgs" in text
+
+
+def test_no_two_classes_of_errors_have_the_same_title() -> None:
+    classes = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, PropelError)]
+    titles = [vars(found)["title"] for found in classes]
+    assert len(set(titles)) == len(titles) > 15
+
+
 def test_assets_and_jobs_of_other_definitions_are_not_reported(tick, instance, webhook) -> None:
     @dg.asset
     def theirs() -> None:
@@ -308,7 +336,7 @@ def broken(run, monkeypatch, tick):
 
 
 @pytest.mark.parametrize(
-    ("status", "reason"), [(500, "answered 500."), (404, "Make a new one"), (302, "answered 302.")]
+    ("status", "reason"), [(500, "returned 500."), (404, "Make a new one"), (302, "returned 302.")]
 )
 def test_an_alert_that_was_refused_is_sent_at_the_next_tick(broken, tick, webhook, status, reason) -> None:
     webhook.status = status
@@ -365,12 +393,12 @@ def test_a_target_that_is_down_does_not_stop_delivery_to_the_other(
         ({}, 7, "Webhooks: events are not loaded"),
     ],
 )
-def test_a_store_of_webhooks_that_fills_or_is_not_read_is_reported_until_it_is_emptied(
+def test_a_webhook_store_that_fills_or_is_not_read_is_reported_until_it_is_emptied(
     tick, webhook, monkeypatch, limit, age_hours, title
 ) -> None:
-    limits = EventStore.__init__.__kwdefaults__ or {}
-    monkeypatch.setattr(EventStore.__init__, "__kwdefaults__", {**limits, **limit})
-    store = EventStore(load_settings().webhook_store)
+    limits = WebhookStore.__init__.__kwdefaults__ or {}
+    monkeypatch.setattr(WebhookStore.__init__, "__kwdefaults__", {**limits, **limit})
+    store = WebhookStore(load_settings().webhook_store)
     at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=age_hours)
     events = [StoredEvent(f"msg_{n}", "user.login", at, at, '{"event_type": "user.login"}') for n in range(9)]
     if not age_hours:
@@ -387,3 +415,30 @@ def test_a_store_of_webhooks_that_fills_or_is_not_read_is_reported_until_it_is_e
     store.close()
     tick()
     assert f"Recovered: {title}" in webhook.texts[-1]
+
+
+def test_the_alert_of_a_webhook_store_that_was_removed_is_resolved(tick, webhook, tmp_path, monkeypatch) -> None:
+    url = f"sqlite:///{tmp_path}/removed.db"
+    monkeypatch.setenv("PROPELAUTH_WEBHOOK_STORE", url)
+    store = WebhookStore(url)
+    at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=7)
+    store.add([StoredEvent("msg_1", "user.login", at, at, '{"event_type": "user.login"}')])
+    store.close()
+    tick()
+    assert "Webhooks: events are not loaded" in webhook.texts[-1]
+    for file in tmp_path.glob("removed.db*"):
+        file.unlink()
+    tick()
+    assert "Recovered: Webhooks: events are not loaded" in webhook.texts[-1]
+
+
+def test_a_webhook_store_that_cannot_be_used_is_reported_until_its_url_is_corrected(tick, webhook, monkeypatch) -> None:
+    with monkeypatch.context() as wrong:
+        wrong.setenv("PROPELAUTH_WEBHOOK_STORE", "mysql://localhost/events")
+        tick()
+    assert (
+        "Webhooks: the store cannot be read: webhook store: PROPELAUTH_WEBHOOK_STORE has the dialect"
+        in webhook.texts[-1]
+    )
+    tick()
+    assert "Recovered: Webhooks: the store cannot be read" in webhook.texts[-1]

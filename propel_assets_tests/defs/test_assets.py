@@ -68,7 +68,7 @@ def test_every_asset_materializes_and_every_check_passes(run, sandbox, monkeypat
     user_id, user = next((id_, u.wire) for id_, u in sandbox.store.users.items() if "username" in u.wire)
     values = {"id": user_id, "email": user["email"], "username": user["username"]}
     config = {f"propel_auth_load_user_by_{kind}": {"config": {"values": [value]}} for kind, value in values.items()}
-    names = BY_NAME.keys() - {AUTH_EVENT.name}  # the store of webhooks is not set up
+    names = BY_NAME.keys() - {AUTH_EVENT.name}  # there is no webhook store
     result = run(*names, config={"ops": config})
     assert result.success, failures(result)
     assert set(metadata_of(result)) == names

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from propel_assets import PropelAuthConfig, build_definitions
-from propel_assets.marts.runner import quiet_import
+from propel_assets.marts.dbt_compat import quiet_import
 
 pytestmark = [
     pytest.mark.timeout(600),

@@ -11,7 +11,7 @@ import duckdb
 import pytest
 
 from propel_assets import PropelAuthConfig, build_definitions
-from propel_assets.marts.runner import quiet_import
+from propel_assets.marts.dbt_compat import quiet_import
 from propel_assets.sandbox.running import Sandbox
 
 PROJECT = "name: theirs\nversion: '1.0'\nprofile: theirs\n"

@@ -14,7 +14,7 @@ from propel_assets.catalog import AUTH_EVENT, USER_QUERY
 from propel_assets.defs.build import build_definitions
 from propel_assets.defs.config import PropelAuthConfig
 from propel_assets.settings import load_settings
-from propel_assets.webhooks.store import EventStore, StoredEvent
+from propel_assets.webhooks.store import StoredEvent, WebhookStore
 from propel_assets_tests.defs.default import DEFAULT
 
 JOB = "propel_auth_apply_events"
@@ -22,8 +22,8 @@ AUTH_EVENT_KEY, USERS_KEY = map(DEFAULT.asset_key, (AUTH_EVENT, USER_QUERY))
 
 
 @pytest.fixture
-def store(settings) -> Iterator[EventStore]:
-    opened = EventStore(settings.webhook_store)
+def store(settings) -> Iterator[WebhookStore]:
+    opened = WebhookStore(settings.webhook_store)
     yield opened
     opened.close()
 

@@ -11,17 +11,20 @@ import pytest
 import time_machine
 from click.testing import CliRunner
 
+from propel_assets.catalog import END_USER_API_KEY_USAGE
 from propel_assets.cli.main import main
 from propel_assets.errors import WarehouseError
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.reporting.access_review.build import ADMIN_ROLES, build_review
 from propel_assets.reporting.access_review.files import CHANGED, EXCEPTIONS, KEYS, MEMBERS, PAGE, render_files
-from propel_assets.reporting.access_review.model import AccessReview
+from propel_assets.reporting.access_review.model import AccessReview, ApiKey, ExceptionKind, Finding
+from propel_assets.sandbox.belongings import ApiKey as StoredKey
 from propel_assets.sandbox.store import Store
+from propel_assets.source.stream import ReadOptions
 from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.query import open_warehouse
 from propel_assets.webhooks.apply import load_events
-from propel_assets.webhooks.store import EventStore
+from propel_assets.webhooks.store import WebhookStore
 from propel_assets_tests.webhooks.conftest import received
 
 SCANS = ("users", "orgs", "end_user_api_keys", "end_user_api_keys_archived")
@@ -209,7 +212,7 @@ def within(row: dict[str, str], name: str, at: int, first: datetime) -> bool:
 def test_orgs_have_names_and_loads_of_events_are_no_scans(small_sandbox, small, build) -> None:
     for scan in ("users", "orgs", "end_user_api_keys", "end_user_api_keys_archived"):
         load_scan(scan, small)  # with the real clock: orgs are loaded after users
-    with closing(EventStore(small.webhook_store)) as store:
+    with closing(WebhookStore(small.webhook_store)) as store:
         store.add([received({"event_type": "user.updated", "user_id": next(iter(small_sandbox.store.users))})])
     assert [load.results[0].rows_read for load in load_events(small)] == [1]
     build(small, *SELECT)
@@ -221,6 +224,79 @@ def test_orgs_have_names_and_loads_of_events_are_no_scans(small_sandbox, small, 
     assert {(scans.table, scans.proved, scans.counted) for scans in review.scans if "user" in scans.table} >= {
         ("user_query", 1, 0)
     }
+
+
+def test_a_key_is_unused_only_if_each_day_of_its_usage_is_loaded(simulate) -> None:
+    simulation = simulate(*SELECT, "fct_api_key_usage_daily", scans=("users", "orgs", "end_user_api_keys_archived"))
+    store: Store = simulation.store
+    owner = {"user_id": None, "org_id": next(iter(store.orgs)), "expires_at_seconds": None, "metadata": None}
+    unused, incomplete = "0" * 32, "0" * 31 + "1"
+    for key_id in (unused, incomplete):
+        store.api_keys[key_id] = StoredKey({"api_key_id": key_id, "created_at": store.now, **owner})
+
+    def load_usage() -> None:
+        with time_machine.travel(datetime.fromtimestamp(store.now, UTC)):
+            load_scan("end_user_api_keys", simulation.settings)
+            load_scan("api_key_usage", simulation.settings, options=ReadOptions(usage_per_key=True))
+
+    def keys_and_notes() -> tuple[dict[str, ApiKey], str]:
+        day = simulation.load().date()
+        with time_machine.travel(datetime.fromtimestamp(store.now, UTC) + timedelta(days=1)):
+            review = review_of(simulation, day)
+        return {key.api_key_id: key for key in review.api_keys}, " ".join(review.notes)
+
+    load_usage()
+    simulation.wait(days=95)
+    keys, notes = keys_and_notes()
+    assert {key.validations for key in keys.values()} == {None}, "the usage ends before the 90 days"
+    assert not any("not used" in finding.detail for key in keys.values() for finding in key.findings)
+    assert f"The usage of {len(keys)} of {len(keys)} active API keys is not known" in notes
+
+    load_usage()
+    late = store.add_api_key()
+    load_scan("end_user_api_keys", simulation.settings)
+    with open_warehouse(simulation.settings.target, load_policy(simulation.settings.privacy_settings)) as warehouse:
+        middle = datetime.fromtimestamp(store.now, UTC).date() - timedelta(days=40)
+        usage = warehouse.table(END_USER_API_KEY_USAGE.name)
+        warehouse.execute(f"DELETE FROM {usage} WHERE api_key_id = '{incomplete}' AND date = DATE '{middle}'")
+    keys, notes = keys_and_notes()
+    assert keys[unused].validations == 0
+    assert Finding(ExceptionKind.UNUSED_API_KEY, "not used in 90 days") in keys[unused].findings
+    assert {key_id for key_id, key in keys.items() if key.validations is None} == {incomplete, late}
+    assert f"The usage of 2 of {len(keys)} active API keys is not known" in notes
+
+
+def test_a_role_and_its_change_have_one_interval(small_sandbox, small, build) -> None:
+    store: Store = small_sandbox.store
+    user_id, org_id = next(
+        (user_id, org_id)
+        for user_id, orgs in store.of_user.items()
+        for org_id in orgs
+        if store.orgs[org_id].role_mapping == "Default"
+    )
+    role = "Admin" if store.of_user[user_id][org_id].role != "Admin" else "Member"
+
+    def load(*scans: str) -> None:
+        for scan in scans:
+            load_scan(scan, small)
+        build(small, *SELECT)
+
+    load("users", "orgs", "end_user_api_keys", "end_user_api_keys_archived")
+    changed_after = datetime.now(UTC)
+    store.change_role(user_id, org_id, role)
+    with closing(WebhookStore(small.webhook_store)) as events:
+        events.add([received({"event_type": "org.user_role_changed", "user_id": user_id, "org_id": org_id})])
+    list(load_events(small))
+    changed_before = datetime.now(UTC)
+    load("users")
+    with open_warehouse(small.target, load_policy(small.privacy_settings)) as warehouse:
+        review = build_review(warehouse, small.target, datetime.now(UTC).date())
+    (change,) = (c for org in review.orgs for c in org.changes)
+    (member,) = (m for m in review.members() if (m.user_id, m.org_id) == (user_id, org_id))
+    assert (change.change, change.new) == ("role changed", role)
+    assert change.at == member.role_since
+    assert change.at.after is not None
+    assert change.at.after < changed_after < changed_before < change.at.before
 
 
 def test_without_history_the_reason_is_one_sentence(small, simulate, run_cli) -> None:

@@ -18,7 +18,7 @@ from propel_assets.settings import Settings
 from propel_assets.source.stream import ReadOptions
 from propel_assets.warehouse.load import load_scan
 from propel_assets.webhooks.apply import load_events
-from propel_assets.webhooks.store import EventStore, StoredEvent
+from propel_assets.webhooks.store import StoredEvent, WebhookStore
 
 HISTORIES = {"users_history": USER_QUERY, "memberships_history": ORG_MEMBERSHIP, "orgs_history": ORG_QUERY}
 Key = tuple[str, ...]
@@ -70,7 +70,7 @@ def test_the_histories_have_the_tracked_columns() -> None:
 @pytest.mark.parametrize("seed", range(2))
 def test_the_true_time_of_each_change_lies_within(small_sandbox, small, query, seed) -> None:
     rng, truth = Random(seed), Truth(small_sandbox.store)
-    events = EventStore(small.webhook_store)
+    events = WebhookStore(small.webhook_store)
     small_sandbox.store.subscribe(lambda event: rng.random() < 0.7 and events.add([received(event.payload)]))
     actions = {
         "change": lambda: truth.step(small_sandbox.live.step),
@@ -138,7 +138,7 @@ def content(table: Table, row: dict[str, Any]) -> str:
 
 
 def test_an_event_narrows_the_interval_to_its_reads(small_sandbox, small, query) -> None:
-    events = EventStore(small.webhook_store)
+    events = WebhookStore(small.webhook_store)
     small_sandbox.store.subscribe(lambda event: events.add([received(event.payload)]))
     user_id = next(iter(small_sandbox.store.users))
     for scan in ("users", "orgs"):

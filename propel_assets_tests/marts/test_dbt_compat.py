@@ -51,7 +51,7 @@ def test_dbt_keeps_the_duckdb_file_open_until_its_connections_are_closed(small, 
     build(small, "user_loads")
     duckdb.connect(file, config={"threads": "1"}).close()
     closed = []
-    monkeypatch.setattr("propel_assets.marts.runner.close_connections", lambda: closed.append(True))
+    monkeypatch.setattr("propel_assets.marts.dbt_compat.close_connections", lambda: closed.append(True))
     from dbt.adapters.factory import FACTORY
 
     with open_dbt(small) as dbt:

@@ -12,7 +12,7 @@ from propel_assets.settings import Settings
 from propel_assets.warehouse import grades
 from propel_assets.warehouse.load import load_scan
 from propel_assets.webhooks.apply import load_events
-from propel_assets.webhooks.store import EventStore, StoredEvent
+from propel_assets.webhooks.store import StoredEvent, WebhookStore
 
 SELECT = ("+fct_invite_first_logins", "+fct_login_users_daily", "+fct_login_users_weekly", "+fct_login_users_monthly")
 SELECT += ("fct_logins_daily", "fct_impersonations", "fct_removals", "audit_event_grades")
@@ -32,7 +32,7 @@ REMOVALS = {
 @pytest.fixture
 def events(small_sandbox: Any, small: Settings) -> Iterator[list[tuple[datetime, dict[str, Any]]]]:
     """The events of 600 changes over 40 days, which are received: time and payload."""
-    store = EventStore(small.webhook_store)
+    store = WebhookStore(small.webhook_store)
     found: list[tuple[datetime, dict[str, Any]]] = []
 
     def receive(event: Any) -> None:
@@ -85,7 +85,7 @@ def test_the_marts_are_what_the_sandbox_has_sent(small_sandbox, small, build, qu
 
 
 def test_the_time_from_an_invitation_to_the_first_log_in(small_sandbox, small, build, query) -> None:
-    store, events = small_sandbox.store, EventStore(small.webhook_store)
+    store, events = small_sandbox.store, WebhookStore(small.webhook_store)
     org_id = next(iter(store.orgs))
     clock = {"at": datetime.fromtimestamp(store.now, UTC)}
 

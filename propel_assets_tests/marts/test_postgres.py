@@ -25,7 +25,7 @@ from propel_assets.source.stream import ReadOptions
 from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.query import open_warehouse
 from propel_assets.webhooks.apply import load_events
-from propel_assets.webhooks.store import EventStore, StoredEvent
+from propel_assets.webhooks.store import StoredEvent, WebhookStore
 from propel_assets_tests.marts.conftest import DESCRIPTIONS, SCANS
 
 # Times and ids of the loads, which differ between the two warehouses.
@@ -64,7 +64,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Rows, Rows]
             for destination in ("duckdb", "postgres"):
                 store = f"sqlite:///{file.parent}/{destination}.db"
                 settings = load_settings({**known, "destination": destination, "webhook_store": store})
-                with closing(EventStore(store)) as received:
+                with closing(WebhookStore(store)) as received:
                     received.add(events)
                 list(load_events(settings))
                 for scan in scans:

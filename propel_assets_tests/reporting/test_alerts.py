@@ -11,9 +11,8 @@ from propel_assets.reporting.alerts import (
     AlertState,
     Cause,
     Problem,
-    cause_of,
     messages,
-    reason_of,
+    problem_of,
 )
 from propel_assets.settings import AlertSettings
 
@@ -52,8 +51,12 @@ def test_a_problem_whose_cause_changes_is_reported_and_its_former_cause_ends_wit
     assert (ended.incident, ended.is_resolved) == (OUTAGE.incident, True)
 
 
+def cause_of(text: str) -> Cause:
+    return problem_of("Run failed", "refused", "a", text, "run-1", group_by=text).cause
+
+
 def test_causes_with_the_same_title_are_incidents_of_their_own() -> None:
-    one, other = (cause_of("Run failed", "refused", f"GET /users returned {status}") for status in (403, 404))
+    one, other = (cause_of(f"GET /users returned {status}") for status in (403, 404))
     assert one.title == other.title
     assert one.incident != other.incident
 
@@ -65,14 +68,14 @@ def test_a_state_stored_before_alerts_had_incidents_is_read() -> None:
 
 def test_texts_that_differ_in_names_and_numbers_only_have_the_same_cause() -> None:
     texts = ("GET /org/query returned 403 after 2 requests", "GET /user/query returned 403 after 14 requests")
-    same, also = (cause_of("Run failed", "refused", text) for text in texts)
+    same, also = (cause_of(text) for text in texts)
     assert same == also
-    assert cause_of("Run failed", "refused", "GET /org/query returned 404 after 2 requests") != same
-    assert cause_of("Run failed", "refused") == Cause("Run failed: refused")
+    assert cause_of("GET /org/query returned 404 after 2 requests") != same
+    assert cause_of("") == Cause("Run failed: refused")
 
 
 def test_a_reason_is_short_and_has_no_address() -> None:
-    reason = reason_of("Run failed", "alice@example.com " + "x" * 2000, "run-1")
+    reason = problem_of("Run failed", "refused", "a", "alice@example.com " + "x" * 2000, "run-1").reason
     assert "alice" not in reason
     assert len(reason) < 1000
     assert reason.endswith("Run: run-1.")

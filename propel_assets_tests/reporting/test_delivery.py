@@ -140,7 +140,7 @@ def test_a_service_that_refuses_is_reported_by_its_status_and_retried_alone(run_
         settings = AlertSettings(apprise=f"{apprise(one)},{apprise(other)}")
         state, logged = AlertState(), []
         state.deliver(settings, [Alert("a", "what to do")], "", logged.append)
-        assert logged == ["The apprise URL 1 (json) did not accept it. It answered 404. It is retried."]
+        assert logged == ["The apprise URL 1 (json) did not accept it. It returned 404. It is retried."]
         assert list(state.pending) == ["apprise URL 1"]
         state.deliver(settings, [], "", logged.append)
     assert (one.requests, other.requests) == (2, 1)
@@ -150,7 +150,7 @@ def test_a_redirect_of_a_service_is_not_followed() -> None:
     with running_webhook() as server:
         server.status = 307
         failures = deliver(AlertSettings(apprise=apprise(server)), {"apprise URL 1": [ALERT]})
-    assert failures == {"apprise URL 1": ("The apprise URL 1 (json) did not accept it. It answered 307.", 0)}
+    assert failures == {"apprise URL 1": ("The apprise URL 1 (json) did not accept it. It returned 307.", 0)}
     assert server.requests == 1
 
 
@@ -213,7 +213,7 @@ def test_only_the_alerts_that_a_service_did_not_accept_are_retried(tmp_path, mon
         assert state.pending == {"apprise URL 1": alerts[1:]}
         service.limit = 2
         state.deliver(settings, [], "", logged.append)
-    assert logged == ["The apprise URL 1 (pagerduty) did not accept it. It answered 500. It is retried."]
+    assert logged == ["The apprise URL 1 (pagerduty) did not accept it. It returned 500. It is retried."]
     assert state.pending == {}
     assert len({event["dedup_key"] for _, event in service.posts}) == len(service.posts) == 2
 

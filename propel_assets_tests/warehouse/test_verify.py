@@ -20,7 +20,7 @@ from propel_assets.warehouse.digests import canonical
 from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.verify import Difference, TableComparison, verify_scan
 from propel_assets.webhooks.apply import load_events
-from propel_assets.webhooks.store import EventStore, StoredEvent
+from propel_assets.webhooks.store import StoredEvent, WebhookStore
 from propel_assets_tests.webhooks.conftest import received
 from propel_assets_tests.webhooks.test_apply import connected
 
@@ -208,7 +208,7 @@ def test_a_tenant_that_changes_during_verify_reports_only_planted_faults(plant, 
         named: set[str] = set()
         for scan in LIVE_SCANS:
             load_scan(scan, settings)
-        events = EventStore(f"sqlite:///{tmp_path}/events.db")
+        events = WebhookStore(f"sqlite:///{tmp_path}/events.db")
         sandbox.store.subscribe(lambda event: _receive(events, event))
         ids = sorted(sandbox.store.users)
         missing, changed = set(ids[:10]), set(ids[10:20])
@@ -254,7 +254,7 @@ def _listed(ids: set[str]) -> str:
     return ", ".join(f"'{id_}'" for id_ in sorted(ids))
 
 
-def _receive(store: EventStore, event: WebhookEvent) -> None:
+def _receive(store: WebhookStore, event: WebhookEvent) -> None:
     """Store an event as the webhook receiver does."""
     now = datetime.now(UTC)
     store.add([StoredEvent(f"msg_{event.number}", event.event_type, now, now, json.dumps(event.payload))])

@@ -21,7 +21,7 @@ from svix.webhooks import Webhook
 
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import Settings, load_settings
-from propel_assets.webhooks.store import EventStore, StoredEvent
+from propel_assets.webhooks.store import StoredEvent, WebhookStore
 from propel_assets_tests.processes import free_port, listens, wait_until
 
 SECRET = "whsec_c2FuZGJveC13ZWJob29rLXNlY3JldA=="
@@ -114,7 +114,7 @@ def stored() -> Callable[[str], list[tuple[str, str]]]:
     """Return the ids and payloads in a store."""
 
     def read(url: str) -> list[tuple[str, str]]:
-        store = EventStore(url)
+        store = WebhookStore(url)
         try:
             return [(event.svix_id, event.payload) for event in store.pending(100_000)]
         finally:

@@ -34,7 +34,7 @@ from propel_assets.warehouse.query import open_warehouse
 from propel_assets.warehouse.session import LoadSession
 from propel_assets.webhooks import apply as apply_module
 from propel_assets.webhooks.apply import load_events
-from propel_assets.webhooks.store import EventStore
+from propel_assets.webhooks.store import WebhookStore
 from propel_assets_tests.processes import wait_until
 from propel_assets_tests.webhooks.conftest import received, settings_at
 
@@ -50,8 +50,8 @@ def settings(request: pytest.FixtureRequest, sandbox: Sandbox, tmp_path: Path) -
 
 
 @pytest.fixture
-def store(settings: Settings, sandbox: Sandbox) -> Iterator[EventStore]:
-    """The event store. From the first load of users and orgs on, it receives every event of the sandbox."""
+def store(settings: Settings, sandbox: Sandbox) -> Iterator[WebhookStore]:
+    """The webhook store. From the first load of users and orgs on, it receives every event of the sandbox."""
     for scan in SCANS:
         load_scan(scan, settings)
     with connected(settings, sandbox) as store:
@@ -59,9 +59,9 @@ def store(settings: Settings, sandbox: Sandbox) -> Iterator[EventStore]:
 
 
 @contextmanager
-def connected(settings: Settings, sandbox: Sandbox) -> Iterator[EventStore]:
-    """The event store, which receives every event of the sandbox from now on."""
-    store = EventStore(settings.webhook_store)
+def connected(settings: Settings, sandbox: Sandbox) -> Iterator[WebhookStore]:
+    """The webhook store, which receives every event of the sandbox from now on."""
+    store = WebhookStore(settings.webhook_store)
 
     def receive(event: WebhookEvent) -> None:
         store.add([received(event.payload)])
@@ -359,7 +359,7 @@ def test_many_ids_are_read_from_lists_and_their_absence_singly(settings, sandbox
 
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 def test_tables_that_are_not_loaded_stay_so(sandbox, settings) -> None:
-    store = EventStore(settings.webhook_store)
+    store = WebhookStore(settings.webhook_store)
     store.add([received({"event_type": "user.login", "user_id": next(iter(sandbox.store.users))})])
     store.close()
     assert [result.table_name for result in apply(settings)] == ["auth_event"]
@@ -513,7 +513,7 @@ def test_what_an_old_event_names_is_read_again_after_a_load(settings, sandbox, i
         load_scan(scan, settings)
     user_id, at = next(iter(sandbox.store.users)), datetime.now(UTC) - timedelta(hours=1)
     waiting = replace(received({"event_type": "user.updated", "user_id": user_id}), received_at=at, sent_at=at)
-    with closing(EventStore(settings.webhook_store)) as store:
+    with closing(WebhookStore(settings.webhook_store)) as store:
         store.add([waiting])
         if is_delivered_again:
             apply(settings)

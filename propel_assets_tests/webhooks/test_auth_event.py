@@ -10,7 +10,7 @@ from propel_assets.settings import load_settings
 from propel_assets.warehouse.load import load_scan
 from propel_assets.webhooks import apply
 from propel_assets.webhooks.apply import load_events
-from propel_assets.webhooks.store import EventStore, StoredEvent
+from propel_assets.webhooks.store import StoredEvent, WebhookStore
 
 SENT = datetime(2026, 11, 1, 12, tzinfo=UTC)
 ADDED = {"event_type": "user.added_to_org", "user_id": "u1", "org_id": "o1", "role": "Admin"}
@@ -29,7 +29,7 @@ EVENTS = (
 
 @pytest.fixture
 def store(tmp_path):
-    store = EventStore(load_settings().webhook_store)
+    store = WebhookStore(load_settings().webhook_store)
     yield store
     store.close()
 

@@ -8,7 +8,7 @@ from propel_assets.errors import WarehouseError
 from propel_assets.settings import load_settings
 from propel_assets.warehouse.load import load_scan
 from propel_assets.webhooks.apply import load_events
-from propel_assets.webhooks.store import EventStore, StoredEvent
+from propel_assets.webhooks.store import StoredEvent, WebhookStore
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def settings(small, monkeypatch):
 
 def deliver(settings, user_id: str, *, days_ago: int) -> None:
     at = datetime.now(UTC) - timedelta(days=days_ago)
-    store = EventStore(settings.webhook_store, max_age=timedelta(days=10_000))
+    store = WebhookStore(settings.webhook_store, max_age=timedelta(days=10_000))
     payload = f'{{"event_type": "user.deleted", "user_id": "{user_id}"}}'
     store.add([StoredEvent(f"msg_{user_id}_{days_ago}", "user.deleted", at, at.replace(microsecond=0), payload)])
     store.close()

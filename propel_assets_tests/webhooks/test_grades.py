@@ -18,7 +18,7 @@ from propel_assets.warehouse.checks import examine
 from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.query import open_warehouse
 from propel_assets.webhooks.apply import load_events
-from propel_assets.webhooks.store import EventStore
+from propel_assets.webhooks.store import WebhookStore
 from propel_assets_tests.webhooks.conftest import received, settings_at
 
 
@@ -31,7 +31,7 @@ class World:
     """A sandbox whose events are received, or lost while ``loses`` is set, and the truth about both."""
 
     def __init__(self, sandbox: Sandbox, settings: Settings) -> None:
-        self.settings, self.store, self.events = settings, sandbox.store, EventStore(settings.webhook_store)
+        self.settings, self.store, self.events = settings, sandbox.store, WebhookStore(settings.webhook_store)
         self.loses = False
         self.changes: Counter[str] = Counter()
         self.missed: Counter[str] = Counter()

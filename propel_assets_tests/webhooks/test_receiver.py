@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from propel_assets.webhooks.app import PATH, build_app
-from propel_assets.webhooks.store import EventStore
+from propel_assets.webhooks.store import WebhookStore
 from propel_assets_tests.webhooks.conftest import OTHER_SECRET, SECRET, get, post, serving, signed
 
 CREATED = {"event_type": "user.created", "user_id": "u1", "email": "canary-person@example.com", "email_confirmed": True}
@@ -93,7 +93,7 @@ def test_the_body_is_stored_as_it_was_sent(store_url, tmp_path, stored) -> None:
 
 
 def test_an_unexpected_error_of_the_store_does_not_stop_the_receiver(tmp_path, monkeypatch) -> None:
-    store = EventStore(f"sqlite:///{tmp_path}/events.db")
+    store = WebhookStore(f"sqlite:///{tmp_path}/events.db")
     app = build_app(store, [SECRET])
 
     async def deliver() -> list[int]:

@@ -1,4 +1,4 @@
-"""The event store, on SQLite and on a real PostgreSQL."""
+"""The webhook store, on SQLite and on a real PostgreSQL."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from propel_assets.errors import SettingsError, WebhookStoreError, WebhookStoreFull
-from propel_assets.webhooks.store import EventStore, StoredEvent, StoreStatus
+from propel_assets.webhooks.store import MAX_EVENTS, StoredEvent, StoreStatus, WebhookStore
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -17,7 +17,7 @@ def event(svix_id: str, *, received_at: datetime = NOW, payload: str = '{"event_
 
 
 def test_an_event_is_stored_once_whatever_is_repeated(store_url) -> None:
-    store = EventStore(store_url)
+    store = WebhookStore(store_url)
     assert store.add([event("a"), event("b"), event("a")]) == {"a", "b"}
     assert store.add([event("b"), event("c")]) == {"c"}
     assert [e.svix_id for e in store.pending(10)] == ["a", "b", "c"]
@@ -25,14 +25,14 @@ def test_an_event_is_stored_once_whatever_is_repeated(store_url) -> None:
 
 
 def test_the_first_receipt_of_a_repeated_event_counts(store_url) -> None:
-    store = EventStore(store_url)
+    store = WebhookStore(store_url)
     store.add([event("a")])
     store.add([event("a", received_at=NOW + timedelta(hours=1))])
     assert store.pending(10) == [event("a")]
 
 
 def test_removed_events_are_gone_and_others_stay(store_url) -> None:
-    store = EventStore(store_url)
+    store = WebhookStore(store_url)
     store.add([event(str(n)) for n in range(2_500)])
     store.remove([str(n) for n in range(2_499)])
     store.remove([])
@@ -40,7 +40,7 @@ def test_removed_events_are_gone_and_others_stay(store_url) -> None:
 
 
 def test_no_byte_of_a_removed_event_is_left_in_the_files(tmp_path) -> None:
-    store = EventStore(f"sqlite:///{tmp_path}/events.db")
+    store = WebhookStore(f"sqlite:///{tmp_path}/events.db")
 
     def files() -> bytes:
         return b"".join(file.read_bytes() for file in tmp_path.iterdir())
@@ -58,13 +58,13 @@ def test_no_byte_of_a_removed_event_is_left_in_the_files(tmp_path) -> None:
 
 
 def test_events_are_returned_in_the_order_of_their_receipt(store_url) -> None:
-    store = EventStore(store_url)
+    store = WebhookStore(store_url)
     store.add([event("late", received_at=NOW + timedelta(seconds=1)), event("early")])
     assert [e.svix_id for e in store.pending(10)] == ["early", "late"]
 
 
 def test_a_full_store_refuses_events_until_some_are_removed(store_url) -> None:
-    store = EventStore(store_url, max_events=3)
+    store = WebhookStore(store_url, max_events=3)
     store.add([event("a"), event("b")])
     with pytest.raises(WebhookStoreFull, match="holds 2 events"):
         store.add([event("c"), event("d")])
@@ -73,8 +73,23 @@ def test_a_full_store_refuses_events_until_some_are_removed(store_url) -> None:
     assert store.status().pending == 3
 
 
+@pytest.mark.parametrize(("max_events", "at_most"), [(10, 10), (1_000, 1_020)])
+def test_two_receivers_share_the_limit(store_url, max_events, at_most) -> None:
+    stores = [WebhookStore(store_url, max_events=max_events) for _ in range(2)]
+    refused, number = [False, False], 0
+    while not all(refused):
+        for index, store in enumerate(stores):
+            number += 1
+            try:
+                store.add([event(f"{number}-{n}") for n in range(1 if max_events == 10 else 5)])
+            except WebhookStoreFull:
+                refused[index] = True
+    assert stores[0].status().share_used > 0.9
+    assert stores[0].status().pending <= at_most
+
+
 def test_the_size_of_the_store_is_limited_too(store_url) -> None:
-    store = EventStore(store_url, max_bytes=100)
+    store = WebhookStore(store_url, max_bytes=100)
     store.add([event("a", payload="x" * 60)])
     with pytest.raises(WebhookStoreFull, match="60 bytes"):
         store.add([event("b", payload="x" * 60)])
@@ -85,15 +100,15 @@ def test_the_size_of_the_store_is_limited_too(store_url) -> None:
 
 
 def test_events_older_than_the_limit_are_purged(store_url) -> None:
-    store = EventStore(store_url, max_age=timedelta(days=2))
+    store = WebhookStore(store_url, max_age=timedelta(days=2))
     now = datetime.now(UTC)
     store.add([event("old", received_at=now - timedelta(days=3)), event("new", received_at=now)])
     assert store.purge() == 1
-    assert store.status() == StoreStatus(1, len(event("x").payload), store.pending(1)[0].received_at)
+    assert store.status() == StoreStatus(1, len(event("x").payload), store.pending(1)[0].received_at, 1 / MAX_EVENTS)
 
 
 def test_two_receivers_may_store_the_same_events_at_the_same_time(store_url) -> None:
-    stores = [EventStore(store_url), EventStore(store_url)]
+    stores = [WebhookStore(store_url), WebhookStore(store_url)]
     with ThreadPoolExecutor(8) as pool:
         added = list(pool.map(lambda n: stores[n % 2].add([event(f"{n // 4}")]), range(200)))
     assert sum(map(len, added)) == 50
@@ -110,17 +125,17 @@ def test_two_receivers_may_store_the_same_events_at_the_same_time(store_url) -> 
 )
 def test_a_url_that_cannot_be_used_is_refused(url, message) -> None:
     with pytest.raises(SettingsError, match=message):
-        EventStore(url)
+        WebhookStore(url)
 
 
 def test_an_error_of_the_database_is_reported_by_its_class_alone(tmp_path) -> None:
-    with pytest.raises(WebhookStoreError, match=r"refused a statement \(OperationalError\)") as failed:
-        EventStore(f"sqlite:///{tmp_path}/missing/secret-name.db")
+    with pytest.raises(WebhookStoreError, match=r"cannot be used \(OperationalError\)") as failed:
+        WebhookStore(f"sqlite:///{tmp_path}/missing/secret-name.db")
     assert "secret-name" not in str(failed.value)
 
 
 def test_ids_that_events_name_are_texts(store_url) -> None:
-    store = EventStore(store_url)
+    store = WebhookStore(store_url)
     payloads = (
         {"user_id": ["a"], "org_id": "o1"},
         {"user_id": "u1", "org_id": "o2", "scim_group_id": "g1"},

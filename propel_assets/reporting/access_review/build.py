@@ -3,22 +3,27 @@
 import json
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
-from itertools import groupby, pairwise
-from typing import Any
+from itertools import accumulate, groupby, pairwise
+from typing import Any, NamedTuple
 
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
 from propel_assets.catalog import END_USER_API_KEYS, ORG_MEMBERSHIP, ORG_QUERY, PROPEL_SCANS, USER_QUERY
 from propel_assets.errors import WarehouseError
 from propel_assets.marts.runner import HISTORY, MARTS, how_to_build
+from propel_assets.reporting.access_review.exceptions import (
+    DORMANT_DAYS,
+    findings_of_key,
+    findings_of_member,
+    list_exceptions,
+)
 from propel_assets.reporting.access_review.model import (
     AccessReview,
     ApiKey,
     Change,
-    ExceptionRow,
     Interval,
     Member,
     Org,
@@ -29,7 +34,6 @@ from propel_assets.warehouse.audit import as_utc
 from propel_assets.warehouse.query import Warehouse
 
 ADMIN_ROLES = ("Owner", "Admin")
-DORMANT_DAYS = 90
 SCANNED = (USER_QUERY.name, ORG_MEMBERSHIP.name, ORG_QUERY.name, END_USER_API_KEYS.name)
 CHANGES = {
     "joined_org": "joined",
@@ -47,11 +51,6 @@ CHANGES = {
     "mfa_disabled": "second factor removed",
 }
 """By `change` of fct_user_changes: how the review names it."""
-ORPHANS = {
-    "owner_deleted": "its owner was deleted",
-    "owner_disabled": "its owner is disabled",
-    "owner_left_org": "its owner has left the org",
-}
 
 
 def build_review(
@@ -87,6 +86,15 @@ def build_review(
         ) from None
 
 
+class _Usage(NamedTuple):
+    """The validations of one API key, and the days that are loaded."""
+
+    validations: int
+    days: int
+    first: date
+    last: date
+
+
 class _Reader:
     """Reads one review."""
 
@@ -104,13 +112,25 @@ class _Reader:
         self._as_of, self._since, self._org_ids, self._admin_roles = as_of, since, {*org_ids}, admin_roles
         self._end = datetime.combine(as_of + timedelta(days=1), time(), UTC)
         self._start = datetime.combine(since, time(), UTC)
-        self._loads = self._read_at("user_loads")
+        rows = self._rows(f"SELECT read_at, full_load_started_at FROM {self._history}.user_loads")  # noqa: S608
+        starts = sorted((as_utc(read_at), _utc(started) or as_utc(read_at)) for read_at, started in rows)
+        self._loads = [read_at for read_at, _ in starts]
+        self._full_loads = [*accumulate((started for _, started in starts), max)]
         known = bisect_left(self._loads, self._end)
         if not known:
             first = f"the first one is of {self._loads[0]:%Y-%m-%d}" if self._loads else "there is none yet"
             raise WarehouseError(f"No load of users is in the history up to the end of {as_of} (UTC): {first}.")
         self._observed = self._loads[known - 1]
         self._notes: list[str] = []
+
+    def _interval(self, seen_at: datetime) -> Interval:
+        """Return the interval of a change that a load has shown: from the start of the full load before it.
+
+        Every change between the two loads lies in it. The intervals of the histories are narrower, but each is that of
+        the last change of a version, which can be another one.
+        """
+        before = bisect_left(self._loads, seen_at)
+        return Interval(self._full_loads[before - 1] if before else None, seen_at)
 
     def _rows(self, sql: str) -> list[tuple[Any, ...]]:
         return self._warehouse.rows(sql)
@@ -147,7 +167,7 @@ class _Reader:
             orgs=shown,
             user_changes=[] if self._org_ids else org_changes[""],
             api_keys=api_keys,
-            exceptions=list(self._exceptions(shown, api_keys)),
+            exceptions=list_exceptions(shown, api_keys, next(iter(self._admin_roles), "")),
             scans=self._scans(),
             loads=len(in_period),
             longest_gap=max(gaps, default=None),
@@ -210,16 +230,16 @@ class _Reader:
     def _members(self, users: Mapping[str, Mapping[str, Any]]) -> list[Member]:
         rows = self._rows(
             "SELECT org_id, user_id, user_role, additional_roles, inherited_user_roles_plus_current_role, valid_from, "  # noqa: S608
-            f"valid_to, changed_after, changed_before FROM {self._history}.memberships_history "
+            f"valid_to FROM {self._history}.memberships_history "
             f"WHERE valid_from <= {_literal(self._observed)} ORDER BY org_id, user_id, valid_from"
         )
         members = []
         for (org_id, user_id), versions in groupby(rows, key=lambda row: (str(row[0]), str(row[1]))):
             member_since = role_since = last_to = last_roles = None
             role, inherited = "", ()
-            for _, _, role, additional, all_roles, valid_from, valid_to, after, before in versions:
+            for _, _, role, additional, all_roles, valid_from, valid_to in versions:
                 roles = (role, _roles(additional))
-                since = Interval(_utc(after), _utc(before) or as_utc(valid_from))
+                since = self._interval(as_utc(valid_from))
                 if last_to is None or last_to != as_utc(valid_from):
                     member_since = role_since = since
                 elif roles != last_roles:
@@ -241,7 +261,10 @@ class _Reader:
                     mfa_enabled=user.get("mfa_enabled"),
                     last_active_day=user.get("last_active_day"),
                 )
-                members.append(_with_flags(member, self._is_admin(member), self._dormant_before))
+                findings = findings_of_member(
+                    member, is_admin=self._is_admin(member), dormant_before=self._dormant_before
+                )
+                members.append(replace(member, findings=findings))
         return members
 
     @property
@@ -253,7 +276,7 @@ class _Reader:
 
     def _changes(self) -> list[Change]:
         rows = self._rows(
-            "SELECT org_id, user_id, change, old_value, new_value, changed_after, seen_at "  # noqa: S608 - our names
+            "SELECT org_id, user_id, change, old_value, new_value, seen_at "  # noqa: S608 - our names
             f"FROM {self._marts}.fct_user_changes "
             f"WHERE seen_at >= {_literal(self._start)} AND seen_at <= {_literal(self._observed)}"
         )
@@ -264,9 +287,9 @@ class _Reader:
                 CHANGES[change],
                 _roles_text(old),
                 _roles_text(new),
-                Interval(_utc(after), as_utc(seen)),
+                self._interval(as_utc(seen_at)),
             )
-            for org_id, user_id, change, old, new, after, seen in rows
+            for org_id, user_id, change, old, new, seen_at in rows
         ]
         return sorted(changes, key=lambda c: (c.at.before, c.org_id, c.user_id, c.change))
 
@@ -281,20 +304,13 @@ class _Reader:
         except DatabaseUndefinedRelation:
             self._notes.append("API keys are not in this review: their mart is not built.")
             return []
-        used, is_known = self._usage()
-        if rows and not is_known:
-            self._notes.append(
-                f"Unused API keys are not known: the usage per key is not loaded for the {DORMANT_DAYS} days. Load it "
-                "with `propel-assets load end_user_api_key_usage --usage-per-key`."
-            )
+        usage = self._usage()
         keys = []
         for key_id, owner_kind, user_id, org_id, created_at, expires_at, orphan_reason in rows:
-            validations = used.get(key_id, 0) if is_known else None
-            flags = [ORPHANS[orphan_reason]] if orphan_reason else []
-            flags += ["it has no owner"] if owner_kind == "none" else []
             created = _utc(created_at)
-            is_old = created is not None and created.date() <= self._dormant_before
-            flags += [f"not used in {DORMANT_DAYS} days"] if validations == 0 and is_old else []
+            day = created.date() if created else None
+            validations = self._validations(usage.get(key_id), day)
+            findings = findings_of_key(owner_kind, orphan_reason, day, validations, self._dormant_before)
             keys.append(
                 ApiKey(
                     key_id,
@@ -304,23 +320,35 @@ class _Reader:
                     created,
                     _utc(expires_at),
                     validations,
-                    tuple(flags),
+                    findings,
                 )
             )
-        return [key for key in keys if not self._org_ids or key.org_id in self._org_ids]
+        keys = [key for key in keys if not self._org_ids or key.org_id in self._org_ids]
+        if unknown := sum(key.validations is None for key in keys):
+            self._notes.append(
+                f"The usage of {unknown} of {len(keys)} active API keys is not known: it is not loaded for each of the "
+                f"{DORMANT_DAYS} days. Load it daily with `propel-assets load end_user_api_key_usage --usage-per-key`."
+            )
+        return keys
 
-    def _usage(self) -> tuple[dict[str, int], bool]:
-        """Return the validations per key in the days before the review, and whether all these days are loaded."""
-        usage = f"{self._marts}.fct_api_key_usage_daily"
+    def _usage(self) -> dict[str, _Usage]:
+        """Return the usage of each key in the days before the review."""
         try:
-            [(first,)] = self._rows(f"SELECT min(day) FROM {usage}")  # noqa: S608 - our names
             rows = self._rows(
-                f"SELECT api_key_id, sum(validations) FROM {usage} "  # noqa: S608 - our names
+                f"SELECT api_key_id, sum(validations), count(*), min(day), max(day) "  # noqa: S608 - our names
+                f"FROM {self._marts}.fct_api_key_usage_daily "
                 f"WHERE day > DATE '{self._dormant_before}' AND day <= DATE '{self._as_of}' GROUP BY api_key_id"
             )
         except DatabaseUndefinedRelation:
-            return {}, False
-        return {key_id: int(number) for key_id, number in rows}, first is not None and first <= self._dormant_before
+            return {}
+        return {key_id: _Usage(int(validations), *days) for key_id, validations, *days in rows}
+
+    def _validations(self, usage: _Usage | None, created: date | None) -> int | None:
+        """Return the validations of a key; None unless each day since its creation is loaded, except for the last."""
+        first = self._dormant_before + timedelta(days=1)
+        if usage is None or usage.first > max(first, created or first) or usage.last < self._as_of - timedelta(days=1):
+            return None
+        return usage.validations if usage.days == (usage.last - usage.first).days + 1 else None
 
     def _scans(self) -> list[Scans]:
         found = []
@@ -348,43 +376,6 @@ class _Reader:
                 )
             )
         return found
-
-    def _exceptions(self, orgs: Sequence[Org], keys: Sequence[ApiKey]) -> Iterator[ExceptionRow]:
-        owner = self._admin_roles[0] if self._admin_roles else ""
-        for org in orgs:
-            if owner and org.members and not any(owner in (m.role, *m.additional_roles) for m in org.members):
-                yield ExceptionRow("Org without owner", org.org_id, "", f"no member has the role {owner}")
-        for kind in ("Dormant administrator", "Administrator without MFA", "Disabled user with a role"):
-            for member in (member for org in orgs for member in org.members if kind in member.flags):
-                yield ExceptionRow(kind, member.org_id, member.user_id, _exception_detail(kind, member))
-        for key in keys:
-            for flag in key.flags:
-                kind = "Unused API key" if flag.startswith("not used") else "API key without owner"
-                yield ExceptionRow(kind, key.org_id, key.api_key_id, flag)
-        for member in (m for org in orgs for m in org.members if "Member without MFA" in m.flags):
-            yield ExceptionRow("Member without MFA", member.org_id, member.user_id, f"role {member.role}")
-
-
-def _with_flags(member: Member, is_admin: bool, dormant_before: date) -> Member:
-    flags = []
-    if member.enabled is False or member.locked:
-        flags.append("Disabled user with a role")
-    elif member.enabled:
-        is_dormant = member.last_active_day is None or member.last_active_day < dormant_before
-        flags += ["Dormant administrator"] if is_admin and is_dormant else []
-        if not member.mfa_enabled:
-            flags.append("Administrator without MFA" if is_admin else "Member without MFA")
-    return replace(member, flags=tuple(flags))
-
-
-def _exception_detail(kind: str, member: Member) -> str:
-    roles = ", ".join((member.role, *member.additional_roles))
-    if kind == "Dormant administrator":
-        day = member.last_active_day
-        return f"role {roles}; " + (f"last active {day}" if day else "no activity is known")
-    if kind == "Disabled user with a role":
-        return f"role {roles}; " + ("locked" if member.enabled else "disabled")
-    return f"role {roles}"
 
 
 def _roles(stored: str | None) -> tuple[str, ...]:

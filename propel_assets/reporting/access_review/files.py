@@ -4,118 +4,119 @@ import csv
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from propel_assets.errors import PropelError
-from propel_assets.reporting.access_review.build import DORMANT_DAYS
-from propel_assets.reporting.access_review.model import AccessReview, shown
+from propel_assets.reporting.access_review.exceptions import DORMANT_DAYS
+from propel_assets.reporting.access_review.model import AccessReview, ExceptionKind, shown
 
 MEMBERS, CHANGED, EXCEPTIONS, KEYS, PAGE = "members.csv", "changes.csv", "exceptions.csv", "api_keys.csv", "review.html"
+
+
+Columns = Sequence[tuple[str, Callable[[Any], Any]]]
+"""The columns of a file: the header, and the value of a record."""
 
 
 def render_files(review: AccessReview) -> dict[str, bytes]:
     """Return the files of the review by name. They are the same for the same period."""
     names = {org.org_id: org.name for org in review.orgs}
-
-    def person(user_id: str) -> list[str]:
-        return [user_id, *(review.people.get(user_id, ("", "")) if review.people else ())]
-
-    who = ["user_id", *(["name", "email"] if review.people else [])]
+    changes = [*(change for org in review.orgs for change in org.changes), *review.user_changes]
     files = {
-        MEMBERS: _csv(
-            [
-                "org_id",
-                "org",
-                *who,
-                "role",
-                "additional_roles",
-                "through",
-                "role_since_after",
-                "role_since_before",
-                "member_since_after",
-                "member_since_before",
-                "enabled",
-                "locked",
-                "mfa_enabled",
-                "last_active_day",
-                "exceptions",
-            ],
-            [
-                [
-                    m.org_id,
-                    names[m.org_id],
-                    *person(m.user_id),
-                    m.role,
-                    ", ".join(m.additional_roles),
-                    m.through,
-                    shown(m.role_since.after),
-                    shown(m.role_since.before),
-                    shown(m.member_since.after),
-                    shown(m.member_since.before),
-                    m.enabled,
-                    m.locked,
-                    m.mfa_enabled,
-                    m.last_active_day,
-                    ", ".join(m.flags),
-                ]
-                for m in review.members()
-            ],
-        ),
-        CHANGED: _csv(
-            ["org_id", "org", *who, "change", "old", "new", "changed_after", "changed_before"],
-            [
-                [
-                    c.org_id,
-                    names.get(c.org_id, ""),
-                    *person(c.user_id),
-                    c.change,
-                    c.old,
-                    c.new,
-                    shown(c.at.after),
-                    shown(c.at.before),
-                ]
-                for c in [*(c for org in review.orgs for c in org.changes), *review.user_changes]
-            ],
-        ),
-        EXCEPTIONS: _csv(
-            ["exception", "org_id", "org", "user_or_key_id", "detail"],
-            [[e.kind, e.org_id, names.get(e.org_id, ""), e.subject, e.detail] for e in review.exceptions],
-        ),
-        KEYS: _csv(
-            ["api_key_id", "owner_kind", "user_id", "org_id", "created_at", "expires_at", "validations", "exceptions"],
-            [
-                [
-                    k.api_key_id,
-                    k.owner_kind,
-                    k.user_id,
-                    k.org_id,
-                    shown(k.created_at),
-                    shown(k.expires_at),
-                    k.validations,
-                    ", ".join(k.flags),
-                ]
-                for k in review.api_keys
-            ],
-        ),
+        MEMBERS: _csv(_member_columns(review, names), review.members()),
+        CHANGED: _csv(_change_columns(review, names), changes),
+        EXCEPTIONS: _csv(_exception_columns(names), review.exceptions),
+        KEYS: _csv(KEY_COLUMNS, review.api_keys),
     }
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    template = Path(__file__).with_name("review.html").read_text(encoding="utf-8")
+    return {**files, PAGE: _page(review, names, files)}
+
+
+def _member_columns(review: AccessReview, names: Mapping[str, str]) -> Columns:
+    return [
+        ("org_id", lambda m: m.org_id),
+        ("org", lambda m: names[m.org_id]),
+        *_user_columns(review),
+        ("role", lambda m: m.role),
+        ("additional_roles", lambda m: ", ".join(m.additional_roles)),
+        ("through", lambda m: m.through),
+        ("role_since_after", lambda m: shown(m.role_since.after)),
+        ("role_since_before", lambda m: shown(m.role_since.before)),
+        ("member_since_after", lambda m: shown(m.member_since.after)),
+        ("member_since_before", lambda m: shown(m.member_since.before)),
+        ("enabled", lambda m: m.enabled),
+        ("locked", lambda m: m.locked),
+        ("mfa_enabled", lambda m: m.mfa_enabled),
+        ("last_active_day", lambda m: m.last_active_day),
+        ("exceptions", lambda m: ", ".join(finding.kind for finding in m.findings)),
+    ]
+
+
+def _change_columns(review: AccessReview, names: Mapping[str, str]) -> Columns:
+    return [
+        ("org_id", lambda c: c.org_id),
+        ("org", lambda c: names.get(c.org_id, "")),
+        *_user_columns(review),
+        ("change", lambda c: c.change),
+        ("old", lambda c: c.old),
+        ("new", lambda c: c.new),
+        ("changed_after", lambda c: shown(c.at.after)),
+        ("changed_before", lambda c: shown(c.at.before)),
+    ]
+
+
+def _exception_columns(names: Mapping[str, str]) -> Columns:
+    return [
+        ("exception", lambda e: e.kind),
+        ("org_id", lambda e: e.org_id),
+        ("org", lambda e: names.get(e.org_id, "")),
+        ("user_or_key_id", lambda e: e.subject),
+        ("detail", lambda e: e.detail),
+    ]
+
+
+KEY_COLUMNS: Columns = [
+    ("api_key_id", lambda k: k.api_key_id),
+    ("owner_kind", lambda k: k.owner_kind),
+    ("user_id", lambda k: k.user_id),
+    ("org_id", lambda k: k.org_id),
+    ("created_at", lambda k: shown(k.created_at)),
+    ("expires_at", lambda k: shown(k.expires_at)),
+    ("validations", lambda k: k.validations),
+    ("exceptions", lambda k: ", ".join(finding.detail for finding in k.findings)),
+]
+
+
+def _user_columns(review: AccessReview) -> Columns:
+    """Return the columns of the user: the id, and where they were requested the name and the e-mail address."""
+    columns: Columns = [("user_id", lambda record: record.user_id)]
+    if not review.people:
+        return columns
+    unknown = ("", "")
+    return [
+        *columns,
+        ("name", lambda record: review.people.get(record.user_id, unknown)[0]),
+        ("email", lambda record: review.people.get(record.user_id, unknown)[1]),
+    ]
+
+
+def _page(review: AccessReview, names: Mapping[str, str], files: Mapping[str, bytes]) -> bytes:
+    """Return the page to print, with the digests of the other files."""
+    in_a_table_of_its_own = ExceptionKind.MEMBER_WITHOUT_MFA
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(template).render(
+    template = environment.from_string(Path(__file__).with_name("review.html").read_text(encoding="utf-8"))
+    return template.render(
         review=review,
         names=names,
-        digests=digests,
+        digests={name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         shown=shown,
         kinds=Counter(e.kind for e in review.exceptions),
-        listed=[e for e in review.exceptions if e.kind != "Member without MFA"],
-        without_mfa=Counter(e.org_id for e in review.exceptions if e.kind == "Member without MFA"),
+        listed=[e for e in review.exceptions if e.kind != in_a_table_of_its_own],
+        without_mfa=Counter(e.org_id for e in review.exceptions if e.kind == in_a_table_of_its_own),
         dormant_days=DORMANT_DAYS,
-    )
-    return {**files, PAGE: page.encode()}
+    ).encode()
 
 
 def write_review(review: AccessReview, folder: Path) -> list[Path]:
@@ -136,11 +137,11 @@ def write_review(review: AccessReview, folder: Path) -> list[Path]:
     return written
 
 
-def _csv(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
+def _csv(columns: Columns, records: Iterable[Any]) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\r\n")
-    writer.writerow(head)
-    writer.writerows([[_cell(value) for value in row] for row in rows])
+    writer.writerow([header for header, _ in columns])
+    writer.writerows([[_cell(value(record)) for _, value in columns] for record in records])
     return text.getvalue().encode()
 
 

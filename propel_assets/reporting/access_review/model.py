@@ -3,11 +3,37 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
+from typing import NamedTuple
 
 
 def shown(at: datetime | None) -> str:
     """Return a time as text, in UTC and to the minute; empty for None."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M}" if at else ""
+
+
+class ExceptionKind(StrEnum):
+    """The kinds of exceptions, in the order in which the review lists them."""
+
+    ORG_WITHOUT_OWNER = "Org without owner"
+    DORMANT_ADMIN = "Dormant administrator"
+    ADMIN_WITHOUT_MFA = "Administrator without MFA"
+    DISABLED_USER = "Disabled user with a role"
+    API_KEY_WITHOUT_OWNER = "API key without owner"
+    UNUSED_API_KEY = "Unused API key"
+    MEMBER_WITHOUT_MFA = "Member without MFA"
+
+    @property
+    def concerns_api_key(self) -> bool:
+        """Whether the subject of the exception is an API key."""
+        return self in (ExceptionKind.API_KEY_WITHOUT_OWNER, ExceptionKind.UNUSED_API_KEY)
+
+
+class Finding(NamedTuple):
+    """One exception of a member or an API key."""
+
+    kind: ExceptionKind
+    detail: str
 
 
 @dataclass(frozen=True)
@@ -37,7 +63,7 @@ class Member:
     locked: bool | None
     mfa_enabled: bool | None
     last_active_day: date | None
-    flags: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     @property
     def through(self) -> str:
@@ -63,7 +89,7 @@ class Change:
 
 @dataclass(frozen=True)
 class ApiKey:
-    """One active API key at the time of the review. ``validations``: None where the usage per key is not loaded."""
+    """One active API key at the time of the review. ``validations``: None if a day of its usage is not loaded."""
 
     api_key_id: str
     owner_kind: str
@@ -72,14 +98,14 @@ class ApiKey:
     created_at: datetime | None
     expires_at: datetime | None
     validations: int | None
-    flags: tuple[str, ...]
+    findings: tuple[Finding, ...]
 
 
 @dataclass(frozen=True)
 class ExceptionRow:
     """One exception. ``subject``: the id of the user or the API key; empty for an org."""
 
-    kind: str
+    kind: ExceptionKind
     org_id: str
     subject: str
     detail: str
