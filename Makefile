@@ -16,7 +16,9 @@ DBT_NEXT := .venv-dbt-next
 DEPLOYED := production,postgres,celery,k8s,webhooks,apprise
 LOWEST_SAMPLE := $(addprefix propel_assets_tests/,test_definitions.py defs/test_recent.py warehouse/test_load.py warehouse/test_recent.py)
 WITH_DAGSTER := $(addprefix propel_assets_tests/,cli defs marts deploy test_definitions.py test_secrets.py)
-# What the gate runs of the two slow suites (`make test-embedded-elt SAMPLE=1`); without SAMPLE, they run completely.
+# What the gate runs of the slow suites (`make test-embedded-elt SAMPLE=1`); without SAMPLE, they run completely.
+# Of `make test-slow`, one test in so many.
+SLOW_SAMPLE := 4
 ELT_SAMPLE := $(addprefix propel_assets_tests/,test_definitions.py defs/test_assets.py marts/test_assets.py)
 STAND_INS_SAMPLE := the_tables_hold_exactly or metrics_merge or command_line_loads
 SAMPLE ?=
@@ -31,7 +33,7 @@ STAND_INS := .venv-fakesnow/ready .venv-bigquery/ready .venv-azurite/ready
 # An environment is created again when its Python was moved or upgraded.
 $(foreach venv,.venv $(CARD) $(LOWEST) $(RELEASE) $(DBT_NEXT) $(BENCH) $(PEERS),$(shell [ -x $(venv)/bin/python ] || rm -f $(venv)/has-*))
 
-.PHONY: help demo dev notebook dashboard test test-models test-rest screenshots test-destinations test-stand-ins test-all test-embedded-elt test-wheel docs dist check \
+.PHONY: help demo dev notebook dashboard test test-slow test-models test-rest screenshots test-destinations test-stand-ins test-all test-embedded-elt test-wheel docs dist check \
     soak fuzz bench bench-peers lock sbom audit test-lowest test-dbt-next constraints clean
 
 help:  ## list the targets
@@ -51,11 +53,14 @@ notebook: .venv/has-dashboard  ## run the notebook as an app on the loaded table
 dashboard: .venv/has-dashboard  ## run dlt's dashboard of the pipeline: runs, schema, rows
 	@exec $(BIN)/marimo run $$($(BIN)/python -m propel_assets.warehouse.dlt_compat) -- --pipeline propel_auth_pipeline
 
-test: .venv/has-test  ## run the tests that need only Python
-	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not ($(LEFT_OUT))' $(PYTEST_FLAGS)
+test: .venv/has-test  ## run the tests that need only Python, without the slow ones
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not ($(LEFT_OUT) or slow)' $(PYTEST_FLAGS)
 	@echo "Not run: most random cases of the model tests (\`make test-models\`), and the tests marked"
-	@echo "$(LEFT_OUT). \`make test-all\` runs those that need Node.js"
+	@echo "$(LEFT_OUT) or slow. \`make test-all\` also runs the slow ones and those that need Node.js"
 	@echo "and chromium, \`make test-destinations\` those of destinations other than DuckDB, PostgreSQL and Delta files."
+
+test-slow: .venv/has-test  ## run the slow tests that need only Python
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'slow and not ($(LEFT_OUT))' $(if $(SAMPLE),--sample $(SLOW_SAMPLE)) $(PYTEST_FLAGS)
 
 # The files that use propel_assets_tests/cases.py.
 test-models: .venv/has-test  ## run the model and fuzz tests with all random cases (`make test` runs a fifth)
@@ -75,7 +80,7 @@ test-destinations: .venv/has-destinations $(STAND_INS)  ## test every destinatio
 test-stand-ins: .venv/has-destinations $(filter-out .venv-bigquery/%,$(STAND_INS))
 	$(BIN)/python -m pytest propel_assets_tests/destinations propel_assets_tests/test_canary.py -n 2 --dist loadgroup -m destinations -k 'not bigquery$(if $(SAMPLE), and ($(STAND_INS_SAMPLE)))' $(PYTEST_FLAGS)
 
-test-all: test test-rest  ## test and test-rest
+test-all: test test-slow test-rest  ## test, test-slow and test-rest
 
 test-embedded-elt: $(CARD)/has-test  ## run the tests that need Dagster on dagster-embedded-elt and Dagster 1.13.1
 	$(CARD)/bin/python -m pytest $(if $(SAMPLE),$(ELT_SAMPLE),$(WITH_DAGSTER)) -n auto --dist worksteal -m 'not ($(LEFT_OUT))' $(PYTEST_FLAGS)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from datetime import UTC, datetime, timedelta
@@ -39,6 +40,34 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture],
 )
 hypothesis.settings.load_profile("tests")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option for a sample."""
+    parser.addoption(
+        "--sample",
+        type=int,
+        metavar="N",
+        help="Of the tests marked `slow`, run one in N, the same ones each time. A module marked as a whole runs or not.",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep a sample of the slow tests."""
+    number = config.getoption("--sample")
+    if number:
+        left_out = {item for item in items if _is_slow(item) and zlib.crc32(_sampled_as(item)) % number}
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+def _is_slow(item: pytest.Item) -> bool:
+    return item.get_closest_marker("slow") is not None
+
+
+def _sampled_as(item: pytest.Item) -> bytes:
+    is_own = any(mark.name == "slow" for mark in item.own_markers)
+    return (item.nodeid if is_own else item.location[0]).encode()
 
 
 @pytest.fixture(autouse=True)
