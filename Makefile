@@ -60,7 +60,7 @@ test: .venv/has-test  ## run the tests that need only Python, without the slow o
 	@echo "and chromium, \`make test-destinations\` those of destinations other than DuckDB, PostgreSQL and Delta files."
 
 test-slow: .venv/has-test  ## run the slow tests that need only Python
-	$(BIN)/python -m pytest -n auto --dist worksteal -m 'slow and not ($(LEFT_OUT))' $(if $(SAMPLE),--sample $(SLOW_SAMPLE)) $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'slow and not ($(LEFT_OUT))' $(if $(SAMPLE),--sample=$(SLOW_SAMPLE)) $(PYTEST_FLAGS)
 
 # The files that use propel_assets_tests/cases.py.
 test-models: .venv/has-test  ## run the model and fuzz tests with all random cases (`make test` runs a fifth)
