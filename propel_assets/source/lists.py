@@ -262,7 +262,7 @@ def drive(client: Client, scan: Scan, fetch: Callable[[Request], Page]) -> Itera
 
 @contextmanager
 def workers(client: Client) -> Iterator[ThreadPoolExecutor]:
-    """Give a pool of threads for requests. After an error, their requests are stopped."""
+    """Yield a pool of threads for requests. After an error, their requests are stopped."""
     pool = ThreadPoolExecutor(client.tenant.max_concurrency, thread_name_prefix="propelauth")
     try:
         yield pool
