@@ -61,4 +61,6 @@ def access_review(
         click.echo(path)
     log(f"{format_count(len(review.orgs), 'org')}, {format_count(len(review.exceptions), 'exception')}.")
     if review.is_preliminary:
-        log("The day has not ended: later loads can change this review.")
+        log(
+            "Preliminary: the day has not ended, or its last load is not in the marts yet. The final review can differ."
+        )
