@@ -1,6 +1,6 @@
 """The command `propel-assets access-review`."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -46,6 +46,8 @@ def access_review(
 
     if since and since > as_of:
         raise click.BadParameter("it is after --as-of.", param_hint="--since")
+    if as_of.date() > datetime.now(UTC).date():
+        raise click.BadParameter("the day has not begun (UTC).", param_hint="--as-of")
     settings = current_settings()
     with open_configured_warehouse(settings) as warehouse:
         review = build_review(
