@@ -208,6 +208,7 @@ def _read(scan: str, tables: Sequence[Table], run: _Run) -> Iterator[dict[str, A
         stored_ids=_stored_ids_finder(run, privacy),
         first_receipt=_first_receipt_finder(run, privacy),
         overtaken=run.stored.overtaken if run.stored else Overtaken,
+        deleted_since_full_load=run.stored.deleted_since_full_load if run.stored else lambda _: 0,
     )
     is_logged = run.stored is not None and not wanted.isdisjoint(LOGGED)
     log = ChangeLog(run.stored, _load_id(), run.options.events) if run.stored and is_logged else None

@@ -52,7 +52,6 @@ class ReadOptions:
     ``recent``: read only recent changes of users. ``can_merge``: whether the destination can merge what is read; if
     not, metrics and usage are read as the first load does, and events are skipped. ``events``: the webhooks to load;
     None: there is no webhook store.
-    ``deleted_before``: by table, the rows that earlier loads of this run have deleted because of events.
     """
 
     lookups: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
@@ -60,7 +59,6 @@ class ReadOptions:
     recent: bool = False
     can_merge: bool = True
     events: Sequence[ReceivedEvent] | None = field(default=None, repr=False)
-    deleted_before: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

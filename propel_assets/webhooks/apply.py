@@ -5,7 +5,6 @@ merged by the message id, so an event that is loaded again is not duplicated.
 """
 
 import contextlib
-from collections import Counter
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
@@ -42,13 +41,10 @@ def load_events(
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(open_store(settings.webhook_store))
         session = session or stack.enter_context(open_session(settings.target, log))
-        deleted: Counter[str] = Counter()
         for _ in range(MAX_BATCHES):
             events = None if store is None else store.pending(BATCH_EVENTS)
-            options = ReadOptions(events=events, deleted_before=deleted)
+            options = ReadOptions(events=events)
             load = load_scan(AUTH_EVENT.scan, settings, options=options, log=log, session=session)
-            for result in load.results:
-                deleted[result.table_name] += result.rows_deleted
             yield load
             if store is None or events is None:
                 break

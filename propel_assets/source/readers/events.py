@@ -33,6 +33,8 @@ COLUMNS = {
 }
 """By column of `auth_event`, the fields of payloads that it is read from."""
 MAX_SINGLE_READS = 200
+CONTROLS = 3
+"""Ids of the list, one of which must be readable before a status 404 counts as a deletion."""
 FOLLOWED, SINCE = "followed", "since"
 """The cursor of a load of events: the loads that it has followed, and the first receipt of what it applied."""
 UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -208,7 +210,7 @@ def _read_orgs(context: ScanContext, ids: Sequence[str]) -> _Entities:
 
     def read_one(org_id: str) -> Any:
         org = _read_by_id(context, ORG_BY_ID.path_of(org_id=org_id), decode)
-        if org is None or org is NO_ID:
+        if _is_absent(org):
             return org
         params = {"name": org.f_name, "page_size": context.client.tenant.page_size, "page_number": 0}
         page = context.client.get(ORG_QUERY.path, decode_page, params)
@@ -261,27 +263,45 @@ def _read(
     missing = [id_ for id_, row in answers.items() if row is None]
     absent = context.stored_ids(table, missing)
     rows = list(found.values())
-    if missing and not _has_rows(context, table):
+    if missing and not _is_absence_proved(context, table, read_one):
         reason = join_reasons(LIST_IS_EMPTY.format(table.items, len(absent)) if absent else "", reason)
         return _Entities(row_type, rows, [], [], reason)
     refuse_loss(context, table, len(absent))
     return _Entities(row_type, rows, missing, absent, reason)
 
 
-def _has_rows(context: ScanContext, table: Table) -> bool:
-    """Whether the list of ``table`` has a row. If not, a status 404 does not prove that an id was deleted."""
-    params = {"page_size": 1, "page_number": 0}
+def _is_absence_proved(context: ScanContext, table: Table, read_one: Callable[[str], Any]) -> bool:
+    """Return whether a status 404 proves that an id was deleted: the list of ``table`` has ids, and one can be read.
+
+    Raises:
+        PermanentApiError: the list has ids, and the same request as for deleted ids finds none of them.
+    """
+    params = {"page_size": CONTROLS, "page_number": 0}
     page = context.client.get(table.path, PageDecoder(RowType(table), table.items), params)
-    return bool(page.items)
+    listed = [key_of(table)(row) for row in page.items[:CONTROLS]]
+    if listed and all(_is_absent(read_one(id_)) for id_ in listed):
+        raise PermanentApiError(
+            f"GET {table.path} lists {table.items}, but a request for each of the first {len(listed)} of them by its "
+            "id finds none. So a status 404 proves no deletion. Nothing was changed, and the events stay in the store. "
+            "Check that no proxy answers instead of PropelAuth, and load again."
+        )
+    return bool(listed)
+
+
+def _is_absent(row: Any) -> bool:
+    return row is None or row is NO_ID
 
 
 def refuse_loss(context: ScanContext, table: Table, deleted: int) -> None:
-    """Refuse to delete more rows in one run than a load may lose."""
+    """Refuse to delete more rows, those of loads of events since the last full load included, than a load may lose."""
+    if not deleted or context.client.tenant.allow_loss:
+        return
     before = context.resume_state_of(table.scan).rows.get(table.name, 0)
-    deleted += context.options.deleted_before.get(table.name, 0)
-    if not context.client.tenant.allow_loss and deleted > allowed_loss(context, before):
+    earlier = context.deleted_since_full_load(table)
+    if deleted + earlier > allowed_loss(context, before):
+        since = f", and {earlier} were deleted since then" if earlier else ""
         raise LossRefused(
             f"Events name {deleted} rows of {table.name} that the API does not have any more; the last full load had "
-            f"{before} rows. Nothing was changed. Run a full load: propel-assets load {table.name}. If so many were "
-            "really deleted, run it once with PROPELAUTH_ALLOW_LOSS=true."
+            f"{before} rows{since}. Nothing was changed. Run a full load: propel-assets load {table.name}. If so many "
+            "were really deleted, run it once with PROPELAUTH_ALLOW_LOSS=true."
         )
