@@ -154,7 +154,8 @@ def _load(
             session.finish(info)
         except Exception as error:  # each database's driver has error classes of its own
             raise _load_error(error, scan, settings, results) from None
-        if columns.get(AUTH_EVENT.name) and any(r.mode == "full" and r.table_name in LOGGED for r in results):
+        has_webhooks = settings.has_webhooks or columns.get(AUTH_EVENT.name)
+        if has_webhooks and any(r.mode == "full" and r.table_name in LOGGED for r in results):
             _grade(pipeline, target, policy, info.loads_ids, results, log)
         was_overtaken = _is_changed_by_events(scan) and _is_overtaken(stored, scan, log)
     load_id = info.loads_ids[0] if info.loads_ids else ""

@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
 from propel_assets.catalog import AUTH_EVENT
-from propel_assets.errors import SettingsError, WarehouseError
+from propel_assets.errors import SettingsError, WarehouseError, WebhookStoreError
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import describe_error
 from propel_assets.settings import Settings
@@ -40,6 +40,8 @@ def load_events(
     """
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(open_store(settings.webhook_store))
+        if store is not None:
+            stack.callback(_purge, store)  # whatever the outcome: age is a limit of its own
         session = session or stack.enter_context(open_session(settings.target, log))
         for _ in range(MAX_BATCHES):
             events = None if store is None else store.pending(BATCH_EVENTS)
@@ -49,7 +51,6 @@ def load_events(
             if store is None or events is None:
                 break
             if any(result.skipped for result in load.results):
-                store.purge()
                 break
             store.remove([event.svix_id for event in events])
             if len(events) < BATCH_EVENTS:
@@ -57,6 +58,12 @@ def load_events(
                 break
     if settings.erase_deleted:
         _erase_deleted(settings, log)
+
+
+def _purge(store: "WebhookStore") -> None:
+    """Remove events that are older than the limit and were not loaded. The next load repeats it after an error."""
+    with contextlib.suppress(WebhookStoreError):
+        store.purge()
 
 
 def _erase_deleted(settings: Settings, log: Log) -> None:

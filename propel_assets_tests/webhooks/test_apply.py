@@ -326,7 +326,7 @@ def test_memberships_that_ended_in_earlier_runs_are_counted(settings, sandbox, s
         sandbox.store.remove_membership(*pair)
     apply(load_settings())
     sandbox.store.remove_membership(*pairs[50])
-    with pytest.raises(LossRefused, match="1 rows of org_membership .* and 50 were deleted since"):
+    with pytest.raises(LossRefused, match=r"1 rows of org_membership .* and 50 were deleted since"):
         apply(load_settings())
     load_scan("users", settings)
     apply(load_settings())
@@ -348,7 +348,7 @@ def test_nothing_is_deleted_while_the_request_by_id_finds_nothing(settings, sand
     pending = store.status().pending
     with monkeypatch.context() as patch:
         patch.setattr(sandbox.faults, "match_request", match_ids)
-        with pytest.raises(ApiError, match="proves no deletion. Nothing was changed, and the events stay"):
+        with pytest.raises(ApiError, match=r"proves no deletion\. Nothing was changed, and the events stay"):
             apply(settings)
         assert tables(settings) == before
         assert store.status().pending == pending

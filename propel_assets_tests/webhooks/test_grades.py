@@ -33,6 +33,8 @@ class World:
     def __init__(self, sandbox: Sandbox, settings: Settings) -> None:
         self.settings, self.store, self.events = settings, sandbox.store, WebhookStore(settings.webhook_store)
         self.loses = False
+        self.scans = ("orgs", "users")
+        self.created_at: dict[str, float] = {}
         self.changes: Counter[str] = Counter()
         self.missed: Counter[str] = Counter()
         sandbox.store.subscribe(self._receive)
@@ -53,7 +55,7 @@ class World:
         list(load_events(self.settings))
 
     def scan(self) -> None:
-        for scan in ("orgs", "users"):
+        for scan in self.scans:
             load_scan(scan, self.settings)
 
     def grades(self) -> dict[str, tuple[int, int]]:
@@ -78,6 +80,9 @@ class World:
 
     def _open(self) -> Any:
         return open_warehouse(self.settings.target, load_policy(self.settings.privacy_settings))
+
+
+ORDERS = pytest.mark.parametrize("scans", [("orgs", "users"), ("users", "orgs")])
 
 
 @pytest.fixture
@@ -106,8 +111,10 @@ def change_everything(world: World, first: int) -> None:
     store.change_role(member, org, next(role for role in roles if role != store.of_user[member][org].role))
 
 
-def test_the_grade_is_the_truth(world, monkeypatch) -> None:
+@ORDERS
+def test_the_grade_is_the_truth(world, scans, monkeypatch) -> None:
     monkeypatch.setattr(grades, "SETTLED", timedelta(0))
+    world.scans = scans
     world.connect()
     world.scan()
     world.changes.clear()
@@ -160,6 +167,92 @@ def test_a_change_that_an_event_of_another_kind_has_corrected_is_missed(world, m
     assert world.rows("SELECT count(*) FROM {user_query} WHERE NOT enabled AND user_id = '" + user_id + "'") == [(1,)]
     world.scan()
     assert world.grades()["user.disabled"] == (1, 1)
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_a_member_who_returns_with_another_role_is_not_a_missed_change_of_the_role(world, monkeypatch) -> None:
+    monkeypatch.setattr(grades, "SETTLED", timedelta(0))
+    world.connect()
+    world.scan()
+    user_id, org_id = next((user, org) for user, orgs in world.store.of_user.items() for org in orgs)
+    role = world.store.of_user[user_id][org_id].role
+    roles = MAPPINGS[world.store.orgs[org_id].role_mapping].roles
+    world.store.remove_membership(user_id, org_id)
+    world.store.add_membership(user_id, org_id, next(other for other in roles if other != role))
+    world.apply()
+    world.scan()
+    assert world.grades()["user.role_changed_within_org"] == (1, 0)
+    assert world.check("org_membership")[0]
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+@pytest.mark.parametrize("event", ["lost", "pending"])
+@ORDERS
+def test_members_of_a_deleted_org_are_not_missed_removals_in_any_order_of_scans(
+    world, scans, event, monkeypatch
+) -> None:
+    monkeypatch.setattr(grades, "SETTLED", timedelta(0))
+    world.connect()
+    world.scan()
+    org_id = sorted(world.store.orgs, key=lambda org: len(world.store.of_org[org]))[len(world.store.orgs) // 2]
+    assert len(world.store.of_org[org_id]) > 1
+    if scans[0] == "orgs":  # the org exists when the orgs are scanned, and is deleted before the users are
+        load_scan("orgs", world.settings)
+    world.loses = event == "lost"
+    world.store.delete_org(org_id)
+    for scan in ("users", "orgs"):
+        load_scan(scan, world.settings)
+        assert world.grades()["user.removed_from_org"] == (0, 0)
+    world.apply()
+    assert world.grades()["org.deleted"] == (1, int(event == "lost"))
+    assert world.check("org_membership")[0]
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_the_removal_of_the_last_member_is_missed_once_the_orgs_are_scanned(world, monkeypatch) -> None:
+    monkeypatch.setattr(grades, "SETTLED", timedelta(0))
+    world.connect()
+    org_id, user_id = world.store.add_org(), world.store.add_user()
+    world.store.add_membership(user_id, org_id)
+    world.scan()
+    world.loses = True
+    world.store.remove_membership(user_id, org_id)
+    load_scan("users", world.settings)
+    assert world.grades()["user.removed_from_org"] == (0, 0)  # or the org was deleted
+    load_scan("orgs", world.settings)
+    assert world.grades()["user.removed_from_org"] == (1, 1)
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+@pytest.mark.parametrize("has_table", [False, True])
+def test_webhooks_that_never_arrive_are_a_warning_that_names_the_cause(world, monkeypatch, has_table) -> None:
+    world.loses = True
+    world.scan()
+    world.store.add_user()
+    world.scan()
+    assert world.check("user_query")[0]  # no webhook is expected
+    monkeypatch.setenv("PROPELAUTH_WEBHOOK_SECRET", "whsec_c2FuZGJveC13ZWJob29rLXNlY3JldA==")
+    world.settings = load_settings()
+    if has_table:
+        world.apply()
+    world.scan()
+    assert world.check("user_query")[0]  # the first scan since then
+    world.scan()
+    assert world.check("user_query")[0]  # no change
+    world.store.add_user()
+    world.scan()
+    for name in ("user_query", "auth_event"):
+        passed, severity, summary = world.check(name)
+        assert (passed, severity) == (False, "WARN")
+        assert "No webhook was ever loaded, and the last two full loads differ by 1 changes." in summary
+        assert "401, PROPELAUTH_WEBHOOK_SECRET is not the signing secret" in summary
+        assert "URL" in summary
+    assert world.check("org_query")[0]
+    monkeypatch.delenv("PROPELAUTH_WEBHOOK_SECRET")
+    world.settings = load_settings()
+    if not has_table:
+        world.scan()
+        assert world.check("user_query")[0]  # webhooks are not configured any more
 
 
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
