@@ -125,8 +125,8 @@ class ScanResult:
 
     A reader fills in what it has found, `read_scan` the rest. ``deleted``: by column, the ids whose rows must be
     deleted, because a merge deletes rows only where it inserts others. ``rows_deleted``: the stored rows of users, orgs
-    and memberships that events have ended. ``newest``, ``cursor``: the reader's part of ``resume_state``; None leaves
-    it unchanged.
+    and memberships that events have ended. ``unread``: ids for which the API returned errors, so their events must stay
+    in the store. ``newest``, ``cursor``: the reader's part of ``resume_state``; None leaves it unchanged.
     """
 
     table_name: str
@@ -143,6 +143,7 @@ class ScanResult:
     variants: Sequence[Mapping[str, Any]] = ()
     deleted: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
     rows_deleted: int = 0
+    unread: Sequence[str] = field(default=(), repr=False)
     newest: float | None = None
     cursor: Mapping[str, Any] | None = None
     requests: int = 0

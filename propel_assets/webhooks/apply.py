@@ -8,11 +8,12 @@ import contextlib
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
-from propel_assets.catalog import AUTH_EVENT
-from propel_assets.errors import SettingsError, WarehouseError, WebhookStoreError
+from propel_assets.catalog import AUTH_EVENT, BY_NAME
+from propel_assets.errors import SettingsError, TransientApiError, WarehouseError, WebhookStoreError
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import describe_error
 from propel_assets.settings import Settings
+from propel_assets.source.readers.events import names_one_of
 from propel_assets.source.stream import ReadOptions
 from propel_assets.warehouse.erasure import run_due_erasures
 from propel_assets.warehouse.grades import settle_grades
@@ -52,7 +53,17 @@ def load_events(
                 break
             if any(result.skipped for result in load.results):
                 break
-            store.remove([event.svix_id for event in events])
+            unread = {result.table_name: result.unread for result in load.results if result.unread}
+            ids = {id_ for some in unread.values() for id_ in some}
+            kept = {event.svix_id for event in events if ids and names_one_of(event, ids)}
+            store.remove([event.svix_id for event in events if event.svix_id not in kept])
+            if unread:
+                listed = " and ".join(f"{len(some)} {BY_NAME[name].items}" for name, some in unread.items())
+                raise TransientApiError(
+                    f"PropelAuth returned an error for {listed} that events name. The other events are applied; "
+                    f"{len(kept)} events stay in the store, and each load tries them again. If the error persists, a "
+                    "full load has the rows, and the events are removed after 30 days."
+                )
             if len(events) < BATCH_EVENTS:
                 _settle_grades(settings, session, log)
                 break

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from propel_assets.catalog import BY_NAME, TABLES
-from propel_assets.errors import ApiError, LossRefused
+from propel_assets.errors import ApiError, LossRefused, TransientApiError
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.sandbox.events import WebhookEvent
 from propel_assets.sandbox.running import Sandbox
@@ -193,6 +193,45 @@ def test_an_id_that_the_api_refuses_deletes_nothing_and_stops_no_other_event(set
     after = tables(settings)
     assert {row["first_name"] for row in after["user_query"] if row["user_id"] == other} == {"New"}
     assert [len(after[name]) for name in after] == [len(before[name]) for name in before]
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+@pytest.mark.parametrize("kind", ["user", "org"])
+def test_an_id_that_returns_errors_keeps_its_events_and_stops_no_other(settings, sandbox, store, kind) -> None:
+    users, orgs = list(sandbox.store.users), list(sandbox.store.orgs)
+    failing = users[0] if kind == "user" else orgs[0]
+    sandbox.faults.set("server_error", 500, path=f"{API}/{kind}/{failing}")
+    store.add([received({"event_type": f"{kind}.updated", f"{kind}_id": failing.upper()})])
+    sandbox.store.update_user(users[1], first_name="New")
+    sandbox.store.delete_user(users[2])
+    for _ in range(2):
+        with pytest.raises(TransientApiError, match=f"an error for 1 {kind}s .* 1 events stay in the store") as failed:
+            apply(settings)
+        assert failing not in str(failed.value)
+        assert store.status().pending == 1
+    names = {row["user_id"]: row["first_name"] for row in rows(settings, "user_query")}
+    assert names[users[1]] == "New"
+    assert names.keys() == sandbox.store.users.keys()
+    sandbox.faults.clear()
+    if kind == "user":
+        sandbox.store.users[failing].wire["first_name"] = "Later"
+    apply(settings)
+    assert store.status().pending == 0
+    if kind == "user":
+        assert {row["first_name"] for row in rows(settings, "user_query") if row["user_id"] == failing} == {"Later"}
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_errors_for_many_ids_are_an_outage_and_nothing_is_applied(settings, sandbox, store, monkeypatch) -> None:
+    monkeypatch.setattr(reader, "MAX_UNREAD", 2)
+    before = tables(settings)
+    for user_id in list(sandbox.store.users)[:5]:
+        sandbox.store.update_user(user_id, first_name="New")
+    sandbox.faults.set("server_error", 500, path=f"{API}/user/")
+    with pytest.raises(TransientApiError):
+        apply(settings)
+    assert tables(settings) == before
+    assert store.status().pending == 5
 
 
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
