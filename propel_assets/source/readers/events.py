@@ -311,17 +311,27 @@ def _is_absence_proved(context: ScanContext, table: Table, read_one: Callable[[s
 
     Raises:
         PermanentApiError: the list has ids, and the same request as for deleted ids finds none of them.
+        TransientApiError: the list has ids, and none can be read.
     """
     params = {"page_size": CONTROLS, "page_number": 0}
     page = context.client.get(table.path, PageDecoder(RowType(table), table.items), params)
     listed = [key_of(table)(row) for row in page.items[:CONTROLS]]
-    if listed and all(_is_absent(read_one(id_)) for id_ in listed):
+    errors: list[TransientApiError] = []
+    for id_ in listed:
+        try:
+            if not _is_absent(read_one(id_)):
+                return True
+        except TransientApiError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    if listed:
         raise PermanentApiError(
             f"GET {table.path} lists {table.items}, but a request for each of the first {len(listed)} of them by its "
             "id finds none. So a status 404 proves no deletion. Nothing was changed, and the events stay in the store. "
             "Check that no proxy answers instead of PropelAuth, and load again."
         )
-    return bool(listed)
+    return False
 
 
 def _is_absent(row: Any) -> bool:
