@@ -12,7 +12,7 @@ from propel_assets.cli.arguments import current_settings, table_arguments
 from propel_assets.cli.rendering import format_count, print_table, progress_bar
 from propel_assets.cli.warehouse import open_configured_warehouse
 from propel_assets.errors import PropelError
-from propel_assets.settings import Settings
+from propel_assets.settings import Settings, require_credentials
 
 if TYPE_CHECKING:
     from propel_assets.warehouse.verify import TableComparison
@@ -35,7 +35,7 @@ def verify(tables: tuple[str, ...], limit: int) -> None:
       propel-assets verify
       propel-assets verify user_query org_membership
     """
-    settings = current_settings()
+    settings = require_credentials(current_settings())
     wanted = {*tables} or _loaded_tables(settings)
     comparisons, failed = _compare(settings, wanted)
     listed = _print_comparisons(comparisons, limit)

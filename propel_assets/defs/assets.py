@@ -20,7 +20,7 @@ from propel_assets.defs.failures import as_failure
 from propel_assets.errors import PropelError
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import unexpected_error
-from propel_assets.settings import Settings
+from propel_assets.settings import Settings, require_credentials
 from propel_assets.source.dlt_source import propel_auth_source
 from propel_assets.source.stream import ReadOptions, ScanResult
 from propel_assets.warehouse.grades import GRADED, latest_grades
@@ -133,6 +133,7 @@ def _load(
             context.log.info(f"{table}: {rows:,} of {total or '?'} rows read")
 
     try:
+        settings = require_credentials(settings)
         if scan == AUTH_EVENT.scan:
             load = _apply_events(context, environment, settings)
         else:

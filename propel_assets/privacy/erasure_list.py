@@ -5,15 +5,13 @@ from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute
 
 from propel_assets.catalog import Table
 from propel_assets.errors import SettingsError
+from propel_assets.privacy.arrow import pc
 from propel_assets.privacy.identifiers import MAY_CONTAIN_IDENTIFIER, PLAIN_IDENTIFIER, replace_identifiers
 from propel_assets.privacy.policy import KEY_LABEL, Policy, column_of, require_key
 from propel_assets.settings import variable_of
-
-pc: Any = pyarrow.compute  # its functions are created at import, so type checkers do not see them
 
 STATE_KEY = "erased"  # in dlt's state; stored at the destination
 IDENTIFYING = ("user_id", "employee_id", "invitee_email", "looked_up")

@@ -95,7 +95,8 @@ def describe_message(text: str) -> str:
 
 def unexpected_error(error: BaseException) -> UnexpectedError:
     """Return an error of ours for one that is a defect: its class and codes, and the lines of code it came through."""
-    frames = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
+    trace = traceback.extract_tb(innermost_error(error).__traceback__)
+    frames = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in trace]
     return UnexpectedError(
         f"Unexpected {describe_error(error)} at {' < '.join(reversed(frames[-MAX_FRAMES:]))}. Nothing was replaced. "
         "This is a defect: report it with this line. The text of the error is not shown, because it may quote rows."

@@ -37,6 +37,6 @@ def restore_surrogates(source: bytes) -> bytes:
     return MARKED_SURROGATE.sub(rb"\\u\1", source) if MARK.encode() in source else source
 
 
-def restored(source: msgspec.Raw) -> msgspec.Raw:
+def restore_source(source: msgspec.Raw) -> msgspec.Raw:
     """Return a decoded part without marks."""
     return msgspec.Raw(restore_surrogates(bytes(source))) if MARK.encode() in bytes(source) else source

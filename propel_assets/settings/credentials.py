@@ -9,20 +9,25 @@ from urllib.parse import urlsplit
 from propel_assets.errors import SettingsError
 from propel_assets.settings.dlt_provider import SOURCE_SECTION, read_from_dlt
 from propel_assets.settings.fields import Settings
-from propel_assets.settings.parsing import PER_ENVIRONMENT, variables_of
+from propel_assets.settings.parsing import variables_of
 
 REQUIRED = {"auth_url": ("auth URL", "config.toml"), "api_key": ("API key", "secrets.toml")}
 """By field: what it is called, and the file of dlt that has it."""
+IN_DLT = (*REQUIRED, "oauth_token")
+"""Fields that dlt's config and secrets may have."""
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def require_credentials(settings: Settings) -> Settings:
     """Return ``settings`` with the auth URL and the keys, read from dlt's files where they are still empty.
 
+    Each empty one is looked up in vaults too, if dlt has some: entry points call this once.
+
     Raises:
         SettingsError: a required one is missing, or the auth URL is not of the form `https://auth.example.com`.
     """
     section = ".".join(filter(None, (SOURCE_SECTION, settings.environment)))
-    found = {name: getattr(settings, name) or read_from_dlt(section, name) for name in PER_ENVIRONMENT}
+    found = {name: getattr(settings, name) or read_from_dlt(section, name) for name in IN_DLT}
     if missing := [name for name in REQUIRED if not found[name]]:
         raise SettingsError(_describe_missing(missing, section, settings.environment))
     found["auth_url"] = normalize_auth_url(found["auth_url"], variables_of("auth_url", settings.environment)[0])
@@ -41,7 +46,7 @@ def _describe_missing(names: Sequence[str], section: str, environment: str) -> s
 
 
 def normalize_auth_url(url: str, variable: str = "PROPELAUTH_AUTH_URL") -> str:
-    """Return ``url`` without a trailing slash.
+    """Return ``url`` with its host in lower case, without the default port and without a trailing slash.
 
     Raises:
         SettingsError: it is not the base URL of a server. ``variable`` is where it comes from.
@@ -50,7 +55,7 @@ def normalize_auth_url(url: str, variable: str = "PROPELAUTH_AUTH_URL") -> str:
         raise _refuse_url(url, variable, "it contains a space or a control character")
     try:
         parts = urlsplit(url.strip())
-        host, _port = parts.hostname, parts.port
+        host, port = parts.hostname, parts.port
     except ValueError:
         raise _refuse_url(url, variable, "its host or port is not valid") from None
     if parts.scheme not in {"http", "https"} or not host:
@@ -59,7 +64,8 @@ def normalize_auth_url(url: str, variable: str = "PROPELAUTH_AUTH_URL") -> str:
         raise _refuse_url(url, variable, "it must have no path, query or user name")
     if parts.scheme == "http" and not is_loopback(host):
         raise _refuse_url(url, variable, "plain http is allowed for a server on this machine only")
-    return f"{parts.scheme}://{parts.netloc}"
+    host = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{host}" + ("" if port in (None, DEFAULT_PORTS[parts.scheme]) else f":{port}")
 
 
 def _refuse_url(url: str, variable: str, reason: str) -> SettingsError:

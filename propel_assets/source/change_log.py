@@ -11,13 +11,11 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import pyarrow as pa
-import pyarrow.compute
 
 from propel_assets.catalog import AUTH_EVENT, ORG_MEMBERSHIP, USER_QUERY, Table
 from propel_assets.catalog.model import Webhooks
-from propel_assets.source.stream import Mode, Overtaken, ReceivedEvent
-
-pc: Any = pyarrow.compute  # its functions are created at import, so type checkers do not see them
+from propel_assets.privacy.arrow import pc
+from propel_assets.source.stream import Mode, ReceivedEvent, RowsToReadAgain
 
 Row = dict[str, Any]
 LOGGED = AUTH_EVENT.shape.applies_to if isinstance(AUTH_EVENT.shape, Webhooks) else ()
@@ -32,11 +30,11 @@ class StoredTables(Protocol):
         """Return the rows whose ``column``, by default the first one of the key, is one of ``ids``."""
         ...
 
-    def begin(self) -> tuple[bool, int]:
+    def log_state(self) -> tuple[bool, int]:
         """Return whether the change log has rows, and how many loads of events are complete."""
         ...
 
-    def observed(self, table: Table, ids: Sequence[str]) -> dict[str, datetime | None]:
+    def last_read_times(self, table: Table, ids: Sequence[str]) -> dict[str, datetime | None]:
         """Return for each id the latest time after which its stored row was read."""
         ...
 
@@ -52,24 +50,29 @@ class StoredTables(Protocol):
         """Return when the first of the messages ``ids`` of `auth_event` was received."""
         ...
 
-    def overtaken(self) -> Overtaken:
+    def rows_to_read_again(self) -> RowsToReadAgain:
         """Return the rows that must be read again, because loads were reading when events were applied."""
         ...
 
 
 @dataclass
 class ChangeLog:
-    """Collects the rows of the change log of one load. ``event_loads``: the complete loads of events when it began."""
+    """Collects the rows of the change log of one load.
+
+    ``read_from``: when the first load began that may have replaced rows by older versions; None: there is none.
+    ``event_loads``: the complete loads of events when this load began.
+    """
 
     stored: StoredTables
     load_id: str
     events: Sequence[ReceivedEvent] | None
+    read_from: datetime | None = None
     rows: list[Row] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Note when the load began to read."""
         self._started_at = datetime.now(UTC)
-        has_rows, self.event_loads = self.stored.begin()
+        has_rows, self.event_loads = self.stored.log_state()
         self._is_kept = self.events is not None or has_rows
         self._users: list[str] = []
         self._compared: dict[str, set[str]] = {}
@@ -101,15 +104,15 @@ class ChangeLog:
 
     def _compare(self, table: Table, ids: Sequence[str], new: Iterable[Row], mode: Mode) -> None:
         before = {_key(table, row): row for row in self.stored.rows(table, ids)}
-        observed = self.stored.observed(_read_as(table), ids)
+        read_at = self._last_read_times(table, ids)
         after = {_key(table, row): row for row in new}
         for key, row in after.items():
             change = "added" if key not in before else "changed" if _differs(table, before[key], row) else "unchanged"
             if change != "unchanged" or (mode == "events" and table is not ORG_MEMBERSHIP):
-                self._append(table, key, change, mode, observed[key[0]])
+                self._append(table, key, change, mode, read_at[key[0]])
         if table is ORG_MEMBERSHIP:
             for key in before.keys() - after.keys():
-                self._append(table, key, "deleted", mode, observed[key[0]])
+                self._append(table, key, "deleted", mode, read_at[key[0]])
 
     def delete(self, table: Table, column: str, ids: Mapping[str, str]) -> None:
         """Note deleted rows. ``ids``: by the id in ``column`` as it is stored, the id as the API has it."""
@@ -121,13 +124,18 @@ class ChangeLog:
             noted = {_key(table, row) for row in self.rows if row["table_name"] == table.name}
             deleted = {_key(table, row): row[column] for row in self.stored.rows(table, [*ids], column)}
             deleted = {key: id_ for key, id_ in deleted.items() if key not in noted}
-        observed = self.stored.observed(_read_as(table), [key[0] for key in deleted])
+        read_at = self._last_read_times(table, [key[0] for key in deleted])
         for key, id_ in deleted.items():
-            self._append(table, key, "deleted", "events", observed[key[0]], reported.get(ids[id_]))
+            self._append(table, key, "deleted", "events", read_at[key[0]], reported.get(ids[id_]))
 
     def count_deleted(self, table: Table) -> int:
         """Return how many rows of ``table`` are noted as deleted."""
         return sum(row["table_name"] == table.name and row["change"] == "deleted" for row in self.rows)
+
+    def _last_read_times(self, table: Table, ids: Sequence[str]) -> dict[str, datetime | None]:
+        times = self.stored.last_read_times(_read_as(table), ids)
+        read_from = self.read_from
+        return {id_: min(at, read_from) if at and read_from else at for id_, at in times.items()}
 
     def _reported_deletions(self) -> dict[str, datetime]:
         found: dict[str, datetime] = {}
@@ -144,7 +152,7 @@ class ChangeLog:
         key: tuple[Any, ...],
         change: str,
         mode: Mode,
-        observed: datetime | None,
+        read_at: datetime | None,
         reported: datetime | None = None,
     ) -> None:
         now, names = datetime.now(UTC), dict(zip(table.key, key, strict=True))
@@ -157,7 +165,7 @@ class ChangeLog:
                 "org_id": names.get("org_id"),
                 "change": change,
                 "mode": mode,
-                "changed_after": observed if is_change else None,
+                "changed_after": read_at if is_change else None,
                 "changed_before": (reported or now) if is_change else None,
                 "observed_from": self._started_at,
                 "observed_to": now,

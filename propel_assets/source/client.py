@@ -175,16 +175,7 @@ class Client:
                 raise _refusal(request, response)
             body = self._read(request, response)
             try:
-                value = decode(body)
-            except msgspec.ValidationError as error:
-                raise PermanentApiError(
-                    f"{request} returned JSON of an unexpected shape{request.page}: {error}."
-                ) from None
-            except RecursionError:
-                raise PermanentApiError(
-                    f"{request} returned JSON that cannot be parsed{request.page}: {_deepest_nesting(body)}. "
-                    "The previous data is kept. Correct the record with this value in the PropelAuth dashboard."
-                ) from None
+                value = _decode(request, body, decode)
             except NOT_JSON as error:
                 kind = f"{_content_type(response)} that is not JSON{request.page}: {_position(error)}"
                 return _Failure(f"returned {response.status} with {kind}", sent_at)
@@ -273,6 +264,24 @@ class _Failure:
     is_connected: bool = True
 
 
+def _decode(request: _Request, body: bytes, decode: Callable[[bytes], T]) -> T:
+    """Return the decoded body.
+
+    Raises:
+        PermanentApiError: it is JSON that cannot be used.
+        msgspec.DecodeError, UnicodeDecodeError: it is not JSON.
+    """
+    try:
+        return decode(body)
+    except msgspec.ValidationError as error:
+        raise PermanentApiError(f"{request} returned JSON of an unexpected shape{request.page}: {error}.") from None
+    except RecursionError:
+        raise PermanentApiError(
+            f"{request} returned JSON that cannot be parsed{request.page}: {_deepest_nesting(body)}. "
+            "The previous data is kept. Correct the record with this value in the PropelAuth dashboard."
+        ) from None
+
+
 def _backoff_seconds(attempts: int) -> float:
     return min(30.0, 0.25 * 2 ** (attempts - 1)) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
 
@@ -286,7 +295,7 @@ def _retry_after(value: str | None) -> float | None:
     except ValueError:
         try:
             at = parsedate_to_datetime(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         at = at if at.tzinfo else at.replace(tzinfo=UTC)
         seconds = (at - datetime.now(UTC)).total_seconds()

@@ -1,7 +1,7 @@
 """Batches of rows to Arrow tables, by DuckDB's JSON reader on a thread: it does not hold the interpreter lock.
 
-DuckDB converts texts, numbers, booleans and times. JSON columns are the source texts that msgspec has decoded. A batch
-is converted so only if the result is certain to be that of `RowType.to_arrow`:
+DuckDB converts texts, numbers, booleans and times. JSON columns are the source texts that msgspec has decoded. DuckDB
+converts a batch only if its result is certain to equal that of `RowType.to_arrow`:
 
 - The struct of the catalog has decoded all of its rows, so they have declared fields and declared types only.
 - No object that becomes a row has a key twice, which DuckDB's reader reports: msgspec uses the last value.
@@ -22,12 +22,10 @@ from operator import attrgetter
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute
 
+from propel_assets.privacy.arrow import pc
 from propel_assets.source.decode import Row, RowType, inner_rows
 from propel_assets.source.values import TIMESTAMP, json_array
-
-pc: Any = pyarrow.compute  # its functions are created at import, which type checkers do not see
 
 MIN_ROWS = 1_000  # of a batch: starting DuckDB takes as long as converting so many
 MAX_BYTES = 128 * 2**20  # of the rows of a batch

@@ -22,7 +22,6 @@ from typing import Any, get_args
 
 import msgspec
 import pyarrow as pa
-import pyarrow.compute
 
 from propel_assets.catalog import Column, ColumnType, Table
 from propel_assets.privacy.policy import UNEXPECTED_FIELD, VARIANT
@@ -30,8 +29,8 @@ from propel_assets.privacy.surrogates import (
     MARK,
     has_lone_surrogate,
     mark_surrogates,
+    restore_source,
     restore_surrogates,
-    restored,
 )
 from propel_assets.source.values import (
     ABSENT,
@@ -77,7 +76,7 @@ class RowType:
         self.type_mismatches: frozenset[str] = frozenset()
         self._declared = {c.source_field: c for c in table.columns if c.name not in constant_columns}
         self._raw = frozenset(name for name, column in self._declared.items() if column.type in RAW_TYPES)
-        self._found = _Found({}, set(), set())
+        self._found = _UnexpectedContent({}, set(), set())
         self._lock = threading.Lock()
         self.struct = self.declared_struct = self._make_struct()
 
@@ -131,11 +130,11 @@ class RowType:
                 found = msgspec.json.decode(source, type=dict[str, Fields] | None)
                 row[f"f_{name}"] = found and {key: nested._read(inner) for key, inner in found.items()}
             elif name in self._declared:
-                row[f"f_{name}"] = self._read_declared(name, restored(source))
+                row[f"f_{name}"] = self._read_declared(name, restore_source(source))
             else:
                 unexpected = self._found.unexpected
                 position = unexpected.setdefault(_readable_name(name), len(unexpected))
-                row[f"u_{position}"] = restored(source)
+                row[f"u_{position}"] = restore_source(source)
         for name in self._declared:
             if self.is_key(name) and f"f_{name}" not in row:
                 raise msgspec.ValidationError(f"Object missing required field `{name}`")
@@ -244,7 +243,7 @@ class RowType:
 
 
 @dataclass
-class _Found:
+class _UnexpectedContent:
     """What pages had that the catalog does not declare: fields with their positions; types, and those that mismatch.
 
     ``raw``: fields with values that the struct refuses although their type can hold them.

@@ -43,7 +43,15 @@ from propel_assets.source.decode import to_arrow
 from propel_assets.source.readers import ScanContext, read_scan
 from propel_assets.source.readers.events import refuse_loss
 from propel_assets.source.reconcile import ColumnCounts, Reconciler, ValueLimits, merge_types
-from propel_assets.source.stream import Overtaken, Progress, ReadOptions, ResumeState, Rows, ScanResult, join_reasons
+from propel_assets.source.stream import (
+    Progress,
+    ReadOptions,
+    ResumeState,
+    Rows,
+    RowsToReadAgain,
+    ScanResult,
+    join_reasons,
+)
 
 SOURCE = "propel_auth_source"
 # How the rows of a recent scan are loaded. Tables that always merge use the best strategy of their destination.
@@ -127,7 +135,7 @@ def propel_auth_source(
         auth_url: the auth URL of the environment.
         api_key: a backend integration key.
         tables: names of tables.
-        settings: all settings, instead of ``auth_url`` and ``api_key``.
+        settings: all settings with their credentials (`require_credentials`), instead of ``auth_url`` and ``api_key``.
         options: options of this run.
         resume_store: where resume states are kept; None: in dlt's source state.
         stored_keys: returns the ids that a table has at the destination. A scan that finds unknown ids older than the
@@ -149,19 +157,19 @@ def propel_auth_source(
     chosen = [table for table in TABLES if (table.default if tables is None else table.name in tables)]
 
     def resolve() -> Settings:
-        return require_credentials(settings or load_settings({"auth_url": auth_url, "api_key": api_key}))
+        return settings or require_credentials(load_settings({"auth_url": auth_url, "api_key": api_key}))
 
     run = _Run(
-        resolve,
-        options or ReadOptions(),
-        resume_store,
-        stored_keys,
-        stored,
-        stored_columns,
-        limits,
-        on_result,
-        on_changes,
-        progress,
+        settings=resolve,
+        options=options or ReadOptions(),
+        resume_store=resume_store,
+        stored_keys=stored_keys,
+        stored=stored,
+        stored_columns=stored_columns,
+        limits=limits,
+        on_result=on_result,
+        on_changes=on_changes,
+        progress=progress,
     )
 
     @dlt.source(schema=complete_schema(), max_table_nesting=0)
@@ -179,7 +187,7 @@ def _resources(scan: str, tables: Sequence[Table], run: _Run) -> Iterator[DltRes
 
     @dlt.resource(name=f"{scan}_scan", selected=False)
     def batches() -> Iterator[dict[str, Any]]:
-        yield from _read(scan, (*tables, *merged), run)
+        yield from _ScanReader(scan, (*tables, *merged), run).read()
 
     for table in tables:
         yield batches | _pick(table, table.name)
@@ -189,96 +197,120 @@ def _resources(scan: str, tables: Sequence[Table], run: _Run) -> Iterator[DltRes
         yield batches | _pick(table, f"{table.name}_of_{scan}")
 
 
-def _read(scan: str, tables: Sequence[Table], run: _Run) -> Iterator[dict[str, Any]]:
-    """Run ``scan`` and yield its batches by table, then what keeps skipped tables, then the audit rows."""
-    settings, state = run.settings(), dlt.current.source_state()
-    store = run.resume_store or DltResumeStore(state)
-    previous = store.read(scan)
-    wanted = {table.name for table in tables}
-    privacy = PrivacyFilter(settings.privacy_settings, state.get(ERASURE_LIST_KEY), previous.privacy)
-    context = ScanContext(
-        client=Client(settings.tenant),
-        options=replace(run.options, recent=run.options.recent and not privacy.policy_changed),
-        resume_state=previous,
-        wanted=wanted,
-        progress=run.progress,
-        count_unknown=_unknown_ids_counter(run, privacy),
-        resume_state_of=store.read,
-        privacy=privacy.fingerprint,
-        stored_ids=_stored_ids_finder(run, privacy),
-        first_receipt=_first_receipt_finder(run, privacy),
-        overtaken=run.stored.overtaken if run.stored else Overtaken,
-        deleted_since_full_load=run.stored.deleted_since_full_load if run.stored else lambda _: 0,
-    )
-    is_logged = run.stored is not None and not wanted.isdisjoint(LOGGED)
-    log = ChangeLog(run.stored, _load_id(), run.options.events) if run.stored and is_logged else None
-    reconciler = _reconciler(run)
-    hinted: dict[str, set[str]] = {}
-    results: list[ScanResult] = []
-    for item in read_scan(scan, context):
-        if isinstance(item, Rows):
-            batch: Any = reconciler.apply(BY_NAME[item.table], privacy.apply(item.table, item.data))
-            if log:
-                log.add(BY_NAME[item.table], batch, is_merged=item.is_recent)
-            json_columns = reconciler.json_columns(item.table)
-            if (item.is_recent and item.table not in hinted) or json_columns - hinted.get(item.table, set()):
-                batch = dlt.mark.with_hints(batch, _batch_hints(item, json_columns))
-            hinted[item.table] = json_columns
-            yield {item.table: batch}
-        elif item.table_name in wanted:
-            if log and item.mode == "events":
-                for column, ids in item.deleted.items():
-                    by_stored_id = dict(zip(privacy.stored_ids(item.table_name, column, ids), ids, strict=True))
-                    log.delete(BY_NAME[item.table_name], column, by_stored_id)
-            results.append(_after_privacy(_with_counts(item, reconciler), privacy))
-    if log and run.options.events is not None:
-        results = [replace(r, rows_deleted=log.count_deleted(BY_NAME[r.table_name])) for r in results]
-        if ended := log.count_deleted(ORG_MEMBERSHIP):
-            refuse_loss(context, ORG_MEMBERSHIP, ended)
-    results = [
-        replace(result, event_loads=log.event_loads if log else None) for result in _with_policy(results, scan, privacy)
-    ]
-    for result in results:
-        run.on_result(result)
-        if result.skipped:
-            yield {result.table_name: _keep_rows()}
-    store.write(scan, results[0].resume_state)
-    run.on_changes(log.rows if log else ())
-    yield {**{table.name: to_arrow(table, ()) for table in AUDIT_TABLES}, PROPEL_SCANS.name: _audit_rows(results)}
+class _ScanReader:
+    """Reads one scan, and yields its batches by table as dlt loads them."""
+
+    def __init__(self, scan: str, tables: Sequence[Table], run: _Run) -> None:
+        """Send no request yet. It needs a running extraction."""
+        settings, state = run.settings(), dlt.current.source_state()
+        self._scan, self._run = scan, run
+        self._wanted = {table.name for table in tables}
+        self._store = run.resume_store or DltResumeStore(state)
+        previous = self._store.read(scan)
+        self._privacy = privacy = PrivacyFilter(
+            settings.privacy_settings, state.get(ERASURE_LIST_KEY), previous.privacy
+        )
+        self._reconciler = _reconciler(run)
+        self._hinted: dict[str, set[str]] = {}
+        self._results: list[ScanResult] = []
+        applies_events = run.options.events is not None and run.options.can_merge
+        again = run.stored.rows_to_read_again() if run.stored and applies_events else RowsToReadAgain()
+        is_logged = run.stored is not None and not self._wanted.isdisjoint(LOGGED)
+        self._log = (
+            ChangeLog(run.stored, _load_id(), run.options.events, again.read_from) if run.stored and is_logged else None
+        )
+        ids = _StoredIds(run, privacy)
+        self._context = ScanContext(
+            client=Client(settings.tenant),
+            options=replace(run.options, recent=run.options.recent and not privacy.policy_changed),
+            resume_state=previous,
+            wanted=self._wanted,
+            progress=run.progress,
+            count_unknown=ids.count_unknown if ids.can_count_unknown else None,
+            resume_state_of=self._store.read,
+            privacy=privacy.fingerprint,
+            stored_ids=ids.stored_ids,
+            first_receipt=ids.first_receipt,
+            rows_to_read_again=again,
+            deleted_since_full_load=run.stored.deleted_since_full_load if run.stored else lambda _: 0,
+        )
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Yield the batches of the scan, then what keeps skipped tables, then the audit rows."""
+        for item in read_scan(self._scan, self._context):
+            if isinstance(item, Rows):
+                yield {item.table: self._batch(item)}
+            elif item.table_name in self._wanted:
+                self._add_result(item)
+        yield from self._finish()
+
+    def _batch(self, rows: Rows) -> Any:
+        """Return rows as they are stored, with hints where dlt needs other ones than before."""
+        table = BY_NAME[rows.table]
+        batch: Any = self._reconciler.apply(table, self._privacy.apply(table.name, rows.data))
+        if self._log:
+            self._log.add(table, batch, is_merged=rows.is_recent)
+        json_columns = self._reconciler.json_columns(table.name)
+        hinted = self._hinted.get(table.name)
+        self._hinted[table.name] = json_columns
+        if (rows.is_recent and hinted is None) or json_columns - (hinted or set()):
+            return dlt.mark.with_hints(batch, _batch_hints(rows, json_columns))
+        return batch
+
+    def _add_result(self, result: ScanResult) -> None:
+        name = result.table_name
+        if self._log and result.mode == "events":
+            for column, ids in result.deleted.items():
+                by_stored_id = dict(zip(self._privacy.stored_ids(name, column, ids), ids, strict=True))
+                self._log.delete(BY_NAME[name], column, by_stored_id)
+        self._results.append(_after_privacy(_with_counts(result, self._reconciler), self._privacy))
+
+    def _finish(self) -> Iterator[dict[str, Any]]:
+        run, log, results = self._run, self._log, _with_policy(self._results, self._scan, self._privacy)
+        if log:
+            results = [replace(result, event_loads=log.event_loads) for result in results]
+        if log and run.options.events is not None:
+            results = [replace(r, rows_deleted=log.count_deleted(BY_NAME[r.table_name])) for r in results]
+            if ended := log.count_deleted(ORG_MEMBERSHIP):
+                refuse_loss(self._context, ORG_MEMBERSHIP, ended)
+        for result in results:
+            run.on_result(result)
+            if result.skipped:
+                yield {result.table_name: _keep_rows()}
+        self._store.write(self._scan, results[0].resume_state)
+        run.on_changes(log.rows if log else ())
+        yield {**{table.name: to_arrow(table, ()) for table in AUDIT_TABLES}, PROPEL_SCANS.name: _audit_rows(results)}
 
 
-def _unknown_ids_counter(run: _Run, privacy: PrivacyFilter) -> Callable[[str, set[Any]], int] | None:
-    """Return the function that counts ids which the warehouse does not have; None if they cannot be compared.
+@dataclass(frozen=True)
+class _StoredIds:
+    """Queries the destination for ids as the API has them. The privacy policy can store them in another form."""
 
-    Ids that were stored under another privacy policy can have another form.
-    """
-    stored_keys = run.stored_keys
-    if stored_keys is None or privacy.policy_changed:
-        return None
-    return lambda table, ids: privacy.count_unknown(table, ids, stored_keys(table))
+    run: _Run
+    privacy: PrivacyFilter
 
+    @property
+    def can_count_unknown(self) -> bool:
+        """Whether ids can be compared: those stored under another privacy policy can have another form."""
+        return self.run.stored_keys is not None and not self.privacy.policy_changed
 
-def _stored_ids_finder(run: _Run, privacy: PrivacyFilter) -> Callable[[Table, Sequence[str]], list[str]]:
-    """Return the function that returns which of some ids a table has; none if it cannot be queried."""
+    def count_unknown(self, table: str, ids: set[Any]) -> int:
+        """Return how many of ``ids`` a table does not have."""
+        return self.privacy.count_unknown(table, ids, self.run.stored_keys(table) if self.run.stored_keys else ())
 
-    def stored_ids(table: Table, ids: Sequence[str]) -> list[str]:
-        if not ids or run.stored is None:
+    def stored_ids(self, table: Table, ids: Sequence[str]) -> list[str]:
+        """Return which of ``ids`` a table has; none if it cannot be queried."""
+        if not ids or self.run.stored is None:
             return []
         key = table.key[0]
-        by_key = dict(zip(privacy.stored_ids(table.name, key, ids), ids, strict=True))
-        return [by_key[row[key]] for row in run.stored.rows(table, [*by_key])]
+        by_key = dict(zip(self.privacy.stored_ids(table.name, key, ids), ids, strict=True))
+        return [by_key[row[key]] for row in self.run.stored.rows(table, [*by_key])]
 
-    return stored_ids
-
-
-def _first_receipt_finder(run: _Run, privacy: PrivacyFilter) -> Callable[[Sequence[str]], datetime | None]:
-    """Return the function that returns when the first of the given messages that are stored was received."""
-
-    def first_receipt(ids: Sequence[str]) -> datetime | None:
-        key = AUTH_EVENT.key[0]
-        return run.stored.first_receipt(privacy.stored_ids(AUTH_EVENT.name, key, ids)) if ids and run.stored else None
-
-    return first_receipt
+    def first_receipt(self, ids: Sequence[str]) -> datetime | None:
+        """Return when the first of the messages ``ids`` that are stored was received."""
+        if not ids or self.run.stored is None:
+            return None
+        return self.run.stored.first_receipt(self.privacy.stored_ids(AUTH_EVENT.name, AUTH_EVENT.key[0], ids))
 
 
 def _keep_rows() -> Any:
@@ -347,7 +379,7 @@ def _with_policy(results: Sequence[ScanResult], scan: str, privacy: PrivacyFilte
     """
     state = results[0].resume_state
     state = replace(state, cursor=privacy.without_erased(state.cursor))
-    if len(results) == sum(table.scan == scan for table in TABLES) and not any(r.is_recent for r in results):
+    if len(results) == len(tables_of(scan)) and not any(r.is_recent for r in results):
         state = replace(state, privacy=privacy.fingerprint)
     return [replace(result, resume_state=state) for result in results]
 

@@ -29,6 +29,8 @@ MAX_REASONS = 3
 OBJECTS_BEFORE_COLLECTION = 100_000
 MIN_PAGE_SIZE = 10
 BAD_REQUEST, NOT_FOUND = 400, 404
+MAX_SINGLE_READS = 200
+"""Above so many ids, rows are read from their list instead of by one request each."""
 
 
 @dataclass(frozen=True)
@@ -260,7 +262,7 @@ def drive(client: Client, scan: Scan, fetch: Callable[[Request], Page]) -> Itera
 
 @contextmanager
 def workers(client: Client) -> Iterator[ThreadPoolExecutor]:
-    """Give a pool of threads for requests. After an error, their requests are stopped."""
+    """Yield a pool of threads for requests. After an error, their requests are stopped."""
     pool = ThreadPoolExecutor(client.tenant.max_concurrency, thread_name_prefix="propelauth")
     try:
         yield pool

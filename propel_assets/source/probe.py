@@ -1,8 +1,8 @@
 """Measure how a tenant behaves where PropelAuth's documentation does not say: at most 50 read-only requests.
 
 `probe` returns findings, each with what the project does about it, and a profile that the sandbox replays. Neither has
-personal data, ids, keys, or the host: of bodies only field names, types, counts and statuses are kept, and the text of
-error responses without ids and numbers.
+personal data, ids, keys, or a host: of bodies only field names, types, counts and statuses are kept. A text of an error
+is kept only if it is one that PropelAuth's clients know.
 """
 
 import json
@@ -12,29 +12,36 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 import urllib3
 
 from propel_assets import __version__
-from propel_assets.catalog.model import API
+from propel_assets.catalog.model import API, INSIGHTS
 from propel_assets.errors import KeyRefused, TransientApiError, Unreachable
-from propel_assets.privacy.redaction import without_personal_data
 from propel_assets.settings import Tenant
 from propel_assets.source.client import MAX_ERROR_BYTES, REQUEST_SECONDS, USER_AGENT
 from propel_assets.source.connections import connection_pool
 
 MAX_REQUESTS = 50
 PAUSE_SECONDS = 0.2
+RETRY_PAUSE_SECONDS = 2.0
+MAX_RETRIES = 2
+"""Of all requests together: what `MAX_REQUESTS` leaves."""
+TRANSIENT = frozenset({500, 502, 503, 504})
+NOT_ENABLED = INSIGHTS.statuses
 MAX_BODY_BYTES = 8 * 2**20
-MAX_TEXT = 200
 OK, BAD_REQUEST, UNAUTHORIZED, TOO_MANY_REQUESTS = 200, 400, 401, 429
 WHOLE_PAGE, LARGE_PAGE, BEYOND = 100, 1_000, 1_000_000
 UNKNOWN_UUID = "00000000-0000-4000-8000-000000000000"
 UNKNOWN_KEY = "0" * 32
 WRONG_KEY = "propel-assets-probe-is-not-a-key"
-LIMIT_HEADER = re.compile(r"retry-after|.*rate-?limit.*", re.IGNORECASE)
-IDS_AND_NUMBERS = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}|[0-9a-fA-F]{16,}|\d+")
+LIMIT_HEADER = re.compile(r"retry-after|(x-)?rate-?limit(-(limit|policy|remaining|reset|used))*", re.IGNORECASE)
+FIELD_NAME = re.compile(r"[a-z][a-z_]{0,39}")
+MEDIA_TYPES = ("application/json", "application/problem+json", "text/html", "text/plain")
+KNOWN_TEXTS = ("Rate limit exceeded", "No authorization header found")
+"""Texts of errors that PropelAuth's clients have. Any other text can quote a row or a key."""
+MAX_DEPTH = 4
 FORMAT = 1
 
 Auth = Literal["key", "none", "wrong"]
@@ -68,7 +75,7 @@ class ProbeResult:
 
 @dataclass(frozen=True)
 class Answer:
-    """One response. ``body``: its JSON value; None if it is not JSON. ``text``: of an error, redacted.
+    """One response. ``body``: its JSON value; None if it is not JSON. ``text``: the shape of the body of an error.
 
     ``is_truncated``: the body has more than `MAX_BODY_BYTES`, so it was not read to its end.
     """
@@ -94,6 +101,11 @@ class Answer:
         """Return a field of the body; None if it is absent."""
         return self.body.get(name) if isinstance(self.body, dict) else None
 
+    def shown(self, name: str) -> str:
+        """Return a number or another simple value of the body as text; of anything else the type."""
+        value = self.get(name)
+        return str(value if value is None or isinstance(value, bool | int | float) else type(value).__name__)
+
 
 def probe(tenant: Tenant, progress: Callable[[int], None] = lambda _: None) -> ProbeResult:
     """Send the requests and return what they show.
@@ -101,7 +113,7 @@ def probe(tenant: Tenant, progress: Callable[[int], None] = lambda _: None) -> P
     Raises:
         KeyRefused: the tenant does not accept the key.
         Unreachable: there is no connection to the tenant.
-        TransientApiError: the tenant limits the rate of these few requests.
+        TransientApiError: the tenant limits the rate of these few requests, or returns 5xx for the list of users.
     """
     requester = _Requester(tenant, progress)
     run = _Probe(requester)
@@ -121,13 +133,23 @@ class _Requester:
             timeout=urllib3.Timeout(connect=10, total=REQUEST_SECONDS),
             headers={"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "gzip"},
         )
-        self._secrets = [urlsplit(tenant.auth_url).hostname or "", tenant.api_key]
-        self.sent = 0
+        self.sent = self.retries = 0
         self.limit_headers: dict[str, str] = {}
         self.errors: dict[int, dict[str, str]] = {}
 
     def get(self, path: str, auth: Auth = "key", **params: Any) -> Answer:
-        """Return the response to GET ``path`` below the backend API."""
+        """Return the response to GET ``path`` below the backend API. Transient failures are retried a few times."""
+        while True:
+            is_last = self.retries == MAX_RETRIES
+            answer = self._get(path, auth, params, raises=is_last)
+            if answer is not None and (is_last or answer.status not in TRANSIENT):
+                self._note(answer)
+                return answer
+            self.retries += 1
+            time.sleep(RETRY_PAUSE_SECONDS)
+
+    def _get(self, path: str, auth: Auth, params: Mapping[str, Any], *, raises: bool) -> Answer | None:
+        """Return the response to one request; None, or with ``raises`` an error, if it could not be read."""
         if self.sent >= MAX_REQUESTS:
             raise AssertionError("the probe has a fixed number of requests")
         if self.sent:
@@ -144,72 +166,93 @@ class _Requester:
             content = response.read(limit + 1, decode_content=True)
             response.close()
         except urllib3.exceptions.HTTPError as error:
+            if not raises and not isinstance(error, urllib3.exceptions.NewConnectionError):
+                return None
             raise Unreachable(
                 f"The probe could not read GET {API}/{path} ({type(error).__name__}). Check that PROPELAUTH_AUTH_URL "
                 f"is right: {self._tenant.auth_url}."
             ) from None
-        answer = self._answer(response.status, response.headers, content[:limit], is_truncated=len(content) > limit)
-        if answer.status == TOO_MANY_REQUESTS:
+        for name, value in response.headers.items():
+            if LIMIT_HEADER.fullmatch(name):
+                self.limit_headers[name.lower()] = value if value.isdigit() else "(not a number)"
+        if response.status == TOO_MANY_REQUESTS:
             has_header = "with" if "retry-after" in self.limit_headers else "without"
             raise TransientApiError(
                 f"The probe stopped after {self.sent} requests: GET {API}/{path} returned 429 {has_header} "
                 "Retry-After. Run again later."
             )
-        return answer
+        return _answer(response.status, response.headers, content[:limit], is_truncated=len(content) > limit)
 
-    def _answer(self, status: int, headers: Mapping[str, str], content: bytes, *, is_truncated: bool) -> Answer:
-        for name, value in headers.items():
-            if LIMIT_HEADER.fullmatch(name):
-                self.limit_headers[name.lower()] = value if value.isdigit() else "(not a number)"
-        try:
-            body, is_json = json.loads(content), True
-        except (ValueError, RecursionError):
-            body, is_json = None, False
-        text = "" if status == OK else self._redacted(content)
-        if status not in (OK, BAD_REQUEST):  # the body of a 400 depends on the request
-            kind = headers.get("Content-Type", "").split(";")[0]
-            self.errors.setdefault(status, {"content_type": kind, "body": text})
-        return Answer(status, headers, body, text, is_json, is_truncated)
+    def _note(self, answer: Answer) -> None:
+        """Note the body of an error for the profile."""
+        if answer.status not in (OK, BAD_REQUEST, *TRANSIENT):  # the body of a 400 depends on the request
+            kind = answer.headers.get("Content-Type", "").split(";")[0].strip().lower()
+            kind = kind if kind in MEDIA_TYPES else ""
+            self.errors.setdefault(answer.status, {"content_type": kind, "body": answer.text})
 
-    def _redacted(self, content: bytes) -> str:
-        text = content[: MAX_TEXT * 2].decode(errors="replace")
-        for secret in filter(None, self._secrets):
-            text = text.replace(secret, "<host or key>")
-        return IDS_AND_NUMBERS.sub("0", without_personal_data(text))[:MAX_TEXT]
+
+def _answer(status: int, headers: Mapping[str, str], content: bytes, *, is_truncated: bool) -> Answer:
+    try:
+        body, is_json = json.loads(content), True
+    except (ValueError, RecursionError):
+        body, is_json = None, False
+    text = content.decode(errors="replace").strip()
+    if status == OK:
+        text = ""
+    elif is_json:
+        text = json.dumps(_shape(body))
+    elif text:
+        text = text if text in KNOWN_TEXTS else "text"
+    return Answer(status, headers, body, text, is_json, is_truncated)
+
+
+def _shape(value: Any, depth: int = 0) -> Any:
+    """Return a JSON value with its field names and types, and without its texts and numbers."""
+    if depth == MAX_DEPTH:
+        return None
+    if isinstance(value, dict):
+        return {_field(name): _shape(inner, depth + 1) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_shape(inner, depth + 1) for inner in value[:1]]
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, int | float):
+        return 0
+    return value if value in KNOWN_TEXTS else "text"
+
+
+def _field(name: str) -> str:
+    """Return the name of a field, unless it is longer than a name or has other characters."""
+    return name if FIELD_NAME.fullmatch(name) else "other"
 
 
 @dataclass
 class _Probe:
     """The questions, in the order of their lines. ``faults``: the profile, as faults of the sandbox.
 
-    ``page``: users per page. Smaller if a response with `WHOLE_PAGE` users is too large.
+    ``page``: rows per page. Smaller than `WHOLE_PAGE` if that is refused, or if the response is too large.
+    ``cap``, ``refused``: the largest page_size below `WHOLE_PAGE`, and the status that refuses a larger one; 0: none.
     """
 
     http: _Requester
     page: int = WHOLE_PAGE
+    cap: int = 0
+    refused: int = 0
+    include_orgs: dict[str, Any] = field(default_factory=lambda: {"include_orgs": "true"})
     faults: dict[str, Any] = field(default_factory=dict)
     statuses: dict[str, int] = field(default_factory=dict)
     fields: dict[str, Any] = field(default_factory=dict)
 
     def findings(self) -> Iterator[Finding]:
         """Yield the findings."""
-        first = self._read("user/query", page_size=WHOLE_PAGE, order_by="CREATED_AT_ASC", include_orgs="true")
-        if first.status == UNAUTHORIZED:
-            raise KeyRefused(
-                f"GET {API}/user/query returned 401: PROPELAUTH_API_KEY is not a key of this environment.", UNAUTHORIZED
-            )
-        include_orgs: dict[str, Any] = {"include_orgs": "true"}
-        if first.status != OK:
-            self.faults["include_orgs_off"] = first.status
-            include_orgs = {}
-            first = self._read("user/query", name="-", page_size=WHOLE_PAGE, order_by="CREATED_AT_ASC")
+        first = self._first_page()
         while first.is_truncated and self.page > 1:
-            self.page //= 10
-            first = self._read("user/query", page_size=self.page, order_by="CREATED_AT_ASC", **include_orgs)
-        orgs = self._read("org/query", page_size=WHOLE_PAGE, order_by="CREATED_AT_ASC")
+            self.page = max(1, self.page // 10)
+            first = self._users(self.page)
+        orgs = self._read("org/query", page_size=self.page, order_by="CREATED_AT_ASC")
         org_ids = [str(row["org_id"]) for row in orgs.rows("orgs") if "org_id" in row]
         details = [self._read(f"org/{org_id}", name="org/{org_id}") for org_id in org_ids[:5]]
-        keys = self._read("end_user_api_keys", page_size=WHOLE_PAGE)
+        keys = self._read("end_user_api_keys", page_size=self.page)
         yield self._page_cap(first)
         yield self._past_the_end(first)
         errors = list(self._errors(org_ids))
@@ -239,24 +282,77 @@ class _Probe:
         )
         yield from errors[1:]
 
+    def _users(self, page_size: int, name: str = "") -> Answer:
+        """Return the oldest users."""
+        params = {"page_size": page_size, "order_by": "CREATED_AT_ASC", **self.include_orgs}
+        return self._read("user/query", name=name, **params)
+
+    def _first_page(self) -> Answer:
+        """Return the oldest users. Find out which parameter is refused, if one is.
+
+        Raises:
+            KeyRefused: the key is not accepted.
+            TransientApiError: the list could not be read, for a reason that can pass.
+        """
+        first = self._users(self.page)
+        if first.status == UNAUTHORIZED:
+            raise KeyRefused(
+                f"GET {API}/user/query returned 401: PROPELAUTH_API_KEY is not a key of this environment.", UNAUTHORIZED
+            )
+        if self._settled(first).status == OK:
+            return first
+        small = self._settled(self._users(1, "-"))
+        if small.status != OK:
+            with_orgs, self.include_orgs = self.include_orgs, {}
+            off, first, small = small.status, self._users(self.page, "-"), self._settled(self._users(1, "-"))
+            if small.status != OK:
+                self.include_orgs = with_orgs  # the list is refused whatever the parameters
+                return first
+            self.faults["include_orgs_off"] = off
+        if self._settled(first).status != OK:
+            self.refused = first.status
+            self.cap = self.page = self._largest_accepted(1, WHOLE_PAGE)
+            first = self._settled(self._users(self.page, "-"))
+        self.statuses["user/query"] = first.status
+        return first
+
+    def _settled(self, answer: Answer) -> Answer:
+        if answer.status in TRANSIENT:
+            raise TransientApiError(
+                f"The probe stopped after {self.http.sent} requests: GET {API}/user/query returned {answer.status} "
+                "repeatedly. Run again later."
+            )
+        return answer
+
+    def _largest_accepted(self, low: int, high: int) -> int:
+        """Return the largest accepted page_size from ``low``, which is accepted, to ``high``, which is not."""
+        while high - low > 1:
+            middle = (low + high) // 2
+            answer = self._settled(self._read("user/query", name="-", page_size=middle))
+            low, high = (middle, high) if answer.status == OK else (low, middle)
+        return low
+
     def _read(self, path: str, *, name: str = "", auth: Auth = "key", **params: Any) -> Answer:
         answer = self.http.get(path, auth, **params)
-        if auth == "key":
+        if auth == "key" and name != "-":
             self.statuses.setdefault(name or path, answer.status)
         return answer
 
     def _page_cap(self, first: Answer) -> Finding:
-        large = self._read("user/query", page_size=LARGE_PAGE)
+        large = Answer(self.refused, {}) if self.refused else self._read("user/query", page_size=LARGE_PAGE)
         total, cap, rows = first.get("total_users") or 0, large.get("page_size"), len(large.rows("users"))
-        if large.status != OK:
-            low, high = WHOLE_PAGE, LARGE_PAGE  # the largest accepted size is in between
-            while high - low > 1 and self.http.sent < 16:
-                middle = (low + high) // 2
-                low, high = (middle, high) if self._read("user/query", page_size=middle).status == OK else (low, middle)
-            self.faults |= {"page_size_cap": low, "page_size_refused": True}
-            answer = (
-                f"a page_size of {LARGE_PAGE} is refused with {large.status}; {low} is accepted, {high} is not known"
-            )
+        if not first.ok:
+            answer = ""
+        elif large.status != OK:
+            size = WHOLE_PAGE if self.refused else LARGE_PAGE
+            answer = f"a page_size of {size} is refused with {large.status}; "
+            if self.refused or self.page == WHOLE_PAGE:
+                cap = self.cap or self._largest_accepted(WHOLE_PAGE, LARGE_PAGE)
+                answer += f"{cap} is accepted, {cap + 1} is not"
+            else:  # pages of so many bytes are not read repeatedly
+                cap = WHOLE_PAGE
+                answer += f"{cap} is accepted, and sizes between are not known"
+            self.faults |= {"page_size_cap": cap, "page_size_refused": True}
         elif large.is_truncated:
             size = f"{MAX_BODY_BYTES >> 20} MiB"
             answer = f"a page_size of {LARGE_PAGE} returns more than {size}, which are not read: not settled"
@@ -265,7 +361,7 @@ class _Probe:
             answer = f"a page_size of {LARGE_PAGE} is reduced to {cap}"
         elif total > rows:
             self.faults |= {"page_size_cap": rows} if rows else {}
-            answer = f"a page_size of {LARGE_PAGE} returns {rows} rows, and page_size echoes {cap}"
+            answer = f"a page_size of {LARGE_PAGE} returns {rows} rows, and page_size echoes {large.shown('page_size')}"
             answer += "" if rows else ": not settled"
         else:
             self.faults["page_size_cap"] = LARGE_PAGE
@@ -279,13 +375,14 @@ class _Probe:
         )
 
     def _past_the_end(self, first: Answer) -> Finding:
-        beyond = self._read("user/query", page_size=WHOLE_PAGE, page_number=BEYOND)
+        beyond = self._read("user/query", page_size=self.page, page_number=BEYOND)
         if beyond.status != OK:
-            self.faults["past_end"] = beyond.status
+            if first.ok and beyond.status not in TRANSIENT:
+                self.faults["past_end"] = beyond.status
             answer = f"status {beyond.status}"
         else:
-            echo = "echoed" if beyond.get("current_page") == BEYOND else repr(beyond.get("current_page"))
-            more = beyond.get("has_more_results")
+            echo = "echoed" if beyond.get("current_page") == BEYOND else beyond.shown("current_page")
+            more = beyond.shown("has_more_results")
             answer = f"{len(beyond.rows('users'))} rows, current_page {echo}, has_more_results {more}"
             answer += ", the same total" if beyond.get("total_users") == first.get("total_users") else ", another total"
         return Finding(
@@ -322,12 +419,12 @@ class _Probe:
         yield Finding(
             17,
             "user/org of an unknown org",
-            _described(members) + (f", {members.get('total_users')} users" if members.ok else ""),
+            _described(members) + (f", {members.shown('total_users')} users" if members.ok else ""),
             "Only the total of the orgs that are isolated is read. 404 counts as an org that was deleted meanwhile.",
         )
 
     def _ties(self, first: Answer, org_ids: Sequence[str]) -> Finding:
-        again = self._read("user/query", page_size=self.page, order_by="CREATED_AT_ASC", include_orgs="true")
+        again = self._users(self.page)
         before, after = (_ids(answer.rows("users"), "user_id") for answer in (first, again))
         times = [row.get("created_at") for row in first.rows("users")]
         ties = len(times) - len({*times})
@@ -339,7 +436,7 @@ class _Probe:
         )
         if org_ids:
             by_order = [
-                self._read(f"user/org/{org_ids[0]}", name="user/org/{org_id}", page_size=WHOLE_PAGE, order_by=order)
+                self._read(f"user/org/{org_ids[0]}", name="user/org/{org_id}", page_size=self.page, order_by=order)
                 for order in ("CREATED_AT_ASC", "CREATED_AT_DESC")
             ]
             if not all(members.ok for members in by_order):
@@ -350,7 +447,7 @@ class _Probe:
                 one, other = (_ids(members.rows("users"), "user_id") for members in by_order)
                 answer += f"; user/org {'ignores' if one == other else 'follows'} order_by"
         for path, name in (("pending_org_invites", "invites"), ("end_user_api_keys/archived", "api_keys")):
-            listed = self._read(path, page_size=WHOLE_PAGE)
+            listed = self._read(path, page_size=self.page)
             answer += f"; {path}: {_order_of([row.get('created_at') for row in listed.rows(name)])}"
         return Finding(
             4,
@@ -364,7 +461,7 @@ class _Probe:
         types = self._read("end_user_api_keys", name="-", page_size=1, api_key_type="NOT_A_TYPE")
         tomorrow = (datetime.now(UTC) + timedelta(days=1)).date()
         usage = self._read("end_user_api_keys/usage", date=tomorrow.isoformat())
-        if keys.status not in (OK, UNAUTHORIZED):
+        if keys.status in NOT_ENABLED:
             self.faults["api_keys_off"] = keys.status
         return Finding(
             5,
@@ -385,8 +482,8 @@ class _Probe:
             members = self._read(f"user/org/{isolated[0]}", name="user/org/{org_id}", page_size=1)
             filtered = self._read("user/query", name="-", page_size=1, isolated_org_id=isolated[0])
             answer += (
-                f"; its members: {members.get('total_users')}, by isolated_org_id: {filtered.get('total_users')}, "
-                f"in the list of all: {first.get('total_users')}"
+                f"; its members: {members.shown('total_users')}, by isolated_org_id: {filtered.shown('total_users')}, "
+                f"in the list of all: {first.shown('total_users')}"
             )
         return Finding(
             6,
@@ -474,7 +571,7 @@ class _Probe:
     def _insights(self) -> Finding:
         texts = []
         for path, name in (("user_report/churn", "user_reports"), ("org_report/churn", "org_reports")):
-            report = self._read(path, page_size=WHOLE_PAGE)
+            report = self._read(path, page_size=self.page)
             if report.ok:
                 extra = {key for row in report.rows(name) for key in row.get("extra_properties") or {}}
                 at = report.get("report_time")
@@ -486,12 +583,12 @@ class _Probe:
                 texts.append(f"{path}: {age}, extra_properties {_list(sorted(extra))}")
             else:
                 texts.append(f"{path}: status {report.status}")
-        champion = self._read("user_report/champion", page_size=WHOLE_PAGE)
+        champion = self._read("user_report/champion", page_size=self.page)
         extra = {key for row in champion.rows("user_reports") for key in row.get("extra_properties") or {}}
         texts.append(f"user_report/champion: {_described(champion)}, extra_properties {_list(sorted(extra))}")
         chart = self._read("chart_metrics/signups")
         texts.append(f"chart_metrics: {_described(chart)}")
-        off = {self.statuses["user_report/churn"], self.statuses["chart_metrics/signups"]} - {OK}
+        off = {self.statuses["user_report/churn"], self.statuses["chart_metrics/signups"]} & NOT_ENABLED
         if off:
             self.faults["insights_off"] = min(off)
         return Finding(
@@ -505,15 +602,14 @@ class _Probe:
         unknown = self._read(f"scim/{UNKNOWN_UUID}/groups", name="-")
         answer = f"an unknown org: {_described(unknown)}"
         if org_ids:
-            groups = self._read(f"scim/{org_ids[0]}/groups", name="scim/{org_id}/groups", page_size=WHOLE_PAGE)
+            groups = self._read(f"scim/{org_ids[0]}/groups", name="scim/{org_id}/groups", page_size=self.page)
             answer += f"; groups: {_described(groups)}"
             if groups.ok:
                 answer += f", has_more_results {'sent' if 'has_more_results' in groups.body else 'absent'}"
                 none = self._read(f"scim/{org_ids[0]}/groups", name="-", page_size=1, user_id=UNKNOWN_UUID)
-                answer += (
-                    f", total_groups {groups.get('total_groups')}, with the filter user_id {none.get('total_groups')}"
-                )
-            elif groups.status != UNAUTHORIZED:
+                totals = groups.shown("total_groups"), none.shown("total_groups")
+                answer += f", total_groups {totals[0]}, with the filter user_id {totals[1]}"
+            elif groups.status in NOT_ENABLED:
                 self.faults["scim_off"] = groups.status
         return Finding(
             12,
@@ -572,7 +668,7 @@ def _described(answer: Answer) -> str:
     if not answer.text:
         return f"{answer.status} with an empty body"
     if answer.is_json and isinstance(answer.body, dict):
-        return f"{answer.status} with a JSON object of {_list(sorted(map(str, answer.body)))}"
+        return f"{answer.status} with a JSON object of {_list(sorted({*map(_field, answer.body)}))}"
     return f"{answer.status} with {'JSON' if answer.is_json else 'text'}"
 
 

@@ -16,14 +16,12 @@ from typing import Any, Literal
 
 import msgspec
 import pyarrow as pa
-import pyarrow.compute
 
 from propel_assets.catalog import Table
+from propel_assets.privacy.arrow import pc
 from propel_assets.privacy.policy import UNEXPECTED_FIELD, VARIANT
 from propel_assets.privacy.surrogates import has_lone_surrogate
 from propel_assets.source.values import ARROW_TYPES, arrow_array, decode_value, is_exact
-
-pc: Any = pyarrow.compute  # makes its functions at import, unseen by type checkers
 
 # Types that hold the values of another one, where a destination does not have that.
 SAME_TYPE: dict[str, Collection[str]] = {
@@ -41,7 +39,7 @@ REASONS: dict[str, str] = {
     "range": "number out of range",
 }
 UNEXPECTED = "unexpected"  # how the description of a field that the catalog does not declare begins
-RESERVED_NAME = re.compile(r"_dlt.*|.*__v_text|.*__f[0-9a-f]{8}")
+RESERVED_NAME = re.compile(rf"_dlt.*|.*{VARIANT}|.*__f[0-9a-f]{{8}}")
 TAG_DIGITS = 8
 INTEGER = re.compile(r"-?\d+")
 LONG_NUMBER = r"\d{16}|\d[eE]"  # what a double may not hold exactly, and more

@@ -62,15 +62,17 @@ class ReadOptions:
 
 
 @dataclass(frozen=True)
-class Overtaken:
-    """What events have changed while loads were reading, which can therefore have replaced newer rows by older ones.
+class RowsToReadAgain:
+    """Rows that a load may have replaced by older versions, because an event changed them while it was reading.
 
     ``loads``: the complete loads that no load of events has followed. ``since``: the first receipt of the events that
-    some of them did not know; None: there are none. ``users``, ``orgs``: what the events name.
+    some of them did not know; None: there are none. ``read_from``: when the first of these loads began to read.
+    ``users``, ``orgs``: what the events name.
     """
 
     loads: Sequence[str] = ()
     since: datetime | None = None
+    read_from: datetime | None = None
     users: Sequence[str] = field(default=(), repr=False)
     orgs: Sequence[str] = field(default=(), repr=False)
 

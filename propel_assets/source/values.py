@@ -9,12 +9,10 @@ from typing import Annotated, Any
 
 import msgspec
 import pyarrow as pa
-import pyarrow.compute
 
 from propel_assets.catalog import ColumnType
+from propel_assets.privacy.arrow import pc
 from propel_assets.privacy.surrogates import has_lone_surrogate
-
-pc: Any = pyarrow.compute  # its functions are created at import, which type checkers do not see
 
 TIMESTAMP = pa.timestamp("us", "UTC")
 ARROW_TYPES: dict[str, pa.DataType] = {

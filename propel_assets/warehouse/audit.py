@@ -53,6 +53,11 @@ def decode_json(value: Any) -> Any:
     return value
 
 
+def _latest_time() -> datetime:
+    """Return the time after which a time is of the future, written by a wrong clock."""
+    return datetime.now(UTC) + FUTURE_TOLERANCE
+
+
 class Audit:
     """The audit tables of a warehouse."""
 
@@ -81,8 +86,7 @@ class Audit:
         """Return the names of the tables that a load has written."""
         warehouse = self._warehouse
         rows = warehouse.rows(
-            f"SELECT DISTINCT s.table_name FROM {warehouse.table(PROPEL_SCANS.name)} s "  # noqa: S608 - quoted names
-            f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
+            f"SELECT DISTINCT s.table_name FROM {warehouse.complete_loads_of(PROPEL_SCANS.name)} "  # noqa: S608
             "WHERE s.verdict <> 'skipped'"
         )
         return {name for (name,) in rows}
@@ -114,11 +118,12 @@ class Audit:
         found = self._loads(table, ["rows_expected"])
         return [int(row["rows_expected"]) for row in found if row["rows_expected"] is not None][:loads]
 
-    def full_loads_began(self, table: Table) -> list[datetime]:
-        """Return when the full loads of ``table`` began to read, the newest first."""
-        return [row["started_at"] for row in self._loads(table, ["started_at"], where="s.mode = 'full'")]
+    def full_load_start_times(self, table: Table) -> list[datetime]:
+        """Return when the full loads of ``table`` began to read, the newest first, without times of the future."""
+        times = [row["started_at"] for row in self._loads(table, ["started_at"], where="s.mode = 'full'")]
+        return [at for at in times if at <= _latest_time()]
 
-    def ended(self, table: Table) -> list[datetime]:
+    def scan_end_times(self, table: Table) -> list[datetime]:
         """Return when the last `MAX_LOADS` scans of ``table`` ended, the newest first, skipped ones included."""
         return [row["finished_at"] for row in self._loads(table, ["finished_at"], skipped=True, events=True)]
 
@@ -167,9 +172,9 @@ class Audit:
         conditions += [where] if where else []
         where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
         sql = (
-            f"SELECT {', '.join(f's.{name}' for name in selected)} FROM {warehouse.table(PROPEL_SCANS.name)} s "  # noqa: S608
-            f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
-            f"{where}ORDER BY {warehouse.load_order} DESC, s.load_id DESC"
+            f"SELECT {', '.join(f's.{name}' for name in selected)} "  # noqa: S608
+            f"FROM {warehouse.complete_loads_of(PROPEL_SCANS.name)} {where}"
+            f"ORDER BY {warehouse.load_order} DESC, s.load_id DESC"
         )
         names = [table.name] if table else []
         found: list[dict[str, Any]] = []
@@ -177,6 +182,6 @@ class Audit:
             found = [dict(zip(selected, row, strict=True)) for row in warehouse.rows(sql, *names, limit=MAX_LOADS)]
         for row in found:
             row.update({name: as_utc(row[name]) for name in TIMES if name in row})
-        latest = datetime.now(UTC) + FUTURE_TOLERANCE
+        latest = _latest_time()
         found.sort(key=lambda row: row["finished_at"] > latest)
         return [{name: row[name] for name in columns} for row in found]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import dlt
@@ -11,7 +11,7 @@ from propel_assets.catalog import AUTH_EVENT, ORG_QUERY, PROPEL_CHANGES, PROPEL_
 from propel_assets.privacy.policy import Policy
 from propel_assets.settings import Target
 from propel_assets.source.readers.events import FOLLOWED, SINCE
-from propel_assets.source.stream import Overtaken, ResumeState
+from propel_assets.source.stream import ResumeState, RowsToReadAgain
 from propel_assets.warehouse.audit import as_utc, decode_json
 from propel_assets.warehouse.pipeline import has_write_lock
 from propel_assets.warehouse.query import Warehouse, connect, in_batches, placeholders
@@ -25,14 +25,13 @@ class StoredRows:
     def __init__(self, pipeline: dlt.Pipeline, target: Target, policy: Policy) -> None:
         """Query nothing yet."""
         self._arguments = pipeline, target, policy
-        self._began: datetime | None = None
 
     def rows(self, table: Table, ids: Sequence[str], column: str = "") -> list[dict[str, Any]]:
         """Return the rows whose ``column``, by default the first one of the key, is one of ``ids``."""
         with connect(*self._arguments) as warehouse:
             return warehouse.rows_of(table, column or table.key[0], ids)
 
-    def begin(self) -> tuple[bool, int]:
+    def log_state(self) -> tuple[bool, int]:
         """Return whether the change log has rows, and how many loads of events are complete."""
         with connect(*self._arguments) as warehouse:
             sql = f"SELECT 1 FROM {warehouse.table(PROPEL_CHANGES.name)}"  # noqa: S608 - a quoted name
@@ -63,30 +62,30 @@ class StoredRows:
             rows = warehouse.rows_of(AUTH_EVENT, AUTH_EVENT.key[0], ids)
         return min((as_utc(row["received_at"]) for row in rows if row.get("received_at")), default=None)
 
-    def observed(self, table: Table, ids: Sequence[str]) -> dict[str, datetime | None]:
+    def last_read_times(self, table: Table, ids: Sequence[str]) -> dict[str, datetime | None]:
         """Return for each id the latest time after which its stored row was read, by a load that is complete.
 
-        Where loads have overtaken events, one of them can have written the row: the time is when the first one began.
+        Times of the future are left out: a wrong clock wrote them.
         """
+        now = datetime.now(UTC)
         with connect(*self._arguments) as warehouse:
-            full = _last_full_load(warehouse, table)
+            full = next((at for at in warehouse.audit.full_load_start_times(table) if at <= now), None)
             found: dict[str, datetime | None] = dict.fromkeys(ids, full)
-            for some in in_batches(ids if _has_log(warehouse) else ()):
+            for batch in in_batches(ids if _has_log(warehouse) else ()):
                 key = warehouse.column(table.key[0])
                 sql = (
-                    f"SELECT c.{key}, max(c.observed_from) FROM {warehouse.table(PROPEL_CHANGES.name)} c "  # noqa: S608
-                    f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = c.load_id AND l.status = 0 "
-                    f"WHERE c.table_name = %s AND c.{key} IN {placeholders(some)} GROUP BY c.{key}"
+                    f"SELECT s.{key}, max(s.observed_from) FROM {warehouse.complete_loads_of(PROPEL_CHANGES.name)} "  # noqa: S608
+                    f"WHERE s.table_name = %s AND s.observed_from <= %s AND s.{key} IN {placeholders(batch)} "
+                    f"GROUP BY s.{key}"
                 )
-                for id_, at in warehouse.rows(sql, table.name, *some):
+                for id_, at in warehouse.rows(sql, table.name, now, *batch):
                     found[id_] = max(filter(None, (full, as_utc(at))))
-        began = self._began
-        return {id_: min(at, began) if at and began else at for id_, at in found.items()}
+        return found
 
     def read_since_full_load(self, table: Table) -> set[str]:
         """Return the ids that the change log has since the last full load of ``table`` began."""
         with connect(*self._arguments) as warehouse:
-            began = _last_full_load(warehouse, table)
+            began = next(iter(warehouse.audit.full_load_start_times(table)), None)
             if began is None or not _has_log(warehouse):
                 return set()
             sql = (
@@ -95,7 +94,7 @@ class StoredRows:
             )
             return {id_ for (id_,) in warehouse.rows(sql, table.name, began)}
 
-    def overtaken(self) -> Overtaken:
+    def rows_to_read_again(self) -> RowsToReadAgain:
         """Return the rows that must be read again, because loads were reading when events were applied.
 
         Loads of events write one at a time and are numbered, and each load knows how many were complete when it began:
@@ -103,7 +102,7 @@ class StoredRows:
         it after.
         """
         if not can_read_again(*self._arguments[1:]):
-            return Overtaken()
+            return RowsToReadAgain()
         with connect(*self._arguments) as warehouse:
             loads, events = _loads(warehouse), _last_event_load(warehouse)
             ids = [load.load_id for load in loads]
@@ -112,12 +111,12 @@ class StoredRows:
             ]
             since = _first_applied(warehouse, min(load.event_loads for load in late)) if late else None
             if since is None:
-                return Overtaken(ids)
+                return RowsToReadAgain(ids)
             sql = f"SELECT DISTINCT user_id, org_id FROM {warehouse.table(AUTH_EVENT.name)} WHERE received_at >= %s"  # noqa: S608
             rows = warehouse.rows(sql, since)
         users, orgs = {user_id for user_id, _ in rows if user_id}, {org_id for _, org_id in rows if org_id}
-        self._began = min(load.started_at for load in late)
-        return Overtaken(ids, since, sorted(users), sorted(orgs))
+        read_from = min(load.started_at for load in late)
+        return RowsToReadAgain(ids, since, read_from, sorted(users), sorted(orgs))
 
 
 def can_read_again(target: Target, policy: Policy) -> bool:
@@ -158,8 +157,7 @@ def _scans_of(
     if "event_loads" not in warehouse.columns_of(PROPEL_SCANS.name):
         return []
     sql = (
-        f"SELECT {columns} FROM {warehouse.table(PROPEL_SCANS.name)} s "  # noqa: S608 - our names
-        f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
+        f"SELECT {columns} FROM {warehouse.complete_loads_of(PROPEL_SCANS.name)} "  # noqa: S608 - our names
         f"WHERE s.table_name IN {placeholders(tables)} AND s.mode <> 'events' AND s.verdict <> 'skipped' "
         f"AND s.event_loads IS NOT NULL {rest}"
     )
@@ -200,18 +198,3 @@ def write_change_log(pipeline: dlt.Pipeline, target: Target, policy: Policy, row
 
 def _has_log(warehouse: Warehouse) -> bool:
     return bool(warehouse.columns_of(PROPEL_CHANGES.name))
-
-
-def _last_full_load(warehouse: Warehouse, table: Table) -> datetime | None:
-    """Return when the last full load of ``table`` began to read."""
-    if not warehouse.columns_of(PROPEL_SCANS.name):
-        return None
-    sql = (
-        f"SELECT s.started_at FROM {warehouse.table(PROPEL_SCANS.name)} s "  # noqa: S608
-        f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
-        f"WHERE s.table_name = %s AND s.mode = 'full' AND s.verdict <> 'skipped' "
-        f"ORDER BY {warehouse.load_order} DESC, s.load_id DESC"
-    )
-    for (began,) in warehouse.rows(sql, table.name, limit=1):
-        return as_utc(began)
-    return None

@@ -314,10 +314,10 @@ def references_exist(facts: TableFacts) -> Finding:
 def _missing_references(warehouse: Warehouse, table: Table, reference: Reference) -> str:
     columns = [warehouse.column(name) for name in reference.columns]
     same = " AND ".join(f"p.{name} = c.{name}" for name in columns)
-    some = " AND ".join(f"c.{name} IS NOT NULL" for name in columns)
+    has_key = " AND ".join(f"c.{name} IS NOT NULL" for name in columns)
     return (
         f"SELECT DISTINCT {', '.join(f'c.{name}' for name in columns)} FROM {warehouse.table(table.name)} c "  # noqa: S608
-        f"WHERE {some} AND NOT EXISTS (SELECT 1 FROM {warehouse.table(reference.table)} p WHERE {same})"
+        f"WHERE {has_key} AND NOT EXISTS (SELECT 1 FROM {warehouse.table(reference.table)} p WHERE {same})"
     )
 
 

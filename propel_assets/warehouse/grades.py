@@ -194,7 +194,7 @@ def unreported_changes(warehouse: Warehouse, names: Sequence[str]) -> int:
         return 0
     changes = 0
     for table in map(BY_NAME.__getitem__, names):
-        scans, began = _scans(warehouse, table), warehouse.audit.full_loads_began(table)
+        scans, began = _scans(warehouse, table), warehouse.audit.full_load_start_times(table)
         if len(scans) < 2 or scans[0].privacy != scans[1].privacy or not began or scans[0].started_at < began[0]:
             continue  # the last full load left no state: webhooks are not configured any more
         for report in _comparable(warehouse, table):
@@ -292,7 +292,7 @@ def _changes(
 def _is_scanned_after(warehouse: Warehouse, parent: Table, table: Table, scan: _Scan) -> bool:
     """Whether the rows of ``parent`` that ``table`` refers to were read with ``scan`` of ``table``, or after it."""
     return parent.scan == table.scan or any(
-        began >= scan.finished_at for began in warehouse.audit.full_loads_began(parent)[:1]
+        began >= scan.finished_at for began in warehouse.audit.full_load_start_times(parent)[:1]
     )
 
 

@@ -11,18 +11,19 @@ import dlt
 import pyarrow as pa
 from dlt.common.destination.client import WithStagingDataset, WithStateSync
 from dlt.common.destination.exceptions import DestinationUndefinedEntity
+from dlt.common.pipeline import LoadInfo
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
+from dlt.extract import DltSource
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 from propel_assets.catalog import AUTH_EVENT, tables_of
 from propel_assets.errors import ErasureListChanged, PropelError, WarehouseError, find_cause
-from propel_assets.privacy.erasure_list import STATE_KEY as ERASURE_LIST_KEY
 from propel_assets.privacy.policy import Policy
 from propel_assets.privacy.policy_file import load_policy
-from propel_assets.privacy.redaction import describe_error
-from propel_assets.settings import Settings, Target, require_credentials
+from propel_assets.privacy.redaction import describe_error, innermost_error, unexpected_error
+from propel_assets.settings import Settings, Target
 from propel_assets.source.change_log import LOGGED
-from propel_assets.source.dlt_source import MERGE, SOURCE, propel_auth_source
+from propel_assets.source.dlt_source import MERGE, propel_auth_source
 from propel_assets.source.stream import Progress, ReadOptions, ScanResult
 from propel_assets.warehouse.change_log import StoredRows, can_read_again, write_change_log
 from propel_assets.warehouse.destinations.policies import policy_of
@@ -42,7 +43,7 @@ from propel_assets.warehouse.query import connect, in_batches, placeholders
 from propel_assets.warehouse.remedies import remedy_of
 from propel_assets.warehouse.retention import remove_old_rows
 from propel_assets.warehouse.session import LoadSession, open_session
-from propel_assets.warehouse.stored import AuditResumeStore, stored_columns, stored_keys
+from propel_assets.warehouse.stored import AuditResumeStore, erasure_list_of, stored_columns, stored_keys
 
 MANY_ROWS = 10_000  # worth releasing the memory of
 NOT_READ_AGAIN = (
@@ -73,7 +74,7 @@ def load_scan(
 
     Args:
         scan: the name of the scan.
-        settings: credentials, target and privacy policy.
+        settings: target, privacy policy and credentials (`require_credentials`).
         options: what to read; None: the default of the scan.
         progress: called with a table, the rows read so far and the rows expected.
         log: receives a message while a lock is waited for.
@@ -82,103 +83,149 @@ def load_scan(
     Raises:
         PropelError: nothing was replaced; the text says why and what to do.
     """
-    settings = require_credentials(settings)
-    load_policy(settings.privacy_settings)  # refused before anything is opened
+    policy = load_policy(settings.privacy_settings)  # refused before anything is opened
     shared = contextlib.nullcontext(session) if session else open_session(settings.target, log)
     with shared as session:
-        load, was_overtaken = _load(scan, settings, session, options or ReadOptions(), progress, log)
-        if was_overtaken:
+        load, must_read_again = _load(scan, settings, policy, session, options or ReadOptions(), progress, log)
+        if must_read_again:
             try:
-                _load(AUTH_EVENT.scan, settings, session, ReadOptions(events=()), progress, log)
+                _load(AUTH_EVENT.scan, settings, policy, session, ReadOptions(events=()), progress, log)
             except PropelError as error:
                 log(f"{NOT_READ_AGAIN.format(scan)} {error}")
     return load
 
 
 def _load(
-    scan: str, settings: Settings, session: LoadSession, options: ReadOptions, progress: Progress, log: Log
+    scan: str,
+    settings: Settings,
+    policy: Policy,
+    session: LoadSession,
+    options: ReadOptions,
+    progress: Progress,
+    log: Log,
 ) -> tuple[ScanLoad, bool]:
     """Load ``scan``. Return also whether events named rows that the load may have replaced by older ones."""
-    target, policy = settings.target, load_policy(settings.privacy_settings)
     started = time.monotonic()
-    results: list[ScanResult] = []
-    changes: list[dict[str, Any]] = []
     with session.pipeline(log) as pipeline, contextlib.ExitStack() as locks:
-        stored = StoredRows(pipeline, target, policy)
-        strategies = pipeline.destination.capabilities().supported_merge_strategies or ()
-        can_replace_rows = MERGE["strategy"] in strategies
-        if options.recent and not can_replace_rows:
-            log(f"{settings.destination} cannot replace rows by their key: everything is read.")
-            options = replace(options, recent=False)
-        if writes_plain_files(target) or (options.events is not None and not can_replace_rows):
-            options = replace(options, can_merge=False)
+        load = _Loader(scan, settings, policy, pipeline, options, log)
         try:
-            locks.enter_context(load_lock(target, pipeline, log))
-            if reads_under_lock := options.events is not None or (
-                _is_changed_by_events(scan) and not can_read_again(target, policy)
-            ):  # no other load may write between these reads and their write
-                locks.enter_context(write_lock(target, pipeline, log))
-            pipeline.sync_destination()
-            erased = _erasure_list(pipeline.state)
-            columns = stored_columns(pipeline, target, policy, scan)
-            source = propel_auth_source(
-                tables=[table.name for table in tables_of(scan)],
-                settings=settings,
-                options=options,
-                resume_store=AuditResumeStore(pipeline, target, policy),
-                stored_keys=lambda name: stored_keys(pipeline, target, policy, name),
-                stored=stored,
-                stored_columns=columns.__getitem__,
-                limits=policy_of(destination_kind(target)).limits,
-                on_result=results.append,
-                on_changes=changes.extend,
-                progress=progress,
-            )
-            if writes_plain_files(target):  # dlt would append what it cannot merge
-                for table in tables_of(scan):
-                    source.resources[table.name].apply_hints(write_disposition="replace")
-            pipeline.extract(source, **load_formats(target))
-            if sum(result.rows_read for result in results) >= MANY_ROWS:
-                release_memory()
-            pipeline.normalize()
-            if not reads_under_lock:
-                locks.enter_context(write_lock(target, pipeline, log))
-                _require_erasure_list(target, pipeline, erased)
-            if changes:  # before the rows, so that no change is without its interval after a kill
-                write_change_log(pipeline, target, policy, changes)
-            for result in results:
-                _delete_rows(pipeline, result)
-            info = pipeline.load()
-            info.raise_on_failed_jobs()
-            _clear_staging(pipeline, [result.table_name for result in results if not result.skipped])
+            load.read(locks, progress)
+            info = load.write()
             session.finish(info)
         except Exception as error:  # each database's driver has error classes of its own
-            raise _load_error(error, scan, settings, results) from None
-        has_webhooks = settings.has_webhooks or columns.get(AUTH_EVENT.name)
-        if has_webhooks and any(r.mode == "full" and r.table_name in LOGGED for r in results):
-            _grade(pipeline, target, policy, info.loads_ids, results, log)
-        was_overtaken = _is_changed_by_events(scan) and _is_overtaken(stored, scan, log)
+            raise _load_error(error, scan, settings, load.results) from None
+        load.grade(info)
+        must_read_again = load.must_read_again()
     load_id = info.loads_ids[0] if info.loads_ids else ""
-    return ScanLoad(load_id, results, time.monotonic() - started), was_overtaken
+    return ScanLoad(load_id, load.results, time.monotonic() - started), must_read_again
 
 
-def _is_changed_by_events(scan: str) -> bool:
-    """Whether events cause rows of ``scan`` to be read again."""
-    return any(table.name in LOGGED for table in tables_of(scan))
+class _Loader:
+    """One load of one scan: `read`, `write`, and what follows."""
 
+    def __init__(
+        self, scan: str, settings: Settings, policy: Policy, pipeline: dlt.Pipeline, options: ReadOptions, log: Log
+    ) -> None:
+        self._scan, self._settings, self._target, self._policy = scan, settings, settings.target, policy
+        self._pipeline, self._log = pipeline, log
+        self._options = self._supported(options)
+        self._stored = StoredRows(pipeline, self._target, policy)
+        self._columns: dict[str, dict[str, str]] = {}
+        self._changes: list[dict[str, Any]] = []
+        self.results: list[ScanResult] = []
 
-def _is_overtaken(stored: StoredRows, scan: str, log: Log) -> bool:
-    """Whether rows must be read again. The load is complete by now, so an error is only logged."""
-    try:
-        return bool(stored.overtaken())
-    except Exception as error:  # each database's driver has error classes of its own
-        log(f"{NOT_READ_AGAIN.format(scan)} Reading auth_event failed: {describe_error(error)}.")
-        return False
+    def _supported(self, options: ReadOptions) -> ReadOptions:
+        """Return ``options`` without what the destination does not support."""
+        strategies = self._pipeline.destination.capabilities().supported_merge_strategies or ()
+        can_replace_rows = MERGE["strategy"] in strategies
+        if options.recent and not can_replace_rows:
+            self._log(f"{self._settings.destination} cannot replace rows by their key: everything is read.")
+            options = replace(options, recent=False)
+        if writes_plain_files(self._target) or (options.events is not None and not can_replace_rows):
+            options = replace(options, can_merge=False)
+        return options
 
+    @property
+    def _is_changed_by_events(self) -> bool:
+        """Whether events cause rows of the scan to be read again."""
+        return any(table.name in LOGGED for table in tables_of(self._scan))
 
-def _erasure_list(state: Any) -> Any:
-    """Return the erasure list in dlt's state; None: no person was erased."""
-    return ((state or {}).get("sources", {}).get(SOURCE) or {}).get(ERASURE_LIST_KEY)
+    def read(self, locks: contextlib.ExitStack, progress: Progress) -> None:
+        """Read the scan into files in the working folder, and enter in ``locks`` what the write needs."""
+        target, pipeline, log = self._target, self._pipeline, self._log
+        locks.enter_context(load_lock(target, pipeline, log))
+        reads_under_lock = self._options.events is not None or (
+            self._is_changed_by_events and not can_read_again(target, self._policy)
+        )
+        if reads_under_lock:  # no other load may write between these reads and their write
+            locks.enter_context(write_lock(target, pipeline, log))
+        pipeline.sync_destination()
+        erased = erasure_list_of(pipeline.state)
+        pipeline.extract(self._source(progress), **load_formats(target))
+        if sum(result.rows_read for result in self.results) >= MANY_ROWS:
+            release_memory()
+        pipeline.normalize()
+        if not reads_under_lock:
+            locks.enter_context(write_lock(target, pipeline, log))
+            _require_erasure_list(target, pipeline, erased)
+
+    def _source(self, progress: Progress) -> DltSource:
+        pipeline, target, policy = self._pipeline, self._target, self._policy
+        self._columns = stored_columns(pipeline, target, policy, self._scan)
+        tables = tables_of(self._scan)
+        source = propel_auth_source(
+            tables=[table.name for table in tables],
+            settings=self._settings,
+            options=self._options,
+            resume_store=AuditResumeStore(pipeline, target, policy),
+            stored_keys=lambda name: stored_keys(pipeline, target, policy, name),
+            stored=self._stored,
+            stored_columns=self._columns.__getitem__,
+            limits=policy_of(destination_kind(target)).limits,
+            on_result=self.results.append,
+            on_changes=self._changes.extend,
+            progress=progress,
+        )
+        if writes_plain_files(target):  # dlt would append what it cannot merge
+            for table in tables:
+                source.resources[table.name].apply_hints(write_disposition="replace")
+        return source
+
+    def write(self) -> LoadInfo:
+        """Write what was read."""
+        if self._changes:  # before the rows, so that no change is without its interval after a kill
+            write_change_log(self._pipeline, self._target, self._policy, self._changes)
+        for result in self.results:
+            _delete_rows(self._pipeline, result)
+        info = self._pipeline.load()
+        info.raise_on_failed_jobs()
+        _clear_staging(self._pipeline, [result.table_name for result in self.results if not result.skipped])
+        return info
+
+    def grade(self, info: LoadInfo) -> None:
+        """Grade the webhooks by a full scan, and remove old audit rows. Errors are only logged: the load is done."""
+        is_full = any(result.mode == "full" and result.table_name in LOGGED for result in self.results)
+        if not (is_full and (self._columns.get(AUTH_EVENT.name) or self._settings.has_webhooks)):
+            return
+        try:
+            with connect(self._pipeline, self._target, self._policy) as warehouse:
+                grade_scan(warehouse, info.loads_ids[0], self.results)
+                remove_old_rows(warehouse, self.results)
+        except Exception as error:  # each database's driver has error classes of its own
+            self._log(
+                f"The webhooks were not graded, or old audit rows not removed: {describe_error(error)}. The next full "
+                "load repeats it, and compares with an older scan."
+            )
+
+    def must_read_again(self) -> bool:
+        """Whether rows must be read again. The load is complete by now, so an error is only logged."""
+        if not self._is_changed_by_events:
+            return False
+        try:
+            return bool(self._stored.rows_to_read_again())
+        except Exception as error:  # each database's driver has error classes of its own
+            self._log(f"{NOT_READ_AGAIN.format(self._scan)} Reading auth_event failed: {describe_error(error)}.")
+            return False
 
 
 def _require_erasure_list(target: Target, pipeline: dlt.Pipeline, used: Any) -> None:
@@ -193,30 +240,10 @@ def _require_erasure_list(target: Target, pipeline: dlt.Pipeline, used: Any) -> 
     with pipeline.destination_client() as client, contextlib.suppress(DestinationUndefinedEntity):  # the first load
         if isinstance(client, WithStateSync):
             stored = load_pipeline_state_from_destination(pipeline.pipeline_name, client)
-    if _erasure_list(stored) != used:
+    if erasure_list_of(stored) != used:
         raise ErasureListChanged(
             "A person was erased while this load was reading, and its rows can contain that person. The previous data "
             "is kept. Run the load again."
-        )
-
-
-def _grade(
-    pipeline: dlt.Pipeline,
-    target: Target,
-    policy: Policy,
-    load_ids: Sequence[str],
-    results: Sequence[ScanResult],
-    log: Log,
-) -> None:
-    """Grade the webhooks by this scan, and remove old audit rows. The load is complete: an error is only logged."""
-    try:
-        with connect(pipeline, target, policy) as warehouse:
-            grade_scan(warehouse, load_ids[0], results)
-            remove_old_rows(warehouse, results)
-    except Exception as error:  # each database's driver has error classes of its own
-        log(
-            f"The webhooks were not graded, or old audit rows not removed: {describe_error(error)}. The next full load "
-            "repeats it, and compares with an older scan."
         )
 
 
@@ -255,15 +282,20 @@ def _delete_rows(pipeline: dlt.Pipeline, result: ScanResult) -> None:
         table = client.make_qualified_table_name(result.table_name)
         for column, ids in result.deleted.items():
             name = client.escape_column_name(column)
-            for some in in_batches(ids):
-                client.execute_sql(f"DELETE FROM {table} WHERE {name} IN {placeholders(some)}", *some)  # noqa: S608
+            for batch in in_batches(ids):
+                client.execute_sql(f"DELETE FROM {table} WHERE {name} IN {placeholders(batch)}", *batch)  # noqa: S608
 
 
 def _load_error(error: Exception, scan: str, settings: Settings, results: Sequence[ScanResult]) -> PropelError:
-    """Return the `PropelError` inside ``error``, or one that describes it without its text, which may quote rows."""
-    cause = find_cause(error)
-    if cause is not None:
+    """Return the `PropelError` inside ``error``, or one that describes it without its text, which may quote rows.
+
+    A builtin exception is a defect, not an error of the destination, unless it is of the operating system.
+    """
+    if cause := find_cause(error):
         return cause
+    inner = innermost_error(error)
+    if type(inner).__module__ == "builtins" and not isinstance(inner, OSError | MemoryError):  # of no driver
+        return unexpected_error(error)
     deletes = any(any(result.deleted.values()) for result in results)  # before the load, so they can be complete
     kept = "No table was replaced." if deletes else "The previous data is kept."
     step = error.step if isinstance(error, PipelineStepFailed) else "opening the destination"

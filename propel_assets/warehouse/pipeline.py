@@ -13,7 +13,8 @@ from dlt.common.destination.exceptions import InvalidDestinationReference, Unkno
 from dlt.common.destination.reference import DestinationReference
 from filelock import FileLock
 
-from propel_assets.errors import SettingsError, causes_of
+from propel_assets.errors import SettingsError
+from propel_assets.privacy.redaction import describe_error
 from propel_assets.settings import DATASET, PIPELINE, Target, dlt_file_errors
 from propel_assets.warehouse.config_errors import explain_config_errors
 from propel_assets.warehouse.destinations.capabilities import CachesCapabilities
@@ -188,12 +189,10 @@ def sync_local_pipeline(target: Target, log: Log = lambda _: None, loaded: dlt.P
             # A new object: the dropped one still has the folder of the other project, and would read its database.
             build_pipeline(target, None).sync_destination()
     except Exception as error:  # dlt wraps the errors of folders and of databases
-        cause = next((cause for cause in causes_of(error) if isinstance(cause, OSError)), error)
-        reason = cause.strerror if isinstance(cause, OSError) else type(cause).__name__
         log(
-            f"The tables are loaded, but dlt's local pipeline state could not be written: {reason}. `dlt pipeline` and "
-            "`dlt.pipeline(...).dataset()` need it. Set DLT_DATA_DIR to a folder that this user can write to, and load "
-            "again."
+            f"The tables are loaded, but dlt's local pipeline state could not be written: {describe_error(error)}. "
+            "`dlt pipeline` and `dlt.pipeline(...).dataset()` need it. Set DLT_DATA_DIR to a folder that this user can "
+            "write to, and load again."
         )
 
 

@@ -47,7 +47,7 @@ class Warehouse:
     """An open connection. Use `open_warehouse` or `connect`."""
 
     load_order = "l.inserted_at"
-    """The SQL expression that orders the loads: `l` is `_dlt_loads`, `s` is `propel_scans`."""
+    """The SQL expression that orders the loads in `complete_loads_of("propel_scans")`."""
 
     def __init__(self, client: Any, policy: Policy, max_age: timedelta) -> None:
         """Query through ``client``. ``policy``: the privacy policy of the loads. ``max_age``: of data, for checks."""
@@ -85,12 +85,12 @@ class Warehouse:
         """Return the rows of ``table`` whose ``column`` is one of ``ids``; none if the table does not exist."""
         names = [*self.columns_of(table.name)]
         found: list[dict[str, Any]] = []
-        for some in in_batches(ids if names else ()):
+        for batch in in_batches(ids if names else ()):
             sql = (
                 f"SELECT {', '.join(map(self.column, names))} FROM {self.table(table.name)} "  # noqa: S608
-                f"WHERE {self.column(column)} IN {placeholders(some)}"
+                f"WHERE {self.column(column)} IN {placeholders(batch)}"
             )
-            found += [dict(zip(names, row, strict=True)) for row in self.rows(sql, *some)]
+            found += [dict(zip(names, row, strict=True)) for row in self.rows(sql, *batch)]
         return found
 
     def _cursor(self, sql: str) -> contextlib.AbstractContextManager[Any]:
@@ -117,6 +117,10 @@ class Warehouse:
     def table(self, name: str) -> str:
         """Return the quoted, qualified name of a table."""
         return self._client.sql_client.make_qualified_table_name(name)
+
+    def complete_loads_of(self, name: str) -> str:
+        """Return the rows of a table that complete loads have written, for FROM: `s` is the table, `l` `_dlt_loads`."""
+        return f"{self.table(name)} s JOIN {self.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0"
 
     def column(self, name: str) -> str:
         """Return the quoted name of a column."""
@@ -146,12 +150,12 @@ class Warehouse:
     def insert(self, table: Table, rows: Sequence[dict[str, Any]]) -> None:
         """Add a few rows to a table."""
         names = [column.name for column in table.columns]
-        for some in in_batches(rows, ROWS_PER_INSERT):
+        for batch in in_batches(rows, ROWS_PER_INSERT):
             sql = (
                 f"INSERT INTO {self.table(table.name)} ({', '.join(map(self.column, names))}) "  # noqa: S608
-                f"VALUES {', '.join([placeholders(names)] * len(some))}"
+                f"VALUES {', '.join([placeholders(names)] * len(batch))}"
             )
-            self._client.sql_client.execute_sql(sql, *(row[name] for row in some for name in names))
+            self._client.sql_client.execute_sql(sql, *(row[name] for row in batch for name in names))
 
 
 class FileWarehouse(Warehouse):

@@ -1,6 +1,6 @@
 """What to do about an error of the destination, by SQLSTATE, error number of the system, or class.
 
-The text of a driver's error is never shown, because it may quote rows; these sentences say what it would have said.
+The text of a driver's error is never shown, because it may quote rows. These sentences replace it.
 """
 
 import errno

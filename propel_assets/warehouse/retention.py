@@ -28,10 +28,10 @@ def remove_old_rows(warehouse: Warehouse, results: Sequence[ScanResult]) -> None
         return
     scans, changes = warehouse.table(PROPEL_SCANS.name), warehouse.table(PROPEL_CHANGES.name)
     for name in full:
-        for before in warehouse.audit.full_loads_began(BY_NAME[name])[1:2]:
+        for before in warehouse.audit.full_load_start_times(BY_NAME[name])[1:2]:
             sql = f"DELETE FROM {changes} WHERE table_name = %s AND observed_to < %s AND {NOT_PROPOSED}"  # noqa: S608
             warehouse.execute(sql, name, before, USER_QUERY.name)
             warehouse.execute(f"DELETE FROM {scans} WHERE mode = 'events' AND {OLD_SCANS}", name, before)  # noqa: S608
-            ended = warehouse.audit.ended(AUTH_EVENT)
+            ended = warehouse.audit.scan_end_times(AUTH_EVENT)
             if len(ended) == MAX_LOADS:
                 warehouse.execute(f"DELETE FROM {scans} WHERE {OLD_SCANS}", AUTH_EVENT.name, min(before, *ended))  # noqa: S608

@@ -28,7 +28,7 @@ class LoadSession:
 
     @contextlib.contextmanager
     def pipeline(self, log: Log) -> Iterator[dlt.Pipeline]:
-        """Give the pipeline for one load, whose messages go to ``log``. After an error the next load gets a new one."""
+        """Yield the pipeline for one load, which logs to ``log``. After an error the next load gets a new one."""
         self._log = log
         pipeline, self._pipeline = self._pipeline, None
         if pipeline is None:

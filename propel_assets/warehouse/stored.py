@@ -8,8 +8,10 @@ import dlt
 
 from propel_assets.catalog import AUTH_EVENT, BY_NAME, PROPEL_SCANS, tables_of, tables_written_by
 from propel_assets.errors import OtherPipeline
+from propel_assets.privacy.erasure_list import STATE_KEY
 from propel_assets.privacy.policy import Policy
 from propel_assets.settings import Target
+from propel_assets.source.dlt_source import SOURCE
 from propel_assets.source.reconcile import is_same_type
 from propel_assets.source.stream import ResumeState
 from propel_assets.warehouse.pipeline import destination_kind
@@ -37,6 +39,11 @@ class AuditResumeStore:
 
     def write(self, scan: str, state: ResumeState) -> None:
         """Do nothing: ``state`` is in the rows of `propel_scans`, which the load writes."""
+
+
+def erasure_list_of(state: Mapping[str, Any] | None) -> Any:
+    """Return the erasure list in the state of a pipeline; None: no person was erased."""
+    return ((state or {}).get("sources", {}).get(SOURCE) or {}).get(STATE_KEY)
 
 
 def stored_columns(pipeline: dlt.Pipeline, target: Target, policy: Policy, scan: str) -> dict[str, dict[str, str]]:

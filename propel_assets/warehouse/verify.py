@@ -20,18 +20,17 @@ import pyarrow as pa
 
 from propel_assets.catalog import AUTH_EVENT, BY_NAME, ORG_MEMBERSHIP, USER_QUERY, Table, tables_of
 from propel_assets.catalog.events import ids_named_by
-from propel_assets.catalog.model import Lookup, MetricGrid, PerParent, ReportGrid
+from propel_assets.catalog.model import Lookup, MetricGrid, PerParent, ReportGrid, Webhooks
 from propel_assets.catalog.users import LOOKUPS
 from propel_assets.errors import WarehouseError
-from propel_assets.privacy.erasure_list import STATE_KEY
 from propel_assets.privacy.filter import PrivacyFilter
 from propel_assets.privacy.policy import VARIANT
 from propel_assets.privacy.policy_file import load_policy
-from propel_assets.settings import Settings, require_credentials
+from propel_assets.settings import Settings
 from propel_assets.source.client import Client
 from propel_assets.source.decode import PageDecoder, RowType
-from propel_assets.source.dlt_source import SOURCE, complete_schema
-from propel_assets.source.lists import get_or_none, request_each
+from propel_assets.source.dlt_source import complete_schema
+from propel_assets.source.lists import MAX_SINGLE_READS, get_or_none, request_each
 from propel_assets.source.readers import ScanContext, read_scan
 from propel_assets.source.readers.users import API_CLOCK_DIFFERENCE, READ_UNTIL
 from propel_assets.source.reconcile import Reconciler
@@ -43,18 +42,19 @@ from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, destination_kind
 from propel_assets.warehouse.query import HOW_TO_LOAD, connect
-from propel_assets.warehouse.stored import AuditResumeStore
+from propel_assets.warehouse.stored import AuditResumeStore, erasure_list_of
 
 USER_ID, ACTIVITY = "user_id", "last_active_at"
 USER_BY_ID = next(table for table in LOOKUPS if table.shape == Lookup("user_id"))
-IGNORED = (ACTIVITY, f"{ACTIVITY}__v_text", "num_orgs_subscribed")
+IGNORED = (ACTIVITY, f"{ACTIVITY}{VARIANT}", "num_orgs_subscribed")
 """Columns that change without a change of their row."""
 NOT_COMPARED: dict[type, str] = {
-    Lookup: "not compared: its rows come from the configuration of each run",
-    ReportGrid: "not compared: PropelAuth recomputes reports",
-    MetricGrid: "not compared: PropelAuth recomputes metrics",
+    Lookup: "its rows come from the configuration of each run",
+    ReportGrid: "PropelAuth recomputes reports",
+    MetricGrid: "PropelAuth recomputes metrics",
+    Webhooks: "its rows are webhook events, which PropelAuth does not list",
 }
-MAX_SINGLE_READS = 200
+"""By shape, why a table is not compared."""
 MAX_DIFFERENCES = 10_000
 """Differences of one table that are kept. Above it, the table as a whole is wrong."""
 
@@ -109,7 +109,7 @@ def verify_scan(
     Args:
         scan: the name of the scan.
         wanted: names of its tables.
-        settings: credentials, target and privacy policy.
+        settings: target, privacy policy and credentials (`require_credentials`).
         named_by_events: which ids webhook events name.
         progress: called with a table, the rows read so far and the rows expected.
         log: receives a message while a lock is waited for.
@@ -117,10 +117,9 @@ def verify_scan(
     Raises:
         PropelError: the tables could not be compared.
     """
-    settings = require_credentials(settings)
     tables = [table for table in tables_of(scan) if table.name in wanted]
     if reason := NOT_COMPARED.get(type(tables[0].shape)) or _merge_reason(tables[0]):
-        return [TableComparison(table.name, notes=(reason,), is_compared=False) for table in tables]
+        return [_not_compared(table, reason) for table in tables]
     with working_folder() as folder:
         pipeline = build_pipeline(settings.target, folder, log)
         file = database_file(pipeline)
@@ -131,7 +130,11 @@ def verify_scan(
 
 
 def _merge_reason(table: Table) -> str:
-    return "not compared: its rows are merged, and PropelAuth's figures change later" if table.load == "merge" else ""
+    return "its rows are merged, and PropelAuth's figures change later" if table.load == "merge" else ""
+
+
+def _not_compared(table: Table, reason: str) -> TableComparison:
+    return TableComparison(table.name, notes=(f"not compared: {reason}",), is_compared=False)
 
 
 @dataclass
@@ -175,9 +178,8 @@ class _Comparison:
         self._folder, self._named_by_events, self._progress = folder, named_by_events, progress
         self._policy = load_policy(settings.privacy_settings)
         self._state = AuditResumeStore(pipeline, settings.target, self._policy).read(scan)
-        erased = pipeline.state.get("sources", {}).get(SOURCE, {}).get(STATE_KEY)
-        self._privacy = PrivacyFilter(settings.privacy_settings, erased, self._state.privacy)
-        self._sides: dict[str, _ComparedTable] = {}
+        self._privacy = PrivacyFilter(settings.privacy_settings, erasure_list_of(pipeline.state), self._state.privacy)
+        self._compared: dict[str, _ComparedTable] = {}
         self._changed_ids: set[str] = set()
         self._new_ids: set[str] = set()
         naming = complete_schema().naming
@@ -193,24 +195,24 @@ class _Comparison:
         """Read both sides and return what differs."""
         try:
             reasons = self._read_warehouse()
-            if self._sides:
+            if self._compared:
                 reasons |= {r.table_name: r.reason for r in self._read_propelauth() if r.skipped}
             for name in reasons:
-                if side := self._sides.pop(name, None):
-                    side.digests.close()
-            if self._sides:
+                if compared := self._compared.pop(name, None):
+                    compared.digests.close()
+            if self._compared:
                 self._note_events()
                 self._read_differences_again()
                 self._note_events()
             return [
-                TableComparison(table.name, notes=(f"not compared: {reasons[table.name]}",), is_compared=False)
+                _not_compared(table, reasons[table.name])
                 if table.name in reasons
-                else self._compare(self._sides[table.name])
+                else self._compare(self._compared[table.name])
                 for table in self._tables
             ]
         finally:
-            for side in self._sides.values():
-                side.digests.close()
+            for compared in self._compared.values():
+                compared.digests.close()
 
     # --- the warehouse ---
 
@@ -228,13 +230,15 @@ class _Comparison:
                     reasons[table.name] = "the privacy policy has changed since the load. Load the table first"
                 else:
                     newest = warehouse.audit.last_load(table, events=True) or load
-                    side = self._side(table, load, stored, has_applied_events=newest.load_id != load.load_id)
-                    side.missing_columns = self._missing_columns(table, stored, warehouse.audit.columns_written(table))
-                    self._sides[table.name] = side
-            for side in self._sides.values():
-                for batch in warehouse.batches(side.table.name, side.kinds):
-                    columns = dict(zip(side.kinds, zip(*batch, strict=True), strict=True))
-                    side.digests.add("stored", columns, *self._flags(side, columns))
+                    has_applied_events = newest.load_id != load.load_id
+                    compared = self._prepare(table, load, stored, has_applied_events=has_applied_events)
+                    written = warehouse.audit.columns_written(table)
+                    compared.missing_columns = self._missing_columns(table, stored, written)
+                    self._compared[table.name] = compared
+            for compared in self._compared.values():
+                for batch in warehouse.batches(compared.table.name, compared.kinds):
+                    columns = dict(zip(compared.kinds, zip(*batch, strict=True), strict=True))
+                    compared.digests.add("stored", columns, *self._changed_since_load(compared, columns))
         return reasons
 
     def _missing_columns(self, table: Table, stored: Mapping[str, str], written: Collection[str]) -> list[str]:
@@ -253,7 +257,7 @@ class _Comparison:
             )
         return [name for name in missing if name in names or f"{name}{VARIANT}" not in stored]
 
-    def _side(
+    def _prepare(
         self, table: Table, load: LoadRecord, stored: Mapping[str, str], *, has_applied_events: bool
     ) -> _ComparedTable:
         kinds = {name: kind for name, kind in stored.items() if name not in IGNORED and not name.startswith("_dlt")}
@@ -272,7 +276,7 @@ class _Comparison:
 
         The webhook store is read first: an event leaves it once it is applied, and is in the warehouse then.
         """
-        since = min(side.load.started_at for side in self._sides.values())
+        since = min(compared.load.started_at for compared in self._compared.values())
         named = {*self._named_by_events(since)}
         with connect(self._pipeline, self._settings.target, self._policy) as warehouse:
             if warehouse.columns_of(AUTH_EVENT.name):
@@ -283,22 +287,24 @@ class _Comparison:
                     named |= {*ids} or {*filter(None, [user_id or org_id])}
         self._changed_ids |= {*named, *self._privacy.stored_ids(USER_QUERY.name, USER_ID, named)}
 
-    def _flags(self, side: _ComparedTable, columns: Mapping[str, Sequence[Any]]) -> tuple[list[bool], list[bool]]:
+    def _changed_since_load(
+        self, compared: _ComparedTable, columns: Mapping[str, Sequence[Any]]
+    ) -> tuple[list[bool], list[bool]]:
         """Return two lists with a value per row.
 
         The first: whether the row was created or active since the load, or has expired since. The second: whether it
         was created since.
         """
         now = datetime.now(UTC).timestamp() + API_CLOCK_DIFFERENCE
-        expired_since = side.load.started_at.timestamp() - API_CLOCK_DIFFERENCE
+        expired_since = compared.load.started_at.timestamp() - API_CLOCK_DIFFERENCE
         number = len(next(iter(columns.values())))
 
         def between(name: str, after: float, until: float = inf) -> list[bool]:
             times = columns.get(name, [None] * number)
             return [at is not None and after < _seconds(at) <= until for at in times]
 
-        new = between("created_at", side.created_since)
-        since = between(ACTIVITY, side.active_since), between("expires_at", expired_since, now)
+        new = between("created_at", compared.created_since)
+        since = between(ACTIVITY, compared.active_since), between("expires_at", expired_since, now)
         return [*map(any, zip(new, *since, strict=True))], new
 
     # --- PropelAuth ---
@@ -308,13 +314,13 @@ class _Comparison:
         context = ScanContext(
             client=Client(self._settings.tenant),
             resume_state=replace(self._state, rows={}),  # a loss is what this finds
-            wanted={*self._sides},
+            wanted={*self._compared},
             progress=self._progress,
             resume_state_of=AuditResumeStore(self._pipeline, self._settings.target, self._policy).read,
         )
         results = []
         for name in only or ():
-            self._sides[name].digests.forget("current", only[name] if only else ())
+            self._compared[name].digests.remove("current", only[name] if only else ())
         for item in read_scan(self._scan, context):
             if isinstance(item, ScanResult):
                 results.append(item)
@@ -328,15 +334,16 @@ class _Comparison:
         columns = {column: stored[column].to_pylist() for column in stored.column_names}
         if name == USER_QUERY.name:
             self._note_users(columns)
-        side = self._sides.get(name)
-        if side is None or not len(stored) or (only is not None and name not in only):
+        compared = self._compared.get(name)
+        if compared is None or not len(stored) or (only is not None and name not in only):
             return
-        side.new_columns |= {
-            column
-            for column in columns
-            if column not in {*side.kinds, *IGNORED, *side.missing_columns} and stored[column].null_count < len(stored)
+        known = {*compared.kinds, *IGNORED, *compared.missing_columns}
+        compared.new_columns |= {
+            column for column in columns if column not in known and stored[column].null_count < len(stored)
         }
-        side.digests.add("current", columns, *self._flags(side, columns), only[name] if only else None)
+        compared.digests.add(
+            "current", columns, *self._changed_since_load(compared, columns), only[name] if only else None
+        )
 
     def _note_users(self, columns: Mapping[str, Sequence[Any]]) -> None:
         """Note the ids of users who were active or created since the load, for their memberships."""
@@ -351,11 +358,11 @@ class _Comparison:
     def _read_differences_again(self) -> None:
         """Read the rows that differ once more, by single requests where the API has them."""
         keys: dict[str, set[Key]] = {}
-        for name, side in self._sides.items():
-            found = (d.key for d in side.differences(self._changed_ids, self._new_ids) if not d.is_changed)
+        for name, compared in self._compared.items():
+            found = (d.key for d in compared.differences(self._changed_ids, self._new_ids) if not d.is_changed)
             keys[name] = {*itertools.islice(found, MAX_DIFFERENCES + 1)}
             if len(keys[name]) > MAX_DIFFERENCES:
-                side.notes.append(f"more than {MAX_DIFFERENCES:,} rows differ. They were not read again")
+                compared.notes.append(f"more than {MAX_DIFFERENCES:,} rows differ. They were not read again")
                 keys[name] = set()
         keys = {name: found for name, found in keys.items() if found}
         if not keys:
@@ -366,7 +373,7 @@ class _Comparison:
             self._read_propelauth(keys)
             return
         for name, found in keys.items():
-            self._sides[name].digests.forget("current", found)
+            self._compared[name].digests.remove("current", found)
         client = Client(self._settings.tenant)
         for rows in request_each(client, lambda id_: single(client, id_), ids, self._tables[0].name):
             for item in rows:
@@ -378,36 +385,38 @@ class _Comparison:
         if isinstance(table.shape, PerParent) and not self._privacy.hashes(table.name, table.key[0]):
             return partial(_read_one_row, table, table.shape)
         if table.scan == USER_QUERY.scan and not self._privacy.hashes(USER_QUERY.name, USER_ID):
-            return partial(_read_one_user, include_orgs=ORG_MEMBERSHIP.name in self._sides)
+            return partial(_read_one_user, include_orgs=ORG_MEMBERSHIP.name in self._compared)
         return None
 
-    def _compare(self, side: _ComparedTable) -> TableComparison:
-        rows = side.digests.count("stored")
+    def _compare(self, compared: _ComparedTable) -> TableComparison:
+        rows = compared.digests.count("stored")
         changed = lost = 0  # lost: rows of the load that are missing
-        differences = [Difference("missing column", "", (name,)) for name in side.missing_columns]
+        differences = [Difference("missing column", "", (name,)) for name in compared.missing_columns]
         counts: Counter[str] = Counter(difference.kind for difference in differences)
-        for found in side.differences(self._changed_ids, self._new_ids):
+        for found in compared.differences(self._changed_ids, self._new_ids):
             lost += found.kind == "missing" and not found.is_new
             if found.is_changed:
                 changed += 1
                 continue
             counts[found.kind] += 1
             if len(differences) < MAX_DIFFERENCES:
-                differences.append(Difference(found.kind, _shown_key(side.table, found.key), found.columns))
-        if counts["extra"] and side.load.rows_expected is not None and not side.has_applied_events:
-            added = rows - side.load.rows_expected + lost
+                differences.append(Difference(found.kind, _shown_key(compared.table, found.key), found.columns))
+        if counts["extra"] and compared.load.rows_expected is not None and not compared.has_applied_events:
+            added = rows - compared.load.rows_expected + lost
             if added <= 0:
                 # Every row of the load is accounted for, so PropelAuth has deleted these since.
                 differences = [d for d in differences if d.kind != "extra"]
                 changed += counts.pop("extra")
             elif added < counts["extra"]:
-                side.notes.append(f"{added} of the extra rows were not loaded, the others were deleted at PropelAuth")
-        if side.new_columns:
-            side.notes.append(f"fields that are new since the load: {', '.join(sorted(side.new_columns))}")
+                compared.notes.append(
+                    f"{added} of the extra rows were not loaded, the others were deleted at PropelAuth"
+                )
+        if compared.new_columns:
+            compared.notes.append(f"fields that are new since the load: {', '.join(sorted(compared.new_columns))}")
         total = sum(counts.values())
         if total > len(differences):
-            side.notes.append(f"{total:,} rows differ, the first {len(differences):,} are listed")
-        return TableComparison(side.table.name, rows, changed, differences, side.notes)
+            compared.notes.append(f"{total:,} rows differ, the first {len(differences):,} are listed")
+        return TableComparison(compared.table.name, rows, changed, differences, compared.notes)
 
 
 def _read_one_user(client: Client, user_id: str, *, include_orgs: bool) -> list[Rows]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from propel_assets.errors import SettingsError
-from propel_assets.settings import Settings, normalize_auth_url, require_credentials
+from propel_assets.settings import Settings, credentials, normalize_auth_url, require_credentials
 
 DEMO = "To try without a tenant: propel-assets demo."
 
@@ -47,6 +47,28 @@ def test_a_refused_url_is_quoted_without_secrets(url, quoted) -> None:
         normalize_auth_url(url)
     assert str(error.value).startswith(f"PROPELAUTH_AUTH_URL {quoted} https://auth.example.com: ")
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "normalized"),
+    [
+        ("https://Auth.Example.com/", "https://auth.example.com"),
+        ("HTTPS://auth.example.com:443", "https://auth.example.com"),
+        ("https://auth.example.com:8443", "https://auth.example.com:8443"),
+        ("https://auth.example.com:80", "https://auth.example.com:80"),
+        ("http://localhost:80", "http://localhost"),
+        ("http://[::1]:8400", "http://[::1]:8400"),
+    ],
+)
+def test_the_same_host_has_one_url(url, normalized) -> None:
+    assert normalize_auth_url(url) == normalized
+
+
+def test_only_what_a_load_uses_is_looked_up_in_dlts_files(monkeypatch) -> None:
+    found: list[str] = []
+    monkeypatch.setattr(credentials, "read_from_dlt", lambda _, name: found.append(name) or "")
+    settings = require_credentials(Settings(auth_url="https://auth.example.com", api_key="k"))
+    assert (settings.auth_url, found) == ("https://auth.example.com", ["oauth_token"])
 
 
 @pytest.mark.parametrize("command", ["load", "status"])

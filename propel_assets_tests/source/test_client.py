@@ -150,6 +150,7 @@ def test_a_refused_connection_is_transient(connect) -> None:
         ("0.5", 0.5),
         *[(header, None) for header in (None, "", "0", "-3", "soon", "nan", "inf", "1e999", "99999999999 GMT")],
         *[(f"Tue, 24 Nov 2015 06:00:00{zone}", None) for zone in ("", " GMT", " +0100")],
+        ("Mon, 01 Jan 99999999999999 00:00:00 GMT", None),
     ],
 )
 def test_a_retry_after_that_is_not_a_positive_time_counts_as_absent(header, seconds) -> None:

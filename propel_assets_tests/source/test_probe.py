@@ -15,7 +15,14 @@ from propel_assets.source.probe import MAX_REQUESTS, ProbeResult, probe
 TENANTS: dict[str, dict[str, Any]] = {
     "as documented": {},
     "another cap, refused": {"page_size_cap": 250, "page_size_refused": True},
-    "a small cap, reduced": {"page_size_cap": 50},
+    **{f"a cap of {n}, reduced": {"page_size_cap": n} for n in (10, 50, 99)},
+    **{f"a cap of {n}, refused": {"page_size_cap": n, "page_size_refused": True} for n in (1, 10, 50, 99)},
+    "a cap of 50, refused, and include_orgs refused": {
+        "page_size_cap": 50,
+        "page_size_refused": True,
+        "include_orgs_off": 426,
+    },
+    "include_orgs refused": {"include_orgs_off": 400},
     "errors after the last page": {"past_end": 410},
     "no User Insights, no SCIM, no API keys": {"insights_off": 402, "scim_off": 404, "api_keys_off": 403},
     "no orgs": {"orgs_off": 426},
@@ -30,6 +37,7 @@ TENANTS: dict[str, dict[str, Any]] = {
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch) -> None:
     monkeypatch.setattr(probe_module, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(probe_module, "RETRY_PAUSE_SECONDS", 0)
 
 
 def run_probe(sandbox: Sandbox) -> ProbeResult:
@@ -47,7 +55,10 @@ def test_a_sandbox_replays_the_profile_of_a_tenant(behaviour) -> None:
         assert len(tenant.requests) == found.requests <= MAX_REQUESTS
         assert {request.method for request in tenant.requests} == {"GET"}
     faults = found.profile["faults"]
-    assert {**behaviour, **faults, "error_bodies": {}} == {**faults, "error_bodies": {}}, "each behaviour is found"
+    assert {name: value for name, value in faults.items() if name != "error_bodies"} == {
+        "page_size_cap": 100,
+        **{name: value for name, value in behaviour.items() if name != "error_bodies"},
+    }, "each behaviour is found, and no other"
     with Sandbox(users=1_200, orgs=24, seed=7, profile=faults) as replay:
         again = run_probe(replay)
     assert answers(again) == answers(found)
@@ -92,6 +103,34 @@ def test_a_response_that_is_too_large_settles_nothing(monkeypatch) -> None:
         run_probe(replay)
 
 
+@pytest.mark.parametrize("fault", ["server_error=503,requests=1", "server_error=500,requests=2", "reset,requests=1"])
+def test_a_transient_failure_is_retried_and_is_no_finding(fault) -> None:
+    with Sandbox(users=300, orgs=6, seed=7) as tenant:
+        undisturbed = run_probe(tenant)
+        tenant.faults.parse(fault)
+        found = run_probe(tenant)
+    assert found.profile["faults"] == undisturbed.profile["faults"]
+    assert answers(found) == answers(undisturbed)
+    assert undisturbed.requests < found.requests <= MAX_REQUESTS
+
+
+def test_a_list_of_users_that_keeps_failing_ends_the_probe() -> None:
+    with Sandbox(users=30, orgs=3, seed=7) as tenant:
+        tenant.faults.set("server_error", 503)
+        with pytest.raises(TransientApiError, match=r"stopped after 3 requests: .* returned 503 repeatedly"):
+            run_probe(tenant)
+
+
+def test_a_feature_that_keeps_failing_is_not_a_feature_that_is_not_enabled() -> None:
+    with Sandbox(users=30, orgs=3, seed=7) as tenant:
+        tenant.faults.set("server_error", 500, path="/api/backend/v1/user_report")
+        tenant.faults.set("html", 503, path="/api/backend/v1/end_user_api_keys")
+        found = run_probe(tenant)
+    assert not {"insights_off", "api_keys_off"} & found.profile["faults"].keys()
+    assert "500" not in found.profile["faults"]["error_bodies"]["value"]
+    assert found.requests <= MAX_REQUESTS
+
+
 def test_ties_that_change_places_are_found() -> None:
     with Sandbox(users=1_200, orgs=24, seed=7, profile={"shuffled_ties": True}) as tenant:
         oldest = next(iter(tenant.store.users.values()))
@@ -119,7 +158,32 @@ def test_neither_findings_nor_profile_have_personal_data_ids_keys_or_the_host() 
     assert "127.0.0.1" not in text
     assert "@" not in text
     assert re.findall(r"[0-9a-f]{8}-", text) == []
-    assert found.profile["faults"]["error_bodies"]["value"]["401"]["body"].startswith("no <host or key> at")
+    assert found.profile["faults"]["error_bodies"]["value"]["401"]["body"] == "text"
+
+
+@pytest.mark.parametrize(
+    ("body", "kept"),
+    [
+        ("Key 'Production ETL of Jane Doe' is unknown; call +49 170 1234567, see acme-internal.example.net", "text"),
+        ("Rate limit exceeded", "Rate limit exceeded"),
+        ("", ""),
+        (
+            '{"error_code": "jane_doe", "user_facing_errors": {"Jane Doe": ["acme.example.net"]}, "wait_seconds": 3.5}',
+            '{"error_code": "text", "user_facing_errors": {"other": ["text"]}, "wait_seconds": 0}',
+        ),
+        ("[" * 20 + "]" * 20, "[[[[null]]]]"),
+    ],
+)
+def test_only_the_shape_of_an_error_is_kept(body, kept) -> None:
+    error = {"content_type": "text/vnd.acme-internal; charset=utf-8", "body": body}
+    with Sandbox(users=30, orgs=3, seed=7) as tenant:
+        tenant.faults.set("error_bodies", {"401": error, "404": error})
+        tenant.faults.set("response_headers", {"x-acme-internal-ratelimit": "jane", "x-ratelimit-limit": "jane"})
+        found = run_probe(tenant)
+    errors = found.profile["faults"]["error_bodies"]["value"]
+    assert errors["401"] == errors["404"] == {"content_type": "", "body": kept}
+    text = json.dumps(found.profile) + " ".join(finding.answer for finding in found.findings)
+    assert [word for word in ("jane", "Jane", "acme", "+49") if word in text] == []
 
 
 def test_a_key_that_is_refused_and_a_rate_limit_end_with_one_sentence() -> None:

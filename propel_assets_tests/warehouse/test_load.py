@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from propel_assets.catalog import SCANS, TABLES
-from propel_assets.errors import LossRefused
+from propel_assets.errors import LossRefused, UnexpectedError
 from propel_assets.source import convert
 from propel_assets.source.client import Client
 from propel_assets.source.convert import Batch, Converter
@@ -43,6 +43,17 @@ def test_a_sudden_loss_is_refused_and_can_be_allowed(settings, sandbox, query, m
 
     load_scan("users", load_settings())
     assert query("SELECT count(*) FROM user_query") == [(200,)]
+
+
+def test_a_defect_while_reading_is_not_reported_as_an_error_of_the_destination(settings, monkeypatch) -> None:
+    def fail(*_, **__) -> None:
+        raise OverflowError("a value of a row")
+
+    monkeypatch.setattr(Client, "get", fail)
+    with pytest.raises(UnexpectedError) as error:
+        load_scan("jwks", settings)
+    assert str(error.value).startswith("Unexpected OverflowError at test_load.py:")
+    assert "a value" not in str(error.value)
 
 
 def test_a_load_does_not_look_for_the_database_of_another_project(settings, query, tmp_path, monkeypatch) -> None:

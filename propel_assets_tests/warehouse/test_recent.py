@@ -10,6 +10,7 @@ from propel_assets.catalog import tables_of
 from propel_assets.errors import OtherEnvironment, WarehouseError
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.sandbox.running import Sandbox
+from propel_assets.source.client import Client
 from propel_assets.source.stream import ReadOptions
 from propel_assets.warehouse.checks import examine
 from propel_assets.warehouse.load import load_scan
@@ -110,6 +111,16 @@ def test_a_sandbox_is_the_same_environment_on_another_port_unless_its_seed_diffe
         assert query("SELECT count(*) FROM user_query") == [(300,)]
         load_scan(scan, replace(settings, auth_url=other.url, allow_loss=True))
     assert query("SELECT count(*) FROM user_query") == [(310 if scan == "users" else 300,)]
+
+
+def test_another_spelling_of_the_host_is_the_same_environment(settings, sandbox, monkeypatch) -> None:
+    monkeypatch.setattr(Client, "tenant_id", "Auth.Example.com:443")  # as an earlier version stored it
+    load_scan("jwks", settings)
+    monkeypatch.setattr(Client, "tenant_id", "auth.example.com")
+    load_scan("jwks", settings)
+    monkeypatch.setattr(Client, "tenant_id", "auth.example.com:8443")
+    with pytest.raises(OtherEnvironment):
+        load_scan("jwks", settings)
 
 
 @pytest.mark.parametrize("days", [-400, 400])

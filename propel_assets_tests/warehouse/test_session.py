@@ -112,9 +112,21 @@ def test_tables_are_loaded_although_the_local_state_cannot_be_written(settings, 
     assert query("SELECT count(*) > 0 FROM jwks") == [(True,)]
     [message] = messages
     assert message.startswith(
-        "The tables are loaded, but dlt's local pipeline state could not be written: No such file"
+        "The tables are loaded, but dlt's local pipeline state could not be written: FileNotFoundError "
+        "(No such file or directory)."
     )
     assert "Set DLT_DATA_DIR to a folder that this user can write to" in message
+
+
+def test_files_of_the_local_state_that_cannot_be_copied_are_described(settings, monkeypatch) -> None:
+    def fail(*_) -> None:
+        raise shutil.Error([("from", "to", "[Errno 28] No space left on device")])
+
+    monkeypatch.setattr(pipeline_module, "copy_local_state", fail)
+    messages: list[str] = []
+    load_scan("jwks", settings, log=messages.append)
+    [message] = messages
+    assert "could not be written: Error (No space left on device)." in message
 
 
 def test_a_killed_session_is_cleaned_up_by_the_next(settings, temporary) -> None:

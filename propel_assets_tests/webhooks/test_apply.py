@@ -650,6 +650,28 @@ def test_the_interval_of_a_change_contains_it_after_a_load_that_had_read_before(
     assert times[1] <= before
 
 
+def test_a_load_by_a_clock_that_was_ahead_is_no_start_of_an_interval(settings, sandbox, travel) -> None:
+    with travel(730):
+        for scan in SCANS:
+            load_scan(scan, settings)
+    read_at = datetime.now(UTC)
+    for scan in SCANS:
+        load_scan(scan, settings)
+    first, second, *_ = sandbox.store.users
+    with connected(settings, sandbox):
+        with travel(365):
+            sandbox.store.update_user(first, first_name="First")
+            apply(settings)
+        sandbox.store.update_user(first, first_name="Second")
+        sandbox.store.update_user(second, first_name="Second")
+        apply(settings)
+    with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
+        sql = f"SELECT changed_after, changed_before FROM {warehouse.table('propel_changes')} WHERE change = 'changed'"
+        changes = warehouse.rows(sql)
+    assert len(changes) == 3
+    assert all(read_at <= after < before for after, before in changes), changes
+
+
 @pytest.mark.parametrize("settings", ["postgres"], indirect=True)
 def test_a_failed_repair_leaves_the_load_complete_and_is_repeated(settings, sandbox, store, monkeypatch) -> None:
     user_id = next(iter(sandbox.store.users))
@@ -678,7 +700,7 @@ def test_an_error_after_the_commit_does_not_fail_the_load(settings, store, monke
     def fail(_: StoredRows) -> None:
         raise RuntimeError("the connection was closed")
 
-    monkeypatch.setattr(StoredRows, "overtaken", fail)
+    monkeypatch.setattr(StoredRows, "rows_to_read_again", fail)
     messages: list[str] = []
     load = load_scan("users", settings, log=messages.append)
     assert {result.verdict for result in load.results} == {"proved"}

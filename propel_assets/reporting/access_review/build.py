@@ -356,8 +356,7 @@ class _Reader:
         for table in SCANNED:
             rows = warehouse.rows(
                 "SELECT s.verdict, s.finished_at, s.rows_read, s.total_max "  # noqa: S608 - our names
-                f"FROM {warehouse.table(PROPEL_SCANS.name)} s "
-                f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
+                f"FROM {warehouse.complete_loads_of(PROPEL_SCANS.name)} "
                 f"WHERE s.table_name = %s AND s.mode <> 'events' AND s.finished_at < {_literal(self._end)} "
                 "ORDER BY s.finished_at, s.load_id",
                 table,

@@ -4,6 +4,7 @@ A reader yields the rows of its tables, then one `ScanResult` per table. It rais
 have the feature: the tables are reported as skipped and keep their rows.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -27,6 +28,8 @@ from propel_assets.source.stream import ResumeState, Rows, ScanResult
 __all__ = ["CUSTOM_READERS", "READERS", "ScanContext", "read_scan"]
 
 Stream = Iterator[Rows | ScanResult]
+
+DEFAULT_PORT = re.compile(r":(80|443)$")
 
 READERS: dict[type, Callable[[ScanContext, Table, Any], Stream]] = {
     PagedList: lambda context, table, _: read_paged_list(context, table),
@@ -98,7 +101,7 @@ def _refuse_other_environment(context: ScanContext) -> None:
     The id of a server on this machine is known after its first response (docs/decisions/0014-tenant-id.md).
     """
     before, now = context.resume_state.tenant_id, context.client.tenant_id
-    if before and now and before != now and not context.client.tenant.allow_loss:
+    if before and now and _normalized(before) != _normalized(now) and not context.client.tenant.allow_loss:
         databases = "another folder, or DESTINATION__DUCKDB__CREDENTIALS"
         if before.startswith(SANDBOX):
             remedy = (
@@ -116,6 +119,11 @@ def _refuse_other_environment(context: ScanContext) -> None:
             f"The tables were loaded from {before}, and PROPELAUTH_AUTH_URL is of {now}. The previous data is kept. "
             f"{remedy}"
         )
+
+
+def _normalized(tenant_id: str) -> str:
+    """Return the id of a tenant as it is compared: earlier versions stored the host as it was written."""
+    return DEFAULT_PORT.sub("", tenant_id.lower())
 
 
 def _refuse_loss(result: ScanResult, context: ScanContext) -> None:

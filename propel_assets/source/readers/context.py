@@ -15,7 +15,7 @@ from propel_assets.source.client import Client
 from propel_assets.source.decode import RowType
 from propel_assets.source.lists import ListEndpoint, ListOutcome, ListScan, Watch
 from propel_assets.source.scan import Order
-from propel_assets.source.stream import Overtaken, Progress, ReadOptions, ResumeState, ScanResult
+from propel_assets.source.stream import Progress, ReadOptions, ResumeState, RowsToReadAgain, ScanResult
 
 FORBIDDEN = 403
 MIN_LOSS_ROWS = 50
@@ -29,9 +29,9 @@ class ScanContext:
     None: all. ``count_unknown``: returns how many of the given ids a table of the warehouse does not have; None where
     the warehouse cannot be queried. ``resume_state_of``: returns the resume state of another scan. ``privacy``:
     the fingerprint of the privacy policy. ``stored_ids``: returns which of the given ids a table has.
-    ``first_receipt``: returns when the first of the given messages that are stored was received. ``overtaken``: returns
-    the rows that loads can have replaced by older ones. ``deleted_since_full_load``: returns how many rows of a table
-    loads of events have deleted since its last full load.
+    ``first_receipt``: returns when the first of the given messages that are stored was received.
+    ``rows_to_read_again``: what a load of events must read beside what they name. ``deleted_since_full_load``: returns
+    how many rows of a table loads of events have deleted since its last full load.
     """
 
     client: Client
@@ -44,7 +44,7 @@ class ScanContext:
     privacy: str = ""
     stored_ids: Callable[[Table, Sequence[str]], list[str]] = lambda *_: []
     first_receipt: Callable[[Sequence[str]], datetime | None] = lambda _: None
-    overtaken: Callable[[], Overtaken] = Overtaken
+    rows_to_read_again: RowsToReadAgain = field(default_factory=RowsToReadAgain)
     deleted_since_full_load: Callable[[Table], int] = lambda _: 0
 
     def wants(self, table: Table) -> bool:

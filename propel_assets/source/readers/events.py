@@ -19,7 +19,7 @@ from propel_assets.catalog.model import Webhooks
 from propel_assets.errors import LossRefused, PermanentApiError, TransientApiError, Unreachable
 from propel_assets.source.convert import nested_rows
 from propel_assets.source.decode import PageDecoder, RowType, to_arrow
-from propel_assets.source.lists import BAD_REQUEST, get_or_none, request_each
+from propel_assets.source.lists import BAD_REQUEST, MAX_SINGLE_READS, get_or_none, request_each
 from propel_assets.source.readers.context import ScanContext, SkipScan, allowed_loss, key_of, list_scan
 from propel_assets.source.readers.users import API_CLOCK_DIFFERENCE, Memberships, list_orders
 from propel_assets.source.stream import ReceivedEvent, Rows, ScanResult, join_reasons
@@ -32,7 +32,6 @@ COLUMNS = {
     "impersonator_user_id": ("impersonator_user_id",),
 }
 """By column of `auth_event`, the fields of payloads that it is read from."""
-MAX_SINGLE_READS = 200
 CONTROLS = 3
 """Ids of the list, one of which must be readable before a status 404 counts as a deletion."""
 FOLLOWED, SINCE = "followed", "since"
@@ -70,33 +69,47 @@ def read_events(context: ScanContext, table: Table, shape: Webhooks) -> Iterator
     stored = context.stored_ids(AUTH_EVENT, [row["message_id"] for row in rows])
     known = set(stored)
     new = [row for row in rows if row["message_id"] not in known]  # a later delivery has later times
-    overtaken = context.overtaken()
-    receipts = [*(row["received_at"] for row in new), context.first_receipt(stored), overtaken.since]
+    again = context.rows_to_read_again
+    receipts = [*(row["received_at"] for row in new), context.first_receipt(stored), again.since]
     since = min(filter(None, receipts), default=None)
-    cursor = {FOLLOWED: list(overtaken.loads), SINCE: since.isoformat() if since else None}
+    cursor = {FOLLOWED: list(again.loads), SINCE: since.isoformat() if since else None}
     yield Rows(table.name, to_arrow(AUTH_EVENT, new))
     yield ScanResult(table_name=table.name, verdict="proved", rows_read=len(new), cursor=cursor)
-    times = [event.sent_at for event in events] + ([overtaken.since] if overtaken.since else [])
+    times = [event.sent_at for event in events] + ([again.since] if again.since else [])
     sent_since = int(min((time.timestamp() for time in times), default=0)) - API_CLOCK_DIFFERENCE
     loaded = [name for name in shape.applies_to if context.is_current(BY_NAME[name])]
+    user_ids = _ids([*(row["user_id"] for row in rows), *again.users])
+    org_ids = _ids([*(row["org_id"] for row in rows), *again.orgs])
+    retried = {*_ids(row[column] for row in rows for column in ("user_id", "org_id"))}
+    yield from _read_named(context, loaded, user_ids, org_ids, retried, sent_since)
+
+
+def _read_named(
+    context: ScanContext,
+    loaded: Collection[str],
+    user_ids: Sequence[str],
+    org_ids: Sequence[str],
+    retried: Collection[str],
+    sent_since: int,
+) -> Iterator[Rows | ScanResult]:
+    """Read the users, memberships and orgs that events name, in the tables that have been ``loaded``.
+
+    ``retried``: the ids whose events can stay in the store if the API returns errors for them.
+    """
     gone: list[str] = []
-    if {ORG_QUERY.name, ORG_MEMBERSHIP.name} & {*loaded}:
-        named = _ids(row["org_id"] for row in rows)
-        retried = named if ORG_QUERY.name in loaded else ()
+    if not {ORG_QUERY.name, ORG_MEMBERSHIP.name}.isdisjoint(loaded):
         with _suppress_if_no_orgs():
-            orgs = _read_orgs(context, _ids([*named, *overtaken.orgs]), retried)
+            orgs = _read_orgs(context, org_ids, retried if ORG_QUERY.name in loaded else ())
             gone = orgs.missing
             if ORG_QUERY.name in loaded:
                 yield from orgs.items(ORG_QUERY)
     if USER_QUERY.name in loaded:
-        named = _ids(row["user_id"] for row in rows)
-        ids = _ids([*named, *overtaken.users])
         users = None
         if ORG_MEMBERSHIP.name in loaded:
             with _suppress_if_no_orgs():
-                users = _read_users(context, ids, named, sent_since, with_orgs=True)
+                users = _read_users(context, user_ids, retried, sent_since, with_orgs=True)
         has_orgs = users is not None
-        users = users or _read_users(context, ids, named, sent_since, with_orgs=False)
+        users = users or _read_users(context, user_ids, retried, sent_since, with_orgs=False)
         yield from users.items(USER_QUERY)
         if has_orgs and not (users.rows and all(user.f_org_id_to_org_info is None for user in users.rows)):
             yield from _memberships(users, gone)

@@ -83,9 +83,9 @@ def insert_parquet(table: str, files: Sequence[Path]) -> str:
 
 
 def limited_memory(client: DuckDbSqlClient, work: Callable[[], T]) -> T:
-    """Return the result of ``work``, done with little memory: by default DuckDB uses most of the machine's.
+    """Run ``work`` with a memory limit. If it runs out of memory, run it again without the limit.
 
-    Very wide rows need more. ``work`` is then done again without the limit.
+    By default DuckDB uses most of the machine's memory. Very wide rows need more than the limit.
     """
     if {"memory_limit", "max_memory"} & set(client.credentials.global_config or {}):
         return work()  # the user has set a limit
@@ -186,20 +186,23 @@ class WaitingSqlClient(DuckDbSqlClient):
         refuse_path(file)
         connections: list[engine.DuckDBPyConnection] = []
 
+        def try_open() -> tuple[engine.Error | None, str]:
+            """Connect, or return the error and the owner of the lock."""
+            try:
+                connections.append(super(WaitingSqlClient, self).open_connection())
+            except DestinationConnectionError as error:
+                if not isinstance(error.inner_exc, engine.Error):
+                    raise
+                return error.inner_exc, lock_owner(file)
+            return None, ""
+
         def acquire() -> str:
-            for attempt in range(2):  # the lock can end between the failure and the question for its owner
-                try:
-                    connections.append(super(WaitingSqlClient, self).open_connection())
-                except DestinationConnectionError as error:
-                    if not isinstance(error.inner_exc, engine.Error):
-                        raise
-                    if owner := lock_owner(file):
-                        return f"{owner} has {file.name} open"
-                    if attempt:
-                        raise describe_open_error(file, error.inner_exc) from error
-                else:
-                    break
-            return ""
+            error, owner = try_open()
+            if error and not owner:  # the lock can have ended before its owner was looked up
+                error, owner = try_open()
+            if error and not owner:
+                raise describe_open_error(file, error) from error
+            return f"{owner} has {file.name} open" if error else ""
 
         wait_for_lock(acquire, self.lock_timeout)
         return connections[0]

@@ -1,7 +1,5 @@
 """The DuckDB file itself: why it cannot be opened, and a compacted copy without the bytes of deleted rows."""
 
-import errno
-import os
 import shutil
 import struct
 from pathlib import Path
@@ -9,6 +7,7 @@ from pathlib import Path
 import duckdb as engine
 
 from propel_assets.errors import WarehouseClosed
+from propel_assets.privacy.redaction import describe_error
 from propel_assets.warehouse.dlt_compat import DuckDbSqlClient
 
 # The main header of a file: a checksum of 8 bytes, the magic bytes, the storage version as an unsigned integer.
@@ -51,16 +50,9 @@ def describe_open_error(file: Path, error: engine.Error) -> WarehouseClosed:
             f"{file} was written by DuckDB 2 or later, which DuckDB {engine.__version__} "
             f"cannot read. Export its tables with that version, or {ANOTHER_FILE}."
         )
-    reason = system_error(str(error)) or type(error).__name__
     return WarehouseClosed(
-        f"DuckDB cannot open {file}: {reason}. Free disk space, restore a backup, or {ANOTHER_FILE}."
+        f"DuckDB cannot open {file}: {describe_error(error)}. Free disk space, restore a backup, or {ANOTHER_FILE}."
     )
-
-
-def system_error(message: str) -> str:
-    """Return the text of the operating system's error that ``message`` contains. DuckDB reports no error number."""
-    found = [text for text in map(os.strerror, errno.errorcode) if text in message]
-    return max(found, key=len, default="")
 
 
 def write_compacted_copy(client: DuckDbSqlClient, file: Path) -> None:
@@ -79,10 +71,9 @@ def write_compacted_copy(client: DuckDbSqlClient, file: Path) -> None:
         connection.execute(f"COPY FROM DATABASE {client.escape_column_name(name)} TO propel_copy")
         connection.execute("DETACH propel_copy")
     except engine.Error as error:
-        reason = system_error(str(error)) or type(error).__name__
         raise WarehouseClosed(
-            f"The rows were deleted, but {file.name} could not be compacted, so their bytes are still in it: {reason}. "
-            "Free disk space beside it and run again."
+            f"The rows were deleted, but {file.name} could not be compacted, so their bytes are still in it: "
+            f"{describe_error(error)}. Free disk space beside it and run again."
         ) from None
 
 

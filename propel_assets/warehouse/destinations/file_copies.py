@@ -70,9 +70,9 @@ class FileCopies:
                 columns = ", ".join(map(client.escape_column_name, rows.schema.names))
                 sql = f'SELECT {columns} FROM {self._table(name)} WHERE "{PART}" = {number}'  # noqa: S608
                 with client.execute_query(sql) as cursor:
-                    some = (table.cast(rows.schema).to_batches() for table in cursor.iter_arrow(ROWS_AT_ONCE))
+                    batches = (table.cast(rows.schema).to_batches() for table in cursor.iter_arrow(ROWS_AT_ONCE))
                     self.files.replace(
-                        name, part, pa.RecordBatchReader.from_batches(rows.schema, chain.from_iterable(some))
+                        name, part, pa.RecordBatchReader.from_batches(rows.schema, chain.from_iterable(batches))
                     )
 
     def _sums(self, name: str) -> dict[int, tuple[Any, ...]]:

@@ -56,7 +56,7 @@ class PostgresClient(SetsClient):
 
 @contextlib.contextmanager
 def stream_rows(client: Any, sql: str) -> Iterator[Any]:
-    """Give a cursor of the server for ``sql``. A cursor of the driver would hold all rows in memory."""
+    """Yield a cursor of the server for ``sql``. A cursor of the driver would hold all rows in memory."""
     with client.begin_transaction(), client.native_connection.cursor(name="propel_assets") as cursor:
         cursor.execute(sql)
         yield cursor
