@@ -26,9 +26,9 @@ def settings(request: pytest.FixtureRequest, sandbox: Sandbox, tmp_path: Path) -
     return settings_at(request, sandbox, tmp_path)
 
 
-def timed(change: Callable[[], Any]) -> Interval:
+def timed(change: Callable[..., Any], *arguments: Any, **named: Any) -> Interval:
     began = datetime.now(UTC)
-    change()
+    change(*arguments, **named)
     return began, datetime.now(UTC)
 
 
@@ -53,16 +53,15 @@ def test_the_intervals_of_changes_and_deletions_contain_their_true_times(setting
         sandbox.store.subscribe(lambda event: store.add([received(event.payload)]))
         for number in range(3):
             changed, deleted = with_orgs[number % 2], with_orgs[10 + number]
-            update = timed(lambda name=f"N{number}": sandbox.store.update_user(changed, first_name=name))
-            changes.append((changed, update))
-            deletions[deleted] = timed(lambda: sandbox.store.delete_user(deleted))
+            changes.append((changed, timed(sandbox.store.update_user, changed, first_name=f"N{number}")))
+            deletions[deleted] = timed(sandbox.store.delete_user, deleted)
             list(load_events(settings))
     found = [row for row in logged(settings, "changed") if row[0] == "user_query"]
     assert [user_id for _, user_id, _, _ in found] == [user_id for user_id, _ in changes]
     for (_, _, after, before), (_, (began, ended)) in zip(found, changes, strict=True):
         assert after <= ended
         assert began <= before
-    assert found[2][2] > changes[0][1][1]  # the second change of the user, after the first one was read
+    assert found[2][2] > changes[0][1][0]  # the second change of this user is after a read of the first one
     removed = logged(settings, "deleted")
     assert {table for table, *_ in removed} == {"user_query", "org_membership"}
     assert {user_id for table, user_id, _, _ in removed if table == "user_query"} == deletions.keys()
