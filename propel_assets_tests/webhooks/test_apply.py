@@ -448,7 +448,7 @@ def test_many_ids_are_read_from_lists_and_their_absence_singly(settings, sandbox
     single = [request.path for request in sandbox.requests if request.path.startswith(f"{API}/user/{users[0][:4]}")]
     assert len(single) == 1
     by_id = [r for r in sandbox.requests if r.path.startswith(f"{API}/user/") and "query" not in r.path]
-    assert len(by_id) == len(gone) + 1  # and one of a user whom the list has
+    assert len(by_id) == len(gone) + 1  # and one of a user that the list has
     applied = tables(settings)
     for scan in SCANS:
         load_scan(scan, settings)

@@ -53,7 +53,7 @@ def test_a_confirmed_deletion_is_listed_and_erased_when_it_is_due(small, setting
     assert [row for row in query("SELECT user_id FROM propel_changes") if row[0] == due] == []
 
 
-def test_only_users_whom_the_warehouse_has_had_are_proposed(small, settings, run_cli, query, monkeypatch) -> None:
+def test_only_users_that_the_warehouse_has_had_are_proposed(small, settings, run_cli, query, monkeypatch) -> None:
     never, existing = str(uuid.uuid4()), next(iter(small.store.users))
     for user_id in (never, existing.upper()):
         deliver(settings, user_id, days_ago=31)
@@ -63,7 +63,7 @@ def test_only_users_whom_the_warehouse_has_had_are_proposed(small, settings, run
     assert query("SELECT count(*) FROM auth_event") == [(2,)]  # an erasure would have deleted them
 
 
-def test_a_user_whom_a_full_load_removed_before_the_event_is_proposed(small, settings, run_cli) -> None:
+def test_a_user_that_a_full_load_removed_before_the_event_is_proposed(small, settings, run_cli) -> None:
     """The last scans show that the user existed, and later ones do not end the proposal."""
     other, gone = list(small.store.users)[:2]
     deliver(settings, other, days_ago=1)
@@ -79,7 +79,7 @@ def test_a_user_whom_a_full_load_removed_before_the_event_is_proposed(small, set
     assert gone in run_cli("erasures").stdout
 
 
-def test_a_user_whom_an_event_removed_stays_proposed_after_full_loads(small, settings, run_cli) -> None:
+def test_a_user_that_an_event_removed_stays_proposed_after_full_loads(small, settings, run_cli) -> None:
     user_id = next(iter(small.store.users))
     small.store.delete_user(user_id)
     deliver(settings, user_id, days_ago=1)
