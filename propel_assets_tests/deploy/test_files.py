@@ -2,17 +2,21 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
+import duckdb
 import kubernetes_validate
 import pytest
 import yaml
 from compose_spec import PyCompose
 from dagster._core.instance.config import dagster_instance_config
+from dagster._core.test_utils import create_run_for_test
 from packaging.version import Version
 
 import propel_assets
@@ -214,6 +218,31 @@ def test_the_receiver_runs_without_privileges_and_within_its_memory() -> None:
     }
     assert container["resources"]["limits"]["memory"] == "1Gi"
     assert 2 * MAX_CONNECTIONS * MAX_BODY <= 2**30
+
+
+def test_a_backup_after_a_kill_has_the_committed_data(tmp_path) -> None:
+    (command,) = re.findall(r'python -c "(import duckdb;.*)"', (ROOT / "docs" / "production.md").read_text())
+    database = tmp_path / "propel_auth_pipeline.duckdb"
+    write = f"import duckdb, os; c = duckdb.connect('{database}'); c.execute('CREATE TABLE t AS SELECT 1'); os._exit(9)"
+    subprocess.run([sys.executable, "-c", write], check=False)
+    assert database.with_name(database.name + ".wal").exists()
+    subprocess.run([sys.executable, "-c", command.replace(f"/data/{database.name}", str(database))], check=True)
+    backup = shutil.copy(database, tmp_path / "backup.duckdb")
+    with duckdb.connect(str(backup)) as restored:
+        assert restored.execute("SELECT * FROM t").fetchall() == [(1,)]
+
+
+def test_the_documented_deletion_of_runs_deletes_finished_runs_only(tmp_path, monkeypatch) -> None:
+    page = (ROOT / "docs" / "production.md").read_text()
+    (code,) = re.findall(r'python -c "\n(from datetime.*?)"\n', page, re.DOTALL)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    with dg.DagsterInstance.get() as instance:
+        for status in (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.STARTED):
+            create_run_for_test(instance, status=status)
+        exec(code)
+        assert len(instance.get_runs()) == 2
+        exec(code.replace("days=180", "days=-1"))
+        assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.STARTED]
 
 
 def test_the_workflows_have_the_form_that_github_reads() -> None:
