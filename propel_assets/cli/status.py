@@ -10,7 +10,7 @@ import click
 from propel_assets import __version__
 from propel_assets.catalog import BY_NAME, TABLES, Table
 from propel_assets.cli.arguments import Duration, current_settings, table_arguments
-from propel_assets.cli.rendering import VERDICTS, format_age, log, print_table
+from propel_assets.cli.rendering import VERDICTS, format_age, format_count, log, print_table
 from propel_assets.cli.warehouse import open_configured_warehouse
 from propel_assets.errors import SettingsError
 from propel_assets.settings import Settings
@@ -84,15 +84,23 @@ def status(output: str, max_age: timedelta | None, tables: tuple[str, ...]) -> N
         _print_status(found)
         if not tables:
             _print_marts(models, settings)
+            if (events := _event_status(settings)) and events.pending:
+                click.echo(
+                    f"\n{format_count(events.pending, 'webhook event')} not loaded yet: propel-assets load auth_event"
+                )
     else:
         events = _event_status(settings)
         is_json = output == "json"
         text = _as_json(found, models, events) if is_json else _as_prometheus(found, events, settings.environment)
         click.echo(text, nl=False)
     if max_age is not None and (old := too_old(found, max_age, tables)):
-        limit = f"{max_age / timedelta(hours=1):g} h"
-        log(f"Not loaded in the last {limit}: {', '.join(old)}. Check that the schedule runs.")
+        log(f"Not loaded in the last {_duration(max_age)}: {', '.join(old)}. Check that the schedule runs.")
         raise SystemExit(CHECK_FAILED)
+
+
+def _duration(time: timedelta) -> str:
+    minutes = round(time / timedelta(minutes=1))
+    return f"{minutes} min" if minutes % 60 else f"{minutes // 60} h"
 
 
 def _print_status(tables: "Sequence[TableStatus]") -> None:

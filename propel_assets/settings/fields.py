@@ -13,6 +13,7 @@ from propel_assets.errors import SettingsError
 PIPELINE = "propel_auth_pipeline"
 DATASET = "propel_auth_data"
 MAX_AGE_HOURS = 26.0
+WEBHOOK_STORE = "sqlite:///{}.db"
 ENVIRONMENT_NAME = re.compile(r"[a-z][a-z0-9_]{0,19}")
 
 
@@ -217,8 +218,9 @@ class Settings:
     )
     webhook_store: str = _setting(
         "PROPELAUTH_WEBHOOK_STORE",
-        "sqlite:///propel_auth_webhooks.db",
-        "SQLAlchemy URL of the webhook store: SQLite or PostgreSQL.",
+        WEBHOOK_STORE.format("propel_auth_webhooks"),
+        "SQLAlchemy URL of the webhook store: SQLite or PostgreSQL. The default file of an environment begins with its "
+        "name: `staging_propel_auth_webhooks.db`.",
         secret=True,
     )
     erasure_days: float = _setting(
@@ -249,6 +251,8 @@ class Settings:
         """
         for setting in fields(self):
             check_value(setting.name, getattr(self, setting.name))
+        if self.webhook_store == FIELDS["webhook_store"].default:  # one environment must not load another's events
+            object.__setattr__(self, "webhook_store", self._default_webhook_store)
         if self.environment and not ENVIRONMENT_NAME.fullmatch(self.environment):
             raise SettingsError(
                 f"{variable_of('environment')} is {self.environment!r}; a name has at most 20 lowercase letters, "
@@ -280,6 +284,15 @@ class Settings:
             recipients=self.alert_to,
             apprise=self.alert_apprise,
         )
+
+    @property
+    def _default_webhook_store(self) -> str:
+        return WEBHOOK_STORE.format(self.target.named("propel_auth_webhooks"))
+
+    @property
+    def has_webhooks(self) -> bool:
+        """Whether webhooks are configured: there is a secret, or a store other than the default one."""
+        return bool(self.webhook_secrets) or self.webhook_store != self._default_webhook_store
 
     @property
     def webhook_secrets(self) -> tuple[str, ...]:

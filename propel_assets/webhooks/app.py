@@ -10,12 +10,13 @@ log, a response or a metric.
 """
 
 import asyncio
+import base64
 import json
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
@@ -31,7 +32,7 @@ from svix.webhooks import Webhook, WebhookVerificationError
 
 from propel_assets.errors import SettingsError, WebhookStoreError, WebhookStoreFull
 from propel_assets.settings import load_settings
-from propel_assets.webhooks.store import StoredEvent, WebhookStore
+from propel_assets.webhooks.store import StoredEvent, StoreStatus, WebhookStore
 
 PATH = "/webhooks/propelauth"
 MAX_BODY = 256 * 1024
@@ -40,6 +41,7 @@ MAX_DEPTH = 100
 MAX_BATCH = 500
 MAX_WAITING = 5_000
 MAX_CONNECTIONS = 2_000
+MAX_SECRETS, MIN_SECRET_BYTES, SECRET_PREFIX = 10, 16, "whsec_"
 RETRY_SECONDS = "30"
 PHONE_CODE = "user.send_mfa_phone_code"
 MESSAGE_ID = re.compile(r"[\x21-\x7e]{1,256}")
@@ -68,17 +70,23 @@ class Receiver:
         """Accept what one of ``secrets`` verifies.
 
         Raises:
-            SettingsError: there is no secret, or one is not of Svix's form.
+            SettingsError: there is no secret, there are more than 10, or one is not of Svix's form.
         """
         self.store = store
         self._max_body = max_body
+        if len(secrets) > MAX_SECRETS:
+            raise SettingsError(
+                f"PROPELAUTH_WEBHOOK_SECRET has {len(secrets)} secrets, and a delivery is compared with each of them. "
+                f"Set at most {MAX_SECRETS}: the present one and, during a rotation, the one before."
+            )
         self._verifiers = [_verifier(secret) for secret in secrets]
         if not self._verifiers:
             raise SettingsError(
                 "The webhook receiver has no secret. Set PROPELAUTH_WEBHOOK_SECRET to the signing secret of the "
                 "endpoint, which the PropelAuth dashboard shows (whsec_...). Separate several with commas."
             )
-        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(MAX_WAITING)
+        self._queue: deque[_Waiting] = deque()
+        self._writer: asyncio.Task[None] | None = None
         self.registry = CollectorRegistry()
         self._received = Counter(
             "propel_webhook_requests", "Webhook requests by outcome.", ["outcome"], registry=self.registry
@@ -113,7 +121,7 @@ class Receiver:
     async def health(self, _request: Request) -> Response:
         """Respond with 200 if the store can be read, 503 if not, and with what waits to be applied."""
         try:
-            status = await asyncio.to_thread(self.store.status)
+            status = await asyncio.to_thread(self._status)
         except WebhookStoreError as error:
             return JSONResponse({"status": "store_failed", "error": str(error)}, 503)
         return JSONResponse({"status": "ok", "pending_events": status.pending, "oldest_pending_seconds": _age(status)})
@@ -121,7 +129,7 @@ class Receiver:
     async def metrics(self, _request: Request) -> Response:
         """Respond with the metrics in Prometheus' text format."""
         try:
-            status = await asyncio.to_thread(self.store.status)
+            status = await asyncio.to_thread(self._status)
             self._pending.set(status.pending)
             self._age.set(_age(status))
         except WebhookStoreError:
@@ -129,17 +137,35 @@ class Receiver:
             self._age.set(float("nan"))
         return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
 
-    async def write_batches(self) -> None:
-        """Store waiting events until cancelled."""
-        while True:
-            waiting = [await self._queue.get()]
-            while len(waiting) < MAX_BATCH and not self._queue.empty():
-                waiting.append(self._queue.get_nowait())
-            await self._write(waiting)
+    def _status(self) -> StoreStatus:
+        self.store.purge_if_due()
+        return self.store.status()
+
+    def _add(self, batch: Sequence[StoredEvent]) -> set[str]:
+        self.store.purge_if_due()
+        return self.store.add(batch)
+
+    def _enqueue(self, waiting: _Waiting) -> None:
+        """Have a task of this event loop store the event. It ends once no event waits.
+
+        So the app needs no lifespan: servers do not run that of a mounted app. If another loop ran the last task, its
+        requests have ended or have a queue of their own.
+        """
+        loop = asyncio.get_running_loop()
+        is_running = self._writer is not None and not self._writer.done() and self._writer.get_loop() is loop
+        if not is_running:
+            self._queue = deque()
+        self._queue.append(waiting)
+        if not is_running:
+            self._writer = loop.create_task(self._write_batches(self._queue))
+
+    async def _write_batches(self, queue: deque[_Waiting]) -> None:
+        while queue:
+            await self._write([queue.popleft() for _ in range(min(len(queue), MAX_BATCH))])
 
     async def _write(self, waiting: Sequence[_Waiting]) -> None:
         try:
-            new = await asyncio.to_thread(self.store.add, [w.event for w in waiting])
+            new = await asyncio.to_thread(self._add, [w.event for w in waiting])
         except Exception as error:  # an error that ended this task would refuse every later delivery
             if len(waiting) > 1 and not isinstance(error, WebhookStoreFull):
                 for one in waiting:  # one event may be at fault, and the others not
@@ -148,8 +174,13 @@ class Receiver:
             if not isinstance(error, WebhookStoreError):
                 text = f"The event could not be stored: unexpected {type(error).__name__}. Restart the receiver."
                 error = WebhookStoreError(text)
+            repeated = error.stored if isinstance(error, WebhookStoreFull) else ()
             for one in waiting:
-                if not one.stored.done():
+                if one.stored.done():
+                    continue
+                if one.event.svix_id in repeated:
+                    one.stored.set_result(False)
+                else:
                     one.stored.set_exception(error)
             return
         for one in waiting:
@@ -159,12 +190,12 @@ class Receiver:
 
     async def _store(self, event: StoredEvent) -> bool:
         """Return once ``event`` is durable: True if it is new."""
+        if len(self._queue) >= MAX_WAITING:
+            raise RefusedWebhook(503, "store_full", "Too many deliveries wait for the store. Try again.")
         waiting = _Waiting(event)
+        self._enqueue(waiting)
         try:
-            self._queue.put_nowait(waiting)
             return await waiting.stored
-        except asyncio.QueueFull:
-            raise RefusedWebhook(503, "store_full", "Too many deliveries wait for the store. Try again.") from None
         except WebhookStoreFull as error:
             raise RefusedWebhook(503, "store_full", str(error)) from None
         except WebhookStoreError as error:
@@ -228,12 +259,15 @@ def _is_deeper(payload: dict[str, Any], levels: int) -> bool:
 
 def _verifier(secret: str) -> Webhook:
     try:
-        return Webhook(secret)
-    except Exception:
+        key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
+    except ValueError:
+        key = b""
+    if not secret.startswith(SECRET_PREFIX) or len(key) < MIN_SECRET_BYTES:
         raise SettingsError(
-            "A secret in PROPELAUTH_WEBHOOK_SECRET is not of the form whsec_<base64>. Copy it from the endpoint's page "
-            "in the PropelAuth dashboard."
-        ) from None
+            f"A secret in PROPELAUTH_WEBHOOK_SECRET is not of the form whsec_<base64> with at least {MIN_SECRET_BYTES} "
+            "bytes. Copy it from the endpoint's page in the PropelAuth dashboard."
+        )
+    return Webhook(secret)
 
 
 def _is_verified(verifier: Webhook, body: bytes, headers: dict[str, str]) -> bool:
@@ -249,24 +283,14 @@ def _age(status: Any) -> float:
 
 
 def build_app(store: WebhookStore, secrets: Sequence[str], *, max_body: int = MAX_BODY) -> Starlette:
-    """Return the receiver's ASGI app. Close ``store`` after the server has stopped."""
+    """Return the receiver's ASGI app, to serve or to mount. Close ``store`` after the server has stopped."""
     receiver = Receiver(store, secrets, max_body=max_body)
-
-    @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        writer = asyncio.create_task(receiver.write_batches())
-        try:
-            yield
-        finally:
-            writer.cancel()
-            await asyncio.gather(writer, return_exceptions=True)
-
     routes = [
         Route(PATH, receiver.receive, methods=["POST"]),
         Route("/healthz", receiver.health),
         Route("/metrics", receiver.metrics),
     ]
-    return Starlette(routes=routes, lifespan=lifespan)
+    return Starlette(routes=routes)
 
 
 def serve(app: Starlette, host: str, port: int, on_ready: Callable[[str], None]) -> None:

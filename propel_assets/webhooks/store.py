@@ -1,13 +1,17 @@
 """The webhook store: verified webhooks between their receipt and their load into the warehouse.
 
 SQLite by default, PostgreSQL in production. An event that `add` has returned for is durable. The store is bounded:
-`add` raises `WebhookStoreFull` above its limits, and `purge` removes events that are older than `max_age`.
+`add` raises `WebhookStoreFull` above its limits. The receiver, once an hour, and each load of events remove events that
+are older than `max_age`.
 """
 
+import contextlib
 import json
+import math
+import os
 import threading
+import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,6 +30,7 @@ MAX_EVENTS = 1_000_000
 MAX_BYTES = 1 << 30
 MAX_AGE = timedelta(days=30)
 BUSY_SECONDS = 10
+PURGE_SECONDS = 3600
 COUNT_AFTER = 0.01
 """The share of a limit that is added between two counts. Each process counts, so each can exceed a limit by it."""
 INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
@@ -113,6 +118,7 @@ class WebhookStore:
         self._lock = threading.Lock()
         self._counted: tuple[int, int] | None = None  # events and bytes
         self._added = (0, 0)  # since then
+        self._next_purge = -math.inf
         with self._transaction() as connection:
             metadata.create_all(connection)
 
@@ -120,7 +126,7 @@ class WebhookStore:
         """Store events in one transaction and return the ids that are new. A stored `svix_id` is a repeated delivery.
 
         Raises:
-            WebhookStoreFull: the store has reached its limit; nothing was stored.
+            WebhookStoreFull: the store has reached its limit and some of the events are new; nothing was stored.
             WebhookStoreError: the database failed; nothing was stored.
         """
         if not batch:
@@ -128,7 +134,14 @@ class WebhookStore:
         rows = {event.svix_id: _row(event) for event in reversed(batch)}
         insert = INSERTS[self._engine.dialect.name](events).on_conflict_do_nothing(index_elements=["svix_id"])
         with self._lock, self._transaction() as connection:
-            self._require_room(connection, len(rows), sum(len(row["payload"].encode()) for row in rows.values()))
+            try:
+                self._require_room(connection, len(rows), sum(len(row["payload"].encode()) for row in rows.values()))
+            except WebhookStoreFull as error:
+                known = sa.select(events.c.svix_id).where(events.c.svix_id.in_(rows))
+                error.stored = set(connection.execute(known).scalars())
+                if len(error.stored) < len(rows):
+                    raise
+                return set()
             found = connection.execute(insert.returning(events.c.svix_id), list(rows.values()))
             return set(found.scalars())
 
@@ -187,8 +200,14 @@ class WebhookStore:
             connection.execute(statement, [{"id": svix_id} for svix_id in svix_ids])
         self._overwrite()
 
+    def purge_if_due(self) -> None:
+        """Call `purge` once an hour: the age of events is not indexed."""
+        if time.monotonic() >= self._next_purge:
+            self.purge()
+
     def purge(self) -> int:
-        """Remove events older than `max_age`, and return how many. For destinations that cannot apply events."""
+        """Remove events older than `max_age`, and return how many."""
+        self._next_purge = time.monotonic() + PURGE_SECONDS
         oldest = (datetime.now(UTC) - self.max_age).timestamp()
         with self._lock, self._transaction() as connection:
             removed = connection.execute(sa.delete(events).where(events.c.received_at < oldest)).rowcount
@@ -220,7 +239,7 @@ class WebhookStore:
         share = max(count / self.max_events, int(size) / self.max_bytes)
         return StoreStatus(count, int(size), None if oldest is None else _time(oldest), share)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _transaction(self) -> Iterator[Connection]:
         """Yield a connection in a transaction. Errors of the database quote rows, so only their class is reported."""
         try:
@@ -267,6 +286,7 @@ def _engine(url: str) -> Engine:
     parsed = _parse(url)
     try:
         if parsed.get_backend_name() == "sqlite":
+            _create_file(parsed.database or "")
             engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
             sqlalchemy_event.listen(engine, "connect", _configure_sqlite)
             return engine
@@ -275,6 +295,13 @@ def _engine(url: str) -> Engine:
         raise SettingsError(
             f"The driver of PROPELAUTH_WEBHOOK_STORE is not installed ({parsed.drivername}). Install it with pip."
         ) from None
+
+
+def _create_file(path: str) -> None:
+    """Create the file of a SQLite store for this user only. SQLite gives its write-ahead log the same mode."""
+    if path and path != ":memory:" and not path.startswith("file:"):
+        with contextlib.suppress(OSError):  # SQLite reports it
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

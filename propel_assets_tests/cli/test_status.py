@@ -76,6 +76,7 @@ def test_prometheus_text_has_the_same_figures(loaded, event) -> None:
             assert ("propel_last_proved_scan_timestamp_seconds", name) in values
     assert values["propel_webhook_pending_events", None] == 1
     assert 90 <= values["propel_webhook_oldest_pending_seconds", None] < 900
+    assert status().endswith("\n1 webhook event not loaded yet: propel-assets load auth_event\n")
 
 
 def test_without_webhooks_there_is_no_event_lag(loaded) -> None:
@@ -95,6 +96,8 @@ def test_data_older_than_the_limit_exits_with_3(loaded, run_sql) -> None:
     ran = CliRunner().invoke(main, ["status", "--max-age", "26h", *LOADED])
     assert ran.exit_code == 3
     assert ran.stderr.endswith("\nNot loaded in the last 26 h: user_query. Check that the schedule runs.\n")
+    ran = CliRunner().invoke(main, ["status", "--max-age", "90m", "user_query"])
+    assert ran.stderr.endswith("\nNot loaded in the last 90 min: user_query. Check that the schedule runs.\n")
     status("--max-age", "28h", *LOADED)
     status("--json", "--max-age", "26h", *LOADED, exits=3)
 

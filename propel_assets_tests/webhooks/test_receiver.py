@@ -8,12 +8,16 @@ import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from propel_assets.webhooks.app import PATH, build_app
-from propel_assets.webhooks.store import WebhookStore
+from propel_assets.webhooks.store import StoredEvent, WebhookStore
 from propel_assets_tests.webhooks.conftest import OTHER_SECRET, SECRET, get, post, serving, signed
 
 CREATED = {"event_type": "user.created", "user_id": "u1", "email": "canary-person@example.com", "email_confirmed": True}
@@ -97,10 +101,7 @@ def test_an_unexpected_error_of_the_store_does_not_stop_the_receiver(tmp_path, m
     app = build_app(store, [SECRET])
 
     async def deliver() -> list[int]:
-        async with (
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://receiver") as client,
-        ):
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://receiver") as client:
 
             async def send(svix_id: str) -> int:
                 body, headers = signed(CREATED, svix_id)
@@ -113,6 +114,73 @@ def test_an_unexpected_error_of_the_store_does_not_stop_the_receiver(tmp_path, m
 
     assert asyncio.run(deliver()) == [503, 204, 200]
     assert store.status().pending == 1
+    store.close()
+
+
+def mounted(app: ASGIApp) -> dict[str, ASGIApp]:
+    """Return the app mounted in a server with routes of its own, and in one that runs no lifespan at all."""
+
+    async def parent(scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http"
+        await app({**scope, "path": scope["path"].removeprefix("/pa"), "root_path": "/pa"}, receive, send)
+
+    return {"starlette": Starlette(routes=[Mount("/pa", app)]), "plain": parent}
+
+
+@pytest.mark.parametrize("parent", ["starlette", "plain"])
+def test_a_mounted_receiver_stores_events(tmp_path, parent) -> None:
+    store = WebhookStore(f"sqlite:///{tmp_path}/events.db")
+    app = mounted(build_app(store, [SECRET]))[parent]
+
+    async def deliver(first: int) -> list[int]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://receiver") as client:
+            sent = (signed(CREATED, f"msg_{number}") for number in range(first, first + 20))
+            posts = (client.post(f"/pa{PATH}", content=body, headers=headers) for body, headers in sent)
+            return [response.status_code for response in await asyncio.gather(*posts)]
+
+    assert asyncio.run(deliver(0)) == [204] * 20
+    assert asyncio.run(deliver(10)) == [204] * 20  # in another event loop
+    assert store.status().pending == 30
+    store.close()
+
+
+def test_a_full_store_confirms_repetitions_of_stored_events(tmp_path) -> None:
+    store = WebhookStore(f"sqlite:///{tmp_path}/events.db", max_events=2)
+    app = build_app(store, [SECRET])
+
+    async def deliver(*ids: str) -> list[int]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://receiver") as client:
+            sent = (signed(CREATED, svix_id) for svix_id in ids)
+            posts = (client.post(PATH, content=body, headers=headers) for body, headers in sent)
+            return [response.status_code for response in await asyncio.gather(*posts)]
+
+    assert asyncio.run(deliver("a", "b")) == [204, 204]
+    assert asyncio.run(deliver("a", "c", "b", "d")) == [204, 503, 204, 503]
+    store.close()
+
+
+def test_the_receiver_removes_events_that_are_too_old_once_an_hour(tmp_path, monkeypatch) -> None:
+    store = WebhookStore(f"sqlite:///{tmp_path}/events.db", max_age=timedelta(days=1))
+    purge, calls = store.purge, []
+    monkeypatch.setattr(store, "purge", lambda: calls.append(purge()))
+    at = datetime.now(UTC) - timedelta(days=400)
+    store.add([StoredEvent("old", "user.created", at, at, json.dumps(CREATED))])
+    app = build_app(store, [SECRET])
+
+    async def deliver(svix_id: str) -> int:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://receiver") as client:
+            body, headers = signed(CREATED, svix_id)
+            await client.get("/healthz")
+            return (await client.post(PATH, content=body, headers=headers)).status_code
+
+    assert [asyncio.run(deliver(svix_id)) for svix_id in ("a", "b")] == [204, 204]
+    assert [event.svix_id for event in store.pending(10)] == ["a", "b"]
+    assert calls == [1]
+    later = time.monotonic() + 3601
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "monotonic", lambda: later)
+        store.purge_if_due()
+    assert calls == [1, 0]
     store.close()
 
 
@@ -162,6 +230,9 @@ def test_no_event_that_was_answered_204_is_lost_by_a_kill(store_url, tmp_path, s
     [
         ({"PROPELAUTH_WEBHOOK_SECRET": ""}, "Set PROPELAUTH_WEBHOOK_SECRET"),
         ({"PROPELAUTH_WEBHOOK_SECRET": "whsec_a"}, "whsec_<base64>"),
+        ({"PROPELAUTH_WEBHOOK_SECRET": "whsec_c2hvcnQ="}, "at least 16 bytes"),
+        ({"PROPELAUTH_WEBHOOK_SECRET": "c2FuZGJveC13ZWJob29rLXNlY3JldA=="}, "whsec_<base64>"),
+        ({"PROPELAUTH_WEBHOOK_SECRET": ",".join([SECRET] * 11)}, "has 11 secrets"),
         ({"PROPELAUTH_WEBHOOK_STORE": "nonsense"}, "not a database URL"),
     ],
 )
