@@ -62,6 +62,8 @@ def access_review(
     for path in write_review(review, output or Path(f"access-review-{as_of:%Y-%m-%d}")):
         click.echo(path)
     log(f"{format_count(len(review.orgs), 'org')}, {format_count(len(review.exceptions), 'exception')}.")
+    for sentence in review.unknown_changes:
+        log(sentence)
     if review.is_preliminary:
         log(
             "Preliminary: the day has not ended, or its last load is not in the marts yet. The final review can differ."

@@ -111,7 +111,7 @@ def _events(settings: Settings, stack: ExitStack) -> Callable[[datetime], Collec
     """Return the function that reads which ids events name; None without a webhook receiver."""
     if not settings.webhook_secrets:
         return None
-    from propel_assets.webhooks.apply import open_store
+    from propel_assets.webhooks.apply import LOAD_SECONDS, open_store
 
-    store = stack.enter_context(open_store(settings.webhook_store))
+    store = stack.enter_context(open_store(settings.webhook_store, statement_seconds=LOAD_SECONDS))
     return store.ids_named_since if store else None

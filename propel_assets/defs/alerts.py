@@ -28,8 +28,10 @@ RUNS_AT_ONCE = 100
 FULL_STORE = 0.8
 MAX_WAITING_SECONDS = 6 * 3600.0
 # The daemon stops waiting for a tick after 60 s (DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS), and the cursor is lost then.
-# Reading the event log (this limit) and delivery (20 s) together take less.
+# Reading the event log, one connection (5 s) and one statement of the webhook store, and delivery (20 s) together
+# take less.
 READING_SECONDS = 20.0
+STORE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -248,7 +250,7 @@ def _webhook_store(environment: Environment) -> dict[str, Problem | None]:
     except SettingsError:  # then no alert can be delivered either
         return {}
     try:
-        with open_store(url) as store:
+        with open_store(url, statement_seconds=STORE_SECONDS) as store:
             if store is None:
                 return {name: None}
             status = store.status()

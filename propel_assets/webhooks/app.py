@@ -17,6 +17,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
@@ -95,6 +96,10 @@ class Receiver:
             )
         self._queue: deque[_Waiting] = deque()
         self._writer: asyncio.Task[None] | None = None
+        # Not asyncio's threads: while the store does not respond, probes of its status must not delay deliveries.
+        self._write_thread = ThreadPoolExecutor(1, "webhook-store-writes")
+        self._status_thread = ThreadPoolExecutor(1, "webhook-store-status")
+        self._status_read: Future[StoreStatus] | None = None
         self.registry = CollectorRegistry()
         self._received = Counter(
             "propel_webhook_requests", "Webhook requests by outcome.", ["outcome"], registry=self.registry
@@ -129,7 +134,7 @@ class Receiver:
     async def health(self, _request: Request) -> Response:
         """Respond with 200 if the store can be read, 503 if not, and with what waits to be applied."""
         try:
-            status = await asyncio.to_thread(self._status)
+            status = await self._read_status()
         except WebhookStoreError as error:
             return JSONResponse({"status": "store_failed", "error": str(error)}, 503)
         return JSONResponse({"status": "ok", "pending_events": status.pending, "oldest_pending_seconds": _age(status)})
@@ -137,13 +142,19 @@ class Receiver:
     async def metrics(self, _request: Request) -> Response:
         """Respond with the metrics in Prometheus' text format."""
         try:
-            status = await asyncio.to_thread(self._status)
+            status = await self._read_status()
             self._pending.set(status.pending)
             self._age.set(_age(status))
         except WebhookStoreError:
             self._pending.set(float("nan"))
             self._age.set(float("nan"))
         return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
+
+    async def _read_status(self) -> StoreStatus:
+        """Return the status of the store. Requests that arrive during a read share it."""
+        if self._status_read is None or self._status_read.done():
+            self._status_read = self._status_thread.submit(self._status)
+        return await asyncio.shield(asyncio.wrap_future(self._status_read))
 
     def _status(self) -> StoreStatus:
         self.store.purge_if_due()
@@ -169,15 +180,19 @@ class Receiver:
 
     async def _write_batches(self, queue: deque[_Waiting]) -> None:
         while queue:
-            await self._write([queue.popleft() for _ in range(min(len(queue), MAX_BATCH))])
+            batch = [queue.popleft() for _ in range(min(len(queue), MAX_BATCH))]
+            if waiting := [one for one in batch if not one.stored.done()]:  # the others have timed out
+                await self._write(waiting)
 
     async def _write(self, waiting: Sequence[_Waiting]) -> None:
         try:
-            new = await asyncio.to_thread(self._add, [w.event for w in waiting])
+            events = [one.event for one in waiting]
+            new = await asyncio.get_running_loop().run_in_executor(self._write_thread, self._add, events)
         except Exception as error:  # an error that ended this task would refuse every later delivery
             if len(waiting) > 1 and not isinstance(error, WebhookStoreFull):
                 for one in waiting:  # one event may be at fault, and the others not
-                    await self._write([one])
+                    if not one.stored.done():
+                        await self._write([one])
                 return
             if not isinstance(error, WebhookStoreError):
                 text = f"The event could not be stored: unexpected {type(error).__name__}. Restart the receiver."
@@ -326,6 +341,7 @@ def serve(app: Starlette, host: str, port: int, on_ready: Callable[[str], None])
             server_header=False,
             timeout_keep_alive=75,
             limit_concurrency=MAX_CONNECTIONS,
+            timeout_graceful_shutdown=int(DEADLINE_SECONDS) + 2,
         )
         on_ready(f"http://{address}:{number}")
         uvicorn.Server(config).run(sockets=[listener])

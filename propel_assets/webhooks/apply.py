@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 BATCH_EVENTS = 5_000
 MAX_BATCHES = 100
+LOAD_SECONDS = 60.0
+"""Limit of one statement of a load: each reads or removes up to `BATCH_EVENTS` events."""
 
 
 def load_events(
@@ -40,7 +42,7 @@ def load_events(
             are loaded, and an automatic erasure failed or is not complete.
     """
     with contextlib.ExitStack() as stack:
-        store = stack.enter_context(open_store(settings.webhook_store))
+        store = stack.enter_context(open_store(settings.webhook_store, statement_seconds=LOAD_SECONDS))
         if store is not None:
             stack.callback(_purge, store)  # whatever the outcome: age is a limit of its own
         session = session or stack.enter_context(open_session(settings.target, log))
@@ -109,8 +111,8 @@ def _settle_grades(settings: Settings, session: LoadSession, log: Log) -> None:
 
 
 @contextlib.contextmanager
-def open_store(url: str) -> Iterator["WebhookStore | None"]:
-    """Yield the webhook store; None if no webhook has been received."""
+def open_store(url: str, *, statement_seconds: float = 10.0) -> Iterator["WebhookStore | None"]:
+    """Yield the webhook store; None if no webhook has been received. Each statement has ``statement_seconds``."""
     try:
         from propel_assets.webhooks.store import WebhookStore, store_exists
     except ImportError:
@@ -120,7 +122,7 @@ def open_store(url: str) -> Iterator["WebhookStore | None"]:
     if not store_exists(url):
         yield None
         return
-    store = WebhookStore(url)
+    store = WebhookStore(url, statement_seconds=statement_seconds)
     try:
         yield store
     finally:

@@ -30,6 +30,8 @@ MAX_EVENTS = 1_000_000
 MAX_BYTES = 1 << 30
 MAX_AGE = timedelta(days=30)
 BUSY_SECONDS = 10
+STATEMENT_SECONDS = 10.0
+POOL_SECONDS = 5
 PURGE_SECONDS = 3600
 COUNT_AFTER = 0.01
 """The share of a limit that is added between two counts. Each process counts, so each can exceed a limit by it."""
@@ -106,15 +108,19 @@ class WebhookStore:
         max_events: int = MAX_EVENTS,
         max_bytes: int = MAX_BYTES,
         max_age: timedelta = MAX_AGE,
+        statement_seconds: float = STATEMENT_SECONDS,
     ) -> None:
         """Connect to ``url`` and create the table if it does not exist.
+
+        PostgreSQL must respond to each statement within ``statement_seconds``, else the connection is closed.
 
         Raises:
             SettingsError: the URL cannot be used.
             WebhookStoreError: the database refused the connection.
         """
         self.max_events, self.max_bytes, self.max_age = max_events, max_bytes, max_age
-        self._engine = _engine(url)
+        self._statement_seconds = statement_seconds
+        self._engine = _engine(url, statement_seconds)
         self._lock = threading.Lock()
         self._counted: tuple[int, int] | None = None  # events and bytes
         self._added = (0, 0)  # since then
@@ -244,6 +250,9 @@ class WebhookStore:
         """Yield a connection in a transaction. Errors of the database quote rows, so only their class is reported."""
         try:
             with self._engine.begin() as connection:
+                if self._engine.dialect.name == "postgresql":  # not a startup parameter: PgBouncer refuses those
+                    limit = int(self._statement_seconds * 1000)
+                    connection.exec_driver_sql(f"SET LOCAL statement_timeout = {limit}")
                 yield connection
         except SQLAlchemyError as error:
             cause = getattr(error, "orig", None) or error
@@ -275,14 +284,15 @@ def _parse(url: str) -> sa.URL:
             "PROPELAUTH_WEBHOOK_STORE is not a database URL such as sqlite:///events.db or "
             "postgresql+psycopg2://user:password@host/database."
         ) from None
-    if parsed.get_backend_name() not in INSERTS:
+    if (name := parsed.get_backend_name()) not in INSERTS:
         raise SettingsError(
-            f"PROPELAUTH_WEBHOOK_STORE has the dialect {parsed.get_backend_name()!r}. Use sqlite or postgresql."
+            f"PROPELAUTH_WEBHOOK_STORE has the dialect {name!r}. "
+            + ("Write postgresql+psycopg2:// instead." if name == "postgres" else "Use sqlite or postgresql+psycopg2.")
         )
     return parsed
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: str, statement_seconds: float) -> Engine:
     parsed = _parse(url)
     try:
         if parsed.get_backend_name() == "sqlite":
@@ -290,7 +300,12 @@ def _engine(url: str) -> Engine:
             engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
             sqlalchemy_event.listen(engine, "connect", _configure_sqlite)
             return engine
-        return sa.create_engine(parsed, pool_pre_ping=True)
+        arguments = {}
+        if parsed.get_driver_name() == "psycopg2":
+            from propel_assets.webhooks.postgres import connect_arguments
+
+            arguments = connect_arguments([*parsed.query], statement_seconds)
+        return sa.create_engine(parsed, pool_pre_ping=True, pool_timeout=POOL_SECONDS, connect_args=arguments)
     except (ImportError, NoSuchModuleError):
         raise SettingsError(
             f"The driver of PROPELAUTH_WEBHOOK_STORE is not installed ({parsed.drivername}). Install it with pip."

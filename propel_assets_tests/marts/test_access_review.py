@@ -185,6 +185,16 @@ def test_a_review_matches_the_sandbox_and_is_reproducible(simulate, tmp_path, mo
         one = review_of(simulation, as_of, since, org_ids=[owner[1]])
         assert [org.org_id for org in one.orgs] == [owner[1]]
         assert not one.user_changes
+        assert review.unknown_changes == []
+        early = review_of(simulation, as_of, since - timedelta(days=30))
+        assert early.unknown_changes == [
+            f"Changes before {first:%Y-%m-%d %H:%M} UTC are not known: it is the first load in the history."
+        ]
+        quiet = review_of(simulation, last.date() + timedelta(days=2), last.date() + timedelta(days=1))
+        assert quiet.unknown_changes == [
+            "Changes in this period are not known: no load in it can be compared with an earlier one."
+        ]
+        assert b"None." not in render_files(quiet)["review.html"].split(b"<h2>Orgs</h2>")[1]
         with pytest.raises(WarehouseError, match=f"the first one is of {first:%Y-%m-%d}"):
             review_of(simulation, first.date() - timedelta(days=1))
         with pytest.raises(WarehouseError, match=f"No org {new_org} or no-such-org is in the history up to the end of"):

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from propel_assets.webhooks.app import PATH, build_app
 from propel_assets.webhooks.store import StoredEvent, WebhookStore
 from propel_assets_tests.webhooks.conftest import OTHER_SECRET, SECRET, get, post, serving, signed
+from propel_assets_tests.webhooks.proxies import stalling_proxy
 
 CREATED = {"event_type": "user.created", "user_id": "u1", "email": "canary-person@example.com", "email_confirmed": True}
 
@@ -142,6 +143,42 @@ def test_a_mounted_receiver_stores_events(tmp_path, parent) -> None:
     assert asyncio.run(deliver(10)) == [204] * 20  # in another event loop
     assert store.status().pending == 30
     store.close()
+
+
+def test_a_receiver_stores_events_again_after_its_connections_to_postgresql_stalled(postgres, stored) -> None:
+    url = postgres()
+
+    async def deliver() -> list[int]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://receiver") as client:
+
+            async def send(svix_id: str) -> int:
+                body, headers = signed(CREATED, svix_id)
+                return (await client.post(PATH, content=body, headers=headers)).status_code
+
+            first = await asyncio.gather(send("a"), client.get("/healthz"))  # a connection of each thread
+            proxy.stall()
+            probes = [asyncio.create_task(client.get("/healthz")) for _ in range(100)]
+            second = await send("b")
+            await asyncio.gather(*probes)
+            return [first[0], second, await send("c"), (await client.get("/healthz")).status_code]
+
+    with stalling_proxy(url) as proxy:
+        store = WebhookStore(proxy.url, statement_seconds=1)
+        app = build_app(store, [SECRET])
+        assert asyncio.run(deliver()) == [204, 204, 204, 200]
+        store.close()
+    assert {svix_id for svix_id, _ in stored(url)} == {"a", "b", "c"}
+
+
+def test_a_receiver_ends_while_postgresql_does_not_respond(postgres, tmp_path) -> None:
+    with ThreadPoolExecutor(1) as pool, stalling_proxy(postgres()) as proxy:
+        with serving(proxy.url, tmp_path) as receiver:
+            assert post(receiver.url, *signed(CREATED)) == 204
+            proxy.stall()
+            probe = pool.submit(get, f"{receiver.url}/healthz")
+            assert proxy.swallowed.wait(60)
+        assert receiver.process.returncode == -signal.SIGTERM  # and not killed
+        probe.exception()
 
 
 def test_a_full_store_confirms_repetitions_of_stored_events(tmp_path) -> None:

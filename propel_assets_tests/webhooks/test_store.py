@@ -138,6 +138,7 @@ def test_two_receivers_may_store_the_same_events_at_the_same_time(store_url) -> 
     [
         ("not a url", "not a database URL"),
         ("mysql://localhost/events", "dialect 'mysql'"),
+        ("postgres://localhost/events", r"Write postgresql\+psycopg2:// instead"),
         ("postgresql+asyncpg_missing://localhost/events", "driver|database URL"),
     ],
 )

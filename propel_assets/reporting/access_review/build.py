@@ -143,6 +143,7 @@ class _Reader:
         api_keys = self._api_keys(users, {(member.user_id, member.org_id) for member in members})
         in_period = [at for at in self._loads if self._start <= at <= self._observed]
         gaps = [later - earlier for earlier, later in pairwise(in_period)]
+        known = max(self._start, self._loads[0]), self._observed
         by_org: dict[str, list[Member]] = defaultdict(list)
         for member in sorted(members, key=lambda m: (not self._is_admin(m), m.role, m.user_id)):
             by_org[member.org_id].append(member)
@@ -171,6 +172,7 @@ class _Reader:
             scans=self._scans(),
             loads=len(in_period),
             longest_gap=max(gaps, default=None),
+            changes_known=known if known[0] < known[1] else None,
             notes=self._notes,
             people=people,
         )
