@@ -232,6 +232,15 @@ def test_a_backup_after_a_kill_has_the_committed_data(tmp_path) -> None:
         assert restored.execute("SELECT * FROM t").fetchall() == [(1,)]
 
 
+def test_the_upgrade_names_every_file_of_an_installation() -> None:
+    page = (ROOT / "docs" / "production.md").read_text()
+    section = page.split("## Upgrade and downgrade")[1].split("\n## ")[0]
+    files = {path.name for pattern in ("compose*.yaml", "helm-*.yaml") for path in DEPLOY.glob(pattern)}
+    assert files == set(re.findall(r"-f deploy/(\S+?\.yaml)", section))
+    profiles = {profile for service in COMPOSE["services"].values() for profile in service.get("profiles", [])}
+    assert profiles == set(re.findall(r"--profile (\w+)", section))
+
+
 def test_the_documented_deletion_of_runs_deletes_finished_runs_only(tmp_path, monkeypatch) -> None:
     page = (ROOT / "docs" / "production.md").read_text()
     (code,) = re.findall(r'python -c "\n(from datetime.*?)"\n', page, re.DOTALL)
