@@ -113,6 +113,13 @@ def test_a_key_of_all_or_of_another_environment_is_never_used(two, monkeypatch) 
     assert ran.stdout.strip() == "of-staging", ran.stderr
 
 
+def test_a_refused_key_is_named_by_the_variable_of_its_environment(two, run_cli) -> None:
+    for words in (["load", "org_query"], ["probe"]):
+        ran = run_cli("--environment", "staging", *words, STAGING__PROPELAUTH_API_KEY="wrong")
+        assert ran.returncode == 1
+        assert "STAGING__PROPELAUTH_API_KEY is not a key of this environment" in ran.stderr + ran.stdout
+
+
 @pytest.mark.parametrize("name", ["Prod", "a-b", "1st", "x" * 21, "select; drop"])
 def test_a_name_that_cannot_be_part_of_a_table_name_is_refused(name, run_cli) -> None:
     ran = run_cli("--environment", name, "status")

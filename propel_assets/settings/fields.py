@@ -46,6 +46,7 @@ class Tenant:
     scan_seconds: float = 86_400.0
     max_loss: float = 0.2
     allow_loss: bool = False
+    environment: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,10 +134,14 @@ class Settings:
         "PROPELAUTH_PAGE_SIZE", 100, "Rows requested per page. The server may return fewer.", minimum=1
     )
     max_concurrency: int = _setting(
-        "PROPELAUTH_MAX_CONCURRENCY", 12, "Maximum number of requests in flight.", minimum=1
+        "PROPELAUTH_MAX_CONCURRENCY", 12, "Maximum number of requests in flight, per process.", minimum=1
     )
     max_rps: float = _setting(
-        "PROPELAUTH_MAX_RPS", 0.0, "Maximum number of requests per second. 0: as the server allows.", minimum=0
+        "PROPELAUTH_MAX_RPS",
+        0.0,
+        "Maximum number of requests per second, per process. Scans in several processes, as with the executors "
+        "multiprocess, celery and k8s, each have this limit. 0: as the server allows.",
+        minimum=0,
     )
     retry_seconds: float = _setting(
         "PROPELAUTH_RETRY_SECONDS",

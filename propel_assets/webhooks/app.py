@@ -32,10 +32,11 @@ from starlette.routing import Route
 from svix.webhooks import Webhook, WebhookVerificationError
 
 from propel_assets.errors import SettingsError, WebhookStoreError, WebhookStoreFull
-from propel_assets.settings import load_settings
+from propel_assets.settings import load_settings, variable_of, variables_of
 from propel_assets.webhooks.store import StoredEvent, StoreStatus, WebhookStore
 
 PATH = "/webhooks/propelauth"
+SECRET_VARIABLE = variable_of("webhook_secret")
 MAX_BODY = 256 * 1024
 DEADLINE_SECONDS = 10.0
 MAX_DEPTH = 100
@@ -67,8 +68,15 @@ class _Waiting:
 class Receiver:
     """Verifies webhooks and stores them in batches: one transaction, and one flush to the disk, for many requests."""
 
-    def __init__(self, store: WebhookStore, secrets: Sequence[str], *, max_body: int = MAX_BODY) -> None:
-        """Accept what one of ``secrets`` verifies.
+    def __init__(
+        self,
+        store: WebhookStore,
+        secrets: Sequence[str],
+        *,
+        max_body: int = MAX_BODY,
+        secret_variable: str = SECRET_VARIABLE,
+    ) -> None:
+        """Accept what one of ``secrets`` verifies. Errors name ``secret_variable``.
 
         Raises:
             SettingsError: there is no secret, there are more than 10, or one is not of Svix's form.
@@ -77,13 +85,13 @@ class Receiver:
         self._max_body = max_body
         if len(secrets) > MAX_SECRETS:
             raise SettingsError(
-                f"PROPELAUTH_WEBHOOK_SECRET has {len(secrets)} secrets, and a delivery is compared with each of them. "
+                f"{secret_variable} has {len(secrets)} secrets, and a delivery is compared with each of them. "
                 f"Set at most {MAX_SECRETS}: the present one and, during a rotation, the one before."
             )
-        self._verifiers = [_verifier(secret) for secret in secrets]
+        self._verifiers = [_verifier(secret, secret_variable) for secret in secrets]
         if not self._verifiers:
             raise SettingsError(
-                "The webhook receiver has no secret. Set PROPELAUTH_WEBHOOK_SECRET to the signing secret of the "
+                f"The webhook receiver has no secret. Set {secret_variable} to the signing secret of the "
                 "endpoint, which the PropelAuth dashboard shows (whsec_...). Separate several with commas."
             )
         self._queue: deque[_Waiting] = deque()
@@ -272,14 +280,14 @@ def _is_deeper(payload: dict[str, Any], levels: int) -> bool:
     return bool(layer)
 
 
-def _verifier(secret: str) -> Webhook:
+def _verifier(secret: str, variable: str) -> Webhook:
     try:
         key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
     except ValueError:
         key = b""
     if not secret.startswith(SECRET_PREFIX) or len(key) < MIN_SECRET_BYTES:
         raise SettingsError(
-            f"A secret in PROPELAUTH_WEBHOOK_SECRET is not of the form whsec_<base64> with at least {MIN_SECRET_BYTES} "
+            f"A secret in {variable} is not of the form whsec_<base64> with at least {MIN_SECRET_BYTES} "
             "bytes. Copy it from the endpoint's page in the PropelAuth dashboard."
         )
     return Webhook(secret)
@@ -297,9 +305,15 @@ def _age(status: Any) -> float:
     return round(time.time() - status.oldest_received_at.timestamp(), 1) if status.oldest_received_at else 0.0
 
 
-def build_app(store: WebhookStore, secrets: Sequence[str], *, max_body: int = MAX_BODY) -> Starlette:
+def build_app(
+    store: WebhookStore,
+    secrets: Sequence[str],
+    *,
+    max_body: int = MAX_BODY,
+    secret_variable: str = SECRET_VARIABLE,
+) -> Starlette:
     """Return the receiver's ASGI app, to serve or to mount. Close ``store`` after the server has stopped."""
-    receiver = Receiver(store, secrets, max_body=max_body)
+    receiver = Receiver(store, secrets, max_body=max_body, secret_variable=secret_variable)
     routes = [
         Route(PATH, receiver.receive, methods=["POST"]),
         Route("/healthz", receiver.health),
@@ -338,4 +352,5 @@ def __getattr__(name: str) -> Starlette:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     settings = load_settings()
-    return build_app(WebhookStore(settings.webhook_store), settings.webhook_secrets)
+    variable, *_ = variables_of("webhook_secret", settings.environment)
+    return build_app(WebhookStore(settings.webhook_store), settings.webhook_secrets, secret_variable=variable)

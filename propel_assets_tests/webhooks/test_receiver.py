@@ -281,6 +281,12 @@ def test_a_receiver_that_cannot_work_says_why(run_cli, environment, message) -> 
     assert "Traceback" not in done.stderr
 
 
+def test_a_receiver_of_an_environment_names_its_own_variable(run_cli) -> None:
+    done = run_cli("--environment", "staging", "webhooks", "--port", "0", PROPELAUTH_WEBHOOK_SECRET=SECRET)
+    assert done.returncode == 1
+    assert "Set STAGING__PROPELAUTH_WEBHOOK_SECRET to" in done.stderr
+
+
 def test_a_port_in_use_is_one_sentence(run_cli) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
