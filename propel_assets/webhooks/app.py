@@ -12,9 +12,12 @@ log, a response or a metric.
 import asyncio
 import base64
 import json
+import logging
+import math
 import re
 import socket
 import time
+from collections import Counter as Counts
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -47,7 +50,18 @@ MAX_SECRETS, MIN_SECRET_BYTES, SECRET_PREFIX = 10, 16, "whsec_"
 RETRY_SECONDS = "30"
 PHONE_CODE = "user.send_mfa_phone_code"
 MESSAGE_ID = re.compile(r"[\x21-\x7e]{1,256}")
-OUTCOMES = ("stored", "repeated", "malformed", "unverified", "too_large", "timed_out", "store_full", "store_failed")
+REMEDIES = {
+    "malformed": "Check that no client other than PropelAuth sends to this URL, and that the proxy passes the headers.",
+    "unverified": f"Set {SECRET_VARIABLE} to the signing secret of the endpoint, and check the clock.",
+    "too_large": "Check that no client other than PropelAuth sends to this URL.",
+    "timed_out": "Check that the database of PROPELAUTH_WEBHOOK_STORE responds, and that the proxy passes bodies on.",
+    "store_full": "Check that the job propel_auth_apply_events runs.",
+    "store_failed": "PropelAuth sends the event again.",
+}
+"""By outcome of a refused request. Log lines have it, responses do not."""
+OUTCOMES = ("stored", "repeated", *REMEDIES)
+WARNING_SECONDS = 60.0  # between two log lines about one outcome
+LOGGER = logging.getLogger(__name__)
 
 
 class RefusedWebhook(Exception):
@@ -82,7 +96,7 @@ class Receiver:
             SettingsError: there is no secret, there are more than 10, or one is not of Svix's form.
         """
         self.store = store
-        self._max_body = max_body
+        self._max_body, self._secret_variable = max_body, secret_variable
         if len(secrets) > MAX_SECRETS:
             raise SettingsError(
                 f"{secret_variable} has {len(secrets)} secrets, and a delivery is compared with each of them. "
@@ -106,6 +120,8 @@ class Receiver:
         )
         for outcome in OUTCOMES:
             self._received.labels(outcome)
+        self._warned_at: dict[str, float] = {}
+        self._unlogged: Counts[str] = Counts()
         self._pending = Gauge("propel_webhook_pending_events", "Events not applied yet.", registry=self.registry)
         self._age = Gauge(
             "propel_webhook_oldest_pending_seconds", "Age of the oldest event not applied yet.", registry=self.registry
@@ -118,12 +134,12 @@ class Receiver:
                 event = self._verify(request, await self._body(request))
                 is_new = await self._store(event)
         except RefusedWebhook as refused:
-            self._received.labels(refused.outcome).inc()
+            self._report(refused.outcome, refused.status, str(refused))
             headers = {"Retry-After": RETRY_SECONDS} if refused.status == 503 else None
             return JSONResponse({"error": str(refused)}, refused.status, headers)
         except TimeoutError:
-            self._received.labels("timed_out").inc()
             text = f"The request was not complete, or its event not stored, within {DEADLINE_SECONDS:.0f} s."
+            self._report("timed_out", 503, text)
             return JSONResponse({"error": text}, 503, {"Retry-After": RETRY_SECONDS})
         except ClientDisconnect:
             self._received.labels("timed_out").inc()
@@ -131,13 +147,28 @@ class Receiver:
         self._received.labels("stored" if is_new else "repeated").inc()
         return Response(status_code=204)
 
+    def _report(self, outcome: str, status: int, text: str) -> None:
+        """Count a refused request, and log the first one of its outcome in each minute."""
+        self._received.labels(outcome).inc()
+        now = time.monotonic()
+        if now - self._warned_at.get(outcome, -math.inf) < WARNING_SECONDS:
+            self._unlogged[outcome] += 1
+            return
+        self._warned_at[outcome] = now
+        count = self._unlogged.pop(outcome, 0)
+        more = f" {count} more were refused since the last warning." if count else ""
+        remedy = REMEDIES[outcome].replace(SECRET_VARIABLE, self._secret_variable)
+        LOGGER.warning("A webhook was refused with %d (%s). %s %s%s", status, outcome, text, remedy, more)
+
     async def health(self, _request: Request) -> Response:
-        """Respond with 200 if the store can be read, 503 if not, and with what waits to be applied."""
+        """Respond with 200 if the store accepts events, 503 if not, and with what waits to be applied."""
         try:
             status = await self._read_status()
         except WebhookStoreError as error:
             return JSONResponse({"status": "store_failed", "error": str(error)}, 503)
-        return JSONResponse({"status": "ok", "pending_events": status.pending, "oldest_pending_seconds": _age(status)})
+        is_full = status.share_used >= 1
+        body = {"status": "full" if is_full else "ok", "pending_events": status.pending}
+        return JSONResponse({**body, "oldest_pending_seconds": _age(status)}, 503 if is_full else 200)
 
     async def metrics(self, _request: Request) -> Response:
         """Respond with the metrics in Prometheus' text format."""

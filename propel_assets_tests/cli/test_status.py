@@ -84,6 +84,20 @@ def test_without_webhooks_there_is_no_event_lag(loaded) -> None:
     assert "propel_webhook" not in status("--format", "prometheus")
 
 
+def test_the_tables_are_reported_if_the_webhook_store_cannot_be_read(loaded, event, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("PROPELAUTH_WEBHOOK_STORE", "postgresql+psycopg2://127.0.0.1:1/events")
+    found = json.loads(status("--json"))
+    assert (found["events"], bool(found["tables"])) == (None, True)
+    assert found["events_error"].startswith("The webhook store cannot be used (OperationalError)")
+    text = status("--format", "prometheus")
+    assert 'propel_webhook_store_up{environment=""} 0.0' in text
+    assert "propel_webhook_pending_events" not in text
+    assert "propel_table_rows" in text
+    ran = CliRunner().invoke(main, ["status"])
+    assert (ran.exit_code, "user_query" in ran.stdout) == (0, True)
+    assert "The events not loaded yet could not be counted. The webhook store cannot be used" in ran.stderr
+
+
 def test_data_older_than_the_limit_exits_with_3(loaded, run_sql) -> None:
     assert "user_query" in status("--max-age", "26h", *LOADED)
     run_sql(

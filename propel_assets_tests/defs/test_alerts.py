@@ -369,9 +369,22 @@ def test_an_alert_waits_until_a_wrong_setting_is_put_right(broken, tick, webhook
         wrong.setenv("PROPELAUTH_ALERT_WEBHOOK", f"ftp://hooks.example.com/{SECRET}")
         said = tick()
     tick()
-    assert "No alert can be delivered. PROPELAUTH_ALERT_WEBHOOK must look like https://" in said
+    assert "The webhook cannot be used, and its alerts are kept. PROPELAUTH_ALERT_WEBHOOK must look like" in said
     assert SECRET not in said
     assert len(webhook.texts) == 1
+
+
+def test_a_target_that_cannot_be_used_is_reported_to_the_others(broken, tick, webhook, monkeypatch) -> None:
+    with monkeypatch.context() as wrong:
+        wrong.setenv("PROPELAUTH_ALERT_APPRISE", f"nosuch://{SECRET}")
+        logged = tick()
+        tick()
+        (text,) = webhook.texts
+        assert "PropelAuth refused the API key" in text
+        assert "Alerts: a target cannot be used: alert targets: apprise URL 1 cannot be used." in text
+        assert SECRET not in text + logged
+    tick()
+    assert "Recovered: Alerts: a target cannot be used" in webhook.texts[-1]
 
 
 def test_a_target_that_is_down_does_not_stop_delivery_to_the_other(

@@ -185,14 +185,17 @@ def test_a_full_store_confirms_repetitions_of_stored_events(tmp_path) -> None:
     store = WebhookStore(f"sqlite:///{tmp_path}/events.db", max_events=2)
     app = build_app(store, [SECRET])
 
-    async def deliver(*ids: str) -> list[int]:
+    async def deliver(*ids: str) -> tuple[list[int], str]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://receiver") as client:
             sent = (signed(CREATED, svix_id) for svix_id in ids)
             posts = (client.post(PATH, content=body, headers=headers) for body, headers in sent)
-            return [response.status_code for response in await asyncio.gather(*posts)]
+            codes = [response.status_code for response in await asyncio.gather(*posts)]
+            health = await client.get("/healthz")
+            return codes, f"{health.status_code} {health.json()['status']}"
 
-    assert asyncio.run(deliver("a", "b")) == [204, 204]
-    assert asyncio.run(deliver("a", "c", "b", "d")) == [204, 503, 204, 503]
+    assert asyncio.run(deliver("a")) == ([204], "200 ok")
+    assert asyncio.run(deliver("b")) == ([204], "503 full")
+    assert asyncio.run(deliver("a", "c", "b", "d")) == ([204, 503, 204, 503], "503 full")
     store.close()
 
 
@@ -229,6 +232,18 @@ def test_a_phone_number_is_never_stored(tmp_path, stored) -> None:
     ((_, payload),) = stored(url)
     assert json.loads(payload) == {"event_type": "user.send_mfa_phone_code", "user_id": "u1"}
     assert all(b"15550100" not in file.read_bytes() for file in tmp_path.iterdir())
+
+
+def test_refusals_are_logged_once_a_minute_with_a_remedy_and_without_content(tmp_path) -> None:
+    body, headers = signed(CREATED, secret=OTHER_SECRET)
+    with serving(f"sqlite:///{tmp_path}/events.db", tmp_path) as receiver:
+        assert {post(receiver.url, body, headers) for _ in range(3)} == {401}
+        assert post(receiver.url, *signed(b"{")) == 400
+    lines = [line for line in receiver.log.read_text().splitlines() if "refused" in line]
+    assert ["(unverified)" in line for line in lines] == [True, False]
+    assert "Set PROPELAUTH_WEBHOOK_SECRET to the signing secret of the endpoint" in lines[0]
+    for secret in (SECRET, OTHER_SECRET, headers["svix-signature"], "canary-person"):
+        assert secret not in receiver.log.read_text()
 
 
 def test_a_body_that_never_ends_is_answered_in_time(receiver) -> None:
