@@ -23,7 +23,7 @@
         └── WebhookStoreFull     it has reached its limit
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 
@@ -155,9 +155,14 @@ class WebhookStoreError(PropelError):
 
 
 class WebhookStoreFull(WebhookStoreError):
-    """The webhook store has reached its limit: events have to be applied before it accepts others."""
+    """The webhook store has reached its limit: events have to be applied before it accepts others.
+
+    Attributes:
+        stored: which of the message ids are stored already.
+    """
 
     title = "the webhook store is full"
+    stored: Collection[str] = ()
 
 
 def find_cause(error: BaseException) -> PropelError | None:

@@ -1,14 +1,20 @@
 """The README and docs/ say what is so: commands run, settings and tables are the code's, links lead somewhere."""
 
+import json
+import os
 import re
 import runpy
 import shlex
+import sys
 import tomllib
 from dataclasses import fields
 from pathlib import Path
 
 import click
 import pytest
+from dagster import Definitions
+from dagster._core.workspace.autodiscovery import loadable_targets_from_python_file
+from dagster._utils.test.definitions import LazyDefinitions
 
 from propel_assets import __version__
 from propel_assets.catalog import AUDIT_TABLES, TABLES
@@ -64,6 +70,12 @@ def code(text: str) -> list[str]:
 
 COMMANDS = sorted({(page.name, line) for page in PAGES for line in commands(page)})
 PLACEHOLDERS = {"USER_ID": "5b1f0c1e-9f0d-4c64-8e0f-5f1c6c2d7a10"}
+SNIPPETS = [
+    pytest.param(block, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, block in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL))
+    if "dg.Definitions" in block
+]
 OURS = [line for _, line in COMMANDS if "propel-assets" in line.split()[0]]
 CURRENT = [page for page in PAGES if page.name != "CHANGELOG.md"]  # it also names commands that were removed
 IN_TEXT = sorted({text for page in CURRENT for text in code(page.read_text()) if text.startswith("propel-assets ")})
@@ -150,6 +162,46 @@ def test_the_reference_pages_name_every_table_mart_setting_and_package() -> None
     assert {setting.metadata["variable"] for setting in fields(Settings)} <= pages["settings.md"]
     packages = {re.match(r"[\w-]+", text)[0] for text in PROJECT["dependencies"]}  # type: ignore[index]
     assert packages | {*PROJECT["optional-dependencies"]} <= pages["dependencies.md"]
+
+
+def test_pages_have_snippets_with_definitions() -> None:
+    assert len(SNIPPETS) >= 6
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_dagster_loads_each_module_of_definitions(snippet, tmp_path, monkeypatch) -> None:
+    _write_their_projects(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path / "src")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # dbt
+    module = tmp_path / "src" / "their_project" / "definitions.py"
+    module.write_text(snippet)
+    (target,) = loadable_targets_from_python_file(str(module))
+    definitions = target.target_definition
+    if isinstance(definitions, LazyDefinitions):
+        definitions = definitions()
+    assert isinstance(definitions, Definitions)
+    Definitions.validate_loadable(definitions)
+    assert "user_query" in {asset.key.path[-1] for asset in definitions.resolve_all_asset_specs()}
+
+
+def _write_their_projects(folder: Path) -> None:
+    """Write a project made by `create-dagster` and a dbt project without models, as the snippets expect them."""
+    package = folder / "src" / "their_project"
+    (package / "defs").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "defs" / "__init__.py").touch()
+    (folder / "pyproject.toml").write_text(
+        '[project]\nname = "their_project"\nversion = "0"\n'
+        '[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "their_project"\n'
+    )
+    target = folder / "analytics" / "target"
+    target.mkdir(parents=True)
+    (folder / "analytics" / "dbt_project.yml").write_text("name: analytics\nprofile: analytics\n")
+    (folder / "analytics" / "profiles.yml").write_text("analytics: {target: dev, outputs: {dev: {type: duckdb}}}\n")
+    kinds = ("nodes", "sources", "exposures", "metrics", "semantic_models", "saved_queries", "unit_tests", "macros")
+    parts = {kind: {} for kind in (*kinds, "parent_map", "child_map", "group_map", "selectors", "disabled", "docs")}
+    (target / "manifest.json").write_text(json.dumps({"metadata": {"adapter_type": "duckdb"}, "groups": {}, **parts}))
 
 
 def test_each_package_of_the_core_install_has_a_reason() -> None:

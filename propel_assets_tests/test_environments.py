@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import duckdb
@@ -12,6 +13,10 @@ import pytest
 from propel_assets.errors import SettingsError
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import load_settings, require_credentials
+from propel_assets.warehouse.load import load_scan
+from propel_assets.webhooks.apply import load_events
+from propel_assets.webhooks.store import WebhookStore
+from propel_assets_tests.webhooks.conftest import received
 
 WORKSPACE = """
 load_from:
@@ -31,6 +36,26 @@ def two(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Sandbox]]:
             monkeypatch.setenv(f"{name.upper()}__PROPELAUTH_AUTH_URL", sandbox.url)
             monkeypatch.setenv(f"{name.upper()}__PROPELAUTH_API_KEY", sandbox.api_key)
         yield both
+
+
+def test_each_environment_has_a_webhook_store_of_its_own(two, tmp_path) -> None:
+    production, staging = (load_settings(environment=name) for name in two)
+    assert production.webhook_store == "sqlite:///production_propel_auth_webhooks.db"
+    assert staging.webhook_store == "sqlite:///staging_propel_auth_webhooks.db"
+    assert load_settings().webhook_store == "sqlite:///propel_auth_webhooks.db"
+    for settings in (production, staging):
+        load_scan("users", settings)
+    user_id = next(iter(two["production"].store.users))
+    two["production"].store.update_user(user_id, first_name="Changed")
+    with closing(WebhookStore(production.webhook_store)) as store:
+        store.add([received({"event_type": "user.updated", "user_id": user_id})])
+        list(load_events(staging))
+        assert store.status().pending == 1
+        list(load_events(production))
+        assert store.status().pending == 0
+    with duckdb.connect(str(tmp_path / "production_propel_auth_pipeline.duckdb"), read_only=True) as database:
+        sql = "SELECT first_name FROM production_propel_auth_data.user_query WHERE user_id = ?"
+        assert database.execute(sql, [user_id]).fetchall() == [("Changed",)]
 
 
 def run(*words: str) -> str:
@@ -86,6 +111,13 @@ def test_a_key_of_all_or_of_another_environment_is_never_used(two, monkeypatch) 
     code = "from propel_assets.settings import *; print(require_credentials(load_settings()).api_key)"
     ran = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, check=False)
     assert ran.stdout.strip() == "of-staging", ran.stderr
+
+
+def test_a_refused_key_is_named_by_the_variable_of_its_environment(two, run_cli) -> None:
+    for words in (["load", "org_query"], ["probe"]):
+        ran = run_cli("--environment", "staging", *words, STAGING__PROPELAUTH_API_KEY="wrong")
+        assert ran.returncode == 1
+        assert "STAGING__PROPELAUTH_API_KEY is not a key of this environment" in ran.stderr + ran.stdout
 
 
 @pytest.mark.parametrize("name", ["Prod", "a-b", "1st", "x" * 21, "select; drop"])

@@ -40,6 +40,7 @@ PROPEL_SCANS = _audit(
         json("unknown_fields", "Fields that differ from the catalog: how each differs and which column stores it."),
         json("values_read", "Number of values read for each column, those in `__v_text` included."),
         json("variants", "Values in `__v_text`, because their column cannot hold them: column, reason, number."),
+        integer("rows_deleted", "Rows that were deleted because events named them and PropelAuth does not have them."),
         integer("event_loads", "Loads of webhooks that were complete when the scan began. Null: they change nothing."),
         json("resume_state", "Where the next scan resumes: row counts, and how far the list was read."),
         timestamp("started_at", "When the scan began (UTC).", required=True),

@@ -13,7 +13,13 @@ REPORTS = (
     ReportedChange("user.locked", "user_query", "changed", ("locked",), value=True),
     ReportedChange("user.added_to_org", "org_membership", "added"),
     ReportedChange("user.removed_from_org", "org_membership", "removed"),
-    ReportedChange("user.role_changed_within_org", "org_membership", "changed", ("user_role", "additional_roles")),
+    ReportedChange(
+        "user.role_changed_within_org",
+        "org_membership",
+        "changed",
+        ("user_role", "additional_roles"),
+        or_event="user.added_to_org",  # after a removal, with another role
+    ),
     ReportedChange("org.created", "org_query", "added"),
     ReportedChange("org.deleted", "org_query", "removed"),
 )

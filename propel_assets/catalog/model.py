@@ -100,7 +100,7 @@ class ReportedChange:
     """A difference between two scans of ``table`` that the webhook ``event_type`` reports.
 
     ``kind``: whether a row was added or removed, or ``columns`` have other values. ``value``: the new value, where only
-    that one is reported.
+    that one is reported. ``or_event``: another event that reports it too.
     """
 
     event_type: str
@@ -108,6 +108,7 @@ class ReportedChange:
     kind: Literal["added", "removed", "changed"]
     columns: tuple[str, ...] = ()
     value: bool | None = None
+    or_event: str = ""
 
 
 @dataclass(frozen=True)

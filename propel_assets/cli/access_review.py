@@ -1,6 +1,6 @@
 """The command `propel-assets access-review`."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -46,6 +46,8 @@ def access_review(
 
     if since and since > as_of:
         raise click.BadParameter("it is after --as-of.", param_hint="--since")
+    if as_of.date() > datetime.now(UTC).date():
+        raise click.BadParameter("the day has not begun (UTC).", param_hint="--as-of")
     settings = current_settings()
     with open_configured_warehouse(settings) as warehouse:
         review = build_review(
@@ -60,5 +62,9 @@ def access_review(
     for path in write_review(review, output or Path(f"access-review-{as_of:%Y-%m-%d}")):
         click.echo(path)
     log(f"{format_count(len(review.orgs), 'org')}, {format_count(len(review.exceptions), 'exception')}.")
+    for sentence in review.unknown_changes:
+        log(sentence)
     if review.is_preliminary:
-        log("The day has not ended: later loads can change this review.")
+        log(
+            "Preliminary: the day has not ended, or its last load is not in the marts yet. The final review can differ."
+        )

@@ -68,19 +68,24 @@ def alert() -> None:
     from propel_assets.reporting.delivery import Message, deliver, targets
 
     settings = current_settings().alert_settings
-    names = targets(settings)
-    if not names:
+    names, unusable = targets(settings)
+    if not names and not unusable:
         raise click.ClickException(
             "No alert can be sent. Set PROPELAUTH_ALERT_WEBHOOK to the URL of an incoming webhook, or "
             "PROPELAUTH_ALERT_SMTP, PROPELAUTH_ALERT_FROM and PROPELAUTH_ALERT_TO for e-mail, or "
             "PROPELAUTH_ALERT_APPRISE to a URL of apprise."
         )
-    message = Message("PropelAuth: test alert", "This is a test of propel-assets. Alerts are delivered here.")
+    text = "This is a test of propel-assets. Alerts are delivered here."
+    if unusable:
+        text += f" They are not delivered to these targets, which cannot be used: {' '.join(unusable.values())}"
+    message = Message("PropelAuth: test alert", text)
     failures = deliver(settings, {name: [message] for name in names})
     for name in names:
         if name in failures:
             log(f"{name}: {failures[name].reason}")
         else:
             click.echo(f"{name}: delivered")
-    if failures:
+    for name, reason in unusable.items():
+        log(f"{name}: {reason}")
+    if failures or unusable:
         raise click.ClickException("Not every alert was delivered. The reasons are above.")

@@ -10,9 +10,9 @@ import click
 from propel_assets import __version__
 from propel_assets.catalog import BY_NAME, TABLES, Table
 from propel_assets.cli.arguments import Duration, current_settings, table_arguments
-from propel_assets.cli.rendering import VERDICTS, format_age, log, print_table
+from propel_assets.cli.rendering import VERDICTS, format_age, format_count, log, print_table
 from propel_assets.cli.warehouse import open_configured_warehouse
-from propel_assets.errors import SettingsError
+from propel_assets.errors import SettingsError, WebhookStoreError
 from propel_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -84,15 +84,25 @@ def status(output: str, max_age: timedelta | None, tables: tuple[str, ...]) -> N
         _print_status(found)
         if not tables:
             _print_marts(models, settings)
+            if (events := _event_status(settings)[0]) and events.pending:
+                click.echo(
+                    f"\n{format_count(events.pending, 'webhook event')} not loaded yet: propel-assets load auth_event"
+                )
     else:
-        events = _event_status(settings)
-        is_json = output == "json"
-        text = _as_json(found, models, events) if is_json else _as_prometheus(found, events, settings.environment)
+        events, error = _event_status(settings)
+        if output == "json":
+            text = _as_json(found, models, events, error)
+        else:
+            text = _as_prometheus(found, events, error, settings.environment)
         click.echo(text, nl=False)
     if max_age is not None and (old := too_old(found, max_age, tables)):
-        limit = f"{max_age / timedelta(hours=1):g} h"
-        log(f"Not loaded in the last {limit}: {', '.join(old)}. Check that the schedule runs.")
+        log(f"Not loaded in the last {_duration(max_age)}: {', '.join(old)}. Check that the schedule runs.")
         raise SystemExit(CHECK_FAILED)
+
+
+def _duration(time: timedelta) -> str:
+    minutes = round(time / timedelta(minutes=1))
+    return f"{minutes} min" if minutes % 60 else f"{minutes // 60} h"
 
 
 def _print_status(tables: "Sequence[TableStatus]") -> None:
@@ -129,17 +139,23 @@ def _print_marts(models: "Sequence[BuiltModel]", settings: Settings) -> None:
     log("-: the mart does not record which load it was built from.")
 
 
-def _event_status(settings: Settings) -> "StoreStatus | None":
-    """Return what waits in the webhook store; None where no webhooks are received."""
+def _event_status(settings: Settings) -> "tuple[StoreStatus | None, str | None]":
+    """Return what waits in the webhook store, and why it cannot be read. Both None where no webhooks are received."""
     if not settings.webhook_secrets:
-        return None
+        return None, None
     from propel_assets.webhooks.apply import open_store
 
-    with open_store(settings.webhook_store) as store:
-        return store.status() if store else None
+    try:
+        with open_store(settings.webhook_store) as store:
+            return (store.status() if store else None), None
+    except (WebhookStoreError, SettingsError) as error:  # the tables are reported without it
+        log(f"The events not loaded yet could not be counted. {error}")
+        return None, str(error)
 
 
-def _as_json(tables: "Sequence[TableStatus]", models: "Sequence[BuiltModel]", events: "StoreStatus | None") -> str:
+def _as_json(
+    tables: "Sequence[TableStatus]", models: "Sequence[BuiltModel]", events: "StoreStatus | None", error: str | None
+) -> str:
     from propel_assets.warehouse.status import UNKNOWN_AGE
 
     now = datetime.now(UTC)
@@ -165,6 +181,7 @@ def _as_json(tables: "Sequence[TableStatus]", models: "Sequence[BuiltModel]", ev
         ],
         "marts": [{"mart": m.name, "rows": m.rows, "as_of": _time(m.as_of)} for m in models],
         "events": events and {"pending": events.pending, "oldest_received_at": _time(events.oldest_received_at)},
+        "events_error": error,
     }
     return json.dumps(document, indent=2) + "\n"
 
@@ -173,7 +190,9 @@ def _time(at: datetime | None) -> str | None:
     return at.astimezone(UTC).isoformat(timespec="seconds") if at else None
 
 
-def _as_prometheus(tables: "Sequence[TableStatus]", events: "StoreStatus | None", environment: str) -> str:
+def _as_prometheus(
+    tables: "Sequence[TableStatus]", events: "StoreStatus | None", error: str | None, environment: str
+) -> str:
     """Return the metrics. Times are epoch seconds, so that a text that is not renewed still grows old."""
     try:
         from prometheus_client import CollectorRegistry, Gauge, generate_latest
@@ -210,6 +229,9 @@ def _as_prometheus(tables: "Sequence[TableStatus]", events: "StoreStatus | None"
         "Failed checks of the last load.",
         {t.table: len(t.last_checks) - t.checks_passed for t in tables},
     )
+    if events is not None or error:
+        text = "1 if the webhook store can be read."
+        Gauge("propel_webhook_store_up", text, ["environment"], registry=registry).labels(environment).set(not error)
     if events is not None:
         oldest = events.oldest_received_at
         lag = max(0.0, (datetime.now(UTC) - oldest).total_seconds()) if oldest else 0.0

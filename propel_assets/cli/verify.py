@@ -107,11 +107,11 @@ def _print_comparisons(comparisons: "Sequence[TableComparison]", limit: int) -> 
     return len(differences)
 
 
-def _events(settings: Settings, stack: ExitStack) -> Callable[[datetime], Collection[str]]:
-    """Return the function that reads which ids events name; without a webhook receiver it returns none."""
+def _events(settings: Settings, stack: ExitStack) -> Callable[[datetime], Collection[str]] | None:
+    """Return the function that reads which ids events name; None without a webhook receiver."""
     if not settings.webhook_secrets:
-        return lambda _: ()
-    from propel_assets.webhooks.apply import open_store
+        return None
+    from propel_assets.webhooks.apply import LOAD_SECONDS, open_store
 
-    store = stack.enter_context(open_store(settings.webhook_store))
-    return store.ids_named_since if store else lambda _: ()
+    store = stack.enter_context(open_store(settings.webhook_store, statement_seconds=LOAD_SECONDS))
+    return store.ids_named_since if store else None

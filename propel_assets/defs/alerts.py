@@ -20,6 +20,7 @@ from propel_assets.defs.environment import Environment
 from propel_assets.defs.events import APPLY_EVENTS
 from propel_assets.errors import LossRefused, PropelError, SettingsError, WebhookStoreError
 from propel_assets.reporting.alerts import Alert, AlertState, Cause, Problem, problem_of
+from propel_assets.reporting.delivery import targets
 from propel_assets.settings import load_settings
 from propel_assets.webhooks.apply import open_store
 
@@ -28,8 +29,10 @@ RUNS_AT_ONCE = 100
 FULL_STORE = 0.8
 MAX_WAITING_SECONDS = 6 * 3600.0
 # The daemon stops waiting for a tick after 60 s (DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS), and the cursor is lost then.
-# Reading the event log (this limit) and delivery (20 s) together take less.
+# Reading the event log, one connection (5 s) and one statement of the webhook store, and delivery (20 s) together
+# take less.
 READING_SECONDS = 20.0
+STORE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def _report(context: dg.SensorEvaluationContext, scope: Scope) -> dg.SkipReason:
     for run, event in _ended_runs(context, state):
         findings |= _findings_of(context.instance, scope, run, event)
     findings |= _stale_assets(context, scope)
-    findings |= _webhook_store(scope.environment)
+    findings |= _webhook_store(scope.environment) | _alert_targets(scope.environment)
     new, resolved = state.update(findings)
     for alert in new:
         context.log.error(alert.text)
@@ -248,7 +251,7 @@ def _webhook_store(environment: Environment) -> dict[str, Problem | None]:
     except SettingsError:  # then no alert can be delivered either
         return {}
     try:
-        with open_store(url) as store:
+        with open_store(url, statement_seconds=STORE_SECONDS) as store:
             if store is None:
                 return {name: None}
             status = store.status()
@@ -265,6 +268,17 @@ def _webhook_store(environment: Environment) -> dict[str, Problem | None]:
         reason = f"the oldest event has waited for {waiting / 3600:.0f} hours. {todo}"
         return {name: Problem(Cause("Webhooks: events are not loaded"), name, reason)}
     return {name: None}
+
+
+def _alert_targets(environment: Environment) -> dict[str, Problem | None]:
+    """Return the problem of the targets of alerts that cannot be used. The other targets receive it."""
+    name = "alert targets"
+    try:
+        _, unusable = targets(load_settings(environment=environment.name).alert_settings)
+    except SettingsError:  # then no alert can be delivered
+        return {}
+    reason = f"{', '.join(unusable)} cannot be used. {' '.join(unusable.values())}"
+    return {name: Problem(Cause("Alerts: a target cannot be used"), name, reason) if unusable else None}
 
 
 def _hours(policy: Any) -> float:

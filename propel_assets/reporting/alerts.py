@@ -143,13 +143,16 @@ class AlertState:
     def deliver(self, settings: AlertSettings, alerts: Sequence[Alert], environment: str, log: Log) -> None:
         """Deliver new and pending alerts. A failed delivery is retried after 1, 2, 4, 8 ... evaluations.
 
-        Raises:
-            SettingsError: a target cannot be used. The alerts are kept until the setting is corrected.
+        Alerts for a target that cannot be used are kept until its setting is corrected.
         """
-        self.keep(alerts, delivery.target_names(settings))
-        configured = delivery.targets(settings)
-        self.pending = {target: kept for target, kept in self.pending.items() if target in configured and kept}
-        self.attempts = {target: 1 if alerts else self.attempts.get(target, 0) + 1 for target in self.pending}
+        configured, unusable = delivery.targets(settings)
+        for target, reason in unusable.items():
+            log(f"The {target} cannot be used, and its alerts are kept. {reason}")
+        self.keep(alerts, [*configured, *unusable])
+        known = {*configured, *unusable}
+        self.pending = {target: kept for target, kept in self.pending.items() if target in known and kept}
+        waiting = [target for target in self.pending if target in configured]
+        self.attempts = {target: 1 if alerts else self.attempts.get(target, 0) + 1 for target in waiting}
         due = [target for target, attempts in self.attempts.items() if not attempts & (attempts - 1)]  # a power of 2
         texts = {
             target: messages(self.pending[target], environment, one_each=configured[target].opens_incidents)

@@ -66,13 +66,15 @@ def active_users(query: Query, schema: str) -> Chart | None:
         for source in names
         if source in found
     }
-    best = next(iter(series.values()))
+    source, best = next(iter(series.items()))
+    counted = source[0].lower() + source[1:]
+    title = f"Active users per {'week' if cadence == 'Weekly' else 'day'}"
     last, period = max(best), "week" if cadence == "Weekly" else "day"
     before = best.get(last - timedelta(weeks=1) if cadence == "Weekly" else last - timedelta(days=1))
     change = f", {(best[last] - before) / before:+.0%} on the {period} before" if before else ""
     return time_chart(
-        f"Active users per {period}",
-        f"{_of(best[last], 'user')} active in the {period} of {last}{change}.",
+        title if len(series) > 1 else f"{title}, {counted}",  # one series has no legend
+        f"{_of(best[last], 'user')} active in the {period} of {last}{change}, {counted}.",
         (f"{best[last]:,}", f"users active in the last full {period}" if period == "week" else "users active that day"),
         series,
         period=f"{period.capitalize()} of",
@@ -105,11 +107,11 @@ def cohorts(query: Query, schema: str) -> Chart | None:
     label = {month: f"{month:%b %Y}" for month in months}
     fourth = [(stayed[m, 4], started[m]) for m in months if (m, 4) in share]
     kept = sum(s for s, _ in fourth) / sum(n for _, n in fourth) if fourth else None
-    retained = f" Of those who could, {kept:.0%} were active four weeks later or after." if kept is not None else ""
+    retained = f" Of those who could, {kept:.0%} were active at week four or later." if kept is not None else ""
     return grid_chart(
         "Retention: weeks after sign-up",
         f"{_of(sum(started[m] for m in months), 'sign-up')} in {_of(len(months), 'month')} of sign-up.{retained}",
-        None if kept is None else (f"{kept:.0%}", "of new users still active after four weeks"),
+        None if kept is None else (f"{kept:.0%}", "of new users active at week four or later"),
         ("Month of sign-up", "Users", *map(str, AFTER)),
         [
             (label[m], f"{started[m]:,}", *(f"{share[m, a]:.0%}" if (m, a) in share else "" for a in AFTER))
@@ -216,18 +218,27 @@ def missed_changes(query: Query, schema: str) -> Chart | None:
     """Return the changes between full loads that had no webhook, by event type."""
     counts: Counter[str] = Counter()
     missed: Counter[str] = Counter()
-    for event_type, changes, without in query(f"SELECT event_type, changes, missed FROM {schema}.audit_event_grades"):  # noqa: S608
-        counts[event_type] += int(changes)
-        missed[event_type] += int(without)
+    grades = waiting = 0
+    sql = f"SELECT event_type, changes, missed, is_settled FROM {schema}.audit_event_grades"  # noqa: S608 - our names
+    for event_type, changes, without, is_settled in query(sql):
+        counts[event_type] += int(changes) if is_settled else 0
+        missed[event_type] += int(without) if is_settled else 0
+        grades += 1
+        waiting += not is_settled
     if not counts:
         return None
     shown = sorted(counts, key=lambda name: (-missed[name], name))
     total, lost = counts.total(), missed.total()
     share = f" ({lost / total:.1%})" if total else ""
+    summary = f"{lost:,} of {_of(total, 'change')} between full loads had no webhook{share}."
+    if waiting:
+        summary += f" {_of(waiting, 'grade')} not settled yet: not counted."
+    if waiting == grades:
+        summary = f"No grade is settled yet: {_of(waiting, 'grade')} may still get events."
     return bar_chart(
         "Changes that webhooks missed",
-        f"{lost:,} of {_of(total, 'change')} between full loads had no webhook{share}.",
-        (f"{lost:,}", "changes that webhooks missed"),
+        summary,
+        (f"{lost:,}", "changes that webhooks missed") if waiting < grades else None,
         ("Event", "Missed", "Changes"),
         [(name, missed[name], f"{missed[name]:,}", f"of {counts[name]:,}") for name in shown],
     )

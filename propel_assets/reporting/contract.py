@@ -75,10 +75,12 @@ def _table(table: Table) -> dict[str, Any]:
         "logicalType": "object",
         "physicalType": "table",
         "description": table.description,
-        "dataGranularityDescription": f"One row per {', '.join(table.key)}.",
         "tags": [table.group, "loaded by default" if table.default else "loaded by name"],
         "properties": [_column(table, column, foreign_keys.get(column.name)) for column in table.columns],
-        "quality": [
+    }
+    if table.key:
+        found["dataGranularityDescription"] = f"One row per {', '.join(table.key)}."
+        found["quality"] = [
             {
                 "id": "primary_key_is_unique",
                 "type": "library",
@@ -87,8 +89,7 @@ def _table(table: Table) -> dict[str, Any]:
                 "mustBe": 0,
                 "severity": "error",
             }
-        ],
-    }
+        ]
     if table.doc:
         found["authoritativeDefinitions"] = [{"type": "implementation", "url": table.doc}]
     return found
@@ -102,7 +103,7 @@ def _column(table: Table, column: Column, refers_to: str | None) -> dict[str, An
         "logicalType": "array" if is_list else LOGICAL_TYPES[column.type],
         "physicalType": column.type,
         "description": column.description,
-        "required": column.name in table.key,
+        "required": column.required or column.name in table.key,
         "classification": CLASSIFICATIONS[column.privacy],
         "tags": [f"privacy:{column.privacy}"],
     }

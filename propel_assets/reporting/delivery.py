@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from email.errors import MessageError
 from email.message import EmailMessage
 from email.utils import formatdate, getaddresses, make_msgid
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
@@ -132,7 +133,10 @@ def run_child(settings: Mapping[str, Any], target: str, messages: Sequence[Seque
     resource.setrlimit(resource.RLIMIT_AS, (CHILD_BYTES, CHILD_BYTES))
     output = sys.stdout.buffer
     try:
-        send = targets(AlertSettings(**settings))[target].send
+        usable, unusable = targets(AlertSettings(**settings))
+        if target in unusable:
+            raise SettingsError(unusable[target])
+        send = usable[target].send
         for message in messages:
             send(Message(*message))
             output.write(ACCEPTED)
@@ -141,25 +145,22 @@ def run_child(settings: Mapping[str, Any], target: str, messages: Sequence[Seque
         output.write(str(error).encode(errors="replace"))
 
 
-def targets(settings: AlertSettings) -> Mapping[str, Target]:
-    """Return the targets of alerts that are configured, by the names of `target_names`.
-
-    Raises:
-        SettingsError: a setting cannot be used. The text does not quote secrets.
-    """
-    found: dict[str, Target] = {}
+def targets(settings: AlertSettings) -> tuple[dict[str, Target], dict[str, str]]:
+    """Return the configured targets by name, and why the others cannot be used. The reasons do not quote secrets."""
+    builders: dict[str, Callable[[], Target]] = {}
     if settings.webhook:
-        found[WEBHOOK] = _webhook(settings.webhook)
+        builders[WEBHOOK] = partial(_webhook, settings.webhook)
     if settings.smtp:
-        found[EMAIL] = _email(settings)
-    if settings.apprise:
-        found |= {name: _apprise(url, name) for name, url in _apprise_urls(settings.apprise).items()}
-    return found
-
-
-def target_names(settings: AlertSettings) -> list[str]:
-    """Return the names of all possible targets, also of those with a setting that cannot be used."""
-    return [WEBHOOK, EMAIL, *_apprise_urls(settings.apprise)]
+        builders[EMAIL] = partial(_email, settings)
+    builders |= {name: partial(_apprise, url, name) for name, url in _apprise_urls(settings.apprise).items()}
+    usable: dict[str, Target] = {}
+    unusable: dict[str, str] = {}
+    for name, build in builders.items():
+        try:
+            usable[name] = build()
+        except SettingsError as error:
+            unusable[name] = str(error)
+    return usable, unusable
 
 
 def _apprise_urls(text: str) -> dict[str, str]:

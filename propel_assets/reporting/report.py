@@ -1,8 +1,9 @@
-"""The page of `propel-assets report`: the charts of the marts, what changed since the last load, tables and checks.
+"""The page of `propel-assets report`: charts of the marts, changes between the last two loads, tables and checks.
 
 One HTML file that loads nothing and names no person. What cannot be shown is replaced by a sentence that says why.
 """
 
+import re
 import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from typing import Any
 import jinja2
 import yaml
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
+from markupsafe import Markup, escape
 
 from propel_assets import __version__
 from propel_assets.catalog import BY_NAME, TABLES, Table
@@ -113,6 +115,7 @@ def render(warehouse: Warehouse, target: Target) -> str:
     checks = [check for table in tables for check in table.last_checks]
     template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["with_code"] = _with_code
     return environment.from_string(template).render(
         version=__version__,
         environment=target.environment,
@@ -131,6 +134,11 @@ def render(warehouse: Warehouse, target: Target) -> str:
         tables=tables,
         more={t.table: _more(warehouse, BY_NAME[t.table]) for t in tables},
     )
+
+
+def _with_code(text: str) -> Markup:
+    """Return a description as HTML, with what is in backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped
 
 
 @cache

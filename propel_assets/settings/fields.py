@@ -13,6 +13,7 @@ from propel_assets.errors import SettingsError
 PIPELINE = "propel_auth_pipeline"
 DATASET = "propel_auth_data"
 MAX_AGE_HOURS = 26.0
+WEBHOOK_STORE = "sqlite:///{}.db"
 ENVIRONMENT_NAME = re.compile(r"[a-z][a-z0-9_]{0,19}")
 
 
@@ -45,6 +46,7 @@ class Tenant:
     scan_seconds: float = 86_400.0
     max_loss: float = 0.2
     allow_loss: bool = False
+    environment: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,10 +134,14 @@ class Settings:
         "PROPELAUTH_PAGE_SIZE", 100, "Rows requested per page. The server may return fewer.", minimum=1
     )
     max_concurrency: int = _setting(
-        "PROPELAUTH_MAX_CONCURRENCY", 12, "Maximum number of requests in flight.", minimum=1
+        "PROPELAUTH_MAX_CONCURRENCY", 12, "Maximum number of requests in flight, per process.", minimum=1
     )
     max_rps: float = _setting(
-        "PROPELAUTH_MAX_RPS", 0.0, "Maximum number of requests per second. 0: as the server allows.", minimum=0
+        "PROPELAUTH_MAX_RPS",
+        0.0,
+        "Maximum number of requests per second, per process. Scans in several processes, as with the executors "
+        "multiprocess, celery and k8s, each have this limit. 0: as the server allows.",
+        minimum=0,
     )
     retry_seconds: float = _setting(
         "PROPELAUTH_RETRY_SECONDS",
@@ -217,8 +223,9 @@ class Settings:
     )
     webhook_store: str = _setting(
         "PROPELAUTH_WEBHOOK_STORE",
-        "sqlite:///propel_auth_webhooks.db",
-        "SQLAlchemy URL of the webhook store: SQLite or PostgreSQL.",
+        WEBHOOK_STORE.format("propel_auth_webhooks"),
+        "SQLAlchemy URL of the webhook store: SQLite or PostgreSQL. The default file of an environment begins with its "
+        "name: `staging_propel_auth_webhooks.db`.",
         secret=True,
     )
     erasure_days: float = _setting(
@@ -249,6 +256,8 @@ class Settings:
         """
         for setting in fields(self):
             check_value(setting.name, getattr(self, setting.name))
+        if self.webhook_store == FIELDS["webhook_store"].default:  # one environment must not load another's events
+            object.__setattr__(self, "webhook_store", self._default_webhook_store)
         if self.environment and not ENVIRONMENT_NAME.fullmatch(self.environment):
             raise SettingsError(
                 f"{variable_of('environment')} is {self.environment!r}; a name has at most 20 lowercase letters, "
@@ -280,6 +289,15 @@ class Settings:
             recipients=self.alert_to,
             apprise=self.alert_apprise,
         )
+
+    @property
+    def _default_webhook_store(self) -> str:
+        return WEBHOOK_STORE.format(self.target.named("propel_auth_webhooks"))
+
+    @property
+    def has_webhooks(self) -> bool:
+        """Whether webhooks are configured: there is a secret, or a store other than the default one."""
+        return bool(self.webhook_secrets) or self.webhook_store != self._default_webhook_store
 
     @property
     def webhook_secrets(self) -> tuple[str, ...]:

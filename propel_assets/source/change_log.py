@@ -42,6 +42,10 @@ class StoredTables(Protocol):
         """Return the ids that the change log has since the last full load of ``table`` began."""
         ...
 
+    def deleted_since_full_load(self, table: Table) -> int:
+        """Return how many rows of ``table`` loads of events have deleted since its last full load began."""
+        ...
+
     def first_receipt(self, ids: Sequence[str]) -> datetime | None:
         """Return when the first of the messages ``ids`` of `auth_event` was received."""
         ...

@@ -26,7 +26,7 @@ import urllib3
 
 from propel_assets import __version__
 from propel_assets.errors import KeyRefused, PermanentApiError, ResponseTooLarge, TransientApiError, Unreachable
-from propel_assets.settings import Tenant, is_loopback
+from propel_assets.settings import Tenant, is_loopback, variables_of
 from propel_assets.source.connections import connection_pool
 from propel_assets.source.throttle import Throttle
 
@@ -172,7 +172,7 @@ class Client:
                 pause = _retry_after(response.headers.get("Retry-After"))
                 return _Failure(f"returned {response.status}", sent_at, response.status, pause)
             if response.status != OK:
-                raise _refusal(request, response)
+                raise _refusal(request, response, self.tenant.environment)
             body = self._read(request, response)
             try:
                 value = _decode(request, body, decode)
@@ -363,32 +363,32 @@ def _discard(response: urllib3.BaseHTTPResponse) -> None:
     response.release_conn()
 
 
-def _refusal(request: _Request, response: urllib3.BaseHTTPResponse) -> PermanentApiError:
+def _refusal(request: _Request, response: urllib3.BaseHTTPResponse, environment: str) -> PermanentApiError:
     """Return the error for a status that is not retried. The body is not quoted: it can repeat the query."""
     body, status = _read_error(response), response.status
+    url, key, token = (variables_of(name, environment)[0] for name in ("auth_url", "api_key", "oauth_token"))
     returned = f"{request} returned {status}"
     if response.get_redirect_location():
         return PermanentApiError(
             f"{returned}, a redirect. Redirects are not followed, so that the key is sent to one host only. Set "
-            "PROPELAUTH_AUTH_URL to the host that responds itself.",
+            f"{url} to the host that responds itself.",
             status,
         )
     if status == 401 and request.auth != BACKEND_KEY:
         return PermanentApiError(
-            f"{returned}: PROPELAUTH_OAUTH_TOKEN is not a valid access token of an end user. Log in again for a new "
-            "one.",
+            f"{returned}: {token} is not a valid access token of an end user. Log in again for a new one.",
             status,
         )
     if status == 401:
         return KeyRefused(
-            f"{returned}: PROPELAUTH_API_KEY is not a key of this environment. Copy one from the Backend Integration "
+            f"{returned}: {key} is not a key of this environment. Copy one from the Backend Integration "
             "page of the PropelAuth dashboard; test, staging and prod have their own.",
             status,
         )
     hints = {
         400: f": invalid {_refused_fields(body)}.",
         403: ": the key may not read this. Add the permission on the Backend Integration page.",
-        404: ": not found, or PROPELAUTH_AUTH_URL is not the auth URL of this environment.",
+        404: f": not found, or {url} is not the auth URL of this environment.",
         426: ": orgs (B2B) are not enabled for this project.",
     }
     return PermanentApiError(returned + hints.get(status, "."), status)

@@ -232,6 +232,7 @@ class _ScanReader:
             stored_ids=ids.stored_ids,
             first_receipt=ids.first_receipt,
             rows_to_read_again=again,
+            deleted_since_full_load=run.stored.deleted_since_full_load if run.stored else lambda _: 0,
         )
 
     def read(self) -> Iterator[dict[str, Any]]:

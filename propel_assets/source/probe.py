@@ -19,7 +19,7 @@ import urllib3
 from propel_assets import __version__
 from propel_assets.catalog.model import API, INSIGHTS
 from propel_assets.errors import KeyRefused, TransientApiError, Unreachable
-from propel_assets.settings import Tenant
+from propel_assets.settings import Tenant, variables_of
 from propel_assets.source.client import MAX_ERROR_BYTES, REQUEST_SECONDS, USER_AGENT
 from propel_assets.source.connections import connection_pool
 
@@ -125,7 +125,7 @@ class _Requester:
     """Sends one request at a time, and no more than `MAX_REQUESTS`."""
 
     def __init__(self, tenant: Tenant, progress: Callable[[int], None]) -> None:
-        self._tenant, self._progress = tenant, progress
+        self.tenant, self._progress = tenant, progress
         self._pool = connection_pool(
             tenant.auth_url,
             lambda: False,
@@ -158,7 +158,7 @@ class _Requester:
         self._progress(self.sent)
         headers = dict(self._pool.headers)
         if auth != "none":
-            headers["Authorization"] = f"Bearer {self._tenant.api_key if auth == 'key' else WRONG_KEY}"
+            headers["Authorization"] = f"Bearer {self.tenant.api_key if auth == 'key' else WRONG_KEY}"
         url = f"{API}/{path}" + (f"?{urlencode(params)}" if params else "")
         try:
             response = self._pool.urlopen("GET", url, headers=headers, redirect=False, preload_content=False)
@@ -170,7 +170,7 @@ class _Requester:
                 return None
             raise Unreachable(
                 f"The probe could not read GET {API}/{path} ({type(error).__name__}). Check that PROPELAUTH_AUTH_URL "
-                f"is right: {self._tenant.auth_url}."
+                f"is right: {self.tenant.auth_url}."
             ) from None
         for name, value in response.headers.items():
             if LIMIT_HEADER.fullmatch(name):
@@ -296,8 +296,9 @@ class _Probe:
         """
         first = self._users(self.page)
         if first.status == UNAUTHORIZED:
+            variable, *_ = variables_of("api_key", self.http.tenant.environment)
             raise KeyRefused(
-                f"GET {API}/user/query returned 401: PROPELAUTH_API_KEY is not a key of this environment.", UNAUTHORIZED
+                f"GET {API}/user/query returned 401: {variable} is not a key of this environment.", UNAUTHORIZED
             )
         if self._settled(first).status == OK:
             return first

@@ -52,7 +52,6 @@ class ReadOptions:
     ``recent``: read only recent changes of users. ``can_merge``: whether the destination can merge what is read; if
     not, metrics and usage are read as the first load does, and events are skipped. ``events``: the webhooks to load;
     None: there is no webhook store.
-    ``deleted_before``: by table, the rows that earlier loads of this run have deleted because of events.
     """
 
     lookups: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
@@ -60,7 +59,6 @@ class ReadOptions:
     recent: bool = False
     can_merge: bool = True
     events: Sequence[ReceivedEvent] | None = field(default=None, repr=False)
-    deleted_before: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -129,8 +127,8 @@ class ScanResult:
 
     A reader fills in what it has found, `read_scan` the rest. ``deleted``: by column, the ids whose rows must be
     deleted, because a merge deletes rows only where it inserts others. ``rows_deleted``: the stored rows of users, orgs
-    and memberships that events have ended. ``newest``, ``cursor``: the reader's part of ``resume_state``; None leaves
-    it unchanged.
+    and memberships that events have ended. ``unread``: ids for which the API returned errors, so their events must stay
+    in the store. ``newest``, ``cursor``: the reader's part of ``resume_state``; None leaves it unchanged.
     """
 
     table_name: str
@@ -147,6 +145,7 @@ class ScanResult:
     variants: Sequence[Mapping[str, Any]] = ()
     deleted: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
     rows_deleted: int = 0
+    unread: Sequence[str] = field(default=(), repr=False)
     newest: float | None = None
     cursor: Mapping[str, Any] | None = None
     requests: int = 0

@@ -38,6 +38,24 @@ class StoredRows:
             has_rows = _has_log(warehouse) and bool(warehouse.rows(sql, limit=1))
             return has_rows, _last_event_load(warehouse).event_loads + 1
 
+    def deleted_since_full_load(self, table: Table) -> int:
+        """Return how many rows of ``table`` loads of events have deleted since its last full load began.
+
+        Loads of events are numbered, and a full load knows how many were complete when it began: no clock has to be
+        right.
+        """
+        with connect(*self._arguments) as warehouse:
+            if "rows_deleted" not in warehouse.columns_of(PROPEL_SCANS.name):
+                return 0
+            order = f"AND s.mode = 'full' ORDER BY {warehouse.load_order} DESC, s.load_id DESC"
+            full = _scans_of(warehouse, "s.event_loads", (table,), order, limit=1)
+            sql = (
+                f"SELECT coalesce(sum(s.rows_deleted), 0) FROM {warehouse.table(PROPEL_SCANS.name)} s "  # noqa: S608
+                f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
+                "WHERE s.table_name = %s AND s.mode = 'events' AND s.event_loads >= %s"
+            )
+            return int(warehouse.rows(sql, table.name, full[0][0] if full else 0)[0][0])
+
     def first_receipt(self, ids: Sequence[str]) -> datetime | None:
         """Return when the first of the messages ``ids`` of `auth_event` was received."""
         with connect(*self._arguments) as warehouse:

@@ -20,7 +20,7 @@ from propel_assets.privacy.filter import HELD_BACK
 from propel_assets.privacy.policy import VARIANT
 from propel_assets.source.reconcile import REASONS, UNEXPECTED, is_same_type
 from propel_assets.warehouse.audit import FUTURE_TOLERANCE, LoadRecord, decode_json
-from propel_assets.warehouse.grades import GRADED, latest_grades
+from propel_assets.warehouse.grades import GRADED, latest_grades, unreported_changes
 from propel_assets.warehouse.query import Warehouse
 
 Severity = Literal["ERROR", "WARN"]
@@ -32,6 +32,11 @@ LEAST_LOADS = 5  # before a history says anything
 LEAST_ROWS, LEAST_SHARE, DEVIATIONS = 10, 0.1, 4.0  # how far from the median is still usual
 NORMAL = 1.4826  # a median absolute deviation as a standard deviation, for values that vary at random
 NOT_LOADED = "Not loaded yet."
+NO_WEBHOOKS = (
+    "Look at the endpoint in the PropelAuth dashboard: it must be enabled, with the public URL of the receiver and all "
+    "events. If its deliveries fail with 401, PROPELAUTH_WEBHOOK_SECRET is not the signing secret of this endpoint. If "
+    "they succeed, the events wait in the store: turn on the sensor, or run `propel-assets load auth_event`."
+)
 MAX_SILENCE = timedelta(hours=6)  # without an event, while scans find changes
 WEBHOOKS_STOPPED = (
     "Check that the receiver runs (propel-assets webhooks), that the sensor for events is on, and that the endpoint is "
@@ -381,9 +386,12 @@ def _age(age: timedelta) -> str:
 def events_received(facts: TableFacts) -> Finding:
     """A webhook was received for each change between the last two proved full loads. Without webhooks it passes."""
     table, warehouse = facts.table, facts.warehouse
-    if not warehouse.columns_of(AUTH_EVENT.name):
-        return _finding("No webhook has been loaded, so there is nothing to compare.")
     names = GRADED if table == AUTH_EVENT else [table.name]
+    if not warehouse.count(AUTH_EVENT.name):
+        if changes := unreported_changes(warehouse, names):
+            text = f"No webhook was ever loaded, and the last two full loads differ by {changes} changes. {NO_WEBHOOKS}"
+            return _finding(text, failed="WARN", evidence={"changes": changes})
+        return _finding("No webhook has been loaded, so there is nothing to compare.")
     newest, grades = latest_grades(warehouse, names), latest_grades(warehouse, names, settled=True)
     if not newest:
         text = "No grade yet: two proved full loads after the first webhook are compared."

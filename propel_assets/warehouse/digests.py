@@ -23,7 +23,8 @@ EXACT = Context(prec=200_000, Emax=MAX_EMAX, Emin=MIN_EMIN)  # no number in JSON
 class KeyDifference(NamedTuple):
     """A key whose rows differ. ``columns``: those that differ. ``ids``: values of its identifiers.
 
-    ``is_changed``: changed since the load. ``is_new``: created since the load.
+    ``is_changed``: PropelAuth's row shows that it changed since the load. ``is_new``: the row, or where PropelAuth has
+    none the stored one, is newer than the load.
     """
 
     key: Key
@@ -101,7 +102,8 @@ class RowDigests:
         columns = f"first(digests) AS digests, first(ids) AS ids, {flags}, count(*) AS n"
         by_key = f"(SELECT key, {columns} FROM {{}} GROUP BY key)"  # noqa: S608 - our names
         found = self._db.execute(
-            "SELECT key, s.digests, c.digests, s.ids, c.ids, s.is_changed OR c.is_changed, s.is_new OR c.is_new "  # noqa: S608 - our names
+            "SELECT key, s.digests, c.digests, s.ids, c.ids, c.is_changed, "  # noqa: S608 - our names
+            "CASE WHEN c.key IS NULL THEN s.is_new ELSE c.is_new END "
             f"FROM {by_key.format('stored')} AS s FULL JOIN {by_key.format('current')} AS c USING (key) "
             "WHERE s.digests IS DISTINCT FROM c.digests OR s.n <> c.n ORDER BY key"
         )
@@ -116,7 +118,7 @@ class RowDigests:
                     kind=kind,
                     columns=columns if columns or kind != "different" else ("number of rows with this key",),
                     ids=tuple(id_ for found_ids in ids for id_ in found_ids or () if id_),
-                    is_changed=bool(is_changed),
+                    is_changed=bool(is_changed) or (kind == "missing" and bool(is_new)),
                     is_new=bool(is_new),
                 )
 

@@ -17,6 +17,7 @@ from propel_assets.catalog import (
     PROPEL_EVENT_GRADES,
     PROPEL_SCAN_STATE,
     PROPEL_SCANS,
+    USER_QUERY,
     Table,
 )
 from propel_assets.catalog.model import ReportedChange, Webhooks
@@ -72,6 +73,9 @@ def grade_scan(warehouse: Warehouse, load_id: str, results: Sequence[ScanResult]
         _grade(warehouse, table)
         _keep_state(warehouse, table, load_id)
         _grade(warehouse, table)
+    for table in (BY_NAME[name] for name in GRADED if name not in graded):
+        if any(reference.table in graded for reference in table.references):
+            _grade(warehouse, table)  # which orgs were deleted is now known
 
 
 def settle_grades(warehouse: Warehouse) -> None:
@@ -120,8 +124,16 @@ def _keep_state(warehouse: Warehouse, table: Table, load_id: str) -> None:
     )
     warehouse.execute(f"INSERT INTO {state} (load_id, table_name) VALUES (%s, %s)", load_id, table.name)  # noqa: S608
     kept = [scan.load_id for scan in _scans(warehouse, table)]
+    # Deleted users are kept: each can propose an erasure, and this shows that the user existed.
+    proposed = (
+        f"AND (user_id IS NULL OR user_id NOT IN (SELECT e.user_id FROM {warehouse.table(AUTH_EVENT.name)} e "  # noqa: S608
+        "WHERE e.event_type = 'user.deleted' AND e.user_id IS NOT NULL AND NOT EXISTS "
+        f"(SELECT 1 FROM {warehouse.table(USER_QUERY.name)} u WHERE u.user_id = e.user_id)))"
+    )
+    is_proposed = table == USER_QUERY and warehouse.columns_of(AUTH_EVENT.name)
     warehouse.execute(
-        f"DELETE FROM {state} WHERE table_name = %s AND load_id NOT IN {placeholders(kept)}",  # noqa: S608 - quoted
+        f"DELETE FROM {state} WHERE table_name = %s AND load_id NOT IN {placeholders(kept)} "  # noqa: S608 - quoted
+        f"{proposed if is_proposed else ''}",
         table.name,
         *kept,
     )
@@ -144,7 +156,7 @@ def _scans(warehouse: Warehouse, table: Table) -> list[_Scan]:
 def _grade(warehouse: Warehouse, table: Table) -> None:
     """Compare the last two scans of ``table`` and store the grade; nothing if events do not cover the time between."""
     scans = _scans(warehouse, table)
-    if len(scans) < 2 or scans[0].privacy != scans[1].privacy:
+    if len(scans) < 2 or scans[0].privacy != scans[1].privacy or not warehouse.columns_of(AUTH_EVENT.name):
         return
     now, before = scans
     sql = f"SELECT min(received_at), max(received_at) FROM {warehouse.table(AUTH_EVENT.name)}"  # noqa: S608 - quoted
@@ -173,6 +185,24 @@ def _grade(warehouse: Warehouse, table: Table) -> None:
     warehouse.insert(PROPEL_EVENT_GRADES, rows)
 
 
+def unreported_changes(warehouse: Warehouse, names: Sequence[str]) -> int:
+    """Return how many changes that events report are between the last two proved full scans of these tables.
+
+    For tables of which no event was ever received: they have no grade.
+    """
+    if isinstance(warehouse, FileWarehouse) or not warehouse.columns_of(PROPEL_SCAN_STATE.name):
+        return 0
+    changes = 0
+    for table in map(BY_NAME.__getitem__, names):
+        scans, began = _scans(warehouse, table), warehouse.audit.full_load_start_times(table)
+        if len(scans) < 2 or scans[0].privacy != scans[1].privacy or not began or scans[0].started_at < began[0]:
+            continue  # the last full load left no state: webhooks are not configured any more
+        for report in _comparable(warehouse, table):
+            changed, params = _changes(warehouse, table, report, *scans)
+            changes += int(warehouse.rows(f"SELECT count(*) FROM ({changed}) c", *params)[0][0])  # noqa: S608
+    return changes
+
+
 def _comparable(warehouse: Warehouse, table: Table) -> Iterator[ReportedChange]:
     """Yield the changes of ``table`` that the privacy policy leaves comparable: equal ids in both tables."""
     rules, stored = warehouse.privacy.rules, warehouse.columns_of(table.name)
@@ -190,8 +220,7 @@ def _compare(
     warehouse: Warehouse, table: Table, report: ReportedChange, before: _Scan, now: _Scan
 ) -> dict[str, int | float | None]:
     """Return the number of changes, of missed ones, and the lateness of the events."""
-    scans = (now, before) if report.kind != "removed" else (before, now)
-    changed, params = _changes(warehouse, table, report, *(scan.load_id for scan in scans))
+    changed, params = _changes(warehouse, table, report, now, before)
     same = " AND ".join(f"e.{name} = c.{name}" for name in map(warehouse.column, table.key))
     created = warehouse.column("created_at")
     has_time = report.kind == "added" and "created_at" in warehouse.columns_of(table.name)
@@ -201,12 +230,13 @@ def _compare(
     keys = ", ".join(f"c.{name}" for name in map(warehouse.column, table.key))
     per_change = (
         f"SELECT {keys}, min(e.received_at) AS received_at, {times} AS created_at FROM ({changed}) c {joined}"  # noqa: S608
-        f"LEFT JOIN {warehouse.table(AUTH_EVENT.name)} e ON {same} AND e.event_type = %s "
+        f"LEFT JOIN {warehouse.table(AUTH_EVENT.name)} e ON {same} AND e.event_type IN (%s, %s) "
         f"AND e.received_at >= %s AND e.received_at < %s GROUP BY {keys}"
     )
     params = (
         *params,
         report.event_type,
+        report.or_event or report.event_type,
         before.started_at - RECEIVER_CLOCK_DIFFERENCE,
         now.finished_at + LATEST,
     )
@@ -228,13 +258,15 @@ def _compare(
 
 
 def _changes(
-    warehouse: Warehouse, table: Table, report: ReportedChange, load_id: str, other_load_id: str
+    warehouse: Warehouse, table: Table, report: ReportedChange, now: _Scan, before: _Scan
 ) -> tuple[str, tuple[Any, ...]]:
     """Return the query of the keys that changed, and its parameters.
 
-    A row is added or removed if only the scan ``load_id`` has it. Memberships of a deleted user or org are not counted
-    as removed: the deletion has its own event.
+    Memberships of a deleted user or org are not counted as removed: the deletion has its own event. Until the orgs have
+    been scanned after the memberships, an org without a member counts as deleted.
     """
+    scan, other = (now, before) if report.kind != "removed" else (before, now)
+    params = (table.name, scan.load_id, table.name, other.load_id)
     keys, state = list(map(warehouse.column, table.key)), warehouse.table(PROPEL_SCAN_STATE.name)
     same = " AND ".join(f"a.{name} = b.{name}" for name in keys)
     of_scan = f"SELECT * FROM {state} WHERE table_name = %s AND load_id = %s AND {keys[0]} IS NOT NULL"  # noqa: S608
@@ -249,9 +281,19 @@ def _changes(
             if warehouse.columns_of(reference.table):
                 parent = " AND ".join(f"p.{name} = a.{name}" for name in map(warehouse.column, reference.columns))
                 conditions.append(f"EXISTS (SELECT 1 FROM {warehouse.table(reference.table)} p WHERE {parent})")  # noqa: S608
+                if not _is_scanned_after(warehouse, BY_NAME[reference.table], table, now):
+                    conditions.append(f"EXISTS (SELECT 1 FROM ({of_scan}) p WHERE {parent})")  # noqa: S608
+                    params += (table.name, now.load_id)
     selected = ", ".join(f"a.{name}" for name in keys)
     sql = f"SELECT {selected} FROM ({of_scan}) a LEFT JOIN ({of_scan}) b ON {same} WHERE {' AND '.join(conditions)}"  # noqa: S608
-    return sql, (table.name, load_id, table.name, other_load_id)
+    return sql, params
+
+
+def _is_scanned_after(warehouse: Warehouse, parent: Table, table: Table, scan: _Scan) -> bool:
+    """Whether the rows of ``parent`` that ``table`` refers to were read with ``scan`` of ``table``, or after it."""
+    return parent.scan == table.scan or any(
+        began >= scan.finished_at for began in warehouse.audit.full_load_start_times(parent)[:1]
+    )
 
 
 def _differs(warehouse: Warehouse, table: Table, name: str) -> str:

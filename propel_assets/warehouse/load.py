@@ -205,7 +205,7 @@ class _Loader:
     def grade(self, info: LoadInfo) -> None:
         """Grade the webhooks by a full scan, and remove old audit rows. Errors are only logged: the load is done."""
         is_full = any(result.mode == "full" and result.table_name in LOGGED for result in self.results)
-        if not (is_full and self._columns.get(AUTH_EVENT.name)):
+        if not (is_full and (self._columns.get(AUTH_EVENT.name) or self._settings.has_webhooks)):
             return
         try:
             with connect(self._pipeline, self._target, self._policy) as warehouse:

@@ -6,12 +6,14 @@ the histories then have their times.
 
 from collections.abc import Sequence
 
-from propel_assets.catalog import AUTH_EVENT, BY_NAME, PROPEL_CHANGES, PROPEL_SCANS
+from propel_assets.catalog import AUTH_EVENT, BY_NAME, PROPEL_CHANGES, PROPEL_SCANS, USER_QUERY
 from propel_assets.source.change_log import LOGGED
 from propel_assets.source.stream import ScanResult
 from propel_assets.warehouse.audit import MAX_LOADS
 from propel_assets.warehouse.query import FileWarehouse, Warehouse
 
+# The deletion of a user can propose an erasure, which is due later, and shows that the user existed.
+NOT_PROPOSED = "NOT (table_name = %s AND change = 'deleted')"
 # A row with values in `__v_text` is kept: checks read why they are there.
 OLD_SCANS = "table_name = %s AND variants IS NULL AND finished_at < %s"
 
@@ -27,7 +29,8 @@ def remove_old_rows(warehouse: Warehouse, results: Sequence[ScanResult]) -> None
     scans, changes = warehouse.table(PROPEL_SCANS.name), warehouse.table(PROPEL_CHANGES.name)
     for name in full:
         for before in warehouse.audit.full_load_start_times(BY_NAME[name])[1:2]:
-            warehouse.execute(f"DELETE FROM {changes} WHERE table_name = %s AND observed_to < %s", name, before)  # noqa: S608
+            sql = f"DELETE FROM {changes} WHERE table_name = %s AND observed_to < %s AND {NOT_PROPOSED}"  # noqa: S608
+            warehouse.execute(sql, name, before, USER_QUERY.name)
             warehouse.execute(f"DELETE FROM {scans} WHERE mode = 'events' AND {OLD_SCANS}", name, before)  # noqa: S608
             ended = warehouse.audit.scan_end_times(AUTH_EVENT)
             if len(ended) == MAX_LOADS:

@@ -2,12 +2,13 @@
 
 Each table is read in the warehouse first, then scanned at PropelAuth. The rows of the scan pass through the code of a
 load: the privacy policy, the erasure list, the types of the stored columns. Rows are compared by key and by one digest
-per column, without `last_active_at`. Those that changed since the load are counted. Each other difference is read once
-more.
+per column, without `last_active_at`. Those that changed since the load are counted: only what PropelAuth returns now,
+and events, decide that, never a time of the stored row. Each other difference is read once more. Where webhooks are
+received, events that can explain it are waited for.
 """
 
 import itertools
-from collections import Counter
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -18,7 +19,16 @@ from typing import Any, Literal
 import dlt
 import pyarrow as pa
 
-from propel_assets.catalog import AUTH_EVENT, BY_NAME, ORG_MEMBERSHIP, USER_QUERY, Table, tables_of
+from propel_assets.catalog import (
+    AUTH_EVENT,
+    BY_NAME,
+    ORG_MEMBERSHIP,
+    PROPEL_CHANGES,
+    PROPEL_SCAN_STATE,
+    USER_QUERY,
+    Table,
+    tables_of,
+)
 from propel_assets.catalog.events import ids_named_by
 from propel_assets.catalog.model import Lookup, MetricGrid, PerParent, ReportGrid, Webhooks
 from propel_assets.catalog.users import LOOKUPS
@@ -41,7 +51,7 @@ from propel_assets.warehouse.digests import Key, KeyDifference, Kind, RowDigests
 from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, destination_kind
-from propel_assets.warehouse.query import HOW_TO_LOAD, connect
+from propel_assets.warehouse.query import HOW_TO_LOAD, Warehouse, connect, in_batches, placeholders
 from propel_assets.warehouse.stored import AuditResumeStore, erasure_list_of
 
 USER_ID, ACTIVITY = "user_id", "last_active_at"
@@ -57,6 +67,11 @@ NOT_COMPARED: dict[type, str] = {
 """By shape, why a table is not compared."""
 MAX_DIFFERENCES = 10_000
 """Differences of one table that are kept. Above it, the table as a whole is wrong."""
+
+EVENT_GRACE_SECONDS = 30.0
+"""How long events that can explain a difference are waited for."""
+POLL_SECONDS = 1.0
+"""The first pause between two looks at the webhook store. Each pause is 1.5 times as long as the one before."""
 
 NamedByEvents = Callable[[datetime], Collection[str]]
 """Returns the ids of users, orgs, keys and groups that webhook events since a time name."""
@@ -100,7 +115,7 @@ def verify_scan(
     wanted: Collection[str],
     settings: Settings,
     *,
-    named_by_events: NamedByEvents = lambda _: (),
+    named_by_events: NamedByEvents | None = None,
     progress: Progress = lambda *_: None,
     log: Log = lambda _: None,
 ) -> list[TableComparison]:
@@ -110,9 +125,9 @@ def verify_scan(
         scan: the name of the scan.
         wanted: names of its tables.
         settings: target, privacy policy and credentials (`require_credentials`).
-        named_by_events: which ids webhook events name.
+        named_by_events: which ids the events in the webhook store name; None: no webhooks are received.
         progress: called with a table, the rows read so far and the rows expected.
-        log: receives a message while a lock is waited for.
+        log: receives a message while a lock or an event is waited for.
 
     Raises:
         PropelError: the tables could not be compared.
@@ -126,7 +141,7 @@ def verify_scan(
         if file is not None and not file.exists():
             raise WarehouseError(f"There is no {file} yet. {HOW_TO_LOAD}")
         pipeline.sync_destination()
-        return _Comparison(scan, tables, settings, pipeline, folder, named_by_events, progress).run()
+        return _Comparison(scan, tables, settings, pipeline, folder, named_by_events, progress, log).run()
 
 
 def _merge_reason(table: Table) -> str:
@@ -139,7 +154,14 @@ def _not_compared(table: Table, reason: str) -> TableComparison:
 
 @dataclass
 class _ComparedTable:
-    """One table. ``created_since``, ``active_since``: rows with a greater time changed since the load."""
+    """One table.
+
+    ``created_since``, ``active_since``: rows of PropelAuth with a greater time changed since the load.
+    ``newest_possible``: a stored row with a greater `created_at` cannot be of the load.
+    ``added``: the keys of the rows that the change log has as added since the load.
+    ``not_loaded``: the keys of rows that the load has not written, as far as `propel_scan_state` shows it.
+    ``has_applied_events``: whether loads of events have written the table since the load.
+    """
 
     table: Table
     load: LoadRecord
@@ -147,18 +169,55 @@ class _ComparedTable:
     digests: RowDigests
     created_since: float
     active_since: float
-    has_applied_events: bool
+    newest_possible: float
+    added: Collection[Key] = ()
+    not_loaded: Collection[Key] = ()
+    has_applied_events: bool = False
     missing_columns: Sequence[str] = ()
     notes: list[str] = field(default_factory=list)
     new_columns: set[str] = field(default_factory=set)
 
     def differences(self, changed_ids: set[str], new_ids: set[str]) -> Iterator[KeyDifference]:
-        """Yield the rows that differ. Those that have one of ``changed_ids`` count as changed, or of ``new_ids``."""
+        """Yield the rows that differ. Rows with one of ``changed_ids`` are changed, with one of ``new_ids`` new."""
         for found in self.digests.differences():
-            yield found._replace(
-                is_changed=found.is_changed or not changed_ids.isdisjoint(found.ids),
-                is_new=found.is_new or not new_ids.isdisjoint(found.ids),
-            )
+            if found.kind == "extra":
+                is_new = found.key in self.not_loaded or (found.is_new and found.key not in self.added)
+            else:
+                is_new = found.is_new or not new_ids.isdisjoint(found.ids)
+            is_changed = found.is_changed or not changed_ids.isdisjoint(found.ids)
+            yield found._replace(is_changed=is_changed, is_new=is_new)
+
+
+@dataclass
+class _Explained:
+    """The rows that differ, as far as they are explained. ``changed``: how many have changed since the load.
+
+    ``rows``: at most `MAX_DIFFERENCES` of the others; ``total``: how many there are.
+    """
+
+    changed: int = 0
+    total: int = 0
+    rows: list[KeyDifference] = field(default_factory=list)
+    note: str = ""
+
+    def add(self, found: Sequence[KeyDifference], number: int) -> None:
+        """Add ``number`` rows that nothing explains."""
+        self.total += number
+        self.rows += found[: MAX_DIFFERENCES - len(self.rows)]
+
+
+@dataclass
+class _Extra:
+    """Rows only in the warehouse: how many, and the first `MAX_DIFFERENCES`."""
+
+    number: int = 0
+    rows: list[KeyDifference] = field(default_factory=list)
+
+    def add(self, found: KeyDifference) -> None:
+        """Add a row."""
+        self.number += 1
+        if len(self.rows) < MAX_DIFFERENCES:
+            self.rows.append(found)
 
 
 class _Comparison:
@@ -171,11 +230,12 @@ class _Comparison:
         settings: Settings,
         pipeline: dlt.Pipeline,
         folder: str,
-        named_by_events: NamedByEvents,
+        named_by_events: NamedByEvents | None,
         progress: Progress,
+        log: Log,
     ) -> None:
         self._scan, self._tables, self._settings, self._pipeline = scan, tables, settings, pipeline
-        self._folder, self._named_by_events, self._progress = folder, named_by_events, progress
+        self._folder, self._named_by_events, self._progress, self._log = folder, named_by_events, progress, log
         self._policy = load_policy(settings.privacy_settings)
         self._state = AuditResumeStore(pipeline, settings.target, self._policy).read(scan)
         self._privacy = PrivacyFilter(settings.privacy_settings, erasure_list_of(pipeline.state), self._state.privacy)
@@ -204,6 +264,10 @@ class _Comparison:
                 self._note_events()
                 self._read_differences_again()
                 self._note_events()
+                if self._wait_for_events():
+                    self._read_differences_again()
+                    self._note_events()
+                self._note_not_loaded()
             return [
                 _not_compared(table, reasons[table.name])
                 if table.name in reasons
@@ -230,15 +294,17 @@ class _Comparison:
                     reasons[table.name] = "the privacy policy has changed since the load. Load the table first"
                 else:
                     newest = warehouse.audit.last_load(table, events=True) or load
-                    has_applied_events = newest.load_id != load.load_id
-                    compared = self._prepare(table, load, stored, has_applied_events=has_applied_events)
+                    compared = self._prepare(table, load, stored)
+                    compared.has_applied_events = newest.load_id != load.load_id
+                    compared.added = _added_since(warehouse, table, load)
                     written = warehouse.audit.columns_written(table)
                     compared.missing_columns = self._missing_columns(table, stored, written)
                     self._compared[table.name] = compared
             for compared in self._compared.values():
                 for batch in warehouse.batches(compared.table.name, compared.kinds):
                     columns = dict(zip(compared.kinds, zip(*batch, strict=True), strict=True))
-                    compared.digests.add("stored", columns, *self._changed_since_load(compared, columns))
+                    later = _later(columns, "created_at", compared.newest_possible)
+                    compared.digests.add("stored", columns, [False] * len(later), later)
         return reasons
 
     def _missing_columns(self, table: Table, stored: Mapping[str, str], written: Collection[str]) -> list[str]:
@@ -257,9 +323,7 @@ class _Comparison:
             )
         return [name for name in missing if name in names or f"{name}{VARIANT}" not in stored]
 
-    def _prepare(
-        self, table: Table, load: LoadRecord, stored: Mapping[str, str], *, has_applied_events: bool
-    ) -> _ComparedTable:
+    def _prepare(self, table: Table, load: LoadRecord, stored: Mapping[str, str]) -> _ComparedTable:
         kinds = {name: kind for name, kind in stored.items() if name not in IGNORED and not name.startswith("_dlt")}
         identifiers = {column.name for column in table.columns if column.privacy == "identifier"}
         digests = RowDigests(self._folder, table.name, table.key, kinds, identifiers)
@@ -269,7 +333,8 @@ class _Comparison:
         created_since = self._state.newest.get(table.name, by_our_clock)
         if table.name == USER_QUERY.name:
             created_since = max(created_since, active_since)
-        return _ComparedTable(table, load, kinds, digests, created_since, active_since, has_applied_events)
+        newest_possible = max(created_since, load.finished_at.timestamp() + API_CLOCK_DIFFERENCE)
+        return _ComparedTable(table, load, kinds, digests, created_since, active_since, newest_possible)
 
     def _note_events(self) -> None:
         """Note the ids that webhook events since the load name.
@@ -277,7 +342,7 @@ class _Comparison:
         The webhook store is read first: an event leaves it once it is applied, and is in the warehouse then.
         """
         since = min(compared.load.started_at for compared in self._compared.values())
-        named = {*self._named_by_events(since)}
+        named = {*(self._named_by_events(since) if self._named_by_events else ())}
         with connect(self._pipeline, self._settings.target, self._policy) as warehouse:
             if warehouse.columns_of(AUTH_EVENT.name):
                 sql = f"SELECT user_id, org_id, payload FROM {warehouse.table(AUTH_EVENT.name)} WHERE received_at >= %s"  # noqa: S608
@@ -287,27 +352,30 @@ class _Comparison:
                     named |= {*ids} or {*filter(None, [user_id or org_id])}
         self._changed_ids |= {*named, *self._privacy.stored_ids(USER_QUERY.name, USER_ID, named)}
 
+    def _note_not_loaded(self) -> None:
+        """Note which rows that only the warehouse has are not of the load, where the ids of the load are stored."""
+        with connect(self._pipeline, self._settings.target, self._policy) as warehouse:
+            for compared in self._compared.values():
+                found = (d for d in compared.differences(set(), set()) if d.kind == "extra")
+                keys = {d.key for d in itertools.islice(found, MAX_DIFFERENCES)} - {*compared.added}
+                compared.not_loaded = _not_loaded(warehouse, compared.table, compared.load, keys)
+
+    # --- PropelAuth ---
+
     def _changed_since_load(
         self, compared: _ComparedTable, columns: Mapping[str, Sequence[Any]]
     ) -> tuple[list[bool], list[bool]]:
-        """Return two lists with a value per row.
+        """Return two lists with a value per row of PropelAuth.
 
-        The first: whether the row was created or active since the load, or has expired since. The second: whether it
-        was created since.
+        The first: whether the row was created or active since the load. The second: whether it is new in this list
+        since the load: created, or expired and therefore moved here.
         """
         now = datetime.now(UTC).timestamp() + API_CLOCK_DIFFERENCE
         expired_since = compared.load.started_at.timestamp() - API_CLOCK_DIFFERENCE
-        number = len(next(iter(columns.values())))
-
-        def between(name: str, after: float, until: float = inf) -> list[bool]:
-            times = columns.get(name, [None] * number)
-            return [at is not None and after < _seconds(at) <= until for at in times]
-
-        new = between("created_at", compared.created_since)
-        since = between(ACTIVITY, compared.active_since), between("expires_at", expired_since, now)
-        return [*map(any, zip(new, *since, strict=True))], new
-
-    # --- PropelAuth ---
+        created = _later(columns, "created_at", compared.created_since)
+        active = _later(columns, ACTIVITY, compared.active_since)
+        expired = _later(columns, "expires_at", expired_since, now)
+        return [*map(any, zip(created, active, strict=True))], [*map(any, zip(created, expired, strict=True))]
 
     def _read_propelauth(self, only: Mapping[str, Collection[Key]] | None = None) -> list[ScanResult]:
         """Scan, and add the digests of the rows; those with the keys ``only``, if given, instead of earlier ones."""
@@ -388,35 +456,113 @@ class _Comparison:
             return partial(_read_one_user, include_orgs=ORG_MEMBERSHIP.name in self._compared)
         return None
 
+    def _wait_for_events(self) -> bool:
+        """Wait until events explain all differences, at most `EVENT_GRACE_SECONDS`. Return whether any came."""
+        if self._named_by_events is None:
+            return False
+        explained = [self._explain(compared) for compared in self._compared.values()]
+        if any(found.total > len(found.rows) for found in explained):
+            return False
+        rows = [row for found in explained for row in found.rows]
+        if not rows:
+            return False
+        self._log(
+            f"{self._scan}: {len(rows):,} rows differ. Waiting up to {EVENT_GRACE_SECONDS:g} s for webhook events that "
+            "report their changes."
+        )
+        before, pause, end = len(rows), POLL_SECONDS, time.monotonic() + EVENT_GRACE_SECONDS
+        while rows and time.monotonic() < end:
+            time.sleep(min(pause, max(0.0, end - time.monotonic())))
+            pause *= 1.5
+            self._note_events()
+            rows = [row for row in rows if self._changed_ids.isdisjoint(row.ids)]
+        return len(rows) < before
+
     def _compare(self, compared: _ComparedTable) -> TableComparison:
-        rows = compared.digests.count("stored")
-        changed = lost = 0  # lost: rows of the load that are missing
+        found = self._explain(compared)
         differences = [Difference("missing column", "", (name,)) for name in compared.missing_columns]
-        counts: Counter[str] = Counter(difference.kind for difference in differences)
-        for found in compared.differences(self._changed_ids, self._new_ids):
-            lost += found.kind == "missing" and not found.is_new
-            if found.is_changed:
-                changed += 1
-                continue
-            counts[found.kind] += 1
-            if len(differences) < MAX_DIFFERENCES:
-                differences.append(Difference(found.kind, _shown_key(compared.table, found.key), found.columns))
-        if counts["extra"] and compared.load.rows_expected is not None and not compared.has_applied_events:
-            added = rows - compared.load.rows_expected + lost
-            if added <= 0:
-                # Every row of the load is accounted for, so PropelAuth has deleted these since.
-                differences = [d for d in differences if d.kind != "extra"]
-                changed += counts.pop("extra")
-            elif added < counts["extra"]:
-                compared.notes.append(
-                    f"{added} of the extra rows were not loaded, the others were deleted at PropelAuth"
-                )
+        total = found.total + len(differences)
+        differences += [Difference(row.kind, _shown_key(compared.table, row.key), row.columns) for row in found.rows]
+        del differences[MAX_DIFFERENCES:]
+        notes = [*compared.notes, *filter(None, [found.note])]
         if compared.new_columns:
-            compared.notes.append(f"fields that are new since the load: {', '.join(sorted(compared.new_columns))}")
-        total = sum(counts.values())
+            notes.append(f"fields that are new since the load: {', '.join(sorted(compared.new_columns))}")
         if total > len(differences):
-            compared.notes.append(f"{total:,} rows differ, the first {len(differences):,} are listed")
-        return TableComparison(compared.table.name, rows, changed, differences, compared.notes)
+            notes.append(f"{total:,} rows differ, the first {len(differences):,} are listed")
+        return TableComparison(compared.table.name, compared.digests.count("stored"), found.changed, differences, notes)
+
+    def _explain(self, compared: _ComparedTable) -> _Explained:
+        """Return which of the rows that differ have changed at PropelAuth since the load, and which have not.
+
+        A row only in the warehouse has no time that can be trusted. It was deleted at PropelAuth if the row counts of
+        the load allow it: rows - rows of the load + missing rows of the load = rows that others have added.
+        """
+        explained = _Explained()
+        later, named, other = _Extra(), _Extra(), _Extra()
+        lost = unexplained = 0  # missing rows that can be, and that must be, of the load
+        has_times = "created_at" in compared.kinds
+        for found in compared.differences(self._changed_ids, self._new_ids):
+            if found.kind == "extra":
+                (later if found.is_new else named if found.is_changed else other).add(found)
+                continue
+            lost += found.kind == "missing" and not found.is_new
+            unexplained += found.kind == "missing" and not found.is_changed and has_times
+            if found.is_changed:
+                explained.changed += 1
+            else:
+                explained.add([found], 1)
+        explained.add(later.rows, later.number)
+        expected = compared.load.rows_expected
+        surplus = None if expected is None else compared.digests.count("stored") - expected - later.number
+        added = other.number if surplus is None or compared.has_applied_events else min(surplus + lost, other.number)
+        if added > 0:
+            explained.add(other.rows, other.number)
+            if added < other.number:
+                explained.note = f"{added} of the extra rows were not loaded, the others were deleted at PropelAuth"
+        else:
+            explained.changed += other.number
+        # At least so many of the rows that events name, or whose user was active, were added by others.
+        forged = 0 if surplus is None else surplus + unexplained - len(compared.added) - other.number
+        if forged > 0 and named.number:
+            explained.add(named.rows, named.number)
+            explained.note = f"{forged} of the extra rows were not loaded, the others were deleted at PropelAuth"
+        else:
+            explained.changed += named.number
+        explained.rows.sort(key=lambda row: row.key)
+        return explained
+
+
+def _added_since(warehouse: Warehouse, table: Table, load: LoadRecord) -> set[Key]:
+    """Return the keys of the rows of ``table`` that the change log has as added since the load began."""
+    if not warehouse.columns_of(PROPEL_CHANGES.name) or not {*table.key} <= {"user_id", "org_id"}:
+        return set()
+    names = ", ".join(map(warehouse.column, table.key))
+    sql = (
+        f"SELECT {names} FROM {warehouse.table(PROPEL_CHANGES.name)} "  # noqa: S608 - quoted names
+        "WHERE table_name = %s AND change = 'added' AND observed_to >= %s"
+    )
+    return {tuple(map(str, key)) for key in warehouse.rows(sql, table.name, load.started_at)}
+
+
+def _not_loaded(warehouse: Warehouse, table: Table, load: LoadRecord, keys: Collection[Key]) -> set[Key]:
+    """Return those of ``keys`` that are not in `propel_scan_state` of the load; none if it has no state."""
+    if not keys or not warehouse.columns_of(PROPEL_SCAN_STATE.name) or not {*table.key} <= {"user_id", "org_id"}:
+        return set()
+    state = f"{warehouse.table(PROPEL_SCAN_STATE.name)} WHERE load_id = %s AND table_name = %s"
+    is_complete = f"SELECT 1 FROM {state} AND user_id IS NULL AND org_id IS NULL"  # noqa: S608 - quoted names
+    if not warehouse.rows(is_complete, load.load_id, table.name, limit=1):
+        return set()
+    names, found = ", ".join(map(warehouse.column, table.key)), set()
+    for ids in in_batches(sorted({key[0] for key in keys})):
+        sql = f"SELECT {names} FROM {state} AND {warehouse.column(table.key[0])} IN {placeholders(ids)}"  # noqa: S608
+        found |= {tuple(map(str, key)) for key in warehouse.rows(sql, load.load_id, table.name, *ids)}
+    return {*keys} - found
+
+
+def _later(columns: Mapping[str, Sequence[Any]], name: str, after: float, until: float = inf) -> list[bool]:
+    """Return for each row whether its time ``name`` lies between two times in epoch seconds."""
+    times = columns.get(name, [None] * len(next(iter(columns.values()))))
+    return [at is not None and after < _seconds(at) <= until for at in times]
 
 
 def _read_one_user(client: Client, user_id: str, *, include_orgs: bool) -> list[Rows]:

@@ -10,12 +10,17 @@ log, a response or a metric.
 """
 
 import asyncio
+import base64
 import json
+import logging
+import math
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections import Counter as Counts
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
@@ -30,20 +35,33 @@ from starlette.routing import Route
 from svix.webhooks import Webhook, WebhookVerificationError
 
 from propel_assets.errors import SettingsError, WebhookStoreError, WebhookStoreFull
-from propel_assets.settings import load_settings
-from propel_assets.webhooks.store import StoredEvent, WebhookStore
+from propel_assets.settings import load_settings, variable_of, variables_of
+from propel_assets.webhooks.store import StoredEvent, StoreStatus, WebhookStore
 
 PATH = "/webhooks/propelauth"
+SECRET_VARIABLE = variable_of("webhook_secret")
 MAX_BODY = 256 * 1024
 DEADLINE_SECONDS = 10.0
 MAX_DEPTH = 100
 MAX_BATCH = 500
 MAX_WAITING = 5_000
 MAX_CONNECTIONS = 2_000
+MAX_SECRETS, MIN_SECRET_BYTES, SECRET_PREFIX = 10, 16, "whsec_"
 RETRY_SECONDS = "30"
 PHONE_CODE = "user.send_mfa_phone_code"
 MESSAGE_ID = re.compile(r"[\x21-\x7e]{1,256}")
-OUTCOMES = ("stored", "repeated", "malformed", "unverified", "too_large", "timed_out", "store_full", "store_failed")
+REMEDIES = {
+    "malformed": "Check that no client other than PropelAuth sends to this URL, and that the proxy passes the headers.",
+    "unverified": f"Set {SECRET_VARIABLE} to the signing secret of the endpoint, and check the clock.",
+    "too_large": "Check that no client other than PropelAuth sends to this URL.",
+    "timed_out": "Check that the database of PROPELAUTH_WEBHOOK_STORE responds, and that the proxy passes bodies on.",
+    "store_full": "Check that the job propel_auth_apply_events runs.",
+    "store_failed": "PropelAuth sends the event again.",
+}
+"""By outcome of a refused request. Log lines have it, responses do not."""
+OUTCOMES = ("stored", "repeated", *REMEDIES)
+WARNING_SECONDS = 60.0  # between two log lines about one outcome
+LOGGER = logging.getLogger(__name__)
 
 
 class RefusedWebhook(Exception):
@@ -64,27 +82,46 @@ class _Waiting:
 class Receiver:
     """Verifies webhooks and stores them in batches: one transaction, and one flush to the disk, for many requests."""
 
-    def __init__(self, store: WebhookStore, secrets: Sequence[str], *, max_body: int = MAX_BODY) -> None:
-        """Accept what one of ``secrets`` verifies.
+    def __init__(
+        self,
+        store: WebhookStore,
+        secrets: Sequence[str],
+        *,
+        max_body: int = MAX_BODY,
+        secret_variable: str = SECRET_VARIABLE,
+    ) -> None:
+        """Accept what one of ``secrets`` verifies. Errors name ``secret_variable``.
 
         Raises:
-            SettingsError: there is no secret, or one is not of Svix's form.
+            SettingsError: there is no secret, there are more than 10, or one is not of Svix's form.
         """
         self.store = store
-        self._max_body = max_body
-        self._verifiers = [_verifier(secret) for secret in secrets]
+        self._max_body, self._secret_variable = max_body, secret_variable
+        if len(secrets) > MAX_SECRETS:
+            raise SettingsError(
+                f"{secret_variable} has {len(secrets)} secrets, and a delivery is compared with each of them. "
+                f"Set at most {MAX_SECRETS}: the present one and, during a rotation, the one before."
+            )
+        self._verifiers = [_verifier(secret, secret_variable) for secret in secrets]
         if not self._verifiers:
             raise SettingsError(
-                "The webhook receiver has no secret. Set PROPELAUTH_WEBHOOK_SECRET to the signing secret of the "
+                f"The webhook receiver has no secret. Set {secret_variable} to the signing secret of the "
                 "endpoint, which the PropelAuth dashboard shows (whsec_...). Separate several with commas."
             )
-        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(MAX_WAITING)
+        self._queue: deque[_Waiting] = deque()
+        self._writer: asyncio.Task[None] | None = None
+        # Not asyncio's threads: while the store does not respond, probes of its status must not delay deliveries.
+        self._write_thread = ThreadPoolExecutor(1, "webhook-store-writes")
+        self._status_thread = ThreadPoolExecutor(1, "webhook-store-status")
+        self._status_read: Future[StoreStatus] | None = None
         self.registry = CollectorRegistry()
         self._received = Counter(
             "propel_webhook_requests", "Webhook requests by outcome.", ["outcome"], registry=self.registry
         )
         for outcome in OUTCOMES:
             self._received.labels(outcome)
+        self._warned_at: dict[str, float] = {}
+        self._unlogged: Counts[str] = Counts()
         self._pending = Gauge("propel_webhook_pending_events", "Events not applied yet.", registry=self.registry)
         self._age = Gauge(
             "propel_webhook_oldest_pending_seconds", "Age of the oldest event not applied yet.", registry=self.registry
@@ -97,12 +134,12 @@ class Receiver:
                 event = self._verify(request, await self._body(request))
                 is_new = await self._store(event)
         except RefusedWebhook as refused:
-            self._received.labels(refused.outcome).inc()
+            self._report(refused.outcome, refused.status, str(refused))
             headers = {"Retry-After": RETRY_SECONDS} if refused.status == 503 else None
             return JSONResponse({"error": str(refused)}, refused.status, headers)
         except TimeoutError:
-            self._received.labels("timed_out").inc()
             text = f"The request was not complete, or its event not stored, within {DEADLINE_SECONDS:.0f} s."
+            self._report("timed_out", 503, text)
             return JSONResponse({"error": text}, 503, {"Retry-After": RETRY_SECONDS})
         except ClientDisconnect:
             self._received.labels("timed_out").inc()
@@ -110,18 +147,33 @@ class Receiver:
         self._received.labels("stored" if is_new else "repeated").inc()
         return Response(status_code=204)
 
+    def _report(self, outcome: str, status: int, text: str) -> None:
+        """Count a refused request, and log the first one of its outcome in each minute."""
+        self._received.labels(outcome).inc()
+        now = time.monotonic()
+        if now - self._warned_at.get(outcome, -math.inf) < WARNING_SECONDS:
+            self._unlogged[outcome] += 1
+            return
+        self._warned_at[outcome] = now
+        count = self._unlogged.pop(outcome, 0)
+        more = f" {count} more were refused since the last warning." if count else ""
+        remedy = REMEDIES[outcome].replace(SECRET_VARIABLE, self._secret_variable)
+        LOGGER.warning("A webhook was refused with %d (%s). %s %s%s", status, outcome, text, remedy, more)
+
     async def health(self, _request: Request) -> Response:
-        """Respond with 200 if the store can be read, 503 if not, and with what waits to be applied."""
+        """Respond with 200 if the store accepts events, 503 if not, and with what waits to be applied."""
         try:
-            status = await asyncio.to_thread(self.store.status)
+            status = await self._read_status()
         except WebhookStoreError as error:
             return JSONResponse({"status": "store_failed", "error": str(error)}, 503)
-        return JSONResponse({"status": "ok", "pending_events": status.pending, "oldest_pending_seconds": _age(status)})
+        is_full = status.share_used >= 1
+        body = {"status": "full" if is_full else "ok", "pending_events": status.pending}
+        return JSONResponse({**body, "oldest_pending_seconds": _age(status)}, 503 if is_full else 200)
 
     async def metrics(self, _request: Request) -> Response:
         """Respond with the metrics in Prometheus' text format."""
         try:
-            status = await asyncio.to_thread(self.store.status)
+            status = await self._read_status()
             self._pending.set(status.pending)
             self._age.set(_age(status))
         except WebhookStoreError:
@@ -129,27 +181,60 @@ class Receiver:
             self._age.set(float("nan"))
         return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
 
-    async def write_batches(self) -> None:
-        """Store waiting events until cancelled."""
-        while True:
-            waiting = [await self._queue.get()]
-            while len(waiting) < MAX_BATCH and not self._queue.empty():
-                waiting.append(self._queue.get_nowait())
-            await self._write(waiting)
+    async def _read_status(self) -> StoreStatus:
+        """Return the status of the store. Requests that arrive during a read share it."""
+        if self._status_read is None or self._status_read.done():
+            self._status_read = self._status_thread.submit(self._status)
+        return await asyncio.shield(asyncio.wrap_future(self._status_read))
+
+    def _status(self) -> StoreStatus:
+        self.store.purge_if_due()
+        return self.store.status()
+
+    def _add(self, batch: Sequence[StoredEvent]) -> set[str]:
+        self.store.purge_if_due()
+        return self.store.add(batch)
+
+    def _enqueue(self, waiting: _Waiting) -> None:
+        """Have a task of this event loop store the event. It ends once no event waits.
+
+        So the app needs no lifespan: servers do not run that of a mounted app. If another loop ran the last task, its
+        requests have ended or have a queue of their own.
+        """
+        loop = asyncio.get_running_loop()
+        is_running = self._writer is not None and not self._writer.done() and self._writer.get_loop() is loop
+        if not is_running:
+            self._queue = deque()
+        self._queue.append(waiting)
+        if not is_running:
+            self._writer = loop.create_task(self._write_batches(self._queue))
+
+    async def _write_batches(self, queue: deque[_Waiting]) -> None:
+        while queue:
+            batch = [queue.popleft() for _ in range(min(len(queue), MAX_BATCH))]
+            if waiting := [one for one in batch if not one.stored.done()]:  # the others have timed out
+                await self._write(waiting)
 
     async def _write(self, waiting: Sequence[_Waiting]) -> None:
         try:
-            new = await asyncio.to_thread(self.store.add, [w.event for w in waiting])
+            events = [one.event for one in waiting]
+            new = await asyncio.get_running_loop().run_in_executor(self._write_thread, self._add, events)
         except Exception as error:  # an error that ended this task would refuse every later delivery
             if len(waiting) > 1 and not isinstance(error, WebhookStoreFull):
                 for one in waiting:  # one event may be at fault, and the others not
-                    await self._write([one])
+                    if not one.stored.done():
+                        await self._write([one])
                 return
             if not isinstance(error, WebhookStoreError):
                 text = f"The event could not be stored: unexpected {type(error).__name__}. Restart the receiver."
                 error = WebhookStoreError(text)
+            repeated = error.stored if isinstance(error, WebhookStoreFull) else ()
             for one in waiting:
-                if not one.stored.done():
+                if one.stored.done():
+                    continue
+                if one.event.svix_id in repeated:
+                    one.stored.set_result(False)
+                else:
                     one.stored.set_exception(error)
             return
         for one in waiting:
@@ -159,12 +244,12 @@ class Receiver:
 
     async def _store(self, event: StoredEvent) -> bool:
         """Return once ``event`` is durable: True if it is new."""
+        if len(self._queue) >= MAX_WAITING:
+            raise RefusedWebhook(503, "store_full", "Too many deliveries wait for the store. Try again.")
         waiting = _Waiting(event)
+        self._enqueue(waiting)
         try:
-            self._queue.put_nowait(waiting)
             return await waiting.stored
-        except asyncio.QueueFull:
-            raise RefusedWebhook(503, "store_full", "Too many deliveries wait for the store. Try again.") from None
         except WebhookStoreFull as error:
             raise RefusedWebhook(503, "store_full", str(error)) from None
         except WebhookStoreError as error:
@@ -226,14 +311,17 @@ def _is_deeper(payload: dict[str, Any], levels: int) -> bool:
     return bool(layer)
 
 
-def _verifier(secret: str) -> Webhook:
+def _verifier(secret: str, variable: str) -> Webhook:
     try:
-        return Webhook(secret)
-    except Exception:
+        key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
+    except ValueError:
+        key = b""
+    if not secret.startswith(SECRET_PREFIX) or len(key) < MIN_SECRET_BYTES:
         raise SettingsError(
-            "A secret in PROPELAUTH_WEBHOOK_SECRET is not of the form whsec_<base64>. Copy it from the endpoint's page "
-            "in the PropelAuth dashboard."
-        ) from None
+            f"A secret in {variable} is not of the form whsec_<base64> with at least {MIN_SECRET_BYTES} "
+            "bytes. Copy it from the endpoint's page in the PropelAuth dashboard."
+        )
+    return Webhook(secret)
 
 
 def _is_verified(verifier: Webhook, body: bytes, headers: dict[str, str]) -> bool:
@@ -248,25 +336,21 @@ def _age(status: Any) -> float:
     return round(time.time() - status.oldest_received_at.timestamp(), 1) if status.oldest_received_at else 0.0
 
 
-def build_app(store: WebhookStore, secrets: Sequence[str], *, max_body: int = MAX_BODY) -> Starlette:
-    """Return the receiver's ASGI app. Close ``store`` after the server has stopped."""
-    receiver = Receiver(store, secrets, max_body=max_body)
-
-    @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        writer = asyncio.create_task(receiver.write_batches())
-        try:
-            yield
-        finally:
-            writer.cancel()
-            await asyncio.gather(writer, return_exceptions=True)
-
+def build_app(
+    store: WebhookStore,
+    secrets: Sequence[str],
+    *,
+    max_body: int = MAX_BODY,
+    secret_variable: str = SECRET_VARIABLE,
+) -> Starlette:
+    """Return the receiver's ASGI app, to serve or to mount. Close ``store`` after the server has stopped."""
+    receiver = Receiver(store, secrets, max_body=max_body, secret_variable=secret_variable)
     routes = [
         Route(PATH, receiver.receive, methods=["POST"]),
         Route("/healthz", receiver.health),
         Route("/metrics", receiver.metrics),
     ]
-    return Starlette(routes=routes, lifespan=lifespan)
+    return Starlette(routes=routes)
 
 
 def serve(app: Starlette, host: str, port: int, on_ready: Callable[[str], None]) -> None:
@@ -288,6 +372,7 @@ def serve(app: Starlette, host: str, port: int, on_ready: Callable[[str], None])
             server_header=False,
             timeout_keep_alive=75,
             limit_concurrency=MAX_CONNECTIONS,
+            timeout_graceful_shutdown=int(DEADLINE_SECONDS) + 2,
         )
         on_ready(f"http://{address}:{number}")
         uvicorn.Server(config).run(sockets=[listener])
@@ -298,4 +383,5 @@ def __getattr__(name: str) -> Starlette:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     settings = load_settings()
-    return build_app(WebhookStore(settings.webhook_store), settings.webhook_secrets)
+    variable, *_ = variables_of("webhook_secret", settings.environment)
+    return build_app(WebhookStore(settings.webhook_store), settings.webhook_secrets, secret_variable=variable)

@@ -5,15 +5,15 @@ merged by the message id, so an event that is loaded again is not duplicated.
 """
 
 import contextlib
-from collections import Counter
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
-from propel_assets.catalog import AUTH_EVENT
-from propel_assets.errors import SettingsError, WarehouseError
+from propel_assets.catalog import AUTH_EVENT, BY_NAME
+from propel_assets.errors import SettingsError, TransientApiError, WarehouseError, WebhookStoreError
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import describe_error
 from propel_assets.settings import Settings
+from propel_assets.source.readers.events import names_one_of
 from propel_assets.source.stream import ReadOptions
 from propel_assets.warehouse.erasure import run_due_erasures
 from propel_assets.warehouse.grades import settle_grades
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 BATCH_EVENTS = 5_000
 MAX_BATCHES = 100
+LOAD_SECONDS = 60.0
+"""Limit of one statement of a load: each reads or removes up to `BATCH_EVENTS` events."""
 
 
 def load_events(
@@ -40,27 +42,41 @@ def load_events(
             are loaded, and an automatic erasure failed or is not complete.
     """
     with contextlib.ExitStack() as stack:
-        store = stack.enter_context(open_store(settings.webhook_store))
+        store = stack.enter_context(open_store(settings.webhook_store, statement_seconds=LOAD_SECONDS))
+        if store is not None:
+            stack.callback(_purge, store)  # whatever the outcome: age is a limit of its own
         session = session or stack.enter_context(open_session(settings.target, log))
-        deleted: Counter[str] = Counter()
         for _ in range(MAX_BATCHES):
             events = None if store is None else store.pending(BATCH_EVENTS)
-            options = ReadOptions(events=events, deleted_before=deleted)
+            options = ReadOptions(events=events)
             load = load_scan(AUTH_EVENT.scan, settings, options=options, log=log, session=session)
-            for result in load.results:
-                deleted[result.table_name] += result.rows_deleted
             yield load
             if store is None or events is None:
                 break
             if any(result.skipped for result in load.results):
-                store.purge()
                 break
-            store.remove([event.svix_id for event in events])
+            unread = {result.table_name: result.unread for result in load.results if result.unread}
+            ids = {id_ for some in unread.values() for id_ in some}
+            kept = {event.svix_id for event in events if ids and names_one_of(event, ids)}
+            store.remove([event.svix_id for event in events if event.svix_id not in kept])
+            if unread:
+                listed = " and ".join(f"{len(some)} {BY_NAME[name].items}" for name, some in unread.items())
+                raise TransientApiError(
+                    f"PropelAuth returned an error for {listed} that events name. The other events are applied; "
+                    f"{len(kept)} events stay in the store, and each load tries them again. If the error persists, a "
+                    "full load has the rows, and the events are removed after 30 days."
+                )
             if len(events) < BATCH_EVENTS:
                 _settle_grades(settings, session, log)
                 break
     if settings.erase_deleted:
         _erase_deleted(settings, log)
+
+
+def _purge(store: "WebhookStore") -> None:
+    """Remove events that are older than the limit and were not loaded. The next load repeats it after an error."""
+    with contextlib.suppress(WebhookStoreError):
+        store.purge()
 
 
 def _erase_deleted(settings: Settings, log: Log) -> None:
@@ -95,8 +111,8 @@ def _settle_grades(settings: Settings, session: LoadSession, log: Log) -> None:
 
 
 @contextlib.contextmanager
-def open_store(url: str) -> Iterator["WebhookStore | None"]:
-    """Yield the webhook store; None if no webhook has been received."""
+def open_store(url: str, *, statement_seconds: float = 10.0) -> Iterator["WebhookStore | None"]:
+    """Yield the webhook store; None if no webhook has been received. Each statement has ``statement_seconds``."""
     try:
         from propel_assets.webhooks.store import WebhookStore, store_exists
     except ImportError:
@@ -106,7 +122,7 @@ def open_store(url: str) -> Iterator["WebhookStore | None"]:
     if not store_exists(url):
         yield None
         return
-    store = WebhookStore(url)
+    store = WebhookStore(url, statement_seconds=statement_seconds)
     try:
         yield store
     finally:

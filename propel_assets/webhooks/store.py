@@ -1,13 +1,17 @@
 """The webhook store: verified webhooks between their receipt and their load into the warehouse.
 
 SQLite by default, PostgreSQL in production. An event that `add` has returned for is durable. The store is bounded:
-`add` raises `WebhookStoreFull` above its limits, and `purge` removes events that are older than `max_age`.
+`add` raises `WebhookStoreFull` above its limits. The receiver, once an hour, and each load of events remove events that
+are older than `max_age`.
 """
 
+import contextlib
 import json
+import math
+import os
 import threading
+import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,6 +30,9 @@ MAX_EVENTS = 1_000_000
 MAX_BYTES = 1 << 30
 MAX_AGE = timedelta(days=30)
 BUSY_SECONDS = 10
+STATEMENT_SECONDS = 10.0
+POOL_SECONDS = 5
+PURGE_SECONDS = 3600
 COUNT_AFTER = 0.01
 """The share of a limit that is added between two counts. Each process counts, so each can exceed a limit by it."""
 INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
@@ -101,18 +108,23 @@ class WebhookStore:
         max_events: int = MAX_EVENTS,
         max_bytes: int = MAX_BYTES,
         max_age: timedelta = MAX_AGE,
+        statement_seconds: float = STATEMENT_SECONDS,
     ) -> None:
         """Connect to ``url`` and create the table if it does not exist.
+
+        PostgreSQL must respond to each statement within ``statement_seconds``, else the connection is closed.
 
         Raises:
             SettingsError: the URL cannot be used.
             WebhookStoreError: the database refused the connection.
         """
         self.max_events, self.max_bytes, self.max_age = max_events, max_bytes, max_age
-        self._engine = _engine(url)
+        self._statement_seconds = statement_seconds
+        self._engine = _engine(url, statement_seconds)
         self._lock = threading.Lock()
         self._counted: tuple[int, int] | None = None  # events and bytes
         self._added = (0, 0)  # since then
+        self._next_purge = -math.inf
         with self._transaction() as connection:
             metadata.create_all(connection)
 
@@ -120,7 +132,7 @@ class WebhookStore:
         """Store events in one transaction and return the ids that are new. A stored `svix_id` is a repeated delivery.
 
         Raises:
-            WebhookStoreFull: the store has reached its limit; nothing was stored.
+            WebhookStoreFull: the store has reached its limit and some of the events are new; nothing was stored.
             WebhookStoreError: the database failed; nothing was stored.
         """
         if not batch:
@@ -128,7 +140,14 @@ class WebhookStore:
         rows = {event.svix_id: _row(event) for event in reversed(batch)}
         insert = INSERTS[self._engine.dialect.name](events).on_conflict_do_nothing(index_elements=["svix_id"])
         with self._lock, self._transaction() as connection:
-            self._require_room(connection, len(rows), sum(len(row["payload"].encode()) for row in rows.values()))
+            try:
+                self._require_room(connection, len(rows), sum(len(row["payload"].encode()) for row in rows.values()))
+            except WebhookStoreFull as error:
+                known = sa.select(events.c.svix_id).where(events.c.svix_id.in_(rows))
+                error.stored = set(connection.execute(known).scalars())
+                if len(error.stored) < len(rows):
+                    raise
+                return set()
             found = connection.execute(insert.returning(events.c.svix_id), list(rows.values()))
             return set(found.scalars())
 
@@ -187,8 +206,14 @@ class WebhookStore:
             connection.execute(statement, [{"id": svix_id} for svix_id in svix_ids])
         self._overwrite()
 
+    def purge_if_due(self) -> None:
+        """Call `purge` once an hour: the age of events is not indexed."""
+        if time.monotonic() >= self._next_purge:
+            self.purge()
+
     def purge(self) -> int:
-        """Remove events older than `max_age`, and return how many. For destinations that cannot apply events."""
+        """Remove events older than `max_age`, and return how many."""
+        self._next_purge = time.monotonic() + PURGE_SECONDS
         oldest = (datetime.now(UTC) - self.max_age).timestamp()
         with self._lock, self._transaction() as connection:
             removed = connection.execute(sa.delete(events).where(events.c.received_at < oldest)).rowcount
@@ -220,11 +245,14 @@ class WebhookStore:
         share = max(count / self.max_events, int(size) / self.max_bytes)
         return StoreStatus(count, int(size), None if oldest is None else _time(oldest), share)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _transaction(self) -> Iterator[Connection]:
         """Yield a connection in a transaction. Errors of the database quote rows, so only their class is reported."""
         try:
             with self._engine.begin() as connection:
+                if self._engine.dialect.name == "postgresql":  # not a startup parameter: PgBouncer refuses those
+                    limit = int(self._statement_seconds * 1000)
+                    connection.exec_driver_sql(f"SET LOCAL statement_timeout = {limit}")
                 yield connection
         except SQLAlchemyError as error:
             cause = getattr(error, "orig", None) or error
@@ -256,25 +284,39 @@ def _parse(url: str) -> sa.URL:
             "PROPELAUTH_WEBHOOK_STORE is not a database URL such as sqlite:///events.db or "
             "postgresql+psycopg2://user:password@host/database."
         ) from None
-    if parsed.get_backend_name() not in INSERTS:
+    if (name := parsed.get_backend_name()) not in INSERTS:
         raise SettingsError(
-            f"PROPELAUTH_WEBHOOK_STORE has the dialect {parsed.get_backend_name()!r}. Use sqlite or postgresql."
+            f"PROPELAUTH_WEBHOOK_STORE has the dialect {name!r}. "
+            + ("Write postgresql+psycopg2:// instead." if name == "postgres" else "Use sqlite or postgresql+psycopg2.")
         )
     return parsed
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: str, statement_seconds: float) -> Engine:
     parsed = _parse(url)
     try:
         if parsed.get_backend_name() == "sqlite":
+            _create_file(parsed.database or "")
             engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
             sqlalchemy_event.listen(engine, "connect", _configure_sqlite)
             return engine
-        return sa.create_engine(parsed, pool_pre_ping=True)
+        arguments = {}
+        if parsed.get_driver_name() == "psycopg2":
+            from propel_assets.webhooks.postgres import connect_arguments
+
+            arguments = connect_arguments([*parsed.query], statement_seconds)
+        return sa.create_engine(parsed, pool_pre_ping=True, pool_timeout=POOL_SECONDS, connect_args=arguments)
     except (ImportError, NoSuchModuleError):
         raise SettingsError(
             f"The driver of PROPELAUTH_WEBHOOK_STORE is not installed ({parsed.drivername}). Install it with pip."
         ) from None
+
+
+def _create_file(path: str) -> None:
+    """Create the file of a SQLite store for this user only. SQLite gives its write-ahead log the same mode."""
+    if path and path != ":memory:" and not path.startswith("file:"):
+        with contextlib.suppress(OSError):  # SQLite reports it
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

@@ -76,11 +76,26 @@ def test_prometheus_text_has_the_same_figures(loaded, event) -> None:
             assert ("propel_last_proved_scan_timestamp_seconds", name) in values
     assert values["propel_webhook_pending_events", None] == 1
     assert 90 <= values["propel_webhook_oldest_pending_seconds", None] < 900
+    assert status().endswith("\n1 webhook event not loaded yet: propel-assets load auth_event\n")
 
 
 def test_without_webhooks_there_is_no_event_lag(loaded) -> None:
     assert json.loads(status("--json"))["events"] is None
     assert "propel_webhook" not in status("--format", "prometheus")
+
+
+def test_the_tables_are_reported_if_the_webhook_store_cannot_be_read(loaded, event, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("PROPELAUTH_WEBHOOK_STORE", "postgresql+psycopg2://127.0.0.1:1/events")
+    found = json.loads(status("--json"))
+    assert (found["events"], bool(found["tables"])) == (None, True)
+    assert found["events_error"].startswith("The webhook store cannot be used (OperationalError)")
+    text = status("--format", "prometheus")
+    assert 'propel_webhook_store_up{environment=""} 0.0' in text
+    assert "propel_webhook_pending_events" not in text
+    assert "propel_table_rows" in text
+    ran = CliRunner().invoke(main, ["status"])
+    assert (ran.exit_code, "user_query" in ran.stdout) == (0, True)
+    assert "The events not loaded yet could not be counted. The webhook store cannot be used" in ran.stderr
 
 
 def test_data_older_than_the_limit_exits_with_3(loaded, run_sql) -> None:
@@ -95,6 +110,8 @@ def test_data_older_than_the_limit_exits_with_3(loaded, run_sql) -> None:
     ran = CliRunner().invoke(main, ["status", "--max-age", "26h", *LOADED])
     assert ran.exit_code == 3
     assert ran.stderr.endswith("\nNot loaded in the last 26 h: user_query. Check that the schedule runs.\n")
+    ran = CliRunner().invoke(main, ["status", "--max-age", "90m", "user_query"])
+    assert ran.stderr.endswith("\nNot loaded in the last 90 min: user_query. Check that the schedule runs.\n")
     status("--max-age", "28h", *LOADED)
     status("--json", "--max-age", "26h", *LOADED, exits=3)
 

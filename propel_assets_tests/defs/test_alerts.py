@@ -1,6 +1,7 @@
 """Alerts, sent to a web server and a mail server on this machine: each once, in full, and never lost."""
 
 import datetime
+import socket
 import time
 
 import dagster as dg
@@ -13,11 +14,12 @@ from propel_assets import errors
 from propel_assets.definitions import defs
 from propel_assets.defs import alerts as alerts_module
 from propel_assets.defs import assets
-from propel_assets.defs.alerts import READING_SECONDS
+from propel_assets.defs.alerts import READING_SECONDS, STORE_SECONDS
 from propel_assets.errors import PropelError
 from propel_assets.reporting import alerts as reporting_alerts
 from propel_assets.reporting import delivery
 from propel_assets.settings import load_settings
+from propel_assets.webhooks.postgres import CONNECT_SECONDS
 from propel_assets.webhooks.store import StoredEvent, WebhookStore
 from propel_assets_tests.reporting.servers import SECRET, dripping, running_mail_server, running_webhook
 
@@ -321,7 +323,8 @@ def test_a_tick_ends_and_saves_its_cursor_although_the_webhook_drips(broken, tic
 
 
 def test_a_tick_is_shorter_than_the_daemon_waits() -> None:
-    assert READING_SECONDS + delivery.SECONDS < DEFAULT_SENSOR_GRPC_TIMEOUT - 10
+    store = CONNECT_SECONDS + STORE_SECONDS
+    assert READING_SECONDS + store + delivery.SECONDS <= DEFAULT_SENSOR_GRPC_TIMEOUT - 10
 
 
 # --- failed deliveries ---
@@ -366,9 +369,22 @@ def test_an_alert_waits_until_a_wrong_setting_is_put_right(broken, tick, webhook
         wrong.setenv("PROPELAUTH_ALERT_WEBHOOK", f"ftp://hooks.example.com/{SECRET}")
         said = tick()
     tick()
-    assert "No alert can be delivered. PROPELAUTH_ALERT_WEBHOOK must look like https://" in said
+    assert "The webhook cannot be used, and its alerts are kept. PROPELAUTH_ALERT_WEBHOOK must look like" in said
     assert SECRET not in said
     assert len(webhook.texts) == 1
+
+
+def test_a_target_that_cannot_be_used_is_reported_to_the_others(broken, tick, webhook, monkeypatch) -> None:
+    with monkeypatch.context() as wrong:
+        wrong.setenv("PROPELAUTH_ALERT_APPRISE", f"nosuch://{SECRET}")
+        logged = tick()
+        tick()
+        (text,) = webhook.texts
+        assert "PropelAuth refused the API key" in text
+        assert "Alerts: a target cannot be used: alert targets: apprise URL 1 cannot be used." in text
+        assert SECRET not in text + logged
+    tick()
+    assert "Recovered: Alerts: a target cannot be used" in webhook.texts[-1]
 
 
 def test_a_target_that_is_down_does_not_stop_delivery_to_the_other(
@@ -442,3 +458,12 @@ def test_a_webhook_store_that_cannot_be_used_is_reported_until_its_url_is_correc
     )
     tick()
     assert "Recovered: Webhooks: the store cannot be read" in webhook.texts[-1]
+
+
+def test_a_webhook_store_that_does_not_respond_is_reported(tick, webhook, monkeypatch) -> None:
+    monkeypatch.setattr(alerts_module, "STORE_SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql+psycopg2://127.0.0.1:{silent.getsockname()[1]}/events?connect_timeout=2"
+        monkeypatch.setenv("PROPELAUTH_WEBHOOK_STORE", url)
+        tick()
+    assert "Webhooks: the store cannot be read" in webhook.texts[-1]

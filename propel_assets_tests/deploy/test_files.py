@@ -2,19 +2,25 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
+import dagster as dg
+import duckdb
 import kubernetes_validate
 import pytest
 import yaml
 from compose_spec import PyCompose
 from dagster._core.instance.config import dagster_instance_config
+from dagster._core.test_utils import create_run_for_test
 from packaging.version import Version
 
 import propel_assets
+from propel_assets.webhooks.app import MAX_BODY, MAX_CONNECTIONS
 from propel_assets_tests.processes import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -27,7 +33,8 @@ DEPLOYMENTS = [
     for values in (HELM, HELM_ENVIRONMENTS)
     for deployment in values["dagster-user-deployments"]["deployments"]
 ]
-WEBHOOKS = list(yaml.safe_load_all((DEPLOY / "webhooks.yaml").read_text()))
+HELM_WEBHOOKS = yaml.safe_load((DEPLOY / "helm-webhooks.yaml").read_text())
+WEBHOOKS = HELM_WEBHOOKS["extraManifests"]
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 INSTANCE = yaml.safe_load((DEPLOY / "dagster.yaml").read_text())
 OUR_SETTINGS = yaml.safe_load((Path(propel_assets.__file__).parent / "cli" / "dagster.yaml").read_text())
@@ -117,8 +124,27 @@ def test_a_deployment_queues_runs_as_the_settings_we_ship_do() -> None:
         "pools": {"defaultLimit": pools["default_limit"], "granularity": pools["granularity"]},
     }
     assert HELM["postgresql"]["postgresqlScheme"] == "postgresql+psycopg2"
+    assert _snake_case(HELM["retention"]) == {"enabled": True, **INSTANCE["retention"]}
     monitoring = HELM["dagsterDaemon"]["runMonitoring"]
     assert monitoring["maxRuntimeSeconds"] == INSTANCE["run_monitoring"]["max_runtime_seconds"]
+
+
+def _snake_case(values: Any) -> Any:
+    if not isinstance(values, dict):
+        return values
+    return {re.sub(r"(?=[A-Z])", "_", name).lower(): _snake_case(value) for name, value in values.items()}
+
+
+def test_ticks_are_deleted_and_logs_of_containers_are_limited() -> None:
+    assert set(INSTANCE["retention"]) == {"schedule", "sensor"}
+    assert all(service["logging"]["options"]["max-size"] for service in COMPOSE["services"].values())
+
+
+def test_the_database_of_the_chart_has_no_default_password() -> None:
+    assert HELM["generatePostgresqlPasswordSecret"] is False
+    assert HELM["global"]["postgresqlSecretName"] == HELM["postgresql"]["existingSecret"]
+    assert HELM["postgresql"]["existingSecret"] in (ROOT / "docs" / "production.md").read_text()
+    assert "postgresqlPassword" not in HELM["postgresql"]
 
 
 def test_the_environments_of_helm_differ_only_in_names() -> None:
@@ -149,6 +175,7 @@ def test_the_pod_of_the_helm_values_is_one_that_kubernetes_accepts(deployment) -
         "ports": [{"containerPort": deployment["port"]}],
         "env": deployment["env"],
         "envFrom": [{"secretRef": secret} for secret in deployment["envSecrets"]],
+        "resources": deployment["resources"],
     }
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "code"}, "spec": {"containers": [container]}}
     kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
@@ -165,10 +192,66 @@ def test_the_manifests_of_the_receiver_are_ones_that_kubernetes_accepts() -> Non
         service["spec"]["selector"] == template["metadata"]["labels"] == deployment["spec"]["selector"]["matchLabels"]
     )
     (served,), (port,) = container["ports"], service["spec"]["ports"]
-    assert served["containerPort"] == port["targetPort"] == container["readinessProbe"]["httpGet"]["port"]
-    assert container["livenessProbe"]["tcpSocket"]["port"] == served["containerPort"]
+    assert served["name"] == port["targetPort"] == container["readinessProbe"]["httpGet"]["port"]
+    assert container["livenessProbe"]["tcpSocket"]["port"] == served["name"]
+    assert str(served["containerPort"]) in container["command"]
     assert container["command"] == COMPOSE["services"]["webhooks"]["command"]
     assert "env" not in container
+
+
+def test_the_chart_renders_the_receiver_as_it_is_written() -> None:
+    # The chart passes each of `extraManifests` through `tpl`, and merges values files by their top-level keys.
+    assert set(HELM_WEBHOOKS) == {"extraManifests"}
+    assert "extraManifests" not in HELM | HELM_ENVIRONMENTS
+    assert "{{" not in (DEPLOY / "helm-webhooks.yaml").read_text()
+
+
+def test_the_receiver_runs_without_privileges_and_within_its_memory() -> None:
+    pod = WEBHOOKS[0]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert container["resources"]["limits"]["memory"] == "1Gi"
+    assert 2 * MAX_CONNECTIONS * MAX_BODY <= 2**30
+
+
+def test_a_backup_after_a_kill_has_the_committed_data(tmp_path) -> None:
+    (command,) = re.findall(r'python -c "(import duckdb;.*)"', (ROOT / "docs" / "production.md").read_text())
+    database = tmp_path / "propel_auth_pipeline.duckdb"
+    write = f"import duckdb, os; c = duckdb.connect('{database}'); c.execute('CREATE TABLE t AS SELECT 1'); os._exit(9)"
+    subprocess.run([sys.executable, "-c", write], check=False)
+    assert database.with_name(database.name + ".wal").exists()
+    subprocess.run([sys.executable, "-c", command.replace(f"/data/{database.name}", str(database))], check=True)
+    backup = shutil.copy(database, tmp_path / "backup.duckdb")
+    with duckdb.connect(str(backup)) as restored:
+        assert restored.execute("SELECT * FROM t").fetchall() == [(1,)]
+
+
+def test_the_upgrade_names_every_file_of_an_installation() -> None:
+    page = (ROOT / "docs" / "production.md").read_text()
+    section = page.split("## Upgrade and downgrade")[1].split("\n## ")[0]
+    files = {path.name for pattern in ("compose*.yaml", "helm-*.yaml") for path in DEPLOY.glob(pattern)}
+    assert files == set(re.findall(r"-f deploy/(\S+?\.yaml)", section))
+    profiles = {profile for service in COMPOSE["services"].values() for profile in service.get("profiles", [])}
+    assert profiles == set(re.findall(r"--profile (\w+)", section))
+
+
+def test_the_documented_deletion_of_runs_deletes_finished_runs_only(tmp_path, monkeypatch) -> None:
+    page = (ROOT / "docs" / "production.md").read_text()
+    (code,) = re.findall(r'python -c "\n(from datetime.*?)"\n', page, re.DOTALL)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    with dg.DagsterInstance.get() as instance:
+        for status in (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.STARTED):
+            create_run_for_test(instance, status=status)
+        exec(code)
+        assert len(instance.get_runs()) == 2
+        exec(code.replace("days=180", "days=-1"))
+        assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.STARTED]
 
 
 def test_the_workflows_have_the_form_that_github_reads() -> None:

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from propel_assets.catalog import END_USER_API_KEY_USAGE
 from propel_assets.cli.main import main
 from propel_assets.errors import WarehouseError
+from propel_assets.marts.runner import open_dbt
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.reporting.access_review.build import ADMIN_ROLES, build_review
 from propel_assets.reporting.access_review.files import CHANGED, EXCEPTIONS, KEYS, MEMBERS, PAGE, render_files
@@ -184,6 +185,16 @@ def test_a_review_matches_the_sandbox_and_is_reproducible(simulate, tmp_path, mo
         one = review_of(simulation, as_of, since, org_ids=[owner[1]])
         assert [org.org_id for org in one.orgs] == [owner[1]]
         assert not one.user_changes
+        assert review.unknown_changes == []
+        early = review_of(simulation, as_of, since - timedelta(days=30))
+        assert early.unknown_changes == [
+            f"Changes before {first:%Y-%m-%d %H:%M} UTC are not known: it is the first load in the history."
+        ]
+        quiet = review_of(simulation, last.date() + timedelta(days=2), last.date() + timedelta(days=1))
+        assert quiet.unknown_changes == [
+            "Changes in this period are not known: no load in it can be compared with an earlier one."
+        ]
+        assert b"None." not in render_files(quiet)["review.html"].split(b"<h2>Orgs</h2>")[1]
         with pytest.raises(WarehouseError, match=f"the first one is of {first:%Y-%m-%d}"):
             review_of(simulation, first.date() - timedelta(days=1))
         with pytest.raises(WarehouseError, match=f"No org {new_org} or no-such-org is in the history up to the end of"):
@@ -285,7 +296,18 @@ def test_a_role_and_its_change_have_one_interval(small_sandbox, small, build) ->
     changed_after = datetime.now(UTC)
     store.change_role(user_id, org_id, role)
     with closing(WebhookStore(small.webhook_store)) as events:
-        events.add([received({"event_type": "org.user_role_changed", "user_id": user_id, "org_id": org_id})])
+        events.add(
+            [
+                received(
+                    {
+                        "event_type": "user.role_changed_within_org",
+                        "user_id": user_id,
+                        "org_id": org_id,
+                        "new_role": role,
+                    }
+                )
+            ]
+        )
     list(load_events(small))
     changed_before = datetime.now(UTC)
     load("users")
@@ -297,6 +319,53 @@ def test_a_role_and_its_change_have_one_interval(small_sandbox, small, build) ->
     assert change.at == member.role_since
     assert change.at.after is not None
     assert change.at.after < changed_after < changed_before < change.at.before
+
+
+def test_a_later_load_of_users_does_not_change_the_owners_of_keys(simulate) -> None:
+    simulation = simulate(*SELECT, scans=SCANS)
+    store: Store = simulation.store
+    owner, leaver, gone = sorted(u for u, user in store.users.items() if user.wire["enabled"] and store.of_user[u])[:3]
+    org_id = min(store.of_user[leaver])
+    keys = [store.add_api_key(user_id=owner), store.add_api_key(user_id=leaver, org_id=org_id)]
+    keys.append(store.add_api_key(user_id=gone))
+    day = simulation.load().date()
+    with time_machine.travel(datetime.fromtimestamp(store.now, UTC) + timedelta(days=1)):
+        review = review_of(simulation, day)
+    assert not review.is_preliminary
+    assert [key.findings for key in review.api_keys if key.api_key_id in keys] == [(), (), ()]
+    simulation.wait(days=1)
+    store.update_user(owner, enabled=False)
+    store.remove_membership(leaver, org_id)
+    store.delete_user(gone)
+    simulation.load("users")
+    with time_machine.travel(datetime.fromtimestamp(store.now, UTC) + timedelta(days=1)):
+        assert render_files(review_of(simulation, day)) == render_files(review)
+    later = simulation.load().date()
+    with time_machine.travel(datetime.fromtimestamp(store.now, UTC) + timedelta(days=1)):
+        found = {key.api_key_id: [f.detail for f in key.findings] for key in review_of(simulation, later).api_keys}
+    assert [found.get(key) for key in keys] == [["its owner is disabled"], ["its owner has left the org"], None]
+
+
+@pytest.mark.parametrize("late", ["users", "orgs", "end_user_api_keys"])
+def test_a_review_is_preliminary_until_the_marts_have_the_last_load_of_the_day(simulate, late) -> None:
+    simulation = simulate(*SELECT, scans=SCANS)
+    store: Store = simulation.store
+    first = simulation.load()
+    day = first.date()
+    midnight = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
+    with time_machine.travel(midnight + timedelta(hours=1)):
+        assert not review_of(simulation, day).is_preliminary
+    user_id, org_id = next((user, org) for user, orgs in sorted(store.of_user.items()) for org in orgs)
+    store.remove_membership(user_id, org_id)
+    with time_machine.travel(midnight - timedelta(minutes=10)):
+        load_scan(late, simulation.settings)  # the marts are built after midnight
+    with time_machine.travel(midnight + timedelta(hours=1)):
+        review = review_of(simulation, day)
+        assert review.is_preliminary
+        assert b"its last load is not in the marts yet" in render_files(review)[PAGE]
+        with open_dbt(simulation.settings) as dbt:
+            assert dbt.run("build", "--select", *SELECT).failed == {}
+        assert not review_of(simulation, day).is_preliminary
 
 
 def test_without_history_the_reason_is_one_sentence(small, simulate, run_cli) -> None:

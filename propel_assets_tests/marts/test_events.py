@@ -3,11 +3,13 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from propel_assets.reporting.charts import missed_changes
 from propel_assets.settings import Settings
 from propel_assets.warehouse import grades
 from propel_assets.warehouse.load import load_scan
@@ -82,6 +84,35 @@ def test_the_marts_are_what_the_sandbox_has_sent(small_sandbox, small, build, qu
         (e["user_id"], e["impersonator_user_id"]) for _, e in events if e["event_type"] == "user.impersonated"
     }
     assert set(query(f"SELECT user_id, impersonator_user_id FROM {marts}.fct_impersonations")) == impersonated
+
+
+def test_the_chart_shows_the_changes_that_had_no_webhook(small_sandbox, small, build, query, monkeypatch) -> None:
+    monkeypatch.setattr(grades, "SETTLED", timedelta(0))
+    store, lost = small_sandbox.store, []
+    with closing(WebhookStore(small.webhook_store)) as events:
+
+        def receive(event: Any) -> None:
+            at = datetime.now(UTC)
+            if not lost:
+                events.add([StoredEvent(f"msg_{event.number}", event.event_type, at, at, json.dumps(event.payload))])
+
+        store.subscribe(receive)
+        users = list(store.users)
+        store.log_in(users[0])
+        list(load_events(small))
+        load_scan("users", small)
+        store.add_user()
+        list(load_events(small))
+        lost.append(True)
+        for _ in range(2):
+            store.add_user()
+        store.update_user(users[1], enabled=not store.users[users[1]].wire["enabled"])
+        load_scan("users", small)
+    build(small, "+audit_event_grades")
+    chart = missed_changes(query, "propel_auth_marts")
+    assert chart is not None
+    assert chart.summary == "3 of 4 changes between full loads had no webhook (75.0%)."
+    assert ("user.created", "2", "of 3") in [tuple(row) for row in chart.rows]
 
 
 def test_the_time_from_an_invitation_to_the_first_log_in(small_sandbox, small, build, query) -> None:

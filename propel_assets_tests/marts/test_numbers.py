@@ -371,6 +371,12 @@ def test_activation_of_a_user_who_signed_up_after_the_first_load(life) -> None:
     assert others == 0
 
 
+def test_an_invitation_from_before_the_first_load_is_flagged(invites) -> None:
+    flags = dict(invites.query("SELECT invitee_email, is_before_first_load FROM fct_invite_funnel"))
+    assert flags["revoked@x.example"]
+    assert not flags["midnight@x.example"]
+
+
 def test_accounts_without_changes_are_retained(life) -> None:
     store = life.store
     totals = (
@@ -542,3 +548,8 @@ def test_accounts_that_grow_shrink_appear_and_disappear(simulate, query) -> None
     assert rows == [(len(before), 1, 1, len(store.orgs), 1, 1, sum(before.values()), kept)]
     pro = query(f"SELECT sum(expanded_accounts) FROM {MARTS}.fct_account_growth_monthly WHERE plan = 'pro'")
     assert pro == [(1,)]
+    life.wait(days=28)
+    life.load()
+    months = query(f"SELECT DISTINCT month, end_day, is_complete FROM {MARTS}.fct_account_growth_monthly ORDER BY 1")
+    december, january = date(2026, 12, 1), date(2027, 1, 1)
+    assert months == [(december, date(2026, 12, 4), False), (january, january, False)]

@@ -1,6 +1,7 @@
 """The dbt project: generated files are up to date, and it runs on an empty warehouse."""
 
 import importlib.metadata
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -59,6 +60,23 @@ def test_a_history_has_the_columns_of_its_raw_table(loaded, history, table) -> N
         found - {"valid_from", "valid_to", "changed_after", "changed_before"}
         == {c.name for c in BY_NAME[table].columns} - WITHOUT[history]
     )
+
+
+def test_a_copy_of_the_file_can_be_queried_under_another_name_and_under_an_alias(loaded, tmp_path) -> None:
+    schemas = ("propel_auth_marts", "propel_auth_history")
+    copy = shutil.copy(loaded.file, tmp_path / "copy.duckdb")
+    with duckdb.connect(str(copy), read_only=True) as db:
+        tables = db.execute(
+            "SELECT table_schema, table_name FROM information_schema.tables WHERE table_schema IN (?, ?)", schemas
+        ).fetchall()
+        assert len(tables) >= len(DESCRIPTIONS)
+        counted = {table: db.execute(f"SELECT count(*) FROM {'.'.join(table)}").fetchall() for table in tables}
+        for model in DESCRIPTIONS.values():
+            db.execute(model["config"]["meta"]["query"])
+    with duckdb.connect() as db:
+        db.execute(f"ATTACH '{copy}' AS shared (READ_ONLY)")
+        for table, rows in counted.items():
+            assert db.execute(f"SELECT count(*) FROM shared.{'.'.join(table)}").fetchall() == rows
 
 
 def test_an_empty_warehouse_gives_empty_marts_and_a_first_load_fills_them(small, build, query, tmp_path) -> None:

@@ -107,7 +107,7 @@ def pairs(life: Life, kind: str) -> set[tuple[str | None, str | None]]:
 
 
 def test_each_question_has_an_answer(life) -> None:
-    assert len(QUESTIONS) == 13
+    assert len(QUESTIONS) == 14
     assert {question for question, rows in life.answers.items() if not rows} == set()
 
 
@@ -117,7 +117,7 @@ def test_after_the_first_load_no_answer_pretends_to_have_history(life) -> None:
     assert first["What changed in the 24 hours before the last load?"] == []
     assert first["Who left?"] == []
     assert first["Whose role changed?"] == []
-    assert first["Who was in which org a week ago?"] == [(None, None, None, None, "no history yet")]
+    assert first["Who was in which org a week ago?"] == [(None, None, None, None, None, "no history yet")]
 
 
 def test_who_signed_up(life) -> None:
@@ -177,7 +177,24 @@ def test_changed_roles(life) -> None:
 
 
 def test_members_at_a_time(life) -> None:
-    assert ids(life.answers["Who was in which org a week ago?"], 3) == life.members_before
+    rows = life.answers["Who was in which org a week ago?"]
+    assert ids(rows, 3) == life.members_before
+    [read_at] = {row[4] for row in rows}  # the first load: there was none a week ago
+    assert read_at.timestamp() < life.as_of - 28 * DAY
+
+
+def test_seats_per_plan(life) -> None:
+    plans: dict[str, list[str]] = {}
+    for org_id, org in life.store.orgs.items():
+        plans.setdefault((org.wire.get("metadata") or {}).get("plan", "none"), []).append(org_id)
+    caps = {org_id: org.wire.get("max_users") for org_id, org in life.store.orgs.items()}
+    found = {row[0]: row[1:] for row in life.answers["Seats per plan?"]}
+    assert set(found) == set(plans) == {"pro", "none"}
+    for plan, orgs in plans.items():
+        capped = [org_id for org_id in orgs if caps[org_id]]
+        seats = sum(caps[org_id] for org_id in capped) or None
+        used = sum(len(life.store.of_org[org_id]) for org_id in capped) if capped else None
+        assert found[plan] == (len(orgs), sum(len(life.store.of_org[o]) for o in orgs), len(capped), seats, used)
 
 
 def test_second_factors(life) -> None:

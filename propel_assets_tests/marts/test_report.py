@@ -7,6 +7,7 @@ import base64
 import os
 import re
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
 from shutil import which
 from xml.etree import ElementTree
@@ -18,7 +19,7 @@ from playwright.sync_api import Browser, sync_playwright
 from propel_assets.catalog import BY_NAME
 from propel_assets.defs.marts import build_marts
 from propel_assets.privacy.policy_file import load_policy
-from propel_assets.reporting.charts import CHARTS
+from propel_assets.reporting.charts import CHARTS, active_users, missed_changes
 from propel_assets.reporting.report import render
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import load_settings
@@ -66,6 +67,7 @@ def test_the_page_of_a_loaded_warehouse_is_complete_and_self_contained_without_p
     for mart in DRAWN:
         assert f'<a href="#{mart}">Definition</a>' in page
         assert f'<article id="{mart}"><h3>{mart}</h3>\n<p>{DESCRIPTIONS[mart]["description"].split()[0]}' in page
+    assert "<code>is_before_first_load</code>" in page
     assert page.count('<svg role="img" aria-label=') == 2 * len(DRAWN)  # for laptops and for phones
     assert page.count("The numbers as a table") == len(DRAWN)
     assert EMAIL.findall(page) == []
@@ -75,7 +77,33 @@ def test_the_page_of_a_loaded_warehouse_is_complete_and_self_contained_without_p
     assert cells(page, "Users") == [f"{users} in the first load. Changes are known from the second load on."]
 
 
-def test_what_changed_since_the_last_load_is_counted(small_sandbox, small, build, report) -> None:
+def test_only_settled_grades_count_as_missed_changes() -> None:
+    grades = [("user.created", 9, 9, False), ("user.created", 5, 1, True), ("org.created", 2, 0, True)]
+    chart = missed_changes(lambda sql: grades, "marts")
+    assert chart is not None
+    assert chart.headline == ("1", "changes that webhooks missed")
+    assert "1 of 7 changes" in chart.summary
+    assert "1 grade not settled yet" in chart.summary
+    assert chart.rows == [("user.created", "1", "of 5"), ("org.created", "0", "of 2")]
+    waiting = missed_changes(lambda sql: grades[:1], "marts")
+    assert waiting is not None
+    assert waiting.headline is None
+    assert waiting.summary == "No grade is settled yet: 1 grade may still get events."
+
+
+def test_the_chart_of_active_users_names_the_source_of_a_single_line() -> None:
+    def query(sql: str) -> list[tuple]:
+        return (
+            [(date(2026, 11, day), None, 10 + day, True) for day in (23, 24)] if "fct_engagement_daily" in sql else []
+        )
+
+    chart = active_users(query, "marts")
+    assert chart is not None
+    assert chart.title == "Active users per day, as PropelAuth counts"
+    assert "as PropelAuth counts" in chart.summary
+
+
+def test_what_changed_between_the_last_two_loads_is_counted(small_sandbox, small, build, report) -> None:
     store = small_sandbox.store
     one, two, gone = list(store.users)[:3]
     load_all(small)

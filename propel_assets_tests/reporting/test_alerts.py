@@ -1,8 +1,5 @@
 """Problems to alerts: one for each cause, and what is kept between two evaluations."""
 
-import pytest
-
-from propel_assets.errors import SettingsError
 from propel_assets.reporting.alerts import (
     MAX_LINES,
     MAX_NAMES,
@@ -90,12 +87,10 @@ def test_a_state_is_the_same_after_it_was_stored() -> None:
 
 def test_alerts_are_kept_while_a_setting_is_wrong() -> None:
     state, wrong = AlertState(), AlertSettings(webhook="ftp://example.com")
-    with pytest.raises(SettingsError):
-        state.deliver(wrong, [Alert("a", "a")], "", print)
+    state.deliver(wrong, [Alert("a", "a")], "", print)
     assert state.pending["webhook"] == [Alert("a", "a")]
     for _ in range(MAX_PENDING):
-        with pytest.raises(SettingsError):
-            state.deliver(wrong, [Alert("b", "b")], "", print)
+        state.deliver(wrong, [Alert("b", "b")], "", print)
     assert len(state.pending["webhook"]) == MAX_PENDING
 
 

@@ -45,6 +45,10 @@ def test_the_contract_has_every_table_column_and_key_of_the_catalog() -> None:
         assert list(properties) == [column.name for column in table.columns]
         keys = sorted((p["primaryKeyPosition"], name) for name, p in properties.items() if p.get("primaryKey"))
         assert tuple(name for _, name in keys) == table.key
+        assert bool(table.key) == ("dataGranularityDescription" in tables[table.name])
+        assert all(rule["arguments"]["properties"] for rule in tables[table.name].get("quality", ()))
+        required = {column.name for column in table.columns if column.required or column.name in table.key}
+        assert {name for name, p in properties.items() if p["required"]} == required
         personal = {name for name, p in properties.items() if p["classification"] == "restricted"}
         assert personal == {column.name for column in table.columns if column.personal}
         names = {table["name"] for table in contract["schema"]}

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from propel_assets.errors import SettingsError
 from propel_assets.reporting.alerts import Alert, AlertState, Cause, Problem
 from propel_assets.reporting.delivery import Message, deliver, targets
 from propel_assets.settings import AlertSettings, load_settings
@@ -248,18 +247,18 @@ def test_a_service_without_incidents_receives_the_type_of_the_message(is_resolve
 )
 def test_a_url_that_apprise_cannot_use_is_refused_without_quoting_it(urls, reason, capfd) -> None:
     settings = load_settings({"alert_apprise": urls})
-    with pytest.raises(SettingsError) as refused:
-        targets(settings.alert_settings)
-    assert reason in str(refused.value)
+    _, unusable = targets(settings.alert_settings)
+    (refused,) = unusable.values()
+    assert reason in refused
     captured = capfd.readouterr()
-    texts = (str(refused.value), repr(settings), repr(settings.alert_settings), captured.out, captured.err)
+    texts = (refused, repr(settings), repr(settings.alert_settings), captured.out, captured.err)
     assert not any("very-secret" in text for text in texts)
 
 
 def test_without_the_extra_the_package_to_install_is_named(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "apprise", None)
-    with pytest.raises(SettingsError, match=r"pip install 'propel-assets\[apprise\]'"):
-        targets(AlertSettings(apprise="jsons://hooks.example.com"))
+    _, unusable = targets(AlertSettings(apprise="jsons://hooks.example.com"))
+    assert "pip install 'propel-assets[apprise]'" in unusable["apprise URL 1"]
 
 
 # --- settings ---
@@ -283,10 +282,20 @@ MAIL_SETTINGS = {"alert_smtp": "smtp://smtp.example.com", "alert_from": "a@examp
 )
 def test_a_wrong_setting_is_refused_without_quoting_secrets(wrong, reason) -> None:
     settings = load_settings(wrong)
-    with pytest.raises(SettingsError) as refused:
-        targets(settings.alert_settings)
-    assert reason in str(refused.value)
-    assert "very-secret" not in str(refused.value) + repr(settings) + repr(settings.alert_settings)
+    _, unusable = targets(settings.alert_settings)
+    (refused,) = unusable.values()
+    assert reason in refused
+    assert "very-secret" not in refused + repr(settings) + repr(settings.alert_settings)
+
+
+def test_a_target_that_cannot_be_used_does_not_stop_delivery_to_the_others(run_cli) -> None:
+    with running_webhook() as server:
+        done = run_cli("alert", PROPELAUTH_ALERT_WEBHOOK=server.url, PROPELAUTH_ALERT_APPRISE=f"nosuch://{SECRET}")
+    assert (done.returncode, done.stdout) == (1, "webhook: delivered\n")
+    assert "apprise URL 1: PROPELAUTH_ALERT_APPRISE: apprise URL 1 is not a URL that apprise accepts" in done.stderr
+    (text,) = server.texts
+    assert "cannot be used: PROPELAUTH_ALERT_APPRISE: apprise URL 1" in text
+    assert SECRET not in text + done.stderr
 
 
 def test_the_command_without_a_target_names_the_settings(run_cli) -> None:

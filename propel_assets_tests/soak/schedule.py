@@ -173,6 +173,7 @@ FAULTS = {
 WEBHOOK_FAULTS = {
     "lost": lambda rng: f"webhook_lost,share={rng.choice([0.1, 0.5])}",
     "repeated": lambda rng: f"webhook_duplicated={rng.choice([2, 5])},share=0.3",
+    "late": lambda rng: f"webhook_delay_ms={rng.choice([200, 2000])},share=0.3",
     "out of order": lambda rng: f"webhook_disorder={rng.choice([3, 20])}",
     "at once": lambda rng: f"webhook_burst={rng.choice([5, 50])}",
     "forged": lambda _: "webhook_forged,share=0.2",

@@ -93,6 +93,11 @@ def test_the_id_of_an_employee_is_one_segment_of_the_path(read, sandbox) -> None
     assert f"{ORG}/query" not in {request.path for request in sandbox.requests}
 
 
+def test_the_usage_per_key_is_only_read_on_request(read) -> None:
+    rows, result = read("api_key_usage")["end_user_api_key_usage"]
+    assert (len(rows), result.reason) == (0, "usage per API key was not requested (`--usage-per-key`)")
+
+
 def test_the_usage_of_a_key_that_was_deleted_after_it_was_listed_has_no_invented_count(read, sandbox) -> None:
     sandbox.faults.parse("server_error=404,path=/api/backend/v1/end_user_api_keys/usage,after=31,requests=1")
     tables = read("api_key_usage", options=ReadOptions(usage_per_key=True))

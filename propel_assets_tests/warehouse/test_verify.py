@@ -5,6 +5,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -119,6 +120,162 @@ def test_an_extra_row_is_found_beside_a_missing_row_that_counts_as_changed(small
     assert sorted(lines) == sorted([["user_query", "extra", f"user_id={made_up}"], *members])
 
 
+def copy_row(table: str, condition: str, **values: str) -> str:
+    """Return statements that insert a row again with other values, which are SQL."""
+    changes = ", ".join(f"{name} = {value}" for name, value in values.items())
+    return (
+        f"CREATE TEMPORARY TABLE copied AS SELECT * FROM {table} WHERE {condition} LIMIT 1; "
+        f"UPDATE copied SET {changes}; INSERT INTO {table} SELECT * FROM copied; DROP TABLE copied;"
+    )
+
+
+def listed_by(stdout: str) -> list[list[str]]:
+    """Return the listed rows."""
+    return [line.split() for line in stdout.split("\n\n")[1].splitlines()[1:]]
+
+
+def test_a_time_that_was_planted_explains_nothing(plant, small, run_cli) -> None:
+    """Only what PropelAuth returns decides that a row has changed, not the times of the stored row."""
+    tables = (*USERS, "org_query", "end_user_api_keys", "pending_org_invites")
+    assert run_cli("load", *tables).returncode == 0
+    made_up, made_up_key = "00000000-0000-4000-8000-000000000000", "0" * 32
+    edited = max(key.api_key_id for key in small.store.api_keys.values() if key.archived_at is None)
+    active = min(small.store.users)
+    plant(copy_row("user_query", "TRUE", user_id=f"'{made_up}'", created_at="now()"))
+    plant(f"UPDATE user_query SET enabled = NOT enabled, last_active_at = now() WHERE user_id = '{active}'")
+    plant(copy_row("org_query", "TRUE", org_id=f"'{made_up}'", created_at="now()"))
+    plant(copy_row("end_user_api_keys", "TRUE", api_key_id=f"'{made_up_key}'", created_at="now()"))
+    plant(f"UPDATE end_user_api_keys SET user_id = '{made_up}', expires_at = now() WHERE api_key_id = '{edited}'")
+    plant(copy_row("pending_org_invites", "TRUE", org_id=f"'{made_up}'", expires_at="now()"))
+    found = run_cli("verify", *tables)
+    assert found.returncode == 3
+    assert sorted(listed_by(found.stdout)) == sorted(
+        [
+            ["user_query", "extra", f"user_id={made_up}"],
+            ["user_query", "different", f"user_id={active}", "enabled"],
+            ["org_query", "extra", f"org_id={made_up}"],
+            ["end_user_api_keys", "extra", f"api_key_id={made_up_key}"],
+            ["end_user_api_keys", "different", f"api_key_id={edited}", "expires_at,", "user_id"],
+            ["pending_org_invites", "extra", f"org_id={made_up}", "invitee_email=(hidden)"],
+        ]
+    )
+
+
+def test_an_expired_invite_is_excused_only_as_far_as_the_row_counts_allow(settings, sandbox, run_sql) -> None:
+    load_scan("invites", settings)
+    sandbox.store.invites.pop()
+    sandbox.store.version += 1
+    [invites] = verify(settings, "invites", ("pending_org_invites",))
+    assert (invites.differences, invites.changed) == ([], 1)
+    run_sql("USE propel_auth_data; " + copy_row("pending_org_invites", "TRUE", org_id="'x'", expires_at="now()"))
+    [invites] = verify(settings, "invites", ("pending_org_invites",))
+    assert [d.kind for d in invites.differences] == ["extra", "extra"]
+    assert invites.notes == ["1 of the extra rows were not loaded, the others were deleted at PropelAuth"]
+
+
+def test_a_key_that_expires_after_the_load_has_moved_to_the_archived_keys(settings, sandbox) -> None:
+    for scan in ("end_user_api_keys", "end_user_api_keys_archived"):
+        load_scan(scan, settings)
+    sandbox.store.delete_api_key(next(k for k, key in sandbox.store.api_keys.items() if key.archived_at is None))
+    [active] = verify(settings, "end_user_api_keys", ("end_user_api_keys",))
+    assert (active.differences, active.changed) == ([], 1)
+
+
+def test_a_forged_membership_of_a_user_who_was_active_is_found(settings, sandbox, run_sql) -> None:
+    load_scan("users", settings)
+    user_id, orgs = next((user, orgs) for user, orgs in sorted(sandbox.store.of_user.items()) if orgs)
+    sandbox.store.touch_user(user_id)
+    other = next(org for org in sorted(sandbox.store.orgs) if org not in orgs)
+    run_sql("USE propel_auth_data; " + copy_row("org_membership", f"user_id = '{user_id}'", org_id=f"'{other}'"))
+    _, members = verify(settings)
+    assert members.differences == [Difference("extra", f"user_id={user_id} org_id={other}")]
+
+
+def test_a_membership_that_an_active_user_has_left_is_no_difference(settings, sandbox) -> None:
+    load_scan("users", settings)
+    user_id, org_id = next((user, min(orgs)) for user, orgs in sorted(sandbox.store.of_user.items()) if orgs)
+    sandbox.store.touch_user(user_id)
+    sandbox.store.remove_membership(user_id, org_id)
+    _, members = verify(settings)
+    assert (members.differences, members.changed) == ([], 1)
+
+
+def test_a_row_that_is_newer_than_the_load_is_extra_unless_an_event_has_added_it(settings, sandbox, run_sql) -> None:
+    for scan in ("users", "orgs"):
+        load_scan(scan, settings)
+    made_up, gone = "00000000-0000-4000-8000-000000000000", min(sandbox.store.users)
+    with connected(settings, sandbox) as store:
+        added = sandbox.store.add_user()
+        list(load_events(settings))
+        sandbox.store.delete_user(added)
+        run_sql(f"UPDATE propel_auth_data.user_query SET created_at = now() + INTERVAL 1 DAY WHERE user_id = '{added}'")
+        users, _ = verify(settings, named_by_events=store.ids_named_since)
+        assert (users.differences, users.changed) == ([], 1)
+    sandbox.store.delete_user(gone)
+    run_sql(
+        f"UPDATE propel_auth_data.user_query SET user_id = '{made_up}', created_at = now() + INTERVAL 1 DAY "
+        f"WHERE user_id = '{gone}'"
+    )
+    users, _ = verify(settings)
+    assert users.differences == [Difference("extra", f"user_id={made_up}")]
+
+
+def test_a_replaced_row_whose_original_was_deleted_is_found_where_the_ids_of_the_load_are_stored(
+    settings, sandbox, run_sql
+) -> None:
+    made_up = "00000000-0000-4000-8000-000000000000"
+    with connected(settings, sandbox) as store:
+        sandbox.store.log_in(max(sandbox.store.users))
+        list(load_events(settings))
+        load_scan("users", settings)
+        gone, deleted, *_ = sorted(sandbox.store.users)
+        run_sql(f"UPDATE propel_auth_data.user_query SET user_id = '{made_up}' WHERE user_id = '{gone}'")
+        sandbox.store.delete_user(gone)
+        sandbox.store.delete_user(deleted)
+        users, members = verify(settings, named_by_events=store.ids_named_since)
+    assert users.differences == [Difference("extra", f"user_id={made_up}")]
+    assert users.changed == 1
+    assert members.differences == []
+
+
+def test_events_that_arrive_late_are_waited_for(settings, sandbox) -> None:
+    load_scan("users", settings)
+    changed = sorted(sandbox.store.users)[:3]
+    messages: list[str] = []
+    with closing(WebhookStore(settings.webhook_store)) as store:
+
+        def deliver() -> None:
+            store.add([received({"event_type": "user.updated", "user_id": user_id}) for user_id in changed])
+
+        def deliver_later(message: str) -> None:
+            messages.append(message)
+            threading.Timer(0.5, deliver).start()
+
+        for user_id in changed:
+            sandbox.store.update_user(user_id, first_name="Nour")
+        users, _ = verify(settings, named_by_events=store.ids_named_since, log=deliver_later)
+    assert messages == ["users: 3 rows differ. Waiting up to 30 s for webhook events that report their changes."]
+    assert (users.differences, users.changed) == ([], 3)
+
+
+def test_waiting_for_events_ends(settings, sandbox, monkeypatch) -> None:
+    monkeypatch.setattr(verify_module, "EVENT_GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(verify_module, "POLL_SECONDS", 0.05)
+    load_scan("users", settings)
+    silent, reported, *_ = sorted(sandbox.store.users)
+    polls: list[datetime] = []
+
+    def named(since: datetime) -> set[str]:
+        polls.append(since)
+        return {reported} if len(polls) > 3 else set()
+
+    for user_id in (silent, reported):
+        sandbox.store.update_user(user_id, first_name="Nour")
+    users, _ = verify(settings, named_by_events=named)
+    assert users.differences == [Difference("different", f"user_id={silent}", ("first_name",))]
+    assert len(polls) > 3
+
+
 def test_a_missing_column_is_a_difference(small, run_cli, run_sql, tmp_path) -> None:
     policy = tmp_path / "policy.toml"
     policy.write_text('[user_query]\nlast_name = "drop"')
@@ -200,6 +357,7 @@ def test_a_duplicated_row_is_found(small, run_cli, run_sql) -> None:
 
 def test_a_tenant_that_changes_during_verify_reports_only_planted_faults(plant, monkeypatch, tmp_path) -> None:
     """Users sign up, log in, change and leave before and while the tables are compared; events report the changes."""
+    monkeypatch.setattr(verify_module, "EVENT_GRACE_SECONDS", 0)  # events arrive at once
     with Sandbox(users=300, orgs=24, seed=7, live=True) as sandbox:
         monkeypatch.setenv("PROPELAUTH_AUTH_URL", sandbox.url)
         monkeypatch.setenv("PROPELAUTH_API_KEY", sandbox.api_key)

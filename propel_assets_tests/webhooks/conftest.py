@@ -85,7 +85,7 @@ def serving(store: str, folder: Path, *, secret: str = SECRET, port: int = 0) ->
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-            process.wait(20)
+            process.wait(60)
 
 
 @pytest.fixture(scope="session")

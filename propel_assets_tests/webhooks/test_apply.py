@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 
 from propel_assets.catalog import BY_NAME, TABLES
-from propel_assets.errors import ApiError, LossRefused
+from propel_assets.errors import ApiError, LossRefused, TransientApiError
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.sandbox.events import WebhookEvent
 from propel_assets.sandbox.running import Sandbox
@@ -195,6 +196,45 @@ def test_an_id_that_the_api_refuses_deletes_nothing_and_stops_no_other_event(set
 
 
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+@pytest.mark.parametrize("kind", ["user", "org"])
+def test_an_id_that_returns_errors_keeps_its_events_and_stops_no_other(settings, sandbox, store, kind) -> None:
+    users, orgs = list(sandbox.store.users), list(sandbox.store.orgs)
+    failing = users[0] if kind == "user" else orgs[0]
+    sandbox.faults.set("server_error", 500, path=f"{API}/{kind}/{failing}")
+    store.add([received({"event_type": f"{kind}.updated", f"{kind}_id": failing.upper()})])
+    sandbox.store.update_user(users[1], first_name="New")
+    sandbox.store.delete_user(users[2])
+    for _ in range(2):
+        with pytest.raises(TransientApiError, match=f"an error for 1 {kind}s .* 1 events stay in the store") as failed:
+            apply(settings)
+        assert failing not in str(failed.value)
+        assert store.status().pending == 1
+    names = {row["user_id"]: row["first_name"] for row in rows(settings, "user_query")}
+    assert names[users[1]] == "New"
+    assert names.keys() == sandbox.store.users.keys()
+    sandbox.faults.clear()
+    if kind == "user":
+        sandbox.store.users[failing].wire["first_name"] = "Later"
+    apply(settings)
+    assert store.status().pending == 0
+    if kind == "user":
+        assert {row["first_name"] for row in rows(settings, "user_query") if row["user_id"] == failing} == {"Later"}
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_errors_for_many_ids_are_an_outage_and_nothing_is_applied(settings, sandbox, store, monkeypatch) -> None:
+    monkeypatch.setattr(reader, "MAX_UNREAD", 2)
+    before = tables(settings)
+    for user_id in list(sandbox.store.users)[:5]:
+        sandbox.store.update_user(user_id, first_name="New")
+    sandbox.faults.set("server_error", 500, path=f"{API}/user/")
+    with pytest.raises(TransientApiError):
+        apply(settings)
+    assert tables(settings) == before
+    assert store.status().pending == 5
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 def test_ids_in_upper_case_are_those_of_the_tables(settings, sandbox, store) -> None:
     user_id, deleted = list(sandbox.store.users)[:2]
     org_id = next(iter(sandbox.store.orgs))
@@ -297,6 +337,65 @@ def test_more_deletions_than_a_load_may_lose_are_refused(settings, sandbox, stor
 
 
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_deletions_of_several_runs_are_counted_until_the_next_full_load(settings, sandbox, store) -> None:
+    users = list(sandbox.store.users)
+    assert len(users) == 300
+    apply(settings)
+    for user_id in users[:50]:
+        sandbox.store.delete_user(user_id)
+    apply(settings)
+    assert len(rows(settings, "user_query")) == 250
+    for run in range(1, 5):
+        for user_id in users[run * 50 : run * 50 + 50]:
+            sandbox.store.delete_user(user_id)
+        with pytest.raises(LossRefused, match=f"{run * 50} rows of user_query .* 300 rows, and 50 were deleted since"):
+            apply(settings)
+        assert len(rows(settings, "user_query")) == 250
+    load_scan("users", replace(settings, allow_loss=True))
+    apply(settings)
+    sandbox.store.delete_user(users[-1])
+    apply(settings)
+    assert {row["user_id"] for row in rows(settings, "user_query")} == sandbox.store.users.keys()
+
+
+def test_memberships_that_ended_in_earlier_runs_are_counted(settings, sandbox, store, monkeypatch) -> None:
+    monkeypatch.setenv("PROPELAUTH_MAX_LOSS", "0")  # 50 rows
+    pairs = [(user_id, org_id) for user_id, orgs in sandbox.store.of_user.items() for org_id in orgs][:51]
+    for pair in pairs[:50]:
+        sandbox.store.remove_membership(*pair)
+    apply(load_settings())
+    sandbox.store.remove_membership(*pairs[50])
+    with pytest.raises(LossRefused, match=r"1 rows of org_membership .* and 50 were deleted since"):
+        apply(load_settings())
+    load_scan("users", settings)
+    apply(load_settings())
+    assert store.status().pending == 0
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+@pytest.mark.parametrize("kind", ["user", "org"])
+def test_nothing_is_deleted_while_the_request_by_id_finds_nothing(settings, sandbox, store, kind, monkeypatch) -> None:
+    before = tables(settings)
+    match_request = sandbox.faults.match_request
+
+    def match_ids(path: str) -> dict[str, Any]:
+        is_by_id = re.fullmatch(f"{API}/{kind}/[0-9a-f-]{{36}}", path)
+        return {"html": 404} if is_by_id else match_request(path)
+
+    ids = list(sandbox.store.users if kind == "user" else sandbox.store.orgs)
+    (sandbox.store.delete_user if kind == "user" else sandbox.store.delete_org)(ids[0])
+    pending = store.status().pending
+    with monkeypatch.context() as patch:
+        patch.setattr(sandbox.faults, "match_request", match_ids)
+        with pytest.raises(ApiError, match=r"proves no deletion\. Nothing was changed, and the events stay"):
+            apply(settings)
+        assert tables(settings) == before
+        assert store.status().pending == pending
+    apply(settings)
+    assert len(tables(settings)[f"{kind}_query"]) == len(before[f"{kind}_query"]) - 1
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 @pytest.mark.parametrize("cause", ["members were removed", "orgs were deleted"])
 def test_more_ended_memberships_than_a_load_may_lose_are_refused(settings, sandbox, store, cause) -> None:
     before = tables(settings)
@@ -348,9 +447,8 @@ def test_many_ids_are_read_from_lists_and_their_absence_singly(settings, sandbox
     apply(settings)
     single = [request.path for request in sandbox.requests if request.path.startswith(f"{API}/user/{users[0][:4]}")]
     assert len(single) == 1
-    assert len([r for r in sandbox.requests if r.path.startswith(f"{API}/user/") and "query" not in r.path]) == len(
-        gone
-    )
+    by_id = [r for r in sandbox.requests if r.path.startswith(f"{API}/user/") and "query" not in r.path]
+    assert len(by_id) == len(gone) + 1  # and one of a user that the list has
     applied = tables(settings)
     for scan in SCANS:
         load_scan(scan, settings)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from propel_assets.errors import ApiError
 from propel_assets.settings import load_settings
 from propel_assets.warehouse.load import load_scan
 from propel_assets.webhooks import apply
@@ -112,6 +113,15 @@ def test_events_of_erased_people_are_left_out_and_removed_from_the_store(loaded,
     assert [row[0] for row in rows(query)] == ["msg_1", "msg_3"]
     assert user_id not in str(query("SELECT * FROM auth_event"))
     assert store.status().pending == 0
+
+
+def test_events_that_no_load_could_apply_for_30_days_are_removed(loaded, store) -> None:
+    now, named = datetime.now(UTC), {"event_type": "user.login", "user_id": next(iter(loaded.store.users))}
+    store.add([replace(event(n, named), received_at=now - timedelta(days=days)) for n, days in enumerate((31, 29))])
+    loaded.faults.set("server_error", 403)
+    with pytest.raises(ApiError):
+        list(load_events(load_settings()))
+    assert [waiting.svix_id for waiting in store.pending(10)] == ["msg_1"]
 
 
 @pytest.mark.parametrize("table_format", ["parquet", "delta"])

@@ -1,5 +1,6 @@
 """A deletion that the API confirms proposes an erasure. A forged or mistaken event has no effect."""
 
+import uuid
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -50,6 +51,42 @@ def test_a_confirmed_deletion_is_listed_and_erased_when_it_is_due(small, setting
     assert query(f"SELECT count(*) FROM user_query WHERE user_id = '{forged}'") == [(1,)]
     assert [row for row in query("SELECT user_id FROM auth_event") if row[0] == due] == []
     assert [row for row in query("SELECT user_id FROM propel_changes") if row[0] == due] == []
+
+
+def test_only_users_that_the_warehouse_has_had_are_proposed(small, settings, run_cli, query, monkeypatch) -> None:
+    never, existing = str(uuid.uuid4()), next(iter(small.store.users))
+    for user_id in (never, existing.upper()):
+        deliver(settings, user_id, days_ago=31)
+    monkeypatch.setenv("PROPELAUTH_ERASE_DELETED", "true")
+    list(load_events(load_settings()))
+    assert "No erasure is proposed." in run_cli("erasures").stdout
+    assert query("SELECT count(*) FROM auth_event") == [(2,)]  # an erasure would have deleted them
+
+
+def test_a_user_that_a_full_load_removed_before_the_event_is_proposed(small, settings, run_cli) -> None:
+    """The last scans show that the user existed, and later ones do not end the proposal."""
+    other, gone = list(small.store.users)[:2]
+    deliver(settings, other, days_ago=1)
+    list(load_events(settings))
+    load_scan("users", settings)
+    small.store.delete_user(gone)
+    load_scan("users", settings)
+    deliver(settings, gone, days_ago=1)
+    list(load_events(settings))
+    for _ in range(3):
+        assert gone in run_cli("erasures").stdout
+        load_scan("users", settings)
+    assert gone in run_cli("erasures").stdout
+
+
+def test_a_user_that_an_event_removed_stays_proposed_after_full_loads(small, settings, run_cli) -> None:
+    user_id = next(iter(small.store.users))
+    small.store.delete_user(user_id)
+    deliver(settings, user_id, days_ago=1)
+    list(load_events(settings))
+    for _ in range(3):
+        load_scan("users", settings)
+    assert user_id in run_cli("erasures").stdout
 
 
 def test_a_user_who_exists_after_all_is_not_erased(small, settings, run_cli, run_sql, query) -> None:

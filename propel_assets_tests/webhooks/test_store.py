@@ -107,6 +107,24 @@ def test_events_older_than_the_limit_are_purged(store_url) -> None:
     assert store.status() == StoreStatus(1, len(event("x").payload), store.pending(1)[0].received_at, 1 / MAX_EVENTS)
 
 
+def test_a_full_store_returns_nothing_new_for_repetitions_and_names_them(store_url) -> None:
+    store = WebhookStore(store_url, max_events=2)
+    store.add([event("a"), event("b")])
+    assert store.add([event("a"), event("b")]) == set()
+    with pytest.raises(WebhookStoreFull) as failed:
+        store.add([event("b"), event("c")])
+    assert failed.value.stored == {"b"}
+    assert store.status().pending == 2
+
+
+def test_only_this_user_can_read_the_files(tmp_path) -> None:
+    store = WebhookStore(f"sqlite:///{tmp_path}/events.db")
+    store.add([event("a")])
+    assert {oct(file.stat().st_mode & 0o777) for file in tmp_path.iterdir()} == {"0o600"}
+    assert len([*tmp_path.iterdir()]) > 1  # with the write-ahead log
+    store.close()
+
+
 def test_two_receivers_may_store_the_same_events_at_the_same_time(store_url) -> None:
     stores = [WebhookStore(store_url), WebhookStore(store_url)]
     with ThreadPoolExecutor(8) as pool:
@@ -120,6 +138,7 @@ def test_two_receivers_may_store_the_same_events_at_the_same_time(store_url) -> 
     [
         ("not a url", "not a database URL"),
         ("mysql://localhost/events", "dialect 'mysql'"),
+        ("postgres://localhost/events", r"Write postgresql\+psycopg2:// instead"),
         ("postgresql+asyncpg_missing://localhost/events", "driver|database URL"),
     ],
 )

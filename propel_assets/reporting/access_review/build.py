@@ -140,9 +140,10 @@ class _Reader:
         users = self._users()
         members, orgs = self._members(users), self._orgs()
         changes = self._changes()
-        api_keys = self._api_keys()
+        api_keys = self._api_keys(users, {(member.user_id, member.org_id) for member in members})
         in_period = [at for at in self._loads if self._start <= at <= self._observed]
         gaps = [later - earlier for earlier, later in pairwise(in_period)]
+        known = max(self._start, self._loads[0]), self._observed
         by_org: dict[str, list[Member]] = defaultdict(list)
         for member in sorted(members, key=lambda m: (not self._is_admin(m), m.role, m.user_id)):
             by_org[member.org_id].append(member)
@@ -160,7 +161,7 @@ class _Reader:
             as_of=self._as_of,
             since=self._since,
             observed_at=self._observed,
-            is_preliminary=datetime.now(UTC) < self._end,
+            is_preliminary=datetime.now(UTC) < self._end or not self._has_last_loads(),
             tenant=self._warehouse.audit.last_tenant_id(),
             environment=self._target.environment,
             admin_roles=self._admin_roles,
@@ -171,9 +172,27 @@ class _Reader:
             scans=self._scans(),
             loads=len(in_period),
             longest_gap=max(gaps, default=None),
+            changes_known=known if known[0] < known[1] else None,
             notes=self._notes,
             people=people,
         )
+
+    def _has_last_loads(self) -> bool:
+        """Return whether histories and marts were built after the last load of the period, of each table in them."""
+        built = {
+            USER_QUERY.name: f"SELECT max(read_at) FROM {self._history}.user_loads",  # noqa: S608 - our names
+            ORG_QUERY.name: f"SELECT max(read_at) FROM {self._history}.org_loads",  # noqa: S608
+            END_USER_API_KEYS.name: f"SELECT max(as_of) FROM {self._marts}.fct_api_keys",  # noqa: S608
+        }
+        for table, sql in built.items():
+            try:
+                [(at,)] = self._rows(sql)
+            except DatabaseUndefinedRelation:
+                continue  # the review does without it, and says so
+            [(loaded,)] = self._scan_rows("max(s.finished_at)", table, "AND s.verdict <> 'skipped'")
+            if loaded and (at is None or as_utc(at) < as_utc(loaded)):
+                return False
+        return True
 
     def _require_known_orgs(self) -> None:
         known: set[str] = set()
@@ -293,10 +312,32 @@ class _Reader:
         ]
         return sorted(changes, key=lambda c: (c.at.before, c.org_id, c.user_id, c.change))
 
-    def _api_keys(self) -> list[ApiKey]:
+    def _orphan_reason(
+        self,
+        user_id: str | None,
+        org_id: str | None,
+        created: datetime | None,
+        users: Mapping[str, Mapping[str, Any]],
+        memberships: Collection[tuple[str, str]],
+    ) -> str | None:
+        """Return why a key has no owner any more, by the histories: the mart is built again after later loads."""
+        if not user_id:
+            return None
+        if (user := users.get(user_id)) is None:  # a later sign-up is not in the history yet
+            return None if created and created > self._observed else "owner_deleted"
+        ended = _utc(user["valid_to"])
+        if ended and ended <= self._observed:
+            return "owner_deleted"
+        if user["enabled"] is False:
+            return "owner_disabled"
+        return "owner_left_org" if org_id and (user_id, org_id) not in memberships else None
+
+    def _api_keys(
+        self, users: Mapping[str, Mapping[str, Any]], memberships: Collection[tuple[str, str]]
+    ) -> list[ApiKey]:
         try:
             rows = self._rows(
-                "SELECT api_key_id, owner_kind, user_id, org_id, created_at, expires_at, orphan_reason "  # noqa: S608
+                "SELECT api_key_id, owner_kind, user_id, org_id, created_at, expires_at "  # noqa: S608
                 f"FROM {self._marts}.fct_api_keys WHERE status = 'active' AND day = "
                 f"(SELECT max(day) FROM {self._marts}.fct_api_keys WHERE day <= DATE '{self._as_of}') "
                 "ORDER BY api_key_id"
@@ -306,8 +347,9 @@ class _Reader:
             return []
         usage = self._usage()
         keys = []
-        for key_id, owner_kind, user_id, org_id, created_at, expires_at, orphan_reason in rows:
+        for key_id, owner_kind, user_id, org_id, created_at, expires_at in rows:
             created = _utc(created_at)
+            orphan_reason = self._orphan_reason(user_id, org_id, created, users, memberships)
             day = created.date() if created else None
             validations = self._validations(usage.get(key_id), day)
             findings = findings_of_key(owner_kind, orphan_reason, day, validations, self._dormant_before)
@@ -350,17 +392,21 @@ class _Reader:
             return None
         return usage.validations if usage.days == (usage.last - usage.first).days + 1 else None
 
+    def _scan_rows(self, columns: str, table: str, rest: str) -> list[tuple[Any, ...]]:
+        """Return columns of the complete scans of ``table`` up to the end of the review."""
+        warehouse = self._warehouse
+        return warehouse.rows(
+            f"SELECT {columns} FROM {warehouse.table(PROPEL_SCANS.name)} s "  # noqa: S608 - our names
+            f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
+            f"WHERE s.table_name = %s AND s.finished_at < {_literal(self._end)} {rest}",
+            table,
+        )
+
     def _scans(self) -> list[Scans]:
         found = []
-        warehouse = self._warehouse
         for table in SCANNED:
-            rows = warehouse.rows(
-                "SELECT s.verdict, s.finished_at, s.rows_read, s.total_max "  # noqa: S608 - our names
-                f"FROM {warehouse.complete_loads_of(PROPEL_SCANS.name)} "
-                f"WHERE s.table_name = %s AND s.mode <> 'events' AND s.finished_at < {_literal(self._end)} "
-                "ORDER BY s.finished_at, s.load_id",
-                table,
-            )
+            columns = "s.verdict, s.finished_at, s.rows_read, s.total_max"
+            rows = self._scan_rows(columns, table, "AND s.mode <> 'events' ORDER BY s.finished_at, s.load_id")
             verdicts = Counter(row[0] for row in rows if as_utc(row[1]) >= self._start)
             verdict, at, read, total = rows[-1] if rows else ("", None, None, None)
             found.append(

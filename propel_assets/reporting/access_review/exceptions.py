@@ -11,7 +11,7 @@ ORPHANS = {
     "owner_disabled": "its owner is disabled",
     "owner_left_org": "its owner has left the org",
 }
-"""By `orphan_reason` of fct_api_keys: how the review names it."""
+"""By reason, with the names of `orphan_reason` of fct_api_keys: how the review names it."""
 
 
 def findings_of_member(member: Member, *, is_admin: bool, dormant_before: date) -> tuple[Finding, ...]:

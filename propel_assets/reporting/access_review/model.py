@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
 from typing import NamedTuple
+
+ONE_DAY = timedelta(days=1)
 
 
 def shown(at: datetime | None) -> str:
@@ -154,9 +156,25 @@ class AccessReview:
     scans: Sequence[Scans]
     loads: int
     longest_gap: timedelta | None
+    changes_known: tuple[datetime, datetime] | None
+    """Between which loads changes can be seen; None: no load in the period can be compared with an earlier one."""
     notes: Sequence[str]
     people: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
     """By user id: name and e-mail address; empty unless they were requested."""
+
+    @property
+    def unknown_changes(self) -> list[str]:
+        """Return which changes of the period cannot be seen, in sentences."""
+        if self.changes_known is None:
+            return ["Changes in this period are not known: no load in it can be compared with an earlier one."]
+        first, last = self.changes_known
+        start, end = (datetime.combine(day, time(), UTC) for day in (self.since, self.as_of + ONE_DAY))
+        found = []
+        if first - start >= ONE_DAY:
+            found.append(f"Changes before {shown(first)} UTC are not known: it is the first load in the history.")
+        if end - last > ONE_DAY:
+            found.append(f"Changes after {shown(last)} UTC are not known: it is the last load in the period.")
+        return found
 
     def members(self) -> Iterator[Member]:
         """Yield the members of all orgs."""

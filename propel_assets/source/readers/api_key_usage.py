@@ -61,11 +61,14 @@ def read_api_key_usage(context: ScanContext, tables: Sequence[Table]) -> Iterato
         for (key, day), answer in zip(keys_and_days, counts, strict=True)
         if answer is not None
     ]
+    reason = "" if context.options.usage_per_key else "usage per API key was not requested (`--usage-per-key`)"
+    if missing:
+        reason = f"404 for {len(missing)} of {len(keys)} API keys, which can have been deleted"
     yield Rows(per_key.name, to_arrow(per_key, rows))
     yield ScanResult(
         table_name=per_key.name,
         verdict="counted" if missing else "proved",
-        reason=f"404 for {len(missing)} of {len(keys)} API keys, which can have been deleted" if missing else "",
+        reason=reason,
         pages=len(keys_and_days),
         rows_read=len(rows),
         cursor=cursor,

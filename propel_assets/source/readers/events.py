@@ -9,14 +9,14 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
 from propel_assets.catalog import AUTH_EVENT, BY_NAME, ORG_BY_ID, ORG_MEMBERSHIP, ORG_QUERY, ORGS, USER_QUERY, Table
 from propel_assets.catalog.model import Webhooks
-from propel_assets.errors import LossRefused, PermanentApiError
+from propel_assets.errors import LossRefused, PermanentApiError, TransientApiError, Unreachable
 from propel_assets.source.convert import nested_rows
 from propel_assets.source.decode import PageDecoder, RowType, to_arrow
 from propel_assets.source.lists import BAD_REQUEST, MAX_SINGLE_READS, get_or_none, request_each
@@ -32,6 +32,8 @@ COLUMNS = {
     "impersonator_user_id": ("impersonator_user_id",),
 }
 """By column of `auth_event`, the fields of payloads that it is read from."""
+CONTROLS = 3
+"""Ids of the list, one of which must be readable before a status 404 counts as a deletion."""
 FOLLOWED, SINCE = "followed", "since"
 """The cursor of a load of events: the loads that it has followed, and the first receipt of what it applied."""
 UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -39,6 +41,11 @@ NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 """NUL and lone surrogates, which not every destination stores."""
 NO_ID = object()
 """What is read of an id that the API refuses with status 400."""
+MAX_UNREAD = 10
+"""More ids that cannot be read are an outage: then nothing is applied."""
+UNREAD = object()
+"""What is read of an id for which the API returns an error that may end."""
+NOT_READ = "{} {} could not be read, and their events stay in the store"
 LIST_IS_EMPTY = "the list of {} is empty, so {} absent ids were not deleted"
 REFUSED = "the API refused {1} ids of {0} with status 400; they were ignored"
 
@@ -73,17 +80,26 @@ def read_events(context: ScanContext, table: Table, shape: Webhooks) -> Iterator
     loaded = [name for name in shape.applies_to if context.is_current(BY_NAME[name])]
     user_ids = _ids([*(row["user_id"] for row in rows), *again.users])
     org_ids = _ids([*(row["org_id"] for row in rows), *again.orgs])
-    yield from _read_named(context, loaded, user_ids, org_ids, sent_since)
+    retried = {*_ids(row[column] for row in rows for column in ("user_id", "org_id"))}
+    yield from _read_named(context, loaded, user_ids, org_ids, retried, sent_since)
 
 
 def _read_named(
-    context: ScanContext, loaded: Collection[str], user_ids: Sequence[str], org_ids: Sequence[str], sent_since: int
+    context: ScanContext,
+    loaded: Collection[str],
+    user_ids: Sequence[str],
+    org_ids: Sequence[str],
+    retried: Collection[str],
+    sent_since: int,
 ) -> Iterator[Rows | ScanResult]:
-    """Read the users, memberships and orgs that events name, in the tables that have been ``loaded``."""
+    """Read the users, memberships and orgs that events name, in the tables that have been ``loaded``.
+
+    ``retried``: the ids whose events can stay in the store if the API returns errors for them.
+    """
     gone: list[str] = []
     if not {ORG_QUERY.name, ORG_MEMBERSHIP.name}.isdisjoint(loaded):
         with _suppress_if_no_orgs():
-            orgs = _read_orgs(context, org_ids)
+            orgs = _read_orgs(context, org_ids, retried if ORG_QUERY.name in loaded else ())
             gone = orgs.missing
             if ORG_QUERY.name in loaded:
                 yield from orgs.items(ORG_QUERY)
@@ -91,9 +107,9 @@ def _read_named(
         users = None
         if ORG_MEMBERSHIP.name in loaded:
             with _suppress_if_no_orgs():
-                users = _read_users(context, user_ids, sent_since, with_orgs=True)
+                users = _read_users(context, user_ids, retried, sent_since, with_orgs=True)
         has_orgs = users is not None
-        users = users or _read_users(context, user_ids, sent_since, with_orgs=False)
+        users = users or _read_users(context, user_ids, retried, sent_since, with_orgs=False)
         yield from users.items(USER_QUERY)
         if has_orgs and not (users.rows and all(user.f_org_id_to_org_info is None for user in users.rows)):
             yield from _memberships(users, gone)
@@ -128,6 +144,12 @@ def _named(payload: dict[str, Any], column: str, fields: Sequence[str]) -> str |
     return next((value for value in values if isinstance(value, str) and is_accepted(value)), None)
 
 
+def names_one_of(event: ReceivedEvent, ids: Collection[str]) -> bool:
+    """Return whether ``event`` names a user or an org of ``ids``, which are in lower case."""
+    payload = json.loads(event.payload)
+    return not {*ids}.isdisjoint(_ids(_named(payload, column, COLUMNS[column]) for column in ("user_id", "org_id")))
+
+
 def _is_id(text: str) -> bool:
     return text.isascii() and text.isprintable()
 
@@ -149,6 +171,7 @@ class _Entities:
     """The users or orgs that were named: those that exist, and the ids of those that do not exist (any more).
 
     ``absent``: those of ``missing`` that the table has. A load can have restored memberships of the other ones.
+    ``unread``: ids for which the API returned errors.
     """
 
     row_type: RowType
@@ -156,19 +179,19 @@ class _Entities:
     missing: list[str]
     absent: list[str]
     reason: str = ""
+    unread: Sequence[str] = ()
 
     def items(self, table: Table) -> Iterator[Rows | ScanResult]:
         """Yield the rows, to be merged, and the result; nothing if there is nothing to change."""
         if not (self.rows or self.absent or self.reason):
             return
         yield Rows(table.name, self.row_type.to_arrow(self.rows), is_recent=True)
-        yield _result(table, len(self.rows), {table.key[0]: self.absent}, self.reason)
+        result = _result(table, len(self.rows), {table.key[0]: self.absent})
+        yield replace(result, reason=self.reason, unread=self.unread)
 
 
-def _result(table: Table, rows: int, deleted: Mapping[str, Sequence[str]], reason: str = "") -> ScanResult:
-    return ScanResult(
-        table_name=table.name, verdict="counted", mode="events", rows_read=rows, deleted=deleted, reason=reason
-    )
+def _result(table: Table, rows: int, deleted: Mapping[str, Sequence[str]]) -> ScanResult:
+    return ScanResult(table_name=table.name, verdict="counted", mode="events", rows_read=rows, deleted=deleted)
 
 
 def _memberships(users: _Entities, gone_orgs: Sequence[str]) -> Iterator[Rows | ScanResult]:
@@ -182,7 +205,9 @@ def _memberships(users: _Entities, gone_orgs: Sequence[str]) -> Iterator[Rows | 
     yield _result(ORG_MEMBERSHIP, memberships.rows_read, deleted)
 
 
-def _read_users(context: ScanContext, ids: Sequence[str], since: int, *, with_orgs: bool) -> _Entities:
+def _read_users(
+    context: ScanContext, ids: Sequence[str], retried: Collection[str], since: int, *, with_orgs: bool
+) -> _Entities:
     member = RowType(ORG_MEMBERSHIP, constant_columns=("user_id",))
     row_type = RowType(USER_QUERY, maps={ORG_MEMBERSHIP.items: member} if with_orgs else {})
     decode, params = PageDecoder(row_type), {"include_orgs": "true" if with_orgs else "false"}
@@ -204,17 +229,17 @@ def _read_users(context: ScanContext, ids: Sequence[str], since: int, *, with_or
                     returned.update(map(key_of(USER_QUERY), users))
                     yield users
 
-    return _read(context, USER_QUERY, row_type, ids, read_one, read_lists)
+    return _read(context, USER_QUERY, row_type, ids, retried, read_one, read_lists)
 
 
-def _read_orgs(context: ScanContext, ids: Sequence[str]) -> _Entities:
+def _read_orgs(context: ScanContext, ids: Sequence[str], retried: Collection[str]) -> _Entities:
     """Read each org from the list, by its name: only the list has `created_at`, and only an id proves an absence."""
     row_type = RowType(ORG_QUERY)
     decode, decode_page = PageDecoder(RowType(ORG_BY_ID)), PageDecoder(row_type, ORG_QUERY.items)
 
     def read_one(org_id: str) -> Any:
         org = _read_by_id(context, ORG_BY_ID.path_of(org_id=org_id), decode)
-        if org is None or org is NO_ID:
+        if _is_absent(org):
             return org
         params = {"name": org.f_name, "page_size": context.client.tenant.page_size, "page_number": 0}
         page = context.client.get(ORG_QUERY.path, decode_page, params)
@@ -224,7 +249,7 @@ def _read_orgs(context: ScanContext, ids: Sequence[str]) -> _Entities:
         if len(wanted) > MAX_SINGLE_READS:
             yield from list_scan(context, ORG_QUERY, row_type)
 
-    found = _read(context, ORG_QUERY, row_type, ids, read_one, read_lists)
+    found = _read(context, ORG_QUERY, row_type, ids, retried, read_one, read_lists)
     if unlisted := [org for org in found.rows if not isinstance(org, row_type.struct)]:
         wanted = {org.f_org_id for org in unlisted}
         listed = [org for orgs in list_scan(context, ORG_QUERY, row_type) for org in orgs if org.f_org_id in wanted]
@@ -247,19 +272,39 @@ def _read(
     table: Table,
     row_type: RowType,
     ids: Sequence[str],
+    retried: Collection[str],
     read_one: Callable[[str], Any],
     read_lists: Callable[[set[str]], Iterator[Sequence[Any]]],
 ) -> _Entities:
-    """Read ``ids`` by one request each; many of them from lists first. Each absence is confirmed by its own request."""
+    """Read ``ids`` by one request each; many of them from lists first. Each absence is confirmed by its own request.
+
+    ``retried``: the ids that the next load reads again if the API returns errors for them.
+    """
+    unread: list[str] = []
+
+    def read_or_leave(id_: str) -> Any:
+        try:
+            return read_one(id_)
+        except Unreachable:
+            raise
+        except TransientApiError:
+            unread.append(id_)
+            if id_ not in retried or len(unread) > MAX_UNREAD:
+                raise
+            return UNREAD
+
     id_of, wanted, found = key_of(table), set(ids), {}
     for rows in read_lists(wanted):
         found |= {id_of(row): row for row in rows if id_of(row) in wanted}
         wanted -= found.keys()
     single = [id_ for id_ in ids if id_ in wanted]
-    answers = dict(zip(single, request_each(context.client, read_one, single, table.name), strict=True))
+    answers = dict(zip(single, request_each(context.client, read_or_leave, single, table.name), strict=True))
     refused = [id_ for id_, row in answers.items() if row is NO_ID]
-    answers = {id_: row for id_, row in answers.items() if row is not NO_ID}
-    reason = REFUSED.format(table.items, len(refused)) if refused else ""
+    answers = {id_: row for id_, row in answers.items() if row is not NO_ID and row is not UNREAD}
+    reason = join_reasons(
+        REFUSED.format(table.items, len(refused)) if refused else "",
+        NOT_READ.format(len(unread), table.items) if unread else "",
+    )
     for id_, row in answers.items():
         if row is not None and id_of(row).lower() != id_:
             raise PermanentApiError(f"GET {table.name} by id returned another row than requested. Nothing was changed.")
@@ -267,27 +312,55 @@ def _read(
     missing = [id_ for id_, row in answers.items() if row is None]
     absent = context.stored_ids(table, missing)
     rows = list(found.values())
-    if missing and not _has_rows(context, table):
+    if missing and not _is_absence_proved(context, table, read_one):
         reason = join_reasons(LIST_IS_EMPTY.format(table.items, len(absent)) if absent else "", reason)
-        return _Entities(row_type, rows, [], [], reason)
+        return _Entities(row_type, rows, [], [], reason, unread)
     refuse_loss(context, table, len(absent))
-    return _Entities(row_type, rows, missing, absent, reason)
+    return _Entities(row_type, rows, missing, absent, reason, unread)
 
 
-def _has_rows(context: ScanContext, table: Table) -> bool:
-    """Whether the list of ``table`` has a row. If not, a status 404 does not prove that an id was deleted."""
-    params = {"page_size": 1, "page_number": 0}
+def _is_absence_proved(context: ScanContext, table: Table, read_one: Callable[[str], Any]) -> bool:
+    """Return whether a status 404 proves that an id was deleted: the list of ``table`` has ids, and one can be read.
+
+    Raises:
+        PermanentApiError: the list has ids, and the same request as for deleted ids finds none of them.
+        TransientApiError: the list has ids, and none can be read.
+    """
+    params = {"page_size": CONTROLS, "page_number": 0}
     page = context.client.get(table.path, PageDecoder(RowType(table), table.items), params)
-    return bool(page.items)
+    listed = [key_of(table)(row) for row in page.items[:CONTROLS]]
+    errors: list[TransientApiError] = []
+    for id_ in listed:
+        try:
+            if not _is_absent(read_one(id_)):
+                return True
+        except TransientApiError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    if listed:
+        raise PermanentApiError(
+            f"GET {table.path} lists {table.items}, but a request for each of the first {len(listed)} of them by its "
+            "id finds none. So a status 404 proves no deletion. Nothing was changed, and the events stay in the store. "
+            "Check that no proxy answers instead of PropelAuth, and load again."
+        )
+    return False
+
+
+def _is_absent(row: Any) -> bool:
+    return row is None or row is NO_ID
 
 
 def refuse_loss(context: ScanContext, table: Table, deleted: int) -> None:
-    """Refuse to delete more rows in one run than a load may lose."""
+    """Refuse to delete more rows, those of loads of events since the last full load included, than a load may lose."""
+    if not deleted or context.client.tenant.allow_loss:
+        return
     before = context.resume_state_of(table.scan).rows.get(table.name, 0)
-    deleted += context.options.deleted_before.get(table.name, 0)
-    if not context.client.tenant.allow_loss and deleted > allowed_loss(context, before):
+    earlier = context.deleted_since_full_load(table)
+    if deleted + earlier > allowed_loss(context, before):
+        since = f", and {earlier} were deleted since then" if earlier else ""
         raise LossRefused(
             f"Events name {deleted} rows of {table.name} that the API does not have any more; the last full load had "
-            f"{before} rows. Nothing was changed. Run a full load: propel-assets load {table.name}. If so many were "
-            "really deleted, run it once with PROPELAUTH_ALLOW_LOSS=true."
+            f"{before} rows{since}. Nothing was changed. Run a full load: propel-assets load {table.name}. If so many "
+            "were really deleted, run it once with PROPELAUTH_ALLOW_LOSS=true."
         )

@@ -1,14 +1,14 @@
 """Erasures that the deletion of a user at PropelAuth proposes, and their execution.
 
-A user is proposed if a webhook reported the deletion and `user_query` does not have the user any more: the API was read
-in between. A forged or mistaken event proposes nothing, and the API is read again before an erasure. An erasure also
-deletes the events of the user, so a proposal ends with it.
+A user is proposed if a webhook reported the deletion, the audit tables show that `user_query` had exactly this id, and
+`user_query` does not have it any more: the API was read in between. A forged or mistaken event proposes nothing, and
+the API is read again before an erasure. An erasure also deletes the events of the user, so a proposal ends with it.
 """
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from propel_assets.catalog import AUTH_EVENT, BY_NAME, USER_QUERY
+from propel_assets.catalog import AUTH_EVENT, BY_NAME, PROPEL_CHANGES, PROPEL_SCAN_STATE, USER_QUERY
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import Settings, require_credentials
 from propel_assets.source.client import Client
@@ -19,6 +19,9 @@ from propel_assets.warehouse.erasure.receipt import ErasureReceipt
 from propel_assets.warehouse.erasure.run import erase
 from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.query import Warehouse, open_warehouse
+
+KNOWN_IN = (PROPEL_CHANGES.name, PROPEL_SCAN_STATE.name)
+"""The audit tables with the ids that `user_query` has had. They keep those of deleted users until their erasure."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,21 @@ def proposed_erasures(warehouse: Warehouse, days: float) -> list[ErasureProposal
     """Return the proposals, those due first. They are due ``days`` after the deletion was reported."""
     if not (warehouse.columns_of(AUTH_EVENT.name) and warehouse.columns_of(USER_QUERY.name)):
         return []
+    known = [
+        f"EXISTS (SELECT 1 FROM {warehouse.table(name)} k WHERE k.table_name = %s AND k.user_id = e.user_id)"  # noqa: S608
+        for name in KNOWN_IN
+        if warehouse.columns_of(name)
+    ]
+    if not known:
+        return []
     sql = (
         f"SELECT e.user_id, min(e.received_at) FROM {warehouse.table(AUTH_EVENT.name)} e "  # noqa: S608 - quoted names
         f"WHERE e.event_type = 'user.deleted' AND e.user_id IS NOT NULL AND NOT EXISTS "
-        f"(SELECT 1 FROM {warehouse.table(USER_QUERY.name)} u WHERE u.user_id = e.user_id) GROUP BY e.user_id"
+        f"(SELECT 1 FROM {warehouse.table(USER_QUERY.name)} u WHERE u.user_id = e.user_id) "
+        f"AND ({' OR '.join(known)}) GROUP BY e.user_id"
     )
-    rows = [(user_id, as_utc(at)) for user_id, at in warehouse.rows(sql) if UUID.fullmatch(user_id)]  # not a keyed hash
+    found = warehouse.rows(sql, *[USER_QUERY.name] * len(known))
+    rows = [(user_id, as_utc(at)) for user_id, at in found if UUID.fullmatch(user_id)]  # not a keyed hash
     proposals = [ErasureProposal(user_id, at, at + timedelta(days=days)) for user_id, at in rows]
     return sorted(proposals, key=lambda proposal: (proposal.due_at, proposal.user_id))
 

@@ -1,8 +1,19 @@
+{# A relation as views refer to it. On DuckDB without the database: it is named after the file, so that a view with it would
+   fail in a copy of the file with another name, and where the file is attached under an alias. #}
+{% macro portable(relation) -%}
+  {%- set is_view = model.config.materialized == 'view' and this.database == target.database -%}
+  {%- if target.type == 'duckdb' and is_view and relation.database == target.database -%}
+    {{ relation.include(database=false) }}
+  {%- else -%}
+    {{ relation }}
+  {%- endif -%}
+{%- endmacro %}
+
 {# The raw table; if it has never been loaded (feature not enabled, empty warehouse), the same columns without rows. #}
 {% macro raw(name) -%}
   {%- set table = source('propel_auth', name) -%}
   {%- if not execute or load_relation(table) is not none -%}
-    {{ table }}
+    {{ propel_auth.portable(table) }}
   {%- else -%}
     (
       select

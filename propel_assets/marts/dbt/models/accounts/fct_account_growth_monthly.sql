@@ -11,7 +11,10 @@ pairs as (
     months.month,
     months.last_day,
     previous.last_day as previous_last_day,
-    months.month < (select max(month) from months) as is_complete
+    months.month < (select max(month) from months)
+    and months.last_day >= cast({{ dbt.dateadd('day', -2, dbt.last_day('months.month', 'month')) }} as date)
+    and previous.last_day >= cast({{ dbt.dateadd('day', -2, dbt.last_day('previous.month', 'month')) }} as date)
+      as is_complete
   from months
   inner join months as previous
     on previous.month = cast({{ dbt.dateadd('month', -1, 'months.month') }} as date)

@@ -1,5 +1,12 @@
 with users as (
-  select users.user_id, users.email, users.created_at, users.signup_day, users.is_deleted, users.as_of
+  select
+    users.user_id,
+    users.email,
+    users.created_at,
+    users.signup_day,
+    users.is_deleted,
+    users.as_of,
+    {{ propel_auth.period_start('week', propel_auth.utc_day('bounds.first_load')) }} as first_week
   from {{ ref('dim_user') }} as users
   cross join (select min(read_at) as first_load from {{ ref('user_loads') }}) as bounds
   -- Of users who signed up before the first load, the order of the steps is unknown.
@@ -36,6 +43,8 @@ select
   users.created_at,
   users.signup_day,
   {{ propel_auth.period_start('week', 'users.signup_day') }} as signup_week,
+  {{ propel_auth.period_start('week', 'users.signup_day') }} = users.first_week as is_week_of_first_load,
+  {{ propel_auth.whole('floor(' ~ propel_auth.hours_between('users.created_at', 'users.as_of') ~ ' / 24)') }} as days_observed,
   users.is_deleted,
   first_orgs.seen_at as first_org_seen_at,
   {{ propel_auth.hours_between('users.created_at', 'first_orgs.seen_at') }} as hours_to_first_org_at_most,

@@ -14,4 +14,4 @@ select
   seat_utilization,
   free_seats,
   is_over_cap
-from {{ ref('fct_org_daily') }}
+from {{ propel_auth.portable(ref('fct_org_daily')) }}

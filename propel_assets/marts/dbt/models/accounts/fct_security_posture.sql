@@ -21,4 +21,4 @@ select
   is_saml_configured,
   is_saml_in_test_mode,
   domain_restrict
-from {{ ref('fct_org_daily') }}
+from {{ propel_auth.portable(ref('fct_org_daily')) }}

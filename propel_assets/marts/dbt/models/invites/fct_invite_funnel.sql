@@ -108,6 +108,7 @@ select
     when ordered.expires_at <= ordered.gone_seen_at then 'expired'
     else 'vanished'
   end as status,
+  ordered.created_at < first_load.read_at as is_before_first_load,
   accepted.accepted_seen_at,
   case
     when accepted.accepted_seen_at is not null
@@ -120,6 +121,7 @@ select
   latest_load.as_of
 from ordered
 cross join latest_load
+cross join (select min(read_at) as read_at from {{ ref('user_loads') }}) as first_load
 left join accepted
   on accepted.org_id = ordered.org_id
   and accepted.invitee_email = ordered.invitee_email

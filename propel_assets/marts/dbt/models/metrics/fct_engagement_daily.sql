@@ -30,10 +30,14 @@ select
   daily.provider_active_orgs,
   last_7_days.active_users as active_users_7d,
   last_30_days.active_users as active_users_30d,
-  {{ propel_auth.share('daily.active_users', 'last_30_days.active_users') }} as stickiness,
+  -- Without a load on the next day, activity between the load and the end of the day may not have been seen.
+  case
+    when next_loads.day is not null then {{ propel_auth.share('daily.active_users', 'last_30_days.active_users') }}
+  end as stickiness,
   daily.days_read > 0 as has_load,
   daily.is_complete,
   daily.is_lower_bound
 from daily
 left join last_7_days on last_7_days.day = daily.day
 left join last_30_days on last_30_days.day = daily.day
+left join loads as next_loads on next_loads.day = cast({{ dbt.dateadd('day', 1, 'daily.day') }} as date)
