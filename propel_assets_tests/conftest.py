@@ -48,7 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--sample",
         type=int,
         metavar="N",
-        help="Of the tests marked `slow`, run one in N, the same ones each time. A module marked as a whole runs or not.",
+        help="Of the tests marked `slow`, run one in N, the same ones each time; of modules marked as a whole, too.",
     )
 
 

@@ -222,7 +222,7 @@ def fail_to_look_up_and_apply(place: Place) -> None:
     payload = {"event_type": "user.created", "user_id": user_id, "email": place.canary.email()}
     with closing(WebhookStore(load_settings().webhook_store)) as store:
         store.add([received(payload)])
-    assert "auth_event: not loaded. " in place.command("events", "load", "auth_event").stderr
+    assert "auth_event: not complete. " in place.command("events", "load", "auth_event").stderr
     words = ("asset", "materialize", "-m", "propel_assets.definitions", "--select")
     assert place.command("processes", *words, "key:propel_auth/user_query", module="dagster").returncode != 0
     faults.clear()
@@ -285,6 +285,7 @@ def place(request) -> Place:
 # --- tests ---
 
 
+@pytest.mark.slow
 def test_no_text_of_a_row_leaves_the_destination(place, webhook, monkeypatch) -> None:
     tables = (*STORED, *RESPONSES) if place.kind == "duckdb" else STORED
     place.tick()

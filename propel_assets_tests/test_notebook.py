@@ -23,6 +23,7 @@ def own_folder(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path / "dlt"))
 
 
+@pytest.mark.slow
 def test_the_notebook_as_a_script_prints_the_figures(own_folder, settings, run_process) -> None:
     assert run_process("load", *TABLES).returncode == 0
     ran = run("python", NOTEBOOK)
@@ -50,6 +51,7 @@ def test_without_the_tables_the_notebook_says_what_to_run(own_folder, settings, 
     assert "Traceback" not in ran.stderr
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_in_jupyter_and_draws_every_chart(own_folder, settings, run_process) -> None:
     assert run_process("load", *TABLES).returncode == 0
     exported = run("marimo", "export", "ipynb", NOTEBOOK, "-o", "explore.ipynb")

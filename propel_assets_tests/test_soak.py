@@ -63,6 +63,7 @@ def home(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("soak")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "runs", "problem"),
     [

@@ -4,10 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 VARIANTS = ("ours", "ours-dagster", "floor", "recipe-best", "parallel", "ours-users", "floor-users", "recipe-100")
 
 
+@pytest.mark.slow
 def test_every_variant_loads_the_same_rows(tmp_path: Path) -> None:
     only = [word for name in VARIANTS for word in ("--only", name)]
     command = [sys.executable, str(ROOT / "benchmarks/run.py"), "--sizes", "1000", "1000", "1000"]

@@ -4,9 +4,12 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from propel_assets_tests.processes import ROOT
 
 
+@pytest.mark.slow
 def test_a_new_record_appears_everywhere_without_another_edit(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("DAGSTER_HOME", "")
     command = [sys.executable, "-m", "propel_assets_tests.catalog.made_up_table"]

@@ -57,6 +57,7 @@ def members_of(store: Store) -> dict[tuple[str, str], tuple[str, str, bool, bool
     }
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_review_matches_the_sandbox_and_is_reproducible(simulate, tmp_path, monkeypatch) -> None:
     simulation = simulate(*SELECT, scans=SCANS)

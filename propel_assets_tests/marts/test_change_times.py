@@ -67,6 +67,7 @@ def test_the_histories_have_the_tracked_columns() -> None:
                 assert (f"'{column.name}'" in sql) == column.tracked, f"{name}: {column.name}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_the_true_time_of_each_change_lies_within(small_sandbox, small, query, seed) -> None:
     rng, truth = Random(seed), Truth(small_sandbox.store)

@@ -35,7 +35,7 @@ OWN |= {"compared_from", "compared_to", "late_seconds_median", "late_seconds_max
 JSON = {"properties", "metadata", "permissions", "inherited_user_roles_plus_current_role", "user_permissions"}
 JSON |= {"additional_roles", "last_additional_roles", "inherited_roles"}
 AS_OF = ("2026-11-24 12:30:00+00:00", "2026-12-26 12:30:00+00:00")
-pytestmark = pytest.mark.timeout(900)  # two warehouses, loaded and built twice
+pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]  # two warehouses, loaded and built twice
 REVIEW = "access review"
 Rows = dict[str, list[dict[str, Any]]]
 

@@ -386,6 +386,7 @@ def compare_invites_and_keys(world: World) -> None:
     world.compare("fct_api_usage_daily", dict(rows), truth)
 
 
+@pytest.mark.slow
 def test_no_figure_is_wrong(world) -> None:
     compare_sign_ups(world)
     compare_engagement(world)

@@ -102,6 +102,7 @@ def pages(draw: Any) -> bytes:
     return f'{{{more}"users":[{",".join(users)}],"total_users":9}}'.encode()
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(bodies=st.lists(pages(), min_size=1, max_size=3), data=st.data())
 def test_both_conversions_give_the_same_tables(bodies, data) -> None:

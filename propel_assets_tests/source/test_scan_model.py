@@ -414,6 +414,7 @@ class ModelClient:
         )
 
 
+@pytest.mark.slow
 def test_joined_attempts_lose_no_row_and_yield_none_twice() -> None:
     passes: Counter[str] = Counter()
     for seed in range(120):

@@ -96,6 +96,7 @@ def failed_checks(settings: Settings) -> list[str]:
     return [f"{finding.table}: {finding.summary}" for finding in findings if not finding.passed]
 
 
+@pytest.mark.slow
 def test_a_live_day_is_in_the_tables_without_a_scan(settings, sandbox, store) -> None:
     for _ in range(120):
         sandbox.live.step()
@@ -110,6 +111,7 @@ def test_a_live_day_is_in_the_tables_without_a_scan(settings, sandbox, store) ->
     assert len(rows(settings, "auth_event")) == len(sandbox.store.events)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 def test_order_and_repetition_do_not_matter(settings, sandbox, store) -> None:
     for _ in range(60):
@@ -124,6 +126,7 @@ def test_order_and_repetition_do_not_matter(settings, sandbox, store) -> None:
     assert len(rows(settings, "auth_event")) == count
 
 
+@pytest.mark.slow
 def test_a_forged_or_mistaken_event_changes_nothing(settings, sandbox, store) -> None:
     before = tables(settings)
     users, orgs = list(sandbox.store.users), list(sandbox.store.orgs)
@@ -148,6 +151,7 @@ ANSWERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_nothing_is_deleted_unless_the_api_says_that_the_id_does_not_exist(settings, sandbox, store, answer) -> None:
@@ -498,6 +502,7 @@ MOMENTS: dict[str, Callable[[Sandbox, Path], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_after_a_kill_the_next_load_gives_the_same_tables(
     settings, sandbox, store, moment, tmp_path, monkeypatch

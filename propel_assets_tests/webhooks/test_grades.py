@@ -126,6 +126,7 @@ def change_everything(world: World, first: int) -> None:
     store.change_role(member, org, next(role for role in roles if role != store.of_user[member][org].role))
 
 
+@pytest.mark.slow
 @ORDERS
 def test_the_grade_is_the_truth(world, scans, monkeypatch) -> None:
     monkeypatch.setattr(grades, "SETTLED", timedelta(0))
