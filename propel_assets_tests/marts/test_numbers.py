@@ -369,6 +369,13 @@ def test_activation_of_a_user_who_signed_up_after_the_first_load(life) -> None:
         f"SELECT count(*) FROM fct_activation a JOIN dim_user u USING (user_id) WHERE a.created_at <= '{life.loads[0]}'"
     )
     assert others == 0
+    flags = f"SELECT is_week_of_first_load, days_observed FROM fct_activation WHERE user_id = '{life.ids['newcomer']}'"
+    assert life.query(flags) == [(True, 33)]
+
+
+def test_stickiness_is_null_where_no_load_on_the_next_day_has_seen_the_whole_day(life) -> None:
+    days = life.query("SELECT day FROM fct_engagement_daily WHERE stickiness IS NOT NULL ORDER BY day")
+    assert days == [(life.loads[0].date(),), (life.loads[1].date(),)]
 
 
 def test_an_invitation_from_before_the_first_load_is_flagged(invites) -> None:
