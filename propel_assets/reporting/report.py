@@ -8,13 +8,13 @@ import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import yaml
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
-from markupsafe import Markup, escape
 
 from propel_assets import __version__
 from propel_assets.catalog import BY_NAME, TABLES, Table
@@ -136,9 +136,9 @@ def render(warehouse: Warehouse, target: Target) -> str:
     )
 
 
-def _with_code(text: str) -> Markup:
+def _with_code(text: str) -> str:
     """Return a description as HTML, with what is in backticks as code."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 @cache
