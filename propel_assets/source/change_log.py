@@ -18,6 +18,7 @@ from propel_assets.privacy.arrow import pc
 from propel_assets.source.stream import Mode, ReceivedEvent, RowsToReadAgain
 
 Row = dict[str, Any]
+Key = tuple[Any, ...]
 LOGGED = AUTH_EVENT.shape.applies_to if isinstance(AUTH_EVENT.shape, Webhooks) else ()
 DELETED = {"user.deleted": "user_id", "org.deleted": "org_id"}
 """The events that report a deletion, with the field of the id. An id is never used again."""
@@ -42,8 +43,8 @@ class StoredTables(Protocol):
         """Return the ids that the change log has since the last full load of ``table`` began."""
         ...
 
-    def deleted_since_full_load(self, table: Table) -> int:
-        """Return how many rows of ``table`` loads of events have deleted since its last full load began."""
+    def deleted_since_full_load(self, table: Table) -> set[Key]:
+        """Return the keys of the rows of ``table`` that loads of events have deleted since its last full load began."""
         ...
 
     def first_receipt(self, ids: Sequence[str]) -> datetime | None:
@@ -128,9 +129,9 @@ class ChangeLog:
         for key, id_ in deleted.items():
             self._append(table, key, "deleted", "events", read_at[key[0]], reported.get(ids[id_]))
 
-    def count_deleted(self, table: Table) -> int:
-        """Return how many rows of ``table`` are noted as deleted."""
-        return sum(row["table_name"] == table.name and row["change"] == "deleted" for row in self.rows)
+    def deleted_keys(self, table: Table) -> set[Key]:
+        """Return the keys of the rows of ``table`` that are noted as deleted."""
+        return {_key(table, row) for row in self.rows if row["table_name"] == table.name and row["change"] == "deleted"}
 
     def _last_read_times(self, table: Table, ids: Sequence[str]) -> dict[str, datetime | None]:
         times = self.stored.last_read_times(_read_as(table), ids)
@@ -149,7 +150,7 @@ class ChangeLog:
     def _append(
         self,
         table: Table,
-        key: tuple[Any, ...],
+        key: Key,
         change: str,
         mode: Mode,
         read_at: datetime | None,
@@ -178,7 +179,7 @@ def _read_as(table: Table) -> Table:
     return USER_QUERY if table is ORG_MEMBERSHIP else table
 
 
-def _key(table: Table, row: Mapping[str, Any]) -> tuple[Any, ...]:
+def _key(table: Table, row: Mapping[str, Any]) -> Key:
     return tuple(row[name] for name in table.key)
 
 

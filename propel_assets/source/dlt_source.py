@@ -232,7 +232,7 @@ class _ScanReader:
             stored_ids=ids.stored_ids,
             first_receipt=ids.first_receipt,
             rows_to_read_again=again,
-            deleted_since_full_load=run.stored.deleted_since_full_load if run.stored else lambda _: 0,
+            count_deleted=ids.count_deleted,
         )
 
     def read(self) -> Iterator[dict[str, Any]]:
@@ -270,9 +270,10 @@ class _ScanReader:
         if log:
             results = [replace(result, event_loads=log.event_loads) for result in results]
         if log and run.options.events is not None:
-            results = [replace(r, rows_deleted=log.count_deleted(BY_NAME[r.table_name])) for r in results]
-            if ended := log.count_deleted(ORG_MEMBERSHIP):
-                refuse_loss(self._context, ORG_MEMBERSHIP, ended)
+            results = [replace(r, rows_deleted=len(log.deleted_keys(BY_NAME[r.table_name]))) for r in results]
+            if ended := log.deleted_keys(ORG_MEMBERSHIP):
+                in_all = ended | log.stored.deleted_since_full_load(ORG_MEMBERSHIP)
+                refuse_loss(self._context, ORG_MEMBERSHIP, len(ended), len(in_all))
         for result in results:
             run.on_result(result)
             if result.skipped:
@@ -305,6 +306,13 @@ class _StoredIds:
         key = table.key[0]
         by_key = dict(zip(self.privacy.stored_ids(table.name, key, ids), ids, strict=True))
         return [by_key[row[key]] for row in self.run.stored.rows(table, [*by_key])]
+
+    def count_deleted(self, table: Table, ids: Sequence[str]) -> int:
+        """Return how many rows events have deleted since the last full load of a table, once ``ids`` are deleted."""
+        if not ids or self.run.stored is None:
+            return len(ids)
+        keys = {(id_,) for id_ in self.privacy.stored_ids(table.name, table.key[0], ids)}
+        return len(keys | self.run.stored.deleted_since_full_load(table))
 
     def first_receipt(self, ids: Sequence[str]) -> datetime | None:
         """Return when the first of the messages ``ids`` that are stored was received."""

@@ -10,6 +10,7 @@ import dlt
 from propel_assets.catalog import AUTH_EVENT, ORG_QUERY, PROPEL_CHANGES, PROPEL_SCANS, USER_QUERY, Table
 from propel_assets.privacy.policy import Policy
 from propel_assets.settings import Target
+from propel_assets.source.change_log import Key
 from propel_assets.source.readers.events import FOLLOWED, SINCE
 from propel_assets.source.stream import ResumeState, RowsToReadAgain
 from propel_assets.warehouse.audit import as_utc, decode_json
@@ -38,23 +39,24 @@ class StoredRows:
             has_rows = _has_log(warehouse) and bool(warehouse.rows(sql, limit=1))
             return has_rows, _last_event_load(warehouse).event_loads + 1
 
-    def deleted_since_full_load(self, table: Table) -> int:
-        """Return how many rows of ``table`` loads of events have deleted since its last full load began.
+    def deleted_since_full_load(self, table: Table) -> set[Key]:
+        """Return the keys of the rows of ``table`` that loads of events have deleted since its last full load began.
 
         Loads of events are numbered, and a full load knows how many were complete when it began: no clock has to be
-        right.
+        right. A row that another load has restored meanwhile is deleted twice, and counts once.
         """
         with connect(*self._arguments) as warehouse:
-            if "rows_deleted" not in warehouse.columns_of(PROPEL_SCANS.name):
-                return 0
+            if not _has_log(warehouse):
+                return set()
             order = f"AND s.mode = 'full' ORDER BY {warehouse.load_order} DESC, s.load_id DESC"
             full = _scans_of(warehouse, "s.event_loads", (table,), order, limit=1)
             sql = (
-                f"SELECT coalesce(sum(s.rows_deleted), 0) FROM {warehouse.table(PROPEL_SCANS.name)} s "  # noqa: S608
-                f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
-                "WHERE s.table_name = %s AND s.mode = 'events' AND s.event_loads >= %s"
+                f"SELECT DISTINCT {', '.join(f'c.{name}' for name in table.key)} "  # noqa: S608 - our names
+                f"FROM {warehouse.complete_loads_of(PROPEL_SCANS.name)} JOIN {warehouse.table(PROPEL_CHANGES.name)} c "
+                "ON c.load_id = s.load_id AND c.table_name = s.table_name "
+                "WHERE s.table_name = %s AND s.mode = 'events' AND s.event_loads >= %s AND c.change = 'deleted'"
             )
-            return int(warehouse.rows(sql, table.name, full[0][0] if full else 0)[0][0])
+            return set(warehouse.rows(sql, table.name, full[0][0] if full else 0))
 
     def first_receipt(self, ids: Sequence[str]) -> datetime | None:
         """Return when the first of the messages ``ids`` of `auth_event` was received."""

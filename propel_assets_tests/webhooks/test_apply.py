@@ -607,6 +607,10 @@ def test_rows_that_events_named_during_a_load_are_read_again_after_it(
         assert applied[changed] == "During"
         assert applied.keys() == sandbox.store.users.keys()
         assert org_id not in {row["org_id"] for row in rows(settings, "org_membership")}
+        # What the load had restored was deleted twice, and counts once.
+        sandbox.store.delete_user(others[-1])
+        apply(settings)
+        assert others[-1] not in {row["user_id"] for row in rows(settings, "user_query")}
 
 
 @pytest.mark.parametrize("settings", ["postgres"], indirect=True)

@@ -396,8 +396,7 @@ class _Reader:
         """Return columns of the complete scans of ``table`` up to the end of the review."""
         warehouse = self._warehouse
         return warehouse.rows(
-            f"SELECT {columns} FROM {warehouse.table(PROPEL_SCANS.name)} s "  # noqa: S608 - our names
-            f"JOIN {warehouse.table('_dlt_loads')} l ON l.load_id = s.load_id AND l.status = 0 "
+            f"SELECT {columns} FROM {warehouse.complete_loads_of(PROPEL_SCANS.name)} "  # noqa: S608 - our names
             f"WHERE s.table_name = %s AND s.finished_at < {_literal(self._end)} {rest}",
             table,
         )

@@ -30,8 +30,8 @@ class ScanContext:
     the warehouse cannot be queried. ``resume_state_of``: returns the resume state of another scan. ``privacy``:
     the fingerprint of the privacy policy. ``stored_ids``: returns which of the given ids a table has.
     ``first_receipt``: returns when the first of the given messages that are stored was received.
-    ``rows_to_read_again``: what a load of events must read beside what they name. ``deleted_since_full_load``: returns
-    how many rows of a table loads of events have deleted since its last full load.
+    ``rows_to_read_again``: what a load of events must read beside what they name. ``count_deleted``: returns how many
+    rows of a table loads of events have deleted since its last full load, once the given ids are deleted too.
     """
 
     client: Client
@@ -45,7 +45,7 @@ class ScanContext:
     stored_ids: Callable[[Table, Sequence[str]], list[str]] = lambda *_: []
     first_receipt: Callable[[Sequence[str]], datetime | None] = lambda _: None
     rows_to_read_again: RowsToReadAgain = field(default_factory=RowsToReadAgain)
-    deleted_since_full_load: Callable[[Table], int] = lambda _: 0
+    count_deleted: Callable[[Table, Sequence[str]], int] = lambda _, ids: len(ids)
 
     def wants(self, table: Table) -> bool:
         """Whether ``table`` is loaded."""

@@ -315,7 +315,7 @@ def _read(
     if missing and not _is_absence_proved(context, table, read_one):
         reason = join_reasons(LIST_IS_EMPTY.format(table.items, len(absent)) if absent else "", reason)
         return _Entities(row_type, rows, [], [], reason, unread)
-    refuse_loss(context, table, len(absent))
+    refuse_loss(context, table, len(absent), context.count_deleted(table, absent))
     return _Entities(row_type, rows, missing, absent, reason, unread)
 
 
@@ -351,15 +351,13 @@ def _is_absent(row: Any) -> bool:
     return row is None or row is NO_ID
 
 
-def refuse_loss(context: ScanContext, table: Table, deleted: int) -> None:
-    """Refuse to delete more rows, those of loads of events since the last full load included, than a load may lose."""
+def refuse_loss(context: ScanContext, table: Table, deleted: int, in_all: int) -> None:
+    """Refuse to delete more rows than a load may lose. ``in_all``: with those deleted since the last full load."""
     if not deleted or context.client.tenant.allow_loss:
         return
     before = context.resume_state_of(table.scan).rows.get(table.name, 0)
-    # A load that had read before can have restored what events deleted: it is deleted again, and not counted twice.
-    earlier = 0 if context.rows_to_read_again else context.deleted_since_full_load(table)
-    if deleted + earlier > allowed_loss(context, before):
-        since = f", and {earlier} were deleted since then" if earlier else ""
+    if in_all > allowed_loss(context, before):
+        since = f", and {in_all - deleted} were deleted since then" if in_all > deleted else ""
         raise LossRefused(
             f"Events name {deleted} rows of {table.name} that the API does not have any more; the last full load had "
             f"{before} rows{since}. Nothing was changed. Run a full load: propel-assets load {table.name}. If so many "
