@@ -59,8 +59,9 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
     with pytest.MonkeyPatch.context() as patch, Sandbox(users=300, orgs=24, seed=7, now=past_noon()) as sandbox:
         patch.setenv("DESTINATION__DUCKDB__CREDENTIALS", str(file))
         settings = load_settings({"auth_url": sandbox.url, "api_key": sandbox.api_key})
-        for scan in SCANS:
-            load_scan(scan, settings)
+        with time_machine.travel(datetime.fromtimestamp(sandbox.store.now, UTC) + timedelta(minutes=10)):
+            for scan in SCANS:
+                load_scan(scan, settings)
         with open_dbt(settings) as dbt:
             assert dbt.run("build").failed == {}
         yield Loaded(sandbox, file)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -49,7 +50,8 @@ def answers(result: ProbeResult) -> dict[int, str]:
 
 
 @pytest.mark.parametrize("behaviour", TENANTS.values(), ids=TENANTS)
-def test_a_sandbox_replays_the_profile_of_a_tenant(behaviour) -> None:
+def test_a_sandbox_replays_the_profile_of_a_tenant(behaviour, time_machine) -> None:
+    time_machine.move_to(datetime.now(UTC), tick=False)
     with Sandbox(users=1_200, orgs=24, seed=7, profile=behaviour) as tenant:
         found = run_probe(tenant)
         assert len(tenant.requests) == found.requests <= MAX_REQUESTS
