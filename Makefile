@@ -130,9 +130,10 @@ test-dbt-next: $(DBT_NEXT)/has-test  ## the tests of the marts on dbt-core 1.12,
 test-lowest: $(LOWEST)/has-test  ## run a sample of the tests on the lowest versions that pyproject.toml allows
 	$(LOWEST)/bin/python -m pytest $(LOWEST_SAMPLE) -n auto $(PYTEST_FLAGS)
 
+# soupsieve 4 needs Python 3.11.5; Debian has 3.11.2.
 constraints:  ## write the constraints files with the newest versions that fit together
-	@sh .ci/constraints constraints.txt duckdb==1.5.5 -e '.[$(EXTRAS)]'
-	@sh .ci/constraints constraints-embedded-elt.txt duckdb==1.5.5 dagster==1.13.1 dagster-webserver==1.13.1 -e '.[test,marts,embedded-elt]'
+	@sh .ci/constraints constraints.txt duckdb==1.5.5 'soupsieve<3' -e '.[$(EXTRAS)]'
+	@sh .ci/constraints constraints-embedded-elt.txt duckdb==1.5.5 'soupsieve<3' dagster==1.13.1 dagster-webserver==1.13.1 -e '.[test,marts,embedded-elt]'
 
 clean:  ## remove the environments and all built files
 	rm -rf .venv $(CARD) $(LOWEST) $(RELEASE) $(DBT_NEXT) .venv-fakesnow .venv-bigquery .venv-azurite $(BENCH) $(PEERS) .bench .dagster_home build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -5,12 +5,14 @@ import inspect
 import re
 import sys
 import tomllib
+from importlib.metadata import distributions as installed_distributions
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import dlt
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from sqlglot.optimizer.qualify import qualify
 
@@ -90,3 +92,14 @@ def test_constraints_are_within_the_declared_bounds(file) -> None:
         if (name := canonicalize_name(requirement.name)) in versions and versions[name] not in requirement.specifier
     ]
     assert outside == []
+
+
+def test_the_installed_versions_admit_the_least_python() -> None:
+    """A pinned version that needs a later Python cannot be installed where `requires-python` says that it can be."""
+    least = PROJECT["requires-python"].removeprefix(">=") + ".0"
+    refuse = {
+        f"{distribution.name} {distribution.version} needs Python {needed}"
+        for distribution in installed_distributions()
+        if least not in SpecifierSet(needed := distribution.metadata.get("Requires-Python") or "")
+    }
+    assert refuse == set()
