@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any, TypeGuard
 import click
 
 from propel_assets.cli.arguments import PORT, sandbox_options
+from propel_assets.cli.rendering import log
 from propel_assets.sandbox.switches import LIMITS, SWITCHES, Fault, parse_json, parse_option, read_switch
 
 CHANGES_PER_MINUTE = 20
+DEFAULT_URL = "http://127.0.0.1:8400"
 PROFILE_FORMAT = 1
 SECONDS = 10
 """Time limit of one request to the sandbox."""
@@ -118,11 +121,13 @@ def _read_profile(file: Path) -> dict[str, Any]:
 
 @click.command(short_help="Turn faults of a running sandbox on or off.")
 @click.argument("options", nargs=-1, metavar="[NAME[=VALUE][,LIMIT=VALUE]...]...")
-@click.option("--url", default="http://127.0.0.1:8400", show_default=True, help="URL of the running sandbox.")
+@click.option("--url", default=DEFAULT_URL, show_default=True, help="URL of the running sandbox.")
 @click.option("--clear", is_flag=True, help="Turn the named faults off; all of them when none is named.")
 @click.option("--list", "list_all", is_flag=True, help="List the faults and their limits. Needs no sandbox.")
 def fault(options: tuple[str, ...], url: str, clear: bool, list_all: bool) -> None:
     """Turn faults of a running sandbox on or off, then show those that are on. Without NAME, only show them.
+
+    Prints the URL of the sandbox, and the command that turns the faults off again, on standard error.
 
     \b
     Examples:
@@ -149,6 +154,12 @@ def fault(options: tuple[str, ...], url: str, clear: bool, list_all: bool) -> No
     elif clear:
         on = _request("DELETE", url)
     click.echo("\n".join(_option(name, Fault(**found)) for name, found in on.items()) or "No fault is on.")
+    log(f"Sandbox: {url}")
+    if on:
+        named_on = [name for name in switches if name in on] or list(on)
+        where = "" if url == DEFAULT_URL else f" --url {shlex.quote(url)}"
+        it = "it" if len(named_on) == 1 else "them"
+        log(f"To turn {it} off: propel-assets fault --clear {' '.join(named_on)}{where}")
 
 
 def _list_of_faults() -> str:

@@ -1,7 +1,8 @@
 """The commands `propel-assets check` and `propel-assets status`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from propel_assets.catalog import BY_NAME, TABLES, Table
 from propel_assets.cli.arguments import Duration, current_settings, table_arguments
 from propel_assets.cli.rendering import VERDICTS, format_age, format_count, log, print_table
 from propel_assets.cli.warehouse import open_configured_warehouse
-from propel_assets.errors import SettingsError, WebhookStoreError
+from propel_assets.errors import SettingsError, WarehouseError, WebhookStoreError
 from propel_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def status(output: str, max_age: timedelta | None, tables: tuple[str, ...]) -> N
 
     With `--max-age` it is a dead man's switch that needs no Dagster: run it from cron, beside the schedule it watches.
     A table that was never loaded is too old, unless it was skipped. Without TABLES, those that are loaded by default
-    are compared. Marts are not compared.
+    are compared. Marts are not compared. Exits with 1, and prints no table, if nothing has been loaded yet or the
+    warehouse cannot be read.
 
     \b
     Examples:
@@ -77,7 +79,7 @@ def status(output: str, max_age: timedelta | None, tables: tuple[str, ...]) -> N
     from propel_assets.warehouse.status import table_statuses, too_old
 
     settings = current_settings()
-    with open_configured_warehouse(settings) as warehouse:
+    with _explain_unchecked_age(max_age), open_configured_warehouse(settings) as warehouse:
         found = [status for status in table_statuses(warehouse) if not tables or status.table in tables]
         models = built_models(warehouse, settings.target) if output != "prometheus" and not tables else ()
     if output == "table":
@@ -98,6 +100,19 @@ def status(output: str, max_age: timedelta | None, tables: tuple[str, ...]) -> N
     if max_age is not None and (old := too_old(found, max_age, tables)):
         log(f"Not loaded in the last {_duration(max_age)}: {', '.join(old)}. Check that the schedule runs.")
         raise SystemExit(CHECK_FAILED)
+
+
+@contextmanager
+def _explain_unchecked_age(max_age: timedelta | None) -> Iterator[None]:
+    """Name the limit in an error of the warehouse, for the person who reads the output of a health probe."""
+    try:
+        yield
+    except WarehouseError as error:
+        if max_age is None:
+            raise
+        raise WarehouseError(
+            f"The tables could not be compared with the limit of {_duration(max_age)}. {error}"
+        ) from None
 
 
 def _duration(time: timedelta) -> str:

@@ -18,7 +18,7 @@ def open_configured_warehouse(settings: Settings, log: Log = log) -> "Iterator[W
     """Connect to the warehouse of ``settings``. ``log`` receives a message while a lock is waited for.
 
     Raises:
-        WarehouseError: nothing has been loaded yet, or the destination has no SQL.
+        WarehouseError: nothing has been loaded yet, the destination cannot be read, or it has no SQL.
     """
     from propel_assets.privacy.policy_file import load_policy
     from propel_assets.warehouse.query import open_warehouse

@@ -19,7 +19,7 @@ MAX_LINES = 20  # in one message
 MAX_NAMES = 30  # in one line
 MAX_TEXT = 700  # characters of a reason
 MAX_ATTEMPTS = 1024  # ticks of the sensor: 17 hours
-MAX_PENDING = 200  # alerts for one target: the message shows the first 20, Dagster has all
+MAX_PENDING = 200  # alerts for one target, with the one that states how many are left out
 
 WHAT_TO_DO = {
     "Run failed": "Open the run in Dagster, correct what the error names, then run the job again.",
@@ -55,12 +55,14 @@ class Alert(NamedTuple):
         text: the same, and what is affected, in one line.
         incident: identifies the cause: the alert that resolves it has the same.
         is_resolved: whether the cause affects nothing any more.
+        left_out: how many other alerts it stands for, which are not delivered.
     """
 
     title: str
     text: str
     incident: str = ""
     is_resolved: bool = False
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -172,9 +174,25 @@ class AlertState:
                 self.attempts[target] = 0
 
     def keep(self, alerts: Sequence[Alert], targets: Iterable[str]) -> None:
-        """Add alerts to those that are pending for ``targets``."""
+        """Add alerts to those that are pending for ``targets``. Above the limit, one alert replaces the oldest.
+
+        The newest are kept, because a recovery that is left out would leave its incident open.
+        """
         for target in targets:
-            self.pending[target] = [*self.pending.get(target, []), *alerts][:MAX_PENDING]
+            waiting = [*self.pending.get(target, []), *alerts]
+            if len(waiting) > MAX_PENDING:
+                oldest, newest = waiting[: 1 - MAX_PENDING], waiting[1 - MAX_PENDING :]
+                waiting = [_alert_of_left_out(sum(alert.left_out or 1 for alert in oldest)), *newest]
+            self.pending[target] = waiting
+
+
+def _alert_of_left_out(count: int) -> Alert:
+    title = "Alerts: older alerts are left out"
+    text = (
+        f"{title}: {count} could not be delivered before newer ones took their place. Look at the log of this sensor "
+        "in Dagster, under Automation: it has every alert."
+    )
+    return Alert(title, text, title, left_out=count)
 
 
 def _new_alerts(before: Mapping[str, Cause], findings: Findings) -> list[Alert]:

@@ -12,8 +12,9 @@ import pyarrow as pa
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
 from propel_assets.catalog import PROPEL_SCANS, Table
-from propel_assets.errors import WarehouseError
+from propel_assets.errors import PropelError, WarehouseError
 from propel_assets.privacy.policy import Policy
+from propel_assets.privacy.redaction import describe_error, innermost_error
 from propel_assets.settings import Target
 from propel_assets.source.dlt_source import complete_schema
 from propel_assets.source.values import ARROW_TYPES
@@ -25,6 +26,7 @@ from propel_assets.warehouse.dlt_compat import DuckDbSqlClient, FilesystemClient
 from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, load_formats
+from propel_assets.warehouse.remedies import remedy_of
 
 T = TypeVar("T")
 BATCH_ROWS = 10_000
@@ -209,17 +211,34 @@ def open_warehouse(target: Target, policy: Policy, log: Log = lambda _: None) ->
     """Connect to the warehouse of ``target``. ``log`` receives a message while a lock is waited for.
 
     Raises:
-        WarehouseError: nothing has been loaded yet, or the destination has no SQL.
+        WarehouseError: nothing has been loaded yet, the destination cannot be read, or it has no SQL.
     """
-    with working_folder() as folder:
-        pipeline = build_pipeline(target, folder, log)
+    with contextlib.ExitStack() as stack:
+        pipeline = build_pipeline(target, stack.enter_context(working_folder()), log)
         file = database_file(pipeline)
         if file is not None and not file.exists():
             raise WarehouseError(f"There is no {file} yet. {HOW_TO_LOAD}")
-        with connect(pipeline, target, policy) as warehouse:
-            if not warehouse.columns_of(PROPEL_SCANS.name):
-                raise WarehouseError(f"Nothing has been loaded into {target.destination} yet. {HOW_TO_LOAD}")
-            yield warehouse
+        with _explain_refusal(target):
+            warehouse = stack.enter_context(connect(pipeline, target, policy))
+            is_loaded = bool(warehouse.columns_of(PROPEL_SCANS.name))
+        if not is_loaded:
+            raise WarehouseError(f"Nothing has been loaded into {target.destination} yet. {HOW_TO_LOAD}")
+        yield warehouse
+
+
+@contextlib.contextmanager
+def _explain_refusal(target: Target) -> Iterator[None]:
+    """Raise `WarehouseError` for an error of the destination's driver, whose text may quote rows."""
+    try:
+        yield
+    except Exception as error:
+        inner = innermost_error(error)
+        is_defect = type(inner).__module__ == "builtins" and not isinstance(inner, OSError)
+        if isinstance(error, PropelError) or is_defect:
+            raise
+        raise WarehouseError(
+            f"Reading {target.destination} failed: {describe_error(error)}. {remedy_of(error)}, and run again."
+        ) from None
 
 
 @contextlib.contextmanager

@@ -2,14 +2,17 @@
 
 import json
 import re
+import shlex
 import threading
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from click.testing import CliRunner, Result
 
+from propel_assets.cli import sandbox as module
 from propel_assets.cli.main import main
-from propel_assets.sandbox.switches import LIMITS, SWITCHES
+from propel_assets.sandbox.switches import LIMITS, SWITCHES, Fault
 from propel_assets_tests.processes import ROOT, free_port
 
 
@@ -19,25 +22,50 @@ def fault(*words: str) -> Result:
 
 def test_a_fault_is_turned_on_shown_and_turned_off_in_a_running_sandbox(small, run_cli) -> None:
     ran = run_cli("fault", "scim_off", "server_error=503,path=/api,requests=3", "--url", small.url)
-    assert (ran.returncode, ran.stderr) == (0, "")
-    assert ran.stdout == "scim_off=403\nserver_error=503,path=/api,requests=3\n"
+    assert (ran.returncode, ran.stdout) == (0, "scim_off=403\nserver_error=503,path=/api,requests=3\n")
     on = small.faults.describe()
     assert (on["scim_off"]["value"], on["server_error"]["requests"]) == (403, 3)
-    assert fault("--url", f"{small.url}/").output == ran.stdout
-    assert fault("scim_off=false", "--url", small.url).output == "server_error=503,path=/api,requests=3\n"
-    assert fault("--clear", "server_error", "--url", small.url).output == "No fault is on.\n"
+    assert fault("--url", f"{small.url}/").stdout == ran.stdout
+    assert fault("scim_off=false", "--url", small.url).stdout == "server_error=503,path=/api,requests=3\n"
+    assert fault("--clear", "server_error", "--url", small.url).stdout == "No fault is on.\n"
     small.faults.set("latency_ms", 1)
     small.faults.set("wrong_json", None)
-    assert fault("--clear", "--url", small.url).output == "No fault is on.\n"
+    assert fault("--clear", "--url", small.url).stdout == "No fault is on.\n"
     assert small.faults.describe() == {}
+
+
+def test_the_sandbox_is_named_with_the_command_that_turns_the_faults_off(small) -> None:
+    on = fault("scim_off", "latency_ms=1", "--url", small.url).stderr.splitlines()
+    assert on == [
+        f"Sandbox: {small.url}",
+        f"To turn them off: propel-assets fault --clear scim_off latency_ms --url {small.url}",
+    ]
+    one = fault("orgs_off", "--url", small.url).stderr.splitlines()[-1]  # the faults that were on before stay on
+    assert one == f"To turn it off: propel-assets fault --clear orgs_off --url {small.url}"
+    shown = fault("--url", small.url).stderr.splitlines()[-1]
+    assert set(shown.split()) >= {"scim_off", "latency_ms", "orgs_off"}
+    assert fault(*shlex.split(one.partition("propel-assets fault ")[2])).exit_code == 0
+    assert set(small.faults.describe()) == {"scim_off", "latency_ms"}
+    assert fault(*shlex.split(on[1].partition("propel-assets fault ")[2])).stderr == f"Sandbox: {small.url}\n"
+    assert small.faults.describe() == {}
+
+
+def test_the_default_sandbox_is_named_without_an_option(monkeypatch) -> None:
+    fault_of_latency = {"latency_ms": asdict(Fault(50))}
+    monkeypatch.setattr(module, "_request", lambda *_: fault_of_latency)
+    ran = fault("latency_ms=50")
+    assert ran.stderr.splitlines() == [
+        "Sandbox: http://127.0.0.1:8400",
+        "To turn it off: propel-assets fault --clear latency_ms",
+    ]
 
 
 def test_what_is_shown_can_be_given_again(small) -> None:
     options = ['wrong_json={"users": null},share=0.5,after=2', 'missing_field=["users.email", "orgs.name"]']
-    shown = fault(*options, "retry_after=date", "--url", small.url).output
+    shown = fault(*options, "retry_after=date", "--url", small.url).stdout
     on = small.faults.describe()
     assert fault("--clear", "--url", small.url).exit_code == 0
-    assert fault(*shown.splitlines(), "--url", small.url).output == shown
+    assert fault(*shown.splitlines(), "--url", small.url).stdout == shown
     assert small.faults.describe() == on
 
 

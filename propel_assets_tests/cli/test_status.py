@@ -5,6 +5,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import duckdb
 import pytest
 from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
@@ -196,6 +197,38 @@ def test_the_last_proved_scan_is_found_behind_many_others(loaded, run_sql) -> No
     users = json.loads(status("--json"))["tables"][0]
     assert (users["table"], users["verdict"], users["proved_at"]) == ("user_query", "counted", before["proved_at"])
     assert before["proved_at"]
+
+
+@pytest.mark.parametrize("output", ["table", "json", "prometheus"])
+def test_without_a_load_a_health_probe_fails_and_names_what_to_do(output, run_cli, tmp_path) -> None:
+    ran = run_cli("status", "--max-age", "26h", "--format", output)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr == (
+        "Error: The tables could not be compared with the limit of 26 h. There is no "
+        f"{tmp_path / 'propel_auth_pipeline.duckdb'} yet. Run propel-assets load first. To try without a tenant: "
+        "propel-assets demo.\n"
+    )
+
+
+def test_a_database_that_has_no_load_fails_a_health_probe(run_cli, tmp_path) -> None:
+    duckdb.connect(tmp_path / "propel_auth_pipeline.duckdb").close()
+    ran = run_cli("status", "--max-age", "26h")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "the limit of 26 h. Nothing has been loaded into duckdb yet. Run propel-assets load first." in ran.stderr
+
+
+@pytest.mark.parametrize("words", [["status"], ["status", "--max-age", "26h"], ["check"]])
+def test_a_database_that_refuses_connections_is_no_defect(words, run_cli) -> None:
+    settings = {
+        "PROPELAUTH_DESTINATION": "postgres",
+        "DESTINATION__POSTGRES__CREDENTIALS": "postgresql://loader:s3cret@127.0.0.1:1/warehouse",
+    }
+    ran = run_cli(*words, **settings)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "Reading postgres failed: OperationalError (Connection refused). Check that the destination" in ran.stderr
+    assert ran.stderr.endswith(", and run again.\n")
+    assert "defect" not in ran.stderr
+    assert "s3cret" not in ran.stderr
 
 
 @pytest.mark.parametrize("wrong", ["26", "h", "1.5h", "-1h", "26 hours"])

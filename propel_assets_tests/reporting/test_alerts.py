@@ -94,6 +94,27 @@ def test_alerts_are_kept_while_a_setting_is_wrong() -> None:
     assert len(state.pending["webhook"]) == MAX_PENDING
 
 
+def test_above_the_limit_the_oldest_alerts_are_left_out_and_one_alert_states_how_many() -> None:
+    state, sent = AlertState(), [Alert(str(n), str(n)) for n in range(3 * MAX_PENDING)]
+    state.keep(sent[:MAX_PENDING], ["webhook"])
+    assert state.pending["webhook"] == sent[:MAX_PENDING]
+    for alert in sent[MAX_PENDING : 2 * MAX_PENDING]:
+        state.keep([alert], ["webhook"])
+        state = AlertState.from_json(state.to_json())
+    state.keep(sent[2 * MAX_PENDING :], ["webhook"])
+    first, *newest = state.pending["webhook"]
+    assert newest == sent[1 - MAX_PENDING :]
+    assert first.left_out == len(sent) - len(newest)
+    assert first.text.startswith(f"Alerts: older alerts are left out: {first.left_out} could not be delivered before ")
+    assert "Look at the log of this sensor in Dagster, under Automation" in first.text
+    ((title, text, is_resolved),) = messages([first, *newest], "", one_each=False)
+    assert title == f"PropelAuth: Alerts: older alerts are left out and {MAX_PENDING - 1} more"
+    assert text.splitlines()[0] == f"- {first.text}"
+    assert not is_resolved
+    ((incident, _, _), *_) = messages([first, *newest], "", one_each=True)
+    assert str(first.left_out) not in incident  # a later count is the same incident
+
+
 def test_without_a_target_nothing_is_kept() -> None:
     state = AlertState()
     state.deliver(AlertSettings(), [Alert("a", "a")], "", print)
