@@ -34,7 +34,7 @@ def access_review(
     """Write an access review from the history: a page to print, and CSV files.
 
     Per org: who had which role, since when and how granted; the changes of the period; exceptions first. Later loads do
-    not change the review of a period, except for the usage of API keys.
+    not change the review of a period.
 
     \b
     Examples:

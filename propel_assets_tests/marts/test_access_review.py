@@ -251,16 +251,24 @@ def test_a_key_is_unused_only_if_each_day_of_its_usage_is_loaded(simulate) -> No
             load_scan("end_user_api_keys", simulation.settings)
             load_scan("api_key_usage", simulation.settings, options=ReadOptions(usage_per_key=True))
 
-    def keys_and_notes() -> tuple[dict[str, ApiKey], str]:
-        day = simulation.load().date()
+    def later_review_of(day: date) -> AccessReview:
         with time_machine.travel(datetime.fromtimestamp(store.now, UTC) + timedelta(days=1)):
-            review = review_of(simulation, day)
+            return review_of(simulation, day)
+
+    def keys_and_notes() -> tuple[dict[str, ApiKey], str]:
+        review = later_review_of(simulation.load().date())
         return {key.api_key_id: key for key in review.api_keys}, " ".join(review.notes)
 
     load_usage()
     simulation.wait(days=95)
     keys, notes = keys_and_notes()
     assert {key.validations for key in keys.values()} == {None}, "the usage ends before the 90 days"
+    day = datetime.fromtimestamp(store.now, UTC).date()
+    assert later_review_of(day).usage is None
+    assert (
+        f"not known: not loaded in the 7 days up to the end of {day}"
+        in render_files(later_review_of(day))[PAGE].decode()
+    )
     assert not any("not used" in finding.detail for key in keys.values() for finding in key.findings)
     assert f"The usage of {len(keys)} of {len(keys)} active API keys is not known" in notes
 
@@ -273,9 +281,49 @@ def test_a_key_is_unused_only_if_each_day_of_its_usage_is_loaded(simulate) -> No
         warehouse.execute(f"DELETE FROM {usage} WHERE api_key_id = '{incomplete}' AND date = DATE '{middle}'")
     keys, notes = keys_and_notes()
     assert keys[unused].validations == 0
-    assert Finding(ExceptionKind.UNUSED_API_KEY, "not used in 90 days") in keys[unused].findings
+    first, last = day - timedelta(days=91), day - timedelta(days=2)
+    assert Finding(ExceptionKind.UNUSED_API_KEY, f"not used from {first} to {last}") in keys[unused].findings
     assert {key_id for key_id, key in keys.items() if key.validations is None} == {incomplete, late}
     assert f"The usage of 2 of {len(keys)} active API keys is not known" in notes
+
+    # The days that the figures cover, and when they were loaded, in the data and on the page.
+    review = later_review_of(day)
+    files = render_files(review)
+    assert review.usage is not None
+    loaded_at = review.usage.loaded_at
+    assert (review.usage.first, review.usage.last) == (first, last)
+    assert abs(loaded_at - datetime.fromtimestamp(store.now, UTC)) < timedelta(minutes=5)
+    rows = {row["api_key_id"]: row for row in rows_of(files, KEYS)}
+    dates = "usage_from", "usage_to", "usage_loaded_at"
+    assert [rows[unused][name] for name in dates] == [str(first), str(last), f"{loaded_at:{FORMAT}}"]
+    assert [rows[late][name] for name in dates] == ["", "", ""]
+    assert f"{first} to {last}, loaded {loaded_at:{FORMAT}} UTC" in files[PAGE].decode()
+    with open_warehouse(simulation.settings.target, load_policy(simulation.settings.privacy_settings)) as warehouse:
+        days = f"date BETWEEN DATE '{first}' AND DATE '{last}'"
+        known = dict(warehouse.rows(f"SELECT api_key_id, sum(count) FROM {usage} WHERE {days} GROUP BY 1"))
+    shown = {key.api_key_id: key.validations for key in review.api_keys if key.validations is not None}
+    assert shown == {key_id: known[key_id] for key_id in {*keys} - {incomplete, late}}
+    assert any(shown.values())
+
+    # A later load reads the last days again, and the younger days of each key. It changes no byte.
+    assert not review.is_preliminary
+    simulation.wait(days=4)
+    load_usage()
+    simulation.load()
+    assert render_files(later_review_of(day)) == files
+
+
+def test_a_review_is_preliminary_until_the_mart_has_the_last_load_of_usage(simulate) -> None:
+    simulation = simulate(*SELECT, "fct_api_key_usage_daily", scans=SCANS)
+    store: Store = simulation.store
+    day = simulation.load().date()
+    with time_machine.travel(datetime.fromtimestamp(store.now, UTC) + timedelta(minutes=30)):
+        load_scan("api_key_usage", simulation.settings, options=ReadOptions(usage_per_key=True))
+    with time_machine.travel(datetime.fromtimestamp(store.now, UTC) + timedelta(days=1)):
+        assert review_of(simulation, day).is_preliminary
+        with open_dbt(simulation.settings) as dbt:
+            assert dbt.run("build", "--select", "fct_api_key_usage_daily").failed == {}
+        assert not review_of(simulation, day).is_preliminary
 
 
 def test_a_role_and_its_change_have_one_interval(small_sandbox, small, build) -> None:

@@ -11,7 +11,14 @@ from typing import Any, NamedTuple
 
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
-from propel_assets.catalog import END_USER_API_KEYS, ORG_MEMBERSHIP, ORG_QUERY, PROPEL_SCANS, USER_QUERY
+from propel_assets.catalog import (
+    END_USER_API_KEY_USAGE,
+    END_USER_API_KEYS,
+    ORG_MEMBERSHIP,
+    ORG_QUERY,
+    PROPEL_SCANS,
+    USER_QUERY,
+)
 from propel_assets.errors import WarehouseError
 from propel_assets.marts.runner import HISTORY, MARTS, how_to_build
 from propel_assets.reporting.access_review.exceptions import (
@@ -21,6 +28,7 @@ from propel_assets.reporting.access_review.exceptions import (
     list_exceptions,
 )
 from propel_assets.reporting.access_review.model import (
+    USAGE_MAX_AGE,
     AccessReview,
     ApiKey,
     Change,
@@ -28,12 +36,15 @@ from propel_assets.reporting.access_review.model import (
     Member,
     Org,
     Scans,
+    UsagePeriod,
 )
 from propel_assets.settings import Target
 from propel_assets.warehouse.audit import as_utc
 from propel_assets.warehouse.query import Warehouse
 
 ADMIN_ROLES = ("Owner", "Admin")
+OPEN_DAYS = 2
+"""A load reads the usage of its own day and of the day before, and the next load reads them again."""
 SCANNED = (USER_QUERY.name, ORG_MEMBERSHIP.name, ORG_QUERY.name, END_USER_API_KEYS.name)
 CHANGES = {
     "joined_org": "joined",
@@ -87,12 +98,11 @@ def build_review(
 
 
 class _Usage(NamedTuple):
-    """The validations of one API key, and the days that are loaded."""
+    """The validations of one API key, the number of days that are loaded, and the first one."""
 
     validations: int
     days: int
     first: date
-    last: date
 
 
 class _Reader:
@@ -121,6 +131,7 @@ class _Reader:
             first = f"the first one is of {self._loads[0]:%Y-%m-%d}" if self._loads else "there is none yet"
             raise WarehouseError(f"No load of users is in the history up to the end of {as_of} (UTC): {first}.")
         self._observed = self._loads[known - 1]
+        self._usage_period = self._read_usage_period()
         self._notes: list[str] = []
 
     def _interval(self, seen_at: datetime) -> Interval:
@@ -168,6 +179,7 @@ class _Reader:
             orgs=shown,
             user_changes=[] if self._org_ids else org_changes[""],
             api_keys=api_keys,
+            usage=self._usage_period,
             exceptions=list_exceptions(shown, api_keys, next(iter(self._admin_roles), "")),
             scans=self._scans(),
             loads=len(in_period),
@@ -192,7 +204,13 @@ class _Reader:
             [(loaded,)] = self._scan_rows("max(s.finished_at)", table, "AND s.verdict <> 'skipped'")
             if loaded and (at is None or as_utc(at) < as_utc(loaded)):
                 return False
-        return True
+        if self._usage_period is None:
+            return True
+        try:
+            [(day,)] = self._rows(f"SELECT max(day) FROM {self._marts}.fct_api_key_usage_daily")  # noqa: S608
+        except DatabaseUndefinedRelation:
+            return True
+        return day is not None and day >= self._usage_period.last + timedelta(days=OPEN_DAYS)
 
     def _require_known_orgs(self) -> None:
         known: set[str] = set()
@@ -345,14 +363,15 @@ class _Reader:
         except DatabaseUndefinedRelation:
             self._notes.append("API keys are not in this review: their mart is not built.")
             return []
-        usage = self._usage()
+        usage, period = self._usage(), self._usage_period
         keys = []
         for key_id, owner_kind, user_id, org_id, created_at, expires_at in rows:
             created = _utc(created_at)
             orphan_reason = self._orphan_reason(user_id, org_id, created, users, memberships)
             day = created.date() if created else None
-            validations = self._validations(usage.get(key_id), day)
-            findings = findings_of_key(owner_kind, orphan_reason, day, validations, self._dormant_before)
+            usage_from = max(period.first, day or period.first) if period else None
+            validations = self._validations(usage.get(key_id), usage_from)
+            findings = findings_of_key(owner_kind, orphan_reason, day, validations, period)
             keys.append(
                 ApiKey(
                     key_id,
@@ -361,6 +380,7 @@ class _Reader:
                     org_id or "",
                     created,
                     _utc(expires_at),
+                    None if validations is None else usage_from,
                     validations,
                     findings,
                 )
@@ -369,28 +389,45 @@ class _Reader:
         if unknown := sum(key.validations is None for key in keys):
             self._notes.append(
                 f"The usage of {unknown} of {len(keys)} active API keys is not known: it is not loaded for each of the "
-                f"{DORMANT_DAYS} days. Load it daily with `propel-assets load end_user_api_key_usage --usage-per-key`."
+                f"{DORMANT_DAYS} days, or the key is newer than the last complete day. Load it daily with "
+                "`propel-assets load end_user_api_key_usage --usage-per-key`."
             )
         return keys
 
+    def _read_usage_period(self) -> UsagePeriod | None:
+        """Return the days up to the last one that no later load reads again, so that the usage never changes."""
+        loads = self._scan_rows(
+            "s.started_at, s.finished_at",
+            END_USER_API_KEY_USAGE.name,
+            "AND s.verdict <> 'skipped' AND s.rows_read > 0 "
+            f"AND s.finished_at >= {_literal(self._end - USAGE_MAX_AGE)}",
+        )
+        if not loads:
+            return None
+        started_at, finished_at = max((as_utc(started), as_utc(finished)) for started, finished in loads)
+        last = started_at.date() - timedelta(days=OPEN_DAYS)
+        return UsagePeriod(last - timedelta(days=DORMANT_DAYS - 1), last, finished_at)
+
     def _usage(self) -> dict[str, _Usage]:
-        """Return the usage of each key in the days before the review."""
+        """Return the usage of each key in the period."""
+        if (period := self._usage_period) is None:
+            return {}
         try:
             rows = self._rows(
-                f"SELECT api_key_id, sum(validations), count(*), min(day), max(day) "  # noqa: S608 - our names
+                "SELECT api_key_id, sum(validations), count(*), min(day) "  # noqa: S608 - our names
                 f"FROM {self._marts}.fct_api_key_usage_daily "
-                f"WHERE day > DATE '{self._dormant_before}' AND day <= DATE '{self._as_of}' GROUP BY api_key_id"
+                f"WHERE day >= DATE '{period.first}' AND day <= DATE '{period.last}' GROUP BY api_key_id"
             )
         except DatabaseUndefinedRelation:
             return {}
-        return {key_id: _Usage(int(validations), *days) for key_id, validations, *days in rows}
+        return {key_id: _Usage(int(validations), days, first) for key_id, validations, days, first in rows}
 
-    def _validations(self, usage: _Usage | None, created: date | None) -> int | None:
-        """Return the validations of a key; None unless each day since its creation is loaded, except for the last."""
-        first = self._dormant_before + timedelta(days=1)
-        if usage is None or usage.first > max(first, created or first) or usage.last < self._as_of - timedelta(days=1):
+    def _validations(self, usage: _Usage | None, usage_from: date | None) -> int | None:
+        """Return the validations of a key; None unless each day of the period from ``usage_from`` on is loaded."""
+        period = self._usage_period
+        if usage is None or period is None or usage_from is None or not usage.first <= usage_from <= period.last:
             return None
-        return usage.validations if usage.days == (usage.last - usage.first).days + 1 else None
+        return usage.validations if usage.days == (period.last - usage.first).days + 1 else None
 
     def _scan_rows(self, columns: str, table: str, rest: str) -> list[tuple[Any, ...]]:
         """Return columns of the complete scans of ``table`` up to the end of the review."""

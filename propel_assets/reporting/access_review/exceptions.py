@@ -3,7 +3,15 @@
 from collections.abc import Iterator, Sequence
 from datetime import date
 
-from propel_assets.reporting.access_review.model import ApiKey, ExceptionKind, ExceptionRow, Finding, Member, Org
+from propel_assets.reporting.access_review.model import (
+    ApiKey,
+    ExceptionKind,
+    ExceptionRow,
+    Finding,
+    Member,
+    Org,
+    UsagePeriod,
+)
 
 DORMANT_DAYS = 90
 ORPHANS = {
@@ -31,16 +39,19 @@ def findings_of_member(member: Member, *, is_admin: bool, dormant_before: date) 
 
 
 def findings_of_key(
-    owner_kind: str, orphan_reason: str | None, created: date | None, validations: int | None, dormant_before: date
+    owner_kind: str, orphan_reason: str | None, created: date | None, validations: int | None, usage: UsagePeriod | None
 ) -> tuple[Finding, ...]:
-    """Return the exceptions of one active API key. ``validations``: None if the usage is not known."""
+    """Return the exceptions of one active API key. ``validations``: None if the usage is not known.
+
+    A key that is younger than the period of the usage is not an unused key.
+    """
     findings = []
     if orphan_reason:
         findings.append(Finding(ExceptionKind.API_KEY_WITHOUT_OWNER, ORPHANS[orphan_reason]))
     if owner_kind == "none":
         findings.append(Finding(ExceptionKind.API_KEY_WITHOUT_OWNER, "it has no owner"))
-    if validations == 0 and created is not None and created <= dormant_before:
-        findings.append(Finding(ExceptionKind.UNUSED_API_KEY, f"not used in {DORMANT_DAYS} days"))
+    if usage and validations == 0 and created is not None and created < usage.first:
+        findings.append(Finding(ExceptionKind.UNUSED_API_KEY, f"not used from {usage.first} to {usage.last}"))
     return tuple(findings)
 
 

@@ -12,7 +12,7 @@ import jinja2
 
 from propel_assets.errors import PropelError
 from propel_assets.reporting.access_review.exceptions import DORMANT_DAYS
-from propel_assets.reporting.access_review.model import AccessReview, ExceptionKind, shown
+from propel_assets.reporting.access_review.model import USAGE_MAX_AGE, AccessReview, ExceptionKind, UsagePeriod, shown
 
 MEMBERS, CHANGED, EXCEPTIONS, KEYS, PAGE = "members.csv", "changes.csv", "exceptions.csv", "api_keys.csv", "review.html"
 
@@ -29,7 +29,7 @@ def render_files(review: AccessReview) -> dict[str, bytes]:
         MEMBERS: _csv(_member_columns(review, names), review.members()),
         CHANGED: _csv(_change_columns(review, names), changes),
         EXCEPTIONS: _csv(_exception_columns(names), review.exceptions),
-        KEYS: _csv(KEY_COLUMNS, review.api_keys),
+        KEYS: _csv(_key_columns(review.usage), review.api_keys),
     }
     return {**files, PAGE: _page(review, names, files)}
 
@@ -77,16 +77,20 @@ def _exception_columns(names: Mapping[str, str]) -> Columns:
     ]
 
 
-KEY_COLUMNS: Columns = [
-    ("api_key_id", lambda k: k.api_key_id),
-    ("owner_kind", lambda k: k.owner_kind),
-    ("user_id", lambda k: k.user_id),
-    ("org_id", lambda k: k.org_id),
-    ("created_at", lambda k: shown(k.created_at)),
-    ("expires_at", lambda k: shown(k.expires_at)),
-    ("validations", lambda k: k.validations),
-    ("exceptions", lambda k: ", ".join(finding.detail for finding in k.findings)),
-]
+def _key_columns(usage: UsagePeriod | None) -> Columns:
+    return [
+        ("api_key_id", lambda k: k.api_key_id),
+        ("owner_kind", lambda k: k.owner_kind),
+        ("user_id", lambda k: k.user_id),
+        ("org_id", lambda k: k.org_id),
+        ("created_at", lambda k: shown(k.created_at)),
+        ("expires_at", lambda k: shown(k.expires_at)),
+        ("validations", lambda k: k.validations),
+        ("usage_from", lambda k: k.usage_from),
+        ("usage_to", lambda k: usage.last if usage and k.usage_from else None),
+        ("usage_loaded_at", lambda k: shown(usage.loaded_at) if usage and k.usage_from else ""),
+        ("exceptions", lambda k: ", ".join(finding.detail for finding in k.findings)),
+    ]
 
 
 def _user_columns(review: AccessReview) -> Columns:
@@ -116,6 +120,7 @@ def _page(review: AccessReview, names: Mapping[str, str], files: Mapping[str, by
         listed=[e for e in review.exceptions if e.kind != in_a_table_of_its_own],
         without_mfa=Counter(e.org_id for e in review.exceptions if e.kind == in_a_table_of_its_own),
         dormant_days=DORMANT_DAYS,
+        usage_max_age_days=USAGE_MAX_AGE.days,
     ).encode()
 
 

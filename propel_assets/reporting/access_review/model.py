@@ -7,6 +7,8 @@ from enum import StrEnum
 from typing import NamedTuple
 
 ONE_DAY = timedelta(days=1)
+USAGE_MAX_AGE = timedelta(days=7)
+"""How long before the end of the review the usage of API keys may have been loaded."""
 
 
 def shown(at: datetime | None) -> str:
@@ -89,9 +91,20 @@ class Change:
     at: Interval
 
 
+class UsagePeriod(NamedTuple):
+    """The first and the last day of the usage of API keys, and the end of the load that completed them."""
+
+    first: date
+    last: date
+    loaded_at: datetime
+
+
 @dataclass(frozen=True)
 class ApiKey:
-    """One active API key at the time of the review. ``validations``: None if a day of its usage is not loaded."""
+    """One active API key at the time of the review.
+
+    ``validations``: in the period of the usage, from ``usage_from`` on. Both are None if a day of it is not loaded.
+    """
 
     api_key_id: str
     owner_kind: str
@@ -99,6 +112,7 @@ class ApiKey:
     org_id: str
     created_at: datetime | None
     expires_at: datetime | None
+    usage_from: date | None
     validations: int | None
     findings: tuple[Finding, ...]
 
@@ -152,6 +166,8 @@ class AccessReview:
     orgs: Sequence[Org]
     user_changes: Sequence[Change]
     api_keys: Sequence[ApiKey]
+    usage: UsagePeriod | None
+    """The period of the usage of API keys; None: no load within `USAGE_MAX_AGE` of the end."""
     exceptions: Sequence[ExceptionRow]
     scans: Sequence[Scans]
     loads: int
