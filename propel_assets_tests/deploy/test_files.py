@@ -263,8 +263,45 @@ def test_the_workflows_have_the_form_that_github_reads() -> None:
     assert checked.returncode == 0, checked.stdout
 
 
+def workflow_of(name: str) -> dict[Any, Any]:
+    return yaml.safe_load((ROOT / ".github" / "workflows" / f"{name}.yml").read_text())
+
+
+def test_nothing_is_published_before_ci_has_passed_on_the_same_commit() -> None:
+    jobs = workflow_of("release")["jobs"]
+    # A workflow that is called by its path is the one of the caller's commit, and checks that commit out.
+    assert jobs["gate"] == {"uses": "./.github/workflows/ci.yml"}
+    for name in jobs.keys() - {"gate"}:
+        chain = [name]
+        while needed := jobs[chain[-1]].get("needs"):
+            assert "if" not in jobs[chain[-1]]  # `always()` would run it after a failure
+            chain.append(needed)
+        assert chain[-1] == "gate"
+    called = {job["uses"] for job in jobs.values() if "uses" in job}
+    assert called == {"./.github/workflows/ci.yml", "./.github/workflows/image.yml"}
+    for path in called:
+        triggers = workflow_of(Path(path).stem)[True]  # YAML 1.1 reads `on` as true
+        assert "workflow_call" in triggers
+        assert "tags" not in str(triggers)
+    pushes = [
+        job for name in ("ci", "image") for job in workflow_of(name)["jobs"].values() if "docker push" in str(job)
+    ]
+    assert all(
+        step["if"] == "github.ref_type == 'tag'"
+        for job in pushes
+        for step in job["steps"]
+        if "docker push" in str(step)
+    )
+
+
+def test_ci_runs_every_section_of_the_gate() -> None:
+    (sections,) = re.findall(r'^SECTIONS="(.+)"$', (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    matrix = workflow_of("ci")["jobs"]["gate"]["strategy"]["matrix"]["sections"]
+    assert sorted(" ".join(matrix).split()) == sorted(sections.split())
+
+
 def test_a_release_is_refused_unless_its_tag_is_the_version() -> None:
-    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())
+    workflow = workflow_of("release")
     (step,) = (step for step in workflow["jobs"]["build"]["steps"] if step.get("name", "").startswith("The tag"))
     for tag, status in ((f"v{propel_assets.__version__}", 0), ("v999.0.0", 1)):
         env = {"GITHUB_REF_NAME": tag, "PATH": os.environ["PATH"]}
