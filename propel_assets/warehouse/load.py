@@ -292,7 +292,8 @@ def _delete_rows(pipeline: dlt.Pipeline, result: ScanResult) -> None:
 def _load_error(error: Exception, scan: str, settings: Settings, kept: str) -> PropelError:
     """Return the `PropelError` inside ``error``, or one that describes it without its text, which may quote rows.
 
-    ``kept``: what the tables have after the error. A builtin exception is a defect, not an error of the destination, unless it is of the operating system.
+    ``kept``: what the tables have after the error. A builtin exception is a defect, not an error of the destination,
+    unless it is of the operating system.
     """
     if cause := find_cause(error):
         return cause
