@@ -30,6 +30,7 @@ with dg.DagsterInstance.local_temp(sys.argv[2], overrides={"event_log_storage": 
 """
 
 
+@pytest.mark.slow
 def test_the_sensor_reports_runs_and_tables_without_personal_data(small, tmp_path) -> None:
     home = tmp_path / "home"
     home.mkdir()
