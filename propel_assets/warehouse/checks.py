@@ -5,7 +5,6 @@ check is not bad data.
 """
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -476,10 +475,9 @@ def _finding(
 
 
 def _shown(table: Table, columns: Sequence[str], values: Sequence[Any]) -> str:
-    """Return a key without personal values, which are shown hashed."""
+    """Return a key; a personal value is shown as its column's name. A plain hash could be reversed by guessing."""
     shown = [
-        f"hashed:{hashlib.sha256(str(value).encode()).hexdigest()[:12]}" if table.column(name).personal else str(value)
-        for name, value in zip(columns, values, strict=True)
+        f"[{name}]" if table.column(name).personal else str(value) for name, value in zip(columns, values, strict=True)
     ]
     return ", ".join(shown)
 

@@ -309,6 +309,20 @@ def test_runs_that_a_tick_has_no_time_for_are_read_by_the_next(tick, run, webhoo
     assert ["propel_auth_load_role_mappings" in text for text in webhook.texts] == [False, True]
 
 
+def test_a_failure_after_more_runs_than_a_tick_reads_is_not_called_recovered(tick, run, webhook, monkeypatch) -> None:
+    monkeypatch.setattr(alerts_module, "RUNS_AT_ONCE", 2)
+    for _ in range(3):
+        run("org_query")
+    with monkeypatch.context() as wrong:
+        wrong.setenv("PROPELAUTH_API_KEY", "not-the-key")
+        run("org_query")
+    for _ in range(3):
+        tick()
+    assert [text.splitlines()[0] for text in webhook.texts] == [
+        "*PropelAuth: Run failed: PropelAuth refused the API key*"
+    ]
+
+
 def test_a_tick_ends_and_saves_its_cursor_although_the_webhook_drips(broken, tick, webhook, monkeypatch) -> None:
     with dripping("headers") as slow, monkeypatch.context() as setting:
         setting.setenv("PROPELAUTH_ALERT_WEBHOOK", f"http://127.0.0.1:{slow.port}/{SECRET}")

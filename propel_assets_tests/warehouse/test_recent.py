@@ -68,19 +68,21 @@ def test_a_recent_load_asks_little_and_leaves_no_person_in_the_staging_tables(se
     assert query("SELECT count(*) FROM propel_auth_data_staging.user_query") == [(0,)]
 
 
-def test_an_error_after_rows_were_deleted_does_not_report_that_the_data_is_kept(
+def test_an_error_after_tables_were_changed_does_not_report_that_the_data_is_kept(
     settings, sandbox, query, tmp_path
 ) -> None:
     load_scan("users", settings)
     with duckdb.connect(str(tmp_path / "propel_auth_pipeline.duckdb")) as db:
         db.execute("CREATE UNIQUE INDEX one_scan ON propel_auth_data.propel_scans(table_name)")
-    with pytest.raises(WarehouseError, match=r"The previous data is kept\."):
+    newcomer = sandbox.store.add_user()
+    with pytest.raises(WarehouseError, match=r"Some tables can have been changed before the error\."):
         load_scan("users", settings)
+    assert query(f"SELECT count(*) FROM user_query WHERE user_id = '{newcomer}'") == [(1,)]
     user = next(user for user, orgs in sandbox.store.of_user.items() if orgs)
     for org in list(sandbox.store.of_user[user]):
         sandbox.store.remove_membership(user, org)
     sandbox.store.touch_user(user)
-    with pytest.raises(WarehouseError, match=r"No table was replaced\."):
+    with pytest.raises(WarehouseError, match=r"Some tables can have been changed before the error\."):
         load_scan("users", settings, options=RECENT)
     assert query(f"SELECT count(*) FROM org_membership WHERE user_id = '{user}'") == [(0,)]
 
@@ -99,6 +101,17 @@ def test_a_recent_load_never_deletes_more_memberships_than_a_load_may_lose(kept,
     assert query(MEMBERSHIPS) == before
     load_scan("users", replace(settings, allow_loss=True), options=RECENT)
     assert len(query(MEMBERSHIPS)) == sum(map(len, sandbox.store.of_user.values()))
+
+
+def test_an_error_before_the_write_reports_that_the_data_is_kept(settings, sandbox, query, tmp_path) -> None:
+    load_scan("users", settings)
+    before = query(USERS)
+    sandbox.store.add_user()
+    with duckdb.connect(str(tmp_path / "propel_auth_pipeline.duckdb")) as db:
+        db.execute("ALTER TABLE propel_auth_data._dlt_pipeline_state RENAME COLUMN state TO other")
+    with pytest.raises(WarehouseError, match=r"The previous data is kept\."):
+        load_scan("users", settings)
+    assert query(USERS) == before
 
 
 def test_another_environment_never_replaces_the_rows(settings, sandbox, query) -> None:
