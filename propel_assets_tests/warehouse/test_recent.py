@@ -7,7 +7,7 @@ import duckdb
 import pytest
 
 from propel_assets.catalog import tables_of
-from propel_assets.errors import OtherEnvironment, WarehouseError
+from propel_assets.errors import LossRefused, OtherEnvironment, WarehouseError
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.source.client import Client
@@ -86,6 +86,22 @@ def test_an_error_after_tables_were_changed_does_not_report_that_the_data_is_kep
     with pytest.raises(WarehouseError, match=r"Some tables can have been changed before the error\."):
         load_scan("users", settings, options=RECENT)
     assert query(f"SELECT count(*) FROM org_membership WHERE user_id = '{user}'") == [(0,)]
+
+
+@pytest.mark.parametrize("kept", [0, 1], ids=["all", "all-but-one-of-each-user"])
+def test_a_recent_load_never_deletes_more_memberships_than_a_load_may_lose(kept, settings, sandbox, query) -> None:
+    load_scan("users", settings)
+    before = query(MEMBERSHIPS)
+    for user, orgs in sandbox.store.of_user.items():
+        for org in list(orgs)[kept:]:
+            sandbox.store.remove_membership(user, org)
+    for user in sandbox.store.users:
+        sandbox.store.touch_user(user)
+    with pytest.raises(LossRefused, match=f"rows of org_membership .* had {len(before)} rows"):
+        load_scan("users", settings, options=RECENT)
+    assert query(MEMBERSHIPS) == before
+    load_scan("users", replace(settings, allow_loss=True), options=RECENT)
+    assert len(query(MEMBERSHIPS)) == sum(map(len, sandbox.store.of_user.values()))
 
 
 def test_an_error_before_the_write_reports_that_the_data_is_kept(settings, sandbox, query, tmp_path) -> None:
