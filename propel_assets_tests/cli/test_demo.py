@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from propel_assets.catalog import AUTH_EVENT, TABLES
+from propel_assets.defs import marts
 from propel_assets.sandbox.running import Sandbox
 
 NOW = date(2026, 11, 24)
@@ -27,7 +28,7 @@ def test_demo_loads_every_table_and_prints_answers_that_agree_with_the_sandbox(
     for table in set(TABLES) - {AUTH_EVENT}:
         assert re.search(rf"^{table.name} +[\d,]+ +(\d+) of \1 ", ran.stdout, re.MULTILINE), table.name
     steps = re.findall(r"^\[ ?(\d+)/(\d+)\] (\w+) (loaded|built) in [\d.]+ s$", ran.stderr, re.MULTILINE)
-    assert [int(done) for done, *_ in steps] == list(range(1, int(steps[0][1]) + 1)), ran.stderr
+    assert [int(done) for done, *_ in steps] == list(range(1, int(steps[0][1]) + 1)), ran.stderr + ran.stdout
     assert ("role_mapping_marts", "built") in {(what, verb) for *_, what, verb in steps}
     store = Sandbox(users=40, orgs=4, seed=5, now=NOW).store
     users = [user.wire for user in store.users.values()]
@@ -45,3 +46,14 @@ def test_demo_loads_every_table_and_prints_answers_that_agree_with_the_sandbox(
     query = ran.stdout.strip().splitlines()[-1]
     shown = subprocess.run(query, shell=True, env={}, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "5 rows" in shown.stdout, query + shown.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_demo_fails_if_dagster_skips_a_step(run_cli, monkeypatch, tmp_path) -> None:
+    """Dagster skips what is downstream of a missing table, and calls the run a success."""
+    monkeypatch.setenv("DESTINATION__DUCKDB__CREDENTIALS", str(tmp_path / "demo.duckdb"))
+    monkeypatch.setattr(marts, "BUILT", set())
+    ran = run_cli("demo", "--users", "40", "--orgs", "4", "--seed", "5", "--now", str(NOW))
+    assert ran.returncode == 1
+    assert re.search(r"ended without these tables: .*\bdim_user\b.*\. See the lines above; run it again", ran.stderr)

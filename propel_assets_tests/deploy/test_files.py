@@ -20,6 +20,7 @@ from dagster._core.test_utils import create_run_for_test
 from packaging.version import Version
 
 import propel_assets
+from propel_assets.settings import variables_of
 from propel_assets.webhooks.app import MAX_BODY, MAX_CONNECTIONS
 from propel_assets_tests.processes import ROOT
 
@@ -33,8 +34,8 @@ DEPLOYMENTS = [
     for values in (HELM, HELM_ENVIRONMENTS)
     for deployment in values["dagster-user-deployments"]["deployments"]
 ]
-HELM_WEBHOOKS = yaml.safe_load((DEPLOY / "helm-webhooks.yaml").read_text())
-WEBHOOKS = HELM_WEBHOOKS["extraManifests"]
+WEBHOOKS = yaml.safe_load((DEPLOY / "helm-webhooks.yaml").read_text())["extraManifests"]
+WEBHOOKS_ENVIRONMENTS = yaml.safe_load((DEPLOY / "helm-webhooks-environments.yaml").read_text())["extraManifests"]
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 INSTANCE = yaml.safe_load((DEPLOY / "dagster.yaml").read_text())
 OUR_SETTINGS = yaml.safe_load((Path(propel_assets.__file__).parent / "cli" / "dagster.yaml").read_text())
@@ -160,9 +161,12 @@ def test_the_environments_of_helm_differ_only_in_names() -> None:
 
 
 def test_an_image_has_the_tag_of_this_version() -> None:
-    (container,) = WEBHOOKS[0]["spec"]["template"]["spec"]["containers"]
+    receivers = [m for m in (*WEBHOOKS, *WEBHOOKS_ENVIRONMENTS) if m["kind"] == "Deployment"]
+    containers = [c for m in receivers for c in m["spec"]["template"]["spec"]["containers"]]
     images = [f"{deployment['image']['repository']}:{deployment['image']['tag']}" for deployment in DEPLOYMENTS]
-    assert {*images, container["image"]} == {f"propel-assets:{propel_assets.__version__}"}
+    assert {*images, *(container["image"] for container in containers)} == {
+        f"propel-assets:{propel_assets.__version__}"
+    }
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: deployment["name"])
@@ -180,6 +184,28 @@ def test_the_pod_of_the_helm_values_is_one_that_kubernetes_accepts(deployment) -
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "code"}, "spec": {"containers": [container]}}
     kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
     assert "KEY" not in str(deployment["env"])
+
+
+def test_each_environment_has_the_receiver_of_one_with_a_secret_of_its_own() -> None:
+    for manifest in WEBHOOKS_ENVIRONMENTS:
+        kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
+    for number, name in enumerate(("production", "staging")):
+        manifests = WEBHOOKS_ENVIRONMENTS[2 * number : 2 * number + 2]
+        (container,) = manifests[0]["spec"]["template"]["spec"]["containers"]
+        assert container.pop("env") == [{"name": "PROPELAUTH_ENVIRONMENT", "value": name}]
+        renamed = re.sub(r"(propel-assets-webhooks|propelauth-webhooks)\b", rf"\1-{name}", yaml.safe_dump(WEBHOOKS))
+        assert manifests == yaml.safe_load(renamed)
+    page = (ROOT / "docs" / "environments.md").read_text()
+    for name in ("production", "staging"):
+        assert f"kubectl create secret generic propelauth-webhooks-{name} --from-env-file" in page
+        for setting in ("webhook_secret", "webhook_store"):
+            assert f"`{variables_of(setting, name)[0]}`" in page
+    rules = yaml.safe_load(re.findall(r"```yaml\n(rules:.*?)```", page, re.DOTALL)[0])["rules"]
+    routed = [path["backend"]["service"] for rule in rules for path in rule["http"]["paths"]]
+    services = [m for m in WEBHOOKS_ENVIRONMENTS if m["kind"] == "Service"]
+    assert routed == [
+        {"name": m["metadata"]["name"], "port": {"number": m["spec"]["ports"][0]["port"]}} for m in services
+    ]
 
 
 def test_the_manifests_of_the_receiver_are_ones_that_kubernetes_accepts() -> None:
@@ -201,9 +227,11 @@ def test_the_manifests_of_the_receiver_are_ones_that_kubernetes_accepts() -> Non
 
 def test_the_chart_renders_the_receiver_as_it_is_written() -> None:
     # The chart passes each of `extraManifests` through `tpl`, and merges values files by their top-level keys.
-    assert set(HELM_WEBHOOKS) == {"extraManifests"}
     assert "extraManifests" not in HELM | HELM_ENVIRONMENTS
-    assert "{{" not in (DEPLOY / "helm-webhooks.yaml").read_text()
+    for file in ("helm-webhooks.yaml", "helm-webhooks-environments.yaml"):
+        text = (DEPLOY / file).read_text()
+        assert set(yaml.safe_load(text)) == {"extraManifests"}
+        assert "{{" not in text
 
 
 def test_the_receiver_runs_without_privileges_and_within_its_memory() -> None:
@@ -263,8 +291,38 @@ def test_the_workflows_have_the_form_that_github_reads() -> None:
     assert checked.returncode == 0, checked.stdout
 
 
+def workflow_of(name: str) -> dict[Any, Any]:
+    return yaml.safe_load((ROOT / ".github" / "workflows" / f"{name}.yml").read_text())
+
+
+def test_nothing_is_published_before_ci_has_passed_on_the_same_commit() -> None:
+    jobs = workflow_of("release")["jobs"]
+    # A workflow that is called by its path is the one of the caller's commit, and checks that commit out.
+    assert jobs["gate"] == {"uses": "./.github/workflows/ci.yml"}
+    for name in jobs.keys() - {"gate"}:
+        chain = [name]
+        while needed := jobs[chain[-1]].get("needs"):
+            assert "if" not in jobs[chain[-1]]  # `always()` would run it after a failure
+            chain.append(needed)
+        assert chain[-1] == "gate"
+    called = {job["uses"] for job in jobs.values() if "uses" in job}
+    assert called == {"./.github/workflows/ci.yml", "./.github/workflows/image.yml"}
+    for path in called:
+        triggers = workflow_of(Path(path).stem)[True]  # YAML 1.1 reads `on` as true
+        assert "workflow_call" in triggers
+        assert "tags" not in str(triggers)
+    (push,) = (s for s in workflow_of("image")["jobs"]["image"]["steps"] if "docker push" in s.get("run", ""))
+    assert push["if"] == "github.ref_type == 'tag'"
+
+
+def test_ci_runs_every_section_of_the_gate() -> None:
+    (sections,) = re.findall(r'^SECTIONS="(.+)"$', (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    matrix = workflow_of("ci")["jobs"]["gate"]["strategy"]["matrix"]["sections"]
+    assert sorted(" ".join(matrix).split()) == sorted(sections.split())
+
+
 def test_a_release_is_refused_unless_its_tag_is_the_version() -> None:
-    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())
+    workflow = workflow_of("release")
     (step,) = (step for step in workflow["jobs"]["build"]["steps"] if step.get("name", "").startswith("The tag"))
     for tag, status in ((f"v{propel_assets.__version__}", 0), ("v999.0.0", 1)):
         env = {"GITHUB_REF_NAME": tag, "PATH": os.environ["PATH"]}
