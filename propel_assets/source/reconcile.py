@@ -42,7 +42,7 @@ UNEXPECTED = "unexpected"  # how the description of a field that the catalog doe
 RESERVED_NAME = re.compile(rf"_dlt.*|.*{VARIANT}|.*__f[0-9a-f]{{8}}")
 TAG_DIGITS = 8
 INTEGER = re.compile(r"-?\d+")
-LONG_NUMBER = r"\d{16}|\d[eE]"  # what a double may not hold exactly, and more
+LONG_NUMBER = r"\d(?:\.?\d){15}|\d[eE]"  # what a double may not hold exactly, and more
 NUMERIC_EXPONENT = r"\d[eE][+-]?\d{4}"
 NUMERIC_DIGITS, NUMERIC_FRACTION = 131_072, 16_383  # PostgreSQL's numeric, before and after the point
 

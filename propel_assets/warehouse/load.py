@@ -70,7 +70,7 @@ def load_scan(
     log: Log = lambda _: None,
     session: LoadSession | None = None,
 ) -> ScanLoad:
-    """Read the tables of ``scan`` and replace them, all or none.
+    """Read the tables of ``scan`` completely, then replace each of them as a whole.
 
     Args:
         scan: the name of the scan.
@@ -81,7 +81,7 @@ def load_scan(
         session: shared by the loads of a command or run, which makes them faster; None: one for this load.
 
     Raises:
-        PropelError: nothing was replaced; the text says why and what to do.
+        PropelError: the scan was refused, or the write failed; the text says what is kept and what to do.
     """
     policy = load_policy(settings.privacy_settings)  # refused before anything is opened
     shared = contextlib.nullcontext(session) if session else open_session(settings.target, log)
@@ -113,7 +113,7 @@ def _load(
             info = load.write()
             session.finish(info)
         except Exception as error:  # each database's driver has error classes of its own
-            raise _load_error(error, scan, settings, load.results) from None
+            raise _load_error(error, scan, settings, load.kept) from None
         load.grade(info)
         must_read_again = load.must_read_again()
     load_id = info.loads_ids[0] if info.loads_ids else ""
@@ -133,6 +133,8 @@ class _Loader:
         self._columns: dict[str, dict[str, str]] = {}
         self._changes: list[dict[str, Any]] = []
         self.results: list[ScanResult] = []
+        self.kept = "The previous data is kept."
+        """What an error at this moment leaves in the tables."""
 
     def _supported(self, options: ReadOptions) -> ReadOptions:
         """Return ``options`` without what the destination does not support."""
@@ -195,6 +197,7 @@ class _Loader:
         """Write what was read."""
         if self._changes:  # before the rows, so that no change is without its interval after a kill
             write_change_log(self._pipeline, self._target, self._policy, self._changes)
+        self.kept = "Some tables can have been changed before the error."  # they are not one transaction
         for result in self.results:
             _delete_rows(self._pipeline, result)
         info = self._pipeline.load()
@@ -286,18 +289,17 @@ def _delete_rows(pipeline: dlt.Pipeline, result: ScanResult) -> None:
                 client.execute_sql(f"DELETE FROM {table} WHERE {name} IN {placeholders(batch)}", *batch)  # noqa: S608
 
 
-def _load_error(error: Exception, scan: str, settings: Settings, results: Sequence[ScanResult]) -> PropelError:
+def _load_error(error: Exception, scan: str, settings: Settings, kept: str) -> PropelError:
     """Return the `PropelError` inside ``error``, or one that describes it without its text, which may quote rows.
 
-    A builtin exception is a defect, not an error of the destination, unless it is of the operating system.
+    ``kept``: what the tables have after the error. A builtin exception is a defect, not an error of the destination,
+    unless it is of the operating system.
     """
     if cause := find_cause(error):
         return cause
     inner = innermost_error(error)
     if type(inner).__module__ == "builtins" and not isinstance(inner, OSError | MemoryError):  # of no driver
         return unexpected_error(error)
-    deletes = any(any(result.deleted.values()) for result in results)  # before the load, so they can be complete
-    kept = "No table was replaced." if deletes else "The previous data is kept."
     step = error.step if isinstance(error, PipelineStepFailed) else "opening the destination"
     return WarehouseError(
         f"Loading {scan} into {settings.destination} failed ({step}): {describe_error(error)}. "

@@ -99,6 +99,7 @@ def test_the_tables_are_reported_if_the_webhook_store_cannot_be_read(loaded, eve
     assert "The events not loaded yet could not be counted. The webhook store cannot be used" in ran.stderr
 
 
+@pytest.mark.slow
 def test_data_older_than_the_limit_exits_with_3(loaded, run_sql) -> None:
     assert "user_query" in status("--max-age", "26h", *LOADED)
     run_sql(

@@ -251,6 +251,23 @@ def test_what_a_destination_cannot_store_is_kept_as_ascii_json(name, sent, limit
     assert sum(counts.variants.values()) == (not is_stored)
 
 
+JSON_NUMBER = r"-?(0|[1-9][0-9]{0,20})(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?"
+
+
+@given(number=st.from_regex(JSON_NUMBER, fullmatch=True))
+@example(number="12345678.123456789")
+@example(number="9007199254.740993")
+def test_a_number_inside_json_is_stored_only_if_64_bits_hold_it(number) -> None:
+    rows = to_arrow(USERS, [{"user_id": "u"}])
+    sent = f'{{"a": [{number}]}}'
+    rows = rows.set_column(rows.column_names.index("properties"), "properties", pa.array([sent], pa.string()))
+    fitted = reconciler(limits=STRICTEST).apply(USERS, rows)
+    is_stored = column(fitted, "properties") == [sent]
+    is_integer = number.lstrip("-").isdigit() and -(2**63) <= int(number) < 2**63
+    assert is_stored == (is_integer or Decimal(repr(float(number))) == Decimal(number))
+    assert column(fitted, "properties__v_text") == [None if is_stored else sent]
+
+
 def test_a_key_that_cannot_be_stored_keeps_its_row() -> None:
     rows = to_arrow(BY_NAME["custom_role_mappings"], [{BY_NAME["custom_role_mappings"].key[0]: "a\0b"}])
     key = BY_NAME["custom_role_mappings"].key[0]

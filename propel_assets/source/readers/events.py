@@ -369,7 +369,7 @@ def refuse_loss(context: ScanContext, table: Table, deleted: int, in_all: int) -
     if in_all > allowed_loss(context, before):
         since = f", and {in_all - deleted} were deleted since then" if in_all > deleted else ""
         raise LossRefused(
-            f"Events name {deleted} rows of {table.name} that the API does not have any more; the last full load had "
-            f"{before} rows{since}. Nothing was changed. Run a full load: propel-assets load {table.name}. If so many "
-            "were really deleted, run it once with PROPELAUTH_ALLOW_LOSS=true."
+            f"This load would delete {deleted} rows of {table.name} that the API does not have any more; the last full "
+            f"load had {before} rows{since}. Nothing was changed. Run a full load: propel-assets load {table.name}. If "
+            "so many were really deleted, run it once with PROPELAUTH_ALLOW_LOSS=true."
         )
