@@ -55,6 +55,7 @@ def tick(instance, webhook, capsys):
 SEVERAL = ("org_query", "user_query", "custom_role_mappings", "end_user_api_keys", "pending_org_invites")
 
 
+@pytest.mark.slow
 def test_one_revoked_key_is_one_alert_that_lists_every_step_and_one_recovery(tick, run, webhook, monkeypatch) -> None:
     with monkeypatch.context() as wrong:
         wrong.setenv("PROPELAUTH_API_KEY", "not-the-key")
@@ -218,6 +219,7 @@ def test_assets_and_jobs_of_other_definitions_are_not_reported(tick, instance, w
 # --- old data ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("status", "cause"), [(403, "The key may not read this"), (404, "Feature not enabled")])
 def test_a_table_that_stops_loading_is_reported_once_with_the_reason(
     tick, run, webhook, sandbox, status, cause

@@ -38,6 +38,7 @@ def some_life(store, rng: Random) -> None:
     store.advance(rng.choice([0, 1, 3600]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_full_and_recent_loads_in_any_order_end_as_one_full_load(seed, settings, sandbox, query) -> None:
     rng = Random(seed)
@@ -125,6 +126,7 @@ def test_another_environment_never_replaces_the_rows(settings, sandbox, query) -
     assert query("SELECT count(*) FROM user_query") == [(len(sandbox.store.users),)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan", ["users", "jwks"])
 def test_a_sandbox_is_the_same_environment_on_another_port_unless_its_seed_differs(
     scan, settings, sandbox, query
@@ -152,6 +154,7 @@ def test_another_spelling_of_the_host_is_the_same_environment(settings, sandbox,
         load_scan("jwks", settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("days", [-400, 400])
 def test_a_clock_that_jumps_loses_no_user_and_checks_still_hold(days, settings, sandbox, query, travel) -> None:
     rng = Random(days)

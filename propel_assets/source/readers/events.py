@@ -276,11 +276,14 @@ def _read(
     read_one: Callable[[str], Any],
     read_lists: Callable[[set[str]], Iterator[Sequence[Any]]],
 ) -> _Entities:
-    """Read ``ids`` by one request each; many of them from lists first. Each absence is confirmed by its own request.
+    """Read ``ids`` by one request each; many of them from lists first. Each absence is confirmed by two requests.
 
+    The second request is sent after the control reads, so that a single wrong status 404 deletes nothing.
     ``retried``: the ids that the next load reads again if the API returns errors for them.
     """
     unread: list[str] = []
+    refused: list[str] = []
+    id_of = key_of(table)
 
     def read_or_leave(id_: str) -> Any:
         try:
@@ -293,30 +296,37 @@ def _read(
                 raise
             return UNREAD
 
-    id_of, wanted, found = key_of(table), set(ids), {}
+    def read_singly(ids: Sequence[str]) -> dict[str, Any]:
+        """Return the row of each id, None where the API does not have it. Unread and refused ids are left out."""
+        answers = dict(zip(ids, request_each(context.client, read_or_leave, ids, table.name), strict=True))
+        refused.extend(id_ for id_, row in answers.items() if row is NO_ID)
+        answers = {id_: row for id_, row in answers.items() if row is not NO_ID and row is not UNREAD}
+        if any(row is not None and id_of(row).lower() != id_ for id_, row in answers.items()):
+            raise PermanentApiError(f"GET {table.name} by id returned another row than requested. Nothing was changed.")
+        return answers
+
+    wanted, found = set(ids), {}
     for rows in read_lists(wanted):
         found |= {id_of(row): row for row in rows if id_of(row) in wanted}
         wanted -= found.keys()
-    single = [id_ for id_ in ids if id_ in wanted]
-    answers = dict(zip(single, request_each(context.client, read_or_leave, single, table.name), strict=True))
-    refused = [id_ for id_, row in answers.items() if row is NO_ID]
-    answers = {id_: row for id_, row in answers.items() if row is not NO_ID and row is not UNREAD}
+    found |= read_singly([id_ for id_ in ids if id_ in wanted])
+    missing = [id_ for id_, row in found.items() if row is None]
+    is_proved = bool(missing) and _is_absence_proved(context, table, read_one)
+    if is_proved:
+        second = read_singly(missing)
+        missing = [id_ for id_, row in second.items() if row is None]
+        found |= second
+    existing = [row for row in found.values() if row is not None]
+    absent = context.stored_ids(table, missing)
     reason = join_reasons(
+        LIST_IS_EMPTY.format(table.items, len(absent)) if absent and not is_proved else "",
         REFUSED.format(table.items, len(refused)) if refused else "",
         NOT_READ.format(len(unread), table.items) if unread else "",
     )
-    for id_, row in answers.items():
-        if row is not None and id_of(row).lower() != id_:
-            raise PermanentApiError(f"GET {table.name} by id returned another row than requested. Nothing was changed.")
-    found |= {id_: row for id_, row in answers.items() if row is not None}
-    missing = [id_ for id_, row in answers.items() if row is None]
-    absent = context.stored_ids(table, missing)
-    rows = list(found.values())
-    if missing and not _is_absence_proved(context, table, read_one):
-        reason = join_reasons(LIST_IS_EMPTY.format(table.items, len(absent)) if absent else "", reason)
-        return _Entities(row_type, rows, [], [], reason, unread)
+    if not is_proved:
+        return _Entities(row_type, existing, [], [], reason, unread)
     refuse_loss(context, table, len(absent), context.count_deleted(table, absent))
-    return _Entities(row_type, rows, missing, absent, reason, unread)
+    return _Entities(row_type, existing, missing, absent, reason, unread)
 
 
 def _is_absence_proved(context: ScanContext, table: Table, read_one: Callable[[str], Any]) -> bool:
