@@ -40,6 +40,7 @@ SHELL = {
     "mv",
     "python",
     "python3",
+    "set",
     "docker",
     "duckdb",
     "celery",

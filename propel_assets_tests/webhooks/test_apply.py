@@ -228,6 +228,31 @@ def test_an_id_that_returns_errors_keeps_its_events_and_stops_no_other(settings,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_orgs_are_applied_if_the_server_refuses_large_pages(settings, sandbox, store) -> None:
+    org_id = next(iter(sandbox.store.orgs))
+    sandbox.store.update_org(org_id, max_users=77)
+    sandbox.faults.update({"page_size_cap": 50, "page_size_refused": True})
+    apply(settings)
+    assert store.status().pending == 0
+    assert {row["max_users"] for row in rows(settings, "org_query") if row["org_id"] == org_id} == {77}
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_users_are_applied_if_the_key_may_not_read_orgs_and_never_could(settings, sandbox) -> None:
+    load_scan("users", settings)
+    user_id = next(user_id for user_id, orgs in sandbox.store.of_user.items() if orgs)
+    with connected(settings, sandbox) as store:
+        sandbox.store.update_user(user_id, first_name="New")
+        sandbox.store.remove_membership(user_id, next(iter(sandbox.store.of_user[user_id])))
+        sandbox.faults.set("server_error", 403, path=f"{API}/org/")
+        apply(settings)
+        assert store.status().pending == 0
+    assert {row["first_name"] for row in rows(settings, "user_query") if row["user_id"] == user_id} == {"New"}
+    members = [row["org_id"] for row in rows(settings, "org_membership") if row["user_id"] == user_id]
+    assert set(members) == {*sandbox.store.of_user[user_id]}
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 def test_errors_for_many_ids_are_an_outage_and_nothing_is_applied(settings, sandbox, store, monkeypatch) -> None:
     monkeypatch.setattr(reader, "MAX_UNREAD", 2)
     before = tables(settings)
