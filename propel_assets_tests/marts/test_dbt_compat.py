@@ -6,10 +6,9 @@ import sys
 from pathlib import Path
 
 import duckdb
-
-import propel_assets
 import pytest
 
+import propel_assets
 from propel_assets.marts.runner import open_dbt
 from propel_assets.settings import load_settings
 from propel_assets.warehouse.load import load_scan
