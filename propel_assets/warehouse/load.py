@@ -25,7 +25,7 @@ from propel_assets.settings import Settings, Target
 from propel_assets.source.change_log import LOGGED
 from propel_assets.source.dlt_source import MERGE, propel_auth_source
 from propel_assets.source.stream import Progress, ReadOptions, ScanResult
-from propel_assets.warehouse.change_log import StoredRows, can_read_again, write_change_log
+from propel_assets.warehouse.change_log import StoredRows, can_read_again, note_write, write_change_log
 from propel_assets.warehouse.destinations.policies import policy_of
 from propel_assets.warehouse.dlt_compat import load_pipeline_state_from_destination
 from propel_assets.warehouse.grades import grade_scan
@@ -197,6 +197,8 @@ class _Loader:
         """Write what was read."""
         if self._changes:  # before the rows, so that no change is without its interval after a kill
             write_change_log(self._pipeline, self._target, self._policy, self._changes)
+        if self._is_changed_by_events and self._options.events is None and can_read_again(self._target, self._policy):
+            note_write(self._pipeline, self._target, self._policy, self.results)
         self.kept = "Some tables can have been changed before the error."  # they are not one transaction
         for result in self.results:
             _delete_rows(self._pipeline, result)
@@ -292,7 +294,8 @@ def _delete_rows(pipeline: dlt.Pipeline, result: ScanResult) -> None:
 def _load_error(error: Exception, scan: str, settings: Settings, kept: str) -> PropelError:
     """Return the `PropelError` inside ``error``, or one that describes it without its text, which may quote rows.
 
-    ``kept``: what the tables have after the error. A builtin exception is a defect, not an error of the destination, unless it is of the operating system.
+    ``kept``: what the tables have after the error. A builtin exception is a defect, not an error of the destination,
+    unless it is of the operating system.
     """
     if cause := find_cause(error):
         return cause

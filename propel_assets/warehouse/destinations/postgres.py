@@ -11,6 +11,7 @@ import dlt
 from dlt.common.destination.client import HasFollowupJobs, LoadJob
 from dlt.common.destination.typing import PreparedTableSchema
 
+from propel_assets.catalog import PROPEL_SCANS
 from propel_assets.warehouse.destinations.jobs import ClientJob, SetsClient
 from propel_assets.warehouse.locks import LockTimeout, wait_for_lock
 
@@ -32,6 +33,8 @@ class CopyCsv(ClientJob, HasFollowupJobs):
             table = sql_client.make_qualified_table_name(self.load_table_name)
             copy = f"COPY {table} ({columns}) FROM STDIN WITH (FORMAT CSV, NULL '', ENCODING 'utf-8')"
             with sql_client.begin_transaction(), sql_client.native_connection.cursor() as cursor:
+                if self.load_table_name == PROPEL_SCANS.name:  # replace what `note_write` has added
+                    cursor.execute(f"DELETE FROM {table} WHERE load_id = %s", (self._load_id,))  # noqa: S608
                 cursor.copy_expert(copy, file)
 
 
