@@ -159,17 +159,20 @@ class _Loader:
         reads_under_lock = self._options.events is not None or (
             self._is_changed_by_events and not can_read_again(target, self._policy)
         )
+        require_lock = None
         if reads_under_lock:  # no other load may write between these reads and their write
-            locks.enter_context(write_lock(target, pipeline, log))
+            require_lock = locks.enter_context(write_lock(target, pipeline, log))
         pipeline.sync_destination()
         erased = erasure_list_of(pipeline.state)
         pipeline.extract(self._source(progress), **load_formats(target))
         if sum(result.rows_read for result in self.results) >= MANY_ROWS:
             release_memory()
         pipeline.normalize()
-        if not reads_under_lock:
+        if require_lock:
+            require_lock()  # its connection was idle while the scan read, and may have been closed
+        else:
             locks.enter_context(write_lock(target, pipeline, log))
-            _require_erasure_list(target, pipeline, erased)
+        _require_erasure_list(target, pipeline, erased)
 
     def _source(self, progress: Progress) -> DltSource:
         pipeline, target, policy = self._pipeline, self._target, self._policy

@@ -17,11 +17,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import dlt
 import pytest
 from dlt.destinations.exceptions import DatabaseTerminalException
 
 from propel_assets.catalog import BY_NAME, TABLES
-from propel_assets.errors import ApiError, LossRefused, TransientApiError, WarehouseError
+from propel_assets.errors import ApiError, LossRefused, TransientApiError, WarehouseError, WriteLockLost
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.sandbox.events import WebhookEvent
 from propel_assets.sandbox.running import Sandbox
@@ -755,6 +756,28 @@ def test_an_error_after_the_commit_does_not_fail_the_load(settings, store, monke
     load = load_scan("users", settings, log=messages.append)
     assert {result.verdict for result in load.results} == {"proved"}
     assert "the load of users is complete" in messages[-1]
+
+
+@pytest.mark.parametrize("settings", ["postgres"], indirect=True)
+def test_a_load_whose_lock_has_ended_while_it_read_does_not_write(settings, sandbox, store, monkeypatch) -> None:
+    before, normalize = tables(settings), dlt.Pipeline.normalize
+
+    def close_lock(*arguments: Any, **options: Any) -> Any:
+        locks = "pg_locks JOIN pg_database d ON d.oid = database AND d.datname = current_database()"
+        with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
+            sql = f"SELECT pg_terminate_backend(pid) FROM {locks} WHERE locktype = 'advisory'"
+            assert warehouse.rows(sql) == [(True,)]
+        return normalize(*arguments, **options)
+
+    sandbox.store.update_user(next(iter(sandbox.store.users)), first_name="New")
+    monkeypatch.setattr(dlt.Pipeline, "normalize", close_lock)
+    with pytest.raises(WriteLockLost, match=r"while this load was reading\. The previous data is kept\."):
+        apply(settings)
+    monkeypatch.setattr(dlt.Pipeline, "normalize", normalize)
+    assert tables(settings) == before
+    apply(settings)
+    assert tables(settings) != before
+    assert store.status().pending == 0
 
 
 @pytest.mark.parametrize("settings", ["postgres"], indirect=True)
