@@ -19,7 +19,8 @@ from propel_assets.catalog import AUDIT_TABLES, TABLES, Table
 from propel_assets.cli.main import main
 from propel_assets.cli.status import CHECK_FAILED
 from propel_assets.marts.sources import PROJECT
-from propel_assets.settings import Settings
+from propel_assets.settings import Settings, variable_of
+from propel_assets.settings.parsing import PER_ENVIRONMENT
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = Path(__file__).with_name("reference")
@@ -132,7 +133,8 @@ def settings_page() -> str:
     text = (
         "# Settings\n\nEvery setting is an environment variable. The auth URL and the keys may also be fields of the "
         "Dagster resource `propel_auth`, or be in dlt's `.dlt/secrets.toml` under `[sources.propel_auth_source]`.\n\n"
-        "With `PROPELAUTH_ENVIRONMENT=staging`, a variable that begins with `STAGING__` comes first.\n"
+        "With `PROPELAUTH_ENVIRONMENT=staging`, a variable that begins with `STAGING__` comes first. "
+        f"{_code(variable_of(name) for name in PER_ENVIRONMENT)} are then read with that prefix only.\n"
     )
     return "\n".join([GENERATED, text, "| variable | default | meaning |\n|---|---|---|", *rows, ""])
 
@@ -165,8 +167,10 @@ def dependencies_page() -> str:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     core = text.split("\ndependencies = [\n")[1].split("\n]\n")[0]
     rows = [
-        f"| `{name}` | {reason} |"
-        for name, reason in re.findall(r'^ {4}"([\w-]+)[^"]*",\s*(?:# (.*))?$', core, re.MULTILINE)
+        f"| `{name}` | {_code([bounds])} | {reason} |"
+        for name, bounds, reason in re.findall(
+            r'^ {4}"([\w-]+)(?:\[\w+\])?([^"]*)",\s*(?:# (.*))?$', core, re.MULTILINE
+        )
     ]
     extras = tomllib.loads(text)["project"]["optional-dependencies"]
     listed = [
@@ -175,9 +179,11 @@ def dependencies_page() -> str:
     return "\n".join(
         [
             GENERATED,
-            "# Dependencies\n\nThe core install:\n\n| package | reason |\n|---|---|",
+            "# Dependencies\n\nThe core install, with the versions that it allows:\n\n"
+            "| package | versions | reason |\n|---|---|---|",
             *rows,
-            "\nExtras, `pip install 'propel-assets[NAME]'`:\n\n| extra | packages |\n|---|---|",
+            "\nExtras, `pip install './propel-assets[NAME]'`, where `./propel-assets` is a folder with the source:\n\n"
+            "| extra | packages |\n|---|---|",
             *listed,
             "",
         ]

@@ -338,6 +338,7 @@ def test_no_text_of_a_row_leaves_the_destination(place, webhook, monkeypatch) ->
     assert place.findings() == []
 
 
+@pytest.mark.slow
 def test_a_failed_mart_or_dbt_test_quotes_no_row(make_place, webhook) -> None:
     place = make_place("duckdb", DuckDb())
     histories = [dg.AssetKey(["propel_auth_history", name]) for name in ("users_history", "orgs_history")]

@@ -51,6 +51,7 @@ def run_bare(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_the_definitions_load_without_a_setting_and_write_no_more_than_the_manifest(run_bare) -> None:
     code = (
         "import socket\n"
@@ -69,6 +70,7 @@ CONNECTED += "settings = require_credentials(load({'auth_url': 'http://127.0.0.1
 PIPELINE = "from propel_assets.warehouse.pipeline import build_pipeline\nbuild_pipeline(settings.target, 'folder')\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [CONNECTED + PIPELINE, "import propel_assets.definitions\n" + CONNECTED + PIPELINE])
 def test_dlt_tells_its_makers_nothing(run_bare, code) -> None:
     said, _ = run_bare(
@@ -77,6 +79,7 @@ def test_dlt_tells_its_makers_nothing(run_bare, code) -> None:
     assert said.strip() == "None"
 
 
+@pytest.mark.slow
 def test_dagster_validates_the_definitions_without_a_setting(run_bare) -> None:
     validate = ("-m", "dagster", "definitions", "validate", "-m", "propel_assets.definitions")
     said, left = run_bare(*validate)
@@ -97,6 +100,7 @@ def test_dagster_finds_the_definitions_from_the_root_of_the_repository() -> None
     assert project["dg"]["project"]["root_module"] == "propel_assets"
 
 
+@pytest.mark.slow
 def test_dagster_validates_the_repository_as_it_stands(run_bare) -> None:
     said, _ = run_bare("-m", "dagster", "definitions", "validate", cwd=ROOT)
     assert "Validation successful for code location propel_assets" in said

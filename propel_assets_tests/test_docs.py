@@ -12,11 +12,12 @@ from pathlib import Path
 
 import click
 import pytest
-from dagster import Definitions
+import yaml
+from dagster import Definitions, validate_run_config
 from dagster._core.workspace.autodiscovery import loadable_targets_from_python_file
 from dagster._utils.test.definitions import LazyDefinitions
 
-from propel_assets import __version__
+from propel_assets import __version__, build_definitions
 from propel_assets.catalog import AUDIT_TABLES, TABLES
 from propel_assets.cli.main import main
 from propel_assets.marts.sources import PROJECT as PROJECT_OF_MARTS
@@ -39,6 +40,8 @@ SHELL = {
     "mv",
     "python",
     "python3",
+    "set",
+    "{",
     "docker",
     "duckdb",
     "celery",
@@ -183,6 +186,29 @@ def test_dagster_loads_each_module_of_definitions(snippet, tmp_path, monkeypatch
     assert isinstance(definitions, Definitions)
     Definitions.validate_loadable(definitions)
     assert "user_query" in {asset.key.path[-1] for asset in definitions.resolve_all_asset_specs()}
+
+
+def test_the_bounds_that_a_project_must_allow_are_those_of_the_package() -> None:
+    text = (ROOT / "docs" / "embedding.md").read_text().split("Your project must allow")[1].split("\n\n")[0]
+    extras = PROJECT["optional-dependencies"]
+    allowed = {re.sub(r"\[\w+\]", "", package) for package in (*PROJECT["dependencies"], *extras["marts"])}
+    python, *named = (name for name in code(text) if ">" in name)
+    assert python == PROJECT["requires-python"]
+    assert {re.match(r"[\w-]+", name)[0] for name in named} >= {"dagster", "dlt", "duckdb", "sqlglot", "dbt-core"}  # type: ignore[index]
+    assert {*named} <= allowed
+
+
+def test_the_run_configuration_of_a_look_up_is_valid() -> None:
+    (block,) = re.findall(r"```yaml\n(ops:.*?)```", (ROOT / "docs" / "embedding.md").read_text(), re.DOTALL)
+    job = build_definitions().resolve_implicit_global_asset_job_def()
+    assert validate_run_config(job, yaml.safe_load(block))["ops"]
+
+
+def test_a_revoked_key_fails_as_many_steps_as_the_page_says() -> None:
+    scans = {table.scan for table in TABLES if table.default and getattr(table.shape, "auth", "api_key") == "api_key"}
+    page = (ROOT / "docs" / "alerts.md").read_text()
+    assert f"one alert that lists {len(scans)} steps" in page
+    assert f"PropelAuth refused the API key: {len(scans)} affected: " in page
 
 
 def _write_their_projects(folder: Path) -> None:

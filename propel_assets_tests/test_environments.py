@@ -38,6 +38,7 @@ def two(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Sandbox]]:
         yield both
 
 
+@pytest.mark.slow
 def test_each_environment_has_a_webhook_store_of_its_own(two, tmp_path) -> None:
     production, staging = (load_settings(environment=name) for name in two)
     assert production.webhook_store == "sqlite:///production_propel_auth_webhooks.db"
@@ -85,6 +86,7 @@ def test_each_environment_has_assets_a_file_and_marts_of_its_own(two, tmp_path, 
             assert orgs == len(sandbox.store.orgs)
 
 
+@pytest.mark.slow
 def test_the_command_line_works_for_the_environment_it_is_given(two, run_process, tmp_path) -> None:
     done = run_process("--environment", "staging", "load", "org_query")
     assert done.returncode == 0, done.stderr

@@ -41,6 +41,7 @@ def test_the_command_writes_the_notebook_and_replaces_no_file(run_cli) -> None:
     assert "Cannot write explore.py: File exists. Choose another file." in again.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tables", [(), TABLES[:3]], ids=["nothing is loaded", "a table is missing"])
 def test_without_the_tables_the_notebook_says_what_to_run(own_folder, settings, run_process, tables) -> None:
     if tables:

@@ -63,6 +63,7 @@ def script(settings, tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_the_script_of_five_lines_loads_every_table(script, sandbox, query) -> None:
     ran = script()
     assert ran.returncode == 0, ran.stderr
@@ -70,6 +71,7 @@ def test_the_script_of_five_lines_loads_every_table(script, sandbox, query) -> N
     assert len(query("SELECT * FROM propel_auth_data.user_query LIMIT 10")) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dies_at", "times"), [("create_followup_jobs", 1), ("complete_package", 1)])
 def test_a_killed_script_keeps_the_previous_data_and_can_be_repeated(script, sandbox, query, dies_at, times) -> None:
     users = "SELECT count(*) FROM propel_auth_data.user_query"
@@ -105,6 +107,7 @@ def test_the_key_can_be_set_in_dlts_own_variables(sandbox, run_process) -> None:
     assert loaded.returncode == 0, loaded.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "use",
     [
@@ -126,6 +129,7 @@ def test_the_key_may_come_from_a_vault_that_dlt_knows(sandbox, query, monkeypatc
     assert sandbox.api_key not in ran.stdout + ran.stderr
 
 
+@pytest.mark.slow
 def test_dlt_init_starts_a_project_that_loads_every_user(sandbox, tmp_path, query, monkeypatch) -> None:
     monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path / "dlt"))
     dlt_init = [Path(sys.executable).with_name("dlt"), "--non-interactive", "init", "propel_auth", "duckdb"]

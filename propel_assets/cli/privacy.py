@@ -23,6 +23,7 @@ def privacy(tables: tuple[str, ...]) -> None:
 
     policy = load_policy(current_settings().privacy_settings, needs_key=False)
     rows = [(name, column, str(rule)) for name in tables or BY_NAME for column, rule in policy.rules[name].items()]
+    rows += [(name, field, a) for name in tables or BY_NAME for field, a in policy.new_fields.get(name, {}).items()]
     rest = [(name, "any other field", policy.unclassified) for name in tables or BY_NAME]
     log(f"Privacy policy: {policy.name}")
     print_table(("table", "column", "stored"), sorted(rows + rest, key=lambda row: [*BY_NAME].index(row[0])))

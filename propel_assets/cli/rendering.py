@@ -12,8 +12,9 @@ Log = Callable[[str], None]
 Progress = Callable[[str, int, int | None], None]
 PIPE_WIDTH = 100_000
 VERDICTS = (
-    "proved: no row is missing. counted: the number of rows matches. skipped: not read, the previous data is kept. The "
-    'assumptions are on the page "How a list is scanned" of the documentation.'
+    'proved: no row is missing, under the assumptions on the page "How a list is scanned" of the documentation. '
+    "counted: the number of rows agrees with PropelAuth's totals, or a cross-check found a difference; "
+    "propel_scans.reason says which. skipped: not read, the previous data is kept."
 )
 """The legend of a table with verdicts."""
 

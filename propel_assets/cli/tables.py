@@ -62,7 +62,11 @@ def lineage(column: str, html: Path | None) -> None:
 
 
 @click.command("dbt-sources", short_help="Print the tables as sources of a dbt project.")
-@click.option("--package", is_flag=True, help="Print packages.yml instead, for a project that builds the marts itself.")
+@click.option(
+    "--package",
+    is_flag=True,
+    help="Print an entry for packages.yml instead, for a project that builds the marts itself.",
+)
 def dbt_sources(package: bool) -> None:
     """Print a YAML file that declares all tables, histories and marts as sources of a dbt project.
 
@@ -73,7 +77,7 @@ def dbt_sources(package: bool) -> None:
     Examples:
       propel-assets dbt-sources > models/propel_auth.yml
       propel-assets --environment staging dbt-sources > models/propel_auth_staging.yml
-      propel-assets dbt-sources --package > packages.yml
+      propel-assets dbt-sources --package
     """
     from propel_assets.marts.downstream import downstream_sources_yaml
     from propel_assets.marts.sources import PROJECT

@@ -4,6 +4,7 @@ It keeps open problems and undelivered alerts in its cursor. A run status sensor
 nothing: it can neither wait for a webhook that is down nor report that a problem is resolved.
 """
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -128,12 +129,18 @@ def _ended_runs(
     context: dg.SensorEvaluationContext, state: AlertState
 ) -> Iterator[tuple[dg.DagsterRun, dg.DagsterEvent]]:
     """Yield the runs that ended since the last tick, in order, and mark each as seen. Stops at the time limit."""
-    instance, ended, deadline = context.instance, [], time.monotonic() + READING_SECONDS
+    instance, deadline = context.instance, time.monotonic() + READING_SECONDS
+    ended: list[tuple[int, dg.DagsterEventType, dg.EventLogRecord]] = []
+    last = math.inf  # a later run of one kind waits for the earlier ones of the other
     for kind in ENDS:
         newer = dg.RunStatusChangeRecordsFilter(kind, after_storage_id=state.seen[kind.value])
         found = instance.fetch_run_status_changes(newer, limit=RUNS_AT_ONCE, ascending=True).records
         ended += [(record.storage_id, kind, record) for record in found]
+        if len(found) == RUNS_AT_ONCE:
+            last = min(last, found[-1].storage_id)
     for storage_id, kind, record in sorted(ended, key=lambda end: end[0]):
+        if storage_id > last:
+            return
         run, event = instance.get_run_by_id(record.run_id), record.event_log_entry.dagster_event
         if run and event and is_run_of_location(context, run):
             yield run, event

@@ -18,7 +18,7 @@ DAILY, RECENT_HOURLY, AUTOMATION = "daily", "recent_hourly", "automation"
 
 
 def build_jobs(environment: Environment, marts: Sequence[dg.AssetsDefinition]) -> list[Any]:
-    """Return the job that loads everything and, if a table has them, the job that loads recent changes."""
+    """Return the job that loads all default tables and, if a table has them, the job that loads recent changes."""
     default = [environment.asset_key(table) for table in environment.tables if table.default]
     recent = [table for table in environment.tables if table.recent]
     scans = dict.fromkeys(table.scan for table in recent if "recent" in options_of(table.scan))
@@ -42,7 +42,7 @@ def build_jobs(environment: Environment, marts: Sequence[dg.AssetsDefinition]) -
 def build_schedules(environment: Environment, jobs: Sequence[Any]) -> list[dg.ScheduleDefinition]:
     """Return the schedules whose cron is set."""
     config = environment.config
-    daily = "Loads everything. Turn on this one and the sensor for alerts: most projects need no more."
+    daily = "Loads the default tables and builds the marts. Most projects need only this one and the sensor for alerts."
     recent = f"Loads recent changes, between two runs of `{environment.named(DAILY)}`."
     planned = [(DAILY, jobs[0], config.daily_cron, daily)]
     planned += [(RECENT_HOURLY, job, config.recent_cron, recent) for job in jobs[1:]]

@@ -42,8 +42,8 @@ class PropelAuthConfig(dg.Model, dg.Resolvable):
         str,
         _option(
             "Name of the PropelAuth environment. It becomes part of the names of assets, jobs, tables and files, and "
-            "selects environment variables such as STAGING__PROPELAUTH_API_KEY. Default: PROPELAUTH_ENVIRONMENT; empty "
-            "where there is only one.",
+            "selects environment variables such as STAGING__PROPELAUTH_API_KEY; auth URL, keys and webhook settings "
+            "are then read with this prefix only. Default: PROPELAUTH_ENVIRONMENT; empty where there is only one.",
             "staging",
         ),
     ] = ""
@@ -121,8 +121,8 @@ class PropelAuthConfig(dg.Model, dg.Resolvable):
     daily_cron: Annotated[
         str | None,
         _option(
-            "Cron schedule that loads everything; null for none. It is off until it is turned on in Dagster. Set "
-            "max_age_hours for one that is not daily.",
+            "Cron schedule that loads the default tables and builds the marts; null for none. It is off until it is "
+            "turned on in Dagster. Set max_age_hours for one that is not daily.",
             DAILY,
         ),
     ] = DAILY

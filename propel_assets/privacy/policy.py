@@ -76,17 +76,20 @@ class Policy:
         rules: by table and column.
         unclassified: what is stored of fields that the catalog does not declare, keep or drop.
         key: the secret of keyed hashes.
+        new_fields: what is stored of single fields that the catalog does not declare, by table and field.
     """
 
     name: str
     rules: Mapping[str, Mapping[str, Rule]]
     unclassified: Action
     key: bytes = field(default=b"", repr=False)
+    new_fields: Mapping[str, Mapping[str, Action]] = field(default_factory=dict)
 
     @property
     def keeps_all(self) -> bool:
         """Whether every row is stored unchanged."""
-        return self.unclassified == "keep" and all(r.keeps_all for rules in self.rules.values() for r in rules.values())
+        unclassified = {self.unclassified, *(a for fields in self.new_fields.values() for a in fields.values())}
+        return unclassified == {"keep"} and all(r.keeps_all for rules in self.rules.values() for r in rules.values())
 
     @property
     def hashes(self) -> bool:
@@ -99,6 +102,7 @@ class Policy:
         if self.keeps_all:
             return ""
         text = f"{self.rules} {self.unclassified} {self.digest(KEY_LABEL) if self.key else ''}"
+        text += f" {self.new_fields}" if self.new_fields else ""
         return hashlib.sha256(text.encode()).hexdigest()
 
     def digest(self, value: str) -> str:
@@ -110,13 +114,14 @@ class Policy:
         return [name for name, rule in self.rules[table.name].items() if action in rule.actions()]
 
     def apply(self, table: Table, rows: pa.Table) -> tuple[pa.Table, list[str]]:
-        """Return ``rows`` as the policy allows them to be stored, and the names of the fields that were held back."""
+        """Return ``rows`` as the policy allows them to be stored, and the fields that were held back without a rule."""
         rules, held_back = self.rules[table.name], []
+        new_fields = self.new_fields.get(table.name, {})
         for arrow_field in rows.schema:
             name, column = arrow_field.name, column_of(arrow_field)
             if column is None or (rule := rules.get(column)) is None:
-                if self.unclassified == "drop":
-                    held_back.append(name)
+                if new_fields.get(name, self.unclassified) == "drop":
+                    held_back += [] if name in new_fields else [name]
                     rows = rows.drop_columns([name])
             elif not rule.keeps_all:
                 is_json = table.column(column).type == "json"

@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from propel_assets.settings import PrivacySettings, variable_of
 
 Rules = dict[str, dict[str, Rule]]
 
+NEW_FIELDS = "new_fields"
+
 
 def load_policy(settings: PrivacySettings, *, needs_key: bool = True) -> Policy:
     """Return the policy in force. ``needs_key``: refuse a policy that hashes without a key; not needed to show it.
@@ -22,18 +25,18 @@ def load_policy(settings: PrivacySettings, *, needs_key: bool = True) -> Policy:
         SettingsError: the file cannot be read, a rule is impossible, or the key is missing.
     """
     if settings.policy in UNCLASSIFIED:
-        rules, unclassified = preset_rules(settings.policy), UNCLASSIFIED[settings.policy]
+        policy = Policy(settings.policy, preset_rules(settings.policy), UNCLASSIFIED[settings.policy])
     else:
-        rules, unclassified = _read_file(Path(settings.policy))
-    policy = Policy(settings.policy, rules, unclassified, settings.key.encode())
+        policy = _read_file(Path(settings.policy))
+    policy = replace(policy, key=settings.key.encode())
     _refuse_impossible_rules(policy)
     if needs_key and (policy.hashes or policy.key):
         require_key(policy, f"The privacy policy {policy.name} hashes")
     return policy
 
 
-def _read_file(file: Path) -> tuple[Rules, Action]:
-    """Return the rules of a file, and the action for fields that the catalog does not declare."""
+def _read_file(file: Path) -> Policy:
+    """Return the policy of a file, without the key."""
     try:
         document = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -45,11 +48,35 @@ def _read_file(file: Path) -> tuple[Rules, Action]:
     unclassified = document.pop("unclassified", UNCLASSIFIED[preset])
     _require_choice(file, "unclassified", unclassified, ("keep", "drop"))
     rules = preset_rules(preset)
+    new_fields = _read_new_fields(document.pop(NEW_FIELDS, {}), rules, file)
     for name, value in document.items():
-        if name not in rules or not isinstance(value, dict):
-            raise SettingsError(f"{file}: there is no table {name}. `propel-assets privacy` shows all.")
+        _require_table(name, value, rules, file)
         _add_table_rules(name, value, rules[name], file)
-    return rules, unclassified
+    return Policy(str(file), rules, unclassified, new_fields=new_fields)
+
+
+def _require_table(name: str, value: Any, rules: Rules, file: Path) -> None:
+    if name not in rules or not isinstance(value, dict):
+        raise SettingsError(f"{file}: there is no table {name}. `propel-assets privacy` shows all.")
+
+
+def _read_new_fields(document: Any, rules: Rules, file: Path) -> dict[str, dict[str, Action]]:
+    """Return the actions of fields that the catalog does not declare.
+
+    A field that a later version of the catalog declares gets its action as the rule of the column in ``rules``.
+    """
+    if not isinstance(document, dict):
+        raise SettingsError(f"{file}: {NEW_FIELDS} has no tables. Write [{NEW_FIELDS}.user_query].")
+    found: dict[str, dict[str, Action]] = {}
+    for name, value in document.items():
+        _require_table(name, value, rules, file)
+        for field, action in value.items():
+            chosen = _require_choice(file, f"{NEW_FIELDS}.{name}.{field}", action, ("keep", "drop"))
+            if field in rules[name]:
+                rules[name][field] = Rule(chosen)
+            else:
+                found.setdefault(name, {})[field] = chosen
+    return found
 
 
 def _add_table_rules(name: str, document: Mapping[str, Any], rules: dict[str, Rule], file: Path) -> None:

@@ -61,7 +61,8 @@ class ChangeLog:
     """Collects the rows of the change log of one load.
 
     ``read_from``: when the first load began that may have replaced rows by older versions; None: there is none.
-    ``event_loads``: the complete loads of events when this load began.
+    ``event_loads``: the complete loads of events when this load began. ``is_kept``: whether the log is written: only
+    once there are webhooks.
     """
 
     stored: StoredTables
@@ -74,16 +75,17 @@ class ChangeLog:
         """Note when the load began to read."""
         self._started_at = datetime.now(UTC)
         has_rows, self.event_loads = self.stored.log_state()
-        self._is_kept = self.events is not None or has_rows
+        self.is_kept = self.events is not None or has_rows
         self._users: list[str] = []
         self._compared: dict[str, set[str]] = {}
 
     def add(self, table: Table, batch: pa.Table, *, is_merged: bool) -> None:
         """Compare a batch of rows, as they will be stored, with the stored rows.
 
-        Of a full load, only the rows that the log has since the last one are compared.
+        Of a full load, only the rows that the log has since the last one are compared. If no log is kept, only merged
+        memberships are: a merge must not delete more of them than a load may lose.
         """
-        if not self._is_kept or table.name not in LOGGED:
+        if table.name not in LOGGED or not (self.is_kept or is_merged):
             return
         key = table.key[0]
         if not is_merged:
@@ -93,7 +95,7 @@ class ChangeLog:
             ids, self._users = self._users, []  # some have none any more
         elif table is USER_QUERY:
             self._users = ids
-        if ids:
+        if ids and (self.is_kept or table is ORG_MEMBERSHIP):
             mode: Mode = "full" if not is_merged else "recent" if self.events is None else "events"
             self._compare(table, ids, batch.to_pylist(), mode)
 

@@ -271,15 +271,15 @@ class _ScanReader:
             results = [replace(result, event_loads=log.event_loads) for result in results]
         if log and run.options.events is not None:
             results = [replace(r, rows_deleted=len(log.deleted_keys(BY_NAME[r.table_name]))) for r in results]
-            if ended := log.deleted_keys(ORG_MEMBERSHIP):
-                in_all = ended | log.stored.deleted_since_full_load(ORG_MEMBERSHIP)
-                refuse_loss(self._context, ORG_MEMBERSHIP, len(ended), len(in_all))
+        if log and any(r.is_recent for r in results) and (ended := log.deleted_keys(ORG_MEMBERSHIP)):
+            in_all = ended | log.stored.deleted_since_full_load(ORG_MEMBERSHIP)
+            refuse_loss(self._context, ORG_MEMBERSHIP, len(ended), len(in_all))
         for result in results:
             run.on_result(result)
             if result.skipped:
                 yield {result.table_name: _keep_rows()}
         self._store.write(self._scan, results[0].resume_state)
-        run.on_changes(log.rows if log else ())
+        run.on_changes(log.rows if log and log.is_kept else ())
         yield {**{table.name: to_arrow(table, ()) for table in AUDIT_TABLES}, PROPEL_SCANS.name: _audit_rows(results)}
 
 

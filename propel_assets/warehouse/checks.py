@@ -5,7 +5,7 @@ check is not bad data.
 """
 
 import contextlib
-import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -179,7 +179,8 @@ def schema(facts: TableFacts) -> Finding:
         return _finding(text, failed="ERROR", evidence=evidence, query=facts.counts_query)
     if held_back:
         text = f"Fields that the privacy policy does not classify were not stored: {', '.join(held_back)}. "
-        text += "Add rules for them to the policy file. `propel-assets privacy` shows the rules in force."
+        text += "In a policy file, keep or drop them under [new_fields.TABLE], for example "
+        text += f'[new_fields.{facts.table.name}] with {json.dumps(held_back[0])} = "drop".'
         return _finding(text, failed="ERROR", evidence=evidence, query=facts.counts_query)
     if unexpected or kept:
         texts = [f"Unexpected fields: {', '.join(unexpected.values())}."] if unexpected else []
@@ -476,10 +477,9 @@ def _finding(
 
 
 def _shown(table: Table, columns: Sequence[str], values: Sequence[Any]) -> str:
-    """Return a key without personal values, which are shown hashed."""
+    """Return a key; a personal value is shown as its column's name. A plain hash could be reversed by guessing."""
     shown = [
-        f"hashed:{hashlib.sha256(str(value).encode()).hexdigest()[:12]}" if table.column(name).personal else str(value)
-        for name, value in zip(columns, values, strict=True)
+        f"[{name}]" if table.column(name).personal else str(value) for name, value in zip(columns, values, strict=True)
     ]
     return ", ".join(shown)
 

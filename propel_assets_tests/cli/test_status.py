@@ -2,14 +2,18 @@
 
 import json
 import re
+from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import duckdb
 import pytest
+import time_machine
 from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 
+from propel_assets import __version__
 from propel_assets.catalog import TABLES
 from propel_assets.cli.main import main
 from propel_assets.warehouse.audit import MAX_LOADS
@@ -30,14 +34,22 @@ def status(*words: str, exits: int = 0) -> str:
 
 
 @pytest.fixture
-def event(monkeypatch, tmp_path) -> None:
+def receive(monkeypatch, tmp_path) -> Callable[[datetime], None]:
+    """Receive one event at a time; it is not applied."""
+
+    def run(at: datetime) -> None:
+        monkeypatch.setenv("PROPELAUTH_WEBHOOK_SECRET", SECRET)
+        monkeypatch.setenv("PROPELAUTH_WEBHOOK_STORE", f"sqlite:///{tmp_path}/events.db")
+        with closing(WebhookStore(f"sqlite:///{tmp_path}/events.db")) as store:
+            store.add([StoredEvent("msg_1", "user.login", at, at, "{}")])
+
+    return run
+
+
+@pytest.fixture
+def event(receive) -> None:
     """One event that was received 90 seconds ago and is not applied yet."""
-    monkeypatch.setenv("PROPELAUTH_WEBHOOK_SECRET", SECRET)
-    monkeypatch.setenv("PROPELAUTH_WEBHOOK_STORE", f"sqlite:///{tmp_path}/events.db")
-    store = WebhookStore(f"sqlite:///{tmp_path}/events.db")
-    at = datetime.now(UTC) - timedelta(seconds=90)
-    store.add([StoredEvent("msg_1", "user.login", at, at, "{}")])
-    store.close()
+    receive(datetime.now(UTC) - timedelta(seconds=90))
 
 
 def test_json_has_age_rows_requests_check_failures_and_event_lag(loaded, event, run_sql) -> None:
@@ -99,6 +111,7 @@ def test_the_tables_are_reported_if_the_webhook_store_cannot_be_read(loaded, eve
     assert "The events not loaded yet could not be counted. The webhook store cannot be used" in ran.stderr
 
 
+@pytest.mark.slow
 def test_data_older_than_the_limit_exits_with_3(loaded, run_sql) -> None:
     assert "user_query" in status("--max-age", "26h", *LOADED)
     run_sql(
@@ -165,6 +178,39 @@ def test_the_documentation_has_every_metric_and_field(loaded, event, run_sql) ->
     listed = set(re.findall(r"`([a-z_]+)`", "\n".join(re.findall(r"^\|.*", page, re.MULTILINE))))
     metrics = set(re.findall(r"^# TYPE (\w+) ", status("--format", "prometheus"), re.MULTILINE))
     assert listed == metrics | names(json.loads(status("--json")))
+
+
+EXAMPLES = re.findall(
+    r"^```sh\npropel-assets status ([^\n]*)\n```\n+```(?:json|text)\n(.*?)^```",
+    (ROOT / "docs" / "evidence.md").read_text(),
+    re.MULTILINE | re.DOTALL,
+)
+"""The commands in docs/evidence.md that are followed by their output, and that output."""
+
+
+def test_the_documentation_has_an_example_of_each_output() -> None:
+    assert [words for words, _ in EXAMPLES] == [
+        "--max-age 26h user_query org_query",
+        "--json user_query",
+        "--format prometheus user_query",
+    ]
+
+
+@pytest.mark.parametrize(("words", "output"), EXAMPLES, ids=[words for words, _ in EXAMPLES])
+def test_an_example_in_the_documentation_is_the_output(words, output, loaded, receive, run_sql) -> None:
+    """Only the times of the loads and of the event, the present time and the version are fixed here."""
+    now = datetime(2026, 9, 30, 4, 0, tzinfo=UTC)
+    receive(now - timedelta(seconds=90))
+    for table, at in (("user_query", "2026-09-30 03:15:42+00"), ("org_query", "2026-09-29 00:40:07+00")):
+        run_sql(
+            f"UPDATE propel_auth_data.propel_scans SET started_at = '{at}', finished_at = '{at}' "
+            f"WHERE table_name = '{table}'"
+        )
+    with time_machine.travel(now, tick=False):
+        ran = CliRunner().invoke(main, ["status", *words.split()])
+    assert ran.exit_code == (3 if "--max-age" in words else 0), ran.output
+    found = ran.output.replace(f'"version": "{__version__}"', '"version": "..."')
+    assert [line.rstrip() for line in found.splitlines()] == output.splitlines()
 
 
 def test_a_load_by_a_clock_that_was_ahead_is_old(loaded, run_sql) -> None:

@@ -55,6 +55,7 @@ def tick(instance, webhook, capsys):
 SEVERAL = ("org_query", "user_query", "custom_role_mappings", "end_user_api_keys", "pending_org_invites")
 
 
+@pytest.mark.slow
 def test_one_revoked_key_is_one_alert_that_lists_every_step_and_one_recovery(tick, run, webhook, monkeypatch) -> None:
     with monkeypatch.context() as wrong:
         wrong.setenv("PROPELAUTH_API_KEY", "not-the-key")
@@ -218,6 +219,7 @@ def test_assets_and_jobs_of_other_definitions_are_not_reported(tick, instance, w
 # --- old data ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("status", "cause"), [(403, "The key may not read this"), (404, "Feature not enabled")])
 def test_a_table_that_stops_loading_is_reported_once_with_the_reason(
     tick, run, webhook, sandbox, status, cause
@@ -307,6 +309,20 @@ def test_runs_that_a_tick_has_no_time_for_are_read_by_the_next(tick, run, webhoo
     assert ["propel_auth_load_role_mappings" in text for text in webhook.texts] == [False]
     tick()
     assert ["propel_auth_load_role_mappings" in text for text in webhook.texts] == [False, True]
+
+
+def test_a_failure_after_more_runs_than_a_tick_reads_is_not_called_recovered(tick, run, webhook, monkeypatch) -> None:
+    monkeypatch.setattr(alerts_module, "RUNS_AT_ONCE", 2)
+    for _ in range(3):
+        run("org_query")
+    with monkeypatch.context() as wrong:
+        wrong.setenv("PROPELAUTH_API_KEY", "not-the-key")
+        run("org_query")
+    for _ in range(3):
+        tick()
+    assert [text.splitlines()[0] for text in webhook.texts] == [
+        "*PropelAuth: Run failed: PropelAuth refused the API key*"
+    ]
 
 
 def test_a_tick_ends_and_saves_its_cursor_although_the_webhook_drips(broken, tick, webhook, monkeypatch) -> None:

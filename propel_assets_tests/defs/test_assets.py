@@ -196,6 +196,7 @@ def test_a_feature_that_is_not_enabled_is_skipped_and_the_previous_data_is_kept(
     assert "downstream" in metadata_of(after)
 
 
+@pytest.mark.slow
 def test_users_are_loaded_without_orgs_when_orgs_are_off(run, sandbox) -> None:
     before = run("user_query", "org_membership")
     sandbox.store.add_user()
@@ -245,6 +246,7 @@ def test_nothing_configured_is_a_sentence_that_says_where_to_set_it(run, monkeyp
         assert place in sentence
 
 
+@pytest.mark.slow
 def test_a_failing_endpoint_costs_only_its_own_tables(run, sandbox, monkeypatch) -> None:
     monkeypatch.setenv("PROPELAUTH_RETRY_SECONDS", "0")
     sandbox.faults.set("server_error", path=ORGS_PATH)
@@ -294,6 +296,7 @@ def test_a_check_that_cannot_run_errors_and_is_not_bad_data(settings, instance) 
 # --- secrets ---
 
 
+@pytest.mark.slow
 def test_no_key_and_no_address_is_kept_by_dagster(run, sandbox, home, instance, monkeypatch) -> None:
     assert run("user_query", "pending_org_invites").success
     sandbox.faults.set("retyped_field", "users.email")
@@ -309,6 +312,7 @@ def test_no_key_and_no_address_is_kept_by_dagster(run, sandbox, home, instance, 
     assert found == []
 
 
+@pytest.mark.slow
 def test_a_key_given_as_a_field_is_used_and_not_kept(settings, sandbox, run, home, monkeypatch) -> None:
     monkeypatch.setenv("PROPELAUTH_API_KEY", "not-the-key")
     monkeypatch.setenv("KEY_OF_THE_TENANT", sandbox.api_key)

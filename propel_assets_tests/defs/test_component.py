@@ -69,6 +69,7 @@ def run_dg(tmp_path: Path, monkeypatch) -> Callable[..., str]:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_fresh_project_lists_scaffolds_checks_and_runs_the_component(run_dg, sandbox, query: Query) -> None:
     assert "propel_assets.PropelAuthComponent" in run_dg("list", "components")
@@ -85,6 +86,7 @@ def test_a_fresh_project_lists_scaffolds_checks_and_runs_the_component(run_dg, s
     assert kept == []
 
 
+@pytest.mark.slow
 def test_a_project_of_components_merges_in_python(run_dg) -> None:
     page = (ROOT / "docs" / "embedding.md").read_text()
     (code,) = [

@@ -73,6 +73,7 @@ def their_definitions(project: Path, manifest: Path) -> dg.Definitions:
     return dg.Definitions(assets=[dbt_models, churn_scores], resources={"dbt": resource})
 
 
+@pytest.mark.slow
 def test_their_models_and_assets_are_built_downstream_of_ours_in_one_run(project, small, query, run_cli) -> None:
     sources = run_cli("dbt-sources")
     assert sources.returncode == 0, sources.stderr
@@ -96,6 +97,7 @@ def test_their_models_and_assets_are_built_downstream_of_ours_in_one_run(project
     assert {row[0] for row in query("SELECT user_id FROM theirs.customers")} == set(small.store.users)
 
 
+@pytest.mark.slow
 def test_every_source_table_is_one_of_our_assets_and_every_asset_has_one(run_cli) -> None:
     for environment in ("", "staging"):
         words = ["--environment", environment] if environment else []
@@ -113,6 +115,7 @@ def test_every_source_table_is_one_of_our_assets_and_every_asset_has_one(run_cli
         assert {path: ".".join(name) for path, name in names.items()} == found
 
 
+@pytest.mark.slow
 def test_the_marts_are_a_package_of_their_dbt_project(project, loaded, query, run_cli) -> None:
     (project / "packages.yml").write_text(run_cli("dbt-sources", "--package").stdout)
     (project / "models" / "customers.sql").write_text("select user_id from {{ ref('dim_user') }}")

@@ -163,6 +163,7 @@ def test_a_sensor_of_theirs_can_automate_all_assets_when_ours_is_left_out(theirs
     assert {key for key, condition in conditions.items() if condition} == {dg.AssetKey("report")}
 
 
+@pytest.mark.slow
 def test_two_environments_run_in_one_process_against_two_tenants(theirs, tmp_path, monkeypatch) -> None:
     monkeypatch.delenv("DESTINATION__DUCKDB__CREDENTIALS")
     with Sandbox(users=20, orgs=3, seed=1) as production, Sandbox(users=30, orgs=5, seed=2) as staging:

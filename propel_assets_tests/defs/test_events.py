@@ -75,6 +75,7 @@ def test_no_second_run_starts_while_one_is_in_progress(tick, store, instance) ->
     assert f"A run of {JOB} is in progress." in tick().skip_message
 
 
+@pytest.mark.slow
 def test_the_job_applies_events_and_logs_the_tables_that_they_changed(run, store, sandbox, query) -> None:
     assert run("user_query", "org_membership", "org_query").success
     user_id = next(iter(sandbox.store.users))

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "openlineage_definitions.py"
 SCRIPT = """
 import runpy, sys
@@ -30,6 +32,7 @@ with dg.DagsterInstance.local_temp(sys.argv[2], overrides={"event_log_storage": 
 """
 
 
+@pytest.mark.slow
 def test_the_sensor_reports_runs_and_tables_without_personal_data(small, tmp_path) -> None:
     home = tmp_path / "home"
     home.mkdir()

@@ -8,6 +8,7 @@ import pytest
 from propel_assets.definitions import defs
 
 
+@pytest.mark.slow
 def test_refresh_recent_merges_what_changed(settings, sandbox, query, instance) -> None:
     jobs = [defs.resolve_job_def("propel_auth_refresh_recent") for _ in range(2)]
     assert jobs[0].execute_in_process(instance=instance).success

@@ -128,6 +128,7 @@ def person(sandbox):
     return store.users[user_id].wire
 
 
+@pytest.mark.slow
 @SQL
 def test_no_trace_of_the_person_remains_and_no_other_row_changes(
     destination, person, sandbox, run, ask, everything, tmp_path
@@ -179,6 +180,7 @@ def test_no_trace_of_the_person_remains_and_no_other_row_changes(
     assert "Nothing about this person was found." in again.stdout
 
 
+@pytest.mark.slow
 @SQL
 def test_later_loads_leave_the_person_out_and_every_check_passes(person, sandbox, run, rows, everything) -> None:
     user_id, email = person["user_id"], person["email"]

@@ -1,10 +1,14 @@
 """The metrics of the dbt project, computed by MetricFlow, equal the figures of their marts."""
 
 import re
+import shutil
+from collections import Counter
 from collections.abc import Callable
 from datetime import date
+from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from metricflow.engine.metricflow_engine import MetricFlowEngine, MetricFlowQueryRequest
 from metricflow.protocols.sql_client import SqlEngine
@@ -14,7 +18,7 @@ from metricflow_semantics.model.semantic_manifest_lookup import SemanticManifest
 
 from propel_assets.marts.runner import Dbt, profile_of
 from propel_assets.settings import Target
-from propel_assets_tests.marts.conftest import DESCRIPTIONS
+from propel_assets_tests.marts.conftest import DESCRIPTIONS, SEARCH_PATH, Loaded
 
 Metric = Callable[..., dict[Any, Any]]
 
@@ -36,18 +40,27 @@ def manifest(loaded, tmp_path_factory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def metric(loaded, manifest) -> Metric:
+def metric_of(manifest) -> Callable[[Loaded], Metric]:
+    """Return the metrics of a warehouse."""
     client: Any = DuckDbSql()
     engine = MetricFlowEngine(SemanticManifestLookup(manifest), client)
 
-    def values(name: str, *group_by: str) -> dict[Any, Any]:
-        """Return the values of a metric by the dimensions it is grouped by."""
-        request = MetricFlowQueryRequest.create(metric_names=[name], group_by_names=list(group_by))
-        rows = loaded.query(engine.explain(request).sql_statement.sql, time_zone="America/Los_Angeles")
-        keys = [tuple(value.date() if hasattr(value, "date") else value for value in row[:-1]) for row in rows]
-        return {key[0] if len(key) == 1 else key: row[-1] for key, row in zip(keys, rows, strict=True)}
+    def of(warehouse: Loaded) -> Metric:
+        def values(name: str, *group_by: str) -> dict[Any, Any]:
+            """Return the values of a metric by the dimensions it is grouped by."""
+            request = MetricFlowQueryRequest.create(metric_names=[name], group_by_names=list(group_by))
+            rows = warehouse.query(engine.explain(request).sql_statement.sql, time_zone="America/Los_Angeles")
+            keys = [tuple(value.date() if hasattr(value, "date") else value for value in row[:-1]) for row in rows]
+            return {key[0] if len(key) == 1 else key: row[-1] for key, row in zip(keys, rows, strict=True)}
 
-    return values
+        return values
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def metric(loaded, metric_of) -> Metric:
+    return metric_of(loaded)
 
 
 def test_signups(metric, loaded) -> None:
@@ -87,6 +100,17 @@ def test_seats(metric, loaded) -> None:
         assert metric(name, "metric_time__day") == ours
     [(share,)] = loaded.query("SELECT sum(members) / sum(max_users) FROM fct_org_daily WHERE max_users IS NOT NULL")
     assert list(metric("seat_utilization", "metric_time__day").values()) == [pytest.approx(share)]
+    [(capped, all_members)] = loaded.query(
+        "SELECT count(*) FILTER (max_users IS NOT NULL), count(*) FROM org_membership JOIN org_query USING (org_id)"
+    )
+    assert 0 < capped < all_members
+    assert metric("capped_seats_used", "metric_time__day") == {load_day(loaded): capped}
+
+
+def load_day(loaded: Loaded) -> date:
+    """Return the day of the only load of users."""
+    [(day,)] = loaded.query("SELECT max(finished_at)::DATE FROM propel_scans WHERE table_name = 'user_query'")
+    return day
 
 
 def test_retention(metric, loaded) -> None:
@@ -97,6 +121,73 @@ def test_retention(metric, loaded) -> None:
     ours = {(week, int(k)): share for week, k, share in loaded.query(sql)}
     assert len(ours) > 100
     assert {(week, int(k)): share for (week, k), share in found.items() if share is not None} == pytest.approx(ours)
+
+
+def test_users_of_cohorts_and_retained_users_are_those_of_the_table_of_users(metric, loaded) -> None:
+    """Week k of a cohort counts once the last sign-up of the cohort is k + 8 weeks ago."""
+    rows = loaded.query(
+        """
+        WITH users AS (
+            SELECT date_trunc('week', created_at)::DATE AS week, epoch(created_at) AS signed_up,
+                epoch(last_active_at) - epoch(created_at) AS active
+            FROM user_query
+        ),
+        cohorts AS (SELECT week, max(signed_up) AS last_signed_up FROM users GROUP BY week),
+        load AS (SELECT epoch(max(finished_at)) AS loaded_at FROM propel_scans WHERE table_name = 'user_query')
+        SELECT week, k, count(*), count(*) FILTER (active >= k * 7 * 86400)
+        FROM users JOIN cohorts USING (week), range(53) weeks (k), load
+        WHERE loaded_at - last_signed_up >= (k + 8) * 7 * 86400
+        GROUP BY ALL
+        """
+    )
+    assert len(rows) > 100
+    for name, column in (("cohort_users", 2), ("retained_users", 3)):
+        by_cell = metric(name, "metric_time__day", "cohort__weeks_after")
+        ours = {(week, k): row[column] for row in rows for week, k in [row[:2]]}
+        assert {cell: n for cell, n in by_cell.items() if n} == {cell: n for cell, n in ours.items() if n}, name
+        by_week: Counter[int] = Counter()
+        for (_, k), users in ours.items():
+            by_week[k] += users
+        by_metric = metric(name, "cohort__weeks_after")
+        assert {k: n for k, n in by_metric.items() if n} == {k: n for k, n in by_week.items() if n}, name
+
+
+def test_enabled_users_and_users_with_mfa_are_those_of_the_table_of_users(metric, loaded) -> None:
+    [(users, enabled, with_mfa)] = loaded.query(
+        "SELECT count(*), count(*) FILTER (enabled), count(*) FILTER (enabled AND mfa_enabled) FROM user_query"
+    )
+    assert 0 < with_mfa < enabled < users
+    assert metric("enabled_users", "metric_time__day") == {load_day(loaded): enabled}
+    assert metric("users_with_mfa", "metric_time__day") == {load_day(loaded): with_mfa}
+
+
+def test_a_period_has_the_figures_of_its_last_load(metric_of, loaded, tmp_path) -> None:
+    file = Path(shutil.copy(loaded.file, tmp_path / loaded.file.name))
+    with duckdb.connect(str(file)) as db:
+        db.execute(f"SET search_path = '{SEARCH_PATH}'")
+        for mart, columns in {
+            "fct_user_security_daily": ("enabled_users", "users_with_mfa"),
+            "fct_org_daily": ("members", "max_users"),
+        }.items():
+            more = ", ".join(f"{column} + 7 AS {column}" for column in columns)
+            db.execute(f"INSERT INTO {mart} SELECT * REPLACE (day - 1 AS day, {more}) FROM {mart}")
+    two_days = Loaded(loaded.sandbox, file)
+    found = metric_of(two_days)
+    last_days = "day IN (SELECT max(day) FROM fct_org_daily GROUP BY date_trunc('month', day))"
+    for name, mart, value in (
+        ("enabled_users", "fct_user_security_daily", "sum(enabled_users)"),
+        ("users_with_mfa", "fct_user_security_daily", "sum(users_with_mfa)"),
+        ("seats_used", "fct_org_daily", "sum(members)"),
+        ("capped_seats_used", "fct_org_daily", "sum(members) FILTER (max_users IS NOT NULL)"),
+        ("seats", "fct_org_daily", "sum(max_users)"),
+    ):
+        by_month = f"SELECT date_trunc('month', day)::DATE, {value} FROM {mart} WHERE {last_days} GROUP BY 1"
+        assert found(name, "metric_time__month") == dict(two_days.query(by_month)), name
+
+
+def test_every_metric_has_a_test(manifest) -> None:
+    tests = Path(__file__).read_text(encoding="utf-8")
+    assert {found.name for found in manifest.metrics if f'"{found.name}"' not in tests} == set()
 
 
 def test_mfa_adoption(metric, loaded) -> None:

@@ -408,6 +408,7 @@ def test_a_full_refresh_keeps_history(life) -> None:
     assert {model: life.query(f"SELECT count(*) FROM {model}") for model in SINCE_FIRST_LOAD} == before
 
 
+@pytest.mark.slow
 def test_an_org_is_dormant_30d_when_no_member_was_active_in_30_days(simulate, query) -> None:
     life = simulate("+fct_org_health")
     store = life.store
@@ -429,6 +430,7 @@ def test_an_org_is_dormant_30d_when_no_member_was_active_in_30_days(simulate, qu
     assert query(agree) == [(0,)]
 
 
+@pytest.mark.slow
 def test_churn_is_not_compared_with_an_old_report_or_for_deleted_users(simulate, small_sandbox, query) -> None:
     life = simulate("+audit_churned_users", scans=("users", "user_reports", "org_reports"))
     rows = f"SELECT user_id, found_by FROM {MARTS}.audit_churned_users WHERE window_days = 7"
@@ -446,6 +448,7 @@ def test_churn_is_not_compared_with_an_old_report_or_for_deleted_users(simulate,
     assert query(rows) == []
 
 
+@pytest.mark.slow
 def test_days_without_a_load_or_an_event_have_rows_with_a_flag(simulate, query) -> None:
     life = simulate("+fct_signups_daily", "+fct_engagement_daily", scans=("users", "orgs", "chart_metrics"))
     first = life.load().date()
@@ -471,6 +474,7 @@ def test_days_without_a_load_or_an_event_have_rows_with_a_flag(simulate, query) 
     ]
 
 
+@pytest.mark.slow
 def test_open_periods_have_no_churn_and_no_projection(simulate, query) -> None:
     life = simulate("+fct_growth_accounting", "fct_mau_billing", scans=("users", "orgs", "chart_metrics"))
     life.load()  # 24 November
@@ -492,22 +496,52 @@ def test_open_periods_have_no_churn_and_no_projection(simulate, query) -> None:
     assert projected is not None
 
 
-def test_a_time_in_the_data_is_never_after_as_of(simulate, query) -> None:
-    """PropelAuth's clock may be ahead of ours."""
-    life = simulate("+dim_user", "+dim_org")
-    with life.store.lock:
-        life.store.now += 2 * HOUR
-    life.store.touch_user(next(iter(life.store.users)))
-    created = life.store.add_org()
-    with life.store.lock:
-        life.store.now -= 2 * HOUR + 60
-    life.load()
-    assert query(f"SELECT count(*) FROM {MARTS}.dim_user WHERE last_active_at > as_of OR first_seen_at > as_of") == [
-        (0,)
-    ]
-    assert query(f"SELECT created_at <= as_of FROM {MARTS}.dim_org WHERE org_id = '{created}'") == [(True,)]
+@pytest.mark.slow
+def test_a_time_in_the_data_does_not_move_as_of(simulate, query) -> None:
+    """PropelAuth's clock may be ahead of ours, and a time in the data may be wrong."""
+    life = simulate(scans=SCANS)
+    store, ahead = life.store, life.store.now + 400 * DAY
+    user_id = next(user_id for user_id, orgs in sorted(store.of_user.items()) if orgs)
+    newcomer = store.add_user(created_at=ahead)
+    org_id = next(iter(store.of_user[user_id]))
+    store.update_user(user_id, last_active_at=ahead)
+    with store.lock:
+        store.now += 2 * HOUR
+    created, key = store.add_org(), store.add_api_key(user_id=user_id)
+    with store.lock:
+        store.now -= 2 * HOUR + 60
+    for days in (0, 1):
+        life.wait(days=days)
+        loaded_at = life.load()
+        ended = "(SELECT max(finished_at) FROM propel_auth_data.propel_scans WHERE table_name = '{}')"
+        for mart, table in {
+            "dim_user": "user_query",
+            "bridge_membership": "user_query",
+            "dim_org": "org_query",
+            "fct_org_daily": "user_query",
+            "fct_invite_funnel": "pending_org_invites",
+            "fct_api_keys": "end_user_api_keys",
+        }.items():
+            assert query(f"SELECT max(as_of) = {ended.format(table)} FROM {MARTS}.{mart}") == [(True,)], mart
+        for mart in ("fct_user_activity_daily", "fct_org_activity_daily"):
+            assert query(f"SELECT max(day), max(observed_at) = {ended.format('user_query')} FROM {MARTS}.{mart}") == [
+                (loaded_at.date(), True)
+            ], mart
+        for history in ("user_loads", "org_loads"):
+            [(read_at,)] = query(f"SELECT max(read_at) FROM propel_auth_history.{history}")
+            assert abs(read_at - loaded_at) < timedelta(minutes=5), history
+        assert query(f"SELECT max(day) FROM {MARTS}.dim_date") == [(loaded_at.date(),)]
+        late = "last_active_at > as_of OR first_seen_at > as_of OR created_at > as_of"
+        assert query(f"SELECT count(*) FROM {MARTS}.dim_user WHERE {late}") == [(0,)]
+        assert query(f"SELECT last_active_at = as_of FROM {MARTS}.dim_user WHERE user_id = '{user_id}'") == [(True,)]
+        assert query(f"SELECT signup_day FROM {MARTS}.dim_user WHERE user_id = '{newcomer}'") == [(loaded_at.date(),)]
+        assert query(f"SELECT created_at <= as_of FROM {MARTS}.dim_org WHERE org_id = '{created}'") == [(True,)]
+        assert query(f"SELECT min(age_days) >= 0 FROM {MARTS}.fct_api_keys WHERE api_key_id = '{key}'") == [(True,)]
+        health = f"SELECT days_since_activity FROM {MARTS}.fct_org_health WHERE org_id = '{org_id}'"
+        assert {row[0] for row in query(health)} == {0}
 
 
+@pytest.mark.slow
 def test_retention_cells_are_complete_once_every_user_had_the_week(simulate, query) -> None:
     life = simulate("+fct_retention_weekly", scans=("users",))
     user_id = life.store.add_user()
@@ -531,6 +565,7 @@ def test_retention_cells_are_complete_once_every_user_had_the_week(simulate, que
     assert query(f"SELECT DISTINCT cohort_users FROM {MARTS}.fct_retention_weekly WHERE {week}")[0][0] == cohort
 
 
+@pytest.mark.slow
 def test_accounts_that_grow_shrink_appear_and_disappear(simulate, query) -> None:
     life = simulate("+fct_account_growth_monthly")
     store = life.store

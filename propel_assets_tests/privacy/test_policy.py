@@ -1,6 +1,7 @@
 """The privacy policy: what is stored of people, from every reader, on every way in."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -157,6 +158,22 @@ def test_an_unexpected_field_is_not_stored_and_fails_the_check(strict, small, qu
     assert "ERROR org_query: schema: Fields that the privacy policy does not classify were not stored: " in ran.stderr
     field = ran.stderr.split("not stored: ")[1].split(".")[0].split(",")[0]
     assert field not in {row[0] for row in query("SELECT column_name FROM (DESCRIBE org_query)")}
+
+
+def test_rules_for_new_fields_store_or_drop_them_and_the_check_passes(policy, small, query, run_cli) -> None:
+    small.faults.set("unknown_field", ["orgs"])
+    rules = 'preset = "strict"\n[new_fields.org_query]\nnew_scalar = "keep"\nnew_object = "drop"\nname = "drop"'
+    policy(rules)
+    ran = run_cli("load", "org_query")
+    assert ran.returncode == 0, ran.stderr
+    columns = {row[0] for row in query("SELECT column_name FROM (DESCRIBE org_query)")}
+    assert columns & {"new_scalar", "new_object"} == {"new_scalar"}
+    assert query("SELECT count(name) FROM org_query") == [(0,)], "a rule for a field that the catalog declares by now"
+    shown = run_cli("privacy", "org_query").stdout
+    assert re.search(r"org_query +new_scalar +keep", shown)
+    policy('[new_fields.user_qeury]\nnickname = "drop"')
+    with pytest.raises(SettingsError, match=r"there is no table user_qeury"):
+        load_policy(load_settings().privacy_settings)
 
 
 def test_an_unexpected_field_named_like_a_variant_is_not_stored(strict, small, query, run_cli) -> None:

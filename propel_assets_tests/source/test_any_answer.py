@@ -139,16 +139,34 @@ def test_any_body_is_decoded_whole_or_refused(table, body) -> None:
 @example(value="../../org/query")
 @example(value="..")
 @example(value="a/b?c=d#e%2F")
-def test_a_lookup_of_any_value_stays_at_its_endpoint(server, value) -> None:
+def test_a_path_with_any_value_stays_at_its_endpoint(server, value) -> None:
     server.body, server.requests = b"{}", 0
-    known = Settings(auth_url=f"http://127.0.0.1:{server.server_port}", api_key="k", retry_seconds=0)
+    client = client_of(server)
     with suppress(PropelError):
-        client = Client(require_credentials(known).tenant)
-        list(read_scan("user_by_id", ScanContext(client=client, options=ReadOptions(lookups={"user_by_id": [value]}))))
+        client.get(BY_NAME["user_by_id"].path_of(user_id=value), bytes)
     assert server.requests == 1
     before, _, segment = server.path.partition("?")[0].rpartition("/")
     assert before == "/api/backend/v1/user"
     assert unquote(segment) == value
+
+
+@pytest.mark.parametrize("value", ["ann@x.test", "ann", "../../org/query", ""])
+def test_only_an_id_is_looked_up_by_a_path(server, value) -> None:
+    """A path is in URLs, and in errors."""
+    server.requests = 0
+    known = "8d4cd5a4-57a8-4a57-8a2f-3ac8a2d2a5ee"
+    context = ScanContext(client=client_of(server), options=ReadOptions(lookups={"user_by_id": [known, value]}))
+    with pytest.raises(
+        SettingsError, match=r"user_by_id looks up ids.*not: number 2\. Nothing was requested"
+    ) as refused:
+        list(read_scan("user_by_id", context))
+    assert server.requests == 0
+    assert "ann" not in str(refused.value)
+
+
+def client_of(server: Any) -> Client:
+    settings = Settings(auth_url=f"http://127.0.0.1:{server.server_port}", api_key="k", retry_seconds=0)
+    return Client(require_credentials(settings).tenant)
 
 
 VARIABLES = ["PROPELAUTH_PAGE_SIZE", "PROPELAUTH_MAX_RPS", "PROPELAUTH_ALLOW_LOSS", "PROPELAUTH_TABLE_FORMAT"]

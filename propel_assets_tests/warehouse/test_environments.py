@@ -58,6 +58,7 @@ def failed_checks(settings: Settings) -> list[str]:
     return [f"{finding.check}: {finding.summary}" for finding in findings if not finding.passed]
 
 
+@pytest.mark.slow
 def test_loads_of_two_environments_alternate_in_one_process(sandboxes, environments, users) -> None:
     for _ in range(2):
         for name, settings in environments.items():
@@ -68,6 +69,7 @@ def test_loads_of_two_environments_alternate_in_one_process(sandboxes, environme
     assert {name: failed_checks(settings) for name, settings in environments.items()} == {name: [] for name in NAMES}
 
 
+@pytest.mark.slow
 def test_a_warehouse_stays_open_while_another_environment_is_loaded(sandboxes, environments, monkeypatch) -> None:
     for settings in environments.values():
         load_scan("users", settings)

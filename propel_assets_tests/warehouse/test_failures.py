@@ -125,6 +125,7 @@ def test_a_load_continues_once_the_file_is_closed(holder, loaded, users) -> None
     assert users() == set(loaded.store.users)
 
 
+@pytest.mark.slow
 def test_concurrent_loads_run_one_after_the_other(loaded, query, monkeypatch) -> None:
     loaded.faults.set("server_error")  # the first asks again until it is over
     monkeypatch.setenv("PROPELAUTH_RETRY_SECONDS", "60")
@@ -176,6 +177,7 @@ def test_a_path_that_cannot_be_a_database_is_refused_at_once(file, why, small, t
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_files_beside_the_database_have_no_personal_data(small, temporary, tmp_path, query, run_process) -> None:
     left = tmp_path / "dlt"
     ran = run_process("load", "user_query", "pending_org_invites", DLT_DATA_DIR=str(left))

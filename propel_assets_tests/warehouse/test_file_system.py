@@ -25,12 +25,14 @@ def load_twice_and_check(run_process, folder: Path, monkeypatch) -> None:
         assert db.execute("SELECT count(*) > 0 FROM propel_auth_data.chart_metrics").fetchall() == [(True,)]
 
 
+@pytest.mark.slow
 def test_the_working_directory_may_have_any_name(small, tmp_path, run_process, monkeypatch) -> None:
     folder = tmp_path / f"{UNUSUAL} %s %20"
     folder.mkdir()
     load_twice_and_check(run_process, folder, monkeypatch)
 
 
+@pytest.mark.slow
 def test_the_temporary_folder_may_have_any_name(small, tmp_path, run_process, monkeypatch) -> None:
     folder = tmp_path / f"{UNUSUAL} ?"
     folder.mkdir()

@@ -78,6 +78,7 @@ def test_a_user_hidden_by_an_insertion_and_a_deletion_at_once_is_found_in_a_repe
     assert report.reason.startswith("1 unknown row older than the previous scan")
 
 
+@pytest.mark.slow
 def test_users_imported_between_two_scans_cost_one_more_scan_once(sandbox, slow, query) -> None:
     assert load_users(slow).passes == 1
     for _ in range(3):
@@ -122,6 +123,7 @@ def test_a_table_that_was_emptied_costs_no_further_scan(slow, tmp_path) -> None:
     assert load_users(slow).passes == 1
 
 
+@pytest.mark.slow
 def test_hashed_ids_and_erased_people_cost_no_further_scan(sandbox, slow, query) -> None:
     strict = replace(slow, privacy="strict", privacy_key="0123456789abcdef0123456789abcdef")
     load_users(strict)

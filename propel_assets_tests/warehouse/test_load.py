@@ -56,6 +56,7 @@ def test_a_defect_while_reading_is_not_reported_as_an_error_of_the_destination(s
     assert "a value" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_load_does_not_look_for_the_database_of_another_project(settings, query, tmp_path, monkeypatch) -> None:
     monkeypatch.delenv("DESTINATION__DUCKDB__CREDENTIALS")
     other = tmp_path / "other"
@@ -68,6 +69,7 @@ def test_a_load_does_not_look_for_the_database_of_another_project(settings, quer
     assert query("SELECT count(*) > 0 FROM custom_role_mappings") == [(True,)]
 
 
+@pytest.mark.slow
 def test_only_documented_requests_are_sent(settings, sandbox) -> None:
     user_id = next(iter(sandbox.store.users))
     email = sandbox.store.user_object(user_id)["email"]

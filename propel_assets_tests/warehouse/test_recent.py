@@ -7,7 +7,7 @@ import duckdb
 import pytest
 
 from propel_assets.catalog import tables_of
-from propel_assets.errors import OtherEnvironment, WarehouseError
+from propel_assets.errors import LossRefused, OtherEnvironment, WarehouseError
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.source.client import Client
@@ -38,6 +38,7 @@ def some_life(store, rng: Random) -> None:
     store.advance(rng.choice([0, 1, 3600]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_full_and_recent_loads_in_any_order_end_as_one_full_load(seed, settings, sandbox, query) -> None:
     rng = Random(seed)
@@ -87,6 +88,22 @@ def test_an_error_after_tables_were_changed_does_not_report_that_the_data_is_kep
     assert query(f"SELECT count(*) FROM org_membership WHERE user_id = '{user}'") == [(0,)]
 
 
+@pytest.mark.parametrize("kept", [0, 1], ids=["all", "all-but-one-of-each-user"])
+def test_a_recent_load_never_deletes_more_memberships_than_a_load_may_lose(kept, settings, sandbox, query) -> None:
+    load_scan("users", settings)
+    before = query(MEMBERSHIPS)
+    for user, orgs in sandbox.store.of_user.items():
+        for org in list(orgs)[kept:]:
+            sandbox.store.remove_membership(user, org)
+    for user in sandbox.store.users:
+        sandbox.store.touch_user(user)
+    with pytest.raises(LossRefused, match=f"rows of org_membership .* had {len(before)} rows"):
+        load_scan("users", settings, options=RECENT)
+    assert query(MEMBERSHIPS) == before
+    load_scan("users", replace(settings, allow_loss=True), options=RECENT)
+    assert len(query(MEMBERSHIPS)) == sum(map(len, sandbox.store.of_user.values()))
+
+
 def test_an_error_before_the_write_reports_that_the_data_is_kept(settings, sandbox, query, tmp_path) -> None:
     load_scan("users", settings)
     before = query(USERS)
@@ -109,6 +126,7 @@ def test_another_environment_never_replaces_the_rows(settings, sandbox, query) -
     assert query("SELECT count(*) FROM user_query") == [(len(sandbox.store.users),)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan", ["users", "jwks"])
 def test_a_sandbox_is_the_same_environment_on_another_port_unless_its_seed_differs(
     scan, settings, sandbox, query
@@ -136,6 +154,7 @@ def test_another_spelling_of_the_host_is_the_same_environment(settings, sandbox,
         load_scan("jwks", settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("days", [-400, 400])
 def test_a_clock_that_jumps_loses_no_user_and_checks_still_hold(days, settings, sandbox, query, travel) -> None:
     rng = Random(days)

@@ -7,11 +7,13 @@ import msgspec
 
 from propel_assets.catalog import USER_QUERY, Table
 from propel_assets.catalog.model import Document, Lookup
+from propel_assets.errors import SettingsError
 from propel_assets.source.client import BACKEND_KEY, NO_AUTH
 from propel_assets.source.convert import convert
 from propel_assets.source.decode import PageDecoder, RowType
 from propel_assets.source.lists import get_or_none, request_each
 from propel_assets.source.readers.context import ScanContext, SkipScan, list_result, list_scan, skip_if_not_enabled
+from propel_assets.source.readers.events import UUID
 from propel_assets.source.stream import Rows, ScanResult
 
 
@@ -46,6 +48,8 @@ def read_lookup(context: ScanContext, table: Table, shape: Lookup) -> Iterator[R
     values = list(dict.fromkeys(context.options.lookups.get(table.name, ())))
     if not values:
         raise SkipScan("No values to look up: set them as options of `propel-assets load` or in the run's config.")
+    if f"{{{shape.parameter}}}" in table.path:
+        _require_ids(table, values)
     yield _look_up(context, table, shape.parameter, values)
     yield ScanResult(
         table_name=table.name,
@@ -53,6 +57,17 @@ def read_lookup(context: ScanContext, table: Table, shape: Lookup) -> Iterator[R
         pages=len(values),
         rows_read=len(values),
     )
+
+
+def _require_ids(table: Table, values: Sequence[str]) -> None:
+    """Raise SettingsError if a value is not an id: it would be in a URL, and an e-mail address in logs."""
+    others = [place for place, value in enumerate(values, start=1) if not UUID.fullmatch(value)]
+    if others:
+        places = ", ".join(map(str, others[:10]))
+        raise SettingsError(
+            f"{table.name} looks up ids, which are UUIDs. Of its values, these are not: number {places}. "
+            "Nothing was requested. Correct them in the options of the command or in the run's config."
+        )
 
 
 def _look_up(context: ScanContext, table: Table, parameter: str, values: Sequence[str]) -> Rows:

@@ -19,8 +19,8 @@ from propel_assets.catalog.model import Webhooks
 from propel_assets.errors import LossRefused, PermanentApiError, TransientApiError, Unreachable
 from propel_assets.source.convert import nested_rows
 from propel_assets.source.decode import PageDecoder, RowType, to_arrow
-from propel_assets.source.lists import BAD_REQUEST, MAX_SINGLE_READS, get_or_none, request_each
-from propel_assets.source.readers.context import ScanContext, SkipScan, allowed_loss, key_of, list_scan
+from propel_assets.source.lists import BAD_REQUEST, MAX_SINGLE_READS, MIN_PAGE_SIZE, get_or_none, request_each
+from propel_assets.source.readers.context import FORBIDDEN, ScanContext, SkipScan, allowed_loss, key_of, list_scan
 from propel_assets.source.readers.users import API_CLOCK_DIFFERENCE, Memberships, list_orders
 from propel_assets.source.stream import ReceivedEvent, Rows, ScanResult, join_reasons
 
@@ -98,7 +98,7 @@ def _read_named(
     """
     gone: list[str] = []
     if not {ORG_QUERY.name, ORG_MEMBERSHIP.name}.isdisjoint(loaded):
-        with _suppress_if_no_orgs():
+        with _suppress_if_no_orgs(may_be_forbidden=ORG_QUERY.name not in loaded):
             orgs = _read_orgs(context, org_ids, retried if ORG_QUERY.name in loaded else ())
             gone = orgs.missing
             if ORG_QUERY.name in loaded:
@@ -116,12 +116,12 @@ def _read_named(
 
 
 @contextmanager
-def _suppress_if_no_orgs() -> Iterator[None]:
-    """Suppress the status that says that the project has no orgs any more."""
+def _suppress_if_no_orgs(*, may_be_forbidden: bool = False) -> Iterator[None]:
+    """Suppress the status that says that the project has no orgs any more; or that the key may not read them."""
     try:
         yield
     except PermanentApiError as error:
-        if error.status not in ORGS.statuses:
+        if error.status not in ORGS.statuses and not (may_be_forbidden and error.status == FORBIDDEN):
             raise
 
 
@@ -241,7 +241,7 @@ def _read_orgs(context: ScanContext, ids: Sequence[str], retried: Collection[str
         org = _read_by_id(context, ORG_BY_ID.path_of(org_id=org_id), decode)
         if _is_absent(org):
             return org
-        params = {"name": org.f_name, "page_size": context.client.tenant.page_size, "page_number": 0}
+        params = {"name": org.f_name, "page_size": MIN_PAGE_SIZE, "page_number": 0}  # a larger one may be refused
         page = context.client.get(ORG_QUERY.path, decode_page, params)
         return next((listed for listed in page.items if listed.f_org_id == org.f_org_id), org)
 
@@ -276,11 +276,14 @@ def _read(
     read_one: Callable[[str], Any],
     read_lists: Callable[[set[str]], Iterator[Sequence[Any]]],
 ) -> _Entities:
-    """Read ``ids`` by one request each; many of them from lists first. Each absence is confirmed by its own request.
+    """Read ``ids`` by one request each; many of them from lists first. Each absence is confirmed by two requests.
 
+    The second request is sent after the control reads, so that a single wrong status 404 deletes nothing.
     ``retried``: the ids that the next load reads again if the API returns errors for them.
     """
     unread: list[str] = []
+    refused: list[str] = []
+    id_of = key_of(table)
 
     def read_or_leave(id_: str) -> Any:
         try:
@@ -293,30 +296,37 @@ def _read(
                 raise
             return UNREAD
 
-    id_of, wanted, found = key_of(table), set(ids), {}
+    def read_singly(ids: Sequence[str]) -> dict[str, Any]:
+        """Return the row of each id, None where the API does not have it. Unread and refused ids are left out."""
+        answers = dict(zip(ids, request_each(context.client, read_or_leave, ids, table.name), strict=True))
+        refused.extend(id_ for id_, row in answers.items() if row is NO_ID)
+        answers = {id_: row for id_, row in answers.items() if row is not NO_ID and row is not UNREAD}
+        if any(row is not None and id_of(row).lower() != id_ for id_, row in answers.items()):
+            raise PermanentApiError(f"GET {table.name} by id returned another row than requested. Nothing was changed.")
+        return answers
+
+    wanted, found = set(ids), {}
     for rows in read_lists(wanted):
         found |= {id_of(row): row for row in rows if id_of(row) in wanted}
         wanted -= found.keys()
-    single = [id_ for id_ in ids if id_ in wanted]
-    answers = dict(zip(single, request_each(context.client, read_or_leave, single, table.name), strict=True))
-    refused = [id_ for id_, row in answers.items() if row is NO_ID]
-    answers = {id_: row for id_, row in answers.items() if row is not NO_ID and row is not UNREAD}
+    found |= read_singly([id_ for id_ in ids if id_ in wanted])
+    missing = [id_ for id_, row in found.items() if row is None]
+    is_proved = bool(missing) and _is_absence_proved(context, table, read_one)
+    if is_proved:
+        second = read_singly(missing)
+        missing = [id_ for id_, row in second.items() if row is None]
+        found |= second
+    existing = [row for row in found.values() if row is not None]
+    absent = context.stored_ids(table, missing)
     reason = join_reasons(
+        LIST_IS_EMPTY.format(table.items, len(absent)) if absent and not is_proved else "",
         REFUSED.format(table.items, len(refused)) if refused else "",
         NOT_READ.format(len(unread), table.items) if unread else "",
     )
-    for id_, row in answers.items():
-        if row is not None and id_of(row).lower() != id_:
-            raise PermanentApiError(f"GET {table.name} by id returned another row than requested. Nothing was changed.")
-    found |= {id_: row for id_, row in answers.items() if row is not None}
-    missing = [id_ for id_, row in answers.items() if row is None]
-    absent = context.stored_ids(table, missing)
-    rows = list(found.values())
-    if missing and not _is_absence_proved(context, table, read_one):
-        reason = join_reasons(LIST_IS_EMPTY.format(table.items, len(absent)) if absent else "", reason)
-        return _Entities(row_type, rows, [], [], reason, unread)
+    if not is_proved:
+        return _Entities(row_type, existing, [], [], reason, unread)
     refuse_loss(context, table, len(absent), context.count_deleted(table, absent))
-    return _Entities(row_type, rows, missing, absent, reason, unread)
+    return _Entities(row_type, existing, missing, absent, reason, unread)
 
 
 def _is_absence_proved(context: ScanContext, table: Table, read_one: Callable[[str], Any]) -> bool:
@@ -359,7 +369,7 @@ def refuse_loss(context: ScanContext, table: Table, deleted: int, in_all: int) -
     if in_all > allowed_loss(context, before):
         since = f", and {in_all - deleted} were deleted since then" if in_all > deleted else ""
         raise LossRefused(
-            f"Events name {deleted} rows of {table.name} that the API does not have any more; the last full load had "
-            f"{before} rows{since}. Nothing was changed. Run a full load: propel-assets load {table.name}. If so many "
-            "were really deleted, run it once with PROPELAUTH_ALLOW_LOSS=true."
+            f"This load would delete {deleted} rows of {table.name} that the API does not have any more; the last full "
+            f"load had {before} rows{since}. Nothing was changed. Run a full load: propel-assets load {table.name}. If "
+            "so many were really deleted, run it once with PROPELAUTH_ALLOW_LOSS=true."
         )

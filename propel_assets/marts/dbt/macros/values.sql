@@ -48,32 +48,22 @@
   cast({{ dbt.date_trunc(period, day) }} as date)
 {%- endmacro %}
 
-{# The time of the last load of `table`; null before the first. The end of the scan, or the newest time in the data if
-   that is later: PropelAuth's clock and ours differ. So no row has a time after it. #}
+{# The time of the last load of `table`: the end of the scan. Null before the first. Times in the data never move it. #}
 {% macro as_of(table) -%}
-  {%- set newest = {
-    'user_query': [('user_query', 'last_active_at')],
-    'org_membership': [('user_query', 'last_active_at')],
-    'org_query': [('org_query', 'created_at')],
-    'pending_org_invites': [('pending_org_invites', 'created_at')],
-    'end_user_api_keys': [('end_user_api_keys', 'created_at'), ('end_user_api_keys_archived', 'created_at')],
-  } -%}
   (
-    select max(read_at)
-    from (
-      select
-        {%- if var('propel_auth_as_of') %} cast('{{ var("propel_auth_as_of") }}' as {{ propel_auth.type_time() }})
-        {%- else %} max(finished_at)
-        {%- endif %} as read_at
-      from {{ propel_auth.raw('propel_scans') }} as scans
-      where table_name = '{{ table }}' and verdict <> 'skipped'
-      {%- if var('propel_auth_as_of') %} group by 1 {%- endif %}
-      {%- for source, column in newest.get(table, []) %}
-      union all
-      select max({{ column }}) from {{ propel_auth.raw(source) }} as newest_{{ loop.index }}
-      {%- endfor %}
-    ) as times
+    select
+      {%- if var('propel_auth_as_of') %} cast('{{ var("propel_auth_as_of") }}' as {{ propel_auth.type_time() }})
+      {%- else %} max(finished_at)
+      {%- endif %} as read_at
+    from {{ propel_auth.raw('propel_scans') }} as scans
+    where table_name = '{{ table }}' and verdict <> 'skipped'
+    {%- if var('propel_auth_as_of') %} group by 1 {%- endif %}
   )
+{%- endmacro %}
+
+{# A time in the data, at most `limit`, the time of a load: PropelAuth's clock can be ahead of ours. Null stays null. #}
+{% macro not_after(time, limit) -%}
+  case when {{ time }} > {{ limit }} then {{ limit }} else {{ time }} end
 {%- endmacro %}
 
 {# `'a', 'b'` #}

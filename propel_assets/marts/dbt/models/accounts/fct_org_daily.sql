@@ -23,7 +23,7 @@ members as (
     count(
       case when users.enabled and users.last_active_at < {{ propel_auth.plus_days('latest_load.as_of', -90) }} then 1 end
     ) as dormant_members_90d,
-    max(users.last_active_at) as last_active_at
+    max({{ propel_auth.not_after('users.last_active_at', 'latest_load.as_of') }}) as last_active_at
   from {{ propel_auth.raw('org_membership') }} as memberships
   inner join {{ propel_auth.raw('user_query') }} as users on users.user_id = memberships.user_id
   cross join latest_load
@@ -124,7 +124,7 @@ select
     when orgs.members <= 100 then '21-100'
     else 'over 100'
   end as size_band,
-  orgs.created_at,
+  {{ propel_auth.not_after('orgs.created_at', 'latest_load.as_of') }} as created_at,
   orgs.members,
   orgs.active_members_30d,
   orgs.idle_members_30d,

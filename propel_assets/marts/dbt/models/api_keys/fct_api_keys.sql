@@ -19,7 +19,12 @@ all_keys as (
 
 judged as (
   select
-    all_keys.*,
+    all_keys.api_key_id,
+    all_keys.display_name,
+    all_keys.user_id,
+    all_keys.org_id,
+    {{ propel_auth.not_after('all_keys.created_at', 'latest_load.as_of') }} as created_at,
+    all_keys.expires_at,
     latest_load.as_of,
     case
       when all_keys.is_archived then 'archived'

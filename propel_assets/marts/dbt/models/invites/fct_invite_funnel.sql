@@ -112,11 +112,11 @@ select
   accepted.accepted_seen_at,
   case
     when accepted.accepted_seen_at is not null
-      then {{ propel_auth.hours_between('ordered.created_at', 'ordered.last_seen_at') }}
+      then {{ propel_auth.hours_between(propel_auth.not_after('ordered.created_at', 'ordered.last_seen_at'), 'ordered.last_seen_at') }}
   end as hours_to_accept_at_least,
   case
     when accepted.accepted_seen_at is not null
-      then {{ propel_auth.hours_between('ordered.created_at', 'accepted.accepted_seen_at') }}
+      then {{ propel_auth.hours_between(propel_auth.not_after('ordered.created_at', 'accepted.accepted_seen_at'), 'accepted.accepted_seen_at') }}
   end as hours_to_accept_at_most,
   latest_load.as_of
 from ordered

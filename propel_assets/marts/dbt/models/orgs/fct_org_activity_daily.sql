@@ -2,12 +2,17 @@
   materialized='incremental', full_refresh=false, on_schema_change='append_new_columns', unique_key=['org_id', 'day']
 ) }}
 
-with seen as (
+with latest_load as (
+  select {{ propel_auth.as_of('user_query') }} as as_of
+),
+
+seen as (
   select distinct
     memberships.org_id,
-    {{ propel_auth.utc_day('users.last_active_at') }} as day
+    {{ propel_auth.utc_day(propel_auth.not_after('users.last_active_at', 'latest_load.as_of')) }} as day
   from {{ propel_auth.raw('org_membership') }} as memberships
   inner join {{ propel_auth.raw('user_query') }} as users on users.user_id = memberships.user_id
+  cross join latest_load
   left join {{ propel_auth.raw('org_query') }} as orgs on orgs.org_id = memberships.org_id
   left join {{ ref('fct_membership_spells') }} as spells
     on spells.user_id = memberships.user_id and spells.org_id = memberships.org_id and spells.is_current
@@ -23,7 +28,7 @@ select
   seen.day < loads.first_day as is_before_first_load,
   latest_load.as_of as observed_at
 from seen
-cross join (select {{ propel_auth.as_of('user_query') }} as as_of) as latest_load
+cross join latest_load
 cross join (select min(day) as first_day from {{ ref('user_loads') }}) as loads
 {% if is_incremental() %}
 left join {{ this }} as known on known.org_id = seen.org_id and known.day = seen.day

@@ -1,8 +1,14 @@
-with latest as (
+with latest_load as (
+  select {{ propel_auth.as_of('user_query') }} as as_of
+),
+
+latest as (
   select
     versions.*,
-    lower({{ dbt.split_part('versions.email', "'@'", 2) }}) as email_domain
+    lower({{ dbt.split_part('versions.email', "'@'", 2) }}) as email_domain,
+    {{ propel_auth.not_after('versions.created_at', 'latest_load.as_of') }} as signed_up_at
   from ({{ propel_auth.latest_versions(ref('users_history'), 'user_id') }}) as versions
+  cross join latest_load
 ),
 
 free_domains as (
@@ -29,14 +35,14 @@ select
   latest.locked,
   latest.properties,
   latest.legacy_user_id,
-  latest.created_at,
-  {{ propel_auth.utc_day('latest.created_at') }} as signup_day,
-  users.last_active_at,
+  latest.signed_up_at as created_at,
+  {{ propel_auth.utc_day('latest.signed_up_at') }} as signup_day,
+  {{ propel_auth.not_after('users.last_active_at', 'latest_load.as_of') }} as last_active_at,
   latest.first_valid_from as first_seen_at,
   latest.valid_to is not null as is_deleted,
   latest.valid_to as deleted_seen_at,
   latest_load.as_of
 from latest
-cross join (select {{ propel_auth.as_of('user_query') }} as as_of) as latest_load
+cross join latest_load
 left join {{ propel_auth.raw('user_query') }} as users
   on users.user_id = latest.user_id and latest.valid_to is null
