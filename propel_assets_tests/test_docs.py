@@ -41,6 +41,7 @@ SHELL = {
     "python",
     "python3",
     "set",
+    "{",
     "docker",
     "duckdb",
     "celery",
