@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,10 +17,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import dlt
 import pytest
+from dlt.destinations.exceptions import DatabaseTerminalException
 
 from propel_assets.catalog import BY_NAME, TABLES
-from propel_assets.errors import ApiError, LossRefused, TransientApiError
+from propel_assets.errors import ApiError, LossRefused, TransientApiError, WarehouseError, WriteLockLost
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.sandbox.events import WebhookEvent
 from propel_assets.sandbox.running import Sandbox
@@ -30,6 +33,7 @@ from propel_assets.warehouse import audit, query, retention
 from propel_assets.warehouse import load as load_module
 from propel_assets.warehouse.change_log import StoredRows
 from propel_assets.warehouse.checks import examine
+from propel_assets.warehouse.destinations.postgres import CopyCsv
 from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.query import open_warehouse
 from propel_assets.warehouse.session import LoadSession
@@ -676,6 +680,44 @@ def test_rows_that_events_named_during_a_load_are_read_again_after_it(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", ["postgres"], indirect=True)
+def test_a_user_whom_a_load_restored_before_its_write_failed_is_deleted_by_the_next_load_of_events(
+    settings, sandbox, store, monkeypatch
+) -> None:
+    deleted, run = next(iter(sandbox.store.users)), CopyCsv.run
+
+    def is_stored() -> bool:
+        return deleted in {row["user_id"] for row in rows(settings, "user_query")}
+
+    def during() -> None:
+        sandbox.store.delete_user(deleted)
+        apply_in_another_process()
+        assert not is_stored()
+        monkeypatch.setattr(CopyCsv, "run", fail_after_users)
+
+    def fail_after_users(job: CopyCsv) -> None:
+        if job.load_table_name == "propel_scans":
+            while not is_stored():
+                time.sleep(0.05)
+            raise DatabaseTerminalException(OSError())
+        run(job)
+
+    with pytest.raises(WarehouseError, match="Some tables can have been changed"):
+        load_around(during, "users", settings, monkeypatch)
+    monkeypatch.setattr(CopyCsv, "run", run)
+    assert is_stored()
+    assert store.status().pending == 0
+    apply(settings)
+    assert not is_stored()
+    sandbox.requests.clear()
+    apply(settings)
+    assert not sandbox.requests
+    load_scan("users", settings)
+    with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
+        sql = f"SELECT reason FROM {warehouse.table('propel_scans')} WHERE table_name = 'user_query' AND mode = 'full'"
+        assert sorted(warehouse.rows(sql), key=str) == [("the write of this load has not ended",), (None,), (None,)]
+
+
+@pytest.mark.parametrize("settings", ["postgres"], indirect=True)
 @pytest.mark.parametrize("is_delivered_again", [False, True])
 def test_what_an_old_event_names_is_read_again_after_a_load(settings, sandbox, is_delivered_again, monkeypatch) -> None:
     for scan in SCANS:
@@ -783,6 +825,28 @@ def test_an_error_after_the_commit_does_not_fail_the_load(settings, store, monke
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("settings", ["postgres"], indirect=True)
+def test_a_load_whose_lock_has_ended_while_it_read_does_not_write(settings, sandbox, store, monkeypatch) -> None:
+    before, normalize = tables(settings), dlt.Pipeline.normalize
+
+    def close_lock(*arguments: Any, **options: Any) -> Any:
+        locks = "pg_locks JOIN pg_database d ON d.oid = database AND d.datname = current_database()"
+        with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
+            sql = f"SELECT pg_terminate_backend(pid) FROM {locks} WHERE locktype = 'advisory'"
+            assert warehouse.rows(sql) == [(True,)]
+        return normalize(*arguments, **options)
+
+    sandbox.store.update_user(next(iter(sandbox.store.users)), first_name="New")
+    monkeypatch.setattr(dlt.Pipeline, "normalize", close_lock)
+    with pytest.raises(WriteLockLost, match=r"while this load was reading\. The previous data is kept\."):
+        apply(settings)
+    monkeypatch.setattr(dlt.Pipeline, "normalize", normalize)
+    assert tables(settings) == before
+    apply(settings)
+    assert tables(settings) != before
+    assert store.status().pending == 0
+
+
 @pytest.mark.parametrize("settings", ["postgres"], indirect=True)
 def test_events_wait_for_a_load_if_their_ids_are_hashed(settings, sandbox, monkeypatch, tmp_path) -> None:
     policy = tmp_path / "policy.toml"
