@@ -134,6 +134,13 @@ class ErasureListChanged(WarehouseError):
     retry_may_help = True
 
 
+class WriteLockLost(WarehouseError):
+    """The connection that holds the write lock was closed while a load was reading. Nothing was replaced."""
+
+    title = "the write lock was lost"
+    retry_may_help = True
+
+
 class WarehouseClosed(WarehouseError):
     """The database cannot be opened."""
 

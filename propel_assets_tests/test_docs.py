@@ -40,6 +40,8 @@ SHELL = {
     "mv",
     "python",
     "python3",
+    "set",
+    "{",
     "docker",
     "duckdb",
     "celery",

@@ -98,6 +98,6 @@ def unexpected_error(error: BaseException) -> UnexpectedError:
     trace = traceback.extract_tb(innermost_error(error).__traceback__)
     frames = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in trace]
     return UnexpectedError(
-        f"Unexpected {describe_error(error)} at {' < '.join(reversed(frames[-MAX_FRAMES:]))}. Nothing was replaced. "
+        f"Unexpected {describe_error(error)} at {' < '.join(reversed(frames[-MAX_FRAMES:]))}. "
         "This is a defect: report it with this line. The text of the error is not shown, because it may quote rows."
     )

@@ -616,7 +616,7 @@ class _Probe:
             12,
             "SCIM: has_more_results, 404, total_groups",
             answer,
-            "Groups are read until total_groups are read, members until a short page. The filter user_id is not used.",
+            "Groups are read until total_groups are read, members until an empty page. The filter user_id is not used.",
         )
 
     def _permissions(self) -> Finding:

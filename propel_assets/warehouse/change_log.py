@@ -12,12 +12,13 @@ from propel_assets.privacy.policy import Policy
 from propel_assets.settings import Target
 from propel_assets.source.change_log import Key
 from propel_assets.source.readers.events import FOLLOWED, SINCE
-from propel_assets.source.stream import ResumeState, RowsToReadAgain
+from propel_assets.source.stream import ResumeState, RowsToReadAgain, ScanResult
 from propel_assets.warehouse.audit import as_utc, decode_json
 from propel_assets.warehouse.pipeline import has_write_lock
 from propel_assets.warehouse.query import Warehouse, connect, in_batches, placeholders
 
 LOADS_TO_FOLLOW = 50
+NOT_ENDED = "the write of this load has not ended"
 
 
 class StoredRows:
@@ -134,7 +135,7 @@ def can_read_again(target: Target, policy: Policy) -> bool:
 
 @dataclass(frozen=True)
 class _Load:
-    """A complete load of users or orgs. ``event_loads``: how many loads of events were complete when it began."""
+    """A load of users or orgs. ``event_loads``: how many loads of events were complete when it began."""
 
     load_id: str
     started_at: datetime
@@ -145,7 +146,7 @@ class _Load:
 class _EventLoad:
     """The last load of events. ``event_loads``: how many others were complete; -1: there is none.
 
-    ``followed``: the loads of users and orgs that were complete when it began.
+    ``followed``: the loads of users and orgs that had written when it began.
     """
 
     event_loads: int = -1
@@ -167,9 +168,18 @@ def _scans_of(
 
 
 def _loads(warehouse: Warehouse) -> list[_Load]:
-    """Return the last loads of users and orgs. Loads of events follow them long before they are too old to be here."""
-    columns, order = "s.load_id, s.started_at, s.event_loads", f"ORDER BY {warehouse.load_order} DESC, s.load_id DESC"
-    rows = _scans_of(warehouse, columns, (USER_QUERY, ORG_QUERY), order, limit=LOADS_TO_FOLLOW)
+    """Return the last loads of users and orgs. Loads of events follow them long before they are too old to be here.
+
+    A load whose write was killed or failed is one of them: it can have replaced a table.
+    """
+    if "event_loads" not in warehouse.columns_of(PROPEL_SCANS.name):
+        return []
+    sql = (
+        f"SELECT load_id, started_at, event_loads FROM {warehouse.table(PROPEL_SCANS.name)} "  # noqa: S608 - our names
+        "WHERE table_name IN (%s, %s) AND mode <> 'events' AND (verdict <> 'skipped' OR reason = %s) "
+        "AND event_loads IS NOT NULL ORDER BY event_loads DESC, load_id DESC"
+    )
+    rows = warehouse.rows(sql, USER_QUERY.name, ORG_QUERY.name, NOT_ENDED, limit=LOADS_TO_FOLLOW)
     return [_Load(load_id, as_utc(started_at), event_loads) for load_id, started_at, event_loads in rows]
 
 
@@ -196,6 +206,31 @@ def write_change_log(pipeline: dlt.Pipeline, target: Target, policy: Policy, row
     with connect(pipeline, target, policy) as warehouse:
         if _has_log(warehouse):
             warehouse.insert(PROPEL_CHANGES, rows)
+
+
+def note_write(pipeline: dlt.Pipeline, target: Target, policy: Policy, results: Sequence[ScanResult]) -> None:
+    """Add rows to `propel_scans` that show that a load begins to write. The load replaces them in one transaction.
+
+    If it is killed, the next load of events knows that it can have replaced a table. The first load of a version with
+    another `propel_scans` has none.
+    """
+    [load_id] = pipeline.list_normalized_load_packages()
+    names = [column.name for column in PROPEL_SCANS.columns]
+    kept = ("table_name", "mode", "event_loads", "started_at", "finished_at")
+    rows = [
+        {
+            **dict.fromkeys(names),
+            **{name: getattr(result, name) for name in kept},
+            "load_id": load_id,
+            "verdict": "skipped",
+            "reason": NOT_ENDED,
+        }
+        for result in results
+        if not result.skipped
+    ]
+    with connect(pipeline, target, policy) as warehouse:
+        if {*names} <= {*warehouse.columns_of(PROPEL_SCANS.name)}:
+            warehouse.insert(PROPEL_SCANS, rows)
 
 
 def _has_log(warehouse: Warehouse) -> bool:

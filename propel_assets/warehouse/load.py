@@ -25,7 +25,7 @@ from propel_assets.settings import Settings, Target
 from propel_assets.source.change_log import LOGGED
 from propel_assets.source.dlt_source import MERGE, propel_auth_source
 from propel_assets.source.stream import Progress, ReadOptions, ScanResult
-from propel_assets.warehouse.change_log import StoredRows, can_read_again, write_change_log
+from propel_assets.warehouse.change_log import StoredRows, can_read_again, note_write, write_change_log
 from propel_assets.warehouse.destinations.policies import policy_of
 from propel_assets.warehouse.dlt_compat import load_pipeline_state_from_destination
 from propel_assets.warehouse.grades import grade_scan
@@ -159,17 +159,20 @@ class _Loader:
         reads_under_lock = self._options.events is not None or (
             self._is_changed_by_events and not can_read_again(target, self._policy)
         )
+        require_lock = None
         if reads_under_lock:  # no other load may write between these reads and their write
-            locks.enter_context(write_lock(target, pipeline, log))
+            require_lock = locks.enter_context(write_lock(target, pipeline, log))
         pipeline.sync_destination()
         erased = erasure_list_of(pipeline.state)
         pipeline.extract(self._source(progress), **load_formats(target))
         if sum(result.rows_read for result in self.results) >= MANY_ROWS:
             release_memory()
         pipeline.normalize()
-        if not reads_under_lock:
+        if require_lock:
+            require_lock()  # its connection was idle while the scan read, and may have been closed
+        else:
             locks.enter_context(write_lock(target, pipeline, log))
-            _require_erasure_list(target, pipeline, erased)
+        _require_erasure_list(target, pipeline, erased)
 
     def _source(self, progress: Progress) -> DltSource:
         pipeline, target, policy = self._pipeline, self._target, self._policy
@@ -197,6 +200,8 @@ class _Loader:
         """Write what was read."""
         if self._changes:  # before the rows, so that no change is without its interval after a kill
             write_change_log(self._pipeline, self._target, self._policy, self._changes)
+        if self._is_changed_by_events and self._options.events is None and can_read_again(self._target, self._policy):
+            note_write(self._pipeline, self._target, self._policy, self.results)
         self.kept = "Some tables can have been changed before the error."  # they are not one transaction
         for result in self.results:
             _delete_rows(self._pipeline, result)

@@ -2,7 +2,7 @@
 
 import contextlib
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -158,17 +158,19 @@ def has_write_lock(target: Target) -> bool:
 
 
 @contextlib.contextmanager
-def write_lock(target: Target, pipeline: dlt.Pipeline, log: Log) -> Iterator[None]:
+def write_lock(target: Target, pipeline: dlt.Pipeline, log: Log) -> Iterator[Callable[[], None]]:
     """Hold the right to write to PostgreSQL: loads read at the same time, and write one after the other.
+
+    Yields a function that raises `WriteLockLost` if the lock has ended.
 
     Raises:
         WarehouseBusy: another load held it until the time limit.
     """
     if not has_write_lock(target):
-        yield
+        yield lambda: None
         return
-    with advisory_lock(pipeline, LockTimeout(target.lock_seconds, log)):
-        yield
+    with advisory_lock(pipeline, LockTimeout(target.lock_seconds, log)) as require_lock:
+        yield require_lock
 
 
 def sync_local_pipeline(target: Target, log: Log = lambda _: None, loaded: dlt.Pipeline | None = None) -> None:

@@ -2,9 +2,11 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -15,17 +17,21 @@ import kubernetes_validate
 import pytest
 import yaml
 from compose_spec import PyCompose
+from dagster._cli import cli as dagster_cli
 from dagster._core.instance.config import dagster_instance_config
 from dagster._core.test_utils import create_run_for_test
 from packaging.version import Version
 
 import propel_assets
+from propel_assets import PropelAuthConfig, build_definitions
 from propel_assets.settings import variables_of
 from propel_assets.webhooks.app import MAX_BODY, MAX_CONNECTIONS
 from propel_assets_tests.processes import ROOT
+from propel_assets_tests.test_docs import parsed
 
 DEPLOY = ROOT / "deploy"
-COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+DEFAULT = re.compile(r"\$\{\w+:-([^}]*)\}")  # of a variable, which Compose replaces before it reads the file
+COMPOSE = yaml.safe_load(DEFAULT.sub(r"\1", (DEPLOY / "compose.yaml").read_text()))
 COMPOSE_ENVIRONMENTS = yaml.safe_load((DEPLOY / "compose.environments.yaml").read_text())
 HELM = yaml.safe_load((DEPLOY / "helm-values.yaml").read_text())
 HELM_ENVIRONMENTS = yaml.safe_load((DEPLOY / "helm-environments.yaml").read_text())
@@ -164,6 +170,7 @@ def test_an_image_has_the_tag_of_this_version() -> None:
     receivers = [m for m in (*WEBHOOKS, *WEBHOOKS_ENVIRONMENTS) if m["kind"] == "Deployment"]
     containers = [c for m in receivers for c in m["spec"]["template"]["spec"]["containers"]]
     images = [f"{deployment['image']['repository']}:{deployment['image']['tag']}" for deployment in DEPLOYMENTS]
+    images += [service["image"] for service in COMPOSE["services"].values() if "build" in service]
     assert {*images, *(container["image"] for container in containers)} == {
         f"propel-assets:{propel_assets.__version__}"
     }
@@ -246,6 +253,83 @@ def test_the_receiver_runs_without_privileges_and_within_its_memory() -> None:
     }
     assert container["resources"]["limits"]["memory"] == "1Gi"
     assert 2 * MAX_CONNECTIONS * MAX_BODY <= 2**30
+
+
+PAGES = [(page.name, page.read_text()) for page in sorted((ROOT / "docs").glob("*.md"))]
+CONTAINERS = {
+    "dagster-dagster-webserver": "/dagster-workspace/workspace.yaml",
+    "code_server": "",
+    "code_server_staging": "",
+    "webserver": "/opt/dagster/workspace.yaml",
+    **{f"dagster-dagster-user-deployments-{deployment['name']}": "" for deployment in DEPLOYMENTS},
+}
+"""The workspace that a container has, by the name of the container or deployment."""
+IN_CONTAINERS = sorted(
+    {
+        (name, container, command)
+        for name, text in PAGES
+        for container, command in re.findall(
+            r"^ *(?:kubectl exec deployment/|docker compose .*exec (?:-T )?)(\S+) (?:-- )?(.+)$", text, re.MULTILINE
+        )
+        if command.count('"') % 2 == 0  # a script of several lines has a test of its own
+    }
+)
+
+
+@pytest.mark.parametrize(("page", "container", "command"), IN_CONTAINERS)
+def test_a_command_in_a_container_names_what_the_container_has(page, container, command) -> None:
+    if container == "dagster_database":
+        assert command.startswith(("pg_dump", "pg_restore"))
+        return
+    workspace = CONTAINERS[container]
+    words = shlex.split(command)
+    if words[:2] == ["sh", "-c"]:
+        words = shlex.split(words[2].split(" >&2")[0])
+    if words[0] == "propel-assets":
+        parsed(shlex.join(words))
+    if words[0] != "dagster":
+        return
+    dagster_cli.make_context("dagster", words[1:2], resilient_parsing=True)
+    if workspace and "concurrency" not in words:
+        assert words[words.index("-w") + 1] == workspace
+        location = words[words.index("--location") + 1] if "--location" in words else ""
+        assert location in {"", "staging", *(deployment["name"] for deployment in DEPLOYMENTS)}
+        environment = location.removeprefix("propel-assets").removeprefix("-")
+        definitions = build_definitions(PropelAuthConfig(environment=environment))
+        named = {"schedule": definitions.schedules, "sensor": definitions.sensors, "job": definitions.jobs}[words[1]]
+        assert words[-1] in {found.name for found in named or ()}
+
+
+def test_pages_have_commands_in_containers_of_compose_and_kubernetes() -> None:
+    assert len(IN_CONTAINERS) >= 20
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        pytest.param(block, id=name)
+        for name, text in PAGES
+        for block in re.findall(r"^```yaml\n(apiVersion:.*?)^```", text, re.MULTILINE | re.DOTALL)
+    ],
+)
+def test_a_manifest_in_the_documentation_is_one_that_kubernetes_accepts(manifest) -> None:
+    parsed_manifest = yaml.safe_load(manifest)
+    kubernetes_validate.validate(parsed_manifest, kubernetes_validate.latest_version(), strict=True)
+    (container,) = parsed_manifest["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    parsed(shlex.join(container["command"]))
+    assert container["env"] == [entry for entry in DEPLOYMENTS[0]["env"] if entry["name"] == "PROPELAUTH_DESTINATION"]
+    assert container["envFrom"] == [{"secretRef": secret} for secret in DEPLOYMENTS[0]["envSecrets"]]
+
+
+def test_the_deployment_in_your_own_values_has_the_secret_and_the_destination_of_ours() -> None:
+    page = (ROOT / "docs" / "embedding.md").read_text()
+    (block,) = re.findall(r"^ *```yaml\n( *dagster-user-deployments:.*?)```", page, re.MULTILINE | re.DOTALL)
+    (theirs,) = yaml.safe_load(textwrap.dedent(block))["dagster-user-deployments"]["deployments"]
+    ours = DEPLOYMENTS[0]
+    assert theirs["env"] == [entry for entry in ours["env"] if entry["name"] != "PROPEL_EXECUTOR"]
+    assert {k: theirs[k] for k in ("envSecrets", "includeConfigInLaunchedRuns")} == {
+        k: ours[k] for k in ("envSecrets", "includeConfigInLaunchedRuns")
+    }
 
 
 def test_a_backup_after_a_kill_has_the_committed_data(tmp_path) -> None:

@@ -221,6 +221,7 @@ def within(row: dict[str, str], name: str, at: int, first: datetime) -> bool:
     return lower < true <= before + timedelta(minutes=1)
 
 
+@pytest.mark.slow
 def test_orgs_have_names_and_loads_of_events_are_no_scans(small_sandbox, small, build) -> None:
     for scan in ("users", "orgs", "end_user_api_keys", "end_user_api_keys_archived"):
         load_scan(scan, small)  # with the real clock: orgs are loaded after users
@@ -238,6 +239,7 @@ def test_orgs_have_names_and_loads_of_events_are_no_scans(small_sandbox, small, 
     }
 
 
+@pytest.mark.slow
 def test_a_key_is_unused_only_if_each_day_of_its_usage_is_loaded(simulate) -> None:
     simulation = simulate(*SELECT, "fct_api_key_usage_daily", scans=("users", "orgs", "end_user_api_keys_archived"))
     store: Store = simulation.store
@@ -313,6 +315,7 @@ def test_a_key_is_unused_only_if_each_day_of_its_usage_is_loaded(simulate) -> No
     assert render_files(later_review_of(day)) == files
 
 
+@pytest.mark.slow
 def test_a_review_is_preliminary_until_the_mart_has_the_last_load_of_usage(simulate) -> None:
     simulation = simulate(*SELECT, "fct_api_key_usage_daily", scans=SCANS)
     store: Store = simulation.store
@@ -370,6 +373,7 @@ def test_a_role_and_its_change_have_one_interval(small_sandbox, small, build) ->
     assert change.at.after < changed_after < changed_before < change.at.before
 
 
+@pytest.mark.slow
 def test_a_later_load_of_users_does_not_change_the_owners_of_keys(simulate) -> None:
     simulation = simulate(*SELECT, scans=SCANS)
     store: Store = simulation.store
@@ -395,6 +399,7 @@ def test_a_later_load_of_users_does_not_change_the_owners_of_keys(simulate) -> N
     assert [found.get(key) for key in keys] == [["its owner is disabled"], ["its owner has left the org"], None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", ["users", "orgs", "end_user_api_keys"])
 def test_a_review_is_preliminary_until_the_marts_have_the_last_load_of_the_day(simulate, late) -> None:
     simulation = simulate(*SELECT, scans=SCANS)
@@ -417,6 +422,7 @@ def test_a_review_is_preliminary_until_the_marts_have_the_last_load_of_the_day(s
         assert not review_of(simulation, day).is_preliminary
 
 
+@pytest.mark.slow
 def test_without_history_the_reason_is_one_sentence(small, simulate, run_cli) -> None:
     load_scan("users", small)
     ran = run_cli("access-review", "--as-of", "2026-11-24")

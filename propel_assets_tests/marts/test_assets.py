@@ -109,6 +109,7 @@ def skipped(evaluation: dg.AssetCheckEvaluation) -> str:
     return str(evaluation.metadata["skipped"].value)
 
 
+@pytest.mark.slow
 def test_a_check_with_nothing_to_compare_has_the_reason(small_sandbox, small, query) -> None:
     small_sandbox.faults.parse("insights_off")
     for scan in ("users", "orgs", "chart_metrics", "user_reports", "org_reports"):
@@ -125,6 +126,7 @@ def test_a_check_with_nothing_to_compare_has_the_reason(small_sandbox, small, qu
         assert "returned 403" in skipped(evaluation)
 
 
+@pytest.mark.slow
 def test_a_check_that_compared_has_no_reason_and_one_of_older_figures_has(small_sandbox, small) -> None:
     load_scan("users", small)
     [nothing] = evaluated("audit_churned_users").values()

@@ -138,6 +138,7 @@ def content(table: Table, row: dict[str, Any]) -> str:
     return json.dumps(shown, sort_keys=True)
 
 
+@pytest.mark.slow
 def test_an_event_narrows_the_interval_to_its_reads(small_sandbox, small, query) -> None:
     events = WebhookStore(small.webhook_store)
     small_sandbox.store.subscribe(lambda event: events.add([received(event.payload)]))

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import duckdb
+import pytest
 
 import propel_assets
 from propel_assets.marts.runner import open_dbt
@@ -45,6 +46,7 @@ def test_the_import_of_dbt_gives_the_root_logger_no_handler() -> None:
     assert handlers[0] != "0"
 
 
+@pytest.mark.slow
 def test_dbt_keeps_the_duckdb_file_open_until_its_connections_are_closed(small, build, tmp_path, monkeypatch) -> None:
     """If it does not keep the file open any more, `close_connections` can go."""
     file = str(tmp_path / "propel_auth_pipeline.duckdb")
@@ -63,6 +65,7 @@ def test_dbt_keeps_the_duckdb_file_open_until_its_connections_are_closed(small, 
     build(small, "user_loads")
 
 
+@pytest.mark.slow
 def test_two_environments_in_one_process_have_their_own_schemas(small_sandbox, build, tmp_path) -> None:
     settings = [
         load_settings({"auth_url": small_sandbox.url, "api_key": small_sandbox.api_key}, name)

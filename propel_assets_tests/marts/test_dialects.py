@@ -19,6 +19,7 @@ DIALECTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dialect", "own"), DIALECTS.items())
 def test_every_model_is_sql_of_the_warehouse(small, monkeypatch, dialect, own) -> None:
     from dbt.context.providers import BaseDatabaseWrapper

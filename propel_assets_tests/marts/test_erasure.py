@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import pytest
+
 from propel_assets.settings import load_settings
 from propel_assets.warehouse.erasure import erase
 from propel_assets.warehouse.load import load_scan
 from propel_assets_tests.marts.conftest import SCANS
 
 
+@pytest.mark.slow
 def test_no_trace_of_the_person_remains_in_histories_and_marts(small_sandbox, build, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PROPELAUTH_PRIVACY_KEY", "a key for this test only")
     settings = load_settings({"auth_url": small_sandbox.url, "api_key": small_sandbox.api_key})

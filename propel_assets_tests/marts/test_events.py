@@ -55,6 +55,7 @@ def events(small_sandbox: Any, small: Settings) -> Iterator[list[tuple[datetime,
     store.close()
 
 
+@pytest.mark.slow
 def test_the_marts_are_what_the_sandbox_has_sent(small_sandbox, small, build, query, events, monkeypatch) -> None:
     monkeypatch.setattr(grades, "SETTLED", timedelta(0))
     for scan in ("users", "orgs", "invites", "chart_metrics"):
@@ -91,6 +92,7 @@ def test_the_marts_are_what_the_sandbox_has_sent(small_sandbox, small, build, qu
     assert set(query(f"SELECT user_id, impersonator_user_id FROM {marts}.fct_impersonations")) == impersonated
 
 
+@pytest.mark.slow
 def test_the_chart_shows_the_changes_that_had_no_webhook(
     small_sandbox, small, build, query, monkeypatch, tmp_path
 ) -> None:
@@ -144,6 +146,7 @@ def test_the_chart_shows_the_changes_that_had_no_webhook(
     assert f"<dt>changes that webhooks missed</dt><dd>{missed}</dd>" in page
 
 
+@pytest.mark.slow
 def test_the_time_from_an_invitation_to_the_first_log_in(small_sandbox, small, build, query) -> None:
     store, events = small_sandbox.store, WebhookStore(small.webhook_store)
     org_id = next(iter(store.orgs))

@@ -55,6 +55,7 @@ def test_edits_of_two_users_over_five_loads_are_exactly_their_versions(small_san
     assert gap  # away from the third load to the fifth
 
 
+@pytest.mark.slow
 def test_departed_members_and_changed_roles_are_one_query(small_sandbox, load, query) -> None:
     store = small_sandbox.store
     (leaver, left), (climber, org) = [
@@ -89,6 +90,7 @@ def _may_be(store, user_id: str, org_id: str, role: str) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_an_unproved_scan_ends_no_version(small_sandbox, small, load, build, query) -> None:
     load()
     small_sandbox.faults.set("page_size_cap", 5)
@@ -100,6 +102,7 @@ def test_an_unproved_scan_ends_no_version(small_sandbox, small, load, build, que
     assert query("SELECT count(*) FROM propel_auth_history.users_history") == [(20,)]
 
 
+@pytest.mark.slow
 def test_a_raw_table_that_was_dropped_ends_no_version(small, load, query, tmp_path) -> None:
     import duckdb
 
@@ -112,6 +115,7 @@ def test_a_raw_table_that_was_dropped_ends_no_version(small, load, query, tmp_pa
     assert query("SELECT count(*) FROM propel_auth_history.users_history WHERE valid_to IS NOT NULL") == [(0,)]
 
 
+@pytest.mark.slow
 def test_growth_of_users_and_orgs_over_three_months(simulate, query) -> None:
     life = simulate("+fct_growth_accounting", scans=("users", "orgs", "org_details"))
     store = life.store

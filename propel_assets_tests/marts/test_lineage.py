@@ -115,6 +115,7 @@ def test_a_file_that_cannot_be_written_is_reported(run_cli) -> None:
     assert "Cannot write no/such/folder/page.html: No such file or directory." in done.stderr
 
 
+@pytest.mark.slow
 def test_dagster_shows_the_same_lineage(small, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PROPELAUTH_AUTH_URL", small.auth_url)
     monkeypatch.setenv("PROPELAUTH_API_KEY", small.api_key)

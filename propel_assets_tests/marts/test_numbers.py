@@ -446,6 +446,7 @@ def test_a_full_refresh_keeps_history(life) -> None:
     assert {model: life.query(f"SELECT count(*) FROM {model}") for model in SINCE_FIRST_LOAD} == before
 
 
+@pytest.mark.slow
 def test_an_org_is_dormant_30d_when_no_member_was_active_in_30_days(simulate, query) -> None:
     life = simulate("+fct_org_health")
     store = life.store
@@ -467,6 +468,7 @@ def test_an_org_is_dormant_30d_when_no_member_was_active_in_30_days(simulate, qu
     assert query(agree) == [(0,)]
 
 
+@pytest.mark.slow
 def test_churn_is_not_compared_with_an_old_report_or_for_deleted_users(simulate, small_sandbox, query) -> None:
     life = simulate("+audit_churned_users", scans=("users", "user_reports", "org_reports"))
     rows = f"SELECT user_id, found_by FROM {MARTS}.audit_churned_users WHERE window_days = 7"
@@ -484,6 +486,7 @@ def test_churn_is_not_compared_with_an_old_report_or_for_deleted_users(simulate,
     assert query(rows) == []
 
 
+@pytest.mark.slow
 def test_days_without_a_load_or_an_event_have_rows_with_a_flag(simulate, query) -> None:
     life = simulate("+fct_signups_daily", "+fct_engagement_daily", scans=("users", "orgs", "chart_metrics"))
     first = life.load().date()
@@ -509,6 +512,7 @@ def test_days_without_a_load_or_an_event_have_rows_with_a_flag(simulate, query) 
     ]
 
 
+@pytest.mark.slow
 def test_open_periods_have_no_churn_and_no_projection(simulate, query) -> None:
     life = simulate("+fct_growth_accounting", "fct_mau_billing", scans=("users", "orgs", "chart_metrics"))
     life.load()  # 24 November
@@ -530,6 +534,7 @@ def test_open_periods_have_no_churn_and_no_projection(simulate, query) -> None:
     assert projected is not None
 
 
+@pytest.mark.slow
 def test_a_time_in_the_data_does_not_move_as_of(simulate, query) -> None:
     """PropelAuth's clock may be ahead of ours, and a time in the data may be wrong."""
     life = simulate(scans=SCANS)
@@ -574,6 +579,7 @@ def test_a_time_in_the_data_does_not_move_as_of(simulate, query) -> None:
         assert {row[0] for row in query(health)} == {0}
 
 
+@pytest.mark.slow
 def test_retention_cells_are_complete_once_every_user_had_the_week(simulate, query) -> None:
     life = simulate("+fct_retention_weekly", scans=("users",))
     user_id = life.store.add_user()
@@ -597,6 +603,7 @@ def test_retention_cells_are_complete_once_every_user_had_the_week(simulate, que
     assert query(f"SELECT DISTINCT cohort_users FROM {MARTS}.fct_retention_weekly WHERE {week}")[0][0] == cohort
 
 
+@pytest.mark.slow
 def test_accounts_that_grow_shrink_appear_and_disappear(simulate, query) -> None:
     life = simulate("+fct_account_growth_monthly")
     store = life.store

@@ -90,6 +90,7 @@ def test_an_empty_warehouse_gives_empty_marts_and_a_first_load_fills_them(small,
     assert query("SELECT count(*) FROM propel_auth_marts.dim_user") == [(20,)]
 
 
+@pytest.mark.slow
 def test_a_tenant_without_orgs_insights_and_keys_gets_the_other_marts(small_sandbox, small, build, query) -> None:
     for feature in ("orgs_off", "insights_off", "api_keys_off", "scim_off"):
         small_sandbox.faults.parse(feature)
@@ -101,6 +102,7 @@ def test_a_tenant_without_orgs_insights_and_keys_gets_the_other_marts(small_sand
     assert query("SELECT count(*) FROM propel_auth_marts.fct_seat_usage") == [(0,)]
 
 
+@pytest.mark.slow
 def test_the_requests_of_a_load_are_those_that_the_sandbox_received(small_sandbox, small, build, query) -> None:
     small_sandbox.faults.parse("server_error=429,requests=2,path=/api/backend/v1/user")
     asked = []
@@ -116,6 +118,7 @@ def test_the_requests_of_a_load_are_those_that_the_sandbox_received(small_sandbo
     ]
 
 
+@pytest.mark.slow
 def test_schema_changes_are_the_fields_that_appeared_and_disappeared(small_sandbox, small, build, query) -> None:
     load_scan("orgs", small)
     small_sandbox.faults.set("unknown_field", "orgs")
@@ -132,6 +135,7 @@ def test_schema_changes_are_the_fields_that_appeared_and_disappeared(small_sandb
     ]
 
 
+@pytest.mark.slow
 def test_with_a_plan_the_months_have_a_price(small, query) -> None:
     load_scan("chart_metrics", small)
     plan = {"propel_auth_included_mau": 5, "propel_auth_plan_price": 150, "propel_auth_price_per_mau": 0.5}
@@ -142,12 +146,14 @@ def test_with_a_plan_the_months_have_a_price(small, query) -> None:
     assert rows == [(mau, max(mau - 5, 0), 150 + 0.5 * max(mau - 5, 0)) for mau, *_ in rows]
 
 
+@pytest.mark.slow
 def test_a_plan_that_is_no_number_is_an_error(small) -> None:
     with open_dbt(small) as dbt:
         result = dbt.run("build", "--select", "fct_mau_billing", propel_auth_included_mau="1; drop")
     assert "propel_auth_included_mau must be a number, not 1; drop." in result.failed["fct_mau_billing"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("feature", "deleted", "status"), [("", 0, "pass"), ("", 10, "warn"), ("insights_off", 10, "pass")]
 )
@@ -165,6 +171,7 @@ def test_sign_ups_are_compared_with_propel_auths_figure(small_sandbox, small, fe
     assert result.failed == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("destination", "message"),
     [
@@ -180,6 +187,7 @@ def test_a_missing_adapter_is_named(small, monkeypatch, destination, message) ->
         pass
 
 
+@pytest.mark.slow
 def test_dbt_waits_for_a_process_that_has_the_file_open(small, build, tmp_path) -> None:
     load_scan("users", small)
     holder = (
@@ -205,6 +213,7 @@ def test_dbt_waits_for_a_process_that_has_the_file_open(small, build, tmp_path) 
     assert f"process {process.pid}" in logged[0]
 
 
+@pytest.mark.slow
 def test_dbt_leaves_the_file_free_and_the_working_directory_as_it_was(small, build, tmp_path) -> None:
     build(small, "users_history")
     duckdb.connect(str(tmp_path / "propel_auth_pipeline.duckdb"), config={"threads": "1"}).close()

@@ -103,6 +103,7 @@ def test_the_chart_of_active_users_names_the_source_of_a_single_line() -> None:
     assert "as PropelAuth counts" in chart.summary
 
 
+@pytest.mark.slow
 def test_what_changed_between_the_last_two_loads_is_counted(small_sandbox, small, build, report) -> None:
     store = small_sandbox.store
     one, two, gone = list(store.users)[:3]
@@ -129,6 +130,7 @@ def test_what_changed_between_the_last_two_loads_is_counted(small_sandbox, small
     assert cells(report(), "user_<wbr>query", "checks")[1] == "+2"
 
 
+@pytest.mark.slow
 def test_the_history_of_completeness_has_each_scan_and_the_age_of_the_data(small_sandbox, small, report) -> None:
     load_scan("orgs", small)
     small_sandbox.faults.set("orgs_off")
@@ -145,6 +147,7 @@ def load_all(settings) -> None:
         load_scan(scan, settings)
 
 
+@pytest.mark.slow
 def test_without_marts_each_chart_says_how_to_get_them(small, report) -> None:
     load_all(small)
     page = report()
@@ -156,6 +159,7 @@ def test_without_marts_each_chart_says_how_to_get_them(small, report) -> None:
     assert "Nothing has been checked yet" in page
 
 
+@pytest.mark.slow
 def test_a_feature_that_is_not_enabled_is_shown_as_the_reason(small_sandbox, small, build, report) -> None:
     small_sandbox.faults.parse("orgs_off")
     small_sandbox.faults.parse("insights_off")
@@ -170,6 +174,7 @@ def test_a_feature_that_is_not_enabled_is_shown_as_the_reason(small_sandbox, sma
     assert f'>chart_<wbr>metrics<br><span class="quiet">{reason}' in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("built", [True, False])
 def test_an_empty_tenant_is_a_page_of_sentences(built, build, report) -> None:
     with Sandbox(users=0, orgs=0, seed=3) as empty:
@@ -180,6 +185,7 @@ def test_an_empty_tenant_is_a_page_of_sentences(built, build, report) -> None:
     assert report().count("is empty: there is nothing to show yet." if built else "has not been built yet") >= 3
 
 
+@pytest.mark.slow
 def test_a_failed_check_is_shown(small, tmp_path) -> None:
     load_all(small)
     with open_warehouse(small.target, load_policy(small.privacy_settings)) as warehouse:
@@ -203,6 +209,7 @@ def test_a_place_that_cannot_be_written_to_is_one_sentence(loaded, run_cli, tmp_
     assert "Cannot write nowhere/r.html: No such file or directory. Choose another --output." in done.stderr
 
 
+@pytest.mark.slow
 def test_dagster_has_the_chart_beside_each_mart(small, build) -> None:
     load_all(small)
     assets = build_marts(DEFAULT)

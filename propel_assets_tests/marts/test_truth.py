@@ -153,6 +153,7 @@ def test_reconciliation_finds_no_difference(loaded) -> None:
     assert rows == [("user_query", 0)]
 
 
+@pytest.mark.slow
 def test_re_engaged_users_are_those_of_the_report(simulate, query) -> None:
     life = simulate("+audit_reengaged_users", "+audit_reengaged_orgs", scans=("users", "user_reports", "org_reports"))
     store = life.store

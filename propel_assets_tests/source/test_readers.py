@@ -1,12 +1,18 @@
 """The readers of the catalog's shapes, against the sandbox: what they return, and what their results say."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from uuid import NAMESPACE_OID, uuid5
 
 import pytest
 
 from propel_assets.catalog import ORG_BY_ID, tables_of
+from propel_assets.catalog.users import USERS_IN_ORG
+from propel_assets.errors import LossRefused, UnprovedScan
+from propel_assets.sandbox import insights
+from propel_assets.source import lists
 from propel_assets.source.client import Client
-from propel_assets.source.readers import ScanContext, read_scan
+from propel_assets.source.readers import ScanContext, per_parent, read_scan
 from propel_assets.source.stream import ReadOptions, ResumeState, Rows, ScanResult
 
 ORG = "/api/backend/v1/org"
@@ -16,8 +22,11 @@ ORG = "/api/backend/v1/org"
 def read(settings):
     """Return a function that reads a scan, and returns the rows and the result of each table."""
 
-    def scan(name: str, **context) -> dict[str, tuple[list[dict], ScanResult]]:
-        items = list(read_scan(name, ScanContext(client=Client(settings.tenant), **context)))
+    def scan(
+        name: str, page_size: int = 100, *, allow_loss: bool = False, **context
+    ) -> dict[str, tuple[list[dict], ScanResult]]:
+        client = Client(replace(settings.tenant, page_size=page_size, allow_loss=allow_loss))
+        items = list(read_scan(name, ScanContext(client=client, **context)))
         rows = {table.name: [] for table in tables_of(name)}
         for item in items:
             if isinstance(item, Rows):
@@ -85,6 +94,16 @@ def test_members_of_isolated_orgs_that_the_list_of_users_lacks_are_reported(read
     assert again.reason == ""
 
 
+@pytest.mark.parametrize(("status", "answer"), [(403, "status 403"), (500, "errors")])
+def test_isolated_orgs_that_cannot_be_compared_fail_no_load(status, answer, read, sandbox) -> None:
+    sandbox.store.update_org(min(sandbox.store.orgs), isolated=True)
+    _, details = read("org_details")["org_by_id"]
+    sandbox.faults.set("server_error", status, path="/api/backend/v1/user/org/")
+    for _, result in read("users", resume_state_of=lambda _: details.resume_state).values():
+        assert result.verdict == "counted"
+        assert result.reason.endswith(f"isolated orgs were not compared: GET {USERS_IN_ORG} returned {answer}")
+
+
 def test_the_id_of_an_employee_is_one_segment_of_the_path(read, sandbox) -> None:
     sandbox.store.update_user(min(sandbox.store.users), impersonator_user_id="../org/query")
     rows, result = read("employees")["employee"]
@@ -120,3 +139,136 @@ def test_a_scan_result_is_frozen_and_has_the_resume_state_of_its_scan(read) -> N
     assert results[1].resume_state == state
     assert state.rows == {result.table_name: result.rows_read for result in results}
     assert ResumeState.from_json(state.to_json()) == state
+
+
+@pytest.fixture
+def large_group(sandbox) -> tuple[str, str]:
+    """Return the org and the id of a SCIM group with 60 members, in an org with 60 groups."""
+    store = sandbox.store
+    org_id = next(iter(store.groups.values())).org_id
+    groups = [store.add_scim_group(org_id, f"Group {number}") for number in range(60)]
+    of_org = [group for group, found in store.groups.items() if found.org_id == org_id]
+    for group_id in of_org[: len(of_org) - 60]:
+        store.delete_scim_group(group_id)
+    for user_id in [*store.users][:60]:
+        store.add_to_scim_group(user_id, groups[30])
+    return org_id, groups[30]
+
+
+def _scim_of(sandbox) -> tuple[set[str], set[tuple[str, str]]]:
+    """Return the groups and the members of the sandbox."""
+    groups = sandbox.store.groups
+    return set(groups), {(group_id, user_id) for group_id, group in groups.items() for user_id in group.member_ids}
+
+
+def _scim_read(tables) -> tuple[set[str], set[tuple[str, str]]]:
+    """Return the groups and the members that were read."""
+    groups, members = tables["scim_groups"][0], tables["scim_group_members"][0]
+    return {row["group_id"] for row in groups}, {(row["group_id"], row["user_id"]) for row in members}
+
+
+@pytest.mark.parametrize(
+    ("requested", "cap", "refused"), [(5, 100, False), (100, 7, False), (100, 50, True)], ids=["5", "7", "refused"]
+)
+def test_scim_is_read_to_its_end_with_any_page_size(requested, cap, refused, read, sandbox, large_group) -> None:
+    sandbox.faults.update({"page_size_cap": cap, "page_size_refused": refused})
+    assert _scim_read(read("scim", page_size=requested)) == _scim_of(sandbox)
+
+
+@pytest.mark.parametrize("deleted", ["group", "member"])
+def test_a_deletion_between_two_pages_of_scim_loses_no_row(deleted, read, sandbox, large_group, monkeypatch) -> None:
+    org_id, group_id = large_group
+    path = f"/api/backend/v1/scim/{org_id}/groups" + (f"/{group_id}" if deleted == "member" else "")
+    get = Client.get
+
+    def get_then_delete(client, requested, decode, params=None, **options):
+        answer = get(client, requested, decode, params, **options)
+        if requested == path and len(requests) < 2:
+            requests.append(requested)
+            if deleted == "group":
+                of_org = (group for group, found in sandbox.store.groups.items() if found.org_id == org_id)
+                sandbox.store.delete_scim_group(next(of_org))
+            else:
+                sandbox.store.remove_from_scim_group(sandbox.store.groups[group_id].member_ids[3], group_id)
+        return answer
+
+    requests: list[str] = []
+    monkeypatch.setattr(Client, "get", get_then_delete)
+    tables = read("scim", page_size=20)
+    assert len(requests) == 2
+    for found, expected in zip(_scim_read(tables), _scim_of(sandbox), strict=True):
+        assert found >= expected
+
+
+def test_groups_that_contradict_their_total_are_refused(read, sandbox, large_group) -> None:
+    org_id, _ = large_group
+    sandbox.faults.parse(f"repeated_page=0,path=/api/backend/v1/scim/{org_id}/groups")
+    with pytest.raises(UnprovedScan, match="another number of groups than its total"):
+        read("scim", page_size=20)
+
+
+REPORT = "/api/backend/v1/user_report"
+
+
+def test_a_report_that_is_not_available_is_named_and_the_others_are_counted(read, sandbox) -> None:
+    sandbox.faults.parse(f"server_error=404,path={REPORT}/champion")
+    rows, result = read("user_reports")["user_report"]
+    assert {row["type"] for row in rows} == {"reengagement", "churn", "top_inviter"}
+    assert (result.verdict, result.rows_read) == ("counted", len(rows))
+    assert result.reason.startswith("Not available: champion 30: ")
+
+
+def test_the_rows_of_a_report_are_not_replaced_by_none_because_it_is_not_available(read, sandbox) -> None:
+    _, loaded = read("user_reports")["user_report"]
+    sandbox.faults.parse(f"server_error=404,path={REPORT}/champion")
+    with pytest.raises(LossRefused, match=r"rows of champion 30, .* returns 404 .*PROPELAUTH_ALLOW_LOSS=true"):
+        read("user_reports", resume_state=loaded.resume_state)
+    _, allowed = read("user_reports", resume_state=loaded.resume_state, allow_loss=True)["user_report"]
+    assert {*allowed.resume_state.cursor["reports"]} < {*loaded.resume_state.cursor["reports"]}
+
+
+@pytest.fixture
+def recomputed(monkeypatch) -> None:
+    """Each change of a user computes the reports of the sandbox again."""
+    monkeypatch.setattr(insights, "_report_id", lambda store, name: str(uuid5(NAMESPACE_OID, f"{name} {store.now}")))
+
+
+def test_a_report_that_is_computed_again_while_it_is_read_is_read_again(read, sandbox, recomputed, monkeypatch) -> None:
+    get, requests = Client.get, []
+
+    def get_then_compute(client, path, decode, params=None, **options):
+        answer = get(client, path, decode, params, **options)
+        if path == f"{REPORT}/churn":
+            requests.append(path)
+            if len(requests) == 5:
+                sandbox.store.add_user()
+        return answer
+
+    monkeypatch.setattr(Client, "get", get_then_compute)
+    rows, result = read("user_reports", page_size=20)["user_report"]
+    assert len({row["report_id"] for row in rows if (row["type"], row["interval"]) == ("churn", "7")}) == 1
+    assert result.rows_read == len(rows)
+
+
+def test_a_report_that_is_computed_again_after_rows_were_returned_is_refused(
+    settings, sandbox, recomputed, monkeypatch
+) -> None:
+    monkeypatch.setattr(lists, "BATCH_ROWS", 20)
+    monkeypatch.setattr(lists, "PAGES_AHEAD", 1)
+    client = Client(replace(settings.tenant, page_size=20, max_concurrency=1))
+
+    def read_and_compute() -> None:
+        for item in read_scan("user_reports", ScanContext(client=client)):
+            if isinstance(item, Rows) and item.data["type"][0].as_py() == "churn":
+                sandbox.store.add_user()
+
+    with pytest.raises(UnprovedScan, match="computed the report churn 7 again while it was read"):
+        read_and_compute()
+
+
+@pytest.mark.parametrize("scan", ["mfa", "signup_query_parameters", "saml"])
+def test_a_table_is_not_emptied_because_each_of_its_requests_returns_404(scan, read, monkeypatch) -> None:
+    ((_, loaded),) = read(scan).values()
+    monkeypatch.setattr(per_parent, "get_or_none", lambda *_: None)
+    with pytest.raises(LossRefused, match=f"had {loaded.rows_read} rows .* now returns 0"):
+        read(scan, resume_state=loaded.resume_state)

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,10 +17,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import dlt
 import pytest
+from dlt.destinations.exceptions import DatabaseTerminalException
 
 from propel_assets.catalog import BY_NAME, TABLES
-from propel_assets.errors import ApiError, LossRefused, TransientApiError
+from propel_assets.errors import ApiError, LossRefused, TransientApiError, WarehouseError, WriteLockLost
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.sandbox.events import WebhookEvent
 from propel_assets.sandbox.running import Sandbox
@@ -30,6 +33,7 @@ from propel_assets.warehouse import audit, query, retention
 from propel_assets.warehouse import load as load_module
 from propel_assets.warehouse.change_log import StoredRows
 from propel_assets.warehouse.checks import examine
+from propel_assets.warehouse.destinations.postgres import CopyCsv
 from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.query import open_warehouse
 from propel_assets.warehouse.session import LoadSession
@@ -199,6 +203,7 @@ def test_an_id_that_the_api_refuses_deletes_nothing_and_stops_no_other_event(set
     assert [len(after[name]) for name in after] == [len(before[name]) for name in before]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 @pytest.mark.parametrize("kind", ["user", "org"])
 def test_an_id_that_returns_errors_keeps_its_events_and_stops_no_other(settings, sandbox, store, kind) -> None:
@@ -225,6 +230,32 @@ def test_an_id_that_returns_errors_keeps_its_events_and_stops_no_other(settings,
         assert {row["first_name"] for row in rows(settings, "user_query") if row["user_id"] == failing} == {"Later"}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_orgs_are_applied_if_the_server_refuses_large_pages(settings, sandbox, store) -> None:
+    org_id = next(iter(sandbox.store.orgs))
+    sandbox.store.update_org(org_id, max_users=77)
+    sandbox.faults.update({"page_size_cap": 50, "page_size_refused": True})
+    apply(settings)
+    assert store.status().pending == 0
+    assert {row["max_users"] for row in rows(settings, "org_query") if row["org_id"] == org_id} == {77}
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_users_are_applied_if_the_key_may_not_read_orgs_and_never_could(settings, sandbox) -> None:
+    load_scan("users", settings)
+    user_id = next(user_id for user_id, orgs in sandbox.store.of_user.items() if orgs)
+    with connected(settings, sandbox) as store:
+        sandbox.store.update_user(user_id, first_name="New")
+        sandbox.store.remove_membership(user_id, next(iter(sandbox.store.of_user[user_id])))
+        sandbox.faults.set("server_error", 403, path=f"{API}/org/")
+        apply(settings)
+        assert store.status().pending == 0
+    assert {row["first_name"] for row in rows(settings, "user_query") if row["user_id"] == user_id} == {"New"}
+    members = [row["org_id"] for row in rows(settings, "org_membership") if row["user_id"] == user_id]
+    assert set(members) == {*sandbox.store.of_user[user_id]}
+
+
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 def test_errors_for_many_ids_are_an_outage_and_nothing_is_applied(settings, sandbox, store, monkeypatch) -> None:
     monkeypatch.setattr(reader, "MAX_UNREAD", 2)
@@ -238,6 +269,7 @@ def test_errors_for_many_ids_are_an_outage_and_nothing_is_applied(settings, sand
     assert store.status().pending == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 def test_ids_in_upper_case_are_those_of_the_tables(settings, sandbox, store) -> None:
     user_id, deleted = list(sandbox.store.users)[:2]
@@ -259,6 +291,7 @@ def exact(number: str) -> float | int:
     return float(number) if float(number) < float("inf") else int(Decimal(number))
 
 
+@pytest.mark.slow
 def test_a_payload_that_is_hard_to_store_is_kept_and_stops_no_other_event(settings, sandbox, store) -> None:
     texts = ["1.10", "1e400", "1e200000", '"a\\u0000b"', '"\\ud800"', '{"a":1,"a":2}', '"é"', "[" * 98 + "]" * 98]
     hard = [f'{{"event_type":"user.updated","n":{text}}}' for text in texts]
@@ -277,6 +310,7 @@ def test_a_payload_that_is_hard_to_store_is_kept_and_stops_no_other_event(settin
         assert kept[events[0].svix_id] == hard[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 def test_the_reason_of_a_variant_is_known_after_many_loads_of_events(settings, sandbox, store, monkeypatch) -> None:
     monkeypatch.setattr(audit, "MAX_LOADS", 2)
@@ -294,6 +328,7 @@ def test_the_reason_of_a_variant_is_known_after_many_loads_of_events(settings, s
     assert "`last_name`" in finding.summary
 
 
+@pytest.mark.slow
 def test_audit_rows_of_events_are_removed_once_two_full_loads_have_begun_since(
     settings, sandbox, store, monkeypatch
 ) -> None:
@@ -340,6 +375,7 @@ def test_more_deletions_than_a_load_may_lose_are_refused(settings, sandbox, stor
     assert len(rows(settings, "user_query")) == len(before["user_query"]) - 61
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 def test_deletions_of_several_runs_are_counted_until_the_next_full_load(settings, sandbox, store) -> None:
     users = list(sandbox.store.users)
@@ -362,6 +398,7 @@ def test_deletions_of_several_runs_are_counted_until_the_next_full_load(settings
     assert {row["user_id"] for row in rows(settings, "user_query")} == sandbox.store.users.keys()
 
 
+@pytest.mark.slow
 def test_memberships_that_ended_in_earlier_runs_are_counted(settings, sandbox, store, monkeypatch) -> None:
     monkeypatch.setenv("PROPELAUTH_MAX_LOSS", "0")  # 50 rows
     pairs = [(user_id, org_id) for user_id, orgs in sandbox.store.of_user.items() for org_id in orgs][:51]
@@ -376,6 +413,7 @@ def test_memberships_that_ended_in_earlier_runs_are_counted(settings, sandbox, s
     assert store.status().pending == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 @pytest.mark.parametrize("kind", ["user", "org"])
 def test_nothing_is_deleted_while_the_request_by_id_finds_nothing(settings, sandbox, store, kind, monkeypatch) -> None:
@@ -419,6 +457,7 @@ def test_a_single_wrong_404_deletes_nothing_and_the_change_is_applied(settings, 
     assert [row[column] for row in after[f"{kind}_query"] if row[f"{kind}_id"] == named] == [value]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 @pytest.mark.parametrize("cause", ["members were removed", "orgs were deleted"])
 def test_more_ended_memberships_than_a_load_may_lose_are_refused(settings, sandbox, store, cause) -> None:
@@ -439,6 +478,7 @@ def test_more_ended_memberships_than_a_load_may_lose_are_refused(settings, sandb
     assert tables(settings) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 @pytest.mark.parametrize("fault", ["orgs_off", "include_orgs_off"])
 def test_users_are_still_applied_once_orgs_are_disabled(settings, sandbox, store, fault) -> None:
@@ -455,6 +495,7 @@ def test_users_are_still_applied_once_orgs_are_disabled(settings, sandbox, store
     assert len(after["org_query"]) == len(before["org_query"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 def test_many_ids_are_read_from_lists_and_their_absence_singly(settings, sandbox, store, monkeypatch) -> None:
     monkeypatch.setattr(reader, "MAX_SINGLE_READS", 3)
@@ -479,6 +520,7 @@ def test_many_ids_are_read_from_lists_and_their_absence_singly(settings, sandbox
     assert applied == tables(settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 def test_tables_that_are_not_loaded_stay_so(sandbox, settings) -> None:
     store = WebhookStore(settings.webhook_store)
@@ -489,6 +531,7 @@ def test_tables_that_are_not_loaded_stay_so(sandbox, settings) -> None:
         assert warehouse.count("user_query") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 def test_a_changed_privacy_policy_waits_for_the_next_full_load(settings, sandbox, store, monkeypatch) -> None:
     before = tables(settings)
@@ -548,6 +591,7 @@ def test_after_a_kill_the_next_load_gives_the_same_tables(
     assert applied == tables(settings)
 
 
+@pytest.mark.slow
 def test_events_that_are_applied_during_a_full_load_are_in_the_tables_after_it(settings, sandbox, store) -> None:
     """On PostgreSQL the events are applied beside the load, which has read older rows; on DuckDB after it."""
     sandbox.faults.set("latency_ms", 700, path=f"{API}/user/query")
@@ -601,6 +645,7 @@ def load_around(
     return messages
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ["postgres"], indirect=True)
 @pytest.mark.parametrize(("mode", "seconds_ahead"), [("first", 0), ("full", 90), ("recent", -90)])
 def test_rows_that_events_named_during_a_load_are_read_again_after_it(
@@ -633,6 +678,45 @@ def test_rows_that_events_named_during_a_load_are_read_again_after_it(
         assert others[-1] not in {row["user_id"] for row in rows(settings, "user_query")}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", ["postgres"], indirect=True)
+def test_a_user_whom_a_load_restored_before_its_write_failed_is_deleted_by_the_next_load_of_events(
+    settings, sandbox, store, monkeypatch
+) -> None:
+    deleted, run = next(iter(sandbox.store.users)), CopyCsv.run
+
+    def is_stored() -> bool:
+        return deleted in {row["user_id"] for row in rows(settings, "user_query")}
+
+    def during() -> None:
+        sandbox.store.delete_user(deleted)
+        apply_in_another_process()
+        assert not is_stored()
+        monkeypatch.setattr(CopyCsv, "run", fail_after_users)
+
+    def fail_after_users(job: CopyCsv) -> None:
+        if job.load_table_name == "propel_scans":
+            while not is_stored():
+                time.sleep(0.05)
+            raise DatabaseTerminalException(OSError())
+        run(job)
+
+    with pytest.raises(WarehouseError, match="Some tables can have been changed"):
+        load_around(during, "users", settings, monkeypatch)
+    monkeypatch.setattr(CopyCsv, "run", run)
+    assert is_stored()
+    assert store.status().pending == 0
+    apply(settings)
+    assert not is_stored()
+    sandbox.requests.clear()
+    apply(settings)
+    assert not sandbox.requests
+    load_scan("users", settings)
+    with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
+        sql = f"SELECT reason FROM {warehouse.table('propel_scans')} WHERE table_name = 'user_query' AND mode = 'full'"
+        assert sorted(warehouse.rows(sql), key=str) == [("the write of this load has not ended",), (None,), (None,)]
+
+
 @pytest.mark.parametrize("settings", ["postgres"], indirect=True)
 @pytest.mark.parametrize("is_delivered_again", [False, True])
 def test_what_an_old_event_names_is_read_again_after_a_load(settings, sandbox, is_delivered_again, monkeypatch) -> None:
@@ -655,6 +739,7 @@ def test_what_an_old_event_names_is_read_again_after_a_load(settings, sandbox, i
     assert user_id not in {row["user_id"] for row in rows(settings, "user_query")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ["postgres"], indirect=True)
 def test_the_interval_of_a_change_contains_it_after_a_load_that_had_read_before(
     settings, sandbox, store, monkeypatch
@@ -679,6 +764,7 @@ def test_the_interval_of_a_change_contains_it_after_a_load_that_had_read_before(
     assert times[1] <= before
 
 
+@pytest.mark.slow
 def test_a_load_by_a_clock_that_was_ahead_is_no_start_of_an_interval(settings, sandbox, travel) -> None:
     with travel(730):
         for scan in SCANS:
@@ -701,6 +787,7 @@ def test_a_load_by_a_clock_that_was_ahead_is_no_start_of_an_interval(settings, s
     assert all(read_at <= after < before for after, before in changes), changes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ["postgres"], indirect=True)
 def test_a_failed_repair_leaves_the_load_complete_and_is_repeated(settings, sandbox, store, monkeypatch) -> None:
     user_id = next(iter(sandbox.store.users))
@@ -724,6 +811,7 @@ def test_a_failed_repair_leaves_the_load_complete_and_is_repeated(settings, sand
     assert not sandbox.requests
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 def test_an_error_after_the_commit_does_not_fail_the_load(settings, store, monkeypatch) -> None:
     def fail(_: StoredRows) -> None:
@@ -734,6 +822,29 @@ def test_an_error_after_the_commit_does_not_fail_the_load(settings, store, monke
     load = load_scan("users", settings, log=messages.append)
     assert {result.verdict for result in load.results} == {"proved"}
     assert "the load of users is complete" in messages[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", ["postgres"], indirect=True)
+def test_a_load_whose_lock_has_ended_while_it_read_does_not_write(settings, sandbox, store, monkeypatch) -> None:
+    before, normalize = tables(settings), dlt.Pipeline.normalize
+
+    def close_lock(*arguments: Any, **options: Any) -> Any:
+        locks = "pg_locks JOIN pg_database d ON d.oid = database AND d.datname = current_database()"
+        with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
+            sql = f"SELECT pg_terminate_backend(pid) FROM {locks} WHERE locktype = 'advisory'"
+            assert warehouse.rows(sql) == [(True,)]
+        return normalize(*arguments, **options)
+
+    sandbox.store.update_user(next(iter(sandbox.store.users)), first_name="New")
+    monkeypatch.setattr(dlt.Pipeline, "normalize", close_lock)
+    with pytest.raises(WriteLockLost, match=r"while this load was reading\. The previous data is kept\."):
+        apply(settings)
+    monkeypatch.setattr(dlt.Pipeline, "normalize", normalize)
+    assert tables(settings) == before
+    apply(settings)
+    assert tables(settings) != before
+    assert store.status().pending == 0
 
 
 @pytest.mark.parametrize("settings", ["postgres"], indirect=True)
@@ -763,6 +874,7 @@ def test_events_wait_for_a_load_if_their_ids_are_hashed(settings, sandbox, monke
     assert len(names) == len(sandbox.store.users)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 def test_users_who_never_had_an_org_are_not_lost_memberships(settings, sandbox, store, monkeypatch) -> None:
     monkeypatch.setattr(apply_module, "BATCH_EVENTS", 60)
@@ -779,6 +891,7 @@ def test_users_who_never_had_an_org_are_not_lost_memberships(settings, sandbox, 
     assert applied == tables(settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 def test_without_webhooks_nothing_is_queried_after_the_commit(settings, monkeypatch) -> None:
     calls: list[str] = []

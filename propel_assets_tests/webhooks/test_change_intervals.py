@@ -43,6 +43,7 @@ def logged(settings: Settings, change: str) -> list[tuple[str, str, datetime, da
     return [(table, user_id, as_utc(after), as_utc(before)) for table, user_id, after, before in rows]
 
 
+@pytest.mark.slow
 def test_the_intervals_of_changes_and_deletions_contain_their_true_times(settings, sandbox) -> None:
     changes: list[tuple[str, Interval]] = []
     deletions: dict[str, Interval] = {}

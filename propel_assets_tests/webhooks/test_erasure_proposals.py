@@ -53,6 +53,7 @@ def test_a_confirmed_deletion_is_listed_and_erased_when_it_is_due(small, setting
     assert [row for row in query("SELECT user_id FROM propel_changes") if row[0] == due] == []
 
 
+@pytest.mark.slow
 def test_only_users_that_the_warehouse_has_had_are_proposed(small, settings, run_cli, query, monkeypatch) -> None:
     never, existing = str(uuid.uuid4()), next(iter(small.store.users))
     for user_id in (never, existing.upper()):
@@ -63,6 +64,7 @@ def test_only_users_that_the_warehouse_has_had_are_proposed(small, settings, run
     assert query("SELECT count(*) FROM auth_event") == [(2,)]  # an erasure would have deleted them
 
 
+@pytest.mark.slow
 def test_a_user_that_a_full_load_removed_before_the_event_is_proposed(small, settings, run_cli) -> None:
     """The last scans show that the user existed, and later ones do not end the proposal."""
     other, gone = list(small.store.users)[:2]
@@ -79,6 +81,7 @@ def test_a_user_that_a_full_load_removed_before_the_event_is_proposed(small, set
     assert gone in run_cli("erasures").stdout
 
 
+@pytest.mark.slow
 def test_a_user_that_an_event_removed_stays_proposed_after_full_loads(small, settings, run_cli) -> None:
     user_id = next(iter(small.store.users))
     small.store.delete_user(user_id)
@@ -89,6 +92,7 @@ def test_a_user_that_an_event_removed_stays_proposed_after_full_loads(small, set
     assert user_id in run_cli("erasures").stdout
 
 
+@pytest.mark.slow
 def test_a_user_who_exists_after_all_is_not_erased(small, settings, run_cli, run_sql, query) -> None:
     user_id = next(iter(small.store.users))
     deliver(settings, user_id, days_ago=31)
@@ -104,6 +108,7 @@ def test_a_user_who_exists_after_all_is_not_erased(small, settings, run_cli, run
     assert query(f"SELECT count(*) FROM auth_event WHERE user_id = '{user_id}'") == [(1,)]
 
 
+@pytest.mark.slow
 def test_applying_events_erases_only_where_it_is_configured(small, settings, query, monkeypatch) -> None:
     user_id = next(iter(small.store.users))
     small.store.delete_user(user_id)
@@ -115,6 +120,7 @@ def test_applying_events_erases_only_where_it_is_configured(small, settings, que
     assert query(f"SELECT count(*) FROM auth_event WHERE user_id = '{user_id}'") == [(0,)]
 
 
+@pytest.mark.slow
 def test_an_automatic_erasure_that_is_not_complete_fails_and_says_what_to_do(
     small, settings, run_sql, query, monkeypatch, run_cli
 ) -> None:

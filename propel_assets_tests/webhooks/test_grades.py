@@ -193,6 +193,7 @@ def test_a_change_that_an_event_of_another_kind_has_corrected_is_missed(world, m
     assert world.grades()["user.disabled"] == (1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 def test_a_member_who_returns_with_another_role_is_not_a_missed_change_of_the_role(world, monkeypatch) -> None:
     monkeypatch.setattr(grades, "SETTLED", timedelta(0))
@@ -209,6 +210,7 @@ def test_a_member_who_returns_with_another_role_is_not_a_missed_change_of_the_ro
     assert world.check("org_membership")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 @pytest.mark.parametrize("event", ["lost", "pending"])
 @ORDERS
@@ -232,6 +234,7 @@ def test_members_of_a_deleted_org_are_not_missed_removals_in_any_order_of_scans(
     assert world.check("org_membership")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 def test_the_removal_of_the_last_member_is_missed_once_the_orgs_are_scanned(world, monkeypatch) -> None:
     monkeypatch.setattr(grades, "SETTLED", timedelta(0))
@@ -247,6 +250,7 @@ def test_the_removal_of_the_last_member_is_missed_once_the_orgs_are_scanned(worl
     assert world.grades()["user.removed_from_org"] == (1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 @pytest.mark.parametrize("has_table", [False, True])
 def test_webhooks_that_never_arrive_are_a_warning_that_names_the_cause(world, monkeypatch, has_table) -> None:
@@ -291,6 +295,7 @@ def test_the_first_connection_has_no_grade_and_says_so(world) -> None:
     assert {missed for _, missed in world.grades().values()} == {0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 def test_events_that_arrive_after_the_scan_are_not_missed_once_it_is_settled(world, monkeypatch) -> None:
     world.connect()
@@ -305,6 +310,7 @@ def test_events_that_arrive_after_the_scan_are_not_missed_once_it_is_settled(wor
     assert world.check("auth_event")[:1] == (True,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 def test_silence_while_scans_find_changes_is_a_warning(world, monkeypatch) -> None:
     world.connect()
@@ -321,6 +327,7 @@ def test_silence_while_scans_find_changes_is_a_warning(world, monkeypatch) -> No
     assert "the endpoint is enabled in the PropelAuth dashboard" in summary
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 def test_hashed_ids_are_compared(world, monkeypatch) -> None:
     monkeypatch.setattr(grades, "SETTLED", timedelta(0))
@@ -339,6 +346,7 @@ def test_hashed_ids_are_compared(world, monkeypatch) -> None:
     assert world.grades() == world.truth()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 def test_a_changed_privacy_policy_is_not_compared(world, monkeypatch) -> None:
     world.connect()
@@ -350,6 +358,7 @@ def test_a_changed_privacy_policy_is_not_compared(world, monkeypatch) -> None:
     assert world.grades() == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 def test_an_erased_user_leaves_the_state_and_is_not_missed(world, monkeypatch, run_cli) -> None:
     monkeypatch.setattr(grades, "SETTLED", timedelta(0))

@@ -133,6 +133,7 @@ class _Reader:
             raise WarehouseError(f"No load of users is in the history up to the end of {as_of} (UTC): {first}.")
         self._observed = self._loads[known - 1]
         self._usage_period = self._read_usage_period()
+        self._api_keys_at: datetime | None = None
         self._notes: list[str] = []
 
     def _interval(self, seen_at: datetime) -> Interval:
@@ -180,6 +181,7 @@ class _Reader:
             orgs=shown,
             user_changes=[] if self._org_ids else org_changes[""],
             api_keys=api_keys,
+            api_keys_at=self._api_keys_at,
             usage=self._usage_period,
             exceptions=list_exceptions(shown, api_keys, next(iter(self._admin_roles), "")),
             scans=self._scans(),
@@ -359,6 +361,9 @@ class _Reader:
         self, users: Mapping[str, Mapping[str, Any]], memberships: Collection[tuple[str, str]]
     ) -> list[ApiKey]:
         try:
+            [(loaded_at,)] = self._rows(
+                f"SELECT max(as_of) FROM {self._marts}.fct_api_keys WHERE day <= DATE '{self._as_of}'"  # noqa: S608
+            )
             rows = self._rows(
                 "SELECT api_key_id, owner_kind, user_id, org_id, created_at, expires_at "  # noqa: S608
                 f"FROM {self._marts}.fct_api_keys WHERE status = 'active' AND day = "
@@ -368,6 +373,7 @@ class _Reader:
         except DatabaseUndefinedRelation:
             self._notes.append("API keys are not in this review: their mart is not built.")
             return []
+        self._api_keys_at = _utc(loaded_at)
         usage, period = self._usage(), self._usage_period
         keys = []
         for key_id, owner_kind, user_id, org_id, created_at, expires_at in rows:
@@ -394,7 +400,7 @@ class _Reader:
         if unknown := sum(key.validations is None for key in keys):
             self._notes.append(
                 f"The usage of {unknown} of {len(keys)} active API keys is not known: it is not loaded for each of the "
-                f"{DORMANT_DAYS} days, or the key is newer than the last complete day. Load it daily with "
+                f"{DORMANT_DAYS} days, or the key is newer than the last complete day. Load it at least weekly with "
                 "`propel-assets load end_user_api_key_usage --usage-per-key`."
             )
         return keys
@@ -446,10 +452,10 @@ class _Reader:
     def _scans(self) -> list[Scans]:
         found = []
         for table in SCANNED:
-            columns = "s.verdict, s.finished_at, s.rows_read, s.total_max"
+            columns = "s.verdict, s.finished_at, s.reason, s.rows_read, s.total_max"
             rows = self._scan_rows(columns, table, "AND s.mode <> 'events' ORDER BY s.finished_at, s.load_id")
             verdicts = Counter(row[0] for row in rows if as_utc(row[1]) >= self._start)
-            verdict, at, read, total = rows[-1] if rows else ("", None, None, None)
+            verdict, at, reason, read, total = rows[-1] if rows else ("", None, "", None, None)
             found.append(
                 Scans(
                     table,
@@ -458,6 +464,7 @@ class _Reader:
                     verdicts["skipped"],
                     _utc(at),
                     verdict,
+                    reason or "",
                     read,
                     total,
                 )

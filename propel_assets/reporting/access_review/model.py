@@ -137,6 +137,7 @@ class Scans:
     skipped: int
     last_at: datetime | None
     last_verdict: str
+    last_reason: str
     last_rows: int | None
     last_total: int | None
 
@@ -166,6 +167,8 @@ class AccessReview:
     orgs: Sequence[Org]
     user_changes: Sequence[Change]
     api_keys: Sequence[ApiKey]
+    api_keys_at: datetime | None
+    """The load of API keys that the review has: the newest one in the marts up to its end."""
     usage: UsagePeriod | None
     """The period of the usage of API keys; None: no load within `USAGE_MAX_AGE` of the end."""
     exceptions: Sequence[ExceptionRow]

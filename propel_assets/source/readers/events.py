@@ -19,8 +19,8 @@ from propel_assets.catalog.model import Webhooks
 from propel_assets.errors import LossRefused, PermanentApiError, TransientApiError, Unreachable
 from propel_assets.source.convert import nested_rows
 from propel_assets.source.decode import PageDecoder, RowType, to_arrow
-from propel_assets.source.lists import BAD_REQUEST, MAX_SINGLE_READS, get_or_none, request_each
-from propel_assets.source.readers.context import ScanContext, SkipScan, allowed_loss, key_of, list_scan
+from propel_assets.source.lists import BAD_REQUEST, MAX_SINGLE_READS, MIN_PAGE_SIZE, get_or_none, request_each
+from propel_assets.source.readers.context import FORBIDDEN, ScanContext, SkipScan, allowed_loss, key_of, list_scan
 from propel_assets.source.readers.users import API_CLOCK_DIFFERENCE, Memberships, list_orders
 from propel_assets.source.stream import ReceivedEvent, Rows, ScanResult, join_reasons
 
@@ -98,7 +98,7 @@ def _read_named(
     """
     gone: list[str] = []
     if not {ORG_QUERY.name, ORG_MEMBERSHIP.name}.isdisjoint(loaded):
-        with _suppress_if_no_orgs():
+        with _suppress_if_no_orgs(may_be_forbidden=ORG_QUERY.name not in loaded):
             orgs = _read_orgs(context, org_ids, retried if ORG_QUERY.name in loaded else ())
             gone = orgs.missing
             if ORG_QUERY.name in loaded:
@@ -116,12 +116,12 @@ def _read_named(
 
 
 @contextmanager
-def _suppress_if_no_orgs() -> Iterator[None]:
-    """Suppress the status that says that the project has no orgs any more."""
+def _suppress_if_no_orgs(*, may_be_forbidden: bool = False) -> Iterator[None]:
+    """Suppress the status that says that the project has no orgs any more; or that the key may not read them."""
     try:
         yield
     except PermanentApiError as error:
-        if error.status not in ORGS.statuses:
+        if error.status not in ORGS.statuses and not (may_be_forbidden and error.status == FORBIDDEN):
             raise
 
 
@@ -241,7 +241,7 @@ def _read_orgs(context: ScanContext, ids: Sequence[str], retried: Collection[str
         org = _read_by_id(context, ORG_BY_ID.path_of(org_id=org_id), decode)
         if _is_absent(org):
             return org
-        params = {"name": org.f_name, "page_size": context.client.tenant.page_size, "page_number": 0}
+        params = {"name": org.f_name, "page_size": MIN_PAGE_SIZE, "page_number": 0}  # a larger one may be refused
         page = context.client.get(ORG_QUERY.path, decode_page, params)
         return next((listed for listed in page.items if listed.f_org_id == org.f_org_id), org)
 

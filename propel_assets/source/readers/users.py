@@ -16,7 +16,7 @@ import msgspec
 from propel_assets.catalog import ORG_BY_ID, ORG_MEMBERSHIP, ORGS, USER_QUERY, Table
 from propel_assets.catalog.model import fill_path
 from propel_assets.catalog.users import USERS_IN_ORG
-from propel_assets.errors import PermanentApiError, UnprovedScan
+from propel_assets.errors import ApiError, KeyRefused, PermanentApiError, UnprovedScan, Unreachable
 from propel_assets.source.convert import convert
 from propel_assets.source.decode import PageDecoder, RowType
 from propel_assets.source.lists import ListOutcome, get_or_none, request_each
@@ -172,7 +172,8 @@ def _compare_isolated_orgs(context: ScanContext, counted: dict[str, int]) -> str
     """Compare the members counted for each isolated org with the total of the org's own list.
 
     Return what is missing, or empty text. At most `MAX_COMPARED_ORGS` are compared, those with the fewest members
-    first: one request each (docs/decisions/0015-isolated-orgs.md).
+    first: one request each (docs/decisions/0015-isolated-orgs.md). An error of these requests is not one of the scan:
+    the list of users has been read.
     """
     if not counted:
         return ""
@@ -184,7 +185,13 @@ def _compare_isolated_orgs(context: ScanContext, counted: dict[str, int]) -> str
         answer = get_or_none(context.client, fill_path(USERS_IN_ORG, org_id=org_id), decode, params)
         return answer.total_users if answer else 0  # 404: the org was deleted
 
-    totals = request_each(context.client, total_of, compared, USER_QUERY.name)
+    try:
+        totals = list(request_each(context.client, total_of, compared, USER_QUERY.name))
+    except (KeyRefused, Unreachable):
+        raise
+    except ApiError as error:
+        answer = f"status {error.status}" if isinstance(error, PermanentApiError) else "errors"
+        return f"The members of isolated orgs were not compared: GET {USERS_IN_ORG} returned {answer}"
     missing = [max(0, total - counted[org_id]) for org_id, total in zip(compared, totals, strict=True)]
     if not any(missing):
         return ""

@@ -3,18 +3,26 @@
 import contextlib
 import csv
 import gzip
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import dlt
+from dlt.common.destination import DestinationCapabilitiesContext
 from dlt.common.destination.client import HasFollowupJobs, LoadJob
 from dlt.common.destination.typing import PreparedTableSchema
+from dlt.common.schema import Schema
+from dlt.destinations.exceptions import DatabaseException
 
+from propel_assets.catalog import PROPEL_SCANS
+from propel_assets.errors import WriteLockLost
 from propel_assets.warehouse.destinations.jobs import ClientJob, SetsClient
 from propel_assets.warehouse.locks import LockTimeout, wait_for_lock
 
 GZIP = b"\x1f\x8b"
+NETWORK_LIMITS = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
+"""Parameters of libpq: a connection that the network dropped is an error after a minute, not after hours."""
+NO_IDLE_TIMEOUT = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'"
 
 
 class CopyCsv(ClientJob, HasFollowupJobs):
@@ -32,6 +40,8 @@ class CopyCsv(ClientJob, HasFollowupJobs):
             table = sql_client.make_qualified_table_name(self.load_table_name)
             copy = f"COPY {table} ({columns}) FROM STDIN WITH (FORMAT CSV, NULL '', ENCODING 'utf-8')"
             with sql_client.begin_transaction(), sql_client.native_connection.cursor() as cursor:
+                if self.load_table_name == PROPEL_SCANS.name:  # replace what `note_write` has added
+                    cursor.execute(f"DELETE FROM {table} WHERE load_id = %s", (self._load_id,))  # noqa: S608
                 cursor.copy_expert(copy, file)
 
 
@@ -44,6 +54,11 @@ def _open_csv(path: Path) -> BinaryIO:
 
 class PostgresClient(SetsClient):
     """Mixin for dlt's client."""
+
+    def __init__(self, schema: Schema, config: Any, capabilities: DestinationCapabilitiesContext) -> None:
+        """Connect with `NETWORK_LIMITS`, unless the credentials have others."""
+        config.credentials.query = {**NETWORK_LIMITS, **(config.credentials.query or {})}
+        super().__init__(schema, config, capabilities)  # type: ignore[call-arg]
 
     def create_load_job(
         self, table: PreparedTableSchema, file_path: str, load_id: str, restore: bool = False
@@ -63,8 +78,10 @@ def stream_rows(client: Any, sql: str) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def advisory_lock(pipeline: dlt.Pipeline, timeout: LockTimeout) -> Iterator[None]:
+def advisory_lock(pipeline: dlt.Pipeline, timeout: LockTimeout) -> Iterator[Callable[[], None]]:
     """Hold the right to write to the dataset of ``pipeline``. The lock ends with its connection.
+
+    Yields a function that raises `WriteLockLost` if the connection has ended.
 
     Raises:
         WarehouseBusy: another load held it until the time limit.
@@ -76,4 +93,16 @@ def advisory_lock(pipeline: dlt.Pipeline, timeout: LockTimeout) -> Iterator[None
             return "" if locked == [(True,)] else f"another load is writing to {pipeline.dataset_name}"
 
         wait_for_lock(acquire, timeout)
-        yield
+        client.execute_sql(NO_IDLE_TIMEOUT)
+
+        def require_lock() -> None:
+            try:
+                client.execute_sql("SELECT 1")
+            except DatabaseException:
+                raise WriteLockLost(
+                    "PostgreSQL or the network closed the connection that holds the write lock while this load was "
+                    "reading. The previous data is kept. Run the load again. If it happens again, raise the time limit "
+                    "of idle connections."
+                ) from None
+
+        yield require_lock
