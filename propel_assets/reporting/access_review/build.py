@@ -60,6 +60,7 @@ CHANGES = {
     "unlocked": "unlocked",
     "mfa_enabled": "second factor added",
     "mfa_disabled": "second factor removed",
+    "email_changed": "e-mail address changed",
 }
 """By `change` of fct_user_changes: how the review names it."""
 
@@ -151,7 +152,7 @@ class _Reader:
         self._require_known_orgs()
         users = self._users()
         members, orgs = self._members(users), self._orgs()
-        changes = self._changes()
+        changes = self._changes(with_domains=with_names)
         api_keys = self._api_keys(users, {(member.user_id, member.org_id) for member in members})
         in_period = [at for at in self._loads if self._start <= at <= self._observed]
         gaps = [later - earlier for earlier, later in pairwise(in_period)]
@@ -313,7 +314,8 @@ class _Reader:
     def _is_admin(self, member: Member) -> bool:
         return not {member.role, *member.additional_roles}.isdisjoint(self._admin_roles)
 
-    def _changes(self) -> list[Change]:
+    def _changes(self, *, with_domains: bool) -> list[Change]:
+        """Return the changes. ``with_domains``: also the domains of e-mail addresses, which can name a person."""
         rows = self._rows(
             "SELECT org_id, user_id, change, old_value, new_value, seen_at "  # noqa: S608 - our names
             f"FROM {self._marts}.fct_user_changes "
@@ -330,6 +332,9 @@ class _Reader:
             )
             for org_id, user_id, change, old, new, seen_at in rows
         ]
+        if not with_domains:
+            email = CHANGES["email_changed"]
+            changes = [replace(change, old="", new="") if change.change == email else change for change in changes]
         return sorted(changes, key=lambda c: (c.at.before, c.org_id, c.user_id, c.change))
 
     def _orphan_reason(
