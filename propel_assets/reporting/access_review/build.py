@@ -83,7 +83,8 @@ def build_review(
         as_of: the day at whose end (UTC) the roles are reviewed.
         since: the first day of the period; None: 90 days before.
         org_ids: only these orgs; empty: all.
-        admin_roles: roles whose holders count as administrators. The first one owns an org.
+        admin_roles: roles whose holders count as administrators, also through a role that includes one. The first one
+            owns an org.
         with_names: also read names and e-mail addresses.
 
     Raises:
@@ -158,7 +159,7 @@ class _Reader:
         gaps = [later - earlier for earlier, later in pairwise(in_period)]
         known = max(self._start, self._loads[0]), self._observed
         by_org: dict[str, list[Member]] = defaultdict(list)
-        for member in sorted(members, key=lambda m: (not self._is_admin(m), m.role, m.user_id)):
+        for member in sorted(members, key=lambda m: (not m.holds(self._admin_roles), m.role, m.user_id)):
             by_org[member.org_id].append(member)
         org_changes: dict[str, list[Change]] = defaultdict(list)
         for change in changes:
@@ -302,7 +303,7 @@ class _Reader:
                     last_active_day=user.get("last_active_day"),
                 )
                 findings = findings_of_member(
-                    member, is_admin=self._is_admin(member), dormant_before=self._dormant_before
+                    member, is_admin=member.holds(self._admin_roles), dormant_before=self._dormant_before
                 )
                 members.append(replace(member, findings=findings))
         return members
@@ -310,9 +311,6 @@ class _Reader:
     @property
     def _dormant_before(self) -> date:
         return self._observed.date() - timedelta(days=DORMANT_DAYS)
-
-    def _is_admin(self, member: Member) -> bool:
-        return not {member.role, *member.additional_roles}.isdisjoint(self._admin_roles)
 
     def _changes(self, *, with_domains: bool) -> list[Change]:
         """Return the changes. ``with_domains``: also the domains of e-mail addresses, which can name a person."""
