@@ -144,6 +144,7 @@ SAML_SP_METADATA = Table(
         text("logout_url", "Where a logout is sent.", required=True),
     ),
     shape=PerParent("org_query"),
+    guarded=True,
     doc=DOC,
     feature=ORGS,
     references=(Reference(("org_id",), "org_query"),),

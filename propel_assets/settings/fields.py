@@ -158,13 +158,15 @@ class Settings:
     max_loss: float = _setting(
         "PROPELAUTH_MAX_LOSS",
         0.2,
-        "Share of its rows that users, orgs and memberships may lose in one load, at least 50 rows. A load that loses "
-        "more replaces nothing and fails.",
+        "Share of its rows that users, orgs, memberships and tables with one request per user or org may lose in one "
+        "load, at least 50 rows. A load that loses more replaces nothing and fails.",
         minimum=0,
         maximum=1,
     )
     allow_loss: bool = _setting(
-        "PROPELAUTH_ALLOW_LOSS", False, "Set to true for one run to replace the rows although more were lost."
+        "PROPELAUTH_ALLOW_LOSS",
+        False,
+        "Set to true for one run to replace the rows although more, or those of a report, were lost.",
     )
     max_age_hours: float = _setting(
         "PROPELAUTH_MAX_AGE_HOURS",

@@ -344,6 +344,15 @@ def test_a_backup_after_a_kill_has_the_committed_data(tmp_path) -> None:
         assert restored.execute("SELECT * FROM t").fetchall() == [(1,)]
 
 
+def test_the_environment_without_containers_has_every_variable_of_the_files_it_copies() -> None:
+    page = (ROOT / "docs" / "production.md").read_text()
+    section = page.split("## Without containers")[1].split("\n## ")[0]
+    (dagster, propelauth) = re.findall(r"^```text\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    named = re.findall(r"env: (\w+)", (DEPLOY / "dagster.yaml").read_text() + (DEPLOY / "workspace.yaml").read_text())
+    assert {"DAGSTER_HOME", *named} == set(re.findall(r"^(\w+)=", dagster, re.MULTILINE))
+    assert {"PROPELAUTH_AUTH_URL", "PROPELAUTH_API_KEY"} <= set(re.findall(r"^(\w+)=", propelauth, re.MULTILINE))
+
+
 def test_the_upgrade_names_every_file_of_an_installation() -> None:
     page = (ROOT / "docs" / "production.md").read_text()
     section = page.split("## Upgrade and downgrade")[1].split("\n## ")[0]

@@ -18,7 +18,7 @@ from propel_assets.marts.runner import open_dbt
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.reporting.access_review.build import ADMIN_ROLES, build_review
 from propel_assets.reporting.access_review.files import CHANGED, EXCEPTIONS, KEYS, MEMBERS, PAGE, render_files
-from propel_assets.reporting.access_review.model import AccessReview, ApiKey, ExceptionKind, Finding
+from propel_assets.reporting.access_review.model import AccessReview, ApiKey, ExceptionKind, Finding, Interval, Member
 from propel_assets.sandbox.belongings import ApiKey as StoredKey
 from propel_assets.sandbox.store import Store
 from propel_assets.source.stream import ReadOptions
@@ -428,6 +428,18 @@ def test_without_history_the_reason_is_one_sentence(small, simulate, run_cli) ->
     ran = run_cli("access-review", "--as-of", "2026-11-24")
     assert ran.returncode == 1
     assert "needs the history and the marts, which are not built here. To build them: run" in ran.stderr
+
+
+def test_a_role_that_includes_an_administrator_role_is_one() -> None:
+    at = Interval(None, datetime(2026, 9, 30, tzinfo=UTC))
+
+    def member(role: str, *, additional: tuple[str, ...] = (), inherited: tuple[str, ...] = ()) -> Member:
+        return Member("org", "user", role, additional, inherited, at, at, True, False, True, None)
+
+    assert member("Admin").holds(ADMIN_ROLES)
+    assert member("Viewer", additional=("Admin",)).holds(ADMIN_ROLES)
+    assert member("Super", inherited=("Admin", "Member")).holds(ADMIN_ROLES)
+    assert not member("Super", inherited=("Member",)).holds(ADMIN_ROLES)
 
 
 def test_text_that_a_spreadsheet_would_run_gets_an_apostrophe() -> None:

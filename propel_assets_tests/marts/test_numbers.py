@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,11 @@ import pytest
 from dlt.common.time import increasing_precise_time
 
 from propel_assets.marts.runner import open_dbt
+from propel_assets.privacy.policy_file import load_policy
+from propel_assets.reporting.access_review.build import build_review
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import load_settings
+from propel_assets.warehouse.query import open_warehouse
 from propel_assets_tests.marts.conftest import SEARCH_PATH, Simulation
 
 DAY, HOUR = 86_400, 3_600
@@ -323,6 +326,41 @@ def test_changes_of_a_user_are_one_log_with_bounds(life) -> None:
     assert [change for change, *_ in life.query(sql.format(life.ids["deleted"]))][:1] == ["deleted"]
     [(first,)] = life.query("SELECT count(*) FROM fct_user_changes WHERE changed_after IS NULL")
     assert first == 0  # the first load shows no change
+
+
+def test_a_changed_email_address_is_a_change_without_the_address(simulate, query, monkeypatch) -> None:
+    life = simulate("+fct_user_changes", "+fct_user_activity_daily", "orgs_history", "org_loads")
+    same, moved, other = sorted(life.store.users)[:3]
+    for user_id in (same, moved, other):
+        life.store.update_user(user_id, email=f"{user_id}@old.example")
+    life.load()
+    life.wait(days=1)
+    life.store.update_user(same, email="new@old.example")
+    life.store.update_user(moved, email="new@New.example")
+    life.store.update_user(other, first_name="b")
+    life.load()
+    changes = f"SELECT user_id, change, old_value, new_value FROM {MARTS}.fct_user_changes ORDER BY user_id, seen_at"
+    found = [(same, "email_changed", None, None), (moved, "email_changed", "old.example", "new.example")]
+    assert query(changes) == found
+    assert query(f"SELECT count(*) FROM {MARTS}.fct_user_changes AS c WHERE CAST(c AS VARCHAR) LIKE '%@%'") == [(0,)]
+    target, day = life.settings.target, datetime.fromtimestamp(life.store.now, UTC).date()
+    with open_warehouse(target, load_policy(life.settings.privacy_settings)) as warehouse:
+        for with_names, domains in ((False, {("", "")}), (True, {("", ""), ("old.example", "new.example")})):
+            shown = build_review(warehouse, target, day, with_names=with_names).user_changes
+            assert {change.change for change in shown} == {"e-mail address changed"}
+            assert {(change.old, change.new) for change in shown} == domains
+
+    # A policy that hashes addresses changes each stored value, and no address.
+    monkeypatch.setenv("PROPELAUTH_PRIVACY", "strict")
+    monkeypatch.setenv("PROPELAUTH_PRIVACY_KEY", "a key of 16 characters")
+    life.settings = load_settings({"auth_url": life.sandbox.url, "api_key": life.sandbox.api_key})
+    life.wait(days=1)
+    life.load()
+    assert query(changes) == found
+    life.wait(days=1)
+    life.store.update_user(other, email="new@elsewhere.example")
+    life.load()
+    assert query(changes) == [*found, (other, "email_changed", None, None)]
 
 
 @pytest.mark.parametrize("zone", ZONES)

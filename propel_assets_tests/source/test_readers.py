@@ -2,14 +2,17 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from uuid import NAMESPACE_OID, uuid5
 
 import pytest
 
 from propel_assets.catalog import ORG_BY_ID, tables_of
 from propel_assets.catalog.users import USERS_IN_ORG
-from propel_assets.errors import UnprovedScan
+from propel_assets.errors import LossRefused, UnprovedScan
+from propel_assets.sandbox import insights
+from propel_assets.source import lists
 from propel_assets.source.client import Client
-from propel_assets.source.readers import ScanContext, read_scan
+from propel_assets.source.readers import ScanContext, per_parent, read_scan
 from propel_assets.source.stream import ReadOptions, ResumeState, Rows, ScanResult
 
 ORG = "/api/backend/v1/org"
@@ -19,8 +22,10 @@ ORG = "/api/backend/v1/org"
 def read(settings):
     """Return a function that reads a scan, and returns the rows and the result of each table."""
 
-    def scan(name: str, page_size: int = 100, **context) -> dict[str, tuple[list[dict], ScanResult]]:
-        client = Client(replace(settings.tenant, page_size=page_size))
+    def scan(
+        name: str, page_size: int = 100, *, allow_loss: bool = False, **context
+    ) -> dict[str, tuple[list[dict], ScanResult]]:
+        client = Client(replace(settings.tenant, page_size=page_size, allow_loss=allow_loss))
         items = list(read_scan(name, ScanContext(client=client, **context)))
         rows = {table.name: [] for table in tables_of(name)}
         for item in items:
@@ -200,3 +205,70 @@ def test_groups_that_contradict_their_total_are_refused(read, sandbox, large_gro
     sandbox.faults.parse(f"repeated_page=0,path=/api/backend/v1/scim/{org_id}/groups")
     with pytest.raises(UnprovedScan, match="another number of groups than its total"):
         read("scim", page_size=20)
+
+
+REPORT = "/api/backend/v1/user_report"
+
+
+def test_a_report_that_is_not_available_is_named_and_the_others_are_counted(read, sandbox) -> None:
+    sandbox.faults.parse(f"server_error=404,path={REPORT}/champion")
+    rows, result = read("user_reports")["user_report"]
+    assert {row["type"] for row in rows} == {"reengagement", "churn", "top_inviter"}
+    assert (result.verdict, result.rows_read) == ("counted", len(rows))
+    assert result.reason.startswith("Not available: champion 30: ")
+
+
+def test_the_rows_of_a_report_are_not_replaced_by_none_because_it_is_not_available(read, sandbox) -> None:
+    _, loaded = read("user_reports")["user_report"]
+    sandbox.faults.parse(f"server_error=404,path={REPORT}/champion")
+    with pytest.raises(LossRefused, match=r"rows of champion 30, .* returns 404 .*PROPELAUTH_ALLOW_LOSS=true"):
+        read("user_reports", resume_state=loaded.resume_state)
+    _, allowed = read("user_reports", resume_state=loaded.resume_state, allow_loss=True)["user_report"]
+    assert {*allowed.resume_state.cursor["reports"]} < {*loaded.resume_state.cursor["reports"]}
+
+
+@pytest.fixture
+def recomputed(monkeypatch) -> None:
+    """Each change of a user computes the reports of the sandbox again."""
+    monkeypatch.setattr(insights, "_report_id", lambda store, name: str(uuid5(NAMESPACE_OID, f"{name} {store.now}")))
+
+
+def test_a_report_that_is_computed_again_while_it_is_read_is_read_again(read, sandbox, recomputed, monkeypatch) -> None:
+    get, requests = Client.get, []
+
+    def get_then_compute(client, path, decode, params=None, **options):
+        answer = get(client, path, decode, params, **options)
+        if path == f"{REPORT}/churn":
+            requests.append(path)
+            if len(requests) == 5:
+                sandbox.store.add_user()
+        return answer
+
+    monkeypatch.setattr(Client, "get", get_then_compute)
+    rows, result = read("user_reports", page_size=20)["user_report"]
+    assert len({row["report_id"] for row in rows if (row["type"], row["interval"]) == ("churn", "7")}) == 1
+    assert result.rows_read == len(rows)
+
+
+def test_a_report_that_is_computed_again_after_rows_were_returned_is_refused(
+    settings, sandbox, recomputed, monkeypatch
+) -> None:
+    monkeypatch.setattr(lists, "BATCH_ROWS", 20)
+    monkeypatch.setattr(lists, "PAGES_AHEAD", 1)
+    client = Client(replace(settings.tenant, page_size=20, max_concurrency=1))
+
+    def read_and_compute() -> None:
+        for item in read_scan("user_reports", ScanContext(client=client)):
+            if isinstance(item, Rows) and item.data["type"][0].as_py() == "churn":
+                sandbox.store.add_user()
+
+    with pytest.raises(UnprovedScan, match="computed the report churn 7 again while it was read"):
+        read_and_compute()
+
+
+@pytest.mark.parametrize("scan", ["mfa", "signup_query_parameters", "saml"])
+def test_a_table_is_not_emptied_because_each_of_its_requests_returns_404(scan, read, monkeypatch) -> None:
+    ((_, loaded),) = read(scan).values()
+    monkeypatch.setattr(per_parent, "get_or_none", lambda *_: None)
+    with pytest.raises(LossRefused, match=f"had {loaded.rows_read} rows .* now returns 0"):
+        read(scan, resume_state=loaded.resume_state)

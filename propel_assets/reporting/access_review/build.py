@@ -60,6 +60,7 @@ CHANGES = {
     "unlocked": "unlocked",
     "mfa_enabled": "second factor added",
     "mfa_disabled": "second factor removed",
+    "email_changed": "e-mail address changed",
 }
 """By `change` of fct_user_changes: how the review names it."""
 
@@ -82,7 +83,8 @@ def build_review(
         as_of: the day at whose end (UTC) the roles are reviewed.
         since: the first day of the period; None: 90 days before.
         org_ids: only these orgs; empty: all.
-        admin_roles: roles whose holders count as administrators. The first one owns an org.
+        admin_roles: roles whose holders count as administrators, also through a role that includes one. The first one
+            owns an org.
         with_names: also read names and e-mail addresses.
 
     Raises:
@@ -151,13 +153,13 @@ class _Reader:
         self._require_known_orgs()
         users = self._users()
         members, orgs = self._members(users), self._orgs()
-        changes = self._changes()
+        changes = self._changes(with_domains=with_names)
         api_keys = self._api_keys(users, {(member.user_id, member.org_id) for member in members})
         in_period = [at for at in self._loads if self._start <= at <= self._observed]
         gaps = [later - earlier for earlier, later in pairwise(in_period)]
         known = max(self._start, self._loads[0]), self._observed
         by_org: dict[str, list[Member]] = defaultdict(list)
-        for member in sorted(members, key=lambda m: (not self._is_admin(m), m.role, m.user_id)):
+        for member in sorted(members, key=lambda m: (not m.holds(self._admin_roles), m.role, m.user_id)):
             by_org[member.org_id].append(member)
         org_changes: dict[str, list[Change]] = defaultdict(list)
         for change in changes:
@@ -301,7 +303,7 @@ class _Reader:
                     last_active_day=user.get("last_active_day"),
                 )
                 findings = findings_of_member(
-                    member, is_admin=self._is_admin(member), dormant_before=self._dormant_before
+                    member, is_admin=member.holds(self._admin_roles), dormant_before=self._dormant_before
                 )
                 members.append(replace(member, findings=findings))
         return members
@@ -310,10 +312,8 @@ class _Reader:
     def _dormant_before(self) -> date:
         return self._observed.date() - timedelta(days=DORMANT_DAYS)
 
-    def _is_admin(self, member: Member) -> bool:
-        return not {member.role, *member.additional_roles}.isdisjoint(self._admin_roles)
-
-    def _changes(self) -> list[Change]:
+    def _changes(self, *, with_domains: bool) -> list[Change]:
+        """Return the changes. ``with_domains``: also the domains of e-mail addresses, which can name a person."""
         rows = self._rows(
             "SELECT org_id, user_id, change, old_value, new_value, seen_at "  # noqa: S608 - our names
             f"FROM {self._marts}.fct_user_changes "
@@ -330,6 +330,9 @@ class _Reader:
             )
             for org_id, user_id, change, old, new, seen_at in rows
         ]
+        if not with_domains:
+            email = CHANGES["email_changed"]
+            changes = [replace(change, old="", new="") if change.change == email else change for change in changes]
         return sorted(changes, key=lambda c: (c.at.before, c.org_id, c.user_id, c.change))
 
     def _orphan_reason(

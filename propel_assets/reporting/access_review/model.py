@@ -1,6 +1,6 @@
 """What an access review consists of."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
@@ -68,6 +68,10 @@ class Member:
     mfa_enabled: bool | None
     last_active_day: date | None
     findings: tuple[Finding, ...] = ()
+
+    def holds(self, roles: Collection[str]) -> bool:
+        """Return whether the member has one of ``roles``, also through a role that includes it."""
+        return not {self.role, *self.additional_roles, *self.inherited_roles}.isdisjoint(roles)
 
     @property
     def through(self) -> str:

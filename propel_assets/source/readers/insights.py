@@ -1,53 +1,87 @@
 """`ReportGrid` and `MetricGrid`: PropelAuth's insight reports and chart metrics."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from operator import attrgetter
+from typing import Any
 
 from propel_assets.catalog import USER_QUERY, Table
 from propel_assets.catalog.model import MetricGrid, ReportGrid
-from propel_assets.errors import PermanentApiError
+from propel_assets.errors import LossRefused, PermanentApiError, UnprovedScan
 from propel_assets.source.decode import PageDecoder, RowType, to_arrow
-from propel_assets.source.lists import ListEndpoint, ListScan
+from propel_assets.source.lists import MAX_ATTEMPTS, ListEndpoint, ListScan
 from propel_assets.source.readers.context import ScanContext, SkipScan, list_result, skip_if_not_enabled, skip_reason
 from propel_assets.source.scan import Order
 from propel_assets.source.stream import Rows, ScanResult
 
 METRIC_DAYS_READ_AGAIN = 35
+WITH_ROWS = "reports"  # in the cursor: the reports that have rows
 SINCE = "since"  # in the cursor: the first day that may still change
 
 
 def read_reports(context: ScanContext, table: Table, shape: ReportGrid) -> Iterator[Rows | ScanResult]:
-    """Read the report of every type and interval. A report that the project does not have is named in the reason."""
+    """Read the report of every type and interval. A report that the project does not have is named in the reason.
+
+    Raises:
+        LossRefused: a report that had rows at the last load is not available.
+    """
     results: list[ScanResult] = []
     errors: dict[str, PermanentApiError] = {}
+    with_rows: list[str] = []
     for type_, intervals in shape.intervals:
         for interval in intervals:
+            report, has_rows = f"{type_} {interval}", False
             try:
                 for item in _read_report(context, table, type_, interval):
                     if isinstance(item, Rows):
+                        has_rows = True
                         yield item
                     else:
                         results.append(item)
             except PermanentApiError as error:
-                if table.feature is None or error.status not in table.feature.statuses:
+                if has_rows or table.feature is None or error.status not in table.feature.statuses:
                     raise
-                errors[f"{type_} {interval}"] = error
+                errors[report] = error
+            with_rows += [report] if has_rows else []
     if not results:
         raise SkipScan(skip_reason(table.path, *errors.values()))
-    result = _joined(results)
+    result = replace(_joined(results), cursor={WITH_ROWS: with_rows})
     if errors:
+        _refuse_lost_reports(context, table, errors)
         missing = (f"{report}: {skip_reason(table.path, error)}" for report, error in errors.items())
-        result = replace(result, reason=f"Not available: {' '.join(missing)}")
+        result = replace(result, verdict="counted", reason=f"Not available: {' '.join(missing)}")
     if not result.rows_read:
         yield Rows(table.name, to_arrow(table, ()))
     yield result
 
 
+def _refuse_lost_reports(context: ScanContext, table: Table, errors: Mapping[str, PermanentApiError]) -> None:
+    """Refuse to replace the rows of a report by none because it is not available."""
+    lost = [report for report in errors if report in context.resume_state.cursor.get(WITH_ROWS, ())]
+    if lost and not context.client.tenant.allow_loss:
+        raise LossRefused(
+            f"{table.name} had rows of {', '.join(lost)} at the last load, and GET {table.path} now returns "
+            f"{errors[lost[0]].status} for it. The previous data is kept. If PropelAuth does not have the report any "
+            "more, run once with PROPELAUTH_ALLOW_LOSS=true."
+        )
+
+
 def _read_report(context: ScanContext, table: Table, type_: str, interval: str) -> Iterator[Rows | ScanResult]:
+    """Read one report. If PropelAuth computes it again meanwhile, read it again.
+
+    Raises:
+        UnprovedScan: it was computed again after rows had been returned, or in each attempt.
+    """
     row_type = RowType(table, constant_columns=("type", "interval", "report_time"))
-    times: list[int] = []
+    times: set[int] = set()
+    report_ids: set[str] = set()
+    has_rows = False
+
+    def note(page: Any) -> None:
+        times.update([] if page.report_time is None else [page.report_time])
+        report_ids.update(row.f_report_id for row in page.items)
+
     endpoint = ListEndpoint(
         table.name,
         table.path_of(type=type_),
@@ -55,13 +89,27 @@ def _read_report(context: ScanContext, table: Table, type_: str, interval: str) 
         "total_count",
         row_type,
         {"report_interval": interval},
-        on_page=lambda answer: times.append(answer.report_time),
+        on_page=note,
     )
-    scan = ListScan(context.client, endpoint, Order(attrgetter("f_report_id", "f_id")), progress=context.progress)
-    for rows in scan:
-        constants = {"type": type_, "interval": interval, "report_time": max(times)}
-        yield Rows(table.name, row_type.to_arrow(rows, constants))
-    yield list_result(table, scan.outcome)
+    for _ in range(MAX_ATTEMPTS):
+        times.clear()
+        report_ids.clear()
+        scan = ListScan(context.client, endpoint, Order(attrgetter("f_report_id", "f_id")), progress=context.progress)
+        for rows in scan:
+            if len(times) > 1 and len(report_ids) > 1:
+                break
+            constants = {"type": type_, "interval": interval, "report_time": max(times, default=None)}
+            yield Rows(table.name, row_type.to_arrow(rows, constants))
+            has_rows = True
+        else:
+            yield list_result(table, scan.outcome)
+            return
+        if has_rows:
+            break
+    raise UnprovedScan(
+        f"{table.name}: PropelAuth computed the report {type_} {interval} again while it was read. The previous data "
+        "is kept. Run again."
+    )
 
 
 def _joined(results: list[ScanResult]) -> ScanResult:

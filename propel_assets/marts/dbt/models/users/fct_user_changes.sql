@@ -4,6 +4,8 @@
 with user_versions as (
   select
     users.*,
+    lower({{ dbt.split_part('users.email', "'@'", 2) }}) as email_domain,
+    lag(users.email) over (partition by users.user_id order by users.valid_from) as email_before,
     lag(users.valid_to) over (partition by users.user_id order by users.valid_from) as previous_valid_to
     {%- for flag, _, _ in flags %},
     lag(users.{{ flag }}) over (partition by users.user_id order by users.valid_from) as {{ flag }}_before
@@ -67,6 +69,25 @@ changes as (
   from user_versions
   where previous_valid_to is not null and {{ flag }} <> {{ flag }}_before
   {% endfor %}
+  union all
+
+  {#- An address and a hash differ because the privacy policy was changed. A hash has no domain. #}
+  select
+    user_id,
+    null,
+    'email_changed',
+    case when email_domain <> email_domain_before then email_domain_before end,
+    case when email_domain <> email_domain_before then email_domain end,
+    valid_from
+  from (
+    select user_versions.*, lower({{ dbt.split_part('email_before', "'@'", 2) }}) as email_domain_before
+    from user_versions
+  ) as addresses
+  where
+    previous_valid_to is not null
+    and email <> email_before
+    and case when email like '%@%' then 1 else 0 end = case when email_before like '%@%' then 1 else 0 end
+
   union all
 
   select user_id, org_id, 'joined_org', null, user_role, valid_from
