@@ -9,7 +9,7 @@ received, events that can explain it are waited for.
 
 import itertools
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -256,7 +256,9 @@ class _Comparison:
         try:
             reasons = self._read_warehouse()
             if self._compared:
-                reasons |= {r.table_name: r.reason for r in self._read_propelauth() if r.skipped}
+                results = self._read_propelauth()
+                reasons |= {r.table_name: r.reason for r in results if r.skipped}
+                self._note_verdicts(results)
             for name in reasons:
                 if compared := self._compared.pop(name, None):
                     compared.digests.close()
@@ -395,6 +397,12 @@ class _Comparison:
             else:
                 self._add(item.table, item.data, only)
         return results
+
+    def _note_verdicts(self, results: Iterable[ScanResult]) -> None:
+        """Note why a scan is not proved: rows that it lacks are in the warehouse only, or missing on both sides."""
+        for result in results:
+            if result.verdict == "counted" and result.reason and result.table_name in self._compared:
+                self._compared[result.table_name].notes.append(f"the scan is not proved: {result.reason}")
 
     def _add(self, name: str, data: pa.Table, only: Mapping[str, Collection[Key]] | None) -> None:
         """Add rows as a load would store them."""

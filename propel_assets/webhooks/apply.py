@@ -5,7 +5,7 @@ merged by the message id, so an event that is loaded again is not duplicated.
 """
 
 import contextlib
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from typing import TYPE_CHECKING
 
 from propel_assets.catalog import AUTH_EVENT, BY_NAME
@@ -24,7 +24,7 @@ from propel_assets.warehouse.query import connect
 from propel_assets.warehouse.session import LoadSession, open_session
 
 if TYPE_CHECKING:
-    from propel_assets.webhooks.store import WebhookStore
+    from propel_assets.webhooks.store import StoredEvent, WebhookStore
 
 BATCH_EVENTS = 5_000
 MAX_BATCHES = 100
@@ -38,16 +38,18 @@ def load_events(
     """Load all events of the store, oldest first, and yield each load: at least one.
 
     Raises:
-        PropelError: the events of this load, and later ones, are still in the store; the text says why. Or all events
-            are loaded, and an automatic erasure failed or is not complete.
+        PropelError: the events of this load, and later ones, are still in the store; the text says why. Or an automatic
+            erasure failed or is not complete, or single ids could not be read; all other events are loaded.
     """
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(open_store(settings.webhook_store, statement_seconds=LOAD_SECONDS))
         if store is not None:
             stack.callback(_purge, store)  # whatever the outcome: age is a limit of its own
         session = session or stack.enter_context(open_session(settings.target, log))
+        kept: set[str] = set()
+        unread: dict[str, set[str]] = {}
         for _ in range(MAX_BATCHES):
-            events = None if store is None else store.pending(BATCH_EVENTS)
+            events = None if store is None else _pending(store, kept)
             options = ReadOptions(events=events)
             load = load_scan(AUTH_EVENT.scan, settings, options=options, log=log, session=session)
             yield load
@@ -55,22 +57,29 @@ def load_events(
                 break
             if any(result.skipped for result in load.results):
                 break
-            unread = {result.table_name: result.unread for result in load.results if result.unread}
-            ids = {id_ for some in unread.values() for id_ in some}
-            kept = {event.svix_id for event in events if ids and names_one_of(event, ids)}
+            ids = {id_ for result in load.results for id_ in result.unread}
+            kept |= {event.svix_id for event in events if ids and names_one_of(event, ids)}
+            for result in load.results:
+                if result.unread:
+                    unread.setdefault(result.table_name, set()).update(result.unread)
             store.remove([event.svix_id for event in events if event.svix_id not in kept])
-            if unread:
-                listed = " and ".join(f"{len(some)} {BY_NAME[name].items}" for name, some in unread.items())
-                raise TransientApiError(
-                    f"PropelAuth returned an error for {listed} that events name. The other events are applied; "
-                    f"{len(kept)} events stay in the store, and each load tries them again. If the error persists, a "
-                    "full load has the rows, and the events are removed after 30 days."
-                )
             if len(events) < BATCH_EVENTS:
                 _settle_grades(settings, session, log)
                 break
     if settings.erase_deleted:
         _erase_deleted(settings, log)
+    if unread:
+        listed = " and ".join(f"{len(some)} {BY_NAME[name].items}" for name, some in unread.items())
+        raise TransientApiError(
+            f"PropelAuth returned an error for {listed} that events name. The other events are applied; "
+            f"{len(kept)} events stay in the store, and each load tries them again. If the error persists, a "
+            "full load has the rows, and the events are removed after 30 days."
+        )
+
+
+def _pending(store: "WebhookStore", kept: Collection[str]) -> list["StoredEvent"]:
+    """Return the next events, without those that an earlier load of this call has ``kept``."""
+    return [event for event in store.pending(BATCH_EVENTS + len(kept)) if event.svix_id not in kept]
 
 
 def _purge(store: "WebhookStore") -> None:
@@ -87,9 +96,11 @@ def _erase_deleted(settings: Settings, log: Log) -> None:
     """
     receipts = run_due_erasures(settings, log)
     if incomplete := [user_id for user_id, receipt in receipts.items() if not receipt.is_complete]:
+        found = {column.reason for receipt in receipts.values() for column in receipt.unsearched}
+        reasons = f" ({'; '.join(sorted(found))})" if found else ""
         message = (
             f"The events are loaded, but the erasure of {', '.join(incomplete)} is not complete: something still names "
-            "the user or could not be searched. Run propel-assets erase with each id: it lists what remains."
+            f"the user or could not be searched{reasons}. Run propel-assets erase with each id: it lists what remains."
         )
         log(f"Warning: {message}")
         raise WarehouseError(message)

@@ -449,6 +449,23 @@ def test_users_who_signed_up_or_were_active_since_the_load_only_count(settings, 
     assert users.differences == [Difference("different", f"user_id={silent}", ("first_name",))]
 
 
+def test_the_reason_why_its_own_scan_is_not_proved_is_a_note(settings, sandbox, monkeypatch) -> None:
+    isolated = max(sandbox.store.orgs, key=lambda org: sum(org in orgs for orgs in sandbox.store.of_user.values()))
+    sandbox.store.update_org(isolated, isolated=True)
+    load_scan("org_details", settings)
+    members = {user for user, orgs in sandbox.store.of_user.items() if isolated in orgs}
+    listed = sandbox.store.sorted_users
+    monkeypatch.setattr(
+        sandbox.store, "sorted_users", lambda order: [user for user in listed(order) if user.user_id not in members]
+    )
+    load_scan("users", settings)
+    for comparison in verify(settings):
+        assert comparison.differences == []
+        [note] = comparison.notes
+        assert note.startswith("the scan is not proved: ")
+        assert note.endswith(f"that the list of all users does not have: {len(members)}, in 1 orgs")
+
+
 def test_privacy_and_erasure_apply_to_both_sides(settings, sandbox, run_cli, run_sql, monkeypatch, tmp_path) -> None:
     policy = tmp_path / "policy.toml"
     people = "\n".join(

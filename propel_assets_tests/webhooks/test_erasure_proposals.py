@@ -1,15 +1,19 @@
 """A deletion that the API confirms proposes an erasure. A forged or mistaken event has no effect."""
 
+import json
 import uuid
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from propel_assets.errors import WarehouseError
+from propel_assets.errors import TransientApiError, WarehouseError
 from propel_assets.settings import load_settings
 from propel_assets.warehouse.load import load_scan
+from propel_assets.webhooks import apply as apply_module
 from propel_assets.webhooks.apply import load_events
 from propel_assets.webhooks.store import StoredEvent, WebhookStore
+from propel_assets_tests.webhooks.conftest import received
 
 
 @pytest.fixture
@@ -149,3 +153,53 @@ def test_an_automatic_erasure_that_is_not_complete_fails_and_says_what_to_do(
         next(n for n, line in enumerate(lines) if line.endswith("checks passed.")),
     ]
     assert order == sorted(order)
+
+
+@pytest.mark.parametrize("is_known_by", ["an invite of theirs", "the event of their sign-up", "nothing"])
+def test_the_address_of_a_deleted_user_is_erased_or_reported_as_unknown(
+    small, settings, run_cli, query, is_known_by
+) -> None:
+    inviters = {invite["inviter_user_id"] for invite in small.store.invites}
+    user_id = next(user_id for user_id in small.store.users if user_id not in inviters)
+    email = small.store.users[user_id].wire["email"]
+    small.store.invites[-1]["invitee_email"] = email
+    inviter = {"inviter_user_id": user_id, "inviter_email": email} if is_known_by == "an invite of theirs" else {}
+    small.store.invites[0] |= inviter
+    load_scan("invites", settings)
+    if is_known_by == "the event of their sign-up":
+        at = datetime.now(UTC)
+        payload = json.dumps({"event_type": "user.created", "user_id": user_id, "email": email})
+        with closing(WebhookStore(settings.webhook_store)) as store:
+            store.add([StoredEvent("created", "user.created", at, at, payload)])
+    small.store.delete_user(user_id)
+    deliver(settings, user_id, days_ago=31)
+    list(load_events(settings))
+    addresses = f"SELECT count(*) FROM pending_org_invites WHERE '{email}' IN (invitee_email, inviter_email)"
+    assert query(addresses)[0][0] > 0
+    done = run_cli("erase", user_id)
+    if is_known_by == "nothing":
+        assert done.returncode == 1
+        assert "propel_auth_data.pending_org_invites.invitee_email" in done.stdout
+        assert "no e-mail address of this person is known" in done.stdout
+        done = run_cli("erase", user_id, "--email", email)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert query(addresses) == [(0,)]
+
+
+def test_an_id_that_returns_errors_stops_neither_later_events_nor_erasures(small, settings, query, monkeypatch) -> None:
+    monkeypatch.setattr(apply_module, "BATCH_EVENTS", 2)
+    monkeypatch.setenv("PROPELAUTH_ERASE_DELETED", "true")
+    due, failing, *others = list(small.store.users)[:5]
+    small.store.delete_user(due)
+    deliver(settings, due, days_ago=31)
+    with closing(WebhookStore(settings.webhook_store)) as store:
+        for user_id in (failing, *others):
+            small.store.update_user(user_id, first_name="New")
+            store.add([received({"event_type": "user.updated", "user_id": user_id})])
+        small.faults.set("server_error", 500, path=f"/api/backend/v1/user/{failing}")
+        with pytest.raises(TransientApiError, match=r"an error for 1 users .* 1 events stay in the store"):
+            list(load_events(load_settings()))
+        assert store.status().pending == 1
+    changed = query("SELECT user_id FROM user_query WHERE first_name = 'New'")
+    assert {user_id for (user_id,) in changed} == {*others}
+    assert query(f"SELECT count(*) FROM auth_event WHERE user_id = '{due}'") == [(0,)]

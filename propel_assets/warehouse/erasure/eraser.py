@@ -1,6 +1,5 @@
 """Finds and removes one person through an open connection."""
 
-import json
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,11 +8,12 @@ from typing import Any
 
 from dlt.destinations.exceptions import DatabaseException
 
-from propel_assets.catalog import BY_NAME, END_USER_API_KEY_USAGE, PROPEL_SCANS, TABLES
+from propel_assets.catalog import AUTH_EVENT, BY_NAME, END_USER_API_KEY_USAGE, PROPEL_SCANS, TABLES
 from propel_assets.privacy.erasure_list import identifying_columns, mentioning_columns, own_columns
 from propel_assets.privacy.identifiers import PLAIN_IDENTIFIER, REPLACEMENT, replace_identifiers
 from propel_assets.privacy.policy import VARIANT
 from propel_assets.privacy.redaction import describe_error
+from propel_assets.warehouse.audit import decode_json
 from propel_assets.warehouse.dlt_compat import DuckDbSqlClient
 from propel_assets.warehouse.erasure.database_catalog import Catalog, EnumType, SearchedColumn, SearchedTable
 from propel_assets.warehouse.erasure.duckdb_catalog import DuckDbCatalog
@@ -22,7 +22,15 @@ from propel_assets.warehouse.erasure.postgres_catalog import PostgresCatalog
 from propel_assets.warehouse.erasure.receipt import ErasureRecord, UnsearchedColumn
 from propel_assets.warehouse.query import placeholders
 
-LEARNED = ("email", "username", "api_key_id")
+LEARNED = (
+    ("user_id", "email"),
+    ("user_id", "username"),
+    ("user_id", "api_key_id"),
+    ("employee_id", "email"),
+    ("inviter_user_id", "inviter_email"),
+)
+"""Columns with an id, and columns of the same row with another identifier of that person."""
+ADDRESS_UNKNOWN = "no e-mail address of this person is known. If you know one, run again with --email"
 ROW_COUNTS = ("rows_expected", "rows_read", "total_min", "total_max")
 PLAIN = re.compile(PLAIN_IDENTIFIER)
 FREE_FORM = {c.name for table in TABLES for c in table.columns if c.privacy == "free_form"}
@@ -50,14 +58,34 @@ class PersonEraser:
 
     def learn_identifiers(self) -> None:
         """Add the addresses, usernames and API keys beside the person's id to what identifies them."""
-        known = (self.person.emails, self.person.usernames, self.person.api_keys)
+        person = self.person
+        known = {"username": person.usernames, "api_key_id": person.api_keys}
         for table in self._contents.tables:
-            for column, values in zip(LEARNED, known, strict=True):
-                if {"user_id", column} <= {*table.scalar_names}:
-                    condition, params = self._identifies(["user_id"])
+            for id_column, column in LEARNED:
+                if {id_column, column} <= {*table.scalar_names}:
+                    condition, params = self._identifies([id_column])
                     text = self._catalog.text(column)
                     sql = f"SELECT DISTINCT {text} FROM {self._name(table)} WHERE {condition}"  # noqa: S608 - quoted
-                    values.update(value for (value,) in self._catalog.rows(sql, *params) if value)
+                    values = [value for (value,) in self._catalog.rows(sql, *params) if value]
+                    known.get(column, person.emails).update(values)
+            if table.name == AUTH_EVENT.name and "payload" in [column.name for column in table.columns]:
+                self._learn_from_events(table)
+
+    def _learn_from_events(self, table: SearchedTable) -> None:
+        """Learn from the events about the sign-up of the person, which remain after a deletion."""
+        condition, params = self._identifies(["user_id"])
+        sql = f"SELECT {self._catalog.text('payload')} FROM {self._name(table)} WHERE {condition} AND event_type = %s"  # noqa: S608
+        for (stored,) in self._catalog.rows(sql, *params, "user.created"):
+            payload = decode_json(stored) or {}
+            for name, values in (("email", self.person.emails), ("username", self.person.usernames)):
+                values.update([payload[name]] if isinstance(payload.get(name), str) else ())
+
+    def columns_with_addresses(self) -> Iterator[UnsearchedColumn]:
+        """Yield the columns of invites with addresses. Without an address of the person, they cannot be searched."""
+        for table in self._contents.tables:
+            for name in {"invitee_email", "inviter_email"} & {*table.scalar_names}:
+                if self._count(table, f"{self._catalog.quote(name)} IS NOT NULL", []):
+                    yield UnsearchedColumn(f"{table}.{name}", "text", ADDRESS_UNKNOWN)
 
     def api_keys_of_resume_states(self) -> Iterator[str]:
         """Yield the API keys that the resume states in `propel_scans` name."""
@@ -66,10 +94,7 @@ class PersonEraser:
                 text = self._catalog.text("resume_state")
                 sql = f"SELECT {text} FROM {self._name(table)} WHERE table_name = %s"  # noqa: S608 - quoted names
                 for (stored,) in self._catalog.rows(sql, END_USER_API_KEY_USAGE.name):
-                    state = stored or "{}"
-                    while isinstance(state, str):  # SQLite's is encoded twice
-                        state = json.loads(state)
-                    yield from state.get("cursor", {})
+                    yield from (decode_json(stored) or {}).get("cursor", {})
 
     def knows_person(self) -> bool:
         """Whether a table has the person's id. A lookup of an unknown id has it only as the value looked up."""
@@ -298,7 +323,7 @@ class PersonEraser:
         learned_from = {
             table.name
             for table in self._contents.tables
-            if "user_id" in table.scalar_names and {*LEARNED} & {*table.scalar_names}
+            if table.name == AUTH_EVENT.name or any({*pair} <= {*table.scalar_names} for pair in LEARNED)
         }
         return sorted(names, key=lambda name: (name == PROPEL_SCANS.name, name in learned_from))
 

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from propel_assets.warehouse.destinations.file_copies import copy_tables
 from propel_assets.warehouse.dlt_compat import FilesystemClient, SqlJobClientBase
 from propel_assets.warehouse.erasure.eraser import PersonEraser
 from propel_assets.warehouse.erasure.person import Person
-from propel_assets.warehouse.erasure.receipt import ErasureReceipt, ErasureRecord
+from propel_assets.warehouse.erasure.receipt import ErasureReceipt, ErasureRecord, UnsearchedColumn
 from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import (
@@ -95,6 +95,7 @@ class _Run:
     person: Person
     find_user: Callable[[], Mapping[str, Any]] | None
     dry_run: bool
+    unsearched: set[UnsearchedColumn] = field(default_factory=set)
 
     def erase(self) -> ErasureReceipt:
         """Erase, and return the receipt."""
@@ -116,7 +117,7 @@ class _Run:
                 self._identify(eraser)
                 if self.dry_run:
                     records = [*eraser.rename_labels(dry_run=True), *eraser.erase(dry_run=True)]
-                    return ErasureReceipt(records, unsearched=sorted(eraser.unsearched))
+                    return ErasureReceipt(records, unsearched=sorted(eraser.unsearched | self.unsearched))
         state = self._add_to_erasure_list()
         with self._connection() as client:
             with _transaction(client):
@@ -146,7 +147,7 @@ class _Run:
             eraser.resume(_source_state(self.pipeline.state).get(UNFINISHED_KEY, {}))
             records = list(eraser.erase(dry_run=self.dry_run))
             if self.dry_run:
-                return ErasureReceipt(records, unsearched=sorted(eraser.unsearched))
+                return ErasureReceipt(records, unsearched=sorted(eraser.unsearched | self.unsearched))
             state = self._add_to_erasure_list(eraser.deleted)
             for name in eraser.in_order(copies.names):
                 copies.write_back(name)
@@ -165,7 +166,7 @@ class _Run:
             else r
             for r in search.find_remaining()
         ]
-        return ErasureReceipt(records, remaining, sorted(search.unsearched))
+        return ErasureReceipt(records, remaining, sorted(search.unsearched | self.unsearched))
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[Any]:
@@ -189,6 +190,8 @@ class _Run:
             self.person.emails |= {user["email"]} if user.get("email") else set()
             self.person.usernames |= {user["username"]} if user.get("username") else set()
         eraser.learn_identifiers()
+        if not (self.person.emails or is_listed):
+            self.unsearched |= {*eraser.columns_with_addresses()}
         # Resume states have the API keys in clear that the tables have hashed.
         keys = {*_usage_cursor(state), *eraser.api_keys_of_resume_states()}
         self.person.api_keys |= {key for key in keys if self.policy.digest(key) in self.person.api_keys}
