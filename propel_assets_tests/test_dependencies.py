@@ -100,6 +100,7 @@ def test_the_installed_versions_admit_the_least_python() -> None:
     refuse = {
         f"{distribution.name} {distribution.version} needs Python {needed}"
         for distribution in installed_distributions()
-        if least not in SpecifierSet(needed := distribution.metadata.get("Requires-Python") or "")
+        if "Requires-Python" in (metadata := distribution.metadata)
+        and least not in SpecifierSet(needed := metadata["Requires-Python"])
     }
     assert refuse == set()
