@@ -175,7 +175,11 @@ def test_the_time_from_an_invitation_to_the_first_log_in(small_sandbox, small, b
     events.close()
     build(small, "+fct_invite_first_logins")
     columns = "invitee_email, user_id, hours_to_join, hours_to_first_login"
-    rows = query(
-        f"SELECT {columns} FROM propel_auth_marts.fct_invite_first_logins WHERE invitee_email LIKE '%@example.org'"
-    )
-    assert sorted(rows) == [("never@example.org", None, None, None), ("new@example.org", user_id, 3.0, 5.0)]
+    sql = f"SELECT {columns} FROM propel_auth_marts.fct_invite_first_logins WHERE invitee_email LIKE '%@example.org'"
+    expected = [("never@example.org", None, None, None), ("new@example.org", user_id, 3.0, 5.0)]
+    assert sorted(query(sql)) == expected
+    store.delete_user(user_id)
+    store.add_user(user_id="0" * 8 + user_id[8:], email="new@example.org")
+    load_scan("users", small)
+    build(small, "+fct_invite_first_logins")
+    assert sorted(query(sql)) == expected

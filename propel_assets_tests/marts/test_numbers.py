@@ -8,6 +8,7 @@ from typing import Any
 
 import duckdb
 import pytest
+import time_machine
 from dlt.common.time import increasing_precise_time
 
 from propel_assets.marts.runner import open_dbt
@@ -15,6 +16,8 @@ from propel_assets.privacy.policy_file import load_policy
 from propel_assets.reporting.access_review.build import build_review
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import load_settings
+from propel_assets.source.stream import ReadOptions
+from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.query import open_warehouse
 from propel_assets_tests.marts.conftest import SEARCH_PATH, Simulation
 
@@ -128,7 +131,10 @@ def invites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
         load()
         simulation.wait(hours=3)
         life.ids["hours"] = (store.now - midnight["created_at"]) / HOUR
-        accept(store, midnight)
+        user_id = accept(store, midnight)
+        load()
+        simulation.wait(days=1)
+        store.update_user(user_id, email="moved@x.example")
         load()
         yield life
 
@@ -143,6 +149,10 @@ def test_the_outcome_of_an_invite_does_not_change_after_it_is_gone(invites) -> N
 def test_two_invites_and_one_join_are_one_acceptance(invites) -> None:
     outcomes = invites.ids["statuses 6"]
     assert (outcomes["twice@x.example"], outcomes["Twice@x.example"]) == ("replaced", "accepted")
+
+
+def test_an_outcome_stays_when_the_address_of_the_user_changes(invites) -> None:
+    assert [invites.ids[f"statuses {load}"]["midnight@x.example"] for load in (6, 7)] == ["accepted", "accepted"]
 
 
 def test_joining_long_after_a_revoked_invite_is_no_acceptance(invites) -> None:
@@ -210,6 +220,7 @@ def _live(simulation: Simulation, life: Life) -> None:
     ids["classes"] = {store.add_user(email=f"Someone@{name.upper()}"): kind for name, kind in domains.items()}
     ids["active"], ids["changes"], ids["edited"] = (store.add_user(mfa_enabled=True, enabled=True) for _ in range(3))
     ids["invite"] = invite(store, ids["spells"], "new@x.example")
+    used_twice = invite(store, ids["spells"], "used-twice@x.example")
     ids["members"] = {org: len(members) for org, members in store.of_org.items()}
     load()
 
@@ -223,6 +234,7 @@ def _live(simulation: Simulation, life: Life) -> None:
     store.update_user(ids["edited"], first_name="Changed")
     ids["newcomer"] = accept(store, ids["invite"])
     store.update_user(ids["newcomer"], mfa_enabled=False)
+    ids["first_of_address"] = accept(store, used_twice)
     load()
 
     simulation.wait(days=1)
@@ -231,8 +243,10 @@ def _live(simulation: Simulation, life: Life) -> None:
     store.update_user(ids["newcomer"], mfa_enabled=True)
     for user_id in (ids["active"], ids["newcomer"]):
         store.touch_user(user_id)
+    store.delete_user(ids["first_of_address"])
     load()
     simulation.wait(days=27)
+    ids["second_of_address"] = store.add_user(email="used-twice@x.example")
     load()
     simulation.wait(days=5)
     load()
@@ -316,6 +330,12 @@ def test_a_user_who_left_and_came_back_has_two_spells_with_bounds_and_reasons(li
     assert life.query(rows.format(life.ids["dies_member"], life.ids["dies"]))[0][5] == "org_deleted"
 
 
+def test_an_acceptance_belongs_to_the_user_who_had_the_address_then(life) -> None:
+    hours = dict(life.query("SELECT user_id, hours_to_first_accepted_invite_at_most FROM fct_activation"))
+    assert hours[life.ids["first_of_address"]] == pytest.approx(1 / 6, abs=0.03)
+    assert hours[life.ids["second_of_address"]] is None
+
+
 def test_changes_of_a_user_are_one_log_with_bounds(life) -> None:
     sql = "SELECT change, changed_after, seen_at FROM fct_user_changes WHERE user_id = '{}' ORDER BY seen_at, change"
     rows = life.query(sql.format(life.ids["changes"]))
@@ -329,7 +349,7 @@ def test_changes_of_a_user_are_one_log_with_bounds(life) -> None:
 
 
 def test_a_changed_email_address_is_a_change_without_the_address(simulate, query, monkeypatch) -> None:
-    life = simulate("+fct_user_changes", "+fct_user_activity_daily", "orgs_history", "org_loads")
+    life = simulate("+fct_user_changes", "+fct_user_activity_daily", "+dim_user", "orgs_history", "org_loads")
     same, moved, other = sorted(life.store.users)[:3]
     for user_id in (same, moved, other):
         life.store.update_user(user_id, email=f"{user_id}@old.example")
@@ -357,6 +377,7 @@ def test_a_changed_email_address_is_a_change_without_the_address(simulate, query
     life.wait(days=1)
     life.load()
     assert query(changes) == found
+    assert query(f"SELECT DISTINCT email_domain, email_domain_class FROM {MARTS}.dim_user") == [(None, None)]
     life.wait(days=1)
     life.store.update_user(other, email="new@elsewhere.example")
     life.load()
@@ -380,7 +401,7 @@ def test_histories_and_marts_have_one_clock_in_every_time_zone(life, zone) -> No
     assert point.keys() == life.store.users.keys()
     assert point[life.ids["edited"]] == "Changed"
     joined = "SELECT count(*) FROM users_history h JOIN dim_user u USING (user_id) WHERE h.valid_to = u.deleted_seen_at"
-    assert life.query(joined, zone) == [(1,)]
+    assert life.query(joined, zone) == [(2,)]
 
 
 def test_every_time_has_a_time_zone(life) -> None:
@@ -583,6 +604,7 @@ def test_a_time_in_the_data_does_not_move_as_of(simulate, query) -> None:
 def test_retention_cells_are_complete_once_every_user_had_the_week(simulate, query) -> None:
     life = simulate("+fct_retention_weekly", scans=("users",))
     user_id = life.store.add_user()
+    after_146_hours = life.store.add_user(created_at=life.store.now - 13 * HOUR)  # at 23:00
     life.load()
     week = "cohort_week = DATE '2026-11-23'"
     columns = "weeks_after, active_at_or_after_users, is_complete"
@@ -591,11 +613,14 @@ def test_retention_cells_are_complete_once_every_user_had_the_week(simulate, que
     assert query(rows) == [(0, cohort, False)]
     life.wait(days=8)
     life.store.touch_user(user_id)
+    created_at = life.store.users[after_146_hours].wire["created_at"]
+    life.store.update_user(after_146_hours, last_active_at=created_at + 146 * HOUR)  # at 01:00, 7 calendar days later
     life.load()
     weeks = query(rows)
     assert weeks[0] == (0, cohort, True)
     assert weeks[1][2] is False
-    life.store.delete_user(user_id)  # counts with the last activity that was seen
+    for deleted in (user_id, after_146_hours):  # count with the last activity that was seen
+        life.store.delete_user(deleted)
     life.wait(days=7)
     life.load()
     after = query(rows)
@@ -633,3 +658,94 @@ def test_accounts_that_grow_shrink_appear_and_disappear(simulate, query) -> None
     months = query(f"SELECT DISTINCT month, end_day, is_complete FROM {MARTS}.fct_account_growth_monthly ORDER BY 1")
     december, january = date(2026, 12, 1), date(2027, 1, 1)
     assert months == [(december, date(2026, 12, 4), False), (january, january, False)]
+
+
+@pytest.mark.slow
+def test_figures_are_compared_once_both_sides_had_the_whole_period(simulate, query) -> None:
+    life = simulate("+audit_metric_reconciliation", scans=("users", "orgs", "chart_metrics"))
+    compared = f"SELECT metric, last_period FROM {MARTS}.audit_metric_reconciliation ORDER BY metric"
+    complete = f"SELECT max(day) FROM {MARTS}.{{}} WHERE is_complete"
+    first = life.load().date()
+    life.wait(days=8)  # the month is over too
+    last = life.load("users").date()
+    assert query(complete.format("fct_signups_daily")) == [(last - timedelta(days=1),)]
+    assert query(complete.format("fct_orgs_created_daily")) == [(first - timedelta(days=1),)]
+    life.load("orgs")
+    assert query(complete.format("fct_orgs_created_daily")) == [(last - timedelta(days=1),)]
+    assert query(compared) == []  # PropelAuth's figures are of the first day
+    life.load("chart_metrics")
+    month, day = date(2026, 11, 1), last - timedelta(days=1)
+    assert query(compared) == [("active_orgs", month), ("active_users", month), ("orgs_created", day), ("signups", day)]
+
+
+@pytest.mark.slow
+def test_the_usage_of_a_key_is_complete_once_the_key_was_read_after_the_day(simulate, query) -> None:
+    life = simulate("fct_api_key_usage_daily", scans=("api_key_usage",))
+
+    def load_per_key() -> datetime:
+        with time_machine.travel(datetime.fromtimestamp(life.store.now, UTC) + timedelta(minutes=10)):
+            load_scan("api_key_usage", life.settings, options=ReadOptions(usage_per_key=True))
+        return life.load()
+
+    first = load_per_key().date()
+    complete = f"SELECT api_key_id, is_complete FROM {MARTS}.fct_api_key_usage_daily WHERE day = DATE '{first}'"
+    keys = dict(query(complete))
+    assert set(keys.values()) == {False}
+    life.wait(days=2)
+    life.load()  # of all keys together only
+    assert dict(query(complete)) == keys
+    with life.store.lock:
+        archived = next(key for key in life.store.api_keys.values() if key.api_key_id in keys)
+        archived.archived_at = life.store.now
+    load_per_key()
+    assert dict(query(complete)) == {key: key != archived.api_key_id for key in keys}
+
+
+@pytest.mark.slow
+def test_a_key_whose_owner_is_newer_than_the_load_of_users_is_no_orphan(simulate, query) -> None:
+    life = simulate("+fct_api_keys", scans=("users", "end_user_api_keys", "end_user_api_keys_archived"))
+    store = life.store
+    life.load()
+    life.wait(hours=1)
+    org_id = next(iter(store.orgs))
+    user_id = store.add_user()
+    member = next(user_id for user_id in store.users if org_id not in store.of_user[user_id])
+    store.update_user(member, enabled=True)
+    life.load("users")
+    life.wait(hours=1)
+    newcomer = store.add_user()
+    store.add_membership(member, org_id)
+    keys = [store.add_api_key(user_id=owner) for owner in (user_id, newcomer)]
+    keys.append(store.add_api_key(user_id=member, org_id=org_id))
+    life.load("end_user_api_keys")
+    reasons = f"SELECT api_key_id, orphan_reason FROM {MARTS}.fct_api_keys ORDER BY day"
+
+    def found() -> list[str | None]:
+        return [dict(query(reasons))[key] for key in keys]
+
+    assert found() == [None, None, None]
+    store.delete_user(user_id)
+    life.load("users")
+    assert found() == ["owner_deleted", None, None]
+    store.delete_user(newcomer)
+    store.remove_membership(member, org_id)
+    life.wait(hours=1)
+    life.load("users")
+    assert found() == ["owner_deleted", "owner_deleted", "owner_left_org"]
+
+
+@pytest.mark.slow
+def test_a_member_who_left_before_the_org_was_deleted_has_left(simulate, query) -> None:
+    life = simulate("+fct_membership_spells")
+    org_id, leaver, stays = life.store.add_org(), life.store.add_user(), life.store.add_user()
+    for user_id in (leaver, stays):
+        life.store.add_membership(user_id, org_id)
+    life.load()
+    life.store.remove_membership(leaver, org_id)
+    life.wait(hours=1)
+    life.load("users")
+    life.store.delete_org(org_id)
+    life.wait(hours=1)
+    life.load("orgs", "users")
+    reasons = query(f"SELECT user_id, reason FROM {MARTS}.fct_membership_spells WHERE org_id = '{org_id}'")
+    assert dict(reasons) == {leaver: "left", stays: "org_deleted"}

@@ -309,7 +309,9 @@ def compare_retention(world: World) -> None:
             for user_id, wire in cohort:
                 hours = (wire["last_active_at"] - wire["created_at"]) / HOUR
                 if user_id not in last.users:
-                    hours = (day_of(wire["last_active_at"]) - day_of(wire["created_at"])).days * 24
+                    # Only the day is known: at least until its begin.
+                    day_began = wire["last_active_at"] // DAY * DAY
+                    hours = max(0, (day_began - wire["created_at"]) / HOUR)
                 reached += hours >= 168 * k
             wanted[week, k] = (len(cohort), reached)
     sql = "SELECT cohort_week, weeks_after, cohort_users, active_at_or_after_users FROM fct_retention_weekly"

@@ -1,6 +1,6 @@
 {# Users or orgs created per day, by our data and by PropelAuth's metric. `conditions` has a further count of ours per
-   name. Every day from the first one with a figure to that of the last load has a row. #}
-{% macro created_per_day(dimension, created_day, metric, conditions) -%}
+   name. `loads` has the loads of the dimension. Every day from the first one with a figure to that of the last load has a row. #}
+{% macro created_per_day(dimension, created_day, metric, conditions, loads) -%}
 with ours as (
   select
     {{ created_day }} as day,
@@ -39,7 +39,10 @@ days as (
 ),
 
 loads as (
-  select min(day) as first_day, max(day) as last_day from {{ ref('user_loads') }}
+  select
+    min({{ propel_auth.utc_day('read_at') }}) as first_day,
+    max({{ propel_auth.utc_day('read_at') }}) as last_day
+  from {{ loads }} as loads_of_subject
 )
 
 select

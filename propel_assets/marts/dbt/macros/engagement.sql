@@ -69,6 +69,8 @@ select
   {%- endfor %}
   {{ propel_auth.whole('with_ends.days_read') }} as days_read,
   with_ends.period_end < with_ends.last_day as is_complete,
+  coalesce(provider_active_users.cadence_completed, provider_active_orgs.cadence_completed)
+    and coalesce(provider_active_orgs.cadence_completed, provider_active_users.cadence_completed) as provider_is_complete,
   case when with_ends.period_end >= with_ends.first_day then with_ends.period_end < with_ends.last_day end as is_lower_bound
 from with_ends
 inner join first_figures on with_ends.{{ start }} >= first_figures.{{ start }}

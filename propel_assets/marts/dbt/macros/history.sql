@@ -146,11 +146,16 @@ bounds as (
   {%- if name and execute and is_incremental() -%}
     {%- set relation = load_relation(api.Relation.create(database=this.database, schema=this.schema, identifier=name)) -%}
     {%- if relation is not none -%}
-      {%- set columns = adapter.get_columns_in_relation(relation) | map(attribute='name') | map('lower') | list -%}
-      {%- if 'full_load_started_at' in columns -%}{{ return(relation) }}{%- endif -%}
+      {%- if propel_auth.has_column(relation, 'full_load_started_at') -%}{{ return(relation) }}{%- endif -%}
     {%- endif -%}
   {%- endif -%}
   {{ return(none) }}
+{%- endmacro %}
+
+{# Whether the table of an earlier version has a column. #}
+{% macro has_column(relation, name) -%}
+  {%- set columns = adapter.get_columns_in_relation(relation) | map(attribute='name') | map('lower') | list -%}
+  {{ return(name in columns) }}
 {%- endmacro %}
 
 {# The start of the last full load of a raw table. #}

@@ -5,6 +5,7 @@ with users as (
     users.created_at,
     users.signup_day,
     users.is_deleted,
+    users.deleted_seen_at,
     users.as_of,
     {{ propel_auth.period_start('week', propel_auth.utc_day('bounds.first_load')) }} as first_week
   from {{ ref('dim_user') }} as users
@@ -25,10 +26,15 @@ first_returns as (
 ),
 
 first_invites as (
-  select lower(invitee_email) as email, min(accepted_seen_at) as seen_at
-  from {{ ref('fct_invite_funnel') }}
-  where status = 'accepted'
-  group by lower(invitee_email)
+  -- An address can have had several users, one after the other.
+  select users.user_id, min(invites.accepted_seen_at) as seen_at
+  from users
+  inner join {{ ref('fct_invite_funnel') }} as invites
+    on lower(invites.invitee_email) = lower(users.email)
+    and invites.accepted_seen_at >= users.created_at
+    and (users.deleted_seen_at is null or invites.accepted_seen_at < users.deleted_seen_at)
+  where invites.status = 'accepted'
+  group by users.user_id
 ),
 
 first_mfa as (
@@ -58,5 +64,5 @@ select
 from users
 left join first_orgs on first_orgs.user_id = users.user_id
 left join first_returns on first_returns.user_id = users.user_id
-left join first_invites on first_invites.email = lower(users.email)
+left join first_invites on first_invites.user_id = users.user_id
 left join first_mfa on first_mfa.user_id = users.user_id

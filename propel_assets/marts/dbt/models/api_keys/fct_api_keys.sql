@@ -33,12 +33,22 @@ judged as (
     end as status,
     case
       when all_keys.user_id is null then null
-      when users.user_id is null then 'owner_deleted'
+      when deleted_users.user_id is not null then 'owner_deleted'
+      when users.user_id is null and all_keys.created_at < users_read.started_at then 'owner_deleted'
       when not users.enabled then 'owner_disabled'
-      when all_keys.org_id is not null and memberships.user_id is null then 'owner_left_org'
+      when
+        users.user_id is not null
+        and all_keys.org_id is not null
+        and memberships.user_id is null
+        and all_keys.created_at < users_read.started_at
+        then 'owner_left_org'
     end as orphan_reason
   from all_keys
   cross join latest_load
+  -- The user or the membership of a newer key may not be loaded yet.
+  cross join (select {{ propel_auth.full_load_started_at('user_query') }} as started_at) as users_read
+  left join {{ ref('dim_user') }} as deleted_users
+    on deleted_users.user_id = all_keys.user_id and deleted_users.is_deleted
   left join {{ propel_auth.raw('user_query') }} as users on users.user_id = all_keys.user_id
   left join {{ propel_auth.raw('org_membership') }} as memberships
     on memberships.user_id = all_keys.user_id and memberships.org_id = all_keys.org_id

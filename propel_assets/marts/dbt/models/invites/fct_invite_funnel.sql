@@ -5,6 +5,7 @@
 {%- set facts = [
   'org_id', 'invitee_email', 'created_at', 'expires_at', 'role_in_org', 'inviter_user_id'
 ] %}
+{%- set has_decisions = is_incremental() and propel_auth.has_column(this, 'decided_seen_at') %}
 
 with latest_load as (
   select {{ propel_auth.as_of('pending_org_invites') }} as as_of
@@ -26,7 +27,10 @@ invites as (
     latest_load.as_of as first_seen_at,
     {%- endif %}
     latest_load.as_of as last_seen_at,
-    cast(null as {{ propel_auth.type_time() }}) as gone_seen_at
+    cast(null as {{ propel_auth.type_time() }}) as gone_seen_at,
+    cast(null as {{ propel_auth.type_time() }}) as decided_seen_at,
+    cast(null as {{ dbt.type_string() }}) as decided_status,
+    cast(null as {{ propel_auth.type_time() }}) as decided_accepted_seen_at
   from pending
   cross join latest_load
   {%- if is_incremental() %}
@@ -43,7 +47,16 @@ invites as (
     {%- endfor %}
     known.first_seen_at,
     known.last_seen_at,
-    coalesce(known.gone_seen_at, latest_load.as_of) as gone_seen_at
+    coalesce(known.gone_seen_at, latest_load.as_of) as gone_seen_at,
+    {%- if has_decisions %}
+    known.decided_seen_at,
+    known.status as decided_status,
+    known.accepted_seen_at as decided_accepted_seen_at
+    {%- else %}
+    cast(null as {{ propel_auth.type_time() }}) as decided_seen_at,
+    cast(null as {{ dbt.type_string() }}) as decided_status,
+    cast(null as {{ propel_auth.type_time() }}) as decided_accepted_seen_at
+    {%- endif %}
   from {{ this }} as known
   cross join latest_load
   left join pending
@@ -91,39 +104,54 @@ accepted as (
     and (decisive_loads.read_at is null or joined.joined_seen_at <= decisive_loads.read_at)
     and (ordered.next_created_at is null or joined.joined_seen_at < ordered.next_created_at)
   group by ordered.org_id, ordered.invitee_email, ordered.created_at
+),
+
+outcomes as (
+  -- A decided outcome is kept: the address of a user can change, and so can the privacy policy.
+  select
+    ordered.*,
+    coalesce(ordered.decided_seen_at, decisive_loads.read_at) as outcome_decided_seen_at,
+    case when ordered.decided_seen_at is null then accepted.accepted_seen_at else ordered.decided_accepted_seen_at end
+      as accepted_seen_at,
+    case
+      when ordered.decided_seen_at is not null then ordered.decided_status
+      when ordered.gone_seen_at is null and ordered.expires_at <= latest_load.as_of then 'expired'
+      when ordered.gone_seen_at is null then 'pending'
+      when accepted.accepted_seen_at is not null then 'accepted'
+      when ordered.next_created_at <= ordered.gone_seen_at and ordered.next_created_at < ordered.expires_at then 'replaced'
+      when ordered.expires_at <= ordered.gone_seen_at then 'expired'
+      else 'vanished'
+    end as status
+  from ordered
+  cross join latest_load
+  left join decisive_loads on decisive_loads.gone_seen_at = ordered.gone_seen_at
+  left join accepted
+    on accepted.org_id = ordered.org_id
+    and accepted.invitee_email = ordered.invitee_email
+    and accepted.created_at = ordered.created_at
 )
 
 select
   {%- for fact in facts %}
-  ordered.{{ fact }},
+  outcomes.{{ fact }},
   {%- endfor %}
-  ordered.first_seen_at,
-  ordered.last_seen_at,
-  ordered.gone_seen_at,
+  outcomes.first_seen_at,
+  outcomes.last_seen_at,
+  outcomes.gone_seen_at,
+  outcomes.outcome_decided_seen_at as decided_seen_at,
+  outcomes.status,
+  outcomes.created_at < first_load.read_at as is_before_first_load,
+  outcomes.accepted_seen_at,
   case
-    when ordered.gone_seen_at is null and ordered.expires_at <= latest_load.as_of then 'expired'
-    when ordered.gone_seen_at is null then 'pending'
-    when accepted.accepted_seen_at is not null then 'accepted'
-    when ordered.next_created_at <= ordered.gone_seen_at and ordered.next_created_at < ordered.expires_at then 'replaced'
-    when ordered.expires_at <= ordered.gone_seen_at then 'expired'
-    else 'vanished'
-  end as status,
-  ordered.created_at < first_load.read_at as is_before_first_load,
-  accepted.accepted_seen_at,
-  case
-    when accepted.accepted_seen_at is not null
-      then {{ propel_auth.hours_between(propel_auth.not_after('ordered.created_at', 'ordered.last_seen_at'), 'ordered.last_seen_at') }}
+    when outcomes.accepted_seen_at is not null
+      then {{ propel_auth.hours_between(propel_auth.not_after('outcomes.created_at', 'outcomes.last_seen_at'), 'outcomes.last_seen_at') }}
   end as hours_to_accept_at_least,
   case
-    when accepted.accepted_seen_at is not null
-      then {{ propel_auth.hours_between(propel_auth.not_after('ordered.created_at', 'accepted.accepted_seen_at'), 'accepted.accepted_seen_at') }}
+    when outcomes.accepted_seen_at is not null
+      then {{ propel_auth.hours_between(propel_auth.not_after('outcomes.created_at', 'outcomes.accepted_seen_at'), 'outcomes.accepted_seen_at') }}
   end as hours_to_accept_at_most,
   latest_load.as_of
-from ordered
+from outcomes
 cross join latest_load
 cross join (select min(read_at) as read_at from {{ ref('user_loads') }}) as first_load
-left join accepted
-  on accepted.org_id = ordered.org_id
-  and accepted.invitee_email = ordered.invitee_email
-  and accepted.created_at = ordered.created_at
 where latest_load.as_of is not null

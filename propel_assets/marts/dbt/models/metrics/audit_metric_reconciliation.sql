@@ -14,7 +14,7 @@ with figures as (
     {{ column }} as our_figure,
     provider_{{ column }} as provider_figure
   from {{ ref(mart) }}
-  where {{ condition }} and provider_{{ column }} is not null
+  where {{ condition }} and provider_is_complete and provider_{{ column }} is not null
   {{ "union all" if not loop.last }}
   {%- endfor %}
 )

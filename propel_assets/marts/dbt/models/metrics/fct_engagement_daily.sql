@@ -36,6 +36,7 @@ select
   end as stickiness,
   daily.days_read > 0 as has_load,
   daily.is_complete,
+  daily.provider_is_complete,
   daily.is_lower_bound
 from daily
 left join last_7_days on last_7_days.day = daily.day

@@ -5,5 +5,6 @@
     'signups_corporate_domain': "email_domain_class = 'corporate'",
     'signups_with_password': 'has_password',
     'signups_deleted_since': 'is_deleted',
-  }
+  },
+  loads=ref('user_loads')
 ) }}

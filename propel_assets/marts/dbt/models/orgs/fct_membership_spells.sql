@@ -59,6 +59,11 @@ deleted_users as (
 
 deleted_orgs as (
   select org_id, deleted_seen_at from {{ ref('dim_org') }} where is_deleted
+),
+
+-- The deletion of an org ends its last memberships: a member who left at an earlier load had left.
+last_departures as (
+  select org_id, max(left_seen_at) as left_seen_at from spells group by org_id
 )
 
 select
@@ -77,7 +82,8 @@ select
     when spells.left_seen_at is null then null
     when deleted_users.deleted_seen_at = spells.left_seen_at then 'user_deleted'
     when
-      deleted_orgs.deleted_seen_at > left_before.previous_read_at
+      last_departures.left_seen_at = spells.left_seen_at
+      and deleted_orgs.deleted_seen_at > left_before.previous_read_at
       and (next_loads.next_read_at is null or deleted_orgs.deleted_seen_at <= next_loads.next_read_at)
       then 'org_deleted'
     else 'left'
@@ -88,3 +94,4 @@ left join left_before on left_before.at = spells.left_seen_at
 left join next_loads on next_loads.at = spells.left_seen_at
 left join deleted_users on deleted_users.user_id = spells.user_id
 left join deleted_orgs on deleted_orgs.org_id = spells.org_id
+left join last_departures on last_departures.org_id = spells.org_id

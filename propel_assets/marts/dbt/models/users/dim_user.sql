@@ -5,7 +5,8 @@ with latest_load as (
 latest as (
   select
     versions.*,
-    lower({{ dbt.split_part('versions.email', "'@'", 2) }}) as email_domain,
+    -- A hashed address has no domain.
+    nullif(lower({{ dbt.split_part('versions.email', "'@'", 2) }}), '') as email_domain,
     {{ propel_auth.not_after('versions.created_at', 'latest_load.as_of') }} as signed_up_at
   from ({{ propel_auth.latest_versions(ref('users_history'), 'user_id') }}) as versions
   cross join latest_load
@@ -23,8 +24,11 @@ select
   latest.user_id,
   latest.email,
   latest.email_domain,
-  case when latest.email_domain in (select domain from free_domains) then 'free' else 'corporate' end
-    as email_domain_class,
+  case
+    when latest.email_domain is null then null
+    when latest.email_domain in (select domain from free_domains) then 'free'
+    else 'corporate'
+  end as email_domain_class,
   latest.username,
   latest.first_name,
   latest.last_name,

@@ -12,8 +12,14 @@ users as (
     users.created_at,
     users.as_of,
     case
+      -- Of a deleted user, only the day of the last activity is known: at least until 00:00 UTC of that day.
+      when users.is_deleted and last_seen_days.last_day = users.signup_day then 0
       when users.is_deleted
-        then 24 * {{ dbt.datediff('users.signup_day', 'last_seen_days.last_day', 'day') }}
+        then
+          24 * {{ dbt.datediff('users.signup_day', 'last_seen_days.last_day', 'day') }}
+          - cast(
+            mod({{ propel_auth.whole(propel_auth.epoch('users.created_at')) }}, 86400) as {{ propel_auth.type_double() }}
+          ) / 3600
       else {{ propel_auth.hours_between('users.created_at', 'users.last_active_at') }}
     end as active_hours
   from {{ ref('dim_user') }} as users
