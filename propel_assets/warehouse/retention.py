@@ -1,4 +1,4 @@
-"""Removes rows of the audit tables that loads of events, and checks after them, have written, and that nothing reads any more.
+"""Removes rows of the audit tables that loads of events and later checks have written and that nothing reads now.
 
 Events can be loaded every 30 seconds, and each load writes rows. They are removed once two full loads have begun since:
 the histories then have their times.
