@@ -196,7 +196,7 @@ def _invoke(
     options += ["--no-version-check", "--no-send-anonymous-usage-stats"]
     if words[0] == "build":  # half of the time of a small build
         options += ["--no-write-json"]
-    with dbt_compat.ONE_INVOCATION:
+    with dbt_compat.ONE_INVOCATION, dbt_compat.without_variables():
         try:
             return dbtRunner(manifest=manifest).invoke([*words, *options])
         finally:
