@@ -6,7 +6,6 @@ Contract tests: `propel_assets_tests/marts/test_dbt_compat.py`. dagster-dbt is u
 
 import contextlib
 import logging
-import os
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -28,22 +27,6 @@ def quiet_import() -> Iterator[None]:
         yield
     finally:
         root.removeHandler(silent)
-
-
-@contextlib.contextmanager
-def without_variables() -> Iterator[None]:
-    """Remove the environment variables that dbt reads, which are those of the user's own dbt project.
-
-    Each option of dbt that is not passed is read from a variable: DBT_TARGET names a target that our profile does not
-    have, and DBT_EMPTY builds tables without rows. No option turns that off. Hold `ONE_INVOCATION`.
-    """
-    found = {name: value for name, value in os.environ.items() if name.startswith("DBT_")}
-    for name in found:
-        del os.environ[name]
-    try:
-        yield
-    finally:
-        os.environ.update(found)
 
 
 def close_connections() -> None:

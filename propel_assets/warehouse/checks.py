@@ -118,8 +118,13 @@ class TableFacts:
 def row_count(facts: TableFacts) -> Finding:
     """The table has the rows that the load read, and each column as many values."""
     load, table = facts.load_or_events, facts.table
-    if load is None or not facts.columns:
+    if load is None:
         return _finding(NOT_LOADED)
+    if not facts.columns:
+        if not load.rows_read:
+            return _finding(NOT_LOADED)
+        text = f"The table is missing. The last load read {load.rows_read} rows. Load the table again."
+        return _finding(text, failed="ERROR", evidence={"expected": load.rows_read, "verdict": load.verdict})
     rows, expected = facts.rows, load.rows_expected
     evidence: dict[str, Any] = {"rows": rows, "expected": expected, "verdict": load.verdict}
     if load.total_max is not None:

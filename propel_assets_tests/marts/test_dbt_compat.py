@@ -50,7 +50,7 @@ def test_the_import_of_dbt_gives_the_root_logger_no_handler() -> None:
 
 
 def test_variables_of_another_dbt_project_change_nothing(small, tmp_path, monkeypatch) -> None:
-    """If dbt ignores the variables, `without_variables` can go."""
+    """If dbt has an option to ignore them, `without_environment` can go."""
     variables = {
         "DBT_TARGET": "prod",
         "DBT_PROFILE": "mine",
