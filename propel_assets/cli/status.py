@@ -38,7 +38,9 @@ def check(tables: tuple[str, ...]) -> None:
       propel-assets check org_membership
     """
     with open_configured_warehouse(current_settings()) as warehouse:
-        chosen = [BY_NAME[name] for name in tables] or [t for t in TABLES if warehouse.columns_of(t.name)]
+        loaded = warehouse.audit.loaded_tables()  # a table that is missing is a finding
+        chosen = [BY_NAME[name] for name in tables]
+        chosen = chosen or [t for t in TABLES if t.name in loaded or warehouse.columns_of(t.name)]
         findings = run_checks(warehouse, chosen)
     print_table(
         ("table", "check", "result", "finding"),

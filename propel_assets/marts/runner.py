@@ -22,7 +22,7 @@ from propel_assets.marts import dbt_compat
 from propel_assets.marts.sources import PACKAGE, PROJECT
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import describe_error, describe_message, without_personal_data
-from propel_assets.settings import DATASET, Settings, Target, name_prefix
+from propel_assets.settings import DATASET, Settings, Target, name_prefix, without_environment
 from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, load_lock
@@ -196,7 +196,9 @@ def _invoke(
     options += ["--no-version-check", "--no-send-anonymous-usage-stats"]
     if words[0] == "build":  # half of the time of a small build
         options += ["--no-write-json"]
-    with dbt_compat.ONE_INVOCATION:
+    # dbt reads each option that is not passed from a variable, and those are of the user's own dbt project: DBT_TARGET
+    # names a target that this profile does not have, DBT_EMPTY builds tables without rows. No option turns that off.
+    with dbt_compat.ONE_INVOCATION, without_environment("DBT_"):
         try:
             return dbtRunner(manifest=manifest).invoke([*words, *options])
         finally:

@@ -41,6 +41,7 @@ from propel_assets.settings.process import (
     child_environment,
     dagster_home,
     temporary_environment,
+    without_environment,
 )
 
 __all__ = [
@@ -69,4 +70,5 @@ __all__ = [
     "temporary_environment",
     "variable_of",
     "variables_of",
+    "without_environment",
 ]

@@ -35,3 +35,15 @@ def temporary_environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def without_environment(prefix: str) -> Iterator[None]:
+    """Remove the environment variables that begin with ``prefix``; restore them at the end."""
+    before = {name: value for name, value in os.environ.items() if name.startswith(prefix)}
+    for name in before:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(before)

@@ -118,8 +118,13 @@ class TableFacts:
 def row_count(facts: TableFacts) -> Finding:
     """The table has the rows that the load read, and each column as many values."""
     load, table = facts.load_or_events, facts.table
-    if load is None or not facts.columns:
+    if load is None:
         return _finding(NOT_LOADED)
+    if not facts.columns:
+        if not load.rows_read:
+            return _finding(NOT_LOADED)
+        text = f"The table is missing. The last load read {load.rows_read} rows. Load the table again."
+        return _finding(text, failed="ERROR", evidence={"expected": load.rows_read, "verdict": load.verdict})
     rows, expected = facts.rows, load.rows_expected
     evidence: dict[str, Any] = {"rows": rows, "expected": expected, "verdict": load.verdict}
     if load.total_max is not None:
@@ -486,12 +491,14 @@ def _shown(table: Table, columns: Sequence[str], values: Sequence[Any]) -> str:
 
 def last_findings(warehouse: Warehouse, table: Table) -> tuple[Finding, ...]:
     """Return the last stored result of each check of ``table``."""
-    latest: dict[str, Finding] = {}
+    checks = warehouse.table(PROPEL_CHECKS.name)
+    newest = f"SELECT check_name, max(checked_at) AS newest_at FROM {checks} WHERE table_name = %s GROUP BY check_name"  # noqa: S608
     sql = (
-        f"SELECT check_name, passed, severity, summary FROM {warehouse.table(PROPEL_CHECKS.name)} "  # noqa: S608
-        "WHERE table_name = %s ORDER BY checked_at"
+        f"SELECT c.check_name, c.passed, c.severity, c.summary FROM {checks} c "  # noqa: S608
+        f"JOIN ({newest}) n ON n.check_name = c.check_name AND n.newest_at = c.checked_at WHERE c.table_name = %s"
     )
+    latest: dict[str, Finding] = {}
     with contextlib.suppress(DatabaseUndefinedRelation):
-        for name, passed, severity, summary in warehouse.rows(sql, table.name):
+        for name, passed, severity, summary in warehouse.rows(sql, table.name, table.name):
             latest[name] = Finding(bool(passed), severity, summary, table=table.name, check=name)
     return tuple(latest.values())

@@ -289,8 +289,13 @@ class _Comparison:
             self._stored_columns = warehouse.columns_of_tables([table.name for table in tables_of(self._scan)])
             for table in self._tables:
                 stored = self._stored_columns[table.name]
-                load = warehouse.audit.last_load(table) if stored else None
-                if load is None:
+                load = warehouse.audit.last_load(table)
+                if load is not None and load.rows_read and not stored:
+                    raise WarehouseError(
+                        f"{table.name} is missing in the warehouse. The last load read {load.rows_read} rows. "
+                        "Load the table again."
+                    )
+                if load is None or not stored:
                     reasons[table.name] = "the table was never loaded"
                 elif self._privacy.policy_changed:
                     reasons[table.name] = "the privacy policy has changed since the load. Load the table first"

@@ -247,6 +247,18 @@ def test_check_finds_rows_that_were_deleted_by_hand_without_personal_data(loaded
     assert "@" not in ran.stdout + ran.stderr
 
 
+def test_a_table_that_was_dropped_after_its_load_is_an_error(loaded, run_cli, run_sql) -> None:
+    run_sql("DROP TABLE propel_auth_data.user_query")
+    checked = run_cli("check")
+    assert checked.returncode == 3
+    assert re.search(
+        r"^user_query +row_count +ERROR +The table is missing. The last load", checked.stdout, re.MULTILINE
+    )
+    compared = run_cli("verify", "user_query", "org_query")
+    assert compared.returncode == 1
+    assert "user_query is missing in the warehouse. The last load read 60 rows." in compared.stderr
+
+
 def test_status_lists_marts_with_their_rows_and_the_age_of_their_data(loaded, run_cli, tmp_path) -> None:
     with duckdb.connect(str(tmp_path / "propel_auth_pipeline.duckdb")) as db:
         db.execute("CREATE SCHEMA propel_auth_marts; CREATE SCHEMA propel_auth_history; CREATE SCHEMA others")

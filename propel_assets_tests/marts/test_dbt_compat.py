@@ -1,5 +1,6 @@
 """The contracts of dbt that `marts/dbt_compat.py` relies on, and that nothing else relies on private parts."""
 
+import os
 import re
 import subprocess
 import sys
@@ -9,8 +10,10 @@ import duckdb
 import pytest
 
 import propel_assets
+from propel_assets.marts import runner
+from propel_assets.marts.manifest import load_manifest
 from propel_assets.marts.runner import open_dbt
-from propel_assets.settings import load_settings
+from propel_assets.settings import Target, load_settings
 from propel_assets.warehouse.load import load_scan
 
 PUBLIC = {
@@ -44,6 +47,27 @@ def test_the_import_of_dbt_gives_the_root_logger_no_handler() -> None:
     ]
     assert handlers[1] == "0"
     assert handlers[0] != "0"
+
+
+def test_variables_of_another_dbt_project_change_nothing(small, tmp_path, monkeypatch) -> None:
+    """If dbt has an option to ignore them, `without_environment` can go."""
+    variables = {
+        "DBT_TARGET": "prod",
+        "DBT_PROFILE": "mine",
+        "DBT_EMPTY": "true",
+        "DBT_EXCLUDE_RESOURCE_TYPES": "model",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    runner._parse.cache_clear()
+    assert load_manifest(Target())["nodes"]
+    load_scan("users", small)
+    with open_dbt(small) as dbt:
+        assert dbt.run("build", "--select", "+dim_user").failed == {}
+        with dbt.warehouse() as warehouse:
+            assert warehouse.number("SELECT count(*) FROM propel_auth_marts.dim_user") > 0
+    assert {name: os.environ.get(name) for name in variables} == variables
 
 
 @pytest.mark.slow
