@@ -110,7 +110,7 @@ outcomes as (
   -- A decided outcome is kept: the address of a user can change, and so can the privacy policy.
   select
     ordered.*,
-    coalesce(ordered.decided_seen_at, decisive_loads.read_at) as outcome_decided_seen_at,
+    coalesce(ordered.decided_seen_at, accepted.accepted_seen_at, decisive_loads.read_at) as outcome_decided_seen_at,
     case when ordered.decided_seen_at is null then accepted.accepted_seen_at else ordered.decided_accepted_seen_at end
       as accepted_seen_at,
     case
