@@ -56,6 +56,7 @@ from propel_assets.source.stream import (
 SOURCE = "propel_auth_source"
 # How the rows of a recent scan are loaded. Tables that always merge use the best strategy of their destination.
 MERGE: Any = {"disposition": "merge", "strategy": "delete-insert"}
+JSON_AS_TEXT = "x-json-as-text"  # a hint of columns that are JSON as text in Arrow tables: `warehouse.json_columns`
 RESUME_STATES_KEY = "scans"  # in dlt's source state: the resume state of each scan
 
 
@@ -331,7 +332,9 @@ def _batch_hints(rows: Rows, json_columns: Iterable[str]) -> Any:
 
     In a recent scan, all rows of a user or an org are replaced together, deleted ones included.
     """
-    columns: TTableSchemaColumns = {name: TColumnSchema(name=name, data_type="json") for name in json_columns}
+    columns: TTableSchemaColumns = {
+        name: _with_json_as_text(TColumnSchema(name=name, data_type="json")) for name in json_columns
+    }
     if not rows.is_recent:
         return dlt.mark.make_hints(columns=columns)
     columns |= {key: TColumnSchema(name=key, primary_key=False) for key in BY_NAME[rows.table].key}
@@ -439,14 +442,22 @@ def disposition(table: Table) -> Any:
 def column_hints(table: Table) -> TTableSchemaColumns:
     """Return dlt's hints for the declared columns of ``table``."""
     return {
-        column.name: TColumnSchema(
-            name=column.name,
-            data_type=column.type,
-            description=column.description,
-            nullable=column.name not in table.key,
+        column.name: _with_json_as_text(
+            TColumnSchema(
+                name=column.name,
+                data_type=column.type,
+                description=column.description,
+                nullable=column.name not in table.key,
+            )
         )
         for column in table.columns
     }
+
+
+def _with_json_as_text(hints: TColumnSchema) -> TColumnSchema:
+    if hints.get("data_type") == "json":
+        hints[JSON_AS_TEXT] = True  # type: ignore[typeddict-unknown-key]
+    return hints
 
 
 def complete_schema() -> dlt.Schema:

@@ -447,10 +447,19 @@ def checks_of(table: Table) -> tuple[str, ...]:
 
 
 def examine(warehouse: Warehouse, table: Table, names: Sequence[str] | None = None) -> list[Finding]:
-    """Run the checks of ``table`` and store their results in `propel_checks`."""
-    facts = TableFacts(warehouse, table)
-    findings = [replace(CHECKS[name](facts), table=table.name, check=name) for name in names or checks_of(table)]
-    load = facts.attempt
+    """Run the checks of ``table`` and store their results in `propel_checks`.
+
+    If one fails, another load can be in the middle of its write: they are run again while none writes.
+
+    Raises:
+        WarehouseBusy: a load wrote until the time limit.
+    """
+    names = names or checks_of(table)
+    findings = _run(warehouse, table, names)
+    if warehouse.write_lock and any(not f.passed and f.severity == "ERROR" for f in findings):
+        with warehouse.write_lock():
+            findings = _run(warehouse, table, names)
+    load = TableFacts(warehouse, table).attempt
     if load is not None:
         now = datetime.now(UTC)
         warehouse.insert(
@@ -469,6 +478,11 @@ def examine(warehouse: Warehouse, table: Table, names: Sequence[str] | None = No
             ],
         )
     return findings
+
+
+def _run(warehouse: Warehouse, table: Table, names: Sequence[str]) -> list[Finding]:
+    facts = TableFacts(warehouse, table)
+    return [replace(CHECKS[name](facts), table=table.name, check=name) for name in names]
 
 
 def _finding(
@@ -491,12 +505,14 @@ def _shown(table: Table, columns: Sequence[str], values: Sequence[Any]) -> str:
 
 def last_findings(warehouse: Warehouse, table: Table) -> tuple[Finding, ...]:
     """Return the last stored result of each check of ``table``."""
-    latest: dict[str, Finding] = {}
+    checks = warehouse.table(PROPEL_CHECKS.name)
+    newest = f"SELECT check_name, max(checked_at) AS newest_at FROM {checks} WHERE table_name = %s GROUP BY check_name"  # noqa: S608
     sql = (
-        f"SELECT check_name, passed, severity, summary FROM {warehouse.table(PROPEL_CHECKS.name)} "  # noqa: S608
-        "WHERE table_name = %s ORDER BY checked_at"
+        f"SELECT c.check_name, c.passed, c.severity, c.summary FROM {checks} c "  # noqa: S608
+        f"JOIN ({newest}) n ON n.check_name = c.check_name AND n.newest_at = c.checked_at WHERE c.table_name = %s"
     )
+    latest: dict[str, Finding] = {}
     with contextlib.suppress(DatabaseUndefinedRelation):
-        for name, passed, severity, summary in warehouse.rows(sql, table.name):
+        for name, passed, severity, summary in warehouse.rows(sql, table.name, table.name):
             latest[name] = Finding(bool(passed), severity, summary, table=table.name, check=name)
     return tuple(latest.values())

@@ -1,13 +1,12 @@
 """Working folders: private, one for each run, removed at its end. dlt extracts personal data into them."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-
-import psutil
 
 from propel_assets.errors import SettingsError
 
@@ -18,7 +17,7 @@ PREFIX = "propel-assets-"
 def working_folder() -> Iterator[str]:
     """Create a private folder, and remove it at the end.
 
-    A killed process cannot remove its folder; the next process does.
+    A killed process cannot remove its folder; the next process does, because the folder is not locked any more.
 
     Raises:
         SettingsError: the temporary folder cannot be used.
@@ -31,7 +30,7 @@ def working_folder() -> Iterator[str]:
                 "Set TMPDIR to another folder."
             )
         _remove_abandoned_folders(parent)
-        folder = tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent)
+        folder, lock = _create_locked_folder(parent)
     except OSError as error:
         raise SettingsError(
             f"Cannot write a temporary file: {error.strerror}. Free disk space, or set TMPDIR to another folder."
@@ -40,10 +39,30 @@ def working_folder() -> Iterator[str]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _create_locked_folder(parent: str) -> tuple[str, int]:
+    """Return a new folder, and the descriptor that holds its lock: without one, another process would remove it."""
+    while True:
+        folder = tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent)
+        with contextlib.suppress(FileNotFoundError):  # another process removed it before it was locked
+            lock = os.open(folder, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # a file system without locks: no folder is removed there
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if Path(folder).exists():
+                return folder, lock
+            os.close(lock)
 
 
 def _remove_abandoned_folders(parent: str) -> None:
     for folder in Path(parent).glob(f"{PREFIX}*-*"):
-        process_id = folder.name.removeprefix(PREFIX).split("-")[0]
-        if process_id.isdigit() and not psutil.pid_exists(int(process_id)):
-            shutil.rmtree(folder, ignore_errors=True)
+        if not folder.name.removeprefix(PREFIX).split("-")[0].isdigit():
+            continue
+        with contextlib.suppress(OSError):  # a process holds its lock, or it is of another user
+            lock = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)

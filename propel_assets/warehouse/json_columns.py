@@ -1,7 +1,8 @@
 """Write JSON columns as JSON into file formats that have objects.
 
 Arrow has no JSON type: such a column is text. dlt writes that text into JSON Lines and INSERT statements as a string,
-and a destination with a JSON type (Snowflake, BigQuery, Redshift) would then store a string that contains JSON.
+and a destination with a JSON type (Snowflake, BigQuery, Redshift) would then store a string that contains JSON. Only
+the columns of this package have the hint `JSON_AS_TEXT`. dlt writes those of other pipelines as before.
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any
 from dlt.common.json import json
 from dlt.common.schema.typing import TTableSchemaColumns
 
+from propel_assets.source.dlt_source import JSON_AS_TEXT
 from propel_assets.warehouse.dlt_compat import (
     ArrowToInsertValuesWriter,
     ArrowToJsonlWriter,
@@ -24,8 +26,8 @@ class _DecodesJson:
     _json_columns: Sequence[str] = ()
 
     def write_header(self, columns_schema: TTableSchemaColumns) -> None:
-        """Note which columns are JSON."""
-        self._json_columns = [name for name, column in columns_schema.items() if column.get("data_type") == "json"]
+        """Note which columns are JSON as text."""
+        self._json_columns = [name for name, column in columns_schema.items() if column.get(JSON_AS_TEXT)]
         super().write_header(columns_schema)  # type: ignore[misc]
 
     def write_data(self, items: Sequence[Any]) -> None:

@@ -11,7 +11,7 @@ from dlt.common.configuration.exceptions import ConfigurationException
 from dlt.common.destination import Destination
 from dlt.common.destination.exceptions import InvalidDestinationReference, UnknownDestinationModule
 from dlt.common.destination.reference import DestinationReference
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from propel_assets.errors import SettingsError
 from propel_assets.privacy.redaction import describe_error
@@ -24,6 +24,9 @@ from propel_assets.warehouse.destinations.postgres import advisory_lock
 from propel_assets.warehouse.dlt_compat import copy_local_state, local_state_folder
 from propel_assets.warehouse.dlt_setup import set_up_dlt
 from propel_assets.warehouse.locks import LockTimeout, Log, file_lock
+
+LOCAL_STATE_SECONDS = 30.0
+"""How long the local pipeline state, which no load needs, is waited for."""
 
 
 def build_pipeline(target: Target, folder: str | None, log: Log = lambda _: None) -> dlt.Pipeline:
@@ -183,13 +186,19 @@ def sync_local_pipeline(target: Target, log: Log = lambda _: None, loaded: dlt.P
     try:
         folder = local_state_folder(target.named(PIPELINE))
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
+        with FileLock(f"{folder}.lock", timeout=LOCAL_STATE_SECONDS):
             if loaded is not None:
                 copy_local_state(loaded, folder)
                 return
             build_pipeline(target, None).drop()
             # A new object: the dropped one still has the folder of the other project, and would read its database.
             build_pipeline(target, None).sync_destination()
+    except Timeout as held:
+        log(
+            "The tables are loaded, but dlt's local pipeline state could not be written: another process has held "
+            f"{held.lock_file} for {LOCAL_STATE_SECONDS:g} s. `dlt pipeline` and `dlt.pipeline(...).dataset()` need "
+            "it. The next load writes it."
+        )
     except Exception as error:  # dlt wraps the errors of folders and of databases
         log(
             f"The tables are loaded, but dlt's local pipeline state could not be written: {describe_error(error)}. "

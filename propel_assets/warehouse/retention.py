@@ -1,12 +1,13 @@
-"""Removes rows of the audit tables that loads of events have written, and that nothing reads any more.
+"""Removes rows of the audit tables that loads of events and later checks have written and that nothing reads now.
 
 Events can be loaded every 30 seconds, and each load writes rows. They are removed once two full loads have begun since:
 the histories then have their times.
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 
-from propel_assets.catalog import AUTH_EVENT, BY_NAME, PROPEL_CHANGES, PROPEL_SCANS, USER_QUERY
+from propel_assets.catalog import AUTH_EVENT, BY_NAME, PROPEL_CHANGES, PROPEL_CHECKS, PROPEL_SCANS, USER_QUERY
 from propel_assets.source.change_log import LOGGED
 from propel_assets.source.stream import ScanResult
 from propel_assets.warehouse.audit import MAX_LOADS
@@ -32,6 +33,24 @@ def remove_old_rows(warehouse: Warehouse, results: Sequence[ScanResult]) -> None
             sql = f"DELETE FROM {changes} WHERE table_name = %s AND observed_to < %s AND {NOT_PROPOSED}"  # noqa: S608
             warehouse.execute(sql, name, before, USER_QUERY.name)
             warehouse.execute(f"DELETE FROM {scans} WHERE mode = 'events' AND {OLD_SCANS}", name, before)  # noqa: S608
+            _remove_old_checks(warehouse, name, before, ("load_id", "check_name"))  # their load is the last full load
             ended = warehouse.audit.scan_end_times(AUTH_EVENT)
             if len(ended) == MAX_LOADS:
-                warehouse.execute(f"DELETE FROM {scans} WHERE {OLD_SCANS}", AUTH_EVENT.name, min(before, *ended))  # noqa: S608
+                oldest = min(before, *ended)
+                warehouse.execute(f"DELETE FROM {scans} WHERE {OLD_SCANS}", AUTH_EVENT.name, oldest)  # noqa: S608
+                _remove_old_checks(warehouse, AUTH_EVENT.name, oldest, ("check_name",))
+
+
+def _remove_old_checks(warehouse: Warehouse, name: str, before: datetime, key: Sequence[str]) -> None:
+    """Remove the evaluations of the checks of a table before a time, except for the newest one of each ``key``."""
+    if not warehouse.columns_of(PROPEL_CHECKS.name):
+        return
+    checks, listed = warehouse.table(PROPEL_CHECKS.name), ", ".join(key)
+    repeated = (
+        f"SELECT {listed}, max(checked_at) FROM {checks} WHERE table_name = %s "  # noqa: S608
+        f"GROUP BY {listed} HAVING count(*) > 1 AND min(checked_at) < %s"
+    )
+    where = " AND ".join(f"{column} = %s" for column in ("table_name", *key))
+    for *values, newest in warehouse.rows(repeated, name, before):
+        sql = f"DELETE FROM {checks} WHERE {where} AND checked_at < %s AND checked_at < %s"  # noqa: S608
+        warehouse.execute(sql, name, *values, newest, before)

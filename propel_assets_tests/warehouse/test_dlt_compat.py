@@ -1,6 +1,7 @@
 """The contract with dlt: the undocumented interfaces that `dlt_compat` uses. An upgrade that changes one fails here."""
 
 import ast
+import gzip
 import inspect
 import json
 import logging
@@ -22,8 +23,11 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 from packaging.requirements import Requirement
 
 import propel_assets
+from propel_assets.source.dlt_source import JSON_AS_TEXT, propel_auth_source
 from propel_assets.warehouse import dlt_compat, json_columns
 from propel_assets.warehouse.destinations.jobs import ClientJob, SetsClient
+from propel_assets.warehouse.dlt_setup import set_up_dlt
+from propel_assets.warehouse.plain_pipeline import prepare
 from propel_assets_tests.processes import ROOT
 
 PACKAGE = Path(propel_assets.__file__).parent
@@ -145,10 +149,37 @@ def test_writers_of_arrow_tables_are_chosen_from_the_registry() -> None:
 def test_json_columns_are_written_as_objects(tmp_path: Path) -> None:
     with (tmp_path / "rows.jsonl").open("wb") as file:
         writer = json_columns.JsonlWriter(file)
-        writer.write_all({"id": {"data_type": "bigint"}, "data": {"data_type": "json"}}, [ARROW])
+        data: Any = {"data_type": "json", JSON_AS_TEXT: True}
+        writer.write_all({"id": {"data_type": "bigint"}, "data": data}, [ARROW])
         writer.close()
     lines = (tmp_path / "rows.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [{"id": 1, "data": {"a": [1, None]}}, {"id": 2, "data": None}]
+
+
+def test_json_columns_of_a_source_are_written_as_objects(settings, tmp_path: Path) -> None:
+    bucket = dlt.destinations.filesystem((tmp_path / "bucket").as_uri())
+    pipeline = dlt.pipeline("ours", destination=bucket, dataset_name="data", pipelines_dir=str(tmp_path / "state"))
+    prepare(pipeline).run(propel_auth_source(tables=["user_query", "org_query"]), loader_file_format="jsonl")
+    found: dict[str, set[type]] = {}
+    for table in ("user_query", "org_query", "propel_scans"):
+        for file in (tmp_path / "bucket" / "data" / table).iterdir():
+            for line in gzip.decompress(file.read_bytes()).splitlines():
+                for name, hints in pipeline.default_schema.get_table_columns(table).items():
+                    if hints.get("data_type") == "json":
+                        found.setdefault(f"{table}.{name}", set()).add(type(json.loads(line).get(name)))
+    assert found.keys() >= {"user_query.properties", "org_query.metadata", "propel_scans.values_read"}
+    assert {kind for kinds in found.values() for kind in kinds} <= {dict, list, type(None)}
+
+
+def test_json_columns_of_another_pipeline_in_the_same_process_are_written_as_dlt_writes_them(tmp_path: Path) -> None:
+    set_up_dlt()
+    rows = pa.table({"id": [1], "object": [{"a": [1, None]}], "text": ['{"a": 1}']})
+    bucket = dlt.destinations.filesystem((tmp_path / "bucket").as_uri())
+    pipeline = dlt.pipeline("theirs", destination=bucket, dataset_name="data", pipelines_dir=str(tmp_path / "state"))
+    pipeline.run(rows, table_name="t", columns={"text": {"data_type": "json"}}, loader_file_format="jsonl")
+    [file] = (tmp_path / "bucket" / "data" / "t").iterdir()
+    row = json.loads(gzip.decompress(file.read_bytes()))
+    assert (row["object"], row["text"]) == ({"a": [1, None]}, '{"a": 1}')
 
 
 def test_the_duckdb_client_has_the_methods_that_ours_overrides() -> None:

@@ -1,6 +1,9 @@
 """A load session: one pipeline for several loads, which leaves nothing behind and survives a failed load."""
 
+import fcntl
+import os
 import shutil
+import threading
 from pathlib import Path
 
 import dlt
@@ -11,6 +14,7 @@ from propel_assets.errors import KeyRefused
 from propel_assets.settings import load_settings
 from propel_assets.warehouse import pipeline as pipeline_module
 from propel_assets.warehouse import session as session_module
+from propel_assets.warehouse.dlt_compat import local_state_folder
 from propel_assets.warehouse.folders import PREFIX
 from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.session import open_session
@@ -129,10 +133,39 @@ def test_files_of_the_local_state_that_cannot_be_copied_are_described(settings, 
     assert "could not be written: Error (No space left on device)." in message
 
 
+def test_a_local_state_that_another_process_has_locked_is_not_waited_for_without_end(
+    settings, query, monkeypatch
+) -> None:
+    monkeypatch.setattr(pipeline_module, "LOCAL_STATE_SECONDS", 0.5)
+    lock = Path(f"{local_state_folder('propel_auth_pipeline')}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    messages: list[str] = []
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        load = threading.Thread(target=load_scan, args=("jwks", settings), kwargs={"log": messages.append}, daemon=True)
+        load.start()
+        load.join(60)
+        is_waiting = load.is_alive()
+    load.join(60)
+    assert not is_waiting
+    assert query("SELECT count(*) > 0 FROM jwks") == [(True,)]
+    [message] = messages
+    assert "could not be written: another process has held" in message
+
+
 def test_a_killed_session_is_cleaned_up_by_the_next(settings, temporary) -> None:
-    abandoned = temporary / f"{PREFIX}4194304-x"  # above the largest process id of Linux
+    abandoned = temporary / f"{PREFIX}{os.getpid()}-x"  # process ids are used again, in containers always
     abandoned.mkdir()
     (abandoned / "rows.parquet").write_text("personal data")
     with open_session(settings.target):
         assert not abandoned.exists()
     shutil.rmtree(abandoned, ignore_errors=True)
+
+
+def test_the_folder_of_a_running_session_is_not_removed_whatever_its_process_id(settings, temporary) -> None:
+    with open_session(settings.target):
+        [folder] = temporary.iterdir()
+        other = folder.rename(temporary / f"{PREFIX}4194304-x")  # above the largest process id of Linux
+        with open_session(settings.target):
+            assert other.exists()
+        other.rename(folder)
