@@ -247,6 +247,19 @@ def test_check_finds_rows_that_were_deleted_by_hand_without_personal_data(loaded
     assert "@" not in ran.stdout + ran.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "table"),
+    [
+        (["org_query", "--recent"], "user_query"),
+        (["user_query", "--usage-per-key"], "end_user_api_key_usage"),
+    ],
+)
+def test_an_option_that_no_table_has_is_a_usage_error(run_cli, words, table) -> None:
+    ran = run_cli("load", *words)
+    assert ran.returncode == 2
+    assert f"{words[1]} is for the table {table}: propel-assets load {table} {words[1]}" in ran.stderr
+
+
 def test_a_table_that_was_dropped_after_its_load_is_an_error(loaded, run_cli, run_sql) -> None:
     run_sql("DROP TABLE propel_auth_data.user_query")
     checked = run_cli("check")
