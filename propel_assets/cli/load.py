@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from propel_assets.catalog import AUTH_EVENT, BY_NAME, SCANS, TABLES, Table, tables_of
-from propel_assets.catalog.model import Lookup
+from propel_assets.catalog.model import Lookup, RunOption
 from propel_assets.cli.arguments import UserId, current_settings, table_arguments
 from propel_assets.cli.rendering import VERDICTS, format_count, progress_bar
 from propel_assets.cli.status import exit_by_findings, log_failed_checks, run_checks
@@ -58,6 +58,9 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
       PROPELAUTH_DESTINATION=postgres propel-assets load
     """
     _check_lookups(tables, lookups)
+    scans = _scans_of(tables)
+    _require_option(scans, "--recent", "recent", is_set=recent)
+    _require_option(scans, "--usage-per-key", "per_key", is_set=usage_per_key)
     from propel_assets.privacy.policy_file import load_policy
     from propel_assets.settings import require_credentials
     from propel_assets.source.stream import ReadOptions
@@ -67,7 +70,6 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
 
     settings = require_credentials(current_settings())
     options = ReadOptions(lookups=lookups, usage_per_key=usage_per_key, recent=recent)
-    scans = _scans_of(tables)
     failed: dict[str, PropelError] = {}
     loaded: list[Table] = []
     findings: list[Finding] = []
@@ -117,6 +119,18 @@ def _check_lookups(tables: Sequence[str], lookups: Mapping[str, Sequence[str]]) 
             raise click.UsageError(f"{table} needs {option}: the user to look up.")
         if values and table not in tables:
             raise click.UsageError(f"{option} is for the table {table}: propel-assets load {table} {option} ...")
+
+
+def _require_option(scans: Sequence[str], option: str, name: RunOption, *, is_set: bool) -> None:
+    """Refuse an option that no scan of ``scans`` has.
+
+    Raises:
+        click.UsageError: with the option and its tables.
+    """
+    having = [table for table in TABLES if name in table.options]
+    if is_set and not any(table.scan in scans for table in having):
+        names = " and ".join(table.name for table in having)
+        raise click.UsageError(f"{option} is for the table {names}: propel-assets load {names} {option}")
 
 
 def _describe(result: "ScanResult") -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 
 from propel_assets.catalog import AUTH_EVENT
-from propel_assets.defs.changes import is_in_progress
+from propel_assets.defs.changes import run_in_progress
 from propel_assets.defs.environment import Environment
 from propel_assets.defs.failures import convert_errors
 from propel_assets.webhooks.apply import open_store
@@ -53,8 +53,8 @@ def build_events_sensor(environment: Environment, jobs: list[Any]) -> list[dg.Se
             status = store.status()
         if status.oldest_received_at is None:
             return dg.SensorResult(skip_reason="No event is pending.", cursor="")
-        if is_in_progress(context, job.name):
-            return dg.SkipReason(f"A run of {job.name} is in progress.")
+        if running := run_in_progress(context, job.name):
+            return dg.SkipReason(running)
         now, oldest = time.time(), status.oldest_received_at.isoformat()
         cursor = json.loads(context.cursor) if context.cursor else {}
         tries = cursor["tries"] if cursor.get("oldest") == oldest else 0

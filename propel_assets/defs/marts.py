@@ -7,7 +7,7 @@ else changes. dbt runs only when marts are materialized.
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dagster as dg
@@ -19,7 +19,7 @@ from propel_assets.defs.failures import convert_errors
 from propel_assets.errors import WarehouseError
 from propel_assets.marts import runner
 from propel_assets.marts.dbt_compat import quiet_import
-from propel_assets.marts.lineage import LAYERS, lineage
+from propel_assets.marts.lineage import lineage
 from propel_assets.marts.manifest import load_manifest
 from propel_assets.privacy.redaction import without_personal_data
 from propel_assets.reporting import charts
@@ -31,6 +31,19 @@ AUDIT_TABLE_NAMES = {table.name for table in AUDIT_TABLES}
 COMPARISON = "agrees_with_propel_auth"  # the dbt test that compares our figures with PropelAuth's own
 ASSET_TYPES = {"model", "seed"}
 BUILT = {"success"}
+
+
+@dataclass(frozen=True)
+class Marts:
+    """The histories and marts of one environment.
+
+    Attributes:
+        environment: the environment.
+        keys: the asset key of each model and seed, by its name in dbt. The config's `translation` may have changed it.
+    """
+
+    environment: Environment
+    keys: Mapping[str, dg.AssetKey]
 
 
 def build_marts(environment: Environment) -> list[dg.AssetsDefinition]:
@@ -49,12 +62,16 @@ def build_marts(environment: Environment) -> list[dg.AssetsDefinition]:
         )
         return []
     manifest = load_manifest(environment.target)
-    included = {table.name for table in environment.tables}
+    included, translator = {table.name for table in environment.tables}, _translator(environment)
     ops: dict[str, list[str]] = {}
+    keys: dict[str, dg.AssetKey] = {}
     for op, unique_ids in sorted(models_by_op(manifest).items()):
         if models := [unique_id for unique_id in unique_ids if raw_tables_of(manifest, unique_id) <= included]:
             ops[op] = [manifest["nodes"][unique_id]["name"] for unique_id in models]
-    return [_build_op(environment, manifest, op, models) for op, models in ops.items()]
+            specs = [translator.get_asset_spec(manifest, unique_id, None) for unique_id in models]
+            keys |= {name: spec.key for name, spec in zip(ops[op], specs, strict=True)}
+    marts = Marts(environment, keys)
+    return [_build_op(marts, manifest, translator, op, models) for op, models in ops.items()]
 
 
 def models_by_op(manifest: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -74,28 +91,31 @@ def raw_tables_of(manifest: Mapping[str, Any], unique_id: str) -> set[str]:
 
 
 def _build_op(
-    environment: Environment, manifest: Mapping[str, Any], op: str, models: Sequence[str]
+    marts: Marts, manifest: Mapping[str, Any], translator: Any, op: str, models: Sequence[str]
 ) -> dg.AssetsDefinition:
     with quiet_import():
         from dagster_dbt import dbt_assets
+
+    environment = marts.environment
 
     @dbt_assets(
         manifest=manifest,
         select=" ".join(models),
         name=environment.named(op),
-        dagster_dbt_translator=_translator(environment),
+        dagster_dbt_translator=translator,
         required_resource_keys={environment.warehouse_key},
         pool=environment.warehouse_key,
     )
     def build(context: dg.AssetExecutionContext) -> Iterator[Any]:
-        yield from _build(context, environment)
+        yield from _build(context, marts)
 
     return build
 
 
-def _build(context: dg.AssetExecutionContext, environment: Environment) -> Iterator[Any]:
+def _build(context: dg.AssetExecutionContext, marts: Marts) -> Iterator[Any]:
     """Build the selected marts, run the selected tests, and yield the results of both."""
-    models = {key.path[-1] for key in context.selected_asset_keys}
+    environment = marts.environment
+    models = {name for name, key in marts.keys.items() if key in context.selected_asset_keys}
     tests = {check.name for check in context.selected_asset_check_keys}
     words = ["build", "--indirect-selection", "empty", "--select", *sorted(models | tests)]
     with convert_errors(), runner.open_dbt(environment.settings(context.resources), context.log.info) as dbt:
@@ -104,15 +124,20 @@ def _build(context: dg.AssetExecutionContext, environment: Environment) -> Itera
             context.log.info(f"{node.name}: {node.status} in {node.seconds:.1f} s. {node.message}")
         with dbt.warehouse() as opened:
             for node in result.nodes:
-                yield from _events(context, environment, dbt, node, opened)
+                yield from _events(context, marts, dbt, node, opened)
         if result.failed:
             failed = "; ".join(f"{name}: {reason}" for name, reason in result.failed.items())
             raise WarehouseError(f"Not built, or a test failed: {failed}")
+        if missing := sorted(models - {node.name for node in result.nodes}):
+            raise WarehouseError(
+                f"dbt ran and returned no result for {', '.join(missing)}, so they were not built. Materialize them "
+                "again. If that does not help, restart the code server."
+            )
 
 
 def _events(
     context: dg.AssetExecutionContext,
-    environment: Environment,
+    marts: Marts,
     dbt: runner.Dbt,
     node: runner.NodeResult,
     warehouse: query.Warehouse,
@@ -121,13 +146,13 @@ def _events(
     properties = dbt.manifest["nodes"][node.unique_id]
     if properties["resource_type"] in ASSET_TYPES:
         if node.status in BUILT:
-            yield _materialization(environment, properties, node, warehouse)
+            yield _materialization(marts, properties, node, warehouse)
     elif node.status != "skipped":
         yield _check_result(context, dbt, properties, node)
 
 
 def _materialization(
-    environment: Environment, properties: Mapping[str, Any], node: runner.NodeResult, warehouse: query.Warehouse
+    marts: Marts, properties: Mapping[str, Any], node: runner.NodeResult, warehouse: query.Warehouse
 ) -> dg.MaterializeResult[Any]:
     """Return the materialization, with rows, columns, their lineage and the chart."""
     relation = f"{properties['schema']}.{properties['alias']}"
@@ -140,28 +165,27 @@ def _materialization(
         "dagster/table_name": relation,
         "dagster/column_schema": dg.TableSchema(columns=columns),
     }
-    if lines := _column_lineage(environment, node.name):
+    if lines := _column_lineage(marts, node.name):
         metadata["dagster/column_lineage"] = dg.TableColumnLineage(deps_by_column=lines)
     if properties["config"]["materialized"] != "view":
         metadata["dagster/row_count"] = warehouse.number(f"SELECT count(*) FROM {relation}")  # noqa: S608 - our names
     if chart := _chart(node.name, properties["schema"], warehouse):
         metadata["chart_preview"] = dg.MetadataValue.md(chart.preview())
         metadata["chart"] = dg.MetadataValue.md(chart.markdown())
-    return dg.MaterializeResult(asset_key=_asset_key(environment, properties), metadata=metadata)
+    return dg.MaterializeResult(asset_key=marts.keys[node.name], metadata=metadata)
 
 
-def _column_lineage(environment: Environment, model: str) -> dict[str, list[dg.TableColumnDep]]:
+def _column_lineage(marts: Marts, model: str) -> dict[str, list[dg.TableColumnDep]]:
     """Return the columns that each column of ``model`` comes from."""
-    known = lineage()
-    schemas: dict[str, str] = dict(zip(LAYERS[1:], (PREFIX, runner.HISTORY, runner.MARTS), strict=True))
+    columns = {column: sources for column, sources in lineage().sources.items() if column.split(".")[0] == model}
     return {
-        name.split(".")[1]: [
-            dg.TableColumnDep(environment.key(schemas[known.layer(source)], source.split(".")[0]), source.split(".")[1])
-            for source in sorted(sources)
-        ]
-        for name, sources in known.sources.items()
-        if name.split(".")[0] == model
+        column.split(".")[1]: [_column_dep(marts, s) for s in sorted(sources)] for column, sources in columns.items()
     }
+
+
+def _column_dep(marts: Marts, source: str) -> dg.TableColumnDep:
+    table, column = source.split(".")
+    return dg.TableColumnDep(marts.keys.get(table) or _raw_key(marts.environment, table), column)
 
 
 def _check_result(
@@ -209,11 +233,16 @@ def _chart(model: str, schema: str, warehouse: query.Warehouse) -> Chart | None:
 
 
 def _asset_key(environment: Environment, properties: Mapping[str, Any]) -> dg.AssetKey:
-    """Return the asset key: the schema without the name of the environment, and the table."""
+    """Return the asset key before the translation: the schema without the name of the environment, and the table."""
     name = properties["name"]
     if properties["resource_type"] == "source":
-        return environment.asset_key(BY_NAME[name]) if name in BY_NAME else environment.key(PREFIX, name)
+        return _raw_key(environment, name)
     return environment.key(runner.HISTORY if is_history(properties) else runner.MARTS, name)
+
+
+def _raw_key(environment: Environment, name: str) -> dg.AssetKey:
+    """Return the asset key of a raw table or audit table."""
+    return environment.asset_key(BY_NAME[name]) if name in BY_NAME else environment.key(PREFIX, name)
 
 
 def is_history(properties: Mapping[str, Any]) -> bool:

@@ -31,6 +31,11 @@ from propel_assets.warehouse.query import Warehouse, connect
 MARTS, HISTORY = "propel_auth_marts", "propel_auth_history"
 MAX_ERROR = 800
 EXTRAS = {"duckdb": "marts", "postgres": "marts-postgres"}
+POSTGRES_OPTIONS: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("sslmode", "sslcert", "sslkey", "sslrootcert"), str),
+    **dict.fromkeys(("connect_timeout", "keepalives_idle"), int),
+}
+"""Parameters of a PostgreSQL URL that dbt's adapter passes to the driver, with their types."""
 FAILED = {"error", "fail"}
 
 
@@ -287,12 +292,15 @@ def _profile_for(target: Target, pipeline: Any) -> Profile:
             raise SettingsError("The marts need a DuckDB file; this destination has none.")
         return profile_of(target, type=kind, path=str(file.resolve()))
     credentials: Any = pipeline.destination_client().config.credentials
+    query = credentials.query or {}
+    options = {name: convert(query[name]) for name, convert in POSTGRES_OPTIONS.items() if query.get(name)}
     return profile_of(
         target,
         type=kind,
-        host=str((credentials.query or {}).get("host") or credentials.host),
+        host=str(query.get("host") or credentials.host),
         port=int(credentials.port or 5432),
         user=str(credentials.username),
         password=str(credentials.password or ""),
         dbname=str(credentials.database),
+        **{"connect_timeout": int(credentials.connect_timeout), **options},
     )

@@ -150,11 +150,17 @@ def targets(settings: AlertSettings) -> tuple[dict[str, Target], dict[str, str]]
     builders: dict[str, Callable[[], Target]] = {}
     if settings.webhook:
         builders[WEBHOOK] = partial(_webhook, settings.webhook)
-    if settings.smtp:
+    if settings.smtp or settings.recipients.strip():
         builders[EMAIL] = partial(_email, settings)
-    builders |= {name: partial(_apprise, url, name) for name, url in _apprise_urls(settings.apprise).items()}
+    urls = _apprise_urls(settings.apprise)
+    builders |= {name: partial(_apprise, url, name) for name, url in list(urls.items())[:MAX_URLS]}
     usable: dict[str, Target] = {}
     unusable: dict[str, str] = {}
+    if left_out := list(urls)[MAX_URLS:]:
+        unusable[left_out[0]] = (
+            f"{variable_of('alert_apprise')} has {len(urls)} URLs. Only the first {MAX_URLS} are used. "
+            "Remove the others."
+        )
     for name, build in builders.items():
         try:
             usable[name] = build()
@@ -166,7 +172,7 @@ def targets(settings: AlertSettings) -> tuple[dict[str, Target], dict[str, str]]
 def _apprise_urls(text: str) -> dict[str, str]:
     """Return the URLs in ``text``, separated as apprise separates them, by the name of their target."""
     urls = [url for url in re.split(r"[\s,]+(?=[A-Za-z][\w+.-]*://)", text.strip()) if url]
-    return {f"apprise URL {number}": url for number, url in enumerate(urls[:MAX_URLS], 1)}
+    return {f"apprise URL {number}": url for number, url in enumerate(urls, 1)}
 
 
 def _split(url: str, variable: str, schemes: tuple[str, ...], example: str) -> tuple[SplitResult, str]:
@@ -212,6 +218,8 @@ def _webhook(url: str) -> Target:
 
 def _email(settings: AlertSettings) -> Target:
     variable = variable_of("alert_smtp")
+    if not settings.smtp:
+        raise SettingsError(f"{variable_of('alert_to')} has recipients, but {variable}, the mail server, is not set.")
     parts, host = _split(settings.smtp, variable, tuple(SMTP_PORTS), "smtp://user:password@smtp.example.com:587")
     # A mail server on this machine has no certificate that can be verified.
     chosen = parse_qs(parts.query).get("starttls", ["never" if is_loopback(host) else "always"])[0]

@@ -1,9 +1,9 @@
 """SQL on the warehouse, through dlt's client of the destination."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import dlt
@@ -25,7 +25,7 @@ from propel_assets.warehouse.destinations.postgres import stream_rows
 from propel_assets.warehouse.dlt_compat import DuckDbSqlClient, FilesystemClient, SqlJobClientBase
 from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.locks import Log
-from propel_assets.warehouse.pipeline import build_pipeline, database_file, load_formats
+from propel_assets.warehouse.pipeline import build_pipeline, database_file, has_write_lock, load_formats, write_lock
 from propel_assets.warehouse.remedies import remedy_of
 
 T = TypeVar("T")
@@ -50,6 +50,8 @@ class Warehouse:
 
     load_order = "l.inserted_at"
     """The SQL expression that orders the loads in `complete_loads_of("propel_scans")`."""
+    write_lock: Callable[[], contextlib.AbstractContextManager[Any]] | None = None
+    """Holds the right to write, so that no load is in the middle of its write; None: the destination has no lock."""
 
     def __init__(self, client: Any, policy: Policy, max_age: timedelta) -> None:
         """Query through ``client``. ``policy``: the privacy policy of the loads. ``max_age``: of data, for checks."""
@@ -252,7 +254,10 @@ def connect(pipeline: dlt.Pipeline, target: Target, policy: Policy) -> Iterator[
         if isinstance(client, FilesystemClient):
             yield FileWarehouse(client, policy, target.max_age)
         elif isinstance(client, SqlJobClientBase):
-            yield Warehouse(client, policy, target.max_age)
+            warehouse = Warehouse(client, policy, target.max_age)
+            if has_write_lock(target):
+                warehouse.write_lock = partial(write_lock, target, pipeline, lambda _: None)
+            yield warehouse
         else:
             raise WarehouseError(f"The destination {target.destination} cannot be queried with SQL.")
 

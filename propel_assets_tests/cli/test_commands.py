@@ -22,7 +22,7 @@ from propel_assets_tests.processes import ROOT
 PACKAGE = Path(propel_assets.__file__).parent
 KEY_PLACES = (
     "No PropelAuth API key. Set PROPELAUTH_API_KEY, or api_key in .dlt/secrets.toml under "
-    "[sources.propel_auth_source], or the field api_key of the Dagster resource propel_auth. "
+    "[sources.propel_auth_source], or the field api_key of the Dagster resource propel_auth (or your `name_prefix`). "
     "To try without a tenant: propel-assets demo."
 )
 
@@ -245,6 +245,19 @@ def test_check_finds_rows_that_were_deleted_by_hand_without_personal_data(loaded
     assert re.search(r"^user_query +row_count +ERROR +59 rows, expected 60", ran.stdout, re.MULTILINE)
     assert re.search(r"^org_membership +references_exist +ERROR .* 1 not in `user_query`", ran.stdout, re.MULTILINE)
     assert "@" not in ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "table"),
+    [
+        (["org_query", "--recent"], "user_query"),
+        (["user_query", "--usage-per-key"], "end_user_api_key_usage"),
+    ],
+)
+def test_an_option_that_no_table_has_is_a_usage_error(run_cli, words, table) -> None:
+    ran = run_cli("load", *words)
+    assert ran.returncode == 2
+    assert f"{words[1]} is for the table {table}: propel-assets load {table} {words[1]}" in ran.stderr
 
 
 def test_a_table_that_was_dropped_after_its_load_is_an_error(loaded, run_cli, run_sql) -> None:

@@ -4,6 +4,7 @@ import datetime
 
 import dagster as dg
 import pytest
+import time_machine
 from dagster._core.remote_origin import (
     GrpcServerCodeLocationOrigin,
     RemoteInstigatorOrigin,
@@ -17,6 +18,7 @@ from dagster._core.scheduler.instigation import (
     SensorInstigatorData,
 )
 
+from propel_assets import PropelAuthConfig, build_definitions
 from propel_assets.catalog import AUTH_EVENT, TABLES
 from propel_assets.definitions import defs
 from propel_assets.defs.marts import build_marts
@@ -125,9 +127,67 @@ def test_a_change_during_a_refresh_is_requested_when_it_has_ended(tick, instance
     job = defs.resolve_job_def("propel_auth_refresh")
     run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
     sandbox.store.add_user()
-    assert "is in progress" in tick().skip_message
+    assert f"in progress: {run.run_id}, unchanged for 0 min." in tick().skip_message
     instance.report_run_canceled(run)
     assert tick().run_requests[0].job_name == "propel_auth_refresh"
+
+
+def after(minutes: float):
+    """Set the clock of this process, in a with statement."""
+    return time_machine.travel(datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=minutes))
+
+
+def test_a_run_that_failed_is_requested_again_with_longer_waits_until_one_succeeds(tick, instance, sandbox) -> None:
+    job = defs.resolve_job_def("propel_auth_refresh")
+    tick()
+    instance.report_run_failed(instance.create_run_for_job(job))
+    assert "The last run of propel_auth_refresh failed" in tick().skip_message
+    with after(11):
+        (again,) = tick().run_requests
+        assert again.job_name == "propel_auth_refresh"
+        instance.report_run_canceled(instance.create_run_for_job(job))
+    with after(25):
+        assert "failed" in tick().skip_message
+    with after(32):
+        assert len(tick().run_requests) == 1
+        instance.create_run_for_job(job, status=dg.DagsterRunStatus.SUCCESS)
+    with after(300):
+        assert "Nothing has changed" in tick().skip_message
+
+
+def test_a_run_that_is_lost_blocks_no_request_after_a_day_and_a_waiting_run_does(tick, instance, sandbox) -> None:
+    job = defs.resolve_job_def("propel_auth_refresh")
+    tick()
+    instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+    sandbox.store.add_user()
+    assert "in progress" in tick().skip_message
+    with after(60 * 24 + 1):
+        assert len(tick().run_requests) == 1
+        instance.create_run_for_job(job, status=dg.DagsterRunStatus.NOT_STARTED)
+        sandbox.store.add_user()
+    with after(60 * 24 * 3):
+        assert "in progress" in tick().skip_message
+
+
+def test_recent_loads_wait_for_each_other(tick, instance, sandbox, monkeypatch) -> None:
+    monkeypatch.setenv("PROPELAUTH_RECENT_MINUTES", "0")
+    tick()
+    sandbox.store.touch_user(next(iter(sandbox.store.users)))
+    recent = defs.resolve_job_def("propel_auth_refresh_recent")
+    run = instance.create_run_for_job(recent, status=dg.DagsterRunStatus.NOT_STARTED)
+    assert "A run of propel_auth_refresh_recent is in progress" in tick().skip_message
+    instance.report_run_canceled(run)
+    assert tick().run_requests[0].job_name == "propel_auth_refresh_recent"
+
+
+def test_the_state_of_an_automation_sensor_that_was_removed_does_not_stop_the_sensor(
+    settings, home, instance, sandbox
+) -> None:
+    turn_on(instance, "propel_auth_automation", SensorInstigatorData())
+    turn_on(instance, "propel_auth_recent_hourly", ScheduleInstigatorData("45 * * * *"))
+    without = build_definitions(PropelAuthConfig(automation=False, recent_cron=None, marts=False))
+    context = dg.build_sensor_context(instance=instance, resources=DEFAULT.resources)
+    assert len(without.resolve_sensor_def("propel_auth_changes").evaluate_tick(context).run_requests or ()) == 1
 
 
 # --- the API as an observable asset ---

@@ -72,7 +72,7 @@ def test_no_second_run_starts_while_one_is_in_progress(tick, store, instance) ->
     store.add([received({"event_type": "user.login", "user_id": "u"})])
     job = build_definitions().resolve_job_def(JOB)
     instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
-    assert f"A run of {JOB} is in progress." in tick().skip_message
+    assert f"A run of {JOB} is in progress: " in tick().skip_message
 
 
 @pytest.mark.slow

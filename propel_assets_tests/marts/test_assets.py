@@ -1,10 +1,12 @@
 """The marts as assets: a failed check stops the ops that read the table; a skipped comparison has the reason."""
 
+from typing import Any
+
 import dagster as dg
 import pytest
 
 from propel_assets import PropelAuthConfig, build_definitions
-from propel_assets.catalog import BY_NAME
+from propel_assets.catalog import AUDIT_TABLES, BY_NAME
 from propel_assets.definitions import defs
 from propel_assets.defs.marts import build_marts, models_by_op, raw_tables_of
 from propel_assets.marts.manifest import load_manifest
@@ -94,6 +96,27 @@ def test_a_failed_check_stops_the_ops_that_read_the_table(small_sandbox, monkeyp
         "Dependencies for step propel_auth_build_org_marts failed: ['propel_auth_check_org_query'"
         in capsys.readouterr().err
     )
+
+
+def test_a_translation_of_keys_changes_what_a_step_materializes_and_its_lineage(small_sandbox, small) -> None:
+    def translated(key: dg.AssetKey) -> dg.AssetKey:
+        return dg.AssetKey(["auth", f"my_{key.path[-1]}"])
+
+    config = PropelAuthConfig(translation=lambda spec, _: spec.replace_attributes(key=translated(spec.key)))
+    definitions = build_definitions(config)
+    load_scan("users", small)
+    wanted = translated(dg.AssetKey("dim_user"))
+    graph = definitions.resolve_asset_graph()
+    keys = {key for key in dg.AssetSelection.assets(wanted).upstream().resolve(graph) if "dbt" in graph.get(key).kinds}
+    job = definitions.resolve_implicit_global_asset_job_def()
+    result = job.execute_in_process(asset_selection=[*keys], instance=dg.DagsterInstance.ephemeral())
+    found = {event.materialization.asset_key: event for event in result.get_asset_materialization_events()}
+    assert set(found) == keys
+    lineage: Any = found[wanted].materialization.metadata["dagster/column_lineage"].value
+    sources = {dep.asset_key for deps in lineage.deps_by_column.values() for dep in deps}
+    audit = {dg.AssetKey(["propel_auth", table.name]) for table in AUDIT_TABLES}  # they are not assets
+    assert sources - audit <= set(graph.get_all_asset_keys())
+    assert all(check.passed for check in result.get_asset_check_evaluations())
 
 
 def evaluated(*marts: str) -> dict[str, dg.AssetCheckEvaluation]:

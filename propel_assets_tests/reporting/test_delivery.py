@@ -255,6 +255,19 @@ def test_a_url_that_apprise_cannot_use_is_refused_without_quoting_it(urls, reaso
     assert not any("very-secret" in text for text in texts)
 
 
+def test_urls_above_the_limit_are_reported() -> None:
+    usable, unusable = targets(AlertSettings(apprise=" ".join(["jsons://hooks.example.com"] * 12)))
+    assert list(usable) == [f"apprise URL {number}" for number in range(1, 11)]
+    reason = "PROPELAUTH_ALERT_APPRISE has 12 URLs. Only the first 10 are used. Remove the others."
+    assert unusable == {"apprise URL 11": reason}
+
+
+def test_recipients_without_a_mail_server_are_reported() -> None:
+    usable, unusable = targets(AlertSettings(recipients="data@example.com"))
+    reason = "PROPELAUTH_ALERT_TO has recipients, but PROPELAUTH_ALERT_SMTP, the mail server, is not set."
+    assert (usable, unusable) == ({}, {"e-mail": reason})
+
+
 def test_without_the_extra_the_package_to_install_is_named(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "apprise", None)
     _, unusable = targets(AlertSettings(apprise="jsons://hooks.example.com"))

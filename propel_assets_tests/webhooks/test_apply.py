@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections import Counter
@@ -34,8 +35,10 @@ from propel_assets.warehouse import load as load_module
 from propel_assets.warehouse.change_log import StoredRows
 from propel_assets.warehouse.checks import checks_of, examine, last_findings
 from propel_assets.warehouse.destinations.postgres import CopyCsv
+from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.load import load_scan
-from propel_assets.warehouse.query import open_warehouse
+from propel_assets.warehouse.pipeline import build_pipeline, write_lock
+from propel_assets.warehouse.query import connect, open_warehouse
 from propel_assets.warehouse.session import LoadSession
 from propel_assets.webhooks import apply as apply_module
 from propel_assets.webhooks.apply import load_events
@@ -374,6 +377,36 @@ def test_audit_rows_of_events_are_removed_once_two_full_loads_have_begun_since(
     assert failed_checks(settings) == []
     with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
         assert {finding.check for finding in last_findings(warehouse, AUTH_EVENT)} == {*checks_of(AUTH_EVENT)}
+
+
+@pytest.mark.parametrize("settings", ["postgres"], indirect=True)
+def test_checks_do_not_fail_while_a_load_of_events_writes(settings, sandbox) -> None:
+    for scan in SCANS:
+        load_scan(scan, settings)
+    has_deleted = threading.Event()
+
+    def delete_and_restore() -> None:
+        """Change rows under the write lock, as a load of events that is not complete yet."""
+        policy = load_policy(settings.privacy_settings)
+        with working_folder() as folder:
+            pipeline = build_pipeline(settings.target, folder)
+            with (
+                write_lock(settings.target, pipeline, lambda _: None),
+                connect(pipeline, settings.target, policy) as warehouse,
+            ):
+                name = warehouse.table("user_query")
+                warehouse.execute(f'CREATE TABLE {name[:-1]}_deleted" AS SELECT * FROM {name}')
+                warehouse.execute(f"DELETE FROM {name}")
+                has_deleted.set()
+                time.sleep(3)
+                warehouse.execute(f'INSERT INTO {name} SELECT * FROM {name[:-1]}_deleted"')
+
+    events = threading.Thread(target=delete_and_restore)
+    events.start()
+    assert has_deleted.wait(60)
+    found = failed_checks(settings)
+    events.join()
+    assert found == []
 
 
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
