@@ -152,6 +152,7 @@ class WarehouseBusy(WarehouseClosed):
     """Another process still had the database open at the end of the time limit."""
 
     title = "another process has the database open"
+    retry_may_help = True
 
 
 class WebhookStoreError(PropelError):

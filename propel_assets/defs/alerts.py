@@ -52,14 +52,24 @@ class Scope:
     ops: frozenset[str]
     jobs: frozenset[str]
 
-    def has_run(self, run: dg.DagsterRun) -> bool:
-        """Return whether a run is one of these jobs, or materializes or checks one of these assets."""
+    def has_run(self, run: dg.DagsterRun, planned: set[dg.AssetKey]) -> bool:
+        """Return whether a run is one of these jobs, or materializes or checks one of these assets.
+
+        ``planned`` are the assets of its plan: the run of a job that selects all its assets does not name them itself.
+        """
         checked = {key.asset_key for key in run.asset_check_selection or ()}
-        return run.job_name in self.jobs or bool(self.assets & ({*(run.asset_selection or ())} | checked))
+        return run.job_name in self.jobs or bool(self.assets & ({*(run.asset_selection or ())} | checked | planned))
 
     def has_step(self, key: str) -> bool:
         """Return whether a step is one of these ops."""
         return key.split(".")[-1] in self.ops
+
+    def has_problem(self, name: str) -> bool:
+        """Return whether what had a problem, a step, an asset or another, is still defined."""
+        if name.startswith("step "):
+            return self.has_step(name.removeprefix("step "))
+        asset, separator, _ = name.rpartition(": ")
+        return not separator or asset in {key.to_user_string() for key in self.assets}
 
 
 def build_alerts_sensor(
@@ -92,7 +102,7 @@ def build_alerts_sensor(
 def _report(context: dg.SensorEvaluationContext, scope: Scope) -> dg.SkipReason:
     """Report what is new since the last tick, and save the state."""
     state = AlertState.from_json(context.cursor) if context.cursor else _first_state(context.instance)
-    findings: dict[str, Problem | None] = {}
+    findings: dict[str, Problem | None] = {name: None for name in state.open_problems if not scope.has_problem(name)}
     for run, event in _ended_runs(context, state):
         findings |= _findings_of(context.instance, scope, run, event)
     findings |= _stale_assets(context, scope)
@@ -155,11 +165,14 @@ def _findings_of(
 ) -> dict[str, Problem | None]:
     """Return the problem of each step and check of ``run``, or None where it succeeded."""
     kinds = dg.DagsterEventType
-    wanted = {kinds.STEP_FAILURE, kinds.STEP_SUCCESS, kinds.ASSET_CHECK_EVALUATION}
+    wanted = {kinds.STEP_FAILURE, kinds.STEP_SUCCESS, kinds.ASSET_CHECK_EVALUATION, kinds.ASSET_MATERIALIZATION_PLANNED}
     findings: dict[str, Problem | None] = {}
+    planned: set[dg.AssetKey] = set()
     failed_steps = 0
     for event in events_of_run(instance, run.run_id, wanted):
-        if event.event_type == kinds.ASSET_CHECK_EVALUATION:
+        if event.event_type == kinds.ASSET_MATERIALIZATION_PLANNED:
+            planned.add(event.asset_materialization_planned_data.asset_key)
+        elif event.event_type == kinds.ASSET_CHECK_EVALUATION:
             found = event.asset_check_evaluation_data
             if found.asset_key not in scope.assets:
                 continue
@@ -172,7 +185,7 @@ def _findings_of(
             findings[f"step {event.step_key}"] = _failed_step(event, run) if failed else None
     # The run ended before its first step, or its process died.
     has_no_step_to_name = end.event_type == kinds.RUN_FAILURE and not failed_steps
-    if scope.has_run(run):
+    if scope.has_run(run, planned):
         findings[f"job {run.job_name}"] = _failed_run(end, run) if has_no_step_to_name else None
     return findings
 

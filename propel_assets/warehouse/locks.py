@@ -44,7 +44,8 @@ def wait_for_lock(acquire: Callable[[], str], timeout: LockTimeout) -> None:
         if now >= deadline:
             raise WarehouseBusy(
                 f"Waited {timeout.seconds:.0f} s (PROPELAUTH_LOCK_SECONDS): {held}. No data was replaced. "
-                "Close that program, or run again later."
+                "If it is another load, perhaps a step of the same run, run this again when that has ended, or raise "
+                "PROPELAUTH_LOCK_SECONDS. Otherwise close that program, and run this again."
             )
         if now >= log_at:
             timeout.log(f"Waiting: {held}.")

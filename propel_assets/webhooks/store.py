@@ -166,7 +166,8 @@ class WebhookStore:
         if any(stored + more > limit for stored, more, limit in zip(self._counted, new, self._limits, strict=True)):
             raise WebhookStoreFull(
                 f"The webhook store holds {status.pending:,} events ({status.pending_bytes:,} bytes) and its limit "
-                f"is {self.max_events:,} events ({self.max_bytes:,} bytes). Run the job propel_auth_apply_events."
+                f"is {self.max_events:,} events ({self.max_bytes:,} bytes). Run the job whose name ends "
+                "in `_apply_events`."
             )
 
     def _is_count_due(self) -> bool:

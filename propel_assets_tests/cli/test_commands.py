@@ -22,7 +22,7 @@ from propel_assets_tests.processes import ROOT
 PACKAGE = Path(propel_assets.__file__).parent
 KEY_PLACES = (
     "No PropelAuth API key. Set PROPELAUTH_API_KEY, or api_key in .dlt/secrets.toml under "
-    "[sources.propel_auth_source], or the field api_key of the Dagster resource propel_auth. "
+    "[sources.propel_auth_source], or the field api_key of the Dagster resource propel_auth (or your `name_prefix`). "
     "To try without a tenant: propel-assets demo."
 )
 

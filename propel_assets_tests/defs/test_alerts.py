@@ -6,18 +6,25 @@ import time
 
 import dagster as dg
 import pytest
-from dagster._core.events import DagsterEvent, JobFailureData, RunFailureReason, StepMaterializationData
+from dagster._core.events import (
+    AssetMaterializationPlannedData,
+    DagsterEvent,
+    JobFailureData,
+    RunFailureReason,
+    StepMaterializationData,
+)
 from dagster._grpc.client import DEFAULT_SENSOR_GRPC_TIMEOUT
 from dagster_shared.error import SerializableErrorInfo
 
-from propel_assets import errors
+from propel_assets import PropelAuthConfig, build_definitions, errors
 from propel_assets.definitions import defs
 from propel_assets.defs import alerts as alerts_module
 from propel_assets.defs import assets
-from propel_assets.defs.alerts import READING_SECONDS, STORE_SECONDS
+from propel_assets.defs.alerts import ENDS, READING_SECONDS, STORE_SECONDS
 from propel_assets.errors import PropelError
 from propel_assets.reporting import alerts as reporting_alerts
 from propel_assets.reporting import delivery
+from propel_assets.reporting.alerts import AlertState, Cause
 from propel_assets.settings import load_settings
 from propel_assets.webhooks.postgres import CONNECT_SECONDS
 from propel_assets.webhooks.store import StoredEvent, WebhookStore
@@ -123,6 +130,33 @@ def test_a_run_that_ended_before_its_first_step_is_reported(tick, instance, webh
     assert "Run failed: no step failed: propel_auth_refresh: Dagster reports: " in text
     assert "reports: unexpected termination, IntegrityError." in text
     assert "Alice" not in text
+
+
+def test_a_run_of_another_job_that_ended_before_its_first_step_is_reported(tick, instance, webhook) -> None:
+    mine = dg.define_asset_job("mine", selection=dg.AssetSelection.assets(["propel_auth", "org_query"]))
+    job = dg.Definitions.merge(defs, dg.Definitions(jobs=[mine])).resolve_job_def("mine")
+    run, key = instance.create_run_for_job(job), dg.AssetKey(["propel_auth", "org_query"])
+    planned = AssetMaterializationPlannedData(key)  # Dagster's daemon and the UI log it when they create a run
+    event = DagsterEvent.build_asset_materialization_planned_event("mine", "propel_auth_load_orgs", planned)
+    instance.report_dagster_event(event, run.run_id)
+    instance.report_run_failed(run)
+    tick()
+    (text,) = webhook.texts
+    assert "Run failed: no step failed: mine: Dagster reports: " in text
+
+
+def test_problems_of_what_was_removed_are_resolved(instance, webhook) -> None:
+    removed = {"step propel_auth_load_orgs", "propel_auth/org_query: age", "propel_auth/org_query: schema"}
+    kept = {"step propel_auth_load_users", "propel_auth/user_query: age", "job propel_auth_refresh"}
+    problems = {name: Cause(f"Run failed: {name}") for name in removed | kept}
+    cursor = AlertState({kind.value: 0 for kind in ENDS}, problems).to_json()
+    smaller = build_definitions(PropelAuthConfig(tables=["user_query", "org_membership"], marts=False))
+    context = dg.build_sensor_context(
+        instance=instance, cursor=cursor, definitions=smaller, sensor_name="propel_auth_alerts"
+    )
+    cursor = smaller.resolve_sensor_def("propel_auth_alerts").evaluate_tick(context).cursor
+    assert set(AlertState.from_json(cursor or "").open_problems) == kept
+    assert all(f"Recovered: Run failed: {name}" in webhook.texts[0] for name in removed)
 
 
 def test_a_failed_check_is_reported_as_the_check_and_not_also_as_its_step(tick, run, webhook, sandbox) -> None:

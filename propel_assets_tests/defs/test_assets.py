@@ -14,7 +14,9 @@ from propel_assets.catalog import AUTH_EVENT, BY_NAME
 from propel_assets.definitions import defs
 from propel_assets.defs.build import build_definitions
 from propel_assets.defs.config import PropelAuthConfig
+from propel_assets.errors import WarehouseBusy
 from propel_assets.warehouse.checks import checks_of
+from propel_assets.warehouse.load import load_scan
 
 ORGS_PATH = "/api/backend/v1/org/query"
 
@@ -265,6 +267,21 @@ def test_a_server_that_recovers_is_met_by_the_retry_of_the_op(run, sandbox, monk
     assert result.success
     assert sum(event.is_step_up_for_retry for event in result.all_events) == 2
     assert all_pass(result, "org_query")
+
+
+def test_a_load_that_waited_too_long_for_another_one_is_retried(run, monkeypatch) -> None:
+    monkeypatch.setenv("PROPELAUTH_RETRY_SECONDS", "0")
+    busy = [WarehouseBusy("Waited 600 s.")]
+
+    def load_once_it_is_free(*words, **options):
+        if busy:
+            raise busy.pop()
+        return load_scan(*words, **options)
+
+    monkeypatch.setattr("propel_assets.defs.assets.load_scan", load_once_it_is_free)
+    result = run("jwks")
+    assert result.success
+    assert sum(event.is_step_up_for_retry for event in result.all_events) == 1
 
 
 def test_a_refresh_outlives_a_server_error(run, sandbox) -> None:

@@ -187,7 +187,7 @@ def test_the_state_of_an_automation_sensor_that_was_removed_does_not_stop_the_se
     turn_on(instance, "propel_auth_recent_hourly", ScheduleInstigatorData("45 * * * *"))
     without = build_definitions(PropelAuthConfig(automation=False, recent_cron=None, marts=False))
     context = dg.build_sensor_context(instance=instance, resources=DEFAULT.resources)
-    assert len(without.resolve_sensor_def("propel_auth_changes").evaluate_tick(context).run_requests) == 1
+    assert len(without.resolve_sensor_def("propel_auth_changes").evaluate_tick(context).run_requests or ()) == 1
 
 
 # --- the API as an observable asset ---

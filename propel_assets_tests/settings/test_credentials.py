@@ -20,14 +20,15 @@ def test_all_missing_settings_are_named_at_once() -> None:
     assert refusal(Settings()) == (
         "No PropelAuth auth URL and no API key. Set PROPELAUTH_AUTH_URL and PROPELAUTH_API_KEY, or auth_url in "
         ".dlt/config.toml and api_key in .dlt/secrets.toml under [sources.propel_auth_source], or the fields auth_url "
-        f"and api_key of the Dagster resource propel_auth. {DEMO}"
+        f"and api_key of the Dagster resource propel_auth (or your `name_prefix`). {DEMO}"
     )
 
 
 def test_a_missing_setting_of_an_environment_is_named_with_the_places_of_that_environment() -> None:
     assert refusal(Settings(auth_url="https://auth.example.com", environment="staging")) == (
         "No PropelAuth API key. Set STAGING__PROPELAUTH_API_KEY, or api_key in .dlt/secrets.toml under "
-        f"[sources.propel_auth_source.staging], or the field api_key of the Dagster resource propel_auth. {DEMO}"
+        f"[sources.propel_auth_source.staging], or the field api_key of the Dagster resource "
+        f"propel_auth_staging (or your `name_prefix`). {DEMO}"
     )
 
 
