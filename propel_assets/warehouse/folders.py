@@ -10,7 +10,8 @@ from pathlib import Path
 
 from propel_assets.errors import SettingsError
 
-PREFIX = "propel-assets-"
+PREFIX = "propel-assets-run-"
+"""Of folders with a lock. Those of earlier versions, `propel-assets-<process id>-`, have none, and may be in use."""
 
 
 @contextlib.contextmanager
@@ -45,7 +46,7 @@ def working_folder() -> Iterator[str]:
 def _create_locked_folder(parent: str) -> tuple[str, int]:
     """Return a new folder, and the descriptor that holds its lock: without one, another process would remove it."""
     while True:
-        folder = tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent)
+        folder = tempfile.mkdtemp(prefix=PREFIX, dir=parent)
         with contextlib.suppress(FileNotFoundError):  # another process removed it before it was locked
             lock = os.open(folder, os.O_RDONLY)
             with contextlib.suppress(OSError):  # a file system without locks: no folder is removed there
@@ -56,9 +57,7 @@ def _create_locked_folder(parent: str) -> tuple[str, int]:
 
 
 def _remove_abandoned_folders(parent: str) -> None:
-    for folder in Path(parent).glob(f"{PREFIX}*-*"):
-        if not folder.name.removeprefix(PREFIX).split("-")[0].isdigit():
-            continue
+    for folder in Path(parent).glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):  # a process holds its lock, or it is of another user
             lock = os.open(folder, os.O_RDONLY)
             try:

@@ -3,14 +3,18 @@
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from typing import Any
 
+import duckdb
 import pytest
 
 from propel_assets.errors import ErasureListChanged
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import load_settings
 from propel_assets.warehouse.erasure import erase
+from propel_assets.warehouse.erasure import run as erasure_module
 from propel_assets.warehouse.erasure.eraser import PersonEraser
 from propel_assets.warehouse.query import open_warehouse
 from propel_assets_tests.destinations.standins.postgres import Postgres
@@ -164,3 +168,31 @@ def test_two_loads_of_the_same_table_never_mix_their_rows(database, rows, sandbo
         ended(load)
     assert rows("SELECT count(*), count(DISTINCT user_id) FROM {user_query}") == [(300, 300)]
     assert rows("SELECT count(*) FROM propel_auth_data_staging.user_query") == [(0,)]
+
+
+def test_a_commit_of_another_program_during_an_erasure_is_not_lost(loaded, run_cli, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("PROPELAUTH_PRIVACY_KEY", "a key of at least 16 characters")
+    program = (
+        "import duckdb, time\n"
+        "while True:\n"
+        "    try:\n"
+        "        with duckdb.connect('propel_auth_pipeline.duckdb') as db:\n"
+        "            db.execute('CREATE TABLE theirs AS SELECT 1 AS a')\n"
+        "        break\n"
+        "    except duckdb.IOException:\n"
+        "        time.sleep(0.01)\n"
+    )
+    replace_file = erasure_module.replace_with_compacted_copy
+    others: list[subprocess.Popen] = []
+
+    def start_other_program(*args: Any) -> None:
+        others.append(subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path))
+        time.sleep(3)
+        replace_file(*args)
+
+    monkeypatch.setattr(erasure_module, "replace_with_compacted_copy", start_other_program)
+    erased = run_cli("erase", min(loaded.store.users))
+    assert others[0].wait(60) == 0
+    assert erased.returncode == 0, erased.stderr
+    with duckdb.connect(str(tmp_path / "propel_auth_pipeline.duckdb")) as db:
+        assert db.execute("SELECT a FROM theirs").fetchall() == [(1,)]

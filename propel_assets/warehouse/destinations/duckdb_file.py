@@ -70,6 +70,7 @@ def write_compacted_copy(client: DuckDbSqlClient, file: Path) -> None:
         connection.execute(f"ATTACH {sql_literal(str(copy))} AS propel_copy")
         connection.execute(f"COPY FROM DATABASE {client.escape_column_name(name)} TO propel_copy")
         connection.execute("DETACH propel_copy")
+        connection.execute("CHECKPOINT")  # so that closing this connection later writes nothing beside the new file
     except engine.Error as error:
         raise WarehouseClosed(
             f"The rows were deleted, but {file.name} could not be compacted, so their bytes are still in it: "
@@ -78,10 +79,14 @@ def write_compacted_copy(client: DuckDbSqlClient, file: Path) -> None:
 
 
 def replace_with_compacted_copy(file: Path) -> None:
-    """Put the compacted copy in the place of the database, in one step. No connection to the file may be open."""
+    """Put the compacted copy in the place of the database, in one step.
+
+    The connection that wrote the copy must still be open: it holds DuckDB's lock. Without it, another program could
+    open the old file and commit to it before it is replaced.
+    """
     shutil.copymode(file, _copy_of(file))
-    _copy_of(file).replace(file)
     Path(f"{file}.wal").unlink(missing_ok=True)
+    _copy_of(file).replace(file)
 
 
 def _copy_of(file: Path) -> Path:

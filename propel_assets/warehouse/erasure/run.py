@@ -130,8 +130,7 @@ class _Run:
                 eraser.delete_states(self.pipeline.pipeline_name, state)
             if file is not None:
                 write_compacted_copy(client.sql_client, file)
-        if file is not None:
-            replace_with_compacted_copy(file)
+                replace_with_compacted_copy(file)
         empty_bucket(self.pipeline, list(BY_NAME))  # files of a load that was killed
         sync_local_pipeline(self.target)
         with self._connection() as client, _transaction(client):
