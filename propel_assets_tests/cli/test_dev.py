@@ -250,6 +250,7 @@ def test_a_live_day_is_in_the_tables_within_two_minutes(tmp_path, query) -> None
             process.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["--port", "--sandbox-port"])
 def test_propel_assets_dev_refuses_a_port_that_is_in_use_before_it_starts_anything(
     option, run_process, tmp_path

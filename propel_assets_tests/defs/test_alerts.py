@@ -168,6 +168,7 @@ def test_a_failed_check_is_reported_as_the_check_and_not_also_as_its_step(tick, 
     assert "check_org_query" not in text
 
 
+@pytest.mark.slow
 def test_a_further_table_whose_schema_changes_is_reported(tick, run, webhook, sandbox) -> None:
     sandbox.faults.set("unknown_field", ["orgs"])
     assert run("org_query").success
@@ -345,6 +346,7 @@ def test_runs_that_a_tick_has_no_time_for_are_read_by_the_next(tick, run, webhoo
     assert ["propel_auth_load_role_mappings" in text for text in webhook.texts] == [False, True]
 
 
+@pytest.mark.slow
 def test_a_failure_after_more_runs_than_a_tick_reads_is_not_called_recovered(tick, run, webhook, monkeypatch) -> None:
     monkeypatch.setattr(alerts_module, "RUNS_AT_ONCE", 2)
     for _ in range(3):

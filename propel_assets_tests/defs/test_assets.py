@@ -150,6 +150,7 @@ def test_a_lookup_takes_its_values_from_the_run_config_and_logs_none_of_them(run
     assert [value for value in values if value in said] == []
 
 
+@pytest.mark.slow
 def test_without_values_a_lookup_table_is_skipped_and_what_it_has_is_checked(run, sandbox, run_sql) -> None:
     result = run("user_by_id")
     assert result.success

@@ -122,6 +122,7 @@ def test_the_sensor_leaves_activity_to_the_hourly_schedule_while_that_is_on(
     assert tick().run_requests[0].job_name == "propel_auth_refresh"
 
 
+@pytest.mark.slow
 def test_a_change_during_a_refresh_is_requested_when_it_has_ended(tick, instance, sandbox) -> None:
     tick()
     job = defs.resolve_job_def("propel_auth_refresh")
@@ -137,6 +138,7 @@ def after(minutes: float):
     return time_machine.travel(datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=minutes))
 
 
+@pytest.mark.slow
 def test_a_run_that_failed_is_requested_again_with_longer_waits_until_one_succeeds(tick, instance, sandbox) -> None:
     job = defs.resolve_job_def("propel_auth_refresh")
     tick()
@@ -155,6 +157,7 @@ def test_a_run_that_failed_is_requested_again_with_longer_waits_until_one_succee
         assert "Nothing has changed" in tick().skip_message
 
 
+@pytest.mark.slow
 def test_a_run_that_is_lost_blocks_no_request_after_a_day_and_a_waiting_run_does(tick, instance, sandbox) -> None:
     job = defs.resolve_job_def("propel_auth_refresh")
     tick()
@@ -256,6 +259,7 @@ def test_the_api_is_observed_every_quarter_of_an_hour(evaluate) -> None:
     assert evaluate(minutes=15) == {API}
 
 
+@pytest.mark.slow
 def test_tables_are_loaded_when_the_totals_changed_and_only_then(evaluate, observe, sandbox) -> None:
     observe()
     assert evaluate() == BY_DEFAULT | MARTS

@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 from propel_assets.marts.runner import open_dbt
 from propel_assets.settings import load_settings
 from propel_assets_tests.processes import ROOT
@@ -9,6 +11,7 @@ from propel_assets_tests.processes import ROOT
 SECTION = (ROOT / "docs" / "destinations.md").read_text().split("## Rights of the warehouse user")[1].split("\n## ")[0]
 
 
+@pytest.mark.slow
 def test_the_documented_rights_are_enough_to_load_to_build_and_to_query(server, small, run_cli, monkeypatch) -> None:
     database = server.database()
     (grants, _) = re.findall(r"```sql\n(.*?)```", SECTION, re.DOTALL)

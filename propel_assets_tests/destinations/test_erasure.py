@@ -197,6 +197,7 @@ def test_later_loads_leave_the_person_out_and_every_check_passes(person, sandbox
         assert [row for row in everything() if user_id in row or email in row] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("destination", ["duckdb", "postgres", "files", "plain_files"], indirect=True)
 def test_a_state_written_by_a_clock_that_was_ahead_restores_no_one(person, settings, run, rows, travel) -> None:
     with travel(400):
@@ -222,6 +223,7 @@ def test_files_that_a_killed_load_left_in_the_bucket_are_removed(destination, pe
     assert [row for row in rows("user_query") if person["user_id"] in str(row)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("destination", ["duckdb"], indirect=True)
 def test_the_duckdb_file_has_no_byte_of_the_person(person, run, tmp_path) -> None:
     def bytes_on_disk() -> bytes:
@@ -240,6 +242,7 @@ def test_the_duckdb_file_has_no_byte_of_the_person(person, run, tmp_path) -> Non
     assert run("check").returncode == 0
 
 
+@pytest.mark.slow
 @FILES
 def test_no_file_has_a_byte_of_the_person(person, sandbox, run, stored, files) -> None:
     user_id, email = person["user_id"], person["email"]
@@ -286,6 +289,7 @@ def test_no_file_has_a_byte_of_the_person(person, sandbox, run, stored, files) -
     assert left() == []
 
 
+@pytest.mark.slow
 @LOCAL_FILES
 def test_an_erasure_of_files_that_is_killed_can_be_resumed(destination, person, run, stored) -> None:
     user_id, email = person["user_id"], person["email"]

@@ -104,6 +104,7 @@ def test_users_that_keep_coming_to_the_middle_never_make_a_load_fail(sandbox, sl
     assert report.reason.endswith("the list was read 3 times, and each returned further rows")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [None, ReadOptions(recent=True)], ids=["full", "recent"])
 def test_ordinary_changes_between_two_scans_cost_no_further_scan(options, sandbox, slow, query) -> None:
     load_users(slow)

@@ -105,6 +105,7 @@ def test_who_wants_users_alone_does_not_read_their_orgs(settings, sandbox) -> No
     assert {request.query["include_orgs"] for request in sandbox.requests} == {"false"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("privacy", ["open", "strict"])
 def test_both_conversions_load_the_same_rows(settings, query, monkeypatch, privacy) -> None:
     policy = replace(settings, privacy=privacy, privacy_key="0123456789abcdef0123456789abcdef")

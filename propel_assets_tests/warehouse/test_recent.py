@@ -69,6 +69,7 @@ def test_a_recent_load_asks_little_and_leaves_no_person_in_the_staging_tables(se
     assert query("SELECT count(*) FROM propel_auth_data_staging.user_query") == [(0,)]
 
 
+@pytest.mark.slow
 def test_an_error_after_tables_were_changed_does_not_report_that_the_data_is_kept(
     settings, sandbox, query, tmp_path
 ) -> None:
@@ -88,6 +89,7 @@ def test_an_error_after_tables_were_changed_does_not_report_that_the_data_is_kep
     assert query(f"SELECT count(*) FROM org_membership WHERE user_id = '{user}'") == [(0,)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [0, 1], ids=["all", "all-but-one-of-each-user"])
 def test_a_recent_load_never_deletes_more_memberships_than_a_load_may_lose(kept, settings, sandbox, query) -> None:
     load_scan("users", settings)

@@ -63,6 +63,7 @@ def ended(process: subprocess.Popen) -> str:
     return said
 
 
+@pytest.mark.slow
 def test_first_loads_of_an_empty_database_at_once(database, rows, sandbox) -> None:
     for load in [start(table) for table in ("user_query", "org_query", "jwks")]:
         ended(load)
@@ -71,6 +72,7 @@ def test_first_loads_of_an_empty_database_at_once(database, rows, sandbox) -> No
     assert rows("SELECT count(*) > 0 FROM {jwks}") == [(True,)]
 
 
+@pytest.mark.slow
 def test_the_resume_state_of_a_load_is_not_overwritten_by_another(database, rows, sandbox, run_cli) -> None:
     reading = start("user_query")
     wait_until(lambda: sandbox.requests, reading, "it reads")
@@ -92,6 +94,7 @@ def test_the_resume_state_of_a_load_is_not_overwritten_by_another(database, rows
     assert rows("SELECT count(*) FROM {user_query}") == [(300,)]
 
 
+@pytest.mark.slow
 def test_the_lock_is_waited_for_and_ends_with_its_holder(database, server, rows, sandbox) -> None:
     ended(start("user_query"))
     sandbox.store.delete_user(min(sandbox.store.users))
@@ -107,6 +110,7 @@ def test_the_lock_is_waited_for_and_ends_with_its_holder(database, server, rows,
     assert {user for (user,) in rows("SELECT user_id FROM {user_query}")} == set(sandbox.store.users)
 
 
+@pytest.mark.slow
 def test_a_reader_sees_the_old_rows_or_the_new_ones(database, server, rows, sandbox) -> None:
     ended(start("user_query"))
     for user in list(sandbox.store.users)[:7]:
@@ -119,6 +123,7 @@ def test_a_reader_sees_the_old_rows_or_the_new_ones(database, server, rows, sand
     assert seen | set(rows("SELECT count(*) FROM {user_query}")) == {(300,), (293,)}
 
 
+@pytest.mark.slow
 def test_two_erasures_at_once_keep_both_people_on_the_list(database, rows, sandbox, monkeypatch) -> None:
     monkeypatch.setenv("PROPELAUTH_PRIVACY_KEY", "k" * 32)
     ended(start("user_query"))
@@ -141,6 +146,7 @@ def test_two_erasures_at_once_keep_both_people_on_the_list(database, rows, sandb
     assert {user for (user,) in rows("SELECT user_id FROM {user_query}")} == {*sandbox.store.users} - {first, second}
 
 
+@pytest.mark.slow
 def test_a_load_that_reads_during_an_erasure_does_not_restore_the_person(
     database, rows, sandbox, run_cli, monkeypatch
 ) -> None:
@@ -163,6 +169,7 @@ def test_a_load_that_reads_during_an_erasure_does_not_restore_the_person(
     assert {user for (user,) in rows("SELECT user_id FROM {user_query}")} == expected
 
 
+@pytest.mark.slow
 def test_two_loads_of_the_same_table_never_mix_their_rows(database, rows, sandbox) -> None:
     for load in [start("user_query") for _ in range(3)]:
         ended(load)

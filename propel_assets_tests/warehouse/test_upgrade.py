@@ -32,6 +32,7 @@ def rows(file: Path, name: str) -> Rows:
     return by_key(BY_NAME[name], [dict(zip(columns, row, strict=True)) for row in found])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("release", RELEASES, ids=lambda path: path.name)
 def test_a_database_of_an_earlier_version_loads_on(release, world, tmp_path, run_cli) -> None:
     file = tmp_path / "propel_auth_pipeline.duckdb"
@@ -45,6 +46,7 @@ def test_a_database_of_an_earlier_version_loads_on(release, world, tmp_path, run
     assert before.keys() <= rows(file, "end_user_api_key_usage").keys()
 
 
+@pytest.mark.slow
 def test_what_this_version_writes_can_be_kept(tmp_path) -> None:
     write(tmp_path / __version__)
     read(tmp_path / __version__, tmp_path / "copy.duckdb")

@@ -58,6 +58,7 @@ def sent(sandbox, field: str) -> dict[str, Any]:
 # Points 2 and 3: types
 
 
+@pytest.mark.slow
 def test_a_field_that_changes_its_type_between_loads_keeps_every_value(loaded, load, stored, query) -> None:
     store, users = loaded.store, sorted(loaded.store.users)
     for place in range(2):
@@ -80,6 +81,7 @@ def test_a_field_that_changes_its_type_between_loads_keeps_every_value(loaded, l
     assert "text" not in variants.replace("type", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["full", "recent"])
 def test_a_field_with_many_types_in_one_load_keeps_every_value(mode, loaded, load, stored) -> None:
     store, users = loaded.store, sorted(loaded.store.users)
@@ -174,6 +176,7 @@ def test_values_that_are_missing_after_a_load_are_an_error(loaded, run_sql, run_
     assert "Values were lost: `email` has 59 values, expected 60. Load the table again." in ran.stdout
 
 
+@pytest.mark.slow
 def test_values_in_a_variant_count_as_stored(loaded, load, run_sql, run_cli) -> None:
     loaded.store.update_user(min(loaded.store.users), score=1)
     load()

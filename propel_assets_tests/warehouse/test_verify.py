@@ -66,6 +66,7 @@ def plant(request, monkeypatch, tmp_path, run_sql) -> Callable[[str], None]:
     return run
 
 
+@pytest.mark.slow
 def test_a_loaded_warehouse_has_no_differences(plant, small, run_cli) -> None:
     assert run_cli("load").returncode == 0
     found = run_cli("verify")
@@ -134,6 +135,7 @@ def listed_by(stdout: str) -> list[list[str]]:
     return [line.split() for line in stdout.split("\n\n")[1].splitlines()[1:]]
 
 
+@pytest.mark.slow
 def test_a_time_that_was_planted_explains_nothing(plant, small, run_cli) -> None:
     """Only what PropelAuth returns decides that a row has changed, not the times of the stored row."""
     tables = (*USERS, "org_query", "end_user_api_keys", "pending_org_invites")
@@ -200,6 +202,7 @@ def test_a_membership_that_an_active_user_has_left_is_no_difference(settings, sa
     assert (members.differences, members.changed) == ([], 1)
 
 
+@pytest.mark.slow
 def test_a_row_that_is_newer_than_the_load_is_extra_unless_an_event_has_added_it(settings, sandbox, run_sql) -> None:
     for scan in ("users", "orgs"):
         load_scan(scan, settings)
@@ -220,6 +223,7 @@ def test_a_row_that_is_newer_than_the_load_is_extra_unless_an_event_has_added_it
     assert users.differences == [Difference("extra", f"user_id={made_up}")]
 
 
+@pytest.mark.slow
 def test_a_replaced_row_whose_original_was_deleted_is_found_where_the_ids_of_the_load_are_stored(
     settings, sandbox, run_sql
 ) -> None:
@@ -305,6 +309,7 @@ def test_a_table_without_its_key_is_not_compared(small, run_cli, run_sql) -> Non
     assert errors[-1] == "Error: Not compared: user_query, org_membership, org_query. The reasons are above."
 
 
+@pytest.mark.slow
 def test_without_arguments_every_loaded_table_is_compared(small, run_cli, run_sql) -> None:
     email = small.store.users[min(small.store.users)].wire["email"]
     assert run_cli("load", "user_query", "user_mfa", "user_by_email", "--email", email).returncode == 0
@@ -316,6 +321,7 @@ def test_without_arguments_every_loaded_table_is_compared(small, run_cli, run_sq
     assert re.search("user_by_email .*its rows come from the configuration", found.stdout)
 
 
+@pytest.mark.slow
 def test_rows_that_an_applied_event_names_have_changed(settings, sandbox) -> None:
     for scan in ("users", "orgs"):
         load_scan(scan, settings)
@@ -328,6 +334,7 @@ def test_rows_that_an_applied_event_names_have_changed(settings, sandbox) -> Non
     assert members.changed == sum(org in orgs for orgs in sandbox.store.of_user.values()) > 0
 
 
+@pytest.mark.slow
 def test_an_event_that_is_applied_during_verify_is_known(settings, sandbox) -> None:
     load_scan("users", settings)
     user_id = min(sandbox.store.users)
@@ -355,6 +362,7 @@ def test_a_duplicated_row_is_found(small, run_cli, run_sql) -> None:
     assert f"org_id={org}  number of rows with this key" in found.stdout
 
 
+@pytest.mark.slow
 def test_a_tenant_that_changes_during_verify_reports_only_planted_faults(plant, monkeypatch, tmp_path) -> None:
     """Users sign up, log in, change and leave before and while the tables are compared; events report the changes."""
     monkeypatch.setattr(verify_module, "EVENT_GRACE_SECONDS", 0)  # events arrive at once
