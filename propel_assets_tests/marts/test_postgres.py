@@ -83,7 +83,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Rows, Rows]
         sandbox.store.touch_user(other)
         sandbox.store.update_user(other, properties={"select": "'; --", "a.b": {"c": ["ü"]}})
         sandbox.faults.set("unknown_field", "users")
-        load(AS_OF[1], "users", "invites", "orgs", "user_reports", "org_reports")
+        load(AS_OF[1], "users", "invites", "orgs", "user_reports", "org_reports", "chart_metrics")
         reviews = [_review(load_settings({**known, "destination": name})) for name in ("duckdb", "postgres")]
         with duckdb.connect(str(file), read_only=True) as db, psycopg2.connect(credentials) as pg:
             yield _rows(db) | {REVIEW: reviews[:1]}, _rows(pg.cursor()) | {REVIEW: reviews[1:]}
