@@ -69,7 +69,7 @@ class Scope:
         if name.startswith("step "):
             return self.has_step(name.removeprefix("step "))
         asset, separator, _ = name.rpartition(": ")
-        return not separator or asset in {key.to_user_string() for key in self.assets}
+        return not separator or dg.AssetKey.from_user_string(asset) in self.assets
 
 
 def build_alerts_sensor(

@@ -93,6 +93,12 @@ def describe_message(text: str) -> str:
     return ", ".join(dict.fromkeys([*ERROR_NAME.findall(text), *_known_names(text)])) or "an unknown error"
 
 
+def is_defect(error: BaseException) -> bool:
+    """Return whether the innermost error is one of Python: not of a driver, of the operating system or for memory."""
+    inner = innermost_error(error)
+    return type(inner).__module__ == "builtins" and not isinstance(inner, OSError | MemoryError)
+
+
 def unexpected_error(error: BaseException) -> UnexpectedError:
     """Return an error of ours for one that is a defect: its class and codes, and the lines of code it came through."""
     trace = traceback.extract_tb(innermost_error(error).__traceback__)

@@ -455,11 +455,13 @@ def examine(warehouse: Warehouse, table: Table, names: Sequence[str] | None = No
         WarehouseBusy: a load wrote until the time limit.
     """
     names = names or checks_of(table)
-    findings = _run(warehouse, table, names)
+    facts = TableFacts(warehouse, table)
+    findings = _run(facts, names)
     if warehouse.write_lock and any(not f.passed and f.severity == "ERROR" for f in findings):
         with warehouse.write_lock():
-            findings = _run(warehouse, table, names)
-    load = TableFacts(warehouse, table).attempt
+            facts = TableFacts(warehouse, table)
+            findings = _run(facts, names)
+    load = facts.attempt
     if load is not None:
         now = datetime.now(UTC)
         warehouse.insert(
@@ -480,9 +482,8 @@ def examine(warehouse: Warehouse, table: Table, names: Sequence[str] | None = No
     return findings
 
 
-def _run(warehouse: Warehouse, table: Table, names: Sequence[str]) -> list[Finding]:
-    facts = TableFacts(warehouse, table)
-    return [replace(CHECKS[name](facts), table=table.name, check=name) for name in names]
+def _run(facts: TableFacts, names: Sequence[str]) -> list[Finding]:
+    return [replace(CHECKS[name](facts), table=facts.table.name, check=name) for name in names]
 
 
 def _finding(

@@ -20,7 +20,7 @@ from propel_assets.catalog import AUTH_EVENT, tables_of
 from propel_assets.errors import ErasureListChanged, PropelError, WarehouseError, find_cause
 from propel_assets.privacy.policy import Policy
 from propel_assets.privacy.policy_file import load_policy
-from propel_assets.privacy.redaction import describe_error, innermost_error, unexpected_error
+from propel_assets.privacy.redaction import describe_error, is_defect, unexpected_error
 from propel_assets.settings import Settings, Target
 from propel_assets.source.change_log import LOGGED
 from propel_assets.source.dlt_source import MERGE, propel_auth_source
@@ -297,13 +297,11 @@ def _delete_rows(pipeline: dlt.Pipeline, result: ScanResult) -> None:
 def _load_error(error: Exception, scan: str, settings: Settings, kept: str) -> PropelError:
     """Return the `PropelError` inside ``error``, or one that describes it without its text, which may quote rows.
 
-    ``kept``: what the tables have after the error. A builtin exception is a defect, not an error of the destination,
-    unless it is of the operating system.
+    ``kept``: what the tables have after the error.
     """
     if cause := find_cause(error):
         return cause
-    inner = innermost_error(error)
-    if type(inner).__module__ == "builtins" and not isinstance(inner, OSError | MemoryError):  # of no driver
+    if is_defect(error):
         return unexpected_error(error)
     step = error.step if isinstance(error, PipelineStepFailed) else "opening the destination"
     return WarehouseError(

@@ -14,7 +14,7 @@ from dlt.destinations.exceptions import DatabaseUndefinedRelation
 from propel_assets.catalog import PROPEL_SCANS, Table
 from propel_assets.errors import PropelError, WarehouseError
 from propel_assets.privacy.policy import Policy
-from propel_assets.privacy.redaction import describe_error, innermost_error
+from propel_assets.privacy.redaction import describe_error, is_defect
 from propel_assets.settings import Target
 from propel_assets.source.dlt_source import complete_schema
 from propel_assets.source.values import ARROW_TYPES
@@ -234,9 +234,7 @@ def _explain_refusal(target: Target) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        inner = innermost_error(error)
-        is_defect = type(inner).__module__ == "builtins" and not isinstance(inner, OSError)
-        if isinstance(error, PropelError) or is_defect:
+        if isinstance(error, PropelError) or is_defect(error):
             raise
         raise WarehouseError(
             f"Reading {target.destination} failed: {describe_error(error)}. {remedy_of(error)}, and run again."

@@ -13,8 +13,8 @@ from propel_assets.source.convert import convert
 from propel_assets.source.decode import PageDecoder, RowType
 from propel_assets.source.lists import get_or_none, request_each
 from propel_assets.source.readers.context import ScanContext, SkipScan, list_result, list_scan, skip_if_not_enabled
-from propel_assets.source.readers.events import UUID
 from propel_assets.source.stream import Rows, ScanResult
+from propel_assets.source.values import UUID
 
 
 def read_paged_list(context: ScanContext, table: Table) -> Iterator[Rows | ScanResult]:

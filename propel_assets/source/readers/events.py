@@ -23,6 +23,7 @@ from propel_assets.source.lists import BAD_REQUEST, MAX_SINGLE_READS, MIN_PAGE_S
 from propel_assets.source.readers.context import FORBIDDEN, ScanContext, SkipScan, allowed_loss, key_of, list_scan
 from propel_assets.source.readers.users import API_CLOCK_DIFFERENCE, Memberships, list_orders
 from propel_assets.source.stream import ReceivedEvent, Rows, ScanResult, join_reasons
+from propel_assets.source.values import UUID
 
 USER_ID, ORG_ID = ("user_id", "removed_user_id"), ("org_id",)
 COLUMNS = {
@@ -36,7 +37,6 @@ CONTROLS = 3
 """Ids of the list, one of which must be readable before a status 404 counts as a deletion."""
 FOLLOWED, SINCE = "followed", "since"
 """The cursor of a load of events: the loads that it has followed, and the first receipt of what it applied."""
-UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 """NUL and lone surrogates, which not every destination stores."""
 NO_ID = object()

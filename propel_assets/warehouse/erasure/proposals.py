@@ -13,7 +13,7 @@ from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import Settings, require_credentials
 from propel_assets.source.client import Client
 from propel_assets.source.lists import get_or_none
-from propel_assets.source.readers.events import UUID
+from propel_assets.source.values import UUID
 from propel_assets.warehouse.audit import as_utc
 from propel_assets.warehouse.erasure.receipt import ErasureReceipt
 from propel_assets.warehouse.erasure.run import erase
