@@ -9,12 +9,12 @@ from propel_assets.catalog import AUTH_EVENT, BY_NAME, SCANS, TABLES, Table, tab
 from propel_assets.catalog.model import Lookup, RunOption
 from propel_assets.cli.arguments import UserId, current_settings, table_arguments
 from propel_assets.cli.rendering import VERDICTS, format_count, progress_bar
-from propel_assets.cli.status import exit_by_findings, log_failed_checks, run_checks
+from propel_assets.cli.status import exit_by_results, log_failed_checks, run_checks
 from propel_assets.errors import PropelError
 
 if TYPE_CHECKING:
     from propel_assets.source.stream import ScanResult
-    from propel_assets.warehouse.checks import Finding
+    from propel_assets.warehouse.checks import CheckResult
     from propel_assets.warehouse.load import ScanLoad
 
 LOOKUPS = {table.name: table.shape.parameter for table in TABLES if isinstance(table.shape, Lookup)}
@@ -72,7 +72,7 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
     options = ReadOptions(lookups=lookups, usage_per_key=usage_per_key, recent=recent)
     failed: dict[str, PropelError] = {}
     loaded: list[Table] = []
-    findings: list[Finding] = []
+    check_results: list[CheckResult] = []
     with progress_bar() as (progress, log), open_session(settings.target, log) as session:
 
         def loads_of(scan: str) -> "Iterable[ScanLoad]":
@@ -99,12 +99,12 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
         if loaded:
             log(VERDICTS)
             with session.warehouse(load_policy(settings.privacy_settings)) as warehouse:
-                findings = run_checks(warehouse, loaded)
-    if findings:
-        log_failed_checks(findings)
+                check_results = run_checks(warehouse, loaded)
+    if check_results:
+        log_failed_checks(check_results)
     if failed:
         _fail(scans, failed, loaded)
-    exit_by_findings(findings)
+    exit_by_results(check_results)
 
 
 def _check_lookups(tables: Sequence[str], lookups: Mapping[str, Sequence[str]]) -> None:

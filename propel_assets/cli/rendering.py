@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+# As in `warehouse.locks` and `source.stream`, whose imports would slow down every command.
 Log = Callable[[str], None]
 Progress = Callable[[str, int, int | None], None]
 PIPE_WIDTH = 100_000

@@ -18,7 +18,7 @@ from propel_assets.settings import Settings
 
 if TYPE_CHECKING:
     from propel_assets.marts.built import BuiltModel
-    from propel_assets.warehouse.checks import Finding
+    from propel_assets.warehouse.checks import CheckResult
     from propel_assets.warehouse.query import Warehouse
     from propel_assets.warehouse.status import TableStatus
     from propel_assets.webhooks.store import StoreStatus
@@ -38,15 +38,15 @@ def check(tables: tuple[str, ...]) -> None:
       propel-assets check org_membership
     """
     with open_configured_warehouse(current_settings()) as warehouse:
-        loaded = warehouse.audit.loaded_tables()  # a table that is missing is a finding
+        loaded = warehouse.audit.loaded_tables()  # a table that is missing fails a check
         chosen = [BY_NAME[name] for name in tables]
         chosen = chosen or [t for t in TABLES if t.name in loaded or warehouse.columns_of(t.name)]
-        findings = run_checks(warehouse, chosen)
+        results = run_checks(warehouse, chosen)
     print_table(
         ("table", "check", "result", "finding"),
-        [(f.table, f.check, "ok" if f.passed else f.severity, f.summary) for f in findings],
+        [(f.table, f.check, "ok" if f.passed else f.severity, f.summary) for f in results],
     )
-    exit_by_findings(findings)
+    exit_by_results(results)
 
 
 @click.command(short_help="List tables and marts: rows, age, last checks.")
@@ -260,22 +260,22 @@ def _as_prometheus(
     return generate_latest(registry).decode()
 
 
-def run_checks(warehouse: "Warehouse", tables: Sequence[Table]) -> "list[Finding]":
+def run_checks(warehouse: "Warehouse", tables: Sequence[Table]) -> "list[CheckResult]":
     """Run every check of ``tables``."""
     from propel_assets.warehouse.checks import examine
 
-    return [finding for table in tables for finding in examine(warehouse, table)]
+    return [result for table in tables for result in examine(warehouse, table)]
 
 
-def log_failed_checks(findings: "Sequence[Finding]") -> None:
+def log_failed_checks(results: "Sequence[CheckResult]") -> None:
     """Print each check that failed, and how many passed."""
-    failed = [f for f in findings if not f.passed]
-    for finding in failed:
-        log(f"{finding.severity} {finding.table}: {finding.check}: {finding.summary}")
-    log(f"{len(findings) - len(failed)} of {len(findings)} checks passed.")
+    failed = [f for f in results if not f.passed]
+    for result in failed:
+        log(f"{result.severity} {result.table}: {result.check}: {result.summary}")
+    log(f"{len(results) - len(failed)} of {len(results)} checks passed.")
 
 
-def exit_by_findings(findings: "Sequence[Finding]") -> None:
+def exit_by_results(results: "Sequence[CheckResult]") -> None:
     """Exit with 3 when a check failed. A warning does not count."""
-    if any(not f.passed and f.severity == "ERROR" for f in findings):
+    if any(not f.passed and f.severity == "ERROR" for f in results):
         raise SystemExit(CHECK_FAILED)

@@ -10,7 +10,7 @@ from propel_assets.defs.environment import Environment
 from propel_assets.defs.failures import convert_errors
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.reporting.drawing import can_draw, history_chart
-from propel_assets.warehouse.checks import CHECKS, Finding, checks_of, examine
+from propel_assets.warehouse.checks import CHECKS, CheckResult, checks_of, examine
 from propel_assets.warehouse.query import open_warehouse
 
 
@@ -36,25 +36,25 @@ def _build_check_op(environment: Environment, table: Table) -> dg.AssetChecksDef
         with convert_errors():
             settings = environment.settings(context.resources)
             with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
-                findings = examine(warehouse, table, [name for name in CHECKS if name in names])
-        for finding in findings:
-            yield _as_result(finding, key)
+                results = examine(warehouse, table, [name for name in CHECKS if name in names])
+        for result in results:
+            yield _as_result(result, key)
 
     return check_table
 
 
-def _as_result(finding: Finding, key: dg.AssetKey) -> dg.AssetCheckResult:
-    metadata: dict[str, Any] = {name: value for name, value in finding.evidence.items() if value is not None}
-    if finding.query:
-        metadata["query"] = dg.MetadataValue.md(f"```sql\n{finding.query}\n```")
+def _as_result(result: CheckResult, key: dg.AssetKey) -> dg.AssetCheckResult:
+    metadata: dict[str, Any] = {name: value for name, value in result.evidence.items() if value is not None}
+    if result.query:
+        metadata["query"] = dg.MetadataValue.md(f"```sql\n{result.query}\n```")
     if (history := metadata.get("history")) and can_draw():
         chart = history_chart(history, metadata["expected_from"], metadata["expected_to"])
         metadata["chart"] = dg.MetadataValue.md(chart.markdown())
     return dg.AssetCheckResult(
-        passed=finding.passed,
+        passed=result.passed,
         asset_key=key,
-        check_name=finding.check,
-        severity=dg.AssetCheckSeverity[finding.severity],
-        description=finding.summary,
+        check_name=result.check,
+        severity=dg.AssetCheckSeverity[result.severity],
+        description=result.summary,
         metadata=metadata,
     )

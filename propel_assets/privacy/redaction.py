@@ -8,10 +8,11 @@ import errno
 import os
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from propel_assets.catalog import AUDIT_TABLES, TABLES
+from propel_assets.catalog import AUDIT_TABLES, TABLES, Table
 from propel_assets.errors import UnexpectedError
 
 ALL_TABLES = (*TABLES, *AUDIT_TABLES)
@@ -32,6 +33,12 @@ EMAIL = re.compile(r"[^\s@'\"<>(),;:]+@[^\s@'\"<>(),;:]+")
 def without_personal_data(text: str) -> str:
     """Return ``text`` on one line, without the e-mail addresses in it."""
     return EMAIL.sub("<e-mail>", " ".join(text.split()))
+
+
+def describe_key(table: Table, columns: Sequence[str], values: Sequence[Any]) -> str:
+    """Return the values of ``columns``, which identify a row: `org_id=1 invitee_email=(hidden)`."""
+    pairs = zip(columns, values, strict=True)
+    return " ".join(f"{name}={'(hidden)' if table.column(name).personal else value}" for name, value in pairs)
 
 
 def describe_error(error: BaseException) -> str:

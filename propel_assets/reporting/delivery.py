@@ -64,7 +64,7 @@ class Failure(NamedTuple):
     delivered: int = 0
 
 
-class Target(NamedTuple):
+class AlertTarget(NamedTuple):
     """A target of alerts.
 
     Attributes:
@@ -145,16 +145,16 @@ def run_child(settings: Mapping[str, Any], target: str, messages: Sequence[Seque
         output.write(str(error).encode(errors="replace"))
 
 
-def targets(settings: AlertSettings) -> tuple[dict[str, Target], dict[str, str]]:
+def targets(settings: AlertSettings) -> tuple[dict[str, AlertTarget], dict[str, str]]:
     """Return the configured targets by name, and why the others cannot be used. The reasons do not quote secrets."""
-    builders: dict[str, Callable[[], Target]] = {}
+    builders: dict[str, Callable[[], AlertTarget]] = {}
     if settings.webhook:
         builders[WEBHOOK] = partial(_webhook, settings.webhook)
     if settings.smtp or settings.recipients.strip():
         builders[EMAIL] = partial(_email, settings)
     urls = _apprise_urls(settings.apprise)
     builders |= {name: partial(_apprise, url, name) for name, url in list(urls.items())[:MAX_URLS]}
-    usable: dict[str, Target] = {}
+    usable: dict[str, AlertTarget] = {}
     unusable: dict[str, str] = {}
     if left_out := list(urls)[MAX_URLS:]:
         unusable[left_out[0]] = (
@@ -187,7 +187,7 @@ def _split(url: str, variable: str, schemes: tuple[str, ...], example: str) -> t
     return parts, host
 
 
-def _webhook(url: str) -> Target:
+def _webhook(url: str) -> AlertTarget:
     variable = variable_of("alert_webhook")
     parts, host = _split(url, variable, ("https", "http"), "https://hooks.slack.com/services/...")
     if parts.scheme == "http" and not is_loopback(host):
@@ -213,10 +213,10 @@ def _webhook(url: str) -> Target:
             hint = f" Make a new one and set {variable}." if response.status in {401, 403, 404, 410} else ""
             raise NotDelivered(f"The webhook at {host} returned {response.status}.{hint}")
 
-    return Target(send)
+    return AlertTarget(send)
 
 
-def _email(settings: AlertSettings) -> Target:
+def _email(settings: AlertSettings) -> AlertTarget:
     variable = variable_of("alert_smtp")
     if not settings.smtp:
         raise SettingsError(f"{variable_of('alert_to')} has recipients, but {variable}, the mail server, is not set.")
@@ -258,10 +258,10 @@ def _email(settings: AlertSettings) -> Target:
             why = f"{type(error).__name__}{f' {code}' if code else ''}"
             raise NotDelivered(f"The mail server {host}:{port} did not accept it: {why}.") from None
 
-    return Target(send)
+    return AlertTarget(send)
 
 
-def _apprise(url: str, name: str) -> Target:
+def _apprise(url: str, name: str) -> AlertTarget:
     variable = variable_of("alert_apprise")
     try:
         import apprise
@@ -298,7 +298,7 @@ def _apprise(url: str, name: str) -> Target:
             status = f" It returned {statuses[-1]}." if statuses else ""
             raise NotDelivered(f"The {name} ({schema}) did not accept it.{status}")
 
-    return Target(send, getattr(service, "action", "") == INCIDENTS)
+    return AlertTarget(send, getattr(service, "action", "") == INCIDENTS)
 
 
 def _tuple(schemas: str | tuple[str, ...] | None) -> tuple[str, ...]:

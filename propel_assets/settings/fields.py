@@ -12,7 +12,6 @@ from propel_assets.errors import SettingsError
 
 PIPELINE = "propel_auth_pipeline"
 DATASET = "propel_auth_data"
-MAX_AGE_HOURS = 26.0
 WEBHOOK_STORE = "sqlite:///{}.db"
 ENVIRONMENT_NAME = re.compile(r"[a-z][a-z0-9_]{0,19}")
 
@@ -57,7 +56,7 @@ class Target:
     table_format: str = "delta"
     staging: str = ""
     lock_seconds: float = 600.0
-    max_age_hours: float = MAX_AGE_HOURS
+    max_age_hours: float = 26.0
     environment: str = ""
 
     @property
@@ -112,65 +111,70 @@ class Settings:
     )
     oauth_token: str = _setting(
         "PROPELAUTH_OAUTH_TOKEN",
-        "",
+        Tenant.oauth_token,
         "An end user's OAuth access token, for the table oauth_userinfo only.",
         secret=True,
     )
     destination: str = _setting(
-        "PROPELAUTH_DESTINATION", "duckdb", "A dlt destination, or one named in .dlt/config.toml."
+        "PROPELAUTH_DESTINATION", Target.destination, "A dlt destination, or one named in .dlt/config.toml."
     )
     table_format: str = _setting(
         "PROPELAUTH_TABLE_FORMAT",
-        "delta",
+        Target.table_format,
         "Format of the files of the destination filesystem: delta, or parquet for plain files, with limits.",
         choices=("delta", "parquet"),
     )
     staging: str = _setting(
         "PROPELAUTH_STAGING",
-        "",
+        Target.staging,
         "A dlt destination, usually filesystem, whose bucket the warehouse loads from. Empty: none.",
     )
     page_size: int = _setting(
-        "PROPELAUTH_PAGE_SIZE", 100, "Rows requested per page. The server may return fewer.", minimum=1
+        "PROPELAUTH_PAGE_SIZE", Tenant.page_size, "Rows requested per page. The server may return fewer.", minimum=1
     )
     max_concurrency: int = _setting(
-        "PROPELAUTH_MAX_CONCURRENCY", 12, "Maximum number of requests in flight, per process.", minimum=1
+        "PROPELAUTH_MAX_CONCURRENCY",
+        Tenant.max_concurrency,
+        "Maximum number of requests in flight, per process.",
+        minimum=1,
     )
     max_rps: float = _setting(
         "PROPELAUTH_MAX_RPS",
-        0.0,
+        Tenant.max_rps,
         "Maximum number of requests per second, per process. Scans in several processes, as with the executors "
         "multiprocess, celery and k8s, each have this limit. 0: as the server allows.",
         minimum=0,
     )
     retry_seconds: float = _setting(
         "PROPELAUTH_RETRY_SECONDS",
-        300.0,
+        Tenant.retry_seconds,
         "How long one request is retried, time in rate limits included.",
         minimum=0,
     )
     scan_seconds: float = _setting(
         "PROPELAUTH_SCAN_SECONDS",
-        86_400.0,
+        Tenant.scan_seconds,
         "How long one scan may take, retries and rate limits included.",
         minimum=0,
     )
     max_loss: float = _setting(
         "PROPELAUTH_MAX_LOSS",
-        0.2,
-        "Share of its rows that users, orgs, memberships and tables with one request per user or org may lose in one "
-        "load, at least 50 rows. A load that loses more replaces nothing and fails.",
+        Tenant.max_loss,
+        "Maximum share of rows that users, orgs, memberships and tables with one request per user or org may lose in "
+        "one load. A loss of up to 50 rows is accepted, unless the table would be empty. A load that loses more "
+        "replaces nothing and fails.",
         minimum=0,
         maximum=1,
     )
     allow_loss: bool = _setting(
         "PROPELAUTH_ALLOW_LOSS",
-        False,
-        "Set to true for one run to replace the rows although more, or those of a report, were lost.",
+        Tenant.allow_loss,
+        "Set to true for one run to accept a loss above PROPELAUTH_MAX_LOSS, a report that is not available any more, "
+        "or rows of another tenant.",
     )
     max_age_hours: float = _setting(
         "PROPELAUTH_MAX_AGE_HOURS",
-        MAX_AGE_HOURS,
+        Target.max_age_hours,
         "Age in hours above which the check `up_to_date` warns, for tables that are loaded by default: the interval of "
         "your schedule, and 2 hours for the load.",
         minimum=1,
@@ -178,7 +182,7 @@ class Settings:
     )
     lock_seconds: float = _setting(
         "PROPELAUTH_LOCK_SECONDS",
-        600.0,
+        Target.lock_seconds,
         "How long to wait for another process that has the DuckDB file open or writes to PostgreSQL.",
         minimum=0,
     )
@@ -189,7 +193,7 @@ class Settings:
         minimum=0,
     )
     privacy: str = _setting(
-        "PROPELAUTH_PRIVACY", "open", "Which personal data is stored: open, strict, or a file of rules."
+        "PROPELAUTH_PRIVACY", PrivacySettings.policy, "Which personal data is stored: open, strict, or a file of rules."
     )
     privacy_key: str = _setting(
         "PROPELAUTH_PRIVACY_KEY",

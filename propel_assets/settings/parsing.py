@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from propel_assets.errors import SettingsError
-from propel_assets.settings.fields import FIELDS, MAX_AGE_HOURS, Settings, Target, check_value, variable_of
+from propel_assets.settings.fields import FIELDS, Settings, Target, check_value, variable_of
 
 PER_ENVIRONMENT = ("auth_url", "api_key", "oauth_token", "webhook_secret", "webhook_store")
 """Settings without a common value: the key of one environment must never be sent to another."""
@@ -61,7 +61,7 @@ def max_age(environment: str | None = None) -> timedelta:
         SettingsError: the value is not allowed.
     """
     found = _find("max_age_hours", _environment(environment))
-    hours = _parse(*found, float) if found else MAX_AGE_HOURS
+    hours = _parse(*found, float) if found else Target.max_age_hours
     check_value("max_age_hours", hours)
     return Target(max_age_hours=hours).max_age
 

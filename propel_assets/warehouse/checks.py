@@ -1,7 +1,7 @@
 """The checks of every table after a load, one function per check. Asset checks and the command line call these.
 
-Evidence is counts and ids. Personal values are shown hashed. A check that cannot be evaluated raises an error: a broken
-check is not bad data.
+Evidence is counts and ids, without personal data: a plain hash could be reversed by guessing. A check that cannot be
+evaluated raises an error: a broken check is not bad data.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ from dlt.destinations.exceptions import DatabaseUndefinedRelation
 from propel_assets.catalog import AUTH_EVENT, PROPEL_CHECKS, Reference, Table
 from propel_assets.privacy.filter import HELD_BACK
 from propel_assets.privacy.policy import VARIANT
+from propel_assets.privacy.redaction import describe_key
 from propel_assets.source.reconcile import REASONS, UNEXPECTED, is_same_type
 from propel_assets.warehouse.audit import FUTURE_TOLERANCE, LoadRecord, decode_json
 from propel_assets.warehouse.grades import GRADED, latest_grades, unreported_changes
@@ -45,7 +46,7 @@ WEBHOOKS_STOPPED = (
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """The result of one check, with its evidence. A failed WARN does not stop what is downstream.
 
     `examine` adds the names of the table and the check.
@@ -115,16 +116,16 @@ class TableFacts:
         return dict(zip(self.columns, self._counts[2:], strict=True))
 
 
-def row_count(facts: TableFacts) -> Finding:
-    """The table has the rows that the load read, and each column as many values."""
+def row_count(facts: TableFacts) -> CheckResult:
+    """The number of rows, and of values of each column, is what the load read. A merged table has at least as many."""
     load, table = facts.load_or_events, facts.table
     if load is None:
-        return _finding(NOT_LOADED)
+        return _result(NOT_LOADED)
     if not facts.columns:
         if not load.rows_read:
-            return _finding(NOT_LOADED)
+            return _result(NOT_LOADED)
         text = f"The table is missing. The last load read {load.rows_read} rows. Load the table again."
-        return _finding(text, failed="ERROR", evidence={"expected": load.rows_read, "verdict": load.verdict})
+        return _result(text, failed="ERROR", evidence={"expected": load.rows_read, "verdict": load.verdict})
     rows, expected = facts.rows, load.rows_expected
     evidence: dict[str, Any] = {"rows": rows, "expected": expected, "verdict": load.verdict}
     if load.total_max is not None:
@@ -132,19 +133,20 @@ def row_count(facts: TableFacts) -> Finding:
     query = f"SELECT count(*) FROM {facts.warehouse.table(table.name)}"  # noqa: S608 - shown, not run
     if expected is not None and rows != expected:
         text = f"{rows} rows, expected {expected}. Load the table again."
-        return _finding(text, failed="ERROR", evidence=evidence, query=query)
+        return _result(text, failed="ERROR", evidence=evidence, query=query)
     if rows < load.rows_read:
         text = f"{rows} rows, fewer than the {load.rows_read} rows that the last load read. Load the table again."
-        return _finding(text, failed="ERROR", evidence=evidence, query=query)
+        return _result(text, failed="ERROR", evidence=evidence, query=query)
     if wrong := _wrong_values(facts, load):
         evidence["values"] = wrong
         listed = ", ".join(f"`{column}` has {found} values, expected {read}" for column, (found, read) in wrong.items())
         text = f"Values were lost: {listed}. Load the table again."
-        return _finding(text, failed="ERROR", evidence=evidence, query=facts.counts_query)
+        return _result(text, failed="ERROR", evidence=evidence, query=facts.counts_query)
     if _outside(rows, load) and expected is not None:
         text = f"{rows} rows; PropelAuth reported {load.total_min} to {load.total_max} during the scan."
-        return _finding(text, failed="WARN", evidence=evidence, query=query)
-    return _finding(f"{rows} rows, as many as were read.", evidence=evidence, query=query)
+        return _result(text, failed="WARN", evidence=evidence, query=query)
+    read = f". The last load read {load.rows_read} of them." if expected is None else ", as many as were read."
+    return _result(f"{rows} rows{read}", evidence=evidence, query=query)
 
 
 def _wrong_values(facts: TableFacts, load: LoadRecord) -> dict[str, tuple[int, int]]:
@@ -166,10 +168,10 @@ def _outside(rows: int, load: LoadRecord) -> bool:
     return not load.total_min <= rows <= load.total_max
 
 
-def schema(facts: TableFacts) -> Finding:
+def schema(facts: TableFacts) -> CheckResult:
     """Every declared column exists with its type and, where required, has values. Unexpected fields are listed."""
     if not facts.columns:
-        return _finding(NOT_LOADED)
+        return _result(NOT_LOADED)
     described = (decode_json(facts.load.unknown_fields) if facts.load else None) or {}
     held_back = [name for name, text in described.items() if text == HELD_BACK]
     unexpected = _unexpected(facts, described)
@@ -181,19 +183,19 @@ def schema(facts: TableFacts) -> Finding:
         evidence["variants"] = {column: _variant_keys(facts, column) for column in columns}
     if errors:
         text = f"Schema mismatch: {'; '.join(errors)}."
-        return _finding(text, failed="ERROR", evidence=evidence, query=facts.counts_query)
+        return _result(text, failed="ERROR", evidence=evidence, query=facts.counts_query)
     if held_back:
         text = f"Fields that the privacy policy does not classify were not stored: {', '.join(held_back)}. "
         text += "In a policy file, keep or drop them under [new_fields.TABLE], for example "
         text += f'[new_fields.{facts.table.name}] with {json.dumps(held_back[0])} = "drop".'
-        return _finding(text, failed="ERROR", evidence=evidence, query=facts.counts_query)
+        return _result(text, failed="ERROR", evidence=evidence, query=facts.counts_query)
     if unexpected or kept:
         texts = [f"Unexpected fields: {', '.join(unexpected.values())}."] if unexpected else []
         texts += [f"{text}." for text in kept.values()]
         text = " ".join(texts)
-        return _finding(text, failed="WARN", evidence=evidence, query=facts.counts_query)
+        return _result(text, failed="WARN", evidence=evidence, query=facts.counts_query)
     text = f"{len(facts.table.columns)} columns match the catalog."
-    return _finding(text, evidence=evidence, query=facts.counts_query)
+    return _result(text, evidence=evidence, query=facts.counts_query)
 
 
 def _declared_columns(facts: TableFacts) -> dict[str, list[str]]:
@@ -261,34 +263,34 @@ def _variant_keys(facts: TableFacts, column: str) -> list[str]:
     warehouse, table = facts.warehouse, facts.table
     keys, variant = ", ".join(map(warehouse.column, table.key)), warehouse.column(f"{column}{VARIANT}")
     query = f"SELECT {keys} FROM {warehouse.table(table.name)} WHERE {variant} IS NOT NULL"  # noqa: S608 - quoted names
-    return [_shown(table, table.key, row) for row in warehouse.rows(query, limit=FIRST)]
+    return [describe_key(table, table.key, row) for row in warehouse.rows(query, limit=FIRST)]
 
 
-def primary_key_is_unique(facts: TableFacts) -> Finding:
+def primary_key_is_unique(facts: TableFacts) -> CheckResult:
     """No primary key is duplicated or null."""
     table, warehouse = facts.table, facts.warehouse
     if not facts.columns:
-        return _finding(NOT_LOADED)
+        return _result(NOT_LOADED)
     keys = ", ".join(map(warehouse.column, table.key))
     name = warehouse.table(table.name)
     query = f"SELECT {keys}, count(*) FROM {name} GROUP BY {keys} HAVING count(*) > 1"  # noqa: S608 - quoted names
     if facts.rows == facts.keys and all(facts.values[key] == facts.rows for key in table.key):
         text = f"{facts.keys} unique primary keys, 0 null."
-        return _finding(text, evidence={"null_keys": 0, "first": []}, query=query)
+        return _result(text, evidence={"null_keys": 0, "first": []}, query=query)
     nulls = " OR ".join(f"{warehouse.column(key)} IS NULL" for key in table.key)
     missing = warehouse.number(f"SELECT count(*) FROM {name} WHERE {nulls}")  # noqa: S608 - quoted names
     duplicates = warehouse.number(f"SELECT count(*) FROM ({query}) d")  # noqa: S608
-    first = [_shown(table, table.key, row[:-1]) for row in warehouse.rows(query, limit=FIRST)]
+    first = [describe_key(table, table.key, row[:-1]) for row in warehouse.rows(query, limit=FIRST)]
     text = f"{duplicates} duplicate primary keys, {missing} null. Load the table again."
     evidence = {"null_keys": missing, "first": first}
-    return _finding(text, failed="ERROR", evidence=evidence, query=query)
+    return _result(text, failed="ERROR", evidence=evidence, query=query)
 
 
-def references_exist(facts: TableFacts) -> Finding:
+def references_exist(facts: TableFacts) -> CheckResult:
     """Every row that a foreign key names exists: always within one scan, nearly always across scans."""
     table, warehouse = facts.table, facts.warehouse
     if not facts.columns:
-        return _finding(NOT_LOADED)
+        return _result(NOT_LOADED)
     skipped = facts.attempt is not None and facts.attempt.verdict == "skipped"  # its rows are older than the others
     evidence: dict[str, Any] = {}
     queries: dict[Reference, str] = {}
@@ -302,7 +304,7 @@ def references_exist(facts: TableFacts) -> Finding:
     for (reference, query), count in zip(queries.items(), counts, strict=True):
         evidence[reference.table] = count
         if count:
-            first = [_shown(table, reference.columns, row) for row in warehouse.rows(query, limit=FIRST)]
+            first = [describe_key(table, reference.columns, row) for row in warehouse.rows(query, limit=FIRST)]
             evidence[f"first_not_in_{reference.table}"] = first
             missing.append(f"{count} not in `{reference.table}`")
             severity = "ERROR" if reference.blocking and not skipped else severity
@@ -313,8 +315,8 @@ def references_exist(facts: TableFacts) -> Finding:
             text += f" The last load skipped {table.name} and kept its previous data."
         elif severity == "WARN":
             text += " The tables were read one after the other. The next load usually resolves it."
-        return _finding(text, failed=severity, evidence=evidence, query=query)
-    return _finding("All references exist.", evidence=evidence, query=query)
+        return _result(text, failed=severity, evidence=evidence, query=query)
+    return _result("All references exist.", evidence=evidence, query=query)
 
 
 def _missing_references(warehouse: Warehouse, table: Table, reference: Reference) -> str:
@@ -333,34 +335,34 @@ def _count_all(warehouse: Warehouse, queries: Sequence[str]) -> list[int]:
     return [int(count) for count in warehouse.rows(f"SELECT {counts}")[0]] if queries else []
 
 
-def volume(facts: TableFacts) -> Finding:
+def volume(facts: TableFacts) -> CheckResult:
     """The last load read about as many rows as the loads before it: within four deviations (MAD) of their median."""
     table = facts.table
     if facts.load is None:
-        return _finding(NOT_LOADED)
+        return _result(NOT_LOADED)
     now, *before = facts.warehouse.audit.rows_read(table, loads=HISTORY_LOADS + 1)
     if len(before) < LEAST_LOADS:
         text = f"{now} rows. The check starts after {LEAST_LOADS} earlier loads; there are {len(before)}."
-        return _finding(text)
+        return _result(text)
     usual = median(before)
     deviation = NORMAL * median(abs(rows - usual) for rows in before)
     reach = max(DEVIATIONS * deviation, LEAST_SHARE * usual, LEAST_ROWS)
     low, high = max(0, round(usual - reach)), round(usual + reach)
     evidence = {"rows": now, "expected_from": low, "expected_to": high, "history": [*reversed(before), now]}
     if low <= now <= high:
-        return _finding(f"{now} rows, expected {low} to {high}.", evidence=evidence)
+        return _result(f"{now} rows, expected {low} to {high}.", evidence=evidence)
     text = (
         f"{now} rows, expected {low} to {high} from the last {len(before)} loads. Compare with PropelAuth's dashboard. "
         "If the change is real, the check adapts after some loads."
     )
-    return _finding(text, failed="WARN", evidence=evidence)
+    return _result(text, failed="WARN", evidence=evidence)
 
 
-def up_to_date(facts: TableFacts) -> Finding:
+def up_to_date(facts: TableFacts) -> CheckResult:
     """The last load read the table, and its data is not too old. Tables loaded by name have no limit of age."""
     tried, last, table = facts.attempt, facts.load, facts.table
     if tried is None:
-        return _finding(NOT_LOADED)
+        return _result(NOT_LOADED)
     evidence: dict[str, Any] = {"loaded_before": last is not None}
     state, age = "There is no data.", timedelta(0)
     if last:
@@ -371,7 +373,7 @@ def up_to_date(facts: TableFacts) -> Finding:
         evidence["reason"] = tried.reason
         kept = " The previous data is kept." if last else ""
         text = f"Skipped at the last load. {tried.reason} {state}{kept}"
-        return _finding(text, failed=None if table.is_lookup else "WARN", evidence=evidence)
+        return _result(text, failed=None if table.is_lookup else "WARN", evidence=evidence)
     max_age = facts.warehouse.max_age
     if table.default and not -FUTURE_TOLERANCE <= age <= max_age:
         old = f"Older than {max_age / timedelta(hours=1):g} hours"
@@ -380,8 +382,8 @@ def up_to_date(facts: TableFacts) -> Finding:
             f"{evidence['reason']}. {state} Run `propel-assets load {table.name}`, and check that the "
             "schedule is on and that its last run succeeded."
         )
-        return _finding(text, failed="WARN", evidence=evidence)
-    return _finding(state, evidence=evidence)
+        return _result(text, failed="WARN", evidence=evidence)
+    return _result(state, evidence=evidence)
 
 
 def _age(age: timedelta) -> str:
@@ -389,19 +391,19 @@ def _age(age: timedelta) -> str:
     return f"{hours} hours" if hours < 48 else f"{hours // 24} days"
 
 
-def events_received(facts: TableFacts) -> Finding:
+def events_received(facts: TableFacts) -> CheckResult:
     """A webhook was received for each change between the last two proved full loads. Without webhooks it passes."""
     table, warehouse = facts.table, facts.warehouse
     names = GRADED if table == AUTH_EVENT else [table.name]
     if not warehouse.count(AUTH_EVENT.name):
         if changes := unreported_changes(warehouse, names):
             text = f"No webhook was ever loaded, and the last two full loads differ by {changes} changes. {NO_WEBHOOKS}"
-            return _finding(text, failed="WARN", evidence={"changes": changes})
-        return _finding("No webhook has been loaded, so there is nothing to compare.")
+            return _result(text, failed="WARN", evidence={"changes": changes})
+        return _result("No webhook has been loaded, so there is nothing to compare.")
     newest, grades = latest_grades(warehouse, names), latest_grades(warehouse, names, settled=True)
     if not newest:
         text = "No grade yet: two proved full loads after the first webhook are compared."
-        return _finding(text)
+        return _result(text)
     evidence: dict[str, Any] = {
         "changes": {grade.event_type: grade.changes for grade in grades},
         "missed": {grade.event_type: grade.missed for grade in grades},
@@ -413,7 +415,7 @@ def events_received(facts: TableFacts) -> Finding:
             f"No webhook was loaded in the {_age(silent)} before the last full load, which found {changes} changes. "
             f"{WEBHOOKS_STOPPED}"
         )
-        return _finding(text, failed="WARN", evidence=evidence)
+        return _result(text, failed="WARN", evidence=evidence)
     if missed := {grade.event_type: grade for grade in grades if grade.missed}:
         since = min(grade.compared_from for grade in missed.values())
         listed = ", ".join(f"`{name}` {grade.missed} of {grade.changes}" for name, grade in missed.items())
@@ -421,13 +423,13 @@ def events_received(facts: TableFacts) -> Finding:
             f"Changes without a webhook since {since:%Y-%m-%d %H:%M} UTC: {listed}. The full load has corrected the "
             "tables. Look at the failed deliveries of the endpoint in the PropelAuth dashboard."
         )
-        return _finding(text, failed="WARN", evidence=evidence)
+        return _result(text, failed="WARN", evidence=evidence)
     total = sum(grade.changes for grade in grades)
     text = f"{total} changes, each with a webhook." if grades else "The last full load is graded when 2 minutes old."
-    return _finding(text, evidence=evidence)
+    return _result(text, evidence=evidence)
 
 
-CHECKS: dict[str, Callable[[TableFacts], Finding]] = {
+CHECKS: dict[str, Callable[[TableFacts], CheckResult]] = {
     "row_count": row_count,
     "schema": schema,
     "primary_key_is_unique": primary_key_is_unique,
@@ -446,7 +448,7 @@ def checks_of(table: Table) -> tuple[str, ...]:
     return tuple(name for name in CHECKS if name not in left_out)
 
 
-def examine(warehouse: Warehouse, table: Table, names: Sequence[str] | None = None) -> list[Finding]:
+def examine(warehouse: Warehouse, table: Table, names: Sequence[str] | None = None) -> list[CheckResult]:
     """Run the checks of ``table`` and store their results in `propel_checks`.
 
     If one fails, another load can be in the middle of its write: they are run again while none writes.
@@ -456,11 +458,11 @@ def examine(warehouse: Warehouse, table: Table, names: Sequence[str] | None = No
     """
     names = names or checks_of(table)
     facts = TableFacts(warehouse, table)
-    findings = _run(facts, names)
-    if warehouse.write_lock and any(not f.passed and f.severity == "ERROR" for f in findings):
+    results = _run(facts, names)
+    if warehouse.write_lock and any(not f.passed and f.severity == "ERROR" for f in results):
         with warehouse.write_lock():
             facts = TableFacts(warehouse, table)
-            findings = _run(facts, names)
+            results = _run(facts, names)
     load = facts.attempt
     if load is not None:
         now = datetime.now(UTC)
@@ -469,42 +471,34 @@ def examine(warehouse: Warehouse, table: Table, names: Sequence[str] | None = No
             [
                 {
                     "load_id": load.load_id,
-                    "table_name": finding.table,
-                    "check_name": finding.check,
-                    "passed": finding.passed,
-                    "severity": finding.severity,
-                    "summary": finding.summary,
+                    "table_name": result.table,
+                    "check_name": result.check,
+                    "passed": result.passed,
+                    "severity": result.severity,
+                    "summary": result.summary,
                     "checked_at": now,
                 }
-                for finding in findings
+                for result in results
             ],
         )
-    return findings
+    return results
 
 
-def _run(facts: TableFacts, names: Sequence[str]) -> list[Finding]:
+def _run(facts: TableFacts, names: Sequence[str]) -> list[CheckResult]:
     return [replace(CHECKS[name](facts), table=facts.table.name, check=name) for name in names]
 
 
-def _finding(
+def _result(
     summary: str,
     *,
     failed: Severity | None = None,
     evidence: dict[str, Any] | None = None,
     query: str = "",
-) -> Finding:
-    return Finding(failed is None, failed or "ERROR", summary, evidence or {}, query)
+) -> CheckResult:
+    return CheckResult(failed is None, failed or "ERROR", summary, evidence or {}, query)
 
 
-def _shown(table: Table, columns: Sequence[str], values: Sequence[Any]) -> str:
-    """Return a key; a personal value is shown as its column's name. A plain hash could be reversed by guessing."""
-    shown = [
-        f"[{name}]" if table.column(name).personal else str(value) for name, value in zip(columns, values, strict=True)
-    ]
-    return ", ".join(shown)
-
-
-def last_findings(warehouse: Warehouse, table: Table) -> tuple[Finding, ...]:
+def last_results(warehouse: Warehouse, table: Table) -> tuple[CheckResult, ...]:
     """Return the last stored result of each check of ``table``."""
     checks = warehouse.table(PROPEL_CHECKS.name)
     newest = f"SELECT check_name, max(checked_at) AS newest_at FROM {checks} WHERE table_name = %s GROUP BY check_name"  # noqa: S608
@@ -512,8 +506,8 @@ def last_findings(warehouse: Warehouse, table: Table) -> tuple[Finding, ...]:
         f"SELECT c.check_name, c.passed, c.severity, c.summary FROM {checks} c "  # noqa: S608
         f"JOIN ({newest}) n ON n.check_name = c.check_name AND n.newest_at = c.checked_at WHERE c.table_name = %s"
     )
-    latest: dict[str, Finding] = {}
+    latest: dict[str, CheckResult] = {}
     with contextlib.suppress(DatabaseUndefinedRelation):
         for name, passed, severity, summary in warehouse.rows(sql, table.name, table.name):
-            latest[name] = Finding(bool(passed), severity, summary, table=table.name, check=name)
+            latest[name] = CheckResult(bool(passed), severity, summary, table=table.name, check=name)
     return tuple(latest.values())

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from propel_assets.catalog import TABLES, Table
 from propel_assets.warehouse.audit import FUTURE_TOLERANCE
-from propel_assets.warehouse.checks import Finding, TableFacts, last_findings, up_to_date
+from propel_assets.warehouse.checks import CheckResult, TableFacts, last_results, up_to_date
 from propel_assets.warehouse.query import Warehouse
 
 UNKNOWN_AGE = timedelta.max  # older than every limit
@@ -39,8 +39,8 @@ class TableStatus:
     proved_at: datetime | None
     requests: int | None
     rate_limited: int | None
-    last_checks: tuple[Finding, ...]
-    up_to_date: Finding
+    last_checks: tuple[CheckResult, ...]
+    up_to_date: CheckResult
 
     @property
     def checks_passed(self) -> int:
@@ -78,7 +78,7 @@ def _status(warehouse: Warehouse, table: Table) -> TableStatus:
         proved_at=proved.finished_at if proved else None,
         requests=last.requests if last else None,
         rate_limited=last.rate_limited if last else None,
-        last_checks=last_findings(warehouse, table),
+        last_checks=last_results(warehouse, table),
         up_to_date=up_to_date(TableFacts(warehouse, table)),
     )
 

@@ -36,6 +36,7 @@ from propel_assets.errors import WarehouseError
 from propel_assets.privacy.filter import PrivacyFilter
 from propel_assets.privacy.policy import VARIANT
 from propel_assets.privacy.policy_file import load_policy
+from propel_assets.privacy.redaction import describe_key
 from propel_assets.settings import Settings
 from propel_assets.source.client import Client
 from propel_assets.source.decode import PageDecoder, RowType
@@ -495,7 +496,10 @@ class _Comparison:
         found = self._explain(compared)
         differences = [Difference("missing column", "", (name,)) for name in compared.missing_columns]
         total = found.total + len(differences)
-        differences += [Difference(row.kind, _shown_key(compared.table, row.key), row.columns) for row in found.rows]
+        table = compared.table
+        differences += [
+            Difference(row.kind, describe_key(table, table.key, row.key), row.columns) for row in found.rows
+        ]
         del differences[MAX_DIFFERENCES:]
         notes = [*compared.notes, *filter(None, [found.note])]
         if compared.new_columns:
@@ -599,13 +603,6 @@ def _read_one_row(table: Table, shape: PerParent, client: Client, id_: str) -> l
     row_type = RowType(table, constant_columns=() if shape.has_key else (parameter,))
     row = get_or_none(client, table.path_of(**{parameter: id_}), PageDecoder(row_type))
     return [] if row is None else [Rows(table.name, row_type.to_arrow([row], {parameter: id_}))]
-
-
-def _shown_key(table: Table, key: Key) -> str:
-    """Return a key without personal data."""
-    pairs = zip(table.key, key, strict=True)
-    shown = (f"{n}={'(hidden)' if table.column(n).personal else value}" for n, value in pairs)
-    return " ".join(shown)
 
 
 def _seconds(at: Any) -> float:

@@ -18,7 +18,14 @@ from propel_assets.marts.runner import open_dbt
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.reporting.access_review.build import ADMIN_ROLES, build_review
 from propel_assets.reporting.access_review.files import CHANGED, EXCEPTIONS, KEYS, MEMBERS, PAGE, render_files
-from propel_assets.reporting.access_review.model import AccessReview, ApiKey, ExceptionKind, Finding, Interval, Member
+from propel_assets.reporting.access_review.model import (
+    AccessReview,
+    ApiKey,
+    ExceptionKind,
+    Interval,
+    Member,
+    ReviewException,
+)
 from propel_assets.sandbox.belongings import ApiKey as StoredKey
 from propel_assets.sandbox.store import Store
 from propel_assets.source.stream import ReadOptions
@@ -271,7 +278,7 @@ def test_a_key_is_unused_only_if_each_day_of_its_usage_is_loaded(simulate) -> No
         f"not known: not loaded in the 7 days up to the end of {day}"
         in render_files(later_review_of(day))[PAGE].decode()
     )
-    assert not any("not used" in finding.detail for key in keys.values() for finding in key.findings)
+    assert not any("not used" in exception.detail for key in keys.values() for exception in key.exceptions)
     assert f"The usage of {len(keys)} of {len(keys)} active API keys is not known" in notes
 
     load_usage()
@@ -284,7 +291,7 @@ def test_a_key_is_unused_only_if_each_day_of_its_usage_is_loaded(simulate) -> No
     keys, notes = keys_and_notes()
     assert keys[unused].validations == 0
     first, last = day - timedelta(days=91), day - timedelta(days=2)
-    assert Finding(ExceptionKind.UNUSED_API_KEY, f"not used from {first} to {last}") in keys[unused].findings
+    assert ReviewException(ExceptionKind.UNUSED_API_KEY, f"not used from {first} to {last}") in keys[unused].exceptions
     assert {key_id for key_id, key in keys.items() if key.validations is None} == {incomplete, late}
     assert f"The usage of 2 of {len(keys)} active API keys is not known" in notes
 
@@ -385,7 +392,7 @@ def test_a_later_load_of_users_does_not_change_the_owners_of_keys(simulate) -> N
     with time_machine.travel(datetime.fromtimestamp(store.now, UTC) + timedelta(days=1)):
         review = review_of(simulation, day)
     assert not review.is_preliminary
-    assert [key.findings for key in review.api_keys if key.api_key_id in keys] == [(), (), ()]
+    assert [key.exceptions for key in review.api_keys if key.api_key_id in keys] == [(), (), ()]
     simulation.wait(days=1)
     store.update_user(owner, enabled=False)
     store.remove_membership(leaver, org_id)
@@ -395,7 +402,7 @@ def test_a_later_load_of_users_does_not_change_the_owners_of_keys(simulate) -> N
         assert render_files(review_of(simulation, day)) == render_files(review)
     later = simulation.load().date()
     with time_machine.travel(datetime.fromtimestamp(store.now, UTC) + timedelta(days=1)):
-        found = {key.api_key_id: [f.detail for f in key.findings] for key in review_of(simulation, later).api_keys}
+        found = {key.api_key_id: [f.detail for f in key.exceptions] for key in review_of(simulation, later).api_keys}
     assert [found.get(key) for key in keys] == [["its owner is disabled"], ["its owner has left the org"], None]
 
 

@@ -6,7 +6,7 @@ from random import Random
 import duckdb
 import pytest
 
-from propel_assets.catalog import tables_of
+from propel_assets.catalog import BY_NAME, tables_of
 from propel_assets.errors import LossRefused, OtherEnvironment, WarehouseError
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.sandbox.running import Sandbox
@@ -179,3 +179,13 @@ def test_a_clock_that_jumps_loses_no_user_and_checks_still_hold(days, settings, 
         sandbox.store.delete_user(next(iter(sandbox.store.users)))
         load()
         assert {user for (user,) in query("SELECT user_id FROM user_query")} == set(sandbox.store.users)
+
+
+def test_the_row_count_after_a_recent_load_states_how_many_rows_the_load_read(settings, sandbox) -> None:
+    load_scan("users", settings)
+    sandbox.store.add_user()
+    users, _ = load_scan("users", settings, options=RECENT).results
+    with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
+        [found] = examine(warehouse, BY_NAME["user_query"], ["row_count"])
+    assert users.rows_read < len(sandbox.store.users)
+    assert found.summary == f"{len(sandbox.store.users)} rows. The last load read {users.rows_read} of them."

@@ -33,7 +33,7 @@ from propel_assets.source.stream import ReadOptions
 from propel_assets.warehouse import audit, query, retention
 from propel_assets.warehouse import load as load_module
 from propel_assets.warehouse.change_log import StoredRows
-from propel_assets.warehouse.checks import checks_of, examine, last_findings
+from propel_assets.warehouse.checks import checks_of, examine, last_results
 from propel_assets.warehouse.destinations.postgres import CopyCsv
 from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.load import load_scan
@@ -376,7 +376,7 @@ def test_audit_rows_of_events_are_removed_once_two_full_loads_have_begun_since(
     apply(settings)
     assert failed_checks(settings) == []
     with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
-        assert {finding.check for finding in last_findings(warehouse, AUTH_EVENT)} == {*checks_of(AUTH_EVENT)}
+        assert {finding.check for finding in last_results(warehouse, AUTH_EVENT)} == {*checks_of(AUTH_EVENT)}
 
 
 @pytest.mark.parametrize("settings", ["postgres"], indirect=True)

@@ -23,8 +23,8 @@ from propel_assets.errors import WarehouseError
 from propel_assets.marts.runner import HISTORY, MARTS, how_to_build
 from propel_assets.reporting.access_review.exceptions import (
     DORMANT_DAYS,
-    findings_of_key,
-    findings_of_member,
+    exceptions_of_key,
+    exceptions_of_member,
     list_exceptions,
 )
 from propel_assets.reporting.access_review.model import (
@@ -302,10 +302,10 @@ class _Reader:
                     mfa_enabled=user.get("mfa_enabled"),
                     last_active_day=user.get("last_active_day"),
                 )
-                findings = findings_of_member(
+                exceptions = exceptions_of_member(
                     member, is_admin=member.holds(self._admin_roles), dormant_before=self._dormant_before
                 )
-                members.append(replace(member, findings=findings))
+                members.append(replace(member, exceptions=exceptions))
         return members
 
     @property
@@ -380,7 +380,7 @@ class _Reader:
             day = created.date() if created else None
             usage_from = max(period.first, day or period.first) if period else None
             validations = self._validations(usage.get(key_id), usage_from)
-            findings = findings_of_key(owner_kind, orphan_reason, day, validations, period)
+            exceptions = exceptions_of_key(owner_kind, orphan_reason, day, validations, period)
             keys.append(
                 ApiKey(
                     key_id,
@@ -391,7 +391,7 @@ class _Reader:
                     _utc(expires_at),
                     None if validations is None else usage_from,
                     validations,
-                    findings,
+                    exceptions,
                 )
             )
         keys = [key for key in keys if not self._org_ids or key.org_id in self._org_ids]

@@ -7,9 +7,9 @@ from propel_assets.reporting.access_review.model import (
     ApiKey,
     ExceptionKind,
     ExceptionRow,
-    Finding,
     Member,
     Org,
+    ReviewException,
     UsagePeriod,
 )
 
@@ -22,45 +22,45 @@ ORPHANS = {
 """By reason, with the names of `orphan_reason` of fct_api_keys: how the review names it."""
 
 
-def findings_of_member(member: Member, *, is_admin: bool, dormant_before: date) -> tuple[Finding, ...]:
+def exceptions_of_member(member: Member, *, is_admin: bool, dormant_before: date) -> tuple[ReviewException, ...]:
     """Return the exceptions of one member. ``dormant_before``: a last activity before this day is dormant."""
     roles = f"role {', '.join((member.role, *member.additional_roles))}"
     if member.enabled is False or member.locked:
         state = "locked" if member.enabled else "disabled"
-        return (Finding(ExceptionKind.DISABLED_USER, f"{roles}; {state}"),)
-    findings = []
+        return (ReviewException(ExceptionKind.DISABLED_USER, f"{roles}; {state}"),)
+    exceptions = []
     if member.enabled and is_admin and (member.last_active_day is None or member.last_active_day < dormant_before):
         activity = f"last active {member.last_active_day}" if member.last_active_day else "no activity is known"
-        findings.append(Finding(ExceptionKind.DORMANT_ADMIN, f"{roles}; {activity}"))
+        exceptions.append(ReviewException(ExceptionKind.DORMANT_ADMIN, f"{roles}; {activity}"))
     if member.enabled and not member.mfa_enabled:
         kind = ExceptionKind.ADMIN_WITHOUT_MFA if is_admin else ExceptionKind.MEMBER_WITHOUT_MFA
-        findings.append(Finding(kind, roles if is_admin else f"role {member.role}"))
-    return tuple(findings)
+        exceptions.append(ReviewException(kind, roles if is_admin else f"role {member.role}"))
+    return tuple(exceptions)
 
 
-def findings_of_key(
+def exceptions_of_key(
     owner_kind: str, orphan_reason: str | None, created: date | None, validations: int | None, usage: UsagePeriod | None
-) -> tuple[Finding, ...]:
+) -> tuple[ReviewException, ...]:
     """Return the exceptions of one active API key. ``validations``: None if the usage is not known.
 
     A key that is younger than the period of the usage is not an unused key.
     """
-    findings = []
+    exceptions = []
     if orphan_reason:
-        findings.append(Finding(ExceptionKind.API_KEY_WITHOUT_OWNER, ORPHANS[orphan_reason]))
+        exceptions.append(ReviewException(ExceptionKind.API_KEY_WITHOUT_OWNER, ORPHANS[orphan_reason]))
     if owner_kind == "none":
-        findings.append(Finding(ExceptionKind.API_KEY_WITHOUT_OWNER, "it has no owner"))
+        exceptions.append(ReviewException(ExceptionKind.API_KEY_WITHOUT_OWNER, "it has no owner"))
     if usage and validations == 0 and created is not None and created < usage.first:
-        findings.append(Finding(ExceptionKind.UNUSED_API_KEY, f"not used from {usage.first} to {usage.last}"))
-    return tuple(findings)
+        exceptions.append(ReviewException(ExceptionKind.UNUSED_API_KEY, f"not used from {usage.first} to {usage.last}"))
+    return tuple(exceptions)
 
 
 def list_exceptions(orgs: Sequence[Org], keys: Sequence[ApiKey], owner_role: str) -> list[ExceptionRow]:
     """Return all exceptions, in the order of their kinds. ``owner_role``: the role that owns an org; empty for none."""
     found = [*_orgs_without_owner(orgs, owner_role)]
     for org in orgs:
-        found += [ExceptionRow(f.kind, org.org_id, m.user_id, f.detail) for m in org.members for f in m.findings]
-    found += [ExceptionRow(f.kind, key.org_id, key.api_key_id, f.detail) for key in keys for f in key.findings]
+        found += [ExceptionRow(f.kind, org.org_id, m.user_id, f.detail) for m in org.members for f in m.exceptions]
+    found += [ExceptionRow(f.kind, key.org_id, key.api_key_id, f.detail) for key in keys for f in key.exceptions]
     order = {kind: number for number, kind in enumerate(ExceptionKind)}
     return sorted(found, key=lambda row: order[row.kind])
 

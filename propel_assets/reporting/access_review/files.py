@@ -50,7 +50,7 @@ def _member_columns(review: AccessReview, names: Mapping[str, str]) -> Columns:
         ("locked", lambda m: m.locked),
         ("mfa_enabled", lambda m: m.mfa_enabled),
         ("last_active_day", lambda m: m.last_active_day),
-        ("exceptions", lambda m: ", ".join(finding.kind for finding in m.findings)),
+        ("exceptions", lambda m: ", ".join(exception.kind for exception in m.exceptions)),
     ]
 
 
@@ -89,7 +89,7 @@ def _key_columns(usage: UsagePeriod | None) -> Columns:
         ("usage_from", lambda k: k.usage_from),
         ("usage_to", lambda k: usage.last if usage and k.usage_from else None),
         ("usage_loaded_at", lambda k: shown(usage.loaded_at) if usage and k.usage_from else ""),
-        ("exceptions", lambda k: ", ".join(finding.detail for finding in k.findings)),
+        ("exceptions", lambda k: ", ".join(exception.detail for exception in k.exceptions)),
     ]
 
 

@@ -33,7 +33,7 @@ class ExceptionKind(StrEnum):
         return self in (ExceptionKind.API_KEY_WITHOUT_OWNER, ExceptionKind.UNUSED_API_KEY)
 
 
-class Finding(NamedTuple):
+class ReviewException(NamedTuple):
     """One exception of a member or an API key."""
 
     kind: ExceptionKind
@@ -67,7 +67,7 @@ class Member:
     locked: bool | None
     mfa_enabled: bool | None
     last_active_day: date | None
-    findings: tuple[Finding, ...] = ()
+    exceptions: tuple[ReviewException, ...] = ()
 
     def holds(self, roles: Collection[str]) -> bool:
         """Return whether the member has one of ``roles``, also through a role that includes it."""
@@ -118,7 +118,7 @@ class ApiKey:
     expires_at: datetime | None
     usage_from: date | None
     validations: int | None
-    findings: tuple[Finding, ...]
+    exceptions: tuple[ReviewException, ...]
 
 
 @dataclass(frozen=True)

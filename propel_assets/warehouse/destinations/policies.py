@@ -26,7 +26,6 @@ class DestinationPolicy:
         merge: dlt's strategy for tables that merge by key.
         files: the format of the loaded files; None is dlt's default.
         extra: the extra that installs the destination; empty where the core installation has it.
-        why: the reason for all of it.
         staged_files: the format of the files in the bucket of PROPELAUTH_STAGING.
         client: a mixin for dlt's client.
         capabilities: dlt's capabilities that are set to other values.
@@ -37,7 +36,6 @@ class DestinationPolicy:
     merge: MergeStrategy
     files: FileFormat | None
     extra: str
-    why: str
     staged_files: FileFormat | None = None
     client: type | None = None
     capabilities: Mapping[str, Any] = field(default_factory=dict)
@@ -47,88 +45,86 @@ class DestinationPolicy:
 # Text is any UTF-8, and a JSON column keeps its text.
 ANY_TEXT = ValueLimits(nul=True, json_numbers="any")
 DESTINATIONS: dict[str, DestinationPolicy] = {
+    # One transaction reads the Parquet files: nothing is faster.
     "duckdb": DestinationPolicy(
         "own transaction",
         "delete-insert",
         "parquet",
         "",
-        "One transaction reads the Parquet files: nothing is faster.",
         limits=ANY_TEXT,
     ),
+    # TRUNCATE and INSERT are one transaction. Rows are loaded by COPY from CSV: Parquet needs one more driver and makes
+    # jsonb columns json.
     "postgres": DestinationPolicy(
         "insert-from-staging",
         "delete-insert",
         "csv",
         "postgres",
-        "TRUNCATE and INSERT are one transaction. Rows are loaded by COPY from CSV: Parquet needs one more driver and "
-        "makes jsonb columns json.",
         client=PostgresClient,
         # No type holds U+0000. Numbers in jsonb are numeric: 131,072 digits before the point, 16,383 after.
         limits=ValueLimits(nul=False, json_numbers="numeric"),
     ),
-    "ducklake": DestinationPolicy(
-        "insert-from-staging", "delete-insert", "parquet", "ducklake", "DELETE and INSERT are one snapshot of the lake."
-    ),
+    # DELETE and INSERT are one snapshot of the lake.
+    "ducklake": DestinationPolicy("insert-from-staging", "delete-insert", "parquet", "ducklake"),
+    # DELETE and INSERT are one transaction.
     "motherduck": DestinationPolicy(
         "insert-from-staging",
         "delete-insert",
         "parquet",
         "motherduck",
-        "DELETE and INSERT are one transaction.",
         limits=ANY_TEXT,
     ),
+    # TRUNCATE commits on Redshift, so rows are deleted. Without a bucket rows are loaded by INSERT; with a bucket by
+    # COPY from JSON, because Parquet would make a SUPER column one string.
     "redshift": DestinationPolicy(
         "insert-from-staging",
         "delete-insert",
         None,
         "redshift",
-        "TRUNCATE commits on Redshift, so rows are deleted. Without a bucket rows are loaded by INSERT; with a bucket "
-        "by COPY from JSON, because Parquet would make a SUPER column one string.",
         staged_files="jsonl",
         capabilities={"supports_truncate_command": False},
     ),
+    # Rows are deleted and inserted in one transaction; TRUNCATE in a transaction is not tested. MERGE is one statement.
+    # JSON, because Parquet would make a VARIANT column one string.
     "snowflake": DestinationPolicy(
         "insert-from-staging",
         "upsert",
         "jsonl",
         "snowflake",
-        "Rows are deleted and inserted in one transaction; TRUNCATE in a transaction is not tested. MERGE is one "
-        "statement. JSON, because Parquet would make a VARIANT column one string.",
         staged_files="jsonl",
         capabilities={"supports_truncate_command": False},
     ),
+    # dlt uses no transaction if a column is named created_at, because it takes the name for CREATE; one MERGE needs no
+    # transaction. JSON, because Parquet cannot load a JSON column.
     "bigquery": DestinationPolicy(
         "one statement",
         "upsert",
         "jsonl",
         "bigquery",
-        "dlt uses no transaction if a column is named created_at, because it takes the name for CREATE; one MERGE "
-        "needs no transaction. JSON, because Parquet cannot load a JSON column.",
         staged_files="jsonl",
         client=BigQueryClient,
     ),
+    # No transactions over statements. INSERT OVERWRITE is one commit of the Delta table, and so is MERGE.
     "databricks": DestinationPolicy(
         "one statement",
         "upsert",
         "parquet",
         "databricks",
-        "No transactions over statements. INSERT OVERWRITE is one commit of the Delta table, and so is MERGE.",
         staged_files="parquet",
         client=DatabricksClient,
         limits=ValueLimits(json_numbers="any"),  # JSON columns are STRING
     ),
+    # Delta tables: replace and merge are one commit each. Plain files cannot be replaced atomically or merged.
     "filesystem": DestinationPolicy(
         "insert-from-staging",
         "upsert",
         "parquet",
         "filesystem",
-        "Delta tables: replace and merge are one commit each. Plain files cannot be replaced atomically or merged.",
         limits=ANY_TEXT,
     ),
 }
-ANY_OTHER = DestinationPolicy(
-    "insert-from-staging", "delete-insert", None, "", "Safe if TRUNCATE and INSERT can be one transaction."
-)
+# Safe if TRUNCATE and INSERT can be one transaction.
+ANY_OTHER = DestinationPolicy("insert-from-staging", "delete-insert", None, "")
 BUCKETS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfss": "az", "adl": "az", "azure": "az"}
 
 
