@@ -43,8 +43,8 @@ class StoredRows:
     def deleted_since_full_load(self, table: Table) -> set[Key]:
         """Return the keys of the rows of ``table`` that loads of events have deleted since its last full load began.
 
-        Loads of events are numbered, and a full load knows how many were complete when it began: no clock has to be
-        right. A row that another load has restored meanwhile is deleted twice, and counts once.
+        No clock has to be right: `propel_scans.event_loads` has the number of loads of events that were complete when a
+        load began. A row that another load has restored meanwhile is deleted twice, and counts once.
         """
         with connect(*self._arguments) as warehouse:
             if not _has_log(warehouse):
@@ -66,7 +66,7 @@ class StoredRows:
         return min((as_utc(row["received_at"]) for row in rows if row.get("received_at")), default=None)
 
     def last_read_times(self, table: Table, ids: Sequence[str]) -> dict[str, datetime | None]:
-        """Return for each id the latest time after which its stored row was read, by a load that is complete.
+        """Return for each id the latest time at which a complete load began to read the stored row.
 
         Times of the future are left out: a wrong clock wrote them.
         """
@@ -100,9 +100,9 @@ class StoredRows:
     def rows_to_read_again(self) -> RowsToReadAgain:
         """Return the rows that must be read again, because loads were reading when events were applied.
 
-        Loads of events write one at a time and are numbered, and each load knows how many were complete when it began:
-        so no clock has to be right. Each of these loads can have read a row before an event was applied, and written
-        it after.
+        Loads of events write one at a time, and `propel_scans.event_loads` has the number of those that were complete
+        when a load began: so no clock has to be right. Each of these loads can have read a row before an event was
+        applied, and written it after.
         """
         if not can_read_again(*self._arguments[1:]):
             return RowsToReadAgain()
@@ -156,7 +156,7 @@ class _EventLoad:
 def _scans_of(
     warehouse: Warehouse, columns: str, tables: Sequence[Table], rest: str, *params: Any, limit: int | None = None
 ) -> list[tuple[Any, ...]]:
-    """Return ``columns`` of the complete scans of ``tables`` that know how many loads of events were complete."""
+    """Return ``columns`` of the complete scans of ``tables`` that have `event_loads`."""
     if "event_loads" not in warehouse.columns_of(PROPEL_SCANS.name):
         return []
     sql = (
@@ -168,7 +168,7 @@ def _scans_of(
 
 
 def _loads(warehouse: Warehouse) -> list[_Load]:
-    """Return the last loads of users and orgs. Loads of events follow them long before they are too old to be here.
+    """Return the last loads of users and orgs. Every load of events handles all of them: there are never so many.
 
     A load whose write was killed or failed is one of them: it can have replaced a table.
     """
@@ -184,6 +184,7 @@ def _loads(warehouse: Warehouse) -> list[_Load]:
 
 
 def _last_event_load(warehouse: Warehouse) -> _EventLoad:
+    # Of a load of events, the row of auth_event has the mode `full`: `events` marks the tables that are read again.
     columns, order = "s.event_loads, s.resume_state", "ORDER BY s.event_loads DESC"
     for event_loads, state in _scans_of(warehouse, columns, (AUTH_EVENT,), order, limit=1):
         return _EventLoad(event_loads, frozenset(_cursor_of(state).get(FOLLOWED, ())))
@@ -191,7 +192,7 @@ def _last_event_load(warehouse: Warehouse) -> _EventLoad:
 
 
 def _first_applied(warehouse: Warehouse, event_loads: int) -> datetime | None:
-    """Return the first receipt of what loads of events have applied, the first ``event_loads`` left out."""
+    """Return the receipt of the oldest event that the loads of events after the first ``event_loads`` have applied."""
     rows = _scans_of(warehouse, "s.resume_state", (AUTH_EVENT,), "AND s.event_loads >= %s", event_loads)
     cursors = [_cursor_of(state) for (state,) in rows]
     return min((datetime.fromisoformat(cursor[SINCE]) for cursor in cursors if cursor.get(SINCE)), default=None)
@@ -202,7 +203,7 @@ def _cursor_of(state: Any) -> Mapping[str, Any]:
 
 
 def write_change_log(pipeline: dlt.Pipeline, target: Target, policy: Policy, rows: Sequence[dict[str, Any]]) -> None:
-    """Add rows to the change log. The first load of a version without one creates it, and logs nothing."""
+    """Add rows to the change log. If there is none yet, this load creates it and writes no rows to it."""
     with connect(pipeline, target, policy) as warehouse:
         if _has_log(warehouse):
             warehouse.insert(PROPEL_CHANGES, rows)
@@ -211,7 +212,7 @@ def write_change_log(pipeline: dlt.Pipeline, target: Target, policy: Policy, row
 def note_write(pipeline: dlt.Pipeline, target: Target, policy: Policy, results: Sequence[ScanResult]) -> None:
     """Add rows to `propel_scans` that show that a load begins to write. The load replaces them in one transaction.
 
-    If it is killed, the next load of events knows that it can have replaced a table. The first load of a version with
+    If it is killed, the next load of events finds that it can have replaced a table. The first load of a version with
     another `propel_scans` has none.
     """
     [load_id] = pipeline.list_normalized_load_packages()

@@ -86,7 +86,7 @@ class RowDigests:
         self._db.unregister("batch")
 
     def remove(self, side: Side, keys: Collection[Key]) -> None:
-        """Remove the rows with these keys, before they are added as they are now."""
+        """Remove the rows with these keys, so that they can be added again."""
         self._db.register("gone", pa.table({"key": pa.array([json.dumps(key) for key in keys], pa.string())}))
         self._db.execute(f"DELETE FROM {side} WHERE key IN (SELECT key FROM gone)")  # noqa: S608 - our names
         self._db.unregister("gone")

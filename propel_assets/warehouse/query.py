@@ -217,15 +217,24 @@ def open_warehouse(target: Target, policy: Policy, log: Log = lambda _: None) ->
     """
     with contextlib.ExitStack() as stack:
         pipeline = build_pipeline(target, stack.enter_context(working_folder()), log)
-        file = database_file(pipeline)
-        if file is not None and not file.exists():
-            raise WarehouseError(f"There is no {file} yet. {HOW_TO_LOAD}")
+        require_database(pipeline)
         with _explain_refusal(target):
             warehouse = stack.enter_context(connect(pipeline, target, policy))
             is_loaded = bool(warehouse.columns_of(PROPEL_SCANS.name))
         if not is_loaded:
             raise WarehouseError(f"Nothing has been loaded into {target.destination} yet. {HOW_TO_LOAD}")
         yield warehouse
+
+
+def require_database(pipeline: dlt.Pipeline) -> None:
+    """Refuse a DuckDB file that does not exist.
+
+    Raises:
+        WarehouseError: nothing has been loaded into it yet.
+    """
+    file = database_file(pipeline)
+    if file is not None and not file.exists():
+        raise WarehouseError(f"There is no {file} yet. {HOW_TO_LOAD}")
 
 
 @contextlib.contextmanager

@@ -51,14 +51,14 @@ from propel_assets.warehouse.destinations.policies import policy_of
 from propel_assets.warehouse.digests import Key, KeyDifference, Kind, RowDigests
 from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.locks import Log
-from propel_assets.warehouse.pipeline import build_pipeline, database_file, destination_kind
-from propel_assets.warehouse.query import HOW_TO_LOAD, Warehouse, connect, in_batches, placeholders
+from propel_assets.warehouse.pipeline import build_pipeline, destination_kind
+from propel_assets.warehouse.query import Warehouse, connect, in_batches, placeholders, require_database
 from propel_assets.warehouse.stored import AuditResumeStore, erasure_list_of
 
 USER_ID, ACTIVITY = "user_id", "last_active_at"
 USER_BY_ID = next(table for table in LOOKUPS if table.shape == Lookup("user_id"))
 IGNORED = (ACTIVITY, f"{ACTIVITY}{VARIANT}", "num_orgs_subscribed")
-"""Columns that change without a change of their row."""
+"""Columns that are not compared: PropelAuth changes them without an edit of the row."""
 NOT_COMPARED: dict[type, str] = {
     Lookup: "its rows come from the configuration of each run",
     ReportGrid: "PropelAuth recomputes reports",
@@ -67,7 +67,7 @@ NOT_COMPARED: dict[type, str] = {
 }
 """By shape, why a table is not compared."""
 MAX_DIFFERENCES = 10_000
-"""Differences of one table that are kept. Above it, the table as a whole is wrong."""
+"""Maximum number of differences listed per table."""
 
 EVENT_GRACE_SECONDS = 30.0
 """How long events that can explain a difference are waited for."""
@@ -138,9 +138,7 @@ def verify_scan(
         return [_not_compared(table, reason) for table in tables]
     with working_folder() as folder:
         pipeline = build_pipeline(settings.target, folder, log)
-        file = database_file(pipeline)
-        if file is not None and not file.exists():
-            raise WarehouseError(f"There is no {file} yet. {HOW_TO_LOAD}")
+        require_database(pipeline)
         pipeline.sync_destination()
         return _Comparison(scan, tables, settings, pipeline, folder, named_by_events, progress, log).run()
 
@@ -190,35 +188,25 @@ class _ComparedTable:
 
 
 @dataclass
-class _Explained:
-    """The rows that differ, as far as they are explained. ``changed``: how many have changed since the load.
-
-    ``rows``: at most `MAX_DIFFERENCES` of the others; ``total``: how many there are.
-    """
-
-    changed: int = 0
-    total: int = 0
-    rows: list[KeyDifference] = field(default_factory=list)
-    note: str = ""
-
-    def add(self, found: Sequence[KeyDifference], number: int) -> None:
-        """Add ``number`` rows that nothing explains."""
-        self.total += number
-        self.rows += found[: MAX_DIFFERENCES - len(self.rows)]
-
-
-@dataclass
-class _Extra:
-    """Rows only in the warehouse: how many, and the first `MAX_DIFFERENCES`."""
+class _Differing:
+    """Rows that differ: how many, and the first `MAX_DIFFERENCES`."""
 
     number: int = 0
     rows: list[KeyDifference] = field(default_factory=list)
 
-    def add(self, found: KeyDifference) -> None:
-        """Add a row."""
-        self.number += 1
-        if len(self.rows) < MAX_DIFFERENCES:
-            self.rows.append(found)
+    def add(self, rows: Sequence[KeyDifference], number: int = 1) -> None:
+        """Add ``number`` rows, of which ``rows`` are the first."""
+        self.number += number
+        self.rows += rows[: MAX_DIFFERENCES - len(self.rows)]
+
+
+@dataclass
+class _Outcome:
+    """How many of the differing rows changed at PropelAuth since the load, and those that no change explains."""
+
+    changed: int = 0
+    unexplained: _Differing = field(default_factory=_Differing)
+    note: str = ""
 
 
 class _Comparison:
@@ -264,12 +252,9 @@ class _Comparison:
                 if compared := self._compared.pop(name, None):
                     compared.digests.close()
             if self._compared:
-                self._note_events()
-                self._read_differences_again()
-                self._note_events()
+                self._explain_by_events()
                 if self._wait_for_events():
-                    self._read_differences_again()
-                    self._note_events()
+                    self._explain_by_events()
                 self._note_not_loaded()
             return [
                 _not_compared(table, reasons[table.name])
@@ -386,17 +371,17 @@ class _Comparison:
         return [*map(any, zip(created, active, strict=True))], [*map(any, zip(created, expired, strict=True))]
 
     def _read_propelauth(self, only: Mapping[str, Collection[Key]] | None = None) -> list[ScanResult]:
-        """Scan, and add the digests of the rows; those with the keys ``only``, if given, instead of earlier ones."""
+        """Scan and store the digests. ``only``: by table, replace those of these keys and ignore all other rows."""
         context = ScanContext(
             client=Client(self._settings.tenant),
-            resume_state=replace(self._state, rows={}),  # a loss is what this finds
+            resume_state=replace(self._state, rows={}),  # a sudden loss must not stop the scan: it is reported
             wanted={*self._compared},
             progress=self._progress,
             resume_state_of=AuditResumeStore(self._pipeline, self._settings.target, self._policy).read,
         )
         results = []
-        for name in only or ():
-            self._compared[name].digests.remove("current", only[name] if only else ())
+        for name, keys in (only or {}).items():
+            self._compared[name].digests.remove("current", keys)
         for item in read_scan(self._scan, context):
             if isinstance(item, ScanResult):
                 results.append(item)
@@ -437,6 +422,12 @@ class _Comparison:
 
     # --- differences ---
 
+    def _explain_by_events(self) -> None:
+        """Read the rows that differ once more, except those that events name."""
+        self._note_events()
+        self._read_differences_again()
+        self._note_events()  # an event can arrive between the read of its row and the read of the store
+
     def _read_differences_again(self) -> None:
         """Read the rows that differ once more, by single requests where the API has them."""
         keys: dict[str, set[Key]] = {}
@@ -474,10 +465,10 @@ class _Comparison:
         """Wait until events explain all differences, at most `EVENT_GRACE_SECONDS`. Return whether any came."""
         if self._named_by_events is None:
             return False
-        explained = [self._explain(compared) for compared in self._compared.values()]
-        if any(found.total > len(found.rows) for found in explained):
+        unexplained = [self._explain(compared).unexplained for compared in self._compared.values()]
+        if any(found.number > len(found.rows) for found in unexplained):
             return False
-        rows = [row for found in explained for row in found.rows]
+        rows = [row for found in unexplained for row in found.rows]
         if not rows:
             return False
         self._log(
@@ -493,65 +484,76 @@ class _Comparison:
         return len(rows) < before
 
     def _compare(self, compared: _ComparedTable) -> TableComparison:
-        found = self._explain(compared)
+        table, outcome = compared.table, self._explain(compared)
+        unexplained = outcome.unexplained
         differences = [Difference("missing column", "", (name,)) for name in compared.missing_columns]
-        total = found.total + len(differences)
-        table = compared.table
-        differences += [
-            Difference(row.kind, describe_key(table, table.key, row.key), row.columns) for row in found.rows
-        ]
+        total = unexplained.number + len(differences)
+        differences += [Difference(r.kind, describe_key(table, table.key, r.key), r.columns) for r in unexplained.rows]
         del differences[MAX_DIFFERENCES:]
-        notes = [*compared.notes, *filter(None, [found.note])]
+        notes = [*compared.notes, *filter(None, [outcome.note])]
         if compared.new_columns:
             notes.append(f"fields that are new since the load: {', '.join(sorted(compared.new_columns))}")
         if total > len(differences):
             notes.append(f"{total:,} rows differ, the first {len(differences):,} are listed")
-        return TableComparison(compared.table.name, compared.digests.count("stored"), found.changed, differences, notes)
+        return TableComparison(table.name, compared.digests.count("stored"), outcome.changed, differences, notes)
 
-    def _explain(self, compared: _ComparedTable) -> _Explained:
+    def _explain(self, compared: _ComparedTable) -> _Outcome:
         """Return which of the rows that differ have changed at PropelAuth since the load, and which have not.
 
         A row only in the warehouse has no time that can be trusted. It was deleted at PropelAuth if the row counts of
-        the load allow it: rows - rows of the load + missing rows of the load = rows that others have added.
+        the load allow it.
         """
-        explained = _Explained()
-        later, named, other = _Extra(), _Extra(), _Extra()
-        lost = unexplained = 0  # missing rows that can be, and that must be, of the load
+        outcome = _Outcome()
+        new, named, other = _Differing(), _Differing(), _Differing()  # rows only in the warehouse
+        maybe_loaded = surely_loaded = 0  # rows missing in the warehouse
         has_times = "created_at" in compared.kinds
         for found in compared.differences(self._changed_ids, self._new_ids):
             if found.kind == "extra":
-                (later if found.is_new else named if found.is_changed else other).add(found)
+                (new if found.is_new else named if found.is_changed else other).add([found])
                 continue
-            lost += found.kind == "missing" and not found.is_new
-            unexplained += found.kind == "missing" and not found.is_changed and has_times
+            maybe_loaded += found.kind == "missing" and not found.is_new
+            surely_loaded += found.kind == "missing" and not found.is_changed and has_times
             if found.is_changed:
-                explained.changed += 1
+                outcome.changed += 1
             else:
-                explained.add([found], 1)
-        explained.add(later.rows, later.number)
-        expected = compared.load.rows_expected
-        surplus = None if expected is None else compared.digests.count("stored") - expected - later.number
-        added = other.number if surplus is None or compared.has_applied_events else min(surplus + lost, other.number)
-        if added > 0:
-            explained.add(other.rows, other.number)
-            if added < other.number:
-                explained.note = f"{added} of the extra rows were not loaded, the others were deleted at PropelAuth"
-        else:
-            explained.changed += other.number
-        # At least so many of the rows that events name, or whose user was active, were added by others.
-        forged = 0 if surplus is None else surplus + unexplained - len(compared.added) - other.number
-        if forged > 0 and named.number:
-            explained.add(named.rows, named.number)
-            explained.note = f"{forged} of the extra rows were not loaded, the others were deleted at PropelAuth"
-        else:
-            explained.changed += named.number
-        explained.rows.sort(key=lambda row: row.key)
-        return explained
+                outcome.unexplained.add([found])
+        outcome.unexplained.add(new.rows, new.number)
+        not_loaded = _not_of_load(compared, new.number, other.number, maybe_loaded, surely_loaded)
+        for number, extra in zip(not_loaded, (other, named), strict=True):
+            if number <= 0 or not extra.number:
+                outcome.changed += extra.number
+                continue
+            outcome.unexplained.add(extra.rows, extra.number)
+            if number < extra.number:
+                outcome.note = f"{number} of the extra rows were not loaded, the others were deleted at PropelAuth"
+        outcome.unexplained.rows.sort(key=lambda row: row.key)
+        return outcome
+
+
+def _not_of_load(
+    compared: _ComparedTable, new: int, other: int, maybe_loaded: int, surely_loaded: int
+) -> tuple[int, int]:
+    """Return how many ``other`` extra rows, and at least how many of those that events name, are not of the load.
+
+    stored rows = rows of the load - rows of the load that are missing now + rows that others have added. Missing are at
+    least ``surely_loaded`` and at most ``maybe_loaded`` rows. Of the added rows, ``new`` are known.
+    """
+    expected = compared.load.rows_expected
+    if expected is None:
+        return other, 0
+    surplus = compared.digests.count("stored") - expected - new
+    others = other if compared.has_applied_events else min(surplus + maybe_loaded, other)
+    return others, surplus + surely_loaded - len(compared.added) - other
+
+
+def _has_logged_key(table: Table) -> bool:
+    """Return whether the change log and the scan state, which have only two columns of ids, have keys of ``table``."""
+    return {*table.key} <= {"user_id", "org_id"}
 
 
 def _added_since(warehouse: Warehouse, table: Table, load: LoadRecord) -> set[Key]:
     """Return the keys of the rows of ``table`` that the change log has as added since the load began."""
-    if not warehouse.columns_of(PROPEL_CHANGES.name) or not {*table.key} <= {"user_id", "org_id"}:
+    if not warehouse.columns_of(PROPEL_CHANGES.name) or not _has_logged_key(table):
         return set()
     names = ", ".join(map(warehouse.column, table.key))
     sql = (
@@ -563,7 +565,7 @@ def _added_since(warehouse: Warehouse, table: Table, load: LoadRecord) -> set[Ke
 
 def _not_loaded(warehouse: Warehouse, table: Table, load: LoadRecord, keys: Collection[Key]) -> set[Key]:
     """Return those of ``keys`` that are not in `propel_scan_state` of the load; none if it has no state."""
-    if not keys or not warehouse.columns_of(PROPEL_SCAN_STATE.name) or not {*table.key} <= {"user_id", "org_id"}:
+    if not keys or not warehouse.columns_of(PROPEL_SCAN_STATE.name) or not _has_logged_key(table):
         return set()
     state = f"{warehouse.table(PROPEL_SCAN_STATE.name)} WHERE load_id = %s AND table_name = %s"
     is_complete = f"SELECT 1 FROM {state} AND user_id IS NULL AND org_id IS NULL"  # noqa: S608 - quoted names
