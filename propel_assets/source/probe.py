@@ -27,7 +27,7 @@ MAX_REQUESTS = 50
 PAUSE_SECONDS = 0.2
 RETRY_PAUSE_SECONDS = 2.0
 MAX_RETRIES = 2
-"""Of all requests together: what `MAX_REQUESTS` leaves."""
+"""Retries of the whole probe. The fixed requests and these retries together are at most `MAX_REQUESTS`."""
 TRANSIENT = frozenset({500, 502, 503, 504})
 NOT_ENABLED = INSIGHTS.statuses
 MAX_BODY_BYTES = 8 * 2**20
@@ -48,7 +48,7 @@ Auth = Literal["key", "none", "wrong"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class ProbeFinding:
     """One line of the list of open questions.
 
     Attributes:
@@ -68,13 +68,13 @@ class Finding:
 class ProbeResult:
     """What the probe found. ``profile``: JSON values for `propel-assets sandbox --profile`."""
 
-    findings: Sequence[Finding]
+    findings: Sequence[ProbeFinding]
     profile: Mapping[str, Any]
     requests: int
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """One response. ``body``: its JSON value; None if it is not JSON. ``text``: the shape of the body of an error.
 
     ``is_truncated``: the body has more than `MAX_BODY_BYTES`, so it was not read to its end.
@@ -88,7 +88,7 @@ class Answer:
     is_truncated: bool = False
 
     @property
-    def ok(self) -> bool:
+    def is_ok_object(self) -> bool:
         """Whether the status is 200 and the body an object."""
         return self.status == OK and isinstance(self.body, dict)
 
@@ -101,7 +101,7 @@ class Answer:
         """Return a field of the body; None if it is absent."""
         return self.body.get(name) if isinstance(self.body, dict) else None
 
-    def shown(self, name: str) -> str:
+    def as_text(self, name: str) -> str:
         """Return a number or another simple value of the body as text; of anything else the type."""
         value = self.get(name)
         return str(value if value is None or isinstance(value, bool | int | float) else type(value).__name__)
@@ -137,18 +137,18 @@ class _Requester:
         self.limit_headers: dict[str, str] = {}
         self.errors: dict[int, dict[str, str]] = {}
 
-    def get(self, path: str, auth: Auth = "key", **params: Any) -> Answer:
+    def get(self, path: str, auth: Auth = "key", **params: Any) -> Response:
         """Return the response to GET ``path`` below the backend API. Transient failures are retried a few times."""
         while True:
             is_last = self.retries == MAX_RETRIES
-            answer = self._get(path, auth, params, raises=is_last)
-            if answer is not None and (is_last or answer.status not in TRANSIENT):
-                self._note(answer)
-                return answer
+            response = self._get(path, auth, params, raises=is_last)
+            if response is not None and (is_last or response.status not in TRANSIENT):
+                self._note(response)
+                return response
             self.retries += 1
             time.sleep(RETRY_PAUSE_SECONDS)
 
-    def _get(self, path: str, auth: Auth, params: Mapping[str, Any], *, raises: bool) -> Answer | None:
+    def _get(self, path: str, auth: Auth, params: Mapping[str, Any], *, raises: bool) -> Response | None:
         """Return the response to one request; None, or with ``raises`` an error, if it could not be read."""
         if self.sent >= MAX_REQUESTS:
             raise AssertionError("the probe has a fixed number of requests")
@@ -181,17 +181,17 @@ class _Requester:
                 f"The probe stopped after {self.sent} requests: GET {API}/{path} returned 429 {has_header} "
                 "Retry-After. Run again later."
             )
-        return _answer(response.status, response.headers, content[:limit], is_truncated=len(content) > limit)
+        return _decode(response.status, response.headers, content[:limit], is_truncated=len(content) > limit)
 
-    def _note(self, answer: Answer) -> None:
+    def _note(self, response: Response) -> None:
         """Note the body of an error for the profile."""
-        if answer.status not in (OK, BAD_REQUEST, *TRANSIENT):  # the body of a 400 depends on the request
-            kind = answer.headers.get("Content-Type", "").split(";")[0].strip().lower()
+        if response.status not in (OK, BAD_REQUEST, *TRANSIENT):  # the body of a 400 depends on the request
+            kind = response.headers.get("Content-Type", "").split(";")[0].strip().lower()
             kind = kind if kind in MEDIA_TYPES else ""
-            self.errors.setdefault(answer.status, {"content_type": kind, "body": answer.text})
+            self.errors.setdefault(response.status, {"content_type": kind, "body": response.text})
 
 
-def _answer(status: int, headers: Mapping[str, str], content: bytes, *, is_truncated: bool) -> Answer:
+def _decode(status: int, headers: Mapping[str, str], content: bytes, *, is_truncated: bool) -> Response:
     try:
         body, is_json = json.loads(content), True
     except (ValueError, RecursionError):
@@ -203,7 +203,7 @@ def _answer(status: int, headers: Mapping[str, str], content: bytes, *, is_trunc
         text = json.dumps(_shape(body))
     elif text:
         text = text if text in KNOWN_TEXTS else "text"
-    return Answer(status, headers, body, text, is_json, is_truncated)
+    return Response(status, headers, body, text, is_json, is_truncated)
 
 
 def _shape(value: Any, depth: int = 0) -> Any:
@@ -228,7 +228,7 @@ def _field(name: str) -> str:
 
 @dataclass
 class _Probe:
-    """The questions, in the order of their lines. ``faults``: the profile, as faults of the sandbox.
+    """The questions. ``profile_faults``: the profile, as faults of the sandbox.
 
     ``page``: rows per page. Smaller than `WHOLE_PAGE` if that is refused, or if the response is too large.
     ``cap``, ``refused``: the largest page_size below `WHOLE_PAGE`, and the status that refuses a larger one; 0: none.
@@ -239,11 +239,11 @@ class _Probe:
     cap: int = 0
     refused: int = 0
     include_orgs: dict[str, Any] = field(default_factory=lambda: {"include_orgs": "true"})
-    faults: dict[str, Any] = field(default_factory=dict)
+    profile_faults: dict[str, Any] = field(default_factory=dict)
     statuses: dict[str, int] = field(default_factory=dict)
     fields: dict[str, Any] = field(default_factory=dict)
 
-    def findings(self) -> Iterator[Finding]:
+    def findings(self) -> Iterator[ProbeFinding]:
         """Yield the findings."""
         first = self._first_page()
         while first.is_truncated and self.page > 1:
@@ -251,12 +251,11 @@ class _Probe:
             first = self._users(self.page)
         orgs = self._read("org/query", page_size=self.page, order_by="CREATED_AT_ASC")
         org_ids = [str(row["org_id"]) for row in orgs.rows("orgs") if "org_id" in row]
-        details = [self._read(f"org/{org_id}", name="org/{org_id}") for org_id in org_ids[:5]]
+        details = [self._read(f"org/{org_id}", record_as="org/{org_id}") for org_id in org_ids[:5]]
         keys = self._read("end_user_api_keys", page_size=self.page)
         yield self._page_cap(first)
         yield self._past_the_end(first)
-        errors = list(self._errors(org_ids))
-        yield from errors[:1]
+        yield from self._errors()
         yield self._ties(first, org_ids)
         yield self._api_keys(keys)
         yield self._isolated(first, details)
@@ -268,26 +267,25 @@ class _Probe:
         yield self._scim(org_ids)
         yield self._permissions()
         yield self._host()
-        yield Finding(
+        yield ProbeFinding(
             15,
             "further fields in webhook payloads",
             "",
             "Webhooks are sent, not read. The receiver stores each payload whole, so that further fields are kept.",
         )
-        yield Finding(
+        yield ProbeFinding(
             16,
             "whether org/query can be read with GET",
             f"GET org/query returned {orgs.status}",
             "The project sends GET requests only. If GET is refused, org tables are not loaded and keep their rows.",
         )
-        yield from errors[1:]
 
-    def _users(self, page_size: int, name: str = "") -> Answer:
+    def _users(self, page_size: int, record_as: str | None = "") -> Response:
         """Return the oldest users."""
         params = {"page_size": page_size, "order_by": "CREATED_AT_ASC", **self.include_orgs}
-        return self._read("user/query", name=name, **params)
+        return self._read("user/query", record_as=record_as, **params)
 
-    def _first_page(self) -> Answer:
+    def _first_page(self) -> Response:
         """Return the oldest users. Find out which parameter is refused, if one is.
 
         Raises:
@@ -300,74 +298,51 @@ class _Probe:
             raise KeyRefused(
                 f"GET {API}/user/query returned 401: {variable} is not a key of this environment.", UNAUTHORIZED
             )
-        if self._settled(first).status == OK:
+        if self._require_not_transient(first).status == OK:
             return first
-        small = self._settled(self._users(1, "-"))
+        small = self._require_not_transient(self._users(1, None))
         if small.status != OK:
             with_orgs, self.include_orgs = self.include_orgs, {}
-            off, first, small = small.status, self._users(self.page, "-"), self._settled(self._users(1, "-"))
+            off, first = small.status, self._users(self.page, None)
+            small = self._require_not_transient(self._users(1, None))
             if small.status != OK:
                 self.include_orgs = with_orgs  # the list is refused whatever the parameters
                 return first
-            self.faults["include_orgs_off"] = off
-        if self._settled(first).status != OK:
+            self.profile_faults["include_orgs_off"] = off
+        if self._require_not_transient(first).status != OK:
             self.refused = first.status
             self.cap = self.page = self._largest_accepted(1, WHOLE_PAGE)
-            first = self._settled(self._users(self.page, "-"))
+            first = self._require_not_transient(self._users(self.page, None))
         self.statuses["user/query"] = first.status
         return first
 
-    def _settled(self, answer: Answer) -> Answer:
-        if answer.status in TRANSIENT:
+    def _require_not_transient(self, response: Response) -> Response:
+        if response.status in TRANSIENT:
             raise TransientApiError(
-                f"The probe stopped after {self.http.sent} requests: GET {API}/user/query returned {answer.status} "
+                f"The probe stopped after {self.http.sent} requests: GET {API}/user/query returned {response.status} "
                 "repeatedly. Run again later."
             )
-        return answer
+        return response
 
     def _largest_accepted(self, low: int, high: int) -> int:
         """Return the largest accepted page_size from ``low``, which is accepted, to ``high``, which is not."""
         while high - low > 1:
             middle = (low + high) // 2
-            answer = self._settled(self._read("user/query", name="-", page_size=middle))
-            low, high = (middle, high) if answer.status == OK else (low, middle)
+            response = self._require_not_transient(self._read("user/query", record_as=None, page_size=middle))
+            low, high = (middle, high) if response.status == OK else (low, middle)
         return low
 
-    def _read(self, path: str, *, name: str = "", auth: Auth = "key", **params: Any) -> Answer:
-        answer = self.http.get(path, auth, **params)
-        if auth == "key" and name != "-":
-            self.statuses.setdefault(name or path, answer.status)
-        return answer
+    def _read(self, path: str, *, record_as: str | None = "", auth: Auth = "key", **params: Any) -> Response:
+        """Return a response. ``record_as``: the name of its status, by default ``path``; None: it is not recorded."""
+        response = self.http.get(path, auth, **params)
+        if auth == "key" and record_as is not None:
+            self.statuses.setdefault(record_as or path, response.status)
+        return response
 
-    def _page_cap(self, first: Answer) -> Finding:
-        large = Answer(self.refused, {}) if self.refused else self._read("user/query", page_size=LARGE_PAGE)
-        total, cap, rows = first.get("total_users") or 0, large.get("page_size"), len(large.rows("users"))
-        if not first.ok:
-            answer = ""
-        elif large.status != OK:
-            size = WHOLE_PAGE if self.refused else LARGE_PAGE
-            answer = f"a page_size of {size} is refused with {large.status}; "
-            if self.refused or self.page == WHOLE_PAGE:
-                cap = self.cap or self._largest_accepted(WHOLE_PAGE, LARGE_PAGE)
-                answer += f"{cap} is accepted, {cap + 1} is not"
-            else:  # pages of so many bytes are not read repeatedly
-                cap = WHOLE_PAGE
-                answer += f"{cap} is accepted, and sizes between are not known"
-            self.faults |= {"page_size_cap": cap, "page_size_refused": True}
-        elif large.is_truncated:
-            size = f"{MAX_BODY_BYTES >> 20} MiB"
-            answer = f"a page_size of {LARGE_PAGE} returns more than {size}, which are not read: not settled"
-        elif isinstance(cap, int) and 0 < cap != LARGE_PAGE:
-            self.faults["page_size_cap"] = cap
-            answer = f"a page_size of {LARGE_PAGE} is reduced to {cap}"
-        elif total > rows:
-            self.faults |= {"page_size_cap": rows} if rows else {}
-            answer = f"a page_size of {LARGE_PAGE} returns {rows} rows, and page_size echoes {large.shown('page_size')}"
-            answer += "" if rows else ": not settled"
-        else:
-            self.faults["page_size_cap"] = LARGE_PAGE
-            answer = f"a page_size of {LARGE_PAGE} is accepted; there are only {total} users, so the cap is not known"
-        return Finding(
+    def _page_cap(self, first: Response) -> ProbeFinding:
+        answer, faults = self._measure_cap(first)
+        self.profile_faults |= faults
+        return ProbeFinding(
             1,
             "page_size cap, and what happens above it",
             answer,
@@ -375,18 +350,44 @@ class _Probe:
             "halved. Batch reads are POST requests, which the project does not send.",
         )
 
-    def _past_the_end(self, first: Answer) -> Finding:
+    def _measure_cap(self, first: Response) -> tuple[str, dict[str, Any]]:
+        """Return what a page_size of `LARGE_PAGE` does, and the faults that replay it."""
+        large = Response(self.refused, {}) if self.refused else self._read("user/query", page_size=LARGE_PAGE)
+        total, cap, rows = first.get("total_users") or 0, large.get("page_size"), len(large.rows("users"))
+        answer = f"a page_size of {WHOLE_PAGE if self.refused else LARGE_PAGE}"
+        if not first.is_ok_object:
+            return "", {}
+        if large.status != OK:
+            answer += f" is refused with {large.status}; "
+            if self.refused or self.page == WHOLE_PAGE:
+                cap = self.cap or self._largest_accepted(WHOLE_PAGE, LARGE_PAGE)
+                answer += f"{cap} is accepted, {cap + 1} is not"
+            else:  # pages of so many bytes are not read repeatedly
+                cap = WHOLE_PAGE
+                answer += f"{cap} is accepted, and sizes between are not known"
+            return answer, {"page_size_cap": cap, "page_size_refused": True}
+        if large.is_truncated:
+            return f"{answer} returns more than {MAX_BODY_BYTES >> 20} MiB, which are not read: not settled", {}
+        if isinstance(cap, int) and 0 < cap != LARGE_PAGE:
+            return f"{answer} is reduced to {cap}", {"page_size_cap": cap}
+        if total > rows:
+            answer += f" returns {rows} rows, and page_size echoes {large.as_text('page_size')}"
+            return (answer, {"page_size_cap": rows}) if rows else (f"{answer}: not settled", {})
+        answer += f" is accepted; there are only {total} users, so the cap is not known"
+        return answer, {"page_size_cap": LARGE_PAGE}
+
+    def _past_the_end(self, first: Response) -> ProbeFinding:
         beyond = self._read("user/query", page_size=self.page, page_number=BEYOND)
         if beyond.status != OK:
-            if first.ok and beyond.status not in TRANSIENT:
-                self.faults["past_end"] = beyond.status
+            if first.is_ok_object and beyond.status not in TRANSIENT:
+                self.profile_faults["past_end"] = beyond.status
             answer = f"status {beyond.status}"
         else:
-            echo = "echoed" if beyond.get("current_page") == BEYOND else beyond.shown("current_page")
-            more = beyond.shown("has_more_results")
+            echo = "echoed" if beyond.get("current_page") == BEYOND else beyond.as_text("current_page")
+            more = beyond.as_text("has_more_results")
             answer = f"{len(beyond.rows('users'))} rows, current_page {echo}, has_more_results {more}"
             answer += ", the same total" if beyond.get("total_users") == first.get("total_users") else ", another total"
-        return Finding(
+        return ProbeFinding(
             2,
             "a page past the last one",
             answer,
@@ -394,53 +395,53 @@ class _Probe:
             "the scan, and the previous data is kept.",
         )
 
-    def _errors(self, org_ids: Sequence[str]) -> Iterator[Finding]:
+    def _errors(self) -> Iterator[ProbeFinding]:
         wanted = {
             "no key": self._read("user/query", auth="none"),
             "a wrong key": self._read("user/query", auth="wrong"),
-            "page_size=0": self._read("user/query", name="-", page_size=0),
-            "an unknown order": self._read("user/query", name="-", order_by="NOT_AN_ORDER"),
-            "an unknown user": self._read(f"user/{UNKNOWN_UUID}", name="user/{user_id}"),
-            "an unknown org": self._read(f"org/{UNKNOWN_UUID}", name="-"),
-            "an unknown API key": self._read(f"end_user_api_keys/{UNKNOWN_KEY}", name="-"),
-            "an unknown employee": self._read(f"employee/{UNKNOWN_UUID}", name="employee/{employee_id}"),
+            "page_size=0": self._read("user/query", record_as=None, page_size=0),
+            "an unknown order": self._read("user/query", record_as=None, order_by="NOT_AN_ORDER"),
+            "an unknown user": self._read(f"user/{UNKNOWN_UUID}", record_as="user/{user_id}"),
+            "an unknown org": self._read(f"org/{UNKNOWN_UUID}", record_as=None),
+            "an unknown API key": self._read(f"end_user_api_keys/{UNKNOWN_KEY}", record_as=None),
+            "an unknown employee": self._read(f"employee/{UNKNOWN_UUID}", record_as="employee/{employee_id}"),
         }
-        texts = [f"{what}: {_described(answer)}" for what, answer in wanted.items()]
+        texts = [f"{what}: {_described(response)}" for what, response in wanted.items()]
         limits = ", ".join(sorted(self.http.limit_headers)) or "none"
-        yield Finding(
+        yield ProbeFinding(
             3,
             "error bodies; rate limit headers",
             f"{'; '.join(texts)}. Headers about limits: {limits}. No response had status 429",
-            "Statuses decide, bodies do not: the names of refused fields are shown, and no other text. 429 and 503 "
-            "pause all requests, for as long as Retry-After says or for a growing time without it.",
+            "Statuses decide, bodies do not: the names of refused fields are shown, and no other text. After 429 "
+            "and 503, all requests pause for the time in Retry-After, and at least for a backoff that doubles.",
         )
-        members = self._read(f"user/org/{UNKNOWN_UUID}", name="user/org/{org_id}", page_size=1)
+        members = self._read(f"user/org/{UNKNOWN_UUID}", record_as="user/org/{org_id}", page_size=1)
         if members.status == OK:
-            self.faults["unknown_org_empty"] = True
-        yield Finding(
+            self.profile_faults["unknown_org_empty"] = True
+        yield ProbeFinding(
             17,
             "user/org of an unknown org",
-            _described(members) + (f", {members.shown('total_users')} users" if members.ok else ""),
+            _described(members) + (f", {members.as_text('total_users')} users" if members.is_ok_object else ""),
             "Only the total of the orgs that are isolated is read. 404 counts as an org that was deleted meanwhile.",
         )
 
-    def _ties(self, first: Answer, org_ids: Sequence[str]) -> Finding:
+    def _ties(self, first: Response, org_ids: Sequence[str]) -> ProbeFinding:
         again = self._users(self.page)
-        before, after = (_ids(answer.rows("users"), "user_id") for answer in (first, again))
+        before, after = (_ids(response.rows("users"), "user_id") for response in (first, again))
         times = [row.get("created_at") for row in first.rows("users")]
         ties = len(times) - len({*times})
         same = before == after
         if not same:
-            self.faults["shuffled_ties"] = True
+            self.profile_faults["shuffled_ties"] = True
         answer = f"{ties} of {len(times)} users have the created_at of another; " + (
             "two reads had the same order" if same else "two reads had different orders"
         )
         if org_ids:
             by_order = [
-                self._read(f"user/org/{org_ids[0]}", name="user/org/{org_id}", page_size=self.page, order_by=order)
+                self._read(f"user/org/{org_ids[0]}", record_as="user/org/{org_id}", page_size=self.page, order_by=order)
                 for order in ("CREATED_AT_ASC", "CREATED_AT_DESC")
             ]
-            if not all(members.ok for members in by_order):
+            if not all(members.is_ok_object for members in by_order):
                 answer += f"; user/org refuses order_by with {by_order[0].status}"
             elif len(by_order[0].rows("users")) < 2:
                 answer += "; the first org has too few members to see whether user/org follows order_by"
@@ -450,7 +451,7 @@ class _Probe:
         for path, name in (("pending_org_invites", "invites"), ("end_user_api_keys/archived", "api_keys")):
             listed = self._read(path, page_size=self.page)
             answer += f"; {path}: {_order_of([row.get('created_at') for row in listed.rows(name)])}"
-        return Finding(
+        return ProbeFinding(
             4,
             "order of rows with the same created_at; order of other lists",
             answer,
@@ -458,13 +459,13 @@ class _Probe:
             "documented order are proved by their totals and by distinct keys.",
         )
 
-    def _api_keys(self, keys: Answer) -> Finding:
-        types = self._read("end_user_api_keys", name="-", page_size=1, api_key_type="NOT_A_TYPE")
+    def _api_keys(self, keys: Response) -> ProbeFinding:
+        types = self._read("end_user_api_keys", record_as=None, page_size=1, api_key_type="NOT_A_TYPE")
         tomorrow = (datetime.now(UTC) + timedelta(days=1)).date()
         usage = self._read("end_user_api_keys/usage", date=tomorrow.isoformat())
         if keys.status in NOT_ENABLED:
-            self.faults["api_keys_off"] = keys.status
-        return Finding(
+            self.profile_faults["api_keys_off"] = keys.status
+        return ProbeFinding(
             5,
             "values of api_key_type; the day boundary of usage",
             f"an unknown api_key_type: {_described(types)}; usage of tomorrow (UTC): {_described(usage)}. The time "
@@ -473,20 +474,20 @@ class _Probe:
             "load, so that a day that ends later is corrected.",
         )
 
-    def _isolated(self, first: Answer, details: Sequence[Answer]) -> Finding:
-        shown = [detail for detail in details if detail.ok]
+    def _isolated(self, first: Response, details: Sequence[Response]) -> ProbeFinding:
+        shown = [detail for detail in details if detail.is_ok_object]
         has_field = any("isolated" in detail.body for detail in shown)
         isolated = [detail.get("org_id") for detail in shown if detail.get("isolated") is True]
         is_sent = "sent" if has_field else "absent"
         answer = f"{len(shown)} orgs read, the field isolated is {is_sent}, {len(isolated)} isolated"
         if isolated:
-            members = self._read(f"user/org/{isolated[0]}", name="user/org/{org_id}", page_size=1)
-            filtered = self._read("user/query", name="-", page_size=1, isolated_org_id=isolated[0])
+            members = self._read(f"user/org/{isolated[0]}", record_as="user/org/{org_id}", page_size=1)
+            filtered = self._read("user/query", record_as=None, page_size=1, isolated_org_id=isolated[0])
             answer += (
-                f"; its members: {members.shown('total_users')}, by isolated_org_id: {filtered.shown('total_users')}, "
-                f"in the list of all: {first.shown('total_users')}"
+                f"; its members: {members.as_text('total_users')}, by isolated_org_id: "
+                f"{filtered.as_text('total_users')}, in the list of all: {first.as_text('total_users')}"
             )
-        return Finding(
+        return ProbeFinding(
             6,
             "isolated orgs: whether user/query lists their users",
             answer,
@@ -494,13 +495,13 @@ class _Probe:
             "number of missing users, if the list of all users lacks them.",
         )
 
-    def _org_created_at(self, orgs: Answer, details: Sequence[Answer]) -> Finding:
+    def _org_created_at(self, orgs: Response, details: Sequence[Response]) -> ProbeFinding:
         listed = orgs.rows("orgs")
         without = sum(row.get("created_at") is None for row in listed)
-        in_detail = sum("created_at" in detail.body for detail in details if detail.ok)
+        in_detail = sum("created_at" in detail.body for detail in details if detail.is_ok_object)
         if in_detail:
-            self.faults["org_detail_created_at"] = True
-        return Finding(
+            self.profile_faults["org_detail_created_at"] = True
+        return ProbeFinding(
             7,
             "created_at of orgs",
             f"{without} of {len(listed)} listed orgs have none; GET org/{{org_id}} "
@@ -509,7 +510,7 @@ class _Probe:
             "`counted`.",
         )
 
-    def _omissions(self, users: Answer, orgs: Answer, details: Sequence[Answer], keys: Answer) -> Finding:
+    def _omissions(self, users: Response, orgs: Response, details: Sequence[Response], keys: Response) -> ProbeFinding:
         lists = {
             "users": users.rows("users"),
             "memberships": [
@@ -519,7 +520,7 @@ class _Probe:
                 if isinstance(info, dict)
             ],
             "orgs in the list": orgs.rows("orgs"),
-            "details of orgs": [detail.body for detail in details if detail.ok],
+            "details of orgs": [detail.body for detail in details if detail.is_ok_object],
             "api_keys": keys.rows("api_keys"),
         }
         texts: list[str] = []
@@ -531,17 +532,17 @@ class _Probe:
             null = sorted(f for f in present if any(row.get(f, 0) is None for row in rows))
             self.fields[name] = {"rows": len(rows), "fields": sorted(present), "omitted": omitted, "null": null}
             texts.append(f"{name} ({len(rows)}): sometimes omitted {_list(omitted)}, sometimes null {_list(null)}")
-        return Finding(
+        return ProbeFinding(
             8,
             "whether optional fields are omitted or null",
             "; ".join(texts),
             "Columns are declared; an omitted field is loaded as null. A field that the catalog lacks gets a column.",
         )
 
-    def _disabled(self, first: Answer) -> Finding:
+    def _disabled(self, first: Response) -> ProbeFinding:
         rows = first.rows("users")
         disabled, locked = sum(r.get("enabled") is False for r in rows), sum(r.get("locked") is True for r in rows)
-        return Finding(
+        return ProbeFinding(
             9,
             "whether user/query lists disabled and locked users",
             f"{disabled} disabled and {locked} locked among the oldest {len(rows)} users"
@@ -549,31 +550,26 @@ class _Probe:
             "They are loaded with `enabled` and `locked`. If the list lacked them, a disabled user would look deleted.",
         )
 
-    def _activity(self, first: Answer) -> Finding:
+    def _activity(self, first: Response) -> ProbeFinding:
         newest = self._read("user/query", page_size=1, order_by="LAST_ACTIVE_AT_DESC").rows("users")
         at = newest[0].get("last_active_at") if newest else None
+        answer = "no activity was returned"
         if isinstance(at, int | float):
             hours = (time.time() - at) / 3600
-            answer = (
-                f"the newest activity is {hours:.1f} hours old"
-                if hours >= 0
-                else "the newest activity is in the future"
-            )
-        else:
-            answer = ""
+            answer = f"the newest activity is {f'{hours:.1f} hours old' if hours >= 0 else 'in the future'}"
         impersonated = sum("impersonator_user_id" in row for row in first.rows("users"))
-        return Finding(
+        return ProbeFinding(
             10,
             "when last_active_at is updated",
-            f"{answer}; {impersonated} users show an impersonator. When it moves cannot be settled by reading",
+            f"{answer}; {impersonated} users show an impersonator. When last_active_at is updated cannot be measured",
             "A recent load reads back to the newest activity of the previous one. A value in the future is not used.",
         )
 
-    def _insights(self) -> Finding:
+    def _insights(self) -> ProbeFinding:
         texts = []
         for path, name in (("user_report/churn", "user_reports"), ("org_report/churn", "org_reports")):
             report = self._read(path, page_size=self.page)
-            if report.ok:
+            if report.is_ok_object:
                 extra = {key for row in report.rows(name) for key in row.get("extra_properties") or {}}
                 at = report.get("report_time")
                 age = (
@@ -591,40 +587,40 @@ class _Probe:
         texts.append(f"chart_metrics: {_described(chart)}")
         off = {self.statuses["user_report/churn"], self.statuses["chart_metrics/signups"]} & NOT_ENABLED
         if off:
-            self.faults["insights_off"] = min(off)
-        return Finding(
+            self.profile_faults["insights_off"] = min(off)
+        return ProbeFinding(
             11,
             "insight reports: age, extra_properties, whether the plan has them",
             "; ".join(texts),
             "402, 403, 404 and 426 count as not enabled: the tables keep their rows. extra_properties is JSON.",
         )
 
-    def _scim(self, org_ids: Sequence[str]) -> Finding:
-        unknown = self._read(f"scim/{UNKNOWN_UUID}/groups", name="-")
+    def _scim(self, org_ids: Sequence[str]) -> ProbeFinding:
+        unknown = self._read(f"scim/{UNKNOWN_UUID}/groups", record_as=None)
         answer = f"an unknown org: {_described(unknown)}"
         if org_ids:
-            groups = self._read(f"scim/{org_ids[0]}/groups", name="scim/{org_id}/groups", page_size=self.page)
+            groups = self._read(f"scim/{org_ids[0]}/groups", record_as="scim/{org_id}/groups", page_size=self.page)
             answer += f"; groups: {_described(groups)}"
-            if groups.ok:
+            if groups.is_ok_object:
                 answer += f", has_more_results {'sent' if 'has_more_results' in groups.body else 'absent'}"
-                none = self._read(f"scim/{org_ids[0]}/groups", name="-", page_size=1, user_id=UNKNOWN_UUID)
-                totals = groups.shown("total_groups"), none.shown("total_groups")
+                none = self._read(f"scim/{org_ids[0]}/groups", record_as=None, page_size=1, user_id=UNKNOWN_UUID)
+                totals = groups.as_text("total_groups"), none.as_text("total_groups")
                 answer += f", total_groups {totals[0]}, with the filter user_id {totals[1]}"
             elif groups.status in NOT_ENABLED:
-                self.faults["scim_off"] = groups.status
-        return Finding(
+                self.profile_faults["scim_off"] = groups.status
+        return ProbeFinding(
             12,
             "SCIM: has_more_results, 404, total_groups",
             answer,
             "Groups are read until total_groups are read, members until an empty page. The filter user_id is not used.",
         )
 
-    def _permissions(self) -> Finding:
+    def _permissions(self) -> ProbeFinding:
         self._read("custom_role_mappings")
         refused = [f"{path} {status}" for path, status in self.statuses.items() if status in (401, 402, 403, 426)]
         if self.statuses["org/query"] == 426:
-            self.faults["orgs_off"] = 426
-        return Finding(
+            self.profile_faults["orgs_off"] = 426
+        return ProbeFinding(
             13,
             "which endpoints this key may read",
             f"{sum(status == OK for status in self.statuses.values())} endpoints return 200"
@@ -632,8 +628,8 @@ class _Probe:
             "403 is reported as a missing permission of the key, other statuses as a feature that is not enabled.",
         )
 
-    def _host(self) -> Finding:
-        return Finding(
+    def _host(self) -> ProbeFinding:
+        return ProbeFinding(
             14,
             "whether the auth URL serves the backend API directly",
             "yes: every request of this probe was sent to it",
@@ -643,7 +639,7 @@ class _Probe:
     def profile(self) -> dict[str, Any]:
         """Return the profile. ``value`` separates a fault whose value is an object from its limits."""
         headers = {name: value for name, value in self.http.limit_headers.items() if value.isdigit()}
-        faults = dict(self.faults)
+        faults = dict(self.profile_faults)
         if headers:
             faults["response_headers"] = {"value": headers}
         errors = {str(status): error for status, error in sorted(self.http.errors.items())}
@@ -663,14 +659,14 @@ def _ids(rows: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
     return [row.get(name) for row in rows]
 
 
-def _described(answer: Answer) -> str:
-    if answer.status == OK:
+def _described(response: Response) -> str:
+    if response.status == OK:
         return "200"
-    if not answer.text:
-        return f"{answer.status} with an empty body"
-    if answer.is_json and isinstance(answer.body, dict):
-        return f"{answer.status} with a JSON object of {_list(sorted({*map(_field, answer.body)}))}"
-    return f"{answer.status} with {'JSON' if answer.is_json else 'text'}"
+    if not response.text:
+        return f"{response.status} with an empty body"
+    if response.is_json and isinstance(response.body, dict):
+        return f"{response.status} with a JSON object of {_list(sorted({*map(_field, response.body)}))}"
+    return f"{response.status} with {'JSON' if response.is_json else 'text'}"
 
 
 def _order_of(times: Sequence[Any]) -> str:

@@ -207,6 +207,7 @@ def test_a_tenant_with_few_or_no_rows_can_be_probed() -> None:
     with Sandbox(users=0, orgs=0, seed=7) as tenant:
         found = run_probe(tenant)
     assert answers(found)[1] == "a page_size of 1000 is reduced to 100"
+    assert answers(found)[10].startswith("no activity was returned; 0 users show an impersonator")
     with Sandbox(users=150, orgs=2, seed=7, profile={"page_size_cap": 10_000}) as tenant:
         found = run_probe(tenant)
     assert answers(found)[1].endswith("there are only 150 users, so the cap is not known")
