@@ -21,7 +21,7 @@ from propel_assets.defs.config import PropelAuthConfig
 from propel_assets.defs.dagster_compat import resolve_job
 from propel_assets.defs.environment import Environment
 from propel_assets.errors import WarehouseError
-from propel_assets.marts.runner import MARTS, installed
+from propel_assets.marts.runner import MARTS, are_marts_installed
 from propel_assets.sandbox.running import Sandbox, tenant_id
 from propel_assets.settings import DATASET, Settings, load_settings
 
@@ -64,7 +64,7 @@ def run_demo(*, users: int, orgs: int, seed: int, now: date, environment: str = 
         raise WarehouseError(f"The demo ended without these tables: {names}. See the lines above; run it again.")
     if not result.success:
         raise WarehouseError("A check or a test of a table failed: see the lines above.")
-    if installed():
+    if are_marts_installed():
         _print_answers(settings, now)
     else:
         click.echo("\nHistory, marts and answers from them need the extra `marts`: pip install 'propel-assets[marts]'.")

@@ -1,7 +1,7 @@
 """The commands `propel-assets check` and `propel-assets status`."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -59,14 +59,14 @@ def check(tables: tuple[str, ...]) -> None:
     help="Output for people, for programs, or as metrics in Prometheus' text format.",
 )
 @click.option("--json", "output", flag_value="json", help="The same as --format json.")
-@click.option("--max-age", type=Duration(), help="Exit with 3 if a table is older, such as 26h or 90m.")
+@click.option("--max-age", type=Duration(), help="Maximum age of the data (26h, 90m). Exit with 3 if a table is older.")
 @table_arguments
 def status(output: str, max_age: timedelta | None, tables: tuple[str, ...]) -> None:
     """List TABLES (default: all, and the marts) in the warehouse: rows, age, the last scan, the last checks.
 
     With `--max-age` it is a dead man's switch that needs no Dagster: run it from cron, beside the schedule it watches.
-    A table that was never loaded is too old, unless it was skipped. Without TABLES, those that are loaded by default
-    are compared. Marts are not compared. Exits with 1, and prints no table, if nothing has been loaded yet or the
+    A table that was never loaded is too old, unless it was skipped. Without TABLES, the default tables are compared
+    with the limit. Marts are not compared. Exits with 1, and prints no table, if nothing has been loaded yet or the
     warehouse cannot be read.
 
     \b
@@ -84,21 +84,15 @@ def status(output: str, max_age: timedelta | None, tables: tuple[str, ...]) -> N
     with _explain_unchecked_age(max_age), open_configured_warehouse(settings) as warehouse:
         found = [status for status in table_statuses(warehouse) if not tables or status.table in tables]
         models = built_models(warehouse, settings.target) if output != "prometheus" and not tables else ()
-    if output == "table":
+    events, error = (None, None) if output == "table" and tables else _event_status(settings)
+    if output == "json":
+        click.echo(_as_json(found, models, events, error), nl=False)
+    elif output == "prometheus":
+        click.echo(_as_prometheus(found, events, error, settings.environment), nl=False)
+    else:
         _print_status(found)
         if not tables:
-            _print_marts(models, settings)
-            if (events := _event_status(settings)[0]) and events.pending:
-                click.echo(
-                    f"\n{format_count(events.pending, 'webhook event')} not loaded yet: propel-assets load auth_event"
-                )
-    else:
-        events, error = _event_status(settings)
-        if output == "json":
-            text = _as_json(found, models, events, error)
-        else:
-            text = _as_prometheus(found, events, error, settings.environment)
-        click.echo(text, nl=False)
+            _print_marts(models, settings, events)
     if max_age is not None and (old := too_old(found, max_age, tables)):
         log(f"Not loaded in the last {_duration(max_age)}: {', '.join(old)}. Check that the schedule runs.")
         raise SystemExit(CHECK_FAILED)
@@ -142,18 +136,18 @@ def _print_status(tables: "Sequence[TableStatus]") -> None:
     log(VERDICTS)
 
 
-def _print_marts(models: "Sequence[BuiltModel]", settings: Settings) -> None:
+def _print_marts(models: "Sequence[BuiltModel]", settings: Settings, events: "StoreStatus | None") -> None:
     from propel_assets.marts.runner import how_to_build
 
     click.echo()
-    if not models:
+    if models:
+        rows = [(m.name, f"{m.rows:,}", format_age(m.as_of) if m.as_of else "-") for m in models]
+        print_table(("mart", "rows", "age of the data"), rows)
+        log("-: the mart does not record which load it was built from.")
+    else:
         click.echo(f"No marts. {how_to_build(settings.target)}")
-        return
-    print_table(
-        ("mart", "rows", "age of the data"),
-        [(m.name, f"{m.rows:,}", format_age(m.as_of) if m.as_of else "-") for m in models],
-    )
-    log("-: the mart does not record which load it was built from.")
+    if events and events.pending:
+        click.echo(f"\n{format_count(events.pending, 'webhook event')} not loaded yet: propel-assets load auth_event")
 
 
 def _event_status(settings: Settings) -> "tuple[StoreStatus | None, str | None]":
@@ -173,12 +167,9 @@ def _event_status(settings: Settings) -> "tuple[StoreStatus | None, str | None]"
 def _as_json(
     tables: "Sequence[TableStatus]", models: "Sequence[BuiltModel]", events: "StoreStatus | None", error: str | None
 ) -> str:
-    from propel_assets.warehouse.status import UNKNOWN_AGE
-
-    now = datetime.now(UTC)
     document: dict[str, Any] = {
         "version": __version__,
-        "at": _time(now),
+        "at": _time(datetime.now(UTC)),
         "tables": [
             {
                 "table": t.table,
@@ -187,7 +178,7 @@ def _as_json(
                 "verdict": t.verdict,
                 "reason": t.reason,
                 "loaded_at": _time(t.loaded_at),
-                "age_seconds": None if (age := t.age()) is None or age == UNKNOWN_AGE else round(age.total_seconds()),
+                "age_seconds": None if (age := _known_age(t)) is None else round(age.total_seconds()),
                 "proved_at": _time(t.proved_at),
                 "requests": t.requests,
                 "rate_limited": t.rate_limited,
@@ -207,56 +198,58 @@ def _time(at: datetime | None) -> str | None:
     return at.astimezone(UTC).isoformat(timespec="seconds") if at else None
 
 
+def _known_age(table: "TableStatus") -> timedelta | None:
+    from propel_assets.warehouse.status import UNKNOWN_AGE
+
+    return None if (age := table.age()) == UNKNOWN_AGE else age
+
+
+TABLE_METRICS: "tuple[tuple[str, str, Callable[[TableStatus], float | None]], ...]" = (
+    ("table_rows", "Rows in the warehouse.", lambda t: t.rows),
+    (
+        "last_load_timestamp_seconds",
+        "When the last scan ended that wrote the table.",
+        lambda t: t.loaded_at.timestamp() if t.loaded_at and _known_age(t) is not None else None,
+    ),
+    (
+        "last_proved_scan_timestamp_seconds",
+        "When the last scan ended that was proved complete.",
+        lambda t: t.proved_at.timestamp() if t.proved_at else None,
+    ),
+    ("scan_requests", "Requests of the last scan.", lambda t: t.requests),
+    ("scan_rate_limited", "Responses with status 429 in the last scan.", lambda t: t.rate_limited),
+    ("table_skipped", "1 if the last scan skipped the table.", lambda t: t.verdict == "skipped"),
+    ("checks_failed", "Failed checks of the last load.", lambda t: len(t.last_checks) - t.checks_passed),
+)
+"""The metrics of a table: name, description, value. Times are epoch seconds: a text that is not renewed grows old."""
+
+
 def _as_prometheus(
     tables: "Sequence[TableStatus]", events: "StoreStatus | None", error: str | None, environment: str
 ) -> str:
-    """Return the metrics. Times are epoch seconds, so that a text that is not renewed still grows old."""
     try:
         from prometheus_client import CollectorRegistry, Gauge, generate_latest
     except ImportError:
         raise SettingsError(
             "The metrics need prometheus-client. Install it: pip install 'propel-assets[webhooks]'"
         ) from None
-    from propel_assets.warehouse.status import UNKNOWN_AGE
-
     registry = CollectorRegistry()
 
-    def gauge(name: str, text: str, values: dict[str, float | None]) -> None:
-        metric = Gauge(f"propel_{name}", text, ["environment", "table"], registry=registry)
-        for table, value in values.items():
-            if value is not None:
-                metric.labels(environment, table).set(value)
+    def gauge(name: str, text: str, value: float) -> None:
+        Gauge(f"propel_{name}", text, ["environment"], registry=registry).labels(environment).set(value)
 
-    gauge("table_rows", "Rows in the warehouse.", {t.table: t.rows for t in tables})
-    gauge(
-        "last_load_timestamp_seconds",
-        "When the last scan ended that wrote the table.",
-        {t.table: t.loaded_at.timestamp() for t in tables if t.loaded_at and t.age() != UNKNOWN_AGE},
-    )
-    gauge(
-        "last_proved_scan_timestamp_seconds",
-        "When the last scan ended that was proved complete.",
-        {t.table: t.proved_at and t.proved_at.timestamp() for t in tables},
-    )
-    gauge("scan_requests", "Requests of the last scan.", {t.table: t.requests for t in tables})
-    gauge("scan_rate_limited", "Responses with status 429 in the last scan.", {t.table: t.rate_limited for t in tables})
-    gauge("table_skipped", "1 if the last scan skipped the table.", {t.table: t.verdict == "skipped" for t in tables})
-    gauge(
-        "checks_failed",
-        "Failed checks of the last load.",
-        {t.table: len(t.last_checks) - t.checks_passed for t in tables},
-    )
+    for name, text, value_of in TABLE_METRICS:
+        metric = Gauge(f"propel_{name}", text, ["environment", "table"], registry=registry)
+        for table in tables:
+            if (value := value_of(table)) is not None:
+                metric.labels(environment, table.table).set(value)
     if events is not None or error:
-        text = "1 if the webhook store can be read."
-        Gauge("propel_webhook_store_up", text, ["environment"], registry=registry).labels(environment).set(not error)
+        gauge("webhook_store_up", "1 if the webhook store can be read.", not error)
     if events is not None:
         oldest = events.oldest_received_at
         lag = max(0.0, (datetime.now(UTC) - oldest).total_seconds()) if oldest else 0.0
-        text = "Age of the oldest event not applied yet."
-        pending = Gauge("propel_webhook_pending_events", "Events not applied yet.", ["environment"], registry=registry)
-        age = Gauge("propel_webhook_oldest_pending_seconds", text, ["environment"], registry=registry)
-        pending.labels(environment).set(events.pending)
-        age.labels(environment).set(lag)
+        gauge("webhook_pending_events", "Events not applied yet.", events.pending)
+        gauge("webhook_oldest_pending_seconds", "Age of the oldest event not applied yet.", lag)
     return generate_latest(registry).decode()
 
 

@@ -65,7 +65,7 @@ class Scope:
         return key.split(".")[-1] in self.ops
 
     def has_problem(self, name: str) -> bool:
-        """Return whether what had a problem, a step, an asset or another, is still defined."""
+        """Return whether the step or asset called ``name`` is still part of the definitions."""
         if name.startswith("step "):
             return self.has_step(name.removeprefix("step "))
         asset, separator, _ = name.rpartition(": ")
@@ -116,7 +116,7 @@ def _report(context: dg.SensorEvaluationContext, scope: Scope) -> dg.SkipReason:
     context.update_cursor(state.to_json())
     causes = set(state.open_problems.values())
     undelivered = f" Not delivered yet: {', '.join(state.pending)}." if state.pending else ""
-    return dg.SkipReason(f"{len(causes)} open problems, {len(new)} new alerts.{undelivered}")
+    return dg.SkipReason(f"{len(causes)} open causes, {len(new)} new alerts.{undelivered}")
 
 
 def _deliver(context: dg.SensorEvaluationContext, environment: str, state: AlertState, alerts: Sequence[Alert]) -> None:
@@ -262,7 +262,7 @@ def _stale_assets(context: dg.SensorEvaluationContext, scope: Scope) -> dict[str
 
 
 def _webhook_store(environment: Environment) -> dict[str, Problem | None]:
-    """Return the problem of the webhook store: it cannot be read, it fills, or its events are not loaded."""
+    """Return the problem of the webhook store: it cannot be read, is nearly full, or its events are not loaded."""
     name = "webhook store"
     if AUTH_EVENT not in environment.tables:
         return {name: None}
@@ -283,7 +283,7 @@ def _webhook_store(environment: Environment) -> dict[str, Problem | None]:
     todo = f"Turn on the sensor {environment.named('events')}, and look at the last run of {job}."
     if used >= FULL_STORE:
         reason = f"{used:.0%} full. When it is full, webhooks are refused, and lost after days. {todo}"
-        return {name: Problem(Cause("Webhooks: the store fills"), name, reason)}
+        return {name: Problem(Cause("Webhooks: the store is nearly full"), name, reason)}
     if waiting > MAX_WAITING_SECONDS:
         reason = f"the oldest event has waited for {waiting / 3600:.0f} hours. {todo}"
         return {name: Problem(Cause("Webhooks: events are not loaded"), name, reason)}

@@ -51,10 +51,10 @@ def build_marts(environment: Environment) -> list[dg.AssetsDefinition]:
 
     Marts of raw tables that the environment does not include are left out.
     """
-    if not environment.config.marts or not runner.installed():
+    if not environment.config.marts or not runner.are_marts_installed():
         return []
     destination = environment.destination
-    if destination_kind(replace(environment.target, destination=destination)) not in runner.EXTRAS:
+    if destination_kind(replace(environment.target, destination=destination)) not in runner.ADAPTERS:
         logging.getLogger(__name__).warning(
             "History and marts are left out: propel-assets builds them on DuckDB and PostgreSQL, not on %s. "
             "Your dbt project can build them: `propel-assets dbt-sources --package`.",

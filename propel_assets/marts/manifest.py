@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from propel_assets.marts.runner import manifest_dict, profile_of
+from propel_assets.marts.runner import duckdb_profile, manifest_dict
 from propel_assets.marts.sources import PROJECT
 from propel_assets.settings import Target, cache_folder
 
@@ -35,7 +35,7 @@ def load_manifest(target: Target) -> dict[str, Any]:
 
 
 def _build(target: Target) -> dict[str, Any]:
-    parsed = manifest_dict(profile_of(target, type="duckdb", path="propel_auth_pipeline.duckdb"))
+    parsed = manifest_dict(duckdb_profile(target, "propel_auth_pipeline.duckdb"))
     manifest = json.loads(json.dumps(parsed, default=str))
     for node in manifest["nodes"].values():
         if node["resource_type"] == "test":  # dagster-dbt shows the description in `meta` only

@@ -30,7 +30,6 @@ from propel_assets.warehouse.query import Warehouse, connect
 
 MARTS, HISTORY = "propel_auth_marts", "propel_auth_history"
 MAX_ERROR = 800
-EXTRAS = {"duckdb": "marts", "postgres": "marts-postgres"}
 POSTGRES_OPTIONS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("sslmode", "sslcert", "sslkey", "sslrootcert"), str),
     **dict.fromkeys(("connect_timeout", "keepalives_idle"), int),
@@ -39,7 +38,7 @@ POSTGRES_OPTIONS: dict[str, Callable[[Any], Any]] = {
 FAILED = {"error", "fail"}
 
 
-def installed() -> bool:
+def are_marts_installed() -> bool:
     """Return whether the extra `marts` is installed."""
     return all(importlib.util.find_spec(name) for name in ("dbt", "dagster_dbt"))
 
@@ -47,7 +46,7 @@ def installed() -> bool:
 def how_to_build(target: Target) -> str:
     """Return what to run so that the history and the marts are built."""
     job = f"{name_prefix(target.environment)}_refresh"
-    install = "" if installed() else "Install the extra: pip install 'propel-assets[marts]'. Then "
+    install = "" if are_marts_installed() else "Install the extra: pip install 'propel-assets[marts]'. Then "
     return (
         f"{install or 'To build them: '}run `dagster job execute -m propel_assets.definitions -j {job}`, or start "
         f"`dagster dev -m propel_assets.definitions` and launch the job {job}. With a `name_prefix` of your own, "
@@ -63,7 +62,7 @@ class NodeResult:
         unique_id: dbt's id of the node.
         name: the node's name.
         status: `success`, `pass`, `warn`, `fail`, `error` or `skipped`.
-        message: what the warehouse or dbt said, without personal data.
+        message: the message of the warehouse or of dbt, without personal data.
         seconds: the execution time.
         failures: rows that a test returned; None if it is not a test.
     """
@@ -124,20 +123,69 @@ class Profile:
         return yaml.safe_dump({PACKAGE: {"target": "propel_assets", "outputs": {"propel_assets": dict(self.output)}}})
 
 
-def profile_of(target: Target, **output: Any) -> Profile:
-    """Return the profile for ``target``; ``output`` are the options of dbt's adapter."""
-    kind = output["type"]
-    options = {**output, "schema": target.named(MARTS), "threads": 2 if kind == "duckdb" else 4}
-    if kind == "duckdb":
-        retries = {"connect_attempts": 3, "retryable_exceptions": ["IOException"]}
-        options |= {"keep_open": False, "settings": {"TimeZone": "UTC"}, "retries": retries}
+def _build_profile(target: Target, kind: str, database: str, **output: Any) -> Profile:
+    """Return the profile for ``target``; ``output`` are the options of dbt's adapter ``kind``."""
     schemas = {
         "propel_auth_raw_schema": target.named(DATASET),
         "propel_auth_history_schema": target.named(HISTORY),
         "propel_auth_marts_schema": target.named(MARTS),
     }
-    database = Path(output["path"]).stem if kind == "duckdb" else output["dbname"]
-    return Profile(options, kind, database, tuple(schemas.items()))
+    return Profile({"type": kind, "schema": target.named(MARTS), **output}, kind, database, tuple(schemas.items()))
+
+
+def duckdb_profile(target: Target, path: str) -> Profile:
+    """Return the profile for the DuckDB file ``path``."""
+    retries = {"connect_attempts": 3, "retryable_exceptions": ["IOException"]}
+    options = {"path": path, "threads": 2, "keep_open": False, "settings": {"TimeZone": "UTC"}, "retries": retries}
+    return _build_profile(target, "duckdb", Path(path).stem, **options)
+
+
+def _duckdb_profile_from_dlt(target: Target, pipeline: Any) -> Profile:
+    file = database_file(pipeline)
+    if file is None:
+        raise SettingsError("The marts need a DuckDB file; this destination has none.")
+    return duckdb_profile(target, str(file.resolve()))
+
+
+def _postgres_profile_from_dlt(target: Target, pipeline: Any) -> Profile:
+    credentials: Any = pipeline.destination_client().config.credentials
+    query = credentials.query or {}
+    options = {name: convert(query[name]) for name, convert in POSTGRES_OPTIONS.items() if query.get(name)}
+    return _build_profile(
+        target,
+        "postgres",
+        str(credentials.database),
+        threads=4,
+        host=str(query.get("host") or credentials.host),
+        port=int(credentials.port or 5432),
+        user=str(credentials.username),
+        password=str(credentials.password or ""),
+        dbname=str(credentials.database),
+        **{"connect_timeout": int(credentials.connect_timeout), **options},
+    )
+
+
+ADAPTERS: dict[str, tuple[str, Callable[[Target, Any], Profile]]] = {
+    "duckdb": ("marts", _duckdb_profile_from_dlt),
+    "postgres": ("marts-postgres", _postgres_profile_from_dlt),
+}
+"""By destination with a profile of dbt: its extra, and the function that reads dlt's credentials."""
+
+
+def profile_from_dlt(target: Target, pipeline: Any) -> Profile:
+    """Return the profile for the destination, from dlt's own credentials of it."""
+    kind = pipeline.destination.destination_type.rsplit(".", 1)[-1]
+    if kind not in ADAPTERS:
+        raise SettingsError(
+            f"propel-assets has no dbt profile for {target.destination}. The models are portable: use "
+            f"{PROJECT} as a package of a dbt project with a profile of your own."
+        )
+    extra, build_profile = ADAPTERS[kind]
+    if not importlib.util.find_spec(f"dbt.adapters.{kind}"):
+        raise SettingsError(
+            f"The marts on {target.destination} need the extra `{extra}`: pip install 'propel-assets[{extra}]'."
+        )
+    return build_profile(target, pipeline)
 
 
 @dataclass(frozen=True)
@@ -188,7 +236,7 @@ def _result_of(result: Any) -> NodeResult:
 def _invoke(
     profile: Profile, folder: Path, words: Sequence[str], variables: Mapping[str, Any], manifest: Any = None
 ) -> Any:
-    """Run dbt once and return its `dbtRunnerResult`. The profile holds a password, so it lies in the private folder."""
+    """Run dbt once and return its `dbtRunnerResult`. The profile holds a password: it is in the private folder."""
     with dbt_compat.quiet_import():
         from dbt.cli.main import dbtRunner
 
@@ -215,7 +263,7 @@ def _invoke(
 def _parse(profile: Profile) -> tuple[Any, dict[str, Any]]:
     """Return dbt's own manifest for ``profile``, parsed once per process, and what `manifest_dict` returns.
 
-    dbt writes compiled SQL into its own manifest with every command, hence the second one is taken before.
+    dbt writes compiled SQL into its own manifest with every command, so the copy is made before the first one.
 
     Raises:
         WarehouseError: the dbt project cannot be parsed.
@@ -244,7 +292,7 @@ def open_dbt(settings: Settings, log: Log = lambda _: None) -> Iterator[Dbt]:
     with working_folder() as folder:
         target, policy = settings.target, load_policy(settings.privacy_settings)
         pipeline = build_pipeline(target, folder, log)
-        profile = _profile_for(target, pipeline)
+        profile = profile_from_dlt(target, pipeline)
 
         def open_warehouse() -> contextlib.AbstractContextManager[Warehouse]:
             return connect(pipeline, target, policy)
@@ -271,36 +319,3 @@ def unloaded_reason(warehouse: Warehouse, table: Table) -> str:
     if tried is None:
         return f"{table.name} has not been loaded: propel-assets load {table.name}."
     return f"{table.name} was skipped: {tried.reason}" if tried.verdict == "skipped" else ""
-
-
-def _profile_for(target: Target, pipeline: Any) -> Profile:
-    """Return the profile for the destination, from dlt's own credentials of it."""
-    kind = pipeline.destination.destination_type.rsplit(".", 1)[-1]
-    if kind not in EXTRAS:
-        raise SettingsError(
-            f"propel-assets has no dbt profile for {target.destination}. The models are portable: use "
-            f"{PROJECT} as a package of a dbt project with a profile of your own."
-        )
-    if not importlib.util.find_spec(f"dbt.adapters.{kind}"):
-        raise SettingsError(
-            f"The marts on {target.destination} need the extra `{EXTRAS[kind]}`: "
-            f"pip install 'propel-assets[{EXTRAS[kind]}]'."
-        )
-    if kind == "duckdb":
-        file = database_file(pipeline)
-        if file is None:
-            raise SettingsError("The marts need a DuckDB file; this destination has none.")
-        return profile_of(target, type=kind, path=str(file.resolve()))
-    credentials: Any = pipeline.destination_client().config.credentials
-    query = credentials.query or {}
-    options = {name: convert(query[name]) for name, convert in POSTGRES_OPTIONS.items() if query.get(name)}
-    return profile_of(
-        target,
-        type=kind,
-        host=str(query.get("host") or credentials.host),
-        port=int(credentials.port or 5432),
-        user=str(credentials.username),
-        password=str(credentials.password or ""),
-        dbname=str(credentials.database),
-        **{"connect_timeout": int(credentials.connect_timeout), **options},
-    )

@@ -54,7 +54,8 @@ from propel_assets.source.stream import (
 )
 
 SOURCE = "propel_auth_source"
-# How the rows of a recent scan are loaded. Tables that always merge use the best strategy of their destination.
+# How the rows of a recent scan are loaded: `replace` without rows would empty the table. Tables that always merge use
+# the best strategy of their destination.
 MERGE: Any = {"disposition": "merge", "strategy": "delete-insert"}
 JSON_AS_TEXT = "x-json-as-text"  # a hint of columns that are JSON as text in Arrow tables: `warehouse.json_columns`
 RESUME_STATES_KEY = "scans"  # in dlt's source state: the resume state of each scan
@@ -192,7 +193,7 @@ def _resources(scan: str, tables: Sequence[Table], run: _Run) -> Iterator[DltRes
 
     for table in tables:
         yield batches | _pick(table, table.name)
-    for table in merged:  # a replace that yields nothing would empty the table
+    for table in merged:
         yield batches | _pick(table, f"{table.name}_of_{scan}", MERGE)
     for table in AUDIT_TABLES:
         yield batches | _pick(table, f"{table.name}_of_{scan}")
@@ -386,7 +387,7 @@ def _after_privacy(result: ScanResult, privacy: PrivacyFilter) -> ScanResult:
 def _with_policy(results: Sequence[ScanResult], scan: str, privacy: PrivacyFilter) -> list[ScanResult]:
     """Note the privacy policy in the resume state, if all tables of the scan were read in full under it.
 
-    The cursor of API key usage loses the keys of erased people.
+    API keys of erased people are removed from the cursor of API key usage.
     """
     state = results[0].resume_state
     state = replace(state, cursor=privacy.without_erased(state.cursor))

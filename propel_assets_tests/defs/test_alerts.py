@@ -456,8 +456,8 @@ def test_a_target_that_is_down_does_not_stop_delivery_to_the_other(
 @pytest.mark.parametrize(
     ("limit", "age_hours", "title"),
     [
-        ({"max_events": 10}, 0, "Webhooks: the store fills"),
-        ({"max_bytes": 300}, 0, "Webhooks: the store fills"),
+        ({"max_events": 10}, 0, "Webhooks: the store is nearly full"),
+        ({"max_bytes": 300}, 0, "Webhooks: the store is nearly full"),
         ({}, 7, "Webhooks: events are not loaded"),
     ],
 )

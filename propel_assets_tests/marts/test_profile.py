@@ -2,7 +2,7 @@
 
 import pytest
 
-from propel_assets.marts.runner import _profile_for
+from propel_assets.marts.runner import profile_from_dlt
 from propel_assets.settings import load_settings
 from propel_assets.warehouse.pipeline import build_pipeline
 
@@ -20,7 +20,7 @@ def test_dbt_connects_to_postgresql_with_the_tls_settings_of_the_loads(is_in_url
     query = "&".join(f"{name}={value}" for name, value in given.items()) if is_in_url else ""
     monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS", f"postgresql://loader:secret@db.example.com/auth?{query}")
     target = load_settings({"destination": "postgres"}).target
-    output = _profile_for(target, build_pipeline(target, str(tmp_path), print)).output
+    output = profile_from_dlt(target, build_pipeline(target, str(tmp_path), print)).output
     assert (output["host"], output["user"], output["dbname"]) == ("db.example.com", "loader", "auth")
     connection = {name: output.get(name) for name in given}
     expected = {**TLS, "connect_timeout": 7, "keepalives_idle": 50} if is_in_url else {}

@@ -11,40 +11,18 @@ from typing import Any, NamedTuple
 
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
-from propel_assets.catalog import (
-    END_USER_API_KEY_USAGE,
-    END_USER_API_KEYS,
-    ORG_MEMBERSHIP,
-    ORG_QUERY,
-    PROPEL_SCANS,
-    USER_QUERY,
-)
+from propel_assets.catalog import END_USER_API_KEYS, ORG_MEMBERSHIP, ORG_QUERY, USER_QUERY
 from propel_assets.errors import WarehouseError
 from propel_assets.marts.runner import HISTORY, MARTS, how_to_build
-from propel_assets.reporting.access_review.exceptions import (
-    DORMANT_DAYS,
-    exceptions_of_key,
-    exceptions_of_member,
-    list_exceptions,
-)
-from propel_assets.reporting.access_review.model import (
-    USAGE_MAX_AGE,
-    AccessReview,
-    ApiKey,
-    Change,
-    Interval,
-    Member,
-    Org,
-    Scans,
-    UsagePeriod,
-)
+from propel_assets.reporting.access_review.api_keys import OPEN_DAYS, ApiKeyReader
+from propel_assets.reporting.access_review.exceptions import DORMANT_DAYS, exceptions_of_member, list_exceptions
+from propel_assets.reporting.access_review.model import AccessReview, Change, Interval, Member, Org, Scans
+from propel_assets.reporting.access_review.queries import literal, scan_rows, utc
 from propel_assets.settings import Target
 from propel_assets.warehouse.audit import as_utc
 from propel_assets.warehouse.query import Warehouse
 
 ADMIN_ROLES = ("Owner", "Admin")
-OPEN_DAYS = 2
-"""A load reads the usage of its own day and of the day before, and the next load reads them again."""
 SCANNED = (USER_QUERY.name, ORG_MEMBERSHIP.name, ORG_QUERY.name, END_USER_API_KEYS.name)
 CHANGES = {
     "joined_org": "joined",
@@ -99,12 +77,27 @@ def build_review(
         ) from None
 
 
-class _Usage(NamedTuple):
-    """The validations of one API key, the number of days that are loaded, and the first one."""
+class _Spell(NamedTuple):
+    """The last uninterrupted time in which a user was a member of an org."""
 
-    validations: int
-    days: int
-    first: date
+    role: str
+    additional_roles: tuple[str, ...]
+    inherited_roles: tuple[str, ...]
+    role_since: datetime
+    member_since: datetime
+
+
+def _current_spell(versions: Sequence[tuple[Any, ...]], at: datetime) -> _Spell | None:
+    """Return the spell that lasts at the time ``at``. ``versions``: of one membership, in order, with their times."""
+    spell = ended = None
+    for role, additional, all_roles, valid_from, valid_to in versions:
+        start, roles = as_utc(valid_from), (role or "", _roles(additional))
+        last = spell if ended == start else None
+        role_since = last.role_since if last and last[:2] == roles else start
+        inherited = tuple(r for r in _roles(all_roles) if r != role)
+        spell = _Spell(*roles, inherited, role_since, last.member_since if last else start)
+        ended = utc(valid_to)
+    return spell if ended is None or ended > at else None
 
 
 class _Reader:
@@ -125,16 +118,16 @@ class _Reader:
         self._end = datetime.combine(as_of + timedelta(days=1), time(), UTC)
         self._start = datetime.combine(since, time(), UTC)
         rows = self._rows(f"SELECT read_at, full_load_started_at FROM {self._history}.user_loads")  # noqa: S608
-        starts = sorted((as_utc(read_at), _utc(started) or as_utc(read_at)) for read_at, started in rows)
+        starts = sorted((as_utc(read_at), utc(started) or as_utc(read_at)) for read_at, started in rows)
         self._loads = [read_at for read_at, _ in starts]
-        self._full_loads = [*accumulate((started for _, started in starts), max)]
-        known = bisect_left(self._loads, self._end)
-        if not known:
+        # By load: the latest start of a full load up to it.
+        self._full_load_starts = [*accumulate((started for _, started in starts), max)]
+        loads_until_end = bisect_left(self._loads, self._end)
+        if not loads_until_end:
             first = f"the first one is of {self._loads[0]:%Y-%m-%d}" if self._loads else "there is none yet"
             raise WarehouseError(f"No load of users is in the history up to the end of {as_of} (UTC): {first}.")
-        self._observed = self._loads[known - 1]
-        self._usage_period = self._read_usage_period()
-        self._api_keys_at: datetime | None = None
+        self._observed = self._loads[loads_until_end - 1]
+        self._api_keys = ApiKeyReader(warehouse, self._marts, as_of, self._end, self._observed)
         self._notes: list[str] = []
 
     def _interval(self, seen_at: datetime) -> Interval:
@@ -144,7 +137,7 @@ class _Reader:
         the last change of a version, which can be another one.
         """
         before = bisect_left(self._loads, seen_at)
-        return Interval(self._full_loads[before - 1] if before else None, seen_at)
+        return Interval(self._full_load_starts[before - 1] if before else None, seen_at)
 
     def _rows(self, sql: str) -> list[tuple[Any, ...]]:
         return self._warehouse.rows(sql)
@@ -152,24 +145,13 @@ class _Reader:
     def review(self, *, with_names: bool) -> AccessReview:
         self._require_known_orgs()
         users = self._users()
-        members, orgs = self._members(users), self._orgs()
-        changes = self._changes(with_domains=with_names)
-        api_keys = self._api_keys(users, {(member.user_id, member.org_id) for member in members})
+        members, names = self._members(users), self._org_names()
+        changes, keys = self._changes(with_domains=with_names), self._api_keys
+        api_keys = keys.read(users, {(member.user_id, member.org_id) for member in members}, self._org_ids)
         in_period = [at for at in self._loads if self._start <= at <= self._observed]
         gaps = [later - earlier for earlier, later in pairwise(in_period)]
-        known = max(self._start, self._loads[0]), self._observed
-        by_org: dict[str, list[Member]] = defaultdict(list)
-        for member in sorted(members, key=lambda m: (not m.holds(self._admin_roles), m.role, m.user_id)):
-            by_org[member.org_id].append(member)
-        org_changes: dict[str, list[Change]] = defaultdict(list)
-        for change in changes:
-            org_changes[change.org_id].append(change)
-        names = {**{org_id: (org_id, None) for org_id in (*by_org, *org_changes) if org_id}, **orgs}
-        shown = [
-            Org(org_id, name, saml, by_org[org_id], org_changes[org_id])
-            for org_id, (name, saml) in sorted(names.items(), key=lambda item: (item[1][0].lower(), item[0]))
-            if not self._org_ids or org_id in self._org_ids
-        ]
+        known_period = max(self._start, self._loads[0]), self._observed
+        orgs = self._orgs_with_members(members, changes, names)
         people = {user_id: (user["name"], user["email"]) for user_id, user in users.items()} if with_names else {}
         return AccessReview(
             as_of=self._as_of,
@@ -179,19 +161,35 @@ class _Reader:
             tenant=self._warehouse.audit.last_tenant_id(),
             environment=self._target.environment,
             admin_roles=self._admin_roles,
-            orgs=shown,
-            user_changes=[] if self._org_ids else org_changes[""],
+            orgs=orgs,
+            user_changes=[change for change in changes if not change.org_id and not self._org_ids],
             api_keys=api_keys,
-            api_keys_at=self._api_keys_at,
-            usage=self._usage_period,
-            exceptions=list_exceptions(shown, api_keys, next(iter(self._admin_roles), "")),
+            api_keys_at=keys.loaded_at,
+            usage=keys.usage_period,
+            exceptions=list_exceptions(orgs, api_keys, next(iter(self._admin_roles), "")),
             scans=self._scans(),
             loads=len(in_period),
             longest_gap=max(gaps, default=None),
-            changes_known=known if known[0] < known[1] else None,
-            notes=self._notes,
+            changes_known=known_period if known_period[0] < known_period[1] else None,
+            notes=[*self._notes, *keys.notes],
             people=people,
         )
+
+    def _orgs_with_members(
+        self, members: Sequence[Member], changes: Sequence[Change], names: Mapping[str, tuple[str, bool | None]]
+    ) -> list[Org]:
+        by_org: dict[str, list[Member]] = defaultdict(list)
+        for member in sorted(members, key=lambda m: (not m.holds(self._admin_roles), m.role, m.user_id)):
+            by_org[member.org_id].append(member)
+        org_changes: dict[str, list[Change]] = defaultdict(list)
+        for change in changes:
+            org_changes[change.org_id].append(change)
+        names = {**{org_id: (org_id, None) for org_id in (*by_org, *org_changes) if org_id}, **names}
+        return [
+            Org(org_id, name, saml, by_org[org_id], org_changes[org_id])
+            for org_id, (name, saml) in sorted(names.items(), key=lambda item: (item[1][0].lower(), item[0]))
+            if not self._org_ids or org_id in self._org_ids
+        ]
 
     def _has_last_loads(self) -> bool:
         """Return whether histories and marts were built after the last load of the period, of each table in them."""
@@ -205,26 +203,27 @@ class _Reader:
                 [(at,)] = self._rows(sql)
             except DatabaseUndefinedRelation:
                 continue  # the review does without it, and says so
-            [(loaded,)] = self._scan_rows("max(s.finished_at)", table, "AND s.verdict <> 'skipped'")
+            rest = "AND s.verdict <> 'skipped'"
+            [(loaded,)] = scan_rows(self._warehouse, self._end, "max(s.finished_at)", table, rest)
             if loaded and (at is None or as_utc(at) < as_utc(loaded)):
                 return False
-        if self._usage_period is None:
+        if (usage := self._api_keys.usage_period) is None:
             return True
         try:
             [(day,)] = self._rows(f"SELECT max(day) FROM {self._marts}.fct_api_key_usage_daily")  # noqa: S608
         except DatabaseUndefinedRelation:
             return True
-        return day is not None and day >= self._usage_period.last + timedelta(days=OPEN_DAYS)
+        return day is not None and day >= usage.last + timedelta(days=OPEN_DAYS)
 
     def _require_known_orgs(self) -> None:
-        known: set[str] = set()
+        known_org_ids: set[str] = set()
         for history in ("orgs_history", "memberships_history") if self._org_ids else ():
             rows = self._rows(
                 f"SELECT DISTINCT org_id FROM {self._history}.{history} "  # noqa: S608 - our names
-                f"WHERE valid_from < {_literal(self._end)}"
+                f"WHERE valid_from < {literal(self._end)}"
             )
-            known |= {str(org_id) for (org_id,) in rows}
-        if unknown := sorted(self._org_ids - known):
+            known_org_ids |= {str(org_id) for (org_id,) in rows}
+        if unknown := sorted(self._org_ids - known_org_ids):
             raise WarehouseError(
                 f"No org {' or '.join(unknown)} is in the history up to the end of {self._as_of} (UTC). "
                 "Check the ids: they are in the column org_id of org_query."
@@ -236,7 +235,7 @@ class _Reader:
         found: dict[str, dict[str, Any]] = {}
         for row in self._rows(
             f"SELECT {', '.join(columns)} FROM {self._history}.users_history "  # noqa: S608 - our names
-            f"WHERE valid_from <= {_literal(self._observed)} ORDER BY user_id, valid_from"
+            f"WHERE valid_from <= {literal(self._observed)} ORDER BY user_id, valid_from"
         ):
             user: dict[str, Any] = dict(zip(columns, row, strict=True))
             user["name"] = " ".join(filter(None, (user.pop("first_name"), user.pop("last_name"))))
@@ -244,7 +243,7 @@ class _Reader:
             found[str(user["user_id"])] = user
         last_active = self._rows(
             f"SELECT user_id, max(day) FROM {self._marts}.fct_user_activity_daily "  # noqa: S608 - our names
-            f"WHERE observed_at <= {_literal(self._observed)} GROUP BY user_id"
+            f"WHERE observed_at <= {literal(self._observed)} GROUP BY user_id"
         )
         for user_id, day in last_active:
             if user_id in found:
@@ -255,13 +254,13 @@ class _Reader:
         """Return the times of the loads in the history."""
         return sorted(as_utc(at) for (at,) in self._rows(f"SELECT read_at FROM {self._history}.{table}"))  # noqa: S608
 
-    def _orgs(self) -> dict[str, tuple[str, bool | None]]:
+    def _org_names(self) -> dict[str, tuple[str, bool | None]]:
         loads = self._read_at("org_loads")  # orgs are a scan of their own
-        known = bisect_left(loads, self._end)
-        if not known:
+        loads_until_end = bisect_left(loads, self._end)
+        if not loads_until_end:
             self._notes.append("The names of orgs are not known: orgs were not loaded until then.")
             return {}
-        observed = _literal(loads[known - 1])
+        observed = literal(loads[loads_until_end - 1])
         rows = self._rows(
             f"SELECT org_id, name, is_saml_configured FROM {self._history}.orgs_history "  # noqa: S608 - our names
             f"WHERE valid_from <= {observed} AND (valid_to IS NULL OR valid_to > {observed})"
@@ -272,40 +271,30 @@ class _Reader:
         rows = self._rows(
             "SELECT org_id, user_id, user_role, additional_roles, inherited_user_roles_plus_current_role, valid_from, "  # noqa: S608
             f"valid_to FROM {self._history}.memberships_history "
-            f"WHERE valid_from <= {_literal(self._observed)} ORDER BY org_id, user_id, valid_from"
+            f"WHERE valid_from <= {literal(self._observed)} ORDER BY org_id, user_id, valid_from"
         )
         members = []
         for (org_id, user_id), versions in groupby(rows, key=lambda row: (str(row[0]), str(row[1]))):
-            member_since = role_since = last_to = last_roles = None
-            role, inherited = "", ()
-            for _, _, role, additional, all_roles, valid_from, valid_to in versions:
-                roles = (role, _roles(additional))
-                since = self._interval(as_utc(valid_from))
-                if last_to is None or last_to != as_utc(valid_from):
-                    member_since = role_since = since
-                elif roles != last_roles:
-                    role_since = since
-                last_to, last_roles = _utc(valid_to), roles
-                inherited = tuple(r for r in _roles(all_roles) if r != role)
-            if (last_to is None or last_to > self._observed) and member_since and role_since and last_roles:
-                user = users.get(user_id, {})
-                member = Member(
-                    org_id=org_id,
-                    user_id=user_id,
-                    role=role or "",
-                    additional_roles=last_roles[1],
-                    inherited_roles=inherited,
-                    role_since=role_since,
-                    member_since=member_since,
-                    enabled=user.get("enabled"),
-                    locked=user.get("locked"),
-                    mfa_enabled=user.get("mfa_enabled"),
-                    last_active_day=user.get("last_active_day"),
-                )
-                exceptions = exceptions_of_member(
-                    member, is_admin=member.holds(self._admin_roles), dormant_before=self._dormant_before
-                )
-                members.append(replace(member, exceptions=exceptions))
+            spell, user = _current_spell([row[2:] for row in versions], self._observed), users.get(user_id, {})
+            if spell is None:
+                continue
+            member = Member(
+                org_id=org_id,
+                user_id=user_id,
+                role=spell.role,
+                additional_roles=spell.additional_roles,
+                inherited_roles=spell.inherited_roles,
+                role_since=self._interval(spell.role_since),
+                member_since=self._interval(spell.member_since),
+                enabled=user.get("enabled"),
+                locked=user.get("locked"),
+                mfa_enabled=user.get("mfa_enabled"),
+                last_active_day=user.get("last_active_day"),
+            )
+            exceptions = exceptions_of_member(
+                member, is_admin=member.holds(self._admin_roles), dormant_before=self._dormant_before
+            )
+            members.append(replace(member, exceptions=exceptions))
         return members
 
     @property
@@ -317,156 +306,27 @@ class _Reader:
         rows = self._rows(
             "SELECT org_id, user_id, change, old_value, new_value, seen_at "  # noqa: S608 - our names
             f"FROM {self._marts}.fct_user_changes "
-            f"WHERE seen_at >= {_literal(self._start)} AND seen_at <= {_literal(self._observed)}"
+            f"WHERE seen_at >= {literal(self._start)} AND seen_at <= {literal(self._observed)}"
         )
         changes = [
-            Change(
-                org_id or "",
-                user_id,
-                CHANGES[change],
-                _roles_text(old),
-                _roles_text(new),
-                self._interval(as_utc(seen_at)),
-            )
-            for org_id, user_id, change, old, new, seen_at in rows
+            Change(org_id or "", user_id, CHANGES[kind], _roles_text(old), _roles_text(new), self._interval(as_utc(at)))
+            for org_id, user_id, kind, old, new, at in rows
         ]
         if not with_domains:
             email = CHANGES["email_changed"]
             changes = [replace(change, old="", new="") if change.change == email else change for change in changes]
         return sorted(changes, key=lambda c: (c.at.before, c.org_id, c.user_id, c.change))
 
-    def _orphan_reason(
-        self,
-        user_id: str | None,
-        org_id: str | None,
-        created: datetime | None,
-        users: Mapping[str, Mapping[str, Any]],
-        memberships: Collection[tuple[str, str]],
-    ) -> str | None:
-        """Return why a key has no owner any more, by the histories: the mart is built again after later loads."""
-        if not user_id:
-            return None
-        if (user := users.get(user_id)) is None:  # a later sign-up is not in the history yet
-            return None if created and created > self._observed else "owner_deleted"
-        ended = _utc(user["valid_to"])
-        if ended and ended <= self._observed:
-            return "owner_deleted"
-        if user["enabled"] is False:
-            return "owner_disabled"
-        return "owner_left_org" if org_id and (user_id, org_id) not in memberships else None
-
-    def _api_keys(
-        self, users: Mapping[str, Mapping[str, Any]], memberships: Collection[tuple[str, str]]
-    ) -> list[ApiKey]:
-        try:
-            [(loaded_at,)] = self._rows(
-                f"SELECT max(as_of) FROM {self._marts}.fct_api_keys WHERE day <= DATE '{self._as_of}'"  # noqa: S608
-            )
-            rows = self._rows(
-                "SELECT api_key_id, owner_kind, user_id, org_id, created_at, expires_at "  # noqa: S608
-                f"FROM {self._marts}.fct_api_keys WHERE status = 'active' AND day = "
-                f"(SELECT max(day) FROM {self._marts}.fct_api_keys WHERE day <= DATE '{self._as_of}') "
-                "ORDER BY api_key_id"
-            )
-        except DatabaseUndefinedRelation:
-            self._notes.append("API keys are not in this review: their mart is not built.")
-            return []
-        self._api_keys_at = _utc(loaded_at)
-        usage, period = self._usage(), self._usage_period
-        keys = []
-        for key_id, owner_kind, user_id, org_id, created_at, expires_at in rows:
-            created = _utc(created_at)
-            orphan_reason = self._orphan_reason(user_id, org_id, created, users, memberships)
-            day = created.date() if created else None
-            usage_from = max(period.first, day or period.first) if period else None
-            validations = self._validations(usage.get(key_id), usage_from)
-            exceptions = exceptions_of_key(owner_kind, orphan_reason, day, validations, period)
-            keys.append(
-                ApiKey(
-                    key_id,
-                    owner_kind,
-                    user_id or "",
-                    org_id or "",
-                    created,
-                    _utc(expires_at),
-                    None if validations is None else usage_from,
-                    validations,
-                    exceptions,
-                )
-            )
-        keys = [key for key in keys if not self._org_ids or key.org_id in self._org_ids]
-        if unknown := sum(key.validations is None for key in keys):
-            self._notes.append(
-                f"The usage of {unknown} of {len(keys)} active API keys is not known: it is not loaded for each of the "
-                f"{DORMANT_DAYS} days, or the key is newer than the last complete day. Load it at least weekly with "
-                "`propel-assets load end_user_api_key_usage --usage-per-key`."
-            )
-        return keys
-
-    def _read_usage_period(self) -> UsagePeriod | None:
-        """Return the days up to the last one that no later load reads again, so that the usage never changes."""
-        loads = self._scan_rows(
-            "s.started_at, s.finished_at",
-            END_USER_API_KEY_USAGE.name,
-            "AND s.verdict <> 'skipped' AND s.rows_read > 0 "
-            f"AND s.finished_at >= {_literal(self._end - USAGE_MAX_AGE)}",
-        )
-        if not loads:
-            return None
-        started_at, finished_at = max((as_utc(started), as_utc(finished)) for started, finished in loads)
-        last = started_at.date() - timedelta(days=OPEN_DAYS)
-        return UsagePeriod(last - timedelta(days=DORMANT_DAYS - 1), last, finished_at)
-
-    def _usage(self) -> dict[str, _Usage]:
-        """Return the usage of each key in the period."""
-        if (period := self._usage_period) is None:
-            return {}
-        try:
-            rows = self._rows(
-                "SELECT api_key_id, sum(validations), count(*), min(day) "  # noqa: S608 - our names
-                f"FROM {self._marts}.fct_api_key_usage_daily "
-                f"WHERE day >= DATE '{period.first}' AND day <= DATE '{period.last}' GROUP BY api_key_id"
-            )
-        except DatabaseUndefinedRelation:
-            return {}
-        return {key_id: _Usage(int(validations), days, first) for key_id, validations, days, first in rows}
-
-    def _validations(self, usage: _Usage | None, usage_from: date | None) -> int | None:
-        """Return the validations of a key; None unless each day of the period from ``usage_from`` on is loaded."""
-        period = self._usage_period
-        if usage is None or period is None or usage_from is None or not usage.first <= usage_from <= period.last:
-            return None
-        return usage.validations if usage.days == (period.last - usage.first).days + 1 else None
-
-    def _scan_rows(self, columns: str, table: str, rest: str) -> list[tuple[Any, ...]]:
-        """Return columns of the complete scans of ``table`` up to the end of the review."""
-        warehouse = self._warehouse
-        return warehouse.rows(
-            f"SELECT {columns} FROM {warehouse.complete_loads_of(PROPEL_SCANS.name)} "  # noqa: S608 - our names
-            f"WHERE s.table_name = %s AND s.finished_at < {_literal(self._end)} {rest}",
-            table,
-        )
-
     def _scans(self) -> list[Scans]:
         found = []
         for table in SCANNED:
             columns = "s.verdict, s.finished_at, s.reason, s.rows_read, s.total_max"
-            rows = self._scan_rows(columns, table, "AND s.mode <> 'events' ORDER BY s.finished_at, s.load_id")
+            rest = "AND s.mode <> 'events' ORDER BY s.finished_at, s.load_id"
+            rows = scan_rows(self._warehouse, self._end, columns, table, rest)
             verdicts = Counter(row[0] for row in rows if as_utc(row[1]) >= self._start)
             verdict, at, reason, read, total = rows[-1] if rows else ("", None, "", None, None)
-            found.append(
-                Scans(
-                    table,
-                    verdicts["proved"],
-                    verdicts["counted"],
-                    verdicts["skipped"],
-                    _utc(at),
-                    verdict,
-                    reason or "",
-                    read,
-                    total,
-                )
-            )
+            counts = (verdicts["proved"], verdicts["counted"], verdicts["skipped"])
+            found.append(Scans(table, *counts, utc(at), verdict, reason or "", read, total))
         return found
 
 
@@ -479,11 +339,3 @@ def _roles(stored: str | None) -> tuple[str, ...]:
 def _roles_text(stored: str | None) -> str:
     """Return a role, or a JSON list of roles, as text."""
     return ", ".join(_roles(stored)) if stored and stored.startswith("[") else stored or ""
-
-
-def _utc(at: Any) -> datetime | None:
-    return as_utc(at) if at else None
-
-
-def _literal(at: datetime) -> str:
-    return f"CAST('{at:%Y-%m-%d %H:%M:%S.%f}+00' AS TIMESTAMP WITH TIME ZONE)"

@@ -46,13 +46,7 @@ class DestinationPolicy:
 ANY_TEXT = ValueLimits(nul=True, json_numbers="any")
 DESTINATIONS: dict[str, DestinationPolicy] = {
     # One transaction reads the Parquet files: nothing is faster.
-    "duckdb": DestinationPolicy(
-        "own transaction",
-        "delete-insert",
-        "parquet",
-        "",
-        limits=ANY_TEXT,
-    ),
+    "duckdb": DestinationPolicy("own transaction", "delete-insert", "parquet", "", limits=ANY_TEXT),
     # TRUNCATE and INSERT are one transaction. Rows are loaded by COPY from CSV: Parquet needs one more driver and makes
     # jsonb columns json.
     "postgres": DestinationPolicy(
@@ -67,13 +61,7 @@ DESTINATIONS: dict[str, DestinationPolicy] = {
     # DELETE and INSERT are one snapshot of the lake.
     "ducklake": DestinationPolicy("insert-from-staging", "delete-insert", "parquet", "ducklake"),
     # DELETE and INSERT are one transaction.
-    "motherduck": DestinationPolicy(
-        "insert-from-staging",
-        "delete-insert",
-        "parquet",
-        "motherduck",
-        limits=ANY_TEXT,
-    ),
+    "motherduck": DestinationPolicy("insert-from-staging", "delete-insert", "parquet", "motherduck", limits=ANY_TEXT),
     # TRUNCATE commits on Redshift, so rows are deleted. Without a bucket rows are loaded by INSERT; with a bucket by
     # COPY from JSON, because Parquet would make a SUPER column one string.
     "redshift": DestinationPolicy(
@@ -97,12 +85,7 @@ DESTINATIONS: dict[str, DestinationPolicy] = {
     # dlt uses no transaction if a column is named created_at, because it takes the name for CREATE; one MERGE needs no
     # transaction. JSON, because Parquet cannot load a JSON column.
     "bigquery": DestinationPolicy(
-        "one statement",
-        "upsert",
-        "jsonl",
-        "bigquery",
-        staged_files="jsonl",
-        client=BigQueryClient,
+        "one statement", "upsert", "jsonl", "bigquery", staged_files="jsonl", client=BigQueryClient
     ),
     # No transactions over statements. INSERT OVERWRITE is one commit of the Delta table, and so is MERGE.
     "databricks": DestinationPolicy(
@@ -115,13 +98,7 @@ DESTINATIONS: dict[str, DestinationPolicy] = {
         limits=ValueLimits(json_numbers="any"),  # JSON columns are STRING
     ),
     # Delta tables: replace and merge are one commit each. Plain files cannot be replaced atomically or merged.
-    "filesystem": DestinationPolicy(
-        "insert-from-staging",
-        "upsert",
-        "parquet",
-        "filesystem",
-        limits=ANY_TEXT,
-    ),
+    "filesystem": DestinationPolicy("insert-from-staging", "upsert", "parquet", "filesystem", limits=ANY_TEXT),
 }
 # Safe if TRUNCATE and INSERT can be one transaction.
 ANY_OTHER = DestinationPolicy("insert-from-staging", "delete-insert", None, "")

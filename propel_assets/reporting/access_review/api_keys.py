@@ -1,0 +1,128 @@
+"""Reads the API keys of an access review, with their usage."""
+
+from collections.abc import Collection, Mapping
+from datetime import date, datetime, timedelta
+from typing import Any, NamedTuple
+
+from dlt.destinations.exceptions import DatabaseUndefinedRelation
+
+from propel_assets.catalog import END_USER_API_KEY_USAGE
+from propel_assets.reporting.access_review.exceptions import DORMANT_DAYS, exceptions_of_key
+from propel_assets.reporting.access_review.model import USAGE_MAX_AGE, ApiKey, UsagePeriod
+from propel_assets.reporting.access_review.queries import literal, scan_rows, utc
+from propel_assets.warehouse.audit import as_utc
+from propel_assets.warehouse.query import Warehouse
+
+Users = Mapping[str, Mapping[str, Any]]
+"""By user id."""
+Memberships = Collection[tuple[str, str]]
+"""Ids of a user and an org."""
+OPEN_DAYS = 2
+"""A load reads the usage of its own day and of the day before, and the next load reads them again."""
+
+
+class _Usage(NamedTuple):
+    """The validations of one API key, the number of days that are loaded, and the first one."""
+
+    validations: int
+    days: int
+    first: date
+
+
+class ApiKeyReader:
+    """Reads the API keys of one review. ``loaded_at``: their load in the marts. ``notes``: what is not known."""
+
+    def __init__(self, warehouse: Warehouse, marts: str, as_of: date, end: datetime, observed: datetime) -> None:
+        """Read the period of the usage. ``end``: of the day ``as_of``. ``observed``: the last load of users before."""
+        self._warehouse, self._marts, self._as_of, self._observed = warehouse, marts, as_of, observed
+        self.usage_period = self._read_usage_period(end)
+        self.loaded_at: datetime | None = None
+        self.notes: list[str] = []
+
+    def read(self, users: Users, memberships: Memberships, org_ids: Collection[str]) -> list[ApiKey]:
+        """Return the active keys; ``org_ids``: only those of these orgs; empty: all."""
+        rows, usage = self._active_key_rows(), self._usage()
+        keys = [self._api_key(row, users, memberships, usage) for row in rows]
+        keys = [key for key in keys if not org_ids or key.org_id in org_ids]
+        if unknown := sum(key.validations is None for key in keys):
+            self.notes.append(
+                f"The usage of {unknown} of {len(keys)} active API keys is not known: it is not loaded for each of the "
+                f"{DORMANT_DAYS} days, or the key is newer than the last complete day. Load it at least weekly with "
+                "`propel-assets load end_user_api_key_usage --usage-per-key`."
+            )
+        return keys
+
+    def _active_key_rows(self) -> list[tuple[Any, ...]]:
+        keys = f"{self._marts}.fct_api_keys"
+        until = f"FROM {keys} WHERE day <= DATE '{self._as_of}'"
+        try:
+            [(loaded_at,)] = self._warehouse.rows(f"SELECT max(as_of) {until}")
+            rows = self._warehouse.rows(
+                "SELECT api_key_id, owner_kind, user_id, org_id, created_at, expires_at "  # noqa: S608 - our names
+                f"FROM {keys} WHERE status = 'active' AND day = (SELECT max(day) {until}) ORDER BY api_key_id"
+            )
+        except DatabaseUndefinedRelation:
+            self.notes.append("API keys are not in this review: their mart is not built.")
+            return []
+        self.loaded_at = utc(loaded_at)
+        return rows
+
+    def _api_key(
+        self, row: tuple[Any, ...], users: Users, memberships: Memberships, usage: Mapping[str, _Usage]
+    ) -> ApiKey:
+        key_id, owner_kind, user_id, org_id, created_at, expires_at = row
+        created, expires, period = utc(created_at), utc(expires_at), self.usage_period
+        orphan_reason = self._orphan_reason(user_id, org_id, created, users, memberships)
+        day = created.date() if created else None
+        usage_from = max(period.first, day or period.first) if period else None
+        validations = self._validations(usage.get(key_id), usage_from)
+        usage_from = None if validations is None else usage_from
+        exceptions = exceptions_of_key(owner_kind, orphan_reason, day, validations, period)
+        owner = (owner_kind, user_id or "", org_id or "")
+        return ApiKey(key_id, *owner, created, expires, usage_from, validations, exceptions)
+
+    def _orphan_reason(
+        self, user_id: str | None, org_id: str | None, created: datetime | None, users: Users, memberships: Memberships
+    ) -> str | None:
+        """Return why a key has no owner any more, by the histories: the mart is built again after later loads."""
+        if not user_id:
+            return None
+        if (user := users.get(user_id)) is None:  # a later sign-up is not in the history yet
+            return None if created and created > self._observed else "owner_deleted"
+        ended = utc(user["valid_to"])
+        if ended and ended <= self._observed:
+            return "owner_deleted"
+        if user["enabled"] is False:
+            return "owner_disabled"
+        return "owner_left_org" if org_id and (user_id, org_id) not in memberships else None
+
+    def _read_usage_period(self, end: datetime) -> UsagePeriod | None:
+        """Return the days up to the last one that no later load reads again, so that the usage never changes."""
+        rest = f"AND s.verdict <> 'skipped' AND s.rows_read > 0 AND s.finished_at >= {literal(end - USAGE_MAX_AGE)}"
+        loads = scan_rows(self._warehouse, end, "s.started_at, s.finished_at", END_USER_API_KEY_USAGE.name, rest)
+        if not loads:
+            return None
+        started_at, finished_at = max((as_utc(started), as_utc(finished)) for started, finished in loads)
+        last = started_at.date() - timedelta(days=OPEN_DAYS)
+        return UsagePeriod(last - timedelta(days=DORMANT_DAYS - 1), last, finished_at)
+
+    def _usage(self) -> dict[str, _Usage]:
+        """Return the usage of each key in the period."""
+        if (period := self.usage_period) is None:
+            return {}
+        try:
+            rows = self._warehouse.rows(
+                "SELECT api_key_id, sum(validations), count(*), min(day) "  # noqa: S608 - our names
+                f"FROM {self._marts}.fct_api_key_usage_daily "
+                f"WHERE day >= DATE '{period.first}' AND day <= DATE '{period.last}' GROUP BY api_key_id"
+            )
+        except DatabaseUndefinedRelation:
+            return {}
+        return {key_id: _Usage(int(validations), days, first) for key_id, validations, days, first in rows}
+
+    def _validations(self, usage: _Usage | None, usage_from: date | None) -> int | None:
+        """Return the validations of a key; None unless each day of the period from ``usage_from`` on is loaded."""
+        period = self.usage_period
+        if usage is None or period is None or usage_from is None or not usage.first <= usage_from <= period.last:
+            return None
+        return usage.validations if usage.days == (period.last - usage.first).days + 1 else None
