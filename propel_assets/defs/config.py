@@ -157,8 +157,8 @@ class PropelAuthConfig(dg.Model, dg.Resolvable):
     translation: Annotated[
         TranslationFn[Layer] | None,
         _translation(
-            "Attributes for the spec of every asset. A template can use `spec`, the asset's own, and `layer`: api, raw, "
-            "history or marts. In Python, a function of the two that returns the spec.",
+            "Attributes for the spec of every asset. A template can use `spec`, the asset's own, and `layer`: api, "
+            "raw, history or marts. In Python, a function of the two that returns the spec.",
             {"tags": {"layer": "{{ layer }}"}},
         ),
     ] = None

@@ -36,7 +36,8 @@ def _assets(definitions: dg.Definitions) -> Iterator[str]:
         op = definitions.get_assets_def(spec.key).node_def
         yield f"\nasset {spec.key.to_user_string()}"
         pool = getattr(op, "pool", None) or "none"
-        yield f"  group {spec.group_name}, op {op.name}, pool {pool}, kinds {_listed(spec.kinds)}, owners {_listed(spec.owners)}"
+        names = f"group {spec.group_name}, op {op.name}, pool {pool}"
+        yield f"  {names}, kinds {_listed(spec.kinds)}, owners {_listed(spec.owners)}"
         yield f"  depends on {_listed(dep.asset_key.to_user_string() for dep in spec.deps)}"
         for key in sorted(graph.get_check_keys_for_assets({spec.key}), key=lambda key: key.name):
             blocks = ", blocking" if graph.get_check_spec(key).blocking else ""
