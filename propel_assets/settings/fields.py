@@ -161,8 +161,8 @@ class Settings:
         "PROPELAUTH_MAX_LOSS",
         Tenant.max_loss,
         "Maximum share of rows that users, orgs, memberships and tables with one request per user or org may lose in "
-        "one load. A loss of up to 50 rows is accepted, unless the table would be empty. A load that loses more "
-        "replaces nothing and fails.",
+        "one load. A load that loses more replaces nothing and fails. A loss of up to 50 rows is accepted, unless the "
+        "table would be empty.",
         minimum=0,
         maximum=1,
     )

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from propel_assets.source.reconcile import ValueLimits
 from propel_assets.warehouse.destinations.postgres import PostgresClient
 from propel_assets.warehouse.destinations.replace_statement import BigQueryClient, DatabricksClient
+from propel_assets.warehouse.destinations.snowflake import SnowflakeClient
 
 FileFormat = Literal["parquet", "csv", "jsonl"]
 MergeStrategy = Literal["delete-insert", "upsert"]
@@ -29,6 +30,7 @@ class DestinationPolicy:
         staged_files: the format of the files in the bucket of PROPELAUTH_STAGING.
         client: a mixin for dlt's client.
         capabilities: dlt's capabilities that are set to other values.
+        options: dlt's options of the destination that are set to other values.
         limits: the values that it stores. A value beyond them is stored in `<column>__v_text`.
     """
 
@@ -39,6 +41,7 @@ class DestinationPolicy:
     staged_files: FileFormat | None = None
     client: type | None = None
     capabilities: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     limits: ValueLimits = field(default_factory=ValueLimits)  # not tested: what every destination stores
 
 
@@ -80,7 +83,9 @@ DESTINATIONS: dict[str, DestinationPolicy] = {
         "jsonl",
         "snowflake",
         staged_files="jsonl",
+        client=SnowflakeClient,
         capabilities={"supports_truncate_command": False},
+        options={"keep_staged_files": False},  # they are rows
     ),
     # dlt uses no transaction if a column is named created_at, because it takes the name for CREATE; one MERGE needs no
     # transaction. JSON, because Parquet cannot load a JSON column.

@@ -30,8 +30,8 @@ from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import (
     build_pipeline,
     database_file,
-    empty_bucket,
     load_lock,
+    remove_staged_files,
     sync_local_pipeline,
     write_lock,
 )
@@ -131,7 +131,7 @@ class _Run:
             if file is not None:
                 write_compacted_copy(client.sql_client, file)
                 replace_with_compacted_copy(file)
-        empty_bucket(self.pipeline, list(BY_NAME))  # files of a load that was killed
+        remove_staged_files(self.pipeline, list(BY_NAME))  # files of a load that was killed
         sync_local_pipeline(self.target)
         with self._connection() as client, _transaction(client):
             return self._receipt(records, eraser, PersonEraser(client, self.person))
