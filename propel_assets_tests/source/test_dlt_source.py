@@ -7,7 +7,7 @@ import pytest
 from dlt.common.data_writers import writers
 
 from propel_assets.errors import SettingsError
-from propel_assets.settings import load_settings
+from propel_assets.settings import load_settings, require_credentials
 from propel_assets.source.dlt_source import RESUME_STATES_KEY, SOURCE, SourceRun, build_source, propel_auth_source
 from propel_assets.source.stream import ReadOptions
 from propel_assets.warehouse.erasure import erase
@@ -34,12 +34,14 @@ def results():
 
 
 @pytest.fixture
-def run(pipeline, results, settings):
+def run(pipeline, results):
     """Run the pipeline with some tables, and return the results of their scans."""
 
     def extract_and_load(*tables: str, options: ReadOptions | None = None):
         results.clear()
-        run = SourceRun(lambda: settings, options or ReadOptions(), on_result=results.append)
+        run = SourceRun(
+            lambda: require_credentials(load_settings()), options or ReadOptions(), on_result=results.append
+        )
         info = pipeline.run(build_source(tables, run))
         info.raise_on_failed_jobs()
         return {result.table_name: result for result in results}
