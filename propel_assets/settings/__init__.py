@@ -34,6 +34,7 @@ from propel_assets.settings.parsing import (
     executor_name,
     load_settings,
     max_age,
+    monitoring_settings,
     variables_of,
 )
 from propel_assets.settings.process import (
@@ -64,6 +65,7 @@ __all__ = [
     "is_loopback",
     "load_settings",
     "max_age",
+    "monitoring_settings",
     "name_prefix",
     "normalize_auth_url",
     "require_credentials",
