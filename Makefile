@@ -16,7 +16,7 @@ DBT_NEXT := .venv-dbt-next
 DEPLOYED := production,postgres,celery,k8s,webhooks,apprise
 LOWEST_SAMPLE := $(addprefix propel_assets_tests/,test_definitions.py defs/test_recent.py warehouse/test_load.py warehouse/test_recent.py)
 WITH_DAGSTER := $(addprefix propel_assets_tests/,cli defs marts deploy test_definitions.py test_secrets.py)
-# What the gate runs of the slow suites (`make test-embedded-elt SAMPLE=1`); without SAMPLE, they run completely.
+# What `.ci/run` runs of the slow suites (`make test-embedded-elt SAMPLE=1`); without SAMPLE, they run completely.
 # Of `make test-slow`, one test in so many.
 SLOW_SAMPLE := 4
 ELT_SAMPLE := $(addprefix propel_assets_tests/,test_definitions.py defs/test_assets.py marts/test_assets.py)

@@ -18,8 +18,9 @@ def build_definitions(config: PropelAuthConfig | None = None) -> dg.Definitions:
     """Return the assets, checks, jobs, schedules, sensors and resources of one PropelAuth environment.
 
     There is no executor and no logger, every name begins with a prefix of the environment, and schedules and sensors
-    are off, so that `dg.Definitions.merge` adds them to a project without a change to it. They load with nothing
-    configured; a run reports what is missing::
+    are off, so that `dg.Definitions.merge` changes no definition of the project. In the process, dlt's telemetry is
+    disabled unless RUNTIME__DLTHUB_TELEMETRY is set. Definitions load with nothing configured; a run reports what is
+    missing::
 
         config = PropelAuthConfig(environment="staging")
         defs = dg.Definitions.merge(my_definitions, build_definitions(config))

@@ -10,8 +10,8 @@ from propel_assets.defs.config import PropelAuthConfig
 ATTRIBUTES = {
     "auth_url": "{{ env.PROPELAUTH_AUTH_URL }}",
     "api_key": "{{ env.PROPELAUTH_API_KEY }}",
-    "destination": "duckdb",
 }
+"""No destination: an attribute would override PROPELAUTH_DESTINATION, which the deployment sets."""
 
 
 class PropelAuthScaffolder(dg.Scaffolder):
@@ -35,7 +35,6 @@ class PropelAuthComponent(dg.Component, PropelAuthConfig):
             attributes:
               auth_url: "{{ env.PROPELAUTH_AUTH_URL }}"
               api_key: "{{ env.PROPELAUTH_API_KEY }}"
-              destination: duckdb
     """
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:

@@ -122,7 +122,7 @@ class PropelAuthConfig(dg.Model, dg.Resolvable):
         str | None,
         _option(
             "Cron schedule that loads the default tables and builds the marts; null for none. It is off until it is "
-            "turned on in Dagster. Set max_age_hours for one that is not daily.",
+            "turned on in Dagster. If the schedule is not daily, set max_age_hours too.",
             DAILY,
         ),
     ] = DAILY
@@ -157,8 +157,8 @@ class PropelAuthConfig(dg.Model, dg.Resolvable):
     translation: Annotated[
         TranslationFn[Layer] | None,
         _translation(
-            "Attributes that replace those of every asset's spec. Their templates have `spec` and `layer`: api, raw, "
-            "history or marts. In Python, a function of the two that returns the spec.",
+            "Attributes for the spec of every asset. A template can use `spec`, the asset's own, and `layer`: api, "
+            "raw, history or marts. In Python, a function of the two that returns the spec.",
             {"tags": {"layer": "{{ layer }}"}},
         ),
     ] = None

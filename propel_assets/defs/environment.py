@@ -16,6 +16,7 @@ from propel_assets.catalog import BY_NAME, TABLES, Table
 from propel_assets.defs.config import Layer, PropelAuthConfig
 from propel_assets.settings import (
     DATASET,
+    FIELDS,
     Settings,
     Target,
     destination_name,
@@ -215,12 +216,12 @@ class Environment:
         """
         credentials = getattr(resources, self.name_prefix, None)
         warehouse = getattr(resources, self.warehouse_key)
-        found = {name: getattr(credentials, name, "") or self._configured(name) for name in CREDENTIALS}
-        found |= {"destination": warehouse.destination or self.config.destination, "privacy": self.config.privacy}
-        found["max_age_hours"] = self.config.max_age_hours
+        found = {name: self._configured(name) for name in type(self.config).model_fields if name in FIELDS}
+        found |= {name: getattr(credentials, name, "") or found[name] for name in CREDENTIALS}
+        found["destination"] = warehouse.destination or found["destination"]
         return load_settings(found, self.name)
 
-    def _configured(self, name: str) -> str:
+    def _configured(self, name: str) -> Any:
         value = getattr(self.config, name)
         return value.get_value() or "" if isinstance(value, dg.EnvVar) else value
 

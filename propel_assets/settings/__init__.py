@@ -19,6 +19,7 @@ from propel_assets.settings.dlt_provider import disable_dlt_telemetry, dlt_file_
 from propel_assets.settings.fields import (
     DATASET,
     ENVIRONMENT_NAME,
+    FIELDS,
     PIPELINE,
     AlertSettings,
     PrivacySettings,
@@ -48,6 +49,7 @@ from propel_assets.settings.process import (
 __all__ = [
     "DATASET",
     "ENVIRONMENT_NAME",
+    "FIELDS",
     "PIPELINE",
     "AlertSettings",
     "PrivacySettings",

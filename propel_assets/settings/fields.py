@@ -158,15 +158,17 @@ class Settings:
     max_loss: float = _setting(
         "PROPELAUTH_MAX_LOSS",
         0.2,
-        "Share of its rows that users, orgs, memberships and tables with one request per user or org may lose in one "
-        "load, at least 50 rows. A load that loses more replaces nothing and fails.",
+        "Maximum share of rows that users, orgs, memberships and tables with one request per user or org may lose in "
+        "one load. A load that loses more replaces nothing and fails. A loss of up to 50 rows is accepted, unless the "
+        "table would be empty.",
         minimum=0,
         maximum=1,
     )
     allow_loss: bool = _setting(
         "PROPELAUTH_ALLOW_LOSS",
         False,
-        "Set to true for one run to replace the rows although more, or those of a report, were lost.",
+        "Set to true for one run to accept a loss above PROPELAUTH_MAX_LOSS, a report that is not available any more, "
+        "or rows of another tenant.",
     )
     max_age_hours: float = _setting(
         "PROPELAUTH_MAX_AGE_HOURS",

@@ -32,10 +32,10 @@ from propel_assets.warehouse.grades import grade_scan
 from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import (
     destination_kind,
-    empty_bucket,
     has_write_lock,
     load_formats,
     load_lock,
+    remove_staged_files,
     write_lock,
     writes_plain_files,
 )
@@ -265,7 +265,7 @@ def release_memory() -> None:
 
 
 def _clear_staging(pipeline: dlt.Pipeline, tables: Sequence[str]) -> None:
-    """Empty the staging tables, and the bucket that the warehouse loads from: they contain a copy of personal data.
+    """Empty the staging tables, and remove the files that the warehouse loads from: they are copies of personal data.
 
     dlt's own setting for that would empty the tables of concurrent loads.
     """
@@ -276,7 +276,7 @@ def _clear_staging(pipeline: dlt.Pipeline, tables: Sequence[str]) -> None:
             for name in staged:
                 with client.with_staging_dataset(), contextlib.suppress(DatabaseUndefinedRelation):
                     client.initialize_storage(truncate_tables=[name])
-    empty_bucket(pipeline, tables)
+    remove_staged_files(pipeline, tables)
 
 
 def _delete_rows(pipeline: dlt.Pipeline, result: ScanResult) -> None:

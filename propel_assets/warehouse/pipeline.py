@@ -4,7 +4,7 @@ import contextlib
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dlt
 from dlt.common.configuration.exceptions import ConfigurationException
@@ -21,6 +21,7 @@ from propel_assets.warehouse.destinations.capabilities import CachesCapabilities
 from propel_assets.warehouse.destinations.duckdb import atomic_duckdb
 from propel_assets.warehouse.destinations.policies import DESTINATIONS, policy_of
 from propel_assets.warehouse.destinations.postgres import advisory_lock
+from propel_assets.warehouse.destinations.snowflake import SnowflakeClient
 from propel_assets.warehouse.dlt_compat import copy_local_state, local_state_folder
 from propel_assets.warehouse.dlt_setup import set_up_dlt
 from propel_assets.warehouse.locks import LockTimeout, Log, file_lock
@@ -69,7 +70,7 @@ def build_destination(target: Target, log: Log) -> Destination[Any, Any]:
         ) from None
     policy = policy_of(kind)
     factory = _extend(factory, kind, policy.client)
-    options: dict[str, Any] = dict(policy.capabilities)
+    options: dict[str, Any] = {**policy.capabilities, **policy.options}
     if name != kind:
         options["destination_name"] = name
     if kind in DESTINATIONS and policy.replace == "insert-from-staging":
@@ -207,9 +208,11 @@ def sync_local_pipeline(target: Target, log: Log = lambda _: None, loaded: dlt.P
         )
 
 
-def empty_bucket(pipeline: dlt.Pipeline, tables: Sequence[str]) -> None:
-    """Remove the files of ``tables`` from the bucket that the warehouse loads from, where there is one."""
+def remove_staged_files(pipeline: dlt.Pipeline, tables: Sequence[str]) -> None:
+    """Remove the files of ``tables`` that the warehouse loads from: those in the bucket, and in Snowflake's stages."""
     if pipeline.staging is not None:
         bucket = dlt.dataset(pipeline.staging, pipeline.dataset_name, pipeline.default_schema).destination_client
         with bucket:
             bucket.initialize_storage(truncate_tables=list(tables))
+    if issubclass(pipeline.destination.client_class, SnowflakeClient):
+        cast(SnowflakeClient, pipeline.destination_client()).remove_staged_files(tables)

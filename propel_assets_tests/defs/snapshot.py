@@ -33,9 +33,11 @@ def describe(definitions: dg.Definitions) -> str:
 def _assets(definitions: dg.Definitions) -> Iterator[str]:
     graph = definitions.resolve_asset_graph()
     for spec in sorted(definitions.resolve_all_asset_specs(), key=lambda spec: spec.key):
-        op = definitions.get_assets_def(spec.key).node_def.name
+        op = definitions.get_assets_def(spec.key).node_def
         yield f"\nasset {spec.key.to_user_string()}"
-        yield f"  group {spec.group_name}, op {op}, kinds {_listed(spec.kinds)}, owners {_listed(spec.owners)}"
+        pool = getattr(op, "pool", None) or "none"
+        names = f"group {spec.group_name}, op {op.name}, pool {pool}"
+        yield f"  {names}, kinds {_listed(spec.kinds)}, owners {_listed(spec.owners)}"
         yield f"  depends on {_listed(dep.asset_key.to_user_string() for dep in spec.deps)}"
         for key in sorted(graph.get_check_keys_for_assets({spec.key}), key=lambda key: key.name):
             blocks = ", blocking" if graph.get_check_spec(key).blocking else ""

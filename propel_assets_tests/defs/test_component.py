@@ -6,13 +6,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import dagster as dg
 import pytest
 import yaml
 
 from propel_assets import PropelAuthComponent, PropelAuthConfig
-from propel_assets.settings import load_settings
+from propel_assets.defs.component import ATTRIBUTES
+from propel_assets.defs.environment import Environment
+from propel_assets.settings import FIELDS, load_settings
 from propel_assets_tests.conftest import Query
 from propel_assets_tests.defs import options
 from propel_assets_tests.processes import ROOT
@@ -165,6 +168,39 @@ def test_templates_resolve_secrets_when_definitions_load_and_nothing_shows_them(
     assert "secret-of-the-template" not in repr(component)
     missing = PropelAuthComponent.resolve_from_yaml('{api_key: "{{ env.NOT_SET }}"}')
     assert missing.api_key == load_settings().api_key == ""
+
+
+def test_the_scaffolded_component_leaves_the_destination_to_the_deployment(monkeypatch) -> None:
+    monkeypatch.setenv("PROPELAUTH_DESTINATION", "snowflake")
+    component = PropelAuthComponent.resolve_from_yaml(yaml.safe_dump(ATTRIBUTES))
+    environment = Environment.from_config(component)
+    assert environment.settings(_resources(environment)).destination == "snowflake"
+
+
+def test_every_option_that_is_a_setting_reaches_the_runs() -> None:
+    class Extended(PropelAuthConfig):
+        """What the config is after an option has been added that is a setting."""
+
+        lock_seconds: float | None = None
+
+    values = {
+        "environment": "staging",
+        "auth_url": "https://auth.example.com",
+        "api_key": "key",
+        "oauth_token": "token",
+        "destination": "postgres",
+        "privacy": "strict",
+        "max_age_hours": 170.0,
+        "lock_seconds": 5.0,
+    }
+    assert set(values) == {name for name in Extended.model_fields if name in FIELDS}
+    environment = Environment.from_config(Extended(**values))
+    settings = environment.settings(_resources(environment))
+    assert {name: getattr(settings, name) for name in values} == values
+
+
+def _resources(environment: Environment) -> SimpleNamespace:
+    return SimpleNamespace(**environment.resources)
 
 
 def test_every_option_has_a_description_in_the_schema() -> None:

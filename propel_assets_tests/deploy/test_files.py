@@ -245,7 +245,11 @@ def test_the_receiver_runs_without_privileges_and_within_its_memory() -> None:
     pod = WEBHOOKS[0]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert pod["automountServiceAccountToken"] is False
-    assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert pod["securityContext"] == {
+        "runAsNonRoot": True,
+        "runAsUser": int(re.findall(r"^USER (\d+)$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)[0]),
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
     assert container["securityContext"] == {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
@@ -256,6 +260,8 @@ def test_the_receiver_runs_without_privileges_and_within_its_memory() -> None:
 
 
 PAGES = [(page.name, page.read_text()) for page in sorted((ROOT / "docs").glob("*.md"))]
+THEIRS = "your-project"
+"""The deployment of docs/embedding.md."""
 CONTAINERS = {
     "dagster-dagster-webserver": "/dagster-workspace/workspace.yaml",
     "code_server": "",
@@ -293,8 +299,8 @@ def test_a_command_in_a_container_names_what_the_container_has(page, container, 
     if workspace and "concurrency" not in words:
         assert words[words.index("-w") + 1] == workspace
         location = words[words.index("--location") + 1] if "--location" in words else ""
-        assert location in {"", "staging", *(deployment["name"] for deployment in DEPLOYMENTS)}
-        environment = location.removeprefix("propel-assets").removeprefix("-")
+        assert location in {"", "staging", THEIRS, *(deployment["name"] for deployment in DEPLOYMENTS)}
+        environment = location.removeprefix(THEIRS).removeprefix("propel-assets").removeprefix("-")
         definitions = build_definitions(PropelAuthConfig(environment=environment))
         named = {"schedule": definitions.schedules, "sensor": definitions.sensors, "job": definitions.jobs}[words[1]]
         assert words[-1] in {found.name for found in named or ()}

@@ -1,5 +1,7 @@
 """The same promises on every destination: complete, exact, atomic, repeatable, checked."""
 
+from dataclasses import replace
+
 import pytest
 from click.testing import CliRunner, Result
 
@@ -8,6 +10,7 @@ from propel_assets.cli.main import main
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.source.stream import ReadOptions
 from propel_assets.warehouse.checks import examine
+from propel_assets.warehouse.destinations.policies import DESTINATIONS
 from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.pipeline import writes_plain_files
 from propel_assets.warehouse.query import open_warehouse
@@ -64,6 +67,23 @@ def test_a_bucket_that_a_warehouse_loads_from_is_empty_afterwards(settings, star
     left = {file["Key"] for file in started(destination).bucket.files()}
     assert {name for name in left if "user_query" in name or "org_membership" in name} == set()
     assert left  # of what nobody's name is in: so it was the bucket they came from
+
+
+@pytest.mark.parametrize("destination", ["snowflake"], indirect=True)
+@pytest.mark.destinations
+def test_no_file_of_rows_is_left_in_the_stages_of_tables(settings, monkeypatch) -> None:
+    def staged() -> list[str]:
+        with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
+            names = [warehouse.table(f"%{name}") for name in ("user_query", "org_membership")]
+            names += [name.replace('".', '_STAGING".') for name in names]
+            return [file for name in names for file, *_ in warehouse.rows(f"LIST @{name}")]
+
+    with monkeypatch.context() as before:  # as dlt does
+        before.setitem(DESTINATIONS, "snowflake", replace(DESTINATIONS["snowflake"], client=None, options={}))
+        load_scan("users", settings)
+        assert staged()
+    load_scan("users", settings)
+    assert staged() == []
 
 
 @pytest.mark.parametrize("destination", ["duckdb", "postgres", "files", "plain_files"], indirect=True)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from propel_assets.source.reconcile import ValueLimits
 from propel_assets.warehouse.destinations.postgres import PostgresClient
 from propel_assets.warehouse.destinations.replace_statement import BigQueryClient, DatabricksClient
+from propel_assets.warehouse.destinations.snowflake import SnowflakeClient
 
 FileFormat = Literal["parquet", "csv", "jsonl"]
 MergeStrategy = Literal["delete-insert", "upsert"]
@@ -30,6 +31,7 @@ class DestinationPolicy:
         staged_files: the format of the files in the bucket of PROPELAUTH_STAGING.
         client: a mixin for dlt's client.
         capabilities: dlt's capabilities that are set to other values.
+        options: dlt's options of the destination that are set to other values.
         limits: the values that it stores. A value beyond them is stored in `<column>__v_text`.
     """
 
@@ -41,6 +43,7 @@ class DestinationPolicy:
     staged_files: FileFormat | None = None
     client: type | None = None
     capabilities: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     limits: ValueLimits = field(default_factory=ValueLimits)  # not tested: what every destination stores
 
 
@@ -95,7 +98,9 @@ DESTINATIONS: dict[str, DestinationPolicy] = {
         "Rows are deleted and inserted in one transaction; TRUNCATE in a transaction is not tested. MERGE is one "
         "statement. JSON, because Parquet would make a VARIANT column one string.",
         staged_files="jsonl",
+        client=SnowflakeClient,
         capabilities={"supports_truncate_command": False},
+        options={"keep_staged_files": False},  # they are rows
     ),
     "bigquery": DestinationPolicy(
         "one statement",

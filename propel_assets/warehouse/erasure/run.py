@@ -35,8 +35,8 @@ from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import (
     build_pipeline,
     database_file,
-    empty_bucket,
     load_lock,
+    remove_staged_files,
     sync_local_pipeline,
     write_lock,
 )
@@ -175,7 +175,8 @@ class _Run:
                 eraser.refused |= labels.refused
                 records += eraser.erase(dry_run=False)
                 eraser.delete_states(self.pipeline.pipeline_name, state)
-        empty_bucket(self.pipeline, list(BY_NAME))  # files of a load that was killed
+        # Files of a load that was killed, and the state that was just loaded.
+        remove_staged_files(self.pipeline, [*BY_NAME, self.pipeline.default_schema.state_table_name])
         with self._connection() as client, _transaction(client):
             receipt = self._receipt(records, eraser, PersonEraser(client, self.person))
         state = self._end_note(receipt)

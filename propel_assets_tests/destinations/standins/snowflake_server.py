@@ -1,19 +1,23 @@
 """fakesnow's server, for what dlt sends: `snowflake_server.py PORT`, run by the Python of .venv-fakesnow.
 
-It rewrites the spellings of dlt's that fakesnow does not parse, and copies JSON Lines, which fakesnow does not by name
-of column. Imports nothing of ours: that environment has none of it.
+It rewrites the spellings of dlt's that fakesnow does not parse, copies JSON Lines, which fakesnow does not by name of
+column, and removes files from the stages of tables, which it does not at all. Imports nothing of ours: that
+environment has none of it.
 """
 
 import asyncio
 import gzip
 import json
 import re
+import shutil
 import sys
+from pathlib import Path
 
 import fakesnow.copy_into as copying
 import fakesnow.cursor
 import fakesnow.server
 import uvicorn
+from fakesnow.transforms.stage import LOCAL_BUCKET_PATH
 
 one_at_a_time = asyncio.Lock()
 copy_into, inserts = copying.copy_into, copying._inserts
@@ -61,8 +65,19 @@ def rewritten(sql: str) -> str:
         sql = re.sub(r"MATCH_BY_COLUMN_NAME\s*=\s*'(\w+)'", r"MATCH_BY_COLUMN_NAME = \1", sql)
         return re.sub(r"FILE_FORMAT\s*=\s*\(([^)]*)\)", lambda m: f"FILE_FORMAT = ({_format(m[1])})", sql)
     if head.startswith("REMOVE"):
-        return re.sub(r"'(@[^']*)'", lambda m: _stage(m[1]), sql, count=1)
+        return "LIST " + _table_stage(sql)[0]  # an error if there is no such table
     return sql
+
+
+def _table_stage(sql: str) -> tuple[str, list[Path]]:
+    """Return the stage of a table that a statement names, and what is in the path that follows."""
+    stage, schema, table, path = re.search(r"(@\"(\w+)\"\.\"(%\w+)\")([^']*)'", sql).groups()
+    return stage, list(Path(LOCAL_BUCKET_PATH).glob(f"*/{schema}/{table}{_stage(path)}"))
+
+
+def _remove(paths: list[Path]) -> None:
+    for path in paths:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _stage(name: str) -> str:
@@ -91,6 +106,8 @@ async def app(scope, receive, send) -> None:
             sent = await _answer(scope, {**request, "sqlText": rewritten(statement)}, packed)
             if b'"success":false' in b"".join(message.get("body", b"") for message in sent).replace(b" ", b""):
                 break
+            if statement.startswith("REMOVE"):
+                _remove(_table_stage(statement)[1])
     for message in sent:
         await send(message)
 
