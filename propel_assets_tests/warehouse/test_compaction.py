@@ -3,6 +3,7 @@
 import stat
 from contextlib import closing
 from types import SimpleNamespace
+from typing import Any
 
 import duckdb
 import pytest
@@ -32,7 +33,7 @@ SELECT nextval('numbers');
 """
 
 
-def client_of(connection: duckdb.DuckDBPyConnection) -> SimpleNamespace:
+def client_of(connection: duckdb.DuckDBPyConnection) -> Any:
     return SimpleNamespace(native_connection=connection, escape_column_name=lambda name: f'"{name}"')
 
 
