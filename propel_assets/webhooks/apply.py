@@ -72,8 +72,8 @@ def load_events(
         listed = " and ".join(f"{len(some)} {BY_NAME[name].items}" for name, some in unread.items())
         raise TransientApiError(
             f"PropelAuth returned an error for {listed} that events name. The other events are applied; "
-            f"{len(kept)} events stay in the store, and each load tries them again. If the error persists, a "
-            "full load has the rows, and the events are removed after 30 days."
+            f"{len(kept)} events stay in the store, and each load reads these ids again. If the error persists, "
+            "a full load has the rows, and the events are removed after 30 days."
         )
 
 

@@ -245,6 +245,8 @@ class _Run:
             self.person.usernames |= {user["username"]} if user.get("username") else set()
         eraser.learn_identifiers()
         self.person.add(state.get(NOTES_KEY, {}).get(self.user_id, {}))
+        if self.policy.key:
+            eraser.learn_plain_addresses(self.policy.digest)
         if not (self.person.emails or is_listed):
             self.unsearched |= {*eraser.columns_with_addresses()}
         # Resume states have the API keys in clear that the tables have hashed.
