@@ -50,7 +50,7 @@ PROPEL_SCANS = _audit(
 
 PROPEL_CHECKS = _audit(
     name="propel_checks",
-    key=("load_id", "table_name", "check_name"),
+    key=("load_id", "table_name", "check_name", "checked_at"),
     description="One row per evaluation of a check.",
     columns=(
         text("load_id", "The load that was checked.", required=True),

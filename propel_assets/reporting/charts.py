@@ -19,54 +19,68 @@ ROLES = 8
 
 
 def signups(query: Query, schema: str) -> Chart | None:
-    """Return sign-ups per week, our count and PropelAuth's own figure."""
-    ours: Counter[date] = Counter()
-    theirs: Counter[date] = Counter()
-    for day, count, provider in query(f"SELECT day, signups, provider_signups FROM {schema}.fct_signups_daily"):  # noqa: S608
-        ours[_monday(day)] += int(count)
-        if provider is not None:
-            theirs[_monday(day)] += int(provider)
-    if not ours:
+    """Return sign-ups per week up to the last load of users, our count and PropelAuth's own figure.
+
+    A week has a figure of PropelAuth only if each of its days has one, except for the last week.
+    """
+    columns = "day, signups, provider_signups, is_complete"
+    days = {_day(row[0]): row[1:] for row in query(f"SELECT {columns} FROM {schema}.fct_signups_daily")}  # noqa: S608
+    loaded = [day + timedelta(days=1) for day, (_, _, is_complete) in days.items() if is_complete]
+    loaded += [day for day, (count, _, _) in days.items() if count]
+    if not loaded:
         return None
-    last = max(ours)
-    weeks = [last - timedelta(weeks=n) for n in reversed(range(min(WEEKS, (last - min(ours)).days // 7 + 1)))]
-    series = {"Sign-ups": ours, **({"As PropelAuth counts": theirs} if theirs else {})}
-    summary = f"{_of(sum(ours[w] for w in weeks), 'sign-up')} in {_of(len(weeks), 'week')}; the last week is not over."
+    last = _monday(max(loaded))
+    first = max(_monday(min(days)), last - timedelta(weeks=WEEKS - 1))
+    days = {day: figures for day, figures in days.items() if first <= day <= max(loaded)}
+    partial = {_monday(day) for day, (_, provider, _) in days.items() if provider is None} - {last}
+    ours = dict.fromkeys((first + timedelta(weeks=n) for n in range((last - first).days // 7 + 1)), 0)
+    theirs: Counter[date] = Counter()
+    for day, (count, provider, _) in days.items():
+        ours[_monday(day)] += int(count)
+        if provider is not None and _monday(day) not in partial:
+            theirs[_monday(day)] += int(provider)
+    summary = f"{_of(sum(ours.values()), 'sign-up')} in {_of(len(ours), 'week')}; "
+    summary += "the last week was not over at the last load."
     if theirs:
-        counted = sum(theirs[w] for w in weeks)
-        summary += f" PropelAuth counts {counted:,}: users deleted before the first load are in its figure only."
+        both = [(int(provider), int(count)) for count, provider, _ in days.values() if provider is not None]
+        provider_total, our_total = map(sum, zip(*both, strict=True))
+        summary += (
+            f" On the days with a figure of PropelAuth, it counts {provider_total:,} and the loads {our_total:,}: "
+        )
+        summary += "users deleted before the first load are in its figure only."
     return time_chart(
         "Sign-ups per week",
         summary,
-        (f"{sum(ours[week] for week in weeks[-5:-1]):,}", "sign-ups in the four weeks before this one"),
-        {name: {week: counts[week] for week in weeks} for name, counts in series.items()},
+        (f"{sum([*ours.values()][-5:-1]):,}", "sign-ups in the four weeks before this one"),
+        {"Sign-ups": ours, **({"As PropelAuth counts": theirs} if theirs else {})},
         period="Week of",
         bars=True,
     )
 
 
 def active_users(query: Query, schema: str) -> Chart | None:
-    """Return active users per week that is over, or per day before there are 2: PropelAuth's figure and ours."""
+    """Return active users per week that is over, or per day before there are 2: PropelAuth's figure and ours.
+
+    The summary is of the figure that goes on longest, of PropelAuth's if both do.
+    """
     names = {"provider": "As PropelAuth counts", "ours": "As seen by loads: at least"}
-    columns = "active_users, provider_active_users, is_complete"
+    columns = "active_users, provider_active_users, provider_is_complete"
     rows = query(f"SELECT week_start, {columns} FROM {schema}.fct_engagement_weekly WHERE is_complete")  # noqa: S608
+    rows = [(start, ours, provider if is_over else None) for start, ours, provider, is_over in rows]
     cadence = "Weekly" if sum(row[1] is not None or row[2] is not None for row in rows) > 1 else "Daily"
     if cadence == "Daily":
-        rows = query(f"SELECT day, {columns} FROM {schema}.fct_engagement_daily")  # noqa: S608 - our names
+        rows = query(f"SELECT day, active_users, provider_active_users FROM {schema}.fct_engagement_daily")  # noqa: S608
     found: dict[str, dict[date, int]] = defaultdict(dict)
-    for start, ours, provider, _ in rows:
+    for start, ours, provider in rows:
         for name, users in (("provider", provider), ("ours", ours)):
             if users is not None:
                 found[name][_day(start)] = int(users)
     if not found:
         return None
     starts = sorted({start for counts in found.values() for start in counts})[-WEEKS:]
-    series = {
-        names[source]: {start: found[source][start] for start in starts if start in found[source]}
-        for source in names
-        if source in found
-    }
-    source, best = next(iter(series.items()))
+    every = {s: {start: found[s][start] for start in starts if start in found[s]} for s in names if s in found}
+    series = {names[source]: counts for source, counts in every.items() if counts}
+    source, best = max(series.items(), key=lambda item: max(item[1]))
     counted = source[0].lower() + source[1:]
     title = f"Active users per {'week' if cadence == 'Weekly' else 'day'}"
     last, period = max(best), "week" if cadence == "Weekly" else "day"
@@ -84,7 +98,8 @@ def active_users(query: Query, schema: str) -> Chart | None:
 def cohorts(query: Query, schema: str) -> Chart | None:
     """Return the share of each month's sign-ups that was active so many weeks later or after.
 
-    Only weeks at least 8 weeks ago count: users who return late would make younger cohorts look worse.
+    A week belongs to the month of its Monday. Only weeks at least 8 weeks ago count: users who return late would make
+    younger cohorts look worse.
     """
     sql = "SELECT cohort_week, weeks_after, cohort_users, active_at_or_after_users, weeks_observed >= 8 FROM "
     started: Counter[date] = Counter()
@@ -108,11 +123,12 @@ def cohorts(query: Query, schema: str) -> Chart | None:
     fourth = [(stayed[m, 4], started[m]) for m in months if (m, 4) in share]
     kept = sum(s for s, _ in fourth) / sum(n for _, n in fourth) if fourth else None
     retained = f" Of those who could, {kept:.0%} were active at week four or later." if kept is not None else ""
+    total = _of(sum(started[m] for m in months), "sign-up")
     return grid_chart(
         "Retention: weeks after sign-up",
-        f"{_of(sum(started[m] for m in months), 'sign-up')} in {_of(len(months), 'month')} of sign-up.{retained}",
+        f"{total} in weeks that begin in {_of(len(months), 'month')}.{retained}",
         None if kept is None else (f"{kept:.0%}", "of new users active at week four or later"),
-        ("Month of sign-up", "Users", *map(str, AFTER)),
+        ("Weeks that begin in", "Users", *map(str, AFTER)),
         [
             (label[m], f"{started[m]:,}", *(f"{share[m, a]:.0%}" if (m, a) in share else "" for a in AFTER))
             for m in months

@@ -3,6 +3,7 @@
 One HTML file that loads nothing and names no person. What cannot be shown is replaced by a sentence that says why.
 """
 
+import contextlib
 import re
 import tempfile
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ def render(warehouse: Warehouse, target: Target) -> str:
         version=__version__,
         environment=target.environment,
         now=datetime.now(UTC),
-        read_at=max((t.loaded_at for t in tables if t.loaded_at), default=None),
+        read_at=_read_at(warehouse, target),
         headlines=[panel.chart.headline for panel in panels if panel.chart and panel.chart.headline],
         checks=(sum(check.passed for check in checks), len(checks)),
         panels=panels,
@@ -173,15 +174,31 @@ def _panel(warehouse: Warehouse, mart: str, schema: str) -> Panel:
     )
 
 
+def _as_of(warehouse: Warehouse, of: History, target: Target) -> datetime | None:
+    """Return the time of the load that the marts were built from."""
+    [(as_of,)] = warehouse.rows(f"SELECT max(as_of) FROM {target.named(runner.MARTS)}.{of.mart}")  # noqa: S608 - our names
+    return None if as_of is None else as_utc(as_of)
+
+
+def _read_at(warehouse: Warehouse, target: Target) -> dict[str, datetime]:
+    """Return the time of the load of users and of orgs that the charts are drawn from."""
+    found = {}
+    for of in HISTORIES[:2]:
+        with contextlib.suppress(DatabaseUndefinedRelation):
+            if as_of := _as_of(warehouse, of, target):
+                found[of.kind] = as_of
+    return found
+
+
 def _changes(warehouse: Warehouse, of: History, target: Target) -> Changes:
     """Compare the last load in the history with all earlier ones."""
     if why := runner.unloaded_reason(warehouse, BY_NAME[of.raw]):
         return Changes(of.kind, instead=why)
     try:
-        [(as_of,)] = warehouse.rows(f"SELECT max(as_of) FROM {target.named(runner.MARTS)}.{of.mart}")  # noqa: S608 - our names
+        as_of = _as_of(warehouse, of, target)
         if as_of is None:
             return Changes(of.kind, instead="None yet.")
-        since = f"CAST('{as_utc(as_of):%Y-%m-%d %H:%M:%S.%f}+00' AS TIMESTAMP WITH TIME ZONE)"
+        since = f"CAST('{as_of:%Y-%m-%d %H:%M:%S.%f}+00' AS TIMESTAMP WITH TIME ZONE)"
         is_there, was_there = "present > 0", f"first_from < {since}"
         counted = (
             is_there,
@@ -202,7 +219,7 @@ def _changes(warehouse: Warehouse, of: History, target: Target) -> Changes:
         return Changes(of.kind, instead=f"{history} has not been built yet.", is_built=False)
     *shown, before = map(int, counts)
     last = warehouse.audit.last_load(BY_NAME[of.raw])
-    if last and last.finished_at > as_utc(as_of):
+    if last and last.finished_at > as_of:
         return Changes(of.kind, instead="The marts are older than the last load.", is_built=False)
     if not before:
         return Changes(of.kind, instead=f"{shown[0]:,} in the first load. Changes are known from the second load on.")

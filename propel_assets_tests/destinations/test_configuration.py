@@ -1,12 +1,17 @@
 """What is said of a destination that is unknown, not installed or not configured; what its configuration can do."""
 
+import base64
 import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from dlt.common.configuration import resolve_configuration
 from dlt.common.destination.reference import DestinationReference
+from dlt.destinations.impl.snowflake.configuration import SnowflakeClientConfiguration
 
 from propel_assets.errors import SettingsError, WarehouseError
 from propel_assets.privacy.policy_file import load_policy
@@ -49,6 +54,24 @@ def test_missing_credentials_name_the_variables(tmp_path) -> None:
 def test_a_named_destination_names_its_own_variables(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("DESTINATION__WAREHOUSE__DESTINATION_TYPE", "postgres")
     assert "DESTINATION__WAREHOUSE__CREDENTIALS__HOST" in said_of("warehouse", tmp_path)
+
+
+def test_the_documented_key_of_a_service_user_of_snowflake_is_what_dlt_connects_with(monkeypatch) -> None:
+    page = (ROOT / "docs" / "destinations.md").read_text()
+    (block,) = re.findall(r"```text\n(DESTINATION__SNOWFLAKE__.*?)```", page, re.DOTALL)
+    settings = dict(line.split("=", 1) for line in block.splitlines())
+    private_key = rsa.generate_private_key(public_exponent=65_537, key_size=2048)
+    der = private_key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    settings["DESTINATION__SNOWFLAKE__CREDENTIALS__PRIVATE_KEY"] = base64.b64encode(der).decode()
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    configuration = resolve_configuration(
+        SnowflakeClientConfiguration()._bind_dataset_name("data"), sections=("destination", "snowflake")
+    )
+    parameters = configuration.credentials.to_connector_params()
+    assert parameters["private_key"] == der
+    assert (parameters["account"], parameters["user"], parameters["password"]) == ("ACCOUNT", "LOADER", None)
+    assert (parameters["database"], parameters["warehouse"], parameters["role"]) == ("ANALYTICS", "WH", "LOADER")
 
 
 @pytest.mark.parametrize(

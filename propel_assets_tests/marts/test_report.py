@@ -68,6 +68,9 @@ def test_the_page_of_a_loaded_warehouse_is_complete_and_self_contained_without_p
         assert f'<a href="#{mart}">Definition</a>' in page
         assert f'<article id="{mart}"><h3>{mart}</h3>\n<p>{DESCRIPTIONS[mart]["description"].split()[0]}' in page
     assert "<code>is_before_first_load</code>" in page
+    for kind, mart in (("Users", "dim_user"), ("Orgs", "dim_org")):
+        [(as_of,)] = loaded.query(f"SELECT strftime(max(as_of), '%-d %B %Y, %H:%M') FROM {mart}")
+        assert f"{kind} as read on {as_of} UTC." in page
     assert page.count('<svg role="img" aria-label=') == 2 * len(DRAWN)  # for laptops and for phones
     assert page.count("The numbers as a table") == len(DRAWN)
     assert EMAIL.findall(page) == []
@@ -93,9 +96,7 @@ def test_only_settled_grades_count_as_missed_changes() -> None:
 
 def test_the_chart_of_active_users_names_the_source_of_a_single_line() -> None:
     def query(sql: str) -> list[tuple]:
-        return (
-            [(date(2026, 11, day), None, 10 + day, True) for day in (23, 24)] if "fct_engagement_daily" in sql else []
-        )
+        return [(date(2026, 11, day), None, 10 + day) for day in (23, 24)] if "fct_engagement_daily" in sql else []
 
     chart = active_users(query, "marts")
     assert chart is not None

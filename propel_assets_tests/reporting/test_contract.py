@@ -61,6 +61,15 @@ def test_an_environment_has_a_contract_of_its_own() -> None:
     assert yaml.safe_load(printed("--environment", "staging"))["id"] == "propel-assets:staging_propel_auth_data"
 
 
+def test_repeated_checks_do_not_break_the_keys_of_the_contract(loaded, query) -> None:
+    for _ in range(2):
+        CliRunner().invoke(main, ["check", "user_query"], catch_exceptions=False)
+    contract = {table["name"]: table for table in yaml.safe_load(printed())["schema"]}
+    [quality] = contract["propel_checks"]["quality"]
+    key = ", ".join(quality["arguments"]["properties"])
+    assert query(f"SELECT {key} FROM propel_checks GROUP BY {key} HAVING count(*) > 1") == []
+
+
 @pytest.mark.parametrize("name", ["user_query", "org_membership"])
 def test_the_columns_of_the_contract_are_those_of_the_warehouse(name, loaded, query) -> None:
     contract = {table["name"]: table for table in yaml.safe_load(printed())["schema"]}

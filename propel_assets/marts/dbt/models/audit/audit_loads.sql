@@ -1,11 +1,22 @@
-with checks as (
+with evaluations as (
+  select
+    load_id,
+    table_name,
+    passed,
+    severity,
+    row_number() over (partition by load_id, table_name, check_name order by checked_at desc) as age
+  from {{ propel_auth.raw('propel_checks') }} as evaluated
+),
+
+checks as (
   select
     load_id,
     table_name,
     count(*) as checks,
     count(case when passed then 1 end) as checks_passed,
     count(case when not passed and severity = 'ERROR' then 1 end) as checks_failed
-  from {{ propel_auth.raw('propel_checks') }} as evaluated
+  from evaluations
+  where age = 1
   group by load_id, table_name
 )
 

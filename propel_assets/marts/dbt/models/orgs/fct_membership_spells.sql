@@ -46,10 +46,11 @@ left_before as (
   {{ propel_auth.previous_loads('(select left_seen_at from spells where left_seen_at is not null) as ended', 'left_seen_at') }}
 ),
 
-next_loads as (
+-- Users can be loaded without orgs: the next load of orgs shows that the org was deleted.
+next_org_loads as (
   select left_before.at, min(loads.read_at) as next_read_at
   from left_before
-  left join {{ ref('user_loads') }} as loads on loads.read_at > left_before.at
+  left join {{ ref('org_loads') }} as loads on loads.read_at >= left_before.at
   group by left_before.at
 ),
 
@@ -84,14 +85,14 @@ select
     when
       last_departures.left_seen_at = spells.left_seen_at
       and deleted_orgs.deleted_seen_at > left_before.previous_read_at
-      and (next_loads.next_read_at is null or deleted_orgs.deleted_seen_at <= next_loads.next_read_at)
+      and (next_org_loads.next_read_at is null or deleted_orgs.deleted_seen_at <= next_org_loads.next_read_at)
       then 'org_deleted'
     else 'left'
   end as reason
 from spells
 left join joined_before on joined_before.at = spells.joined_seen_at
 left join left_before on left_before.at = spells.left_seen_at
-left join next_loads on next_loads.at = spells.left_seen_at
+left join next_org_loads on next_org_loads.at = spells.left_seen_at
 left join deleted_users on deleted_users.user_id = spells.user_id
 left join deleted_orgs on deleted_orgs.org_id = spells.org_id
 left join last_departures on last_departures.org_id = spells.org_id

@@ -39,6 +39,25 @@ bounds as (
   select min(read_at) as first_load from {{ ref('user_loads') }}
 ),
 
+policies as (
+  select
+    finished_at,
+    {{ propel_auth.json_field(propel_auth.json_text('resume_state'), 'privacy') }} as privacy
+  from {{ propel_auth.raw('propel_scans') }} as scans
+  where table_name = 'user_query' and mode = 'full' and verdict <> 'skipped'
+),
+
+-- The loads that showed the first rows under another privacy policy or key.
+new_policies as (
+  select min(loads.read_at) as seen_at
+  from (
+    select finished_at, privacy, lag(privacy) over (order by finished_at) as privacy_before from policies
+  ) as with_before
+  inner join {{ ref('user_loads') }} as loads on loads.read_at >= with_before.finished_at
+  where with_before.privacy <> with_before.privacy_before
+  group by with_before.finished_at
+),
+
 changes as (
   {#- A user who existed at the first load did not sign up then. #}
   select
@@ -71,7 +90,8 @@ changes as (
   {% endfor %}
   union all
 
-  {#- An address and a hash differ because the privacy policy was changed. A hash has no domain. #}
+  {#- An address and a hash differ because the privacy policy was changed, and two hashes can because its key was.
+      A hash has no domain. #}
   select
     user_id,
     null,
@@ -87,6 +107,7 @@ changes as (
     previous_valid_to is not null
     and email <> email_before
     and case when email like '%@%' then 1 else 0 end = case when email_before like '%@%' then 1 else 0 end
+    and (email like '%@%' or valid_from not in (select seen_at from new_policies))
 
   union all
 

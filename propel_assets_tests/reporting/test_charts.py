@@ -1,0 +1,72 @@
+"""The charts draw only figures that exist."""
+
+from datetime import date, timedelta
+
+from propel_assets.reporting.charts import active_users, cohorts, signups
+
+MONDAY = date(2026, 11, 23)
+
+
+def signup_days(days: int, *, loaded: range, counted: range) -> list[tuple]:
+    """Return a row per day up to `MONDAY`; ranges are of days before it: 10 sign-ups of ours, 12 of PropelAuth's."""
+    return [
+        (
+            MONDAY - timedelta(days=n),
+            10 if n in loaded else 0,
+            12 if n in counted else None,
+            n in loaded and n > loaded[0],
+        )
+        for n in range(days)
+    ]
+
+
+def test_a_week_without_figures_of_propelauth_is_not_drawn_as_zero() -> None:
+    chart = signups(lambda sql: signup_days(70, loaded=range(70), counted=range(29, 70)), "marts")
+    assert chart is not None
+    assert chart.head == ("Week of", "Sign-ups", "As PropelAuth counts")
+    assert chart.rows[0] == ("2026-11-23", "10", "")
+    assert chart.rows[4] == ("2026-10-26", "70", "")  # the day before is the last with a figure of PropelAuth
+    assert chart.rows[5] == ("2026-10-19", "70", "84")
+    assert "it counts 492 and the loads 410" in chart.summary
+
+
+def test_weeks_without_a_load_of_users_are_not_drawn_as_zero() -> None:
+    chart = signups(lambda sql: signup_days(70, loaded=range(30, 70), counted=range(70)), "marts")
+    assert chart is not None
+    assert [row[0] for row in chart.rows[:2]] == ["2026-10-19", "2026-10-12"]
+    assert chart.headline == ("280", "sign-ups in the four weeks before this one")
+    assert "it counts 480 and the loads 400" in chart.summary
+    never = signups(lambda sql: signup_days(70, loaded=range(0), counted=range(70)), "marts")
+    assert never is None
+
+
+def test_the_active_users_of_the_last_week_are_of_the_figure_that_goes_on() -> None:
+    weeks = [MONDAY - timedelta(weeks=n) for n in range(80)]
+
+    def chart_of(last_counted: int):
+        rows = [(week, 40, 60 if n >= last_counted else None, n >= last_counted) for n, week in enumerate(weeks)]
+        chart = active_users(lambda sql: rows, "marts")
+        assert chart is not None
+        return chart
+
+    assert chart_of(0).headline == ("60", "users active in the last full week")
+    assert chart_of(15).headline == ("40", "users active in the last full week")
+    assert chart_of(15).head == ("Week of", "As PropelAuth counts", "As seen by loads: at least")
+    assert chart_of(60).title == "Active users per week, as seen by loads: at least"  # all are older than the chart
+
+
+def test_a_week_that_was_not_over_when_propelauth_counted_has_no_figure_of_it() -> None:
+    rows = [(MONDAY - timedelta(weeks=n), 40, 60, n > 0) for n in range(9)]
+    chart = active_users(lambda sql: rows, "marts")
+    assert chart is not None
+    assert chart.rows[0] == ("2026-11-23", "", "40")
+    assert chart.headline == ("40", "users active in the last full week")
+
+
+def test_the_weeks_of_the_retention_chart_are_under_the_month_in_which_they_begin() -> None:
+    rows = [(date(2026, 6, 29), after, 70, 35, True) for after in range(49)]
+    chart = cohorts(lambda sql: rows, "marts")
+    assert chart is not None
+    assert chart.head[:2] == ("Weeks that begin in", "Users")
+    assert chart.rows[0][:2] == ("Jun 2026", "70")
+    assert chart.summary.startswith("70 sign-ups in weeks that begin in 1 month. ")
