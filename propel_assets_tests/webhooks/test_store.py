@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
-import sqlalchemy as sa
 import time_machine
 from sqlalchemy.engine import Connection
+from sqlalchemy.event import listen
 from sqlalchemy.exc import ProgrammingError
 
 from propel_assets.errors import SettingsError, WebhookStoreError, WebhookStoreFull
@@ -39,8 +39,8 @@ def test_removed_events_are_gone_and_others_stay(store_url) -> None:
     store = WebhookStore(store_url)
     store.add([event(str(n)) for n in range(2_500)])
     statements: list[str] = []
-    sa.event.listen(store._engine, "before_cursor_execute", lambda *about: statements.append(about[2]))
-    sa.event.listen(store._engine, "before_cursor_execute", lambda *about: about[-1] and pytest.fail("one by one"))
+    listen(store._engine, "before_cursor_execute", lambda *about: statements.append(about[2]))
+    listen(store._engine, "before_cursor_execute", lambda *about: about[-1] and pytest.fail("one by one"))
     store.remove([str(n) for n in range(2_499)])
     assert len([statement for statement in statements if statement.startswith("DELETE")]) == 5
     store.remove([])
