@@ -12,7 +12,7 @@ from typing import NamedTuple
 from propel_assets.catalog import BY_NAME, SCANS
 from propel_assets.privacy.redaction import without_personal_data
 from propel_assets.reporting import delivery
-from propel_assets.reporting.delivery import Message, Target
+from propel_assets.reporting.delivery import Message, AlertTarget
 from propel_assets.settings import AlertSettings
 from propel_assets.warehouse.locks import Log
 
@@ -227,7 +227,7 @@ def _listed(names: Iterable[str]) -> str:
     return f"{count}{', '.join(names[:MAX_NAMES])}{more}"
 
 
-def messages(alerts: Sequence[Alert], environment: str, target: Target) -> list[Message]:
+def messages(alerts: Sequence[Alert], environment: str, target: AlertTarget) -> list[Message]:
     """Return one message with ``alerts``, or one message for each, whose title is its incident."""
     if target.opens_incidents:
         return [_message([alert._replace(title=alert.incident or alert.title)], environment, None) for alert in alerts]
