@@ -12,7 +12,7 @@ from typing import NamedTuple
 from propel_assets.catalog import BY_NAME, SCANS
 from propel_assets.privacy.redaction import without_personal_data
 from propel_assets.reporting import delivery
-from propel_assets.reporting.delivery import Message, AlertTarget
+from propel_assets.reporting.delivery import AlertTarget, Message
 from propel_assets.settings import AlertSettings
 from propel_assets.warehouse.locks import Log
 
