@@ -19,7 +19,7 @@ from propel_assets.errors import PropelError
     help="The profile to write.",
 )
 def probe(output: Path) -> None:
-    """Send at most 50 read-only requests and show how PropelAuth behaves where its documentation does not say.
+    """Send at most 52 read-only requests and show how PropelAuth behaves where its documentation does not say.
 
     Writes a profile without personal data, ids, keys or the host. A sandbox replays it.
 

@@ -25,7 +25,7 @@ from propel_assets.privacy.redaction import describe_error, describe_message, wi
 from propel_assets.settings import DATASET, Settings, Target, name_prefix, without_environment
 from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.locks import Log
-from propel_assets.warehouse.pipeline import build_pipeline, database_file, load_lock
+from propel_assets.warehouse.pipeline import build_pipeline, database_file, destination_kind, load_lock
 from propel_assets.warehouse.query import Warehouse, connect
 
 MARTS, HISTORY = "propel_auth_marts", "propel_auth_history"
@@ -44,7 +44,9 @@ def are_marts_installed() -> bool:
 
 
 def how_to_build(target: Target) -> str:
-    """Return what to run so that the history and the marts are built."""
+    """Return what to run so that the history and the marts are built, or where they can be."""
+    if destination_kind(target) not in ADAPTERS:
+        return "They are built on DuckDB and PostgreSQL only. Elsewhere, a dbt project of yours can read the tables."
     job = f"{name_prefix(target.environment)}_refresh"
     install = "" if are_marts_installed() else "Install the extra: pip install 'propel-assets[marts]'. Then "
     return (

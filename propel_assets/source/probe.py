@@ -1,4 +1,4 @@
-"""Measure how a tenant behaves where PropelAuth's documentation does not say: at most 50 read-only requests.
+"""Measure how a tenant behaves where PropelAuth's documentation does not say: at most 52 read-only requests.
 
 `probe` returns findings, each with what the project does about it, and a profile that the sandbox replays. Neither has
 personal data, ids, keys, or a host: of bodies only field names, types, counts and statuses are kept. A text of an error
@@ -23,7 +23,7 @@ from propel_assets.settings import Tenant, variables_of
 from propel_assets.source.client import MAX_ERROR_BYTES, REQUEST_SECONDS, USER_AGENT
 from propel_assets.source.connections import connection_pool
 
-MAX_REQUESTS = 50
+MAX_REQUESTS = 52
 PAUSE_SECONDS = 0.2
 RETRY_PAUSE_SECONDS = 2.0
 MAX_RETRIES = 2

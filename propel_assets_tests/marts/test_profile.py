@@ -2,7 +2,7 @@
 
 import pytest
 
-from propel_assets.marts.runner import profile_from_dlt
+from propel_assets.marts.runner import how_to_build, profile_from_dlt
 from propel_assets.settings import load_settings
 from propel_assets.warehouse.pipeline import build_pipeline
 
@@ -12,6 +12,12 @@ TLS = {
     "sslkey": "/tls/client.key",
     "sslrootcert": "/tls/ca.crt",
 }
+
+
+def test_no_job_is_recommended_where_the_marts_cannot_be_built() -> None:
+    found = {name: how_to_build(load_settings({"destination": name}).target) for name in ("postgres", "snowflake")}
+    assert "propel_auth_refresh" in found["postgres"]
+    assert found["snowflake"].startswith("They are built on DuckDB and PostgreSQL only.")
 
 
 @pytest.mark.parametrize("is_in_url", [True, False])
