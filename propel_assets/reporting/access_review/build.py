@@ -338,7 +338,14 @@ class _Reader:
             f"WHERE seen_at >= {literal(self._start)} AND seen_at <= {literal(self._observed)}"
         )
         changes = [
-            Change(org_id or "", user_id, CHANGES[kind], *_shown_values(kind, old, new), self._interval(as_utc(at)))
+            Change(
+                org_id or "",
+                user_id,
+                CHANGES[kind],
+                _value_text(kind, old),
+                _value_text(kind, new),
+                self._interval(as_utc(at)),
+            )
             for org_id, user_id, kind, old, new, at in rows
         ]
         if not with_domains:
@@ -367,7 +374,6 @@ def _roles(stored: str | None) -> tuple[str, ...]:
     return tuple(map(str, parsed)) if isinstance(parsed, list) else ()
 
 
-def _shown_values(kind: str, *stored: str | None) -> list[str]:
-    """Return the values before and after a change as text. Those of the additional roles are JSON lists."""
-    is_list = kind == "additional_roles_changed"
-    return [", ".join(_roles(value)) if is_list else value or "" for value in stored]
+def _value_text(kind: str, stored: str | None) -> str:
+    """Return a value before or after a change as text. Additional roles are a JSON list, and nothing else is."""
+    return ", ".join(_roles(stored)) if kind == "additional_roles_changed" else stored or ""
