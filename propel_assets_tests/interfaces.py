@@ -34,7 +34,7 @@ ROOT = FILE.parents[1]
 PRIVATE_TABLES = {"propel_scan_state"}
 PRIVATE_COLUMNS = {"resume_state"}
 SOURCE_PARAMETERS = ("auth_url", "api_key", "tables")
-"""The parameters of `propel_auth_source` that are for plain dlt pipelines; the others are for this project's loader."""
+"""The parameters of `propel_auth_source` that are for plain dlt pipelines."""
 MODULES = (
     "propel_assets.definitions:defs",
     "propel_assets.source:propel_auth_source",

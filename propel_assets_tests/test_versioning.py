@@ -2,9 +2,12 @@
 
 import re
 
+import dagster as dg
 import pytest
 
 import propel_assets
+from propel_assets import build_definitions
+from propel_assets.catalog import SCANS, options_of
 from propel_assets_tests import interfaces
 from propel_assets_tests.defs import snapshot
 from propel_assets_tests.processes import ROOT
@@ -38,6 +41,15 @@ def test_every_name_of_dagster_is_listed() -> None:
     found = set(re.findall(rf"\b(?:{kinds}) (propel_auth\w*)", snapshot.FILE.read_text()))
     rows = re.findall(rf"^\| (?:{kinds})s \| (.+) \|$", _section("Dagster"), re.MULTILINE)
     assert found == {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+
+
+def test_every_pool_and_every_op_with_run_configuration_is_listed(monkeypatch) -> None:
+    rows = dict(re.findall(r"^\| (pools|ops with run configuration) \| (.+) \|$", _section("Dagster"), re.MULTILINE))
+    listed = {kind: set(re.findall(r"`(propel_auth\w+)`", row)) for kind, row in rows.items()}
+    monkeypatch.setenv("PROPELAUTH_DESTINATION", "postgres")
+    nodes = [asset.node_def for asset in build_definitions().assets or () if isinstance(asset, dg.AssetsDefinition)]
+    assert listed["pools"] == {node.pool for node in nodes if isinstance(node, dg.OpDefinition) and node.pool}
+    assert listed["ops with run configuration"] == {f"propel_auth_load_{scan}" for scan in SCANS if options_of(scan)}
 
 
 def test_every_export_is_listed_and_every_documented_import_is_stable() -> None:

@@ -36,7 +36,7 @@ def without_personal_data(text: str) -> str:
 
 
 def describe_key(table: Table, columns: Sequence[str], values: Sequence[Any]) -> str:
-    """Return the values of ``columns``, which identify a row: `org_id=1 invitee_email=(hidden)`."""
+    """Return ``values`` of ``columns`` without personal data: `org_id=1 invitee_email=(hidden)`."""
     pairs = zip(columns, values, strict=True)
     return " ".join(f"{name}={'(hidden)' if table.column(name).personal else value}" for name, value in pairs)
 

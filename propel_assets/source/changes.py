@@ -11,11 +11,12 @@ from propel_assets.errors import PermanentApiError
 from propel_assets.source.client import Client
 
 NOT_ENABLED = -1
+FORBIDDEN = 403
 
 
 @dataclass(frozen=True)
 class Changes:
-    """The totals of lists, and the newest sign-up and activity in epoch seconds. -1: the feature is not enabled.
+    """The totals of lists, and the newest sign-up and activity in epoch seconds. -1: the list cannot be read.
 
     A different total requires a full refresh. ``newest`` changes with every login and requires a recent refresh now and
     then. An edit that changes neither is not detected.
@@ -46,9 +47,9 @@ def find_changes(client: Client) -> Changes:
         total, row = _first(client, table, table.shape.total, order)
         totals[table.shape.total.removeprefix("total_")] = total
         if table is USER_QUERY:
-            newest["sign_up"] = row.get("created_at", 0)
+            newest["sign_up"] = _time(row.get("created_at"))
             _, row = _first(client, table, table.shape.total, "LAST_ACTIVE_AT_DESC")
-            newest["activity"] = row.get("last_active_at", 0)
+            newest["activity"] = _time(row.get("last_active_at"))
     return Changes(totals, newest)
 
 
@@ -57,11 +58,20 @@ def _first(client: Client, table: Table, total: str, order_by: str) -> tuple[int
     params: dict[str, str | int] = {"page_size": 1, "page_number": 0}
     if order_by:
         params["order_by"] = order_by
+    fields = [
+        ("total", int, msgspec.field(name=total)),
+        ("items", list[dict[str, Any]], msgspec.field(name=table.items)),
+    ]
+    decode: Any = msgspec.json.Decoder(msgspec.defstruct("Page", fields)).decode
     try:
-        answer = client.get(table.path, msgspec.json.Decoder(dict[str, Any]).decode, params)
+        answer = client.get(table.path, decode, params)
     except PermanentApiError as error:
-        if table.feature and error.status in table.feature.statuses:
-            return NOT_ENABLED, {}
+        if error.status == FORBIDDEN or (table.feature and error.status in table.feature.statuses):
+            return NOT_ENABLED, {}  # a load reports what the key may not read
         raise
-    rows = answer.get(table.items) or [{}]
-    return int(answer.get(total, NOT_ENABLED)), rows[0]
+    return answer.total, next(iter(answer.items), {})
+
+
+def _time(value: Any) -> int:
+    """Return a time in seconds; 0 for no value, or one of another type."""
+    return value if isinstance(value, int) else 0

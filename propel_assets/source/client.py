@@ -374,6 +374,12 @@ def _refusal(request: _Request, response: urllib3.BaseHTTPResponse, environment:
             f"{url} to the host that responds itself.",
             status,
         )
+    if status == 401 and request.auth == NO_AUTH:
+        return PermanentApiError(
+            f"{returned}, and it needs no key. Check that {url} is the auth URL of this environment, and that no proxy "
+            "asks for a login.",
+            status,
+        )
     if status == 401 and request.auth != BACKEND_KEY:
         return PermanentApiError(
             f"{returned}: {token} is not a valid access token of an end user. Log in again for a new one.",

@@ -11,7 +11,7 @@ pipeline; docs/ways.md has the settings. The commands and assets of this project
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -58,6 +58,7 @@ SOURCE = "propel_auth_source"
 # the best strategy of their destination.
 MERGE: Any = {"disposition": "merge", "strategy": "delete-insert"}
 JSON_AS_TEXT = "x-json-as-text"  # a hint of columns that are JSON as text in Arrow tables: `warehouse.json_columns`
+ITEM_ROWS = 20_000  # of an item for dlt, which validates the schema of the table once for each item
 RESUME_STATES_KEY = "scans"  # in dlt's source state: the resume state of each scan
 
 
@@ -97,47 +98,11 @@ class DltResumeStore:
 
 
 @dataclass(frozen=True)
-class _Run:
-    """The arguments of `propel_auth_source` that scans need."""
+class SourceRun:
+    """How the scans of a source are read, and what of the destination they use.
 
-    settings: Callable[[], Settings]
-    options: ReadOptions
-    resume_store: ResumeStore | None
-    stored_keys: Callable[[str], Iterable[Any]] | None
-    stored: StoredTables | None
-    stored_columns: Callable[[str], Mapping[str, str]] | None
-    limits: ValueLimits | None
-    on_result: Callable[[ScanResult], None]
-    on_changes: Callable[[Sequence[dict[str, Any]]], None]
-    progress: Progress
-
-
-def propel_auth_source(
-    auth_url: str = "",
-    api_key: str = "",
-    *,
-    tables: Sequence[str] | None = None,
-    settings: Settings | None = None,
-    options: ReadOptions | None = None,
-    resume_store: ResumeStore | None = None,
-    stored_keys: Callable[[str], Iterable[Any]] | None = None,
-    stored: StoredTables | None = None,
-    stored_columns: Callable[[str], Mapping[str, str]] | None = None,
-    limits: ValueLimits | None = None,
-    on_result: Callable[[ScanResult], None] = lambda _: None,
-    on_changes: Callable[[Sequence[dict[str, Any]]], None] = lambda _: None,
-    progress: Progress = lambda *_: None,
-) -> DltSource:
-    """Return the default tables, or those named in ``tables``, as a dlt source.
-
-    When extraction begins, the auth URL and the key are taken from the arguments, the environment variables
-    `PROPELAUTH_AUTH_URL` and `PROPELAUTH_API_KEY`, or dlt's files (`[sources.propel_auth_source]`).
-
-    Args:
-        auth_url: the auth URL of the environment.
-        api_key: a backend integration key.
-        tables: names of tables.
-        settings: all settings with their credentials (`require_credentials`), instead of ``auth_url`` and ``api_key``.
+    Attributes:
+        settings: returns all settings with their credentials (`require_credentials`). Called when extraction begins.
         options: options of this run.
         resume_store: where resume states are kept; None: in dlt's source state.
         stored_keys: returns the ids that a table has at the destination. A scan that finds unknown ids older than the
@@ -149,30 +114,47 @@ def propel_auth_source(
         on_result: called once per table.
         on_changes: called with the rows of the change log, which must be written before those of the load.
         progress: called with the table, the rows so far, and the expected rows.
+    """
+
+    settings: Callable[[], Settings]
+    options: ReadOptions = field(default_factory=ReadOptions)
+    resume_store: ResumeStore | None = None
+    stored_keys: Callable[[str], Iterable[Any]] | None = None
+    stored: StoredTables | None = None
+    stored_columns: Callable[[str], Mapping[str, str]] | None = None
+    limits: ValueLimits | None = None
+    on_result: Callable[[ScanResult], None] = lambda _: None
+    on_changes: Callable[[Sequence[dict[str, Any]]], None] = lambda _: None
+    progress: Progress = lambda *_: None
+
+
+def propel_auth_source(
+    auth_url: str = "", api_key: str = "", *, tables: Sequence[str] | None = None, settings: Settings | None = None
+) -> DltSource:
+    """Return the default tables, or those named in ``tables``, as a dlt source.
+
+    When extraction begins, the auth URL and the key are taken from the arguments, the environment variables
+    `PROPELAUTH_AUTH_URL` and `PROPELAUTH_API_KEY`, or dlt's files (`[sources.propel_auth_source]`).
+
+    Args:
+        auth_url: the auth URL of the environment.
+        api_key: a backend integration key.
+        tables: names of tables.
+        settings: all settings with their credentials (`require_credentials`), instead of ``auth_url`` and ``api_key``.
 
     Raises:
         SettingsError: a name in ``tables`` is not that of a table. On extraction: the URL or the key is missing.
     """
+    overrides = {"auth_url": auth_url, "api_key": api_key}
+    return build_source(tables, SourceRun(lambda: settings or require_credentials(load_settings(overrides))))
+
+
+def build_source(tables: Sequence[str] | None, run: SourceRun) -> DltSource:
+    """Return the tables that `propel_auth_source` returns, read as ``run`` states."""
     for name in tables or ():
         if name not in BY_NAME:
             raise SettingsError(f"{unknown_table(name)} `propel-assets tables` lists all.")
     chosen = [table for table in TABLES if (table.default if tables is None else table.name in tables)]
-
-    def resolve() -> Settings:
-        return settings or require_credentials(load_settings({"auth_url": auth_url, "api_key": api_key}))
-
-    run = _Run(
-        settings=resolve,
-        options=options or ReadOptions(),
-        resume_store=resume_store,
-        stored_keys=stored_keys,
-        stored=stored,
-        stored_columns=stored_columns,
-        limits=limits,
-        on_result=on_result,
-        on_changes=on_changes,
-        progress=progress,
-    )
 
     @dlt.source(schema=complete_schema(), max_table_nesting=0)
     def source() -> Iterator[DltResource]:
@@ -183,7 +165,7 @@ def propel_auth_source(
     return source()
 
 
-def _resources(scan: str, tables: Sequence[Table], run: _Run) -> Iterator[DltResource]:
+def _resources(scan: str, tables: Sequence[Table], run: SourceRun) -> Iterator[DltResource]:
     """Yield one resource per table of a scan, and one per audit table. One scan feeds all of them."""
     merged = tables_written_by(scan)[len(tables_of(scan)) :]
 
@@ -202,7 +184,7 @@ def _resources(scan: str, tables: Sequence[Table], run: _Run) -> Iterator[DltRes
 class _ScanReader:
     """Reads one scan, and yields its batches by table as dlt loads them."""
 
-    def __init__(self, scan: str, tables: Sequence[Table], run: _Run) -> None:
+    def __init__(self, scan: str, tables: Sequence[Table], run: SourceRun) -> None:
         """Send no request yet. It needs a running extraction."""
         settings, state = run.settings(), dlt.current.source_state()
         self._scan, self._run = scan, run
@@ -238,26 +220,38 @@ class _ScanReader:
         )
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """Yield the batches of the scan, then what keeps skipped tables, then the audit rows."""
+        """Yield the rows of the scan by table, then an item that keeps each skipped table, then the audit rows."""
+        waiting: dict[str, list[Rows]] = {}
         for item in read_scan(self._scan, self._context):
             if isinstance(item, Rows):
-                yield {item.table: self._batch(item)}
+                batches = waiting.setdefault(item.table, [])
+                batches.append(self._fit(item))
+                if sum(len(rows.data) for rows in batches) >= ITEM_ROWS:
+                    yield {item.table: self._item(waiting.pop(item.table))}
             elif item.table_name in self._wanted:
                 self._add_result(item)
+        for table, batches in waiting.items():
+            yield {table: self._item(batches)}
         yield from self._finish()
 
-    def _batch(self, rows: Rows) -> Any:
-        """Return rows as they are stored, with hints where dlt needs other ones than before."""
+    def _fit(self, rows: Rows) -> Rows:
+        """Return rows as they are stored."""
         table = BY_NAME[rows.table]
-        batch: Any = self._reconciler.apply(table, self._privacy.apply(table.name, rows.data))
+        fitted = self._reconciler.apply(table, self._privacy.apply(table.name, rows.data))
         if self._log:
-            self._log.add(table, batch, is_merged=rows.is_recent)
-        json_columns = self._reconciler.json_columns(table.name)
-        hinted = self._hinted.get(table.name)
-        self._hinted[table.name] = json_columns
+            self._log.add(table, fitted, is_merged=rows.is_recent)
+        return replace(rows, data=fitted)
+
+    def _item(self, batches: Sequence[Rows]) -> Any:
+        """Return batches of one table as an item for dlt, with hints if they differ from those of the item before."""
+        rows = batches[0]
+        data: Any = pa.concat_tables((batch.data for batch in batches), promote_options="default")
+        json_columns = self._reconciler.json_columns(rows.table)
+        hinted = self._hinted.get(rows.table)
+        self._hinted[rows.table] = json_columns
         if (rows.is_recent and hinted is None) or json_columns - (hinted or set()):
-            return dlt.mark.with_hints(batch, _batch_hints(rows, json_columns))
-        return batch
+            return dlt.mark.with_hints(data, _batch_hints(rows, json_columns))
+        return data
 
     def _add_result(self, result: ScanResult) -> None:
         name = result.table_name
@@ -289,7 +283,7 @@ class _ScanReader:
 class _StoredIds:
     """Queries the destination for ids as the API has them. The privacy policy can store them in another form."""
 
-    run: _Run
+    run: SourceRun
     privacy: PrivacyFilter
 
     @property
@@ -343,7 +337,7 @@ def _batch_hints(rows: Rows, json_columns: Iterable[str]) -> Any:
     return dlt.mark.make_hints(write_disposition=MERGE, columns=columns)
 
 
-def _reconciler(run: _Run) -> Reconciler:
+def _reconciler(run: SourceRun) -> Reconciler:
     """Return the reconciler of a scan. It needs a running extraction: dlt's schema has the naming convention."""
     schema = dlt.current.source_schema()
 

@@ -18,6 +18,7 @@ from propel_assets.source.client import Client
 from propel_assets.source.decode import PageDecoder, RowType
 from propel_assets.source.scan import Order, Page, Request, Scan
 from propel_assets.source.stream import Progress
+from propel_assets.source.values import Seconds
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -101,7 +102,7 @@ class ListScan:
             [
                 (endpoint.total, int),
                 ("has_more_results", bool),
-                ("report_time", int | None),
+                ("report_time", Seconds | None),
                 ("current_page", int | None),
                 ("page_size", int | None),
             ],
@@ -112,6 +113,7 @@ class ListScan:
         self._attempts, self._max_attempts = 0, MAX_ATTEMPTS
         self._pages = 0
         self._newest: float | None = None
+        self._last_complete: Scan | None = None
         self._unproved_reasons: dict[str, None] = {}
         self._unknown = 0  # rows older than the previous scan that the warehouse does not have
         self._border = -math.inf  # rows with a smaller value should have been returned by an earlier attempt
@@ -181,15 +183,15 @@ class ListScan:
         self._attempts += 1
         self._pages += scan.pages
         if scan.verdict != "unproved":
-            self._newest = scan.newest
+            self._newest, self._last_complete = scan.newest, scan
             if self._is_settled(scan, late, inserted):
                 return self._outcome(scan, scan.verdict)
             self._border = scan.newest if scan.newest is not None else self._border
         self._unproved_reasons.update(dict.fromkeys(scan.reasons))
         if self._attempts < self._max_attempts:
             return None
-        if self._unknown:
-            return self._outcome(scan, "counted")
+        if self._last_complete and self._unknown:
+            return self._outcome(self._last_complete, "counted", scan.reasons)
         raise UnprovedScan(
             f"{self._endpoint.name}: {MAX_ATTEMPTS} attempts to read {self._endpoint.path} could not prove that no row "
             f"is missing: {'; '.join([*self._unproved_reasons][:MAX_REASONS])}. The previous data is kept. Run again "
@@ -206,10 +208,15 @@ class ListScan:
         self._max_attempts = self._attempts + MAX_ATTEMPTS - 1
         return not self._unknown
 
-    def _outcome(self, scan: Scan, verdict: Literal["proved", "counted"]) -> ListOutcome:
+    def _outcome(
+        self, scan: Scan, verdict: Literal["proved", "counted"], unproved_reasons: Sequence[str] = ()
+    ) -> ListOutcome:
+        """Return what ``scan`` has found. ``unproved_reasons``: those of the last attempt."""
         reason = "; ".join(scan.reasons[:MAX_REASONS])
         if self._unknown:
             result = "the last attempt returned no further row" if verdict == "proved" else "each returned further rows"
+            if unproved_reasons:
+                result = f"the last attempt is not proved: {'; '.join(unproved_reasons[:MAX_REASONS])}"
             reason = (
                 f"{self._unknown} unknown row{'' if self._unknown == 1 else 's'} older than the previous scan: the "
                 f"list was read {self._attempts} times, and {result}"

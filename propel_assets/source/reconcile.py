@@ -321,7 +321,10 @@ def _unstorable(value: str, kind: str, limits: ValueLimits) -> Reason | None:
         return "NUL"
     numbers: list[str] = []
     keep: Any = lambda text: numbers.append(text) or 0  # noqa: E731 - the two hooks of json.loads
-    parsed = json.loads(value, parse_int=keep, parse_float=keep)
+    try:
+        parsed = json.loads(value, parse_int=keep, parse_float=keep)
+    except RecursionError:  # as deep as Python can decode, which depends on the caller
+        return "range"
     if not limits.nul and any("\0" in text for text in _texts_of(parsed)):
         return "NUL"
     fits = {"double": _fits_64_bits, "numeric": _fits_numeric}.get(limits.json_numbers)

@@ -26,12 +26,14 @@ ARROW_TYPES: dict[str, pa.DataType] = {
 }
 UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")  # the form of PropelAuth's ids
 FIRST_SECOND, LAST_SECOND = -62_135_596_800, 253_402_300_799  # of the years 1 and 9999
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Seconds = Annotated[int, msgspec.Meta(ge=FIRST_SECOND, le=LAST_SECOND)]
 PYTHON_TYPES: dict[str, Any] = {
     "text": str,
-    "bigint": Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)],
+    "bigint": Int64,
     "double": float,
     "bool": bool,
-    "timestamp": Annotated[int, msgspec.Meta(ge=FIRST_SECOND, le=LAST_SECOND)],
+    "timestamp": Seconds,
     "date": date,
 }
 INTEGER = re.compile(rb"-?\d+")

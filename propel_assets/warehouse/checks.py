@@ -1,7 +1,7 @@
 """The checks of every table after a load, one function per check. Asset checks and the command line call these.
 
-Evidence is counts and ids, without personal data: a plain hash could be reversed by guessing. A check that cannot be
-evaluated raises an error: a broken check is not bad data.
+Evidence is counts and ids. Personal values are hidden, not hashed: a plain hash could be reversed by guessing. A check
+that cannot be evaluated raises an error: a broken check is not bad data.
 """
 
 import contextlib

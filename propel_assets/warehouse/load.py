@@ -23,7 +23,7 @@ from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import describe_error, is_defect, unexpected_error
 from propel_assets.settings import Settings, Target
 from propel_assets.source.change_log import LOGGED
-from propel_assets.source.dlt_source import MERGE, propel_auth_source
+from propel_assets.source.dlt_source import MERGE, SourceRun, build_source
 from propel_assets.source.stream import Progress, ReadOptions, ScanResult
 from propel_assets.warehouse.change_log import StoredRows, can_read_again, note_write, write_change_log
 from propel_assets.warehouse.destinations.policies import policy_of
@@ -178,9 +178,8 @@ class _Loader:
         pipeline, target, policy = self._pipeline, self._target, self._policy
         self._columns = stored_columns(pipeline, target, policy, self._scan)
         tables = tables_of(self._scan)
-        source = propel_auth_source(
-            tables=[table.name for table in tables],
-            settings=self._settings,
+        run = SourceRun(
+            settings=lambda: self._settings,
             options=self._options,
             resume_store=AuditResumeStore(pipeline, target, policy),
             stored_keys=lambda name: stored_keys(pipeline, target, policy, name),
@@ -191,6 +190,7 @@ class _Loader:
             on_changes=self._changes.extend,
             progress=progress,
         )
+        source = build_source([table.name for table in tables], run)
         if writes_plain_files(target):  # dlt would append what it cannot merge
             for table in tables:
                 source.resources[table.name].apply_hints(write_disposition="replace")

@@ -18,14 +18,7 @@ from propel_assets.marts.runner import open_dbt
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.reporting.access_review.build import ADMIN_ROLES, build_review
 from propel_assets.reporting.access_review.files import CHANGED, EXCEPTIONS, KEYS, MEMBERS, PAGE, render_files
-from propel_assets.reporting.access_review.model import (
-    AccessReview,
-    ApiKey,
-    ExceptionKind,
-    Interval,
-    Member,
-    ReviewException,
-)
+from propel_assets.reporting.access_review.model import AccessReview, ApiKey, ExceptionKind, Interval, Member
 from propel_assets.sandbox.belongings import ApiKey as StoredKey
 from propel_assets.sandbox.store import Store
 from propel_assets.source.stream import ReadOptions
@@ -291,7 +284,7 @@ def test_a_key_is_unused_only_if_each_day_of_its_usage_is_loaded(simulate) -> No
     keys, notes = keys_and_notes()
     assert keys[unused].validations == 0
     first, last = day - timedelta(days=91), day - timedelta(days=2)
-    assert ReviewException(ExceptionKind.UNUSED_API_KEY, f"not used from {first} to {last}") in keys[unused].exceptions
+    assert (ExceptionKind.UNUSED_API_KEY, f"not used from {first} to {last}") in keys[unused].exceptions
     assert {key_id for key_id, key in keys.items() if key.validations is None} == {incomplete, late}
     assert f"The usage of 2 of {len(keys)} active API keys is not known" in notes
 

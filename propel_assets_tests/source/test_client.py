@@ -176,6 +176,12 @@ def test_a_client_error_is_permanent(status, sandbox, connect) -> None:
     assert len(sandbox.requests) == 1
 
 
+def test_a_public_document_that_asks_for_a_login_is_not_blamed_on_a_token(sandbox, connect) -> None:
+    sandbox.faults.set("server_error", 401)
+    with pytest.raises(PermanentApiError, match=r"it needs no key\. Check that PROPELAUTH_AUTH_URL is the auth URL"):
+        connect().get("/.well-known/jwks.json", msgspec.json.decode, auth=NO_AUTH)
+
+
 def test_a_wrong_key_fails_after_one_request_with_instructions(sandbox, connect) -> None:
     error = error_of(connect(api_key="wrong-key"))
     assert isinstance(error, PermanentApiError)

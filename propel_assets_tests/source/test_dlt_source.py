@@ -7,8 +7,8 @@ import pytest
 from dlt.common.data_writers import writers
 
 from propel_assets.errors import SettingsError
-from propel_assets.settings import load_settings
-from propel_assets.source.dlt_source import RESUME_STATES_KEY, SOURCE, propel_auth_source
+from propel_assets.settings import load_settings, require_credentials
+from propel_assets.source.dlt_source import RESUME_STATES_KEY, SOURCE, SourceRun, build_source, propel_auth_source
 from propel_assets.source.stream import ReadOptions
 from propel_assets.warehouse.erasure import erase
 from propel_assets.warehouse.load import load_scan
@@ -39,7 +39,10 @@ def run(pipeline, results):
 
     def extract_and_load(*tables: str, options: ReadOptions | None = None):
         results.clear()
-        info = pipeline.run(propel_auth_source(tables=tables, options=options, on_result=results.append))
+        run = SourceRun(
+            lambda: require_credentials(load_settings()), options or ReadOptions(), on_result=results.append
+        )
+        info = pipeline.run(build_source(tables, run))
         info.raise_on_failed_jobs()
         return {result.table_name: result for result in results}
 

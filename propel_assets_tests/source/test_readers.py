@@ -6,13 +6,15 @@ from uuid import NAMESPACE_OID, uuid5
 
 import pytest
 
-from propel_assets.catalog import ORG_BY_ID, tables_of
+from propel_assets.catalog import ORG_BY_ID, USER_QUERY, tables_of
 from propel_assets.catalog.users import USERS_IN_ORG
-from propel_assets.errors import LossRefused, UnprovedScan
+from propel_assets.errors import LossRefused, PermanentApiError, SettingsError, UnprovedScan
 from propel_assets.sandbox import insights
 from propel_assets.source import lists
+from propel_assets.source.changes import find_changes
 from propel_assets.source.client import Client
 from propel_assets.source.readers import ScanContext, per_parent, read_scan
+from propel_assets.source.readers import insights as insight_readers
 from propel_assets.source.stream import ReadOptions, ResumeState, Rows, ScanResult
 
 ORG = "/api/backend/v1/org"
@@ -205,6 +207,108 @@ def test_groups_that_contradict_their_total_are_refused(read, sandbox, large_gro
     sandbox.faults.parse(f"repeated_page=0,path=/api/backend/v1/scim/{org_id}/groups")
     with pytest.raises(UnprovedScan, match="another number of groups than its total"):
         read("scim", page_size=20)
+
+
+SCIM = "/api/backend/v1/scim"
+
+
+@pytest.mark.parametrize("status", [402, 403, 404, 426])
+def test_groups_are_not_removed_because_scim_is_not_available_for_their_org(status, read, sandbox, large_group) -> None:
+    org_id, _ = large_group
+    _, before = read("scim")["scim_groups"]
+    sandbox.faults.parse(f"server_error={status},path={SCIM}/{org_id}/groups")
+    with pytest.raises(LossRefused, match=f"had groups of 1 orgs for which .* now returns {status}"):
+        read("scim", resume_state=before.resume_state)
+    rows, result = read("scim", resume_state=before.resume_state, allow_loss=True)["scim_groups"]
+    assert org_id not in {row["org_id"] for row in rows}
+    assert f"1 of {len(sandbox.store.orgs)} orgs have no SCIM (status {status})" in result.reason
+    sandbox.store.delete_org(org_id)
+    assert read("scim", resume_state=before.resume_state)["scim_groups"][1].verdict == "counted"
+
+
+def test_members_are_not_removed_because_their_group_returns_404_while_it_is_listed(
+    read, sandbox, large_group, monkeypatch
+) -> None:
+    org_id, group_id = large_group
+    sandbox.faults.parse(f"server_error=404,path={SCIM}/{org_id}/groups/{group_id}")
+    with pytest.raises(UnprovedScan, match="returned 404 for a group that is listed"):
+        read("scim")
+
+
+def test_unexpected_fields_of_scim_members_are_kept(read, monkeypatch) -> None:
+    get = Client.get
+
+    def with_role(client, path, decode, params=None, **options):
+        if "/groups/" not in path:
+            return get(client, path, decode, params, **options)
+        return decode(b'{"group_id": "g", "display_name": "G", "members": [{"user_id": "u", "role": "owner"}]}')
+
+    monkeypatch.setattr(Client, "get", with_role)
+    rows, _ = read("scim")["scim_group_members"]
+    assert {row["role"] for row in rows} == {'"owner"'}
+
+
+def test_a_look_up_that_finds_nothing_at_a_wrong_url_is_an_error(read, sandbox) -> None:
+    options = ReadOptions(lookups={"user_by_email": ["nobody@example.com"]})
+    assert read("user_by_email", options=options)["user_by_email"][0][0]["found"] is False
+    sandbox.faults.parse("server_error=404")
+    with pytest.raises(PermanentApiError, match="is not the auth URL of this environment"):
+        read("user_by_email", options=options)
+
+
+def test_a_value_to_look_up_that_is_not_utf_8_is_refused_before_any_request(read, sandbox) -> None:
+    with pytest.raises(SettingsError, match=r"looks up values in UTF-8\. Of its values, these are not: number 2"):
+        read("user_by_email", options=ReadOptions(lookups={"user_by_email": ["a@example.com", "\udcff@example.com"]}))
+
+
+@pytest.mark.parametrize("created_at", ['"yesterday"', "1.5", "10000000000000", "null", "-5"])
+def test_the_time_of_the_oldest_user_can_have_any_value(created_at, read, sandbox, monkeypatch) -> None:
+    get = Client.get
+
+    def changed(client, path, decode, params=None, **options):
+        if path != USER_QUERY.path:
+            return get(client, path, decode, params, **options)
+        user = f'{{"user_id": "u", "created_at": {created_at}}}'
+        return decode(f'{{"users": [{user}], "total_users": 1, "has_more_results": false}}'.encode())
+
+    monkeypatch.setattr(insight_readers, "METRIC_DAYS_READ_AGAIN", 1)
+    monkeypatch.setattr(Client, "get", changed)
+    assert read("chart_metrics")["chart_metrics"][1].verdict == "proved"
+
+
+def test_an_impersonator_of_another_type_is_left_out(read, sandbox) -> None:
+    for user_id in sandbox.store.users:
+        sandbox.store.update_user(user_id, impersonator_user_id=5)
+    assert read("employees")["employee"][1].rows_read == 0
+
+
+def test_the_usage_per_key_is_proved_only_if_the_list_of_keys_is(read, sandbox) -> None:
+    options = ReadOptions(usage_per_key=True)
+    tables = read("api_key_usage", page_size=10, options=options)
+    assert tables["end_user_api_key_usage_total"][1].verdict == "proved"
+    assert tables["end_user_api_key_usage"][1].verdict == "counted"
+
+
+def test_the_cursor_of_recent_loads_needs_both_tables(read) -> None:
+    both, one = (read("users", wanted=wanted) for wanted in (None, {"org_membership"}))
+    assert both["user_query"][1].resume_state.cursor
+    assert not one["org_membership"][1].resume_state.cursor
+
+
+@pytest.mark.parametrize("time", ["null", '"today"', "1.5"])
+def test_changes_are_found_with_times_of_any_type_and_without_the_invites(time, sandbox, settings, monkeypatch) -> None:
+    sandbox.faults.parse("server_error=403,path=/api/backend/v1/pending_org_invites")
+    get = Client.get
+
+    def changed(client, path, decode, params=None, **options):
+        if path != USER_QUERY.path:
+            return get(client, path, decode, params, **options)
+        return decode(f'{{"users": [{{"created_at": {time}, "last_active_at": 7}}], "total_users": 9}}'.encode())
+
+    monkeypatch.setattr(Client, "get", changed)
+    found = find_changes(Client(settings.tenant))
+    assert (found.totals["users"], found.totals["invites"]) == (9, -1)
+    assert found.newest == {"sign_up": 0, "activity": 7}
 
 
 REPORT = "/api/backend/v1/user_report"

@@ -1,11 +1,13 @@
 """Batches fitted to a destination's columns: exact values, distinct names, nothing that the destination refuses."""
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import permutations
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pytest
 from dlt.common.normalizers.naming import NamingConvention
@@ -19,6 +21,7 @@ from propel_assets.privacy.policy import UNEXPECTED_FIELD
 from propel_assets.source.decode import to_arrow
 from propel_assets.source.reconcile import Reconciler, ValueLimits, merge_types
 
+DEEP = "[" * 900 + "12345678901234567890" + "]" * 900
 USERS, MEMBERS = BY_NAME["user_query"], BY_NAME["org_membership"]
 ANY = ValueLimits(nul=True, json_numbers="any")
 POSTGRES = ValueLimits(nul=False, json_numbers="numeric")
@@ -342,3 +345,14 @@ def test_a_field_that_meets_a_declared_column_names_both() -> None:
     assert described["userId"].endswith("`; same normalized name as `user_id`")
     assert described["user_id"].startswith("unexpected, stored as text in `user_id__f")
     assert described["user_id"].endswith("`; same normalized name as `user_id` and `userId`")
+
+
+def test_a_number_nested_too_deep_to_be_examined_is_kept_as_text() -> None:
+    rows = to_arrow(USERS, [{"user_id": "u", "properties": msgspec.Raw(DEEP.encode())}])
+    found = in_deep_stack(100, lambda: reconciler(limits=STRICTEST).apply(USERS, rows))
+    assert found["properties"].to_pylist() == [None]
+    assert found["properties__v_text"].to_pylist() == [DEEP]
+
+
+def in_deep_stack(frames: int, call: Callable[[], Any]) -> Any:
+    return in_deep_stack(frames - 1, call) if frames else call()

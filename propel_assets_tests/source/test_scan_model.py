@@ -530,6 +530,13 @@ def test_an_insertion_and_a_deletion_between_the_same_two_answers_cannot_be_seen
     assert (outcome.scan.verdict, len(outcome.lost)) == ("proved", 1)
 
 
+def test_an_insertion_after_a_sign_up_and_a_deletion_between_two_answers_cannot_be_seen() -> None:
+    """This is assumption 3 of docs/scan.md too: the sign-up, which the totals do not show, explains the insertion."""
+    both = {2: lambda rows: [*rows[:90], *rows[91:], (1000, 1000)]}
+    outcome = played([(n, n) for n in range(95)], 10, {**both, 3: insertion(5)})
+    assert (outcome.scan.verdict, len(outcome.lost)) == ("proved", 1)
+
+
 @pytest.mark.parametrize("ties", [0.0, 0.9])
 def test_sign_ups_alone_are_never_taken_for_insertions(ties) -> None:
     """A bulk import while the list is read: many a second, also in the second of the last row."""

@@ -9,7 +9,8 @@ from propel_assets.catalog import END_USER_API_KEY_USAGE, END_USER_API_KEY_USAGE
 from propel_assets.source.decode import to_arrow
 from propel_assets.source.lists import get_or_none, request_each
 from propel_assets.source.readers.context import ScanContext, read_ids, skip_if_not_enabled
-from propel_assets.source.stream import Rows, ScanResult
+from propel_assets.source.stream import Rows, ScanResult, join_reasons
+from propel_assets.source.values import Int64
 
 FIRST_LOAD_DAYS = 30
 TOTAL = "total"
@@ -19,7 +20,7 @@ TOTAL = "total"
 class _Usage(msgspec.Struct):
     """The answer of the usage endpoint."""
 
-    count: int
+    count: Int64
 
 
 def read_api_key_usage(context: ScanContext, tables: Sequence[Table]) -> Iterator[Rows | ScanResult]:
@@ -44,7 +45,7 @@ def read_api_key_usage(context: ScanContext, tables: Sequence[Table]) -> Iterato
     with skip_if_not_enabled(total.path, total.feature):
         days = days_of(TOTAL)
         totals = list(request_each(context.client, request_total, days, total.name, context.progress))
-        keys = read_ids(context, END_USER_API_KEYS)[0] if context.options.usage_per_key else []
+        keys, listed = read_ids(context, END_USER_API_KEYS) if context.options.usage_per_key else ([], None)
         keys_and_days = [(key, day) for key in keys for day in days_of(key)]
         counts = list(request_each(context.client, request_key, keys_and_days, per_key.name, context.progress))
     missing = {key for (key, _), answer in zip(keys_and_days, counts, strict=True) if answer is None}
@@ -62,12 +63,15 @@ def read_api_key_usage(context: ScanContext, tables: Sequence[Table]) -> Iterato
         if answer is not None
     ]
     reason = "" if context.options.usage_per_key else "usage per API key was not requested (`--usage-per-key`)"
+    if listed:
+        reason = listed.reason
     if missing:
-        reason = f"404 for {len(missing)} of {len(keys)} API keys, which can have been deleted"
+        not_found = f"404 for {len(missing)} of {len(keys)} API keys, which can have been deleted"
+        reason = join_reasons(reason, not_found)
     yield Rows(per_key.name, to_arrow(per_key, rows))
     yield ScanResult(
         table_name=per_key.name,
-        verdict="counted" if missing else "proved",
+        verdict="counted" if missing else listed.verdict if listed else "proved",
         reason=reason,
         pages=len(keys_and_days),
         rows_read=len(rows),

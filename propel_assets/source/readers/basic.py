@@ -1,17 +1,17 @@
 """The readers without proofs of their own: `PagedList`, `Document`, `Lookup` and `Custom("employees")`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
 from propel_assets.catalog import USER_QUERY, Table
 from propel_assets.catalog.model import Document, Lookup
-from propel_assets.errors import SettingsError
+from propel_assets.errors import PermanentApiError, SettingsError
 from propel_assets.source.client import BACKEND_KEY, NO_AUTH
 from propel_assets.source.convert import convert
 from propel_assets.source.decode import PageDecoder, RowType
-from propel_assets.source.lists import get_or_none, request_each
+from propel_assets.source.lists import NOT_FOUND, get_or_none, request_each
 from propel_assets.source.readers.context import ScanContext, SkipScan, list_result, list_scan, skip_if_not_enabled
 from propel_assets.source.stream import Rows, ScanResult
 from propel_assets.source.values import UUID
@@ -48,9 +48,14 @@ def read_lookup(context: ScanContext, table: Table, shape: Lookup) -> Iterator[R
     values = list(dict.fromkeys(context.options.lookups.get(table.name, ())))
     if not values:
         raise SkipScan("No values to look up: set them as options of `propel-assets load` or in the run's config.")
-    if f"{{{shape.parameter}}}" in table.path:
-        _require_ids(table, values)
-    yield _look_up(context, table, shape.parameter, values)
+    if f"{{{shape.parameter}}}" in table.path:  # an e-mail address would be in a URL, and in logs
+        _require(table, "looks up ids, which are UUIDs", values, lambda value: bool(UUID.fullmatch(value)))
+    else:
+        _require(table, "looks up values in UTF-8", values, _is_utf8)
+    rows, is_any_found = _look_up(context, table, shape.parameter, values)
+    if not is_any_found:
+        _require_api(context)
+    yield rows
     yield ScanResult(
         table_name=table.name,
         verdict="proved",
@@ -59,19 +64,39 @@ def read_lookup(context: ScanContext, table: Table, shape: Lookup) -> Iterator[R
     )
 
 
-def _require_ids(table: Table, values: Sequence[str]) -> None:
-    """Raise SettingsError if a value is not an id: it would be in a URL, and an e-mail address in logs."""
-    others = [place for place, value in enumerate(values, start=1) if not UUID.fullmatch(value)]
+def _require(table: Table, rule: str, values: Sequence[str], follows: Callable[[str], bool]) -> None:
+    """Raise SettingsError if a value does not follow the rule."""
+    others = [place for place, value in enumerate(values, start=1) if not follows(value)]
     if others:
         places = ", ".join(map(str, others[:10]))
         raise SettingsError(
-            f"{table.name} looks up ids, which are UUIDs. Of its values, these are not: number {places}. "
+            f"{table.name} {rule}. Of its values, these are not: number {places}. "
             "Nothing was requested. Correct them in the options of the command or in the run's config."
         )
 
 
-def _look_up(context: ScanContext, table: Table, parameter: str, values: Sequence[str]) -> Rows:
-    """Request each value, and return one row for each. Its key is the value; `found`: whether PropelAuth has it."""
+def _is_utf8(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # a byte of the command line that is not UTF-8
+        return False
+    return True
+
+
+def _require_api(context: ScanContext) -> None:
+    """Raise the error of a list that always exists, if it is not found either: the URL is not that of PropelAuth."""
+    try:
+        context.client.get(USER_QUERY.path, msgspec.json.decode, {"page_size": 1, "page_number": 0})
+    except PermanentApiError as error:
+        if error.status == NOT_FOUND:
+            raise
+
+
+def _look_up(context: ScanContext, table: Table, parameter: str, values: Sequence[str]) -> tuple[Rows, bool]:
+    """Request each value, and return one row for each, and whether PropelAuth has any.
+
+    The key of a row is the value; `found`: whether PropelAuth has it.
+    """
     (key,) = table.key
     row_type = RowType(table, constant_columns=(key, "found"))
     decode = PageDecoder(row_type)
@@ -83,8 +108,9 @@ def _look_up(context: ScanContext, table: Table, parameter: str, values: Sequenc
 
     answers = list(request_each(context.client, request, values, table.name, context.progress))
     not_found = msgspec.json.decode(b"{}", type=row_type.struct)
-    constants = {key: values, "found": [row is not None for row in answers]}
-    return Rows(table.name, row_type.to_arrow([row or not_found for row in answers], constants))
+    found = [row is not None for row in answers]
+    rows = row_type.to_arrow([row or not_found for row in answers], {key: values, "found": found})
+    return Rows(table.name, rows), any(found)
 
 
 def read_employees(context: ScanContext, tables: Sequence[Table]) -> Iterator[Rows | ScanResult]:
@@ -92,8 +118,8 @@ def read_employees(context: ScanContext, tables: Sequence[Table]) -> Iterator[Ro
     (table,) = tables
     users = list_scan(context, USER_QUERY)
     named = (row.f_impersonator_user_id for rows in users for row in rows)
-    ids = sorted({id_ for id_ in named if id_})
-    yield _look_up(context, table, "employee_id", ids)
+    ids = sorted({id_ for id_ in named if id_ and isinstance(id_, str)})
+    yield _look_up(context, table, "employee_id", ids)[0]
     yield ScanResult(
         table_name=table.name,
         verdict=users.outcome.verdict,

@@ -1,5 +1,6 @@
 """`ReportGrid` and `MetricGrid`: PropelAuth's insight reports and chart metrics."""
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -160,7 +161,9 @@ def _first_day(context: ScanContext, today: date) -> date:
     params = {"page_size": 1, "page_number": 0, "order_by": "CREATED_AT_ASC"}
     answer = context.client.get(USER_QUERY.path, PageDecoder(RowType(USER_QUERY), USER_QUERY.items), params)
     oldest = answer.items[0].f_created_at if answer.items else None
-    return datetime.fromtimestamp(oldest, UTC).date() if oldest is not None else today
+    if not isinstance(oldest, int):  # no user, or a value of another type
+        return today
+    return datetime.fromtimestamp(max(0, min(oldest, time.time())), UTC).date()
 
 
 def _period_start(day: date, cadence: str) -> date:

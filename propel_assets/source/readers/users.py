@@ -146,7 +146,8 @@ def _results(
     if reason := _compare_isolated_orgs(context, memberships.isolated):
         outcome = replace(outcome, verdict="counted", reason=join_reasons(outcome.reason, reason))
     mode: Mode = "recent" if is_recent else "full"
-    cursor = {READ_UNTIL: newest_activity} if context.wants(ORG_MEMBERSHIP) else None
+    wants_both = context.wants(USER_QUERY) and context.wants(ORG_MEMBERSHIP)
+    cursor = {READ_UNTIL: newest_activity} if wants_both else None
     yield replace(list_result(USER_QUERY, outcome), mode=mode, cursor=cursor)
     yield ScanResult(
         table_name=ORG_MEMBERSHIP.name,
