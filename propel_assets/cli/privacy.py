@@ -87,23 +87,20 @@ def erasures(run: bool) -> None:
       propel-assets erasures --run
     """
     from propel_assets.cli.warehouse import open_configured_warehouse
-    from propel_assets.warehouse.erasure import proposed_erasures, run_due_erasures
+    from propel_assets.warehouse.erasure import automatic_erasures, proposed_erasures, run_due_erasures
 
     settings = current_settings()
-    receipts = run_due_erasures(settings, log) if run else {}
+    if run:
+        run_due_erasures(settings, log)
     with open_configured_warehouse(settings) as warehouse:
         proposals = proposed_erasures(warehouse, settings.erasure_days)
-    for user_id in receipts:
-        log(f"Erased: {user_id}.")
+    for user_id in automatic_erasures(settings.target, log):
+        log(f"Not complete: the erasure of {user_id}.")
     columns = [(p.user_id, f"{p.deleted_at:%Y-%m-%d}", f"{p.due_at:%Y-%m-%d}") for p in proposals]
     if columns:
         print_table(("user", "deletion reported", "erasure due"), columns)
     else:
         click.echo("No erasure is proposed.")
-    if incomplete := [user_id for user_id, receipt in receipts.items() if not receipt.is_complete]:
-        raise click.ClickException(
-            f"Not complete: {', '.join(incomplete)}. Run propel-assets erase with each id: it lists what remains."
-        )
 
 
 def _tenant(settings: Settings) -> Tenant | None:

@@ -152,7 +152,7 @@ def _print_marts(models: "Sequence[BuiltModel]", settings: Settings, events: "St
 
 def _event_status(settings: Settings) -> "tuple[StoreStatus | None, str | None]":
     """Return what waits in the webhook store, and why it cannot be read. Both None where no webhooks are received."""
-    if not settings.webhook_secrets:
+    if not settings.has_webhooks:
         return None, None
     from propel_assets.webhooks.apply import open_store
 

@@ -110,7 +110,7 @@ def _print_comparisons(comparisons: "Sequence[TableComparison]", limit: int) -> 
 
 def _events(settings: Settings, stack: ExitStack) -> Callable[[datetime], Collection[str]] | None:
     """Return the function that reads which ids events name; None without a webhook receiver."""
-    if not settings.webhook_secrets:
+    if not settings.has_webhooks:
         return None
     from propel_assets.webhooks.apply import LOAD_SECONDS, open_store
 

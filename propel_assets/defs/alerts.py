@@ -15,14 +15,14 @@ import dagster as dg
 
 from propel_assets import errors
 from propel_assets.catalog import AUTH_EVENT
-from propel_assets.defs.automation import DAILY
+from propel_assets.defs.automation import DAILY, REFRESH_RECENT
 from propel_assets.defs.dagster_compat import events_of_run, is_blocking_check, is_run_of_location
 from propel_assets.defs.environment import Environment
 from propel_assets.defs.events import APPLY_EVENTS
 from propel_assets.errors import LossRefused, PropelError, SettingsError, WebhookStoreError
-from propel_assets.reporting.alerts import Alert, AlertState, Cause, Problem, problem_of
+from propel_assets.reporting.alerts import AlertState, Cause, Problem, problem_of
 from propel_assets.reporting.delivery import targets
-from propel_assets.settings import load_settings
+from propel_assets.settings import monitoring_settings
 from propel_assets.webhooks.apply import open_store
 
 ENDS = (dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_SUCCESS)
@@ -67,7 +67,7 @@ class Scope:
     def has_problem(self, name: str) -> bool:
         """Return whether the step or asset called ``name`` is still part of the definitions."""
         if name.startswith("step "):
-            return self.has_step(name.removeprefix("step "))
+            return self.has_step(name.split(" ")[1])
         asset, separator, _ = name.rpartition(": ")
         return not separator or dg.AssetKey.from_user_string(asset) in self.assets
 
@@ -112,18 +112,12 @@ def _report(context: dg.SensorEvaluationContext, scope: Scope) -> dg.SkipReason:
         context.log.error(alert.text)
     for alert in resolved:
         context.log.info(alert.text)
-    _deliver(context, scope.environment.name, state, [*new, *resolved])
+    environment = scope.environment.name
+    state.deliver(monitoring_settings(environment).alert_settings, [*new, *resolved], environment, context.log.warning)
     context.update_cursor(state.to_json())
     causes = set(state.open_problems.values())
     undelivered = f" Not delivered yet: {', '.join(state.pending)}." if state.pending else ""
     return dg.SkipReason(f"{len(causes)} open causes, {len(new)} new alerts.{undelivered}")
-
-
-def _deliver(context: dg.SensorEvaluationContext, environment: str, state: AlertState, alerts: Sequence[Alert]) -> None:
-    try:
-        state.deliver(load_settings(environment=environment).alert_settings, alerts, environment, context.log.warning)
-    except SettingsError as error:
-        context.log.warning(f"No alert can be delivered. {error}")
 
 
 # --- events to problems ---
@@ -163,7 +157,11 @@ def _ended_runs(
 def _findings_of(
     instance: dg.DagsterInstance, scope: Scope, run: dg.DagsterRun, end: dg.DagsterEvent
 ) -> dict[str, Problem | None]:
-    """Return the problem of each step and check of ``run``, or None where it succeeded."""
+    """Return the problem of each step and check of ``run``, or None where it succeeded.
+
+    A load of recent changes runs the same steps as a full load, and does not show that a full load succeeds.
+    """
+    recent = f" of {scope.environment.named(REFRESH_RECENT)}"
     kinds = dg.DagsterEventType
     wanted = {kinds.STEP_FAILURE, kinds.STEP_SUCCESS, kinds.ASSET_CHECK_EVALUATION, kinds.ASSET_MATERIALIZATION_PLANNED}
     findings: dict[str, Problem | None] = {}
@@ -182,7 +180,11 @@ def _findings_of(
             failed_steps += failed
             if not scope.has_step(event.step_key or ""):
                 continue
-            findings[f"step {event.step_key}"] = _failed_step(event, run) if failed else None
+            name, problem = f"step {event.step_key}", _failed_step(event, run) if failed else None
+            if run.job_name != scope.environment.named(REFRESH_RECENT):
+                findings[name] = problem
+            if run.job_name == scope.environment.named(REFRESH_RECENT) or not failed:
+                findings[name + recent] = problem
     # The run ended before its first step, or its process died.
     has_no_step_to_name = end.event_type == kinds.RUN_FAILURE and not failed_steps
     if scope.has_run(run, planned):
@@ -267,11 +269,7 @@ def _webhook_store(environment: Environment) -> dict[str, Problem | None]:
     if AUTH_EVENT not in environment.tables:
         return {name: None}
     try:
-        url = load_settings(environment=environment.name).webhook_store
-    except SettingsError:  # then no alert can be delivered either
-        return {}
-    try:
-        with open_store(url, statement_seconds=STORE_SECONDS) as store:
+        with open_store(monitoring_settings(environment.name).webhook_store, statement_seconds=STORE_SECONDS) as store:
             if store is None:
                 return {name: None}
             status = store.status()
@@ -293,10 +291,7 @@ def _webhook_store(environment: Environment) -> dict[str, Problem | None]:
 def _alert_targets(environment: Environment) -> dict[str, Problem | None]:
     """Return the problem of the targets of alerts that cannot be used. The other targets receive it."""
     name = "alert targets"
-    try:
-        _, unusable = targets(load_settings(environment=environment.name).alert_settings)
-    except SettingsError:  # then no alert can be delivered
-        return {}
+    _, unusable = targets(monitoring_settings(environment.name).alert_settings)
     reason = f"{', '.join(unusable)} cannot be used. {' '.join(unusable.values())}"
     return {name: Problem(Cause("Alerts: a target cannot be used"), name, reason) if unusable else None}
 

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from propel_assets.catalog import AUTH_EVENT, BY_NAME, SCANS, RunOption, Table, options_of, tables_of
 from propel_assets.defs.environment import Environment, PropelAuthResource, WarehouseResource
-from propel_assets.defs.failures import as_failure
+from propel_assets.defs.failures import as_failure, convert_errors
 from propel_assets.errors import PropelError
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import unexpected_error
@@ -90,7 +90,8 @@ def _build_load_op(environment: Environment, scan: str, source: DltSource) -> dg
     config_class, read_options = CONFIGS[options[0]] if options else (None, lambda *_: ReadOptions())
 
     def load(context: dg.AssetExecutionContext, **arguments: Any) -> Iterator[dg.MaterializeResult[Any]]:
-        settings = environment.settings(context.resources)
+        with convert_errors():
+            settings = environment.settings(context.resources)
         yield from _load(context, environment, scan, settings, read_options(scan, arguments.get("config")))
 
     # Dagster takes the names of resources, which differ between environments, from the names of parameters:

@@ -15,6 +15,7 @@ from propel_assets.webhooks.apply import open_store
 APPLY_EVENTS = "apply_events"
 SENSOR_SECONDS = 30
 MAX_WAIT_SECONDS = 600
+ERASE_SECONDS = 86_400
 
 
 def build_events_job(environment: Environment) -> list[Any]:
@@ -44,22 +45,29 @@ def build_events_sensor(environment: Environment, jobs: list[Any]) -> list[dg.Se
         minimum_interval_seconds=SENSOR_SECONDS,
         default_status=dg.DefaultSensorStatus.STOPPED,
         description=f"Starts `{job.name}` every {SENSOR_SECONDS} seconds while webhooks are pending. Use it with "
-        f"`propel-assets webhooks`. After a run that applied nothing, it waits up to {MAX_WAIT_SECONDS // 60} minutes.",
+        f"`propel-assets webhooks`. After a run that applied nothing, it waits up to {MAX_WAIT_SECONDS // 60} minutes. "
+        "With PROPELAUTH_ERASE_DELETED, it also starts it once a day, for the erasures that are due.",
     )
     def events(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        with convert_errors(), open_store(environment.settings(context.resources).webhook_store) as store:
-            if store is None:
-                return dg.SkipReason("No webhook has been received. Start the receiver: propel-assets webhooks.")
-            status = store.status()
-        if status.oldest_received_at is None:
-            return dg.SensorResult(skip_reason="No event is pending.", cursor="")
+        with convert_errors():
+            settings = environment.settings(context.resources)
+            with open_store(settings.webhook_store) as store:
+                if store is None:
+                    return dg.SkipReason("No webhook has been received. Start the receiver: propel-assets webhooks.")
+                received_at = store.status().oldest_received_at
+        cursor = json.loads(context.cursor) if context.cursor else {}
+        now, oldest = time.time(), received_at.isoformat() if received_at else ""
+        requested_at = cursor.get("requested_at", 0)
+        erases = settings.erase_deleted and abs(now - requested_at) > ERASE_SECONDS
+        if not (oldest or erases):
+            cursor = json.dumps({"requested_at": requested_at})
+            return dg.SensorResult(skip_reason="No event is pending.", cursor=cursor)
         if running := run_in_progress(context, job.name):
             return dg.SkipReason(running)
-        now, oldest = time.time(), status.oldest_received_at.isoformat()
-        cursor = json.loads(context.cursor) if context.cursor else {}
         tries = cursor["tries"] if cursor.get("oldest") == oldest else 0
         wait = min(SENSOR_SECONDS * 2**tries, MAX_WAIT_SECONDS) if tries else 0
-        if tries and (left := cursor["requested_at"] + wait - now) > 0:
+        left = requested_at + wait - now
+        if tries and 0 < left <= wait:  # if it is longer, the clock was ahead
             return dg.SkipReason(f"The last run applied no event. The next one starts in {left:.0f} s.")
         request = dg.RunRequest(run_key=f"{oldest} at {now:.3f}")
         state = {"oldest": oldest, "requested_at": now, "tries": tries + 1}

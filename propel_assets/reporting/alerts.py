@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,12 +12,13 @@ from typing import NamedTuple
 from propel_assets.catalog import BY_NAME, SCANS
 from propel_assets.privacy.redaction import without_personal_data
 from propel_assets.reporting import delivery
-from propel_assets.reporting.delivery import Message
+from propel_assets.reporting.delivery import AlertTarget, Message
 from propel_assets.settings import AlertSettings
 from propel_assets.warehouse.locks import Log
 
 MAX_LINES = 20  # in one message
 MAX_NAMES = 30  # in one line
+MARGIN = 100  # characters of a message for its last line, and for markup that is escaped
 MAX_TEXT = 700  # characters of a reason
 MAX_ATTEMPTS = 1024  # ticks of the sensor: 17 hours
 MAX_PENDING = 200  # alerts for one target, with the one that states how many are left out
@@ -156,14 +158,12 @@ class AlertState:
         waiting = [target for target in self.pending if target in configured]
         self.attempts = {target: 1 if alerts else self.attempts.get(target, 0) + 1 for target in waiting}
         due = [target for target, attempts in self.attempts.items() if not attempts & (attempts - 1)]  # a power of 2
-        texts = {
-            target: messages(self.pending[target], environment, one_each=configured[target].opens_incidents)
-            for target in due
-        }
+        texts = {target: messages(self.pending[target], environment, configured[target]) for target in due}
         failures = delivery.deliver(settings, texts)
         for target in due:
             failure, gives_up = failures.get(target), self.attempts[target] >= MAX_ATTEMPTS
             if failure and failure.delivered >= len(texts[target]):  # the target accepted everything, then failed
+                log(failure.reason)
                 failure = None
             if failure:
                 log(f"{failure.reason} {'It is not retried any more.' if gives_up else 'It is retried.'}")
@@ -227,16 +227,20 @@ def _listed(names: Iterable[str]) -> str:
     return f"{count}{', '.join(names[:MAX_NAMES])}{more}"
 
 
-def messages(alerts: Sequence[Alert], environment: str, *, one_each: bool) -> list[Message]:
+def messages(alerts: Sequence[Alert], environment: str, target: AlertTarget) -> list[Message]:
     """Return one message with ``alerts``, or one message for each, whose title is its incident."""
-    if one_each:
-        return [_message([alert._replace(title=alert.incident or alert.title)], environment) for alert in alerts]
-    return [_message(alerts, environment)]
+    if target.opens_incidents:
+        return [_message([alert._replace(title=alert.incident or alert.title)], environment, None) for alert in alerts]
+    return [_message(alerts, environment, target.max_characters)]
 
 
-def _message(alerts: Sequence[Alert], environment: str) -> Message:
+def _message(alerts: Sequence[Alert], environment: str, max_characters: int | None) -> Message:
     more = f" and {len(alerts) - 1} more" if len(alerts) > 1 else ""
-    hidden = [f"... and {len(alerts) - MAX_LINES} more: see Dagster."] if len(alerts) > MAX_LINES else []
     title = f"PropelAuth{environment and ' '}{environment}: {alerts[0].title}{more}"
-    text = "\n".join([f"- {alert.text}" for alert in alerts[:MAX_LINES]] + hidden)
+    lines = [f"- {alert.text}" for alert in alerts[:MAX_LINES]]
+    left = (max_characters or sys.maxsize) - len(title) - MARGIN
+    while len(lines) > 1 and len("\n".join(lines)) > left:
+        del lines[-1]
+    hidden = [f"... and {len(alerts) - len(lines)} more: see Dagster."] if len(alerts) > len(lines) else []
+    text = "\n".join([line if len(line) <= left else f"{line[:left]} ..." for line in lines] + hidden)
     return Message(title, text, all(alert.is_resolved for alert in alerts))

@@ -40,6 +40,7 @@ WEBHOOK, EMAIL = "webhook", "e-mail"
 MAX_URLS = 10
 INCIDENTS = "map"  # the action of apprise that resolves an incident when a message reports success
 SECONDS_BETWEEN = 0.5  # between two messages: PagerDuty accepts 120 a minute
+WEBHOOK_CHARACTERS = 1_900  # Discord refuses a message of more than 2,000
 ACCEPTED = b"\n"  # what the child process prints for each message
 CHILD_BYTES = 1 << 29  # apprise reads a response completely: an endless one ends here
 # `sys.path` is passed on, so that the child imports this package from where the parent has it.
@@ -70,16 +71,22 @@ class AlertTarget(NamedTuple):
     Attributes:
         send: sends one message; raises `NotDelivered` with a reason that contains no secret.
         opens_incidents: whether the service opens an incident for each title, and resolves it by a later message.
+        max_characters: limit of the text of one message; None: no limit, or it is cut by `send`.
     """
 
     send: Callable[[Message], None]
     opens_incidents: bool = False
+    max_characters: int | None = None
 
 
 class NotDelivered(PropelError):
     """A target did not accept an alert. A later try may succeed."""
 
     retry_may_help = True
+
+
+class PartlyDelivered(PropelError):
+    """A target accepted an alert, but not for all recipients. Another try would send it to the others again."""
 
 
 def deliver(
@@ -142,6 +149,7 @@ def run_child(settings: Mapping[str, Any], target: str, messages: Sequence[Seque
             output.write(ACCEPTED)
             output.flush()
     except PropelError as error:
+        output.write(ACCEPTED if isinstance(error, PartlyDelivered) else b"")
         output.write(str(error).encode(errors="replace"))
 
 
@@ -213,7 +221,7 @@ def _webhook(url: str) -> AlertTarget:
             hint = f" Make a new one and set {variable}." if response.status in {401, 403, 404, 410} else ""
             raise NotDelivered(f"The webhook at {host} returned {response.status}.{hint}")
 
-    return AlertTarget(send)
+    return AlertTarget(send, max_characters=WEBHOOK_CHARACTERS)
 
 
 def _email(settings: AlertSettings) -> AlertTarget:
@@ -249,7 +257,7 @@ def _email(settings: AlertSettings) -> AlertTarget:
                     server.starttls(context=ssl.create_default_context())
                 if parts.username:
                     server.login(unquote(parts.username), unquote(parts.password or ""))
-                server.send_message(mail)
+                refused = server.send_message(mail)
                 # The mail is accepted: an error or a delay from here on must not send it a second time.
                 with contextlib.suppress(smtplib.SMTPException, OSError):
                     server.putcmd("QUIT")
@@ -257,6 +265,11 @@ def _email(settings: AlertSettings) -> AlertTarget:
             code = getattr(error, "smtp_code", "")
             why = f"{type(error).__name__}{f' {code}' if code else ''}"
             raise NotDelivered(f"The mail server {host}:{port} did not accept it: {why}.") from None
+        if refused:
+            raise PartlyDelivered(
+                f"The mail server {host}:{port} refused {len(refused)} of {len(recipients)} recipients: correct "
+                f"{variable_of('alert_to')}. The others received it."
+            )
 
     return AlertTarget(send)
 

@@ -35,6 +35,7 @@ from propel_assets.settings.parsing import (
     executor_name,
     load_settings,
     max_age,
+    monitoring_settings,
     variables_of,
 )
 from propel_assets.settings.process import (
@@ -66,6 +67,7 @@ __all__ = [
     "is_loopback",
     "load_settings",
     "max_age",
+    "monitoring_settings",
     "name_prefix",
     "normalize_auth_url",
     "require_credentials",

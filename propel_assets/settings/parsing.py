@@ -66,6 +66,17 @@ def max_age(environment: str | None = None) -> timedelta:
     return Target(max_age_hours=hours).max_age
 
 
+def monitoring_settings(environment: str | None = None) -> Settings:
+    """Return the settings of alerts and of the webhook store; all others are the defaults.
+
+    Those can have values that are not allowed, which an alert must be able to report.
+    """
+    names = ("alert_webhook", "alert_smtp", "alert_from", "alert_to", "alert_apprise", "webhook_store")
+    environment = _environment(environment)
+    values: dict[str, Any] = {name: _value(name, environment) for name in names}
+    return Settings(environment=environment, **values)
+
+
 def variables_of(name: str, environment: str) -> list[str]:
     """Return the environment variables that a field of `Settings` is read from, the first one first."""
     variable = variable_of(name)

@@ -44,7 +44,8 @@ class StoredRows:
         """Return the keys of the rows of ``table`` that loads of events have deleted since its last full load began.
 
         No clock has to be right: `propel_scans.event_loads` has the number of loads of events that were complete when a
-        load began. A row that another load has restored meanwhile is deleted twice, and counts once.
+        load began. Loads of events that are not complete have no number; they can have deleted rows before their write
+        failed. A row that another load has restored meanwhile is deleted twice, and counts once.
         """
         with connect(*self._arguments) as warehouse:
             if not _has_log(warehouse):
@@ -57,7 +58,15 @@ class StoredRows:
                 "ON c.load_id = s.load_id AND c.table_name = s.table_name "
                 "WHERE s.table_name = %s AND s.mode = 'events' AND s.event_loads >= %s AND c.change = 'deleted'"
             )
-            return set(warehouse.rows(sql, table.name, full[0][0] if full else 0))
+            deleted = set(warehouse.rows(sql, table.name, full[0][0] if full else 0))
+            if began := next(iter(warehouse.audit.full_load_start_times(table)), None):
+                sql = (
+                    f"SELECT DISTINCT {', '.join(table.key)} FROM {warehouse.table(PROPEL_CHANGES.name)} "  # noqa: S608
+                    "WHERE table_name = %s AND mode = 'events' AND change = 'deleted' AND observed_to >= %s "
+                    f"AND load_id NOT IN (SELECT s.load_id FROM {warehouse.complete_loads_of(PROPEL_SCANS.name)})"
+                )
+                deleted |= set(warehouse.rows(sql, table.name, began))
+            return deleted
 
     def first_receipt(self, ids: Sequence[str]) -> datetime | None:
         """Return when the first of the messages ``ids`` of `auth_event` was received."""
@@ -119,7 +128,7 @@ class StoredRows:
             rows = warehouse.rows(sql, since)
         users, orgs = {user_id for user_id, _ in rows if user_id}, {org_id for _, org_id in rows if org_id}
         read_from = min(load.started_at for load in late)
-        return RowsToReadAgain(ids, since, read_from, sorted(users), sorted(orgs))
+        return RowsToReadAgain(ids, [load.load_id for load in late], since, read_from, sorted(users), sorted(orgs))
 
 
 def can_read_again(target: Target, policy: Policy) -> bool:

@@ -89,7 +89,9 @@ def load_scan(
         load, must_read_again = _load(scan, settings, policy, session, options or ReadOptions(), progress, log)
         if must_read_again:
             try:
-                _load(AUTH_EVENT.scan, settings, policy, session, ReadOptions(events=()), progress, log)
+                events, _ = _load(AUTH_EVENT.scan, settings, policy, session, ReadOptions(events=()), progress, log)
+                if any(result.unread for result in events.results):
+                    log(NOT_READ_AGAIN.format(scan))
             except PropelError as error:
                 log(f"{NOT_READ_AGAIN.format(scan)} {error}")
     return load

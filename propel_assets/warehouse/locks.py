@@ -17,6 +17,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from propel_assets.errors import WarehouseBusy, WarehouseClosed
+from propel_assets.warehouse.destinations.duckdb_file import remove_abandoned_copy
 
 Log = Callable[[str], None]
 
@@ -79,6 +80,7 @@ def file_lock(database: Path, timeout: LockTimeout) -> Iterator[None]:
 
     wait_for_lock(acquire, timeout)
     try:
+        remove_abandoned_copy(database)
         owner_file.write_text(_describe(psutil.Process()), encoding="utf-8")
         yield
     finally:

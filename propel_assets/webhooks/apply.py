@@ -9,7 +9,7 @@ from collections.abc import Collection, Generator, Iterator
 from typing import TYPE_CHECKING
 
 from propel_assets.catalog import AUTH_EVENT, BY_NAME
-from propel_assets.errors import SettingsError, TransientApiError, WarehouseError, WebhookStoreError
+from propel_assets.errors import SettingsError, TransientApiError, WebhookStoreError
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import describe_error
 from propel_assets.settings import Settings
@@ -67,13 +67,13 @@ def load_events(
                 _settle_grades(settings, session, log)
                 break
     if settings.erase_deleted:
-        _erase_deleted(settings, log)
+        run_due_erasures(settings, log)
     if unread:
         listed = " and ".join(f"{len(some)} {BY_NAME[name].items}" for name, some in unread.items())
         raise TransientApiError(
             f"PropelAuth returned an error for {listed} that events name. The other events are applied; "
-            f"{len(kept)} events stay in the store, and each load tries them again. If the error persists, a "
-            "full load has the rows, and the events are removed after 30 days."
+            f"{len(kept)} events stay in the store, and each load reads these ids again. If the error persists, "
+            "a full load has the rows, and the events are removed after 30 days."
         )
 
 
@@ -86,24 +86,6 @@ def _purge(store: "WebhookStore") -> None:
     """Remove events that are older than the limit and were not loaded. The next load repeats it after an error."""
     with contextlib.suppress(WebhookStoreError):
         store.purge()
-
-
-def _erase_deleted(settings: Settings, log: Log) -> None:
-    """Run the due erasures.
-
-    Raises:
-        WarehouseError: one of them is not complete.
-    """
-    receipts = run_due_erasures(settings, log)
-    if incomplete := [user_id for user_id, receipt in receipts.items() if not receipt.is_complete]:
-        found = {column.reason for receipt in receipts.values() for column in receipt.unsearched}
-        reasons = f" ({'; '.join(sorted(found))})" if found else ""
-        message = (
-            f"The events are loaded, but the erasure of {', '.join(incomplete)} is not complete: something still names "
-            f"the user or could not be searched{reasons}. Run propel-assets erase with each id: it lists what remains."
-        )
-        log(f"Warning: {message}")
-        raise WarehouseError(message)
 
 
 def _settle_grades(settings: Settings, session: LoadSession, log: Log) -> None:

@@ -80,10 +80,6 @@ class _Cursor(psycopg2.extensions.cursor):
         with self._limit():
             super().execute(*args, **named)
 
-    def executemany(self, *args: Any, **named: Any) -> None:
-        with self._limit():
-            super().executemany(*args, **named)
-
     def fetchmany(self, *args: Any, **named: Any) -> list[tuple[Any, ...]]:
         with self._limit():
             return super().fetchmany(*args, **named)

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
 from propel_assets.catalog.events import ids_named_by
 from propel_assets.errors import SettingsError, WebhookStoreError, WebhookStoreFull
@@ -32,9 +32,11 @@ MAX_AGE = timedelta(days=30)
 BUSY_SECONDS = 10
 STATEMENT_SECONDS = 10.0
 POOL_SECONDS = 5
+IDS_PER_STATEMENT = 500
 PURGE_SECONDS = 3600
 COUNT_AFTER = 0.01
 """The share of a limit that is added between two counts. Each process counts, so each can exceed a limit by it."""
+POSTGRESQL = "postgresql+psycopg2"
 INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 metadata = sa.MetaData()
@@ -125,6 +127,14 @@ class WebhookStore:
         self._counted: tuple[int, int] | None = None  # events and bytes
         self._added = (0, 0)  # since then
         self._next_purge = -math.inf
+        try:
+            self._create_table()
+        except WebhookStoreError as error:
+            if isinstance(error.__context__, OperationalError):
+                raise
+            self._create_table()  # another process has created it meanwhile
+
+    def _create_table(self) -> None:
         with self._transaction() as connection:
             metadata.create_all(connection)
 
@@ -202,9 +212,11 @@ class WebhookStore:
         """Remove events that are in the warehouse."""
         if not svix_ids:
             return
+        ids = [*svix_ids]
         with self._lock, self._transaction() as connection:
-            statement = sa.delete(events).where(events.c.svix_id == sa.bindparam("id"))
-            connection.execute(statement, [{"id": svix_id} for svix_id in svix_ids])
+            for start in range(0, len(ids), IDS_PER_STATEMENT):  # not one by one: each takes a round trip
+                batch = ids[start : start + IDS_PER_STATEMENT]
+                connection.execute(sa.delete(events).where(events.c.svix_id.in_(batch)))
         self._overwrite()
 
     def purge_if_due(self) -> None:
@@ -213,10 +225,13 @@ class WebhookStore:
             self.purge()
 
     def purge(self) -> int:
-        """Remove events older than `max_age`, and return how many."""
+        """Remove events older than `max_age`, and return how many; none if all are older: the clock may be wrong."""
         self._next_purge = time.monotonic() + PURGE_SECONDS
         oldest = (datetime.now(UTC) - self.max_age).timestamp()
         with self._lock, self._transaction() as connection:
+            newest = connection.execute(sa.select(sa.func.max(events.c.received_at))).scalar()
+            if newest is None or newest < oldest:
+                return 0
             removed = connection.execute(sa.delete(events).where(events.c.received_at < oldest)).rowcount
         self._overwrite()
         return removed
@@ -290,6 +305,13 @@ def _parse(url: str) -> sa.URL:
             f"PROPELAUTH_WEBHOOK_STORE has the dialect {name!r}. "
             + ("Write postgresql+psycopg2:// instead." if name == "postgres" else "Use sqlite or postgresql+psycopg2.")
         )
+    if parsed.drivername == "postgresql":  # for which SQLAlchemy takes psycopg
+        parsed = parsed.set(drivername=POSTGRESQL)
+    if name == "postgresql" and parsed.drivername != POSTGRESQL:
+        raise SettingsError(
+            f"PROPELAUTH_WEBHOOK_STORE has the driver {parsed.drivername}, whose statements have no time limit. Write "
+            f"{POSTGRESQL}:// instead."
+        )
     return parsed
 
 
@@ -301,15 +323,14 @@ def _engine(url: str, statement_seconds: float) -> Engine:
             engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
             sqlalchemy_event.listen(engine, "connect", _configure_sqlite)
             return engine
-        arguments = {}
-        if parsed.get_driver_name() == "psycopg2":
-            from propel_assets.webhooks.postgres import connect_arguments
+        from propel_assets.webhooks.postgres import connect_arguments
 
-            arguments = connect_arguments([*parsed.query], statement_seconds)
+        arguments = connect_arguments([*parsed.query], statement_seconds)
         return sa.create_engine(parsed, pool_pre_ping=True, pool_timeout=POOL_SECONDS, connect_args=arguments)
     except (ImportError, NoSuchModuleError):
         raise SettingsError(
-            f"The driver of PROPELAUTH_WEBHOOK_STORE is not installed ({parsed.drivername}). Install it with pip."
+            f"The driver of PROPELAUTH_WEBHOOK_STORE is not installed ({parsed.drivername}). For PostgreSQL: "
+            "pip install 'propel-assets[postgres]'"
         ) from None
 
 

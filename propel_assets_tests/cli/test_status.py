@@ -92,6 +92,11 @@ def test_prometheus_text_has_the_same_figures(loaded, event) -> None:
     assert status().endswith("\n1 webhook event not loaded yet: propel-assets load auth_event\n")
 
 
+def test_a_store_without_a_secret_is_read(loaded, event, monkeypatch) -> None:
+    monkeypatch.delenv("PROPELAUTH_WEBHOOK_SECRET")
+    assert json.loads(status("--json"))["events"]["pending"] == 1
+
+
 def test_without_webhooks_there_is_no_event_lag(loaded) -> None:
     assert json.loads(status("--json"))["events"] is None
     assert "propel_webhook" not in status("--format", "prometheus")

@@ -193,6 +193,22 @@ def test_an_unusual_loss_is_reported_with_how_to_allow_it(tick, run, webhook, sa
     assert "@" not in webhook.texts[-1]
 
 
+def test_a_load_of_recent_changes_does_not_resolve_the_alert_of_a_full_load(tick, run, webhook, monkeypatch) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise errors.LossRefused("Nothing was loaded.")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(assets, "load_scan", fail)
+        run("user_query")
+        tick()
+    assert run("user_query", job="propel_auth_refresh_recent").success
+    tick()
+    assert len(webhook.texts) == 1
+    run("user_query")
+    tick()
+    assert "Recovered: Unusual loss: too many rows are missing: step propel_auth_load_users" in webhook.texts[-1]
+
+
 def test_an_error_of_another_library_is_reported_by_its_class_only(tick, run, webhook, monkeypatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise ValueError("Could not convert string 'Alice Q. Smith' to BOOL")
@@ -424,6 +440,15 @@ def test_an_alert_waits_until_a_wrong_setting_is_put_right(broken, tick, webhook
     assert "The webhook cannot be used, and its alerts are kept. PROPELAUTH_ALERT_WEBHOOK must look like" in said
     assert SECRET not in said
     assert len(webhook.texts) == 1
+
+
+def test_a_setting_that_is_not_allowed_is_reported(run, tick, webhook, monkeypatch) -> None:
+    monkeypatch.setenv("PROPELAUTH_MAX_LOSS", "20")
+    run("jwks")
+    tick()
+    (text,) = webhook.texts
+    assert "a setting is missing or invalid" in text
+    assert "PROPELAUTH_MAX_LOSS" in text
 
 
 def test_a_target_that_cannot_be_used_is_reported_to_the_others(broken, tick, webhook, monkeypatch) -> None:

@@ -68,6 +68,22 @@ def test_pending_events_start_a_run_and_a_run_that_applied_none_is_repeated_late
     assert len(tick().run_requests) == 1
 
 
+def test_a_clock_that_was_ahead_delays_no_run(tick, store) -> None:
+    store.add([received({"event_type": "user.login", "user_id": "u"})])
+    with time_machine.travel(datetime.now(UTC) + timedelta(days=60)):
+        assert len(tick().run_requests) == 1
+    assert len(tick().run_requests) == 1
+
+
+def test_due_erasures_start_a_run_each_day_also_without_events(tick, store, monkeypatch) -> None:
+    monkeypatch.setenv("PROPELAUTH_ERASE_DELETED", "true")
+    runs = []
+    for hours in (0, 1, 23, 25, 26, 51):
+        with time_machine.travel(datetime.now(UTC) + timedelta(hours=hours)):
+            runs.append(len(tick().run_requests or ()))
+    assert runs == [1, 0, 0, 1, 0, 1]
+
+
 def test_no_second_run_starts_while_one_is_in_progress(tick, store, instance) -> None:
     store.add([received({"event_type": "user.login", "user_id": "u"})])
     job = build_definitions().resolve_job_def(JOB)

@@ -315,11 +315,21 @@ def test_an_erasure_of_files_that_is_killed_can_be_resumed(destination, person, 
 
 
 @pytest.mark.parametrize("destination", ["duckdb"], indirect=True)
-def test_a_person_whose_values_are_hashed_is_erased(person, sandbox, run, rows, monkeypatch) -> None:
+def test_a_person_whose_values_are_hashed_is_erased(person, sandbox, run, rows, monkeypatch, ask) -> None:
     monkeypatch.setenv("PROPELAUTH_PRIVACY", "strict")
     assert run("load", *LOADED).returncode == 0
     before = len(rows("pending_org_invites"))
-    assert run("erase", person["user_id"]).returncode == 0
+    user_id, email = person["user_id"], person["email"]
+    ask(
+        "CREATE SCHEMA analysts",
+        "CREATE TABLE analysts.tickets (user_id TEXT, email TEXT, org TEXT)",
+        f"INSERT INTO analysts.tickets VALUES ('{user_id}', 'unknown', ''), ('other', '', '{email.title()}''s space')",
+        "CREATE TABLE analysts.leads AS SELECT 'unknown' AS email UNION SELECT 'other@example.com'",
+        "SELECT 1",
+    )
+    assert run("erase", user_id).returncode == 0
+    assert ask("SELECT user_id, org FROM analysts.tickets") == [("other", "erased's space")]
+    assert len(ask("SELECT * FROM analysts.leads")) == 2  # `unknown` is no address of the person
     assert len(rows("user_query")) == len(sandbox.store.users) - 1
     assert len(rows("pending_org_invites")) == before - 1
     loaded = run("load", *LOADED)

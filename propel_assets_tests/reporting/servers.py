@@ -68,14 +68,22 @@ class MailServer:
 
     Attributes:
         mails: the mails it has accepted.
+        refused: the recipients that it refuses.
         address: host and port.
         certificate: the file with its certificate, which no authority has signed.
     """
 
     def __init__(self, address: str, certificate: Path) -> None:
         self.mails: list[Mail] = []
+        self.refused: set[str] = set()
         self.address = address
         self.certificate = str(certificate)
+
+    async def handle_RCPT(self, server, session, envelope, address, options) -> str:  # noqa: N802
+        if address in self.refused:
+            return "550 no such user"
+        envelope.rcpt_tos.append(address)
+        return "250 accepted"
 
     async def handle_DATA(self, server, session, envelope) -> str:  # noqa: N802 - the name that aiosmtpd calls
         self.mails.append(Mail(session.ssl is not None, envelope.rcpt_tos, envelope.content.decode()))

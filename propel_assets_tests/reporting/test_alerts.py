@@ -11,6 +11,7 @@ from propel_assets.reporting.alerts import (
     messages,
     problem_of,
 )
+from propel_assets.reporting.delivery import WEBHOOK_CHARACTERS, AlertTarget
 from propel_assets.settings import AlertSettings
 
 OUTAGE = Cause("Run failed: PropelAuth cannot be reached")
@@ -107,11 +108,11 @@ def test_above_the_limit_the_oldest_alerts_are_left_out_and_one_alert_states_how
     assert first.left_out == len(sent) - len(newest)
     assert first.text.startswith(f"Alerts: older alerts are left out: {first.left_out} could not be delivered before ")
     assert "Look at the log of this sensor in Dagster, under Automation" in first.text
-    ((title, text, is_resolved),) = messages([first, *newest], "", one_each=False)
+    ((title, text, is_resolved),) = messages([first, *newest], "", AlertTarget(print))
     assert title == f"PropelAuth: Alerts: older alerts are left out and {MAX_PENDING - 1} more"
     assert text.splitlines()[0] == f"- {first.text}"
     assert not is_resolved
-    ((incident, _, _), *_) = messages([first, *newest], "", one_each=True)
+    ((incident, _, _), *_) = messages([first, *newest], "", AlertTarget(print, opens_incidents=True))
     assert str(first.left_out) not in incident  # a later count is the same incident
 
 
@@ -123,7 +124,7 @@ def test_without_a_target_nothing_is_kept() -> None:
 
 def test_a_long_message_shows_how_much_is_left_out() -> None:
     alerts = [Alert(f"Stale: {n}", f"Stale: {n}: loaded") for n in range(MAX_LINES + 5)]
-    ((title, text, is_resolved),) = messages(alerts, "staging", one_each=False)
+    ((title, text, is_resolved),) = messages(alerts, "staging", AlertTarget(print))
     assert not is_resolved
     assert title == f"PropelAuth staging: Stale: 0 and {MAX_LINES + 4} more"
     assert len(text.splitlines()) == MAX_LINES + 1
@@ -133,3 +134,15 @@ def test_a_long_message_shows_how_much_is_left_out() -> None:
 def test_a_long_list_of_names_is_cut() -> None:
     (alert,), _ = AlertState().update({str(n): problem(f"step{n}") for n in range(MAX_NAMES + 3)})
     assert f"step{MAX_NAMES - 1} and 3 more: reason of step0" in alert.text
+
+
+def test_a_message_of_a_webhook_fits_into_the_limits_of_the_services() -> None:
+    alerts = [Alert(f"Failed: {n}", f"Failed: {n}: {'reason ' * 70}") for n in range(23)]
+    target = AlertTarget(print, max_characters=WEBHOOK_CHARACTERS)
+    ((title, text, _),) = messages(alerts, "staging", target)
+    assert len(title) + len(text) <= WEBHOOK_CHARACTERS
+    assert [line[:12] for line in text.splitlines()[:-1]] == [f"- Failed: {n}:" for n in range(3)]
+    assert text.endswith("... and 20 more: see Dagster.")
+    ((title, text, _),) = messages([Alert("Failed", "reason " * 500)], "", target)
+    assert len(title) + len(text) <= WEBHOOK_CHARACTERS
+    assert text.endswith(" ...")

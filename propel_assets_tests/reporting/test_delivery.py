@@ -107,6 +107,23 @@ def test_a_mail_reaches_every_recipient(mail_server, monkeypatch, query, encrypt
     assert "- Run failed: what to do" in mail.content
 
 
+def test_a_recipient_whom_the_mail_server_refuses_is_reported_and_the_others_receive_one_mail(mail_server) -> None:
+    mail_server.refused = {"oncal@example.com"}
+    settings = AlertSettings(
+        smtp=f"smtp://{mail_server.address}",
+        sender="dagster@example.com",
+        recipients="data@example.com, oncal@example.com",
+    )
+    state, logged = AlertState(), []
+    for alerts in ([Alert("a", "what to do")], [], []):
+        state.deliver(settings, alerts, "", logged.append)
+    assert [mail.recipients for mail in mail_server.mails] == [["data@example.com"]]
+    assert logged == [
+        f"The mail server {mail_server.address} refused 1 of 2 recipients: correct PROPELAUTH_ALERT_TO. "
+        "The others received it."
+    ]
+
+
 def test_a_mail_server_with_an_untrusted_certificate_receives_nothing(mail_server) -> None:
     smtp = f"smtp://user:secret-word@{mail_server.address}?starttls=always"
     failures = deliver(AlertSettings(smtp=smtp, **MAIL), {"e-mail": [ALERT]})

@@ -1,5 +1,6 @@
 """Events are applied: the users, memberships and orgs that they name are as PropelAuth has them."""
 
+import errno
 import json
 import os
 import re
@@ -445,6 +446,26 @@ def test_deletions_of_several_runs_are_counted_until_the_next_full_load(settings
     assert {row["user_id"] for row in rows(settings, "user_query")} == sandbox.store.users.keys()
 
 
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_deletions_of_a_load_whose_write_failed_are_counted(settings, sandbox, store, monkeypatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    apply(settings)
+    users = list(sandbox.store.users)
+    for user_id in users[:50]:
+        sandbox.store.delete_user(user_id)
+    with monkeypatch.context() as patches:
+        patches.setattr(dlt.Pipeline, "load", fail)
+        with pytest.raises(WarehouseError, match="Some tables can have been changed"):
+            apply(settings)
+    assert len(rows(settings, "user_query")) == 250
+    for user_id in users[50:61]:
+        sandbox.store.delete_user(user_id)
+    with pytest.raises(LossRefused, match=r"11 rows of user_query .* and 50 were deleted since"):
+        apply(settings)
+
+
 @pytest.mark.slow
 def test_memberships_that_ended_in_earlier_runs_are_counted(settings, sandbox, store, monkeypatch) -> None:
     monkeypatch.setenv("PROPELAUTH_MAX_LOSS", "0")  # 50 rows
@@ -723,6 +744,32 @@ def test_rows_that_events_named_during_a_load_are_read_again_after_it(
         sandbox.store.delete_user(others[-1])
         apply(settings)
         assert others[-1] not in {row["user_id"] for row in rows(settings, "user_query")}
+
+
+@pytest.mark.parametrize("settings", ["postgres"], indirect=True)
+def test_a_user_who_cannot_be_read_again_stops_no_event_and_is_read_later(settings, sandbox, monkeypatch) -> None:
+    load_scan("users", settings)
+    failing, other = list(sandbox.store.users)[:2]
+
+    def names() -> dict[str, str]:
+        return {row["user_id"]: row["first_name"] for row in rows(settings, "user_query")}
+
+    def during() -> None:
+        sandbox.store.update_user(failing, first_name="During")
+        apply(settings)
+        sandbox.faults.set("server_error", 500, path=f"{API}/user/{failing}")
+
+    with connected(settings, sandbox):
+        messages = load_around(during, "users", settings, monkeypatch)
+        assert "could not be read again" in messages[-1]
+        assert names()[failing] != "During"  # the full load has replaced it by an older version
+        sandbox.store.update_user(other, first_name="Later")
+        with pytest.raises(TransientApiError, match="an error for 1 users"):
+            apply(settings)
+        assert names()[other] == "Later"
+        sandbox.faults.clear()
+        apply(settings)
+        assert names()[failing] == "During"
 
 
 @pytest.mark.slow

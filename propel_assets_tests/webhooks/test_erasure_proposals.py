@@ -1,5 +1,6 @@
 """A deletion that the API confirms proposes an erasure. A forged or mistaken event has no effect."""
 
+import errno
 import json
 import uuid
 from contextlib import closing
@@ -9,6 +10,9 @@ import pytest
 
 from propel_assets.errors import TransientApiError, WarehouseError
 from propel_assets.settings import load_settings
+from propel_assets.warehouse.destinations.duckdb_file import needs_compaction
+from propel_assets.warehouse.erasure import automatic_erasures
+from propel_assets.warehouse.erasure import run as run_module
 from propel_assets.warehouse.load import load_scan
 from propel_assets.webhooks import apply as apply_module
 from propel_assets.webhooks.apply import load_events
@@ -133,11 +137,15 @@ def test_an_automatic_erasure_that_is_not_complete_fails_and_says_what_to_do(
     deliver(settings, user_id, days_ago=31)
     run_sql(f"CREATE VIEW propel_auth_data.selected_user AS SELECT '{user_id}' AS user_id")
     monkeypatch.setenv("PROPELAUTH_ERASE_DELETED", "true")
-    messages: list[str] = []
-    with pytest.raises(WarehouseError, match=f"the erasure of {user_id} is not complete: .* Run propel-assets erase"):
-        list(load_events(load_settings(), log=messages.append))
-    assert messages[-1].startswith("Warning: ")
-    assert query("SELECT count(*) FROM auth_event") == [(0,)]  # it is erased as far as it can be
+    for _ in range(2):
+        with pytest.raises(
+            WarehouseError, match=f"The erasure of {user_id} is not complete: .* Run propel-assets erase"
+        ):
+            list(load_events(load_settings()))
+        assert query("SELECT count(*) FROM auth_event") == [(0,)]  # it is erased as far as it can be
+    assert f"Not complete: the erasure of {user_id}." in run_cli("erasures").stderr
+    assert run_cli("erase", user_id).returncode == 1
+    list(load_events(load_settings()))
     # The command prints the results of the load and of its checks first.
     other_id = next(iter(small.store.users))
     small.store.delete_user(other_id)
@@ -149,10 +157,55 @@ def test_an_automatic_erasure_that_is_not_complete_fails_and_says_what_to_do(
     assert lines[-1] == "Error: Not complete: auth_event. The reasons are above."
     order = [
         next(n for n, line in enumerate(lines) if line == "auth_event: 1 row, proved"),
-        next(n for n, line in enumerate(lines) if line.startswith("auth_event: not complete. The events are loaded,")),
+        next(n for n, line in enumerate(lines) if line.startswith("auth_event: not complete. The erasure of ")),
         next(n for n, line in enumerate(lines) if line.endswith("checks passed.")),
     ]
     assert order == sorted(order)
+
+
+@pytest.mark.parametrize("stopped_at", ["_receipt", "_compact"])
+def test_an_automatic_erasure_that_is_stopped_after_its_commit_is_repeated(
+    small, settings, query, monkeypatch, tmp_path, stopped_at
+) -> None:
+    user_id = next(iter(small.store.users))
+    small.store.delete_user(user_id)
+    deliver(settings, user_id, days_ago=31)
+    monkeypatch.setenv("PROPELAUTH_ERASE_DELETED", "true")
+    file = tmp_path / "propel_auth_pipeline.duckdb"
+
+    def fail(*_) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patches:
+        patches.setattr(run_module if stopped_at == "_compact" else run_module._Run, stopped_at, fail)
+        with pytest.raises(WarehouseError, match=f"The erasure of {user_id} failed.*Free disk space"):
+            list(load_events(load_settings()))
+    assert query("SELECT count(*) FROM auth_event") == [(0,)]  # it was committed
+    not_compacted = file.stat().st_ino
+    list(load_events(load_settings()))
+    assert file.stat().st_ino != not_compacted
+    assert not needs_compaction(file)
+    assert automatic_erasures(settings.target, lambda _: None) == {}
+    compacted = file.stat().st_ino
+    list(load_events(load_settings()))
+    assert file.stat().st_ino == compacted
+
+
+def test_an_erasure_that_fails_hides_no_other_that_is_not_complete(small, settings, run_sql, monkeypatch) -> None:
+    incomplete, failing, last = list(small.store.users)[:3]
+    for days, user_id in ((33, incomplete), (32, failing), (31, last)):
+        small.store.delete_user(user_id)
+        deliver(settings, user_id, days_ago=days)
+    list(load_events(settings))
+    run_sql(f"CREATE VIEW propel_auth_data.selected_user AS SELECT '{incomplete}' AS user_id")
+    monkeypatch.setenv("PROPELAUTH_ERASE_DELETED", "true")
+    small.faults.set("server_error", 500, path=f"/api/backend/v1/user/{failing}")
+    messages: list[str] = []
+    with pytest.raises(WarehouseError) as error:
+        list(load_events(load_settings(), log=messages.append))
+    assert f"The erasure of {failing} failed." in str(error.value)
+    assert f"The erasure of {incomplete} is not complete" in str(error.value)
+    assert f"Erased: {last}." in messages
 
 
 @pytest.mark.parametrize("is_known_by", ["an invite of theirs", "the event of their sign-up", "nothing"])

@@ -205,6 +205,7 @@ def test_the_receiver_removes_events_that_are_too_old_once_an_hour(tmp_path, mon
     monkeypatch.setattr(store, "purge", lambda: calls.append(purge()))
     at = datetime.now(UTC) - timedelta(days=400)
     store.add([StoredEvent("old", "user.created", at, at, json.dumps(CREATED))])
+    store.add([StoredEvent("new", "user.created", datetime.now(UTC), at, json.dumps(CREATED))])
     app = build_app(store, [SECRET])
 
     async def deliver(svix_id: str) -> int:
@@ -214,7 +215,7 @@ def test_the_receiver_removes_events_that_are_too_old_once_an_hour(tmp_path, mon
             return (await client.post(PATH, content=body, headers=headers)).status_code
 
     assert [asyncio.run(deliver(svix_id)) for svix_id in ("a", "b")] == [204, 204]
-    assert [event.svix_id for event in store.pending(10)] == ["a", "b"]
+    assert [event.svix_id for event in store.pending(10)] == ["new", "a", "b"]
     assert calls == [1]
     later = time.monotonic() + 3601
     with monkeypatch.context() as patch:

@@ -5,9 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import time_machine
+from sqlalchemy.engine import Connection
+from sqlalchemy.event import listen
+from sqlalchemy.exc import ProgrammingError
 
 from propel_assets.errors import SettingsError, WebhookStoreError, WebhookStoreFull
-from propel_assets.webhooks.store import MAX_EVENTS, StoredEvent, StoreStatus, WebhookStore
+from propel_assets.webhooks.store import MAX_EVENTS, StoredEvent, StoreStatus, WebhookStore, metadata
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -34,7 +38,11 @@ def test_the_first_receipt_of_a_repeated_event_counts(store_url) -> None:
 def test_removed_events_are_gone_and_others_stay(store_url) -> None:
     store = WebhookStore(store_url)
     store.add([event(str(n)) for n in range(2_500)])
+    statements: list[str] = []
+    listen(store._engine, "before_cursor_execute", lambda *about: statements.append(about[2]))
+    listen(store._engine, "before_cursor_execute", lambda *about: about[-1] and pytest.fail("one by one"))
     store.remove([str(n) for n in range(2_499)])
+    assert len([statement for statement in statements if statement.startswith("DELETE")]) == 5
     store.remove([])
     assert [e.svix_id for e in store.pending(10)] == ["2499"]
 
@@ -53,6 +61,7 @@ def test_no_byte_of_a_removed_event_is_left_in_the_files(tmp_path) -> None:
     assert {b"canary-%d@" % n in files() for n in range(299)} == {False}
     assert b"canary-299@" in files()
     store.max_age = timedelta(0)
+    store.add([event("newer", received_at=datetime.now(UTC) + timedelta(hours=1))])
     assert store.purge() == 1
     assert b"canary" not in files()
 
@@ -107,6 +116,33 @@ def test_events_older_than_the_limit_are_purged(store_url) -> None:
     assert store.status() == StoreStatus(1, len(event("x").payload), store.pending(1)[0].received_at, 1 / MAX_EVENTS)
 
 
+def test_a_clock_that_is_wrong_for_a_moment_purges_nothing(store_url) -> None:
+    store = WebhookStore(store_url)
+    store.add([event("a", received_at=datetime.now(UTC))])
+    with time_machine.travel(datetime.now(UTC) + timedelta(days=365)):
+        assert store.purge() == 0
+    assert store.status().pending == 1
+
+
+def test_a_table_that_another_process_creates_at_the_same_time_is_used(store_url, monkeypatch) -> None:
+    create_all, calls = metadata.create_all, []
+
+    def create(connection: Connection) -> None:
+        create_all(connection)
+        calls.append(1)
+        if len(calls) == 1:
+            raise ProgrammingError("CREATE TABLE", {}, Exception("relation already exists"))
+
+    monkeypatch.setattr(metadata, "create_all", create)
+    assert WebhookStore(store_url).status().pending == 0
+
+
+def test_the_driver_of_postgresql_is_the_one_with_time_limits(store_url) -> None:
+    if store_url.startswith("postgresql"):
+        store = WebhookStore(store_url.replace("postgresql+psycopg2:", "postgresql:"))
+        assert store.add([event("a")]) == {"a"}
+
+
 def test_a_full_store_returns_nothing_new_for_repetitions_and_names_them(store_url) -> None:
     store = WebhookStore(store_url, max_events=2)
     store.add([event("a"), event("b")])
@@ -139,7 +175,7 @@ def test_two_receivers_may_store_the_same_events_at_the_same_time(store_url) -> 
         ("not a url", "not a database URL"),
         ("mysql://localhost/events", "dialect 'mysql'"),
         ("postgres://localhost/events", r"Write postgresql\+psycopg2:// instead"),
-        ("postgresql+asyncpg_missing://localhost/events", "driver|database URL"),
+        ("postgresql+psycopg://localhost/events", r"no time limit. Write postgresql\+psycopg2:// instead"),
     ],
 )
 def test_a_url_that_cannot_be_used_is_refused(url, message) -> None:

@@ -72,16 +72,20 @@ def read_events(context: ScanContext, table: Table, shape: Webhooks) -> Iterator
     again = context.rows_to_read_again
     receipts = [*(row["received_at"] for row in new), context.first_receipt(stored), again.since]
     since = min(filter(None, receipts), default=None)
-    cursor = {FOLLOWED: list(again.loads), SINCE: since.isoformat() if since else None}
-    yield Rows(table.name, to_arrow(AUTH_EVENT, new))
-    yield ScanResult(table_name=table.name, verdict="proved", rows_read=len(new), cursor=cursor)
     times = [event.sent_at for event in events] + ([again.since] if again.since else [])
     sent_since = int(min((time.timestamp() for time in times), default=0)) - API_CLOCK_DIFFERENCE
     loaded = [name for name in shape.applies_to if context.is_current(BY_NAME[name])]
     user_ids = _ids([*(row["user_id"] for row in rows), *again.users])
     org_ids = _ids([*(row["org_id"] for row in rows), *again.orgs])
-    retried = {*_ids(row[column] for row in rows for column in ("user_id", "org_id"))}
-    yield from _read_named(context, loaded, user_ids, org_ids, retried, sent_since)
+    named = [*_read_named(context, loaded, user_ids, org_ids, sent_since)]
+    unread = {id_ for item in named if isinstance(item, ScanResult) for id_ in item.unread}
+    # A load whose rows could not all be read again is not followed: the next load of events reads them.
+    late = {*again.late} if unread & {*_ids([*again.users, *again.orgs])} else set()
+    followed = [load for load in again.loads if load not in late]
+    cursor = {FOLLOWED: followed, SINCE: since.isoformat() if since else None}
+    yield Rows(table.name, to_arrow(AUTH_EVENT, new))
+    yield ScanResult(table_name=table.name, verdict="proved", rows_read=len(new), cursor=cursor)
+    yield from named
 
 
 def _read_named(
@@ -89,30 +93,29 @@ def _read_named(
     loaded: Collection[str],
     user_ids: Sequence[str],
     org_ids: Sequence[str],
-    retried: Collection[str],
     sent_since: int,
 ) -> Iterator[Rows | ScanResult]:
-    """Read the users, memberships and orgs that events name, in the tables that have been ``loaded``.
-
-    ``retried``: the ids whose events can stay in the store if the API returns errors for them.
-    """
-    gone: list[str] = []
+    """Read the users, memberships and orgs that events name, in the tables that have been ``loaded``."""
+    gone: Sequence[str] = ()
+    unread: Sequence[str] = ()
     if not {ORG_QUERY.name, ORG_MEMBERSHIP.name}.isdisjoint(loaded):
         with _suppress_if_no_orgs(may_be_forbidden=ORG_QUERY.name not in loaded):
-            orgs = _read_orgs(context, org_ids, retried if ORG_QUERY.name in loaded else ())
+            orgs = _read_orgs(context, org_ids)
             gone = orgs.missing
             if ORG_QUERY.name in loaded:
                 yield from orgs.items(ORG_QUERY)
+            else:
+                unread = orgs.unread
     if USER_QUERY.name in loaded:
         users = None
         if ORG_MEMBERSHIP.name in loaded:
             with _suppress_if_no_orgs():
-                users = _read_users(context, user_ids, retried, sent_since, with_orgs=True)
+                users = _read_users(context, user_ids, sent_since, with_orgs=True)
         has_orgs = users is not None
-        users = users or _read_users(context, user_ids, retried, sent_since, with_orgs=False)
+        users = users or _read_users(context, user_ids, sent_since, with_orgs=False)
         yield from users.items(USER_QUERY)
         if has_orgs and not (users.rows and all(user.f_org_id_to_org_info is None for user in users.rows)):
-            yield from _memberships(users, gone)
+            yield from _memberships(users, gone, unread)
 
 
 @contextmanager
@@ -194,20 +197,18 @@ def _result(table: Table, rows: int, deleted: Mapping[str, Sequence[str]]) -> Sc
     return ScanResult(table_name=table.name, verdict="counted", mode="events", rows_read=rows, deleted=deleted)
 
 
-def _memberships(users: _Entities, gone_orgs: Sequence[str]) -> Iterator[Rows | ScanResult]:
+def _memberships(users: _Entities, gone_orgs: Sequence[str], unread: Sequence[str]) -> Iterator[Rows | ScanResult]:
     """Yield the memberships of ``users``. Those of deleted users and of deleted orgs are deleted."""
     memberships = Memberships({})
-    if not (users.rows or users.absent or gone_orgs):
+    if not (users.rows or users.absent or gone_orgs or unread):
         return
     memberships.count(users.rows, is_recent=True)
     yield Rows(ORG_MEMBERSHIP.name, nested_rows(users.row_type, ORG_MEMBERSHIP.items, users.rows), is_recent=True)
     deleted = {"user_id": [*memberships.emptied, *users.absent], "org_id": gone_orgs}
-    yield _result(ORG_MEMBERSHIP, memberships.rows_read, deleted)
+    yield replace(_result(ORG_MEMBERSHIP, memberships.rows_read, deleted), unread=unread)
 
 
-def _read_users(
-    context: ScanContext, ids: Sequence[str], retried: Collection[str], since: int, *, with_orgs: bool
-) -> _Entities:
+def _read_users(context: ScanContext, ids: Sequence[str], since: int, *, with_orgs: bool) -> _Entities:
     member = RowType(ORG_MEMBERSHIP, constant_columns=("user_id",))
     row_type = RowType(USER_QUERY, maps={ORG_MEMBERSHIP.items: member} if with_orgs else {})
     decode, params = PageDecoder(row_type), {"include_orgs": "true" if with_orgs else "false"}
@@ -229,10 +230,10 @@ def _read_users(
                     returned.update(map(key_of(USER_QUERY), users))
                     yield users
 
-    return _read(context, USER_QUERY, row_type, ids, retried, read_one, read_lists)
+    return _read(context, USER_QUERY, row_type, ids, read_one, read_lists)
 
 
-def _read_orgs(context: ScanContext, ids: Sequence[str], retried: Collection[str]) -> _Entities:
+def _read_orgs(context: ScanContext, ids: Sequence[str]) -> _Entities:
     """Read each org from the list, by its name: only the list has `created_at`, and only an id proves an absence."""
     row_type = RowType(ORG_QUERY)
     decode, decode_page = PageDecoder(RowType(ORG_BY_ID)), PageDecoder(row_type, ORG_QUERY.items)
@@ -249,7 +250,7 @@ def _read_orgs(context: ScanContext, ids: Sequence[str], retried: Collection[str
         if len(wanted) > MAX_SINGLE_READS:
             yield from list_scan(context, ORG_QUERY, row_type)
 
-    found = _read(context, ORG_QUERY, row_type, ids, retried, read_one, read_lists)
+    found = _read(context, ORG_QUERY, row_type, ids, read_one, read_lists)
     if unlisted := [org for org in found.rows if not isinstance(org, row_type.struct)]:
         wanted = {org.f_org_id for org in unlisted}
         listed = [org for orgs in list_scan(context, ORG_QUERY, row_type) for org in orgs if org.f_org_id in wanted]
@@ -272,14 +273,12 @@ def _read(
     table: Table,
     row_type: RowType,
     ids: Sequence[str],
-    retried: Collection[str],
     read_one: Callable[[str], Any],
     read_lists: Callable[[set[str]], Iterator[Sequence[Any]]],
 ) -> _Entities:
     """Read ``ids`` by one request each; many of them from lists first. Each absence is confirmed by two requests.
 
     The second request is sent after the control reads, so that a single wrong status 404 deletes nothing.
-    ``retried``: the ids that the next load reads again if the API returns errors for them.
     """
     unread: list[str] = []
     refused: list[str] = []
@@ -292,7 +291,7 @@ def _read(
             raise
         except TransientApiError:
             unread.append(id_)
-            if id_ not in retried or len(unread) > MAX_UNREAD:
+            if len(unread) > MAX_UNREAD:
                 raise
             return UNREAD
 

@@ -1,7 +1,10 @@
 """The DuckDB file itself: why it cannot be opened, and a compacted copy without the bytes of deleted rows."""
 
+import contextlib
 import shutil
 import struct
+from collections.abc import Callable, Sequence
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import duckdb as engine
@@ -55,27 +58,91 @@ def describe_open_error(file: Path, error: engine.Error) -> WarehouseClosed:
     )
 
 
+def request_compaction(file: Path) -> None:
+    """Note that the file has to be compacted: the folder of the copy exists until the copy has replaced the file.
+
+    Only its owner can read the folder, so the copy is never more readable than the file.
+    """
+    _copy_of(file).parent.mkdir(mode=0o700, exist_ok=True)
+
+
+def needs_compaction(file: Path) -> bool:
+    """Return whether an erasure has deleted rows, and was stopped before the file was compacted."""
+    return _copy_of(file).parent.is_dir()
+
+
+def remove_abandoned_copy(file: Path) -> None:
+    """Remove what a compaction that was stopped has written. It is as large as the database."""
+    for leftover in _copy_of(file).parent.glob("*"):
+        leftover.unlink(missing_ok=True)
+
+
 def write_compacted_copy(client: DuckDbSqlClient, file: Path) -> None:
-    """Copy the database into a new file beside it: DuckDB keeps the bytes of deleted rows in the old file.
+    """Copy the database into a new file: DuckDB keeps the bytes of deleted rows in the old file.
 
     Raises:
         WarehouseClosed: the copy cannot be written.
     """
-    copy = _copy_of(file)
-    for leftover in (copy, Path(f"{copy}.wal")):
-        leftover.unlink(missing_ok=True)
+    request_compaction(file)
+    remove_abandoned_copy(file)
     connection = client.native_connection
+    with contextlib.ExitStack() as undo:
+        undo.callback(remove_abandoned_copy, file)
+        try:
+            connection.execute(f"ATTACH {sql_literal(str(_copy_of(file)))} AS propel_copy")
+            _copy_tables(connection, client.escape_column_name)
+            connection.execute("DETACH propel_copy")
+            connection.execute("CHECKPOINT")  # so that closing this connection later writes nothing beside the new file
+        except engine.Error as error:
+            is_refused = isinstance(error, engine.ConstraintException | engine.BinderException)
+            remedy = "Drop the foreign keys of its tables" if is_refused else "Free disk space beside it"
+            raise WarehouseClosed(
+                f"The rows were deleted, but {file.name} could not be compacted, so their bytes are still in it: "
+                f"{describe_error(error)}. {remedy} and run again."
+            ) from None
+        undo.pop_all()
+
+
+def _copy_tables(connection: engine.DuckDBPyConnection, quote: Callable[[str], str]) -> None:
+    """Copy everything. DuckDB does that in one transaction, in which a foreign key refuses all rows that it checks."""
     [(name,)] = connection.execute("SELECT current_database()").fetchall()
-    try:
-        connection.execute(f"ATTACH {sql_literal(str(copy))} AS propel_copy")
-        connection.execute(f"COPY FROM DATABASE {client.escape_column_name(name)} TO propel_copy")
-        connection.execute("DETACH propel_copy")
-        connection.execute("CHECKPOINT")  # so that closing this connection later writes nothing beside the new file
-    except engine.Error as error:
-        raise WarehouseClosed(
-            f"The rows were deleted, but {file.name} could not be compacted, so their bytes are still in it: "
-            f"{describe_error(error)}. Free disk space beside it and run again."
-        ) from None
+    keys = connection.execute(
+        "SELECT schema_name, table_name, referenced_table, constraint_column_names, referenced_column_names "
+        "FROM duckdb_constraints() WHERE constraint_type = 'FOREIGN KEY' AND database_name = ?",
+        [name],
+    ).fetchall()
+    copy_all = f"COPY FROM DATABASE {quote(name)} TO propel_copy"
+    if not keys:
+        connection.execute(copy_all)
+        return
+    connection.execute(f"{copy_all} (SCHEMA)")
+    tables = connection.execute("SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = ?", [name])
+    referenced: dict[tuple[str, str], set[tuple[str, str]]] = {table: set() for table in tables.fetchall()}
+    for schema, table, other, *_ in keys:
+        referenced[schema, table] |= {(schema, other)} - {(schema, table)}
+    for schema, table in TopologicalSorter(referenced).static_order():
+        path = f"{quote(schema)}.{quote(table)}"
+        insert = f"INSERT INTO propel_copy.{path} BY NAME SELECT * FROM {quote(name)}.{path}"  # noqa: S608 - quoted
+        own = [(columns, others) for *key, columns, others in keys if key == [schema, table, table]]
+        if not own:
+            connection.execute(insert)
+            continue
+        copied = f"EXISTS (SELECT 1 FROM propel_copy.{path} c WHERE "  # noqa: S608 - quoted
+        conditions = [f"NOT {copied}{_equal(own[0][1], own[0][1], quote)})"]
+        for columns, others in own:
+            has_null = " OR ".join(f"t.{quote(column)} IS NULL" for column in columns)
+            conditions.append(f"({has_null} OR {copied}{_equal(columns, others, quote)}))")
+        rows = 0
+        while inserted := connection.execute(f"{insert} t WHERE {' AND '.join(conditions)}").fetchall()[0][0]:
+            rows += inserted
+        if [(rows,)] != connection.execute(f"SELECT count(*) FROM {path}").fetchall():  # noqa: S608 - quoted
+            raise engine.ConstraintException(f"The foreign key of {path} refuses rows.")
+
+
+def _equal(columns: Sequence[str], others: Sequence[str], quote: Callable[[str], str]) -> str:
+    """Return the condition that ``columns`` are those of a row that is already copied."""
+    pairs = zip(columns, others, strict=True)
+    return " AND ".join(f"t.{quote(a)} IS NOT DISTINCT FROM c.{quote(b)}" for a, b in pairs)
 
 
 def replace_with_compacted_copy(file: Path) -> None:
@@ -84,10 +151,12 @@ def replace_with_compacted_copy(file: Path) -> None:
     The connection that wrote the copy must still be open: it holds DuckDB's lock. Without it, another program could
     open the old file and commit to it before it is replaced.
     """
-    shutil.copymode(file, _copy_of(file))
+    copy = _copy_of(file)
+    shutil.copymode(file, copy)
     Path(f"{file}.wal").unlink(missing_ok=True)
-    _copy_of(file).replace(file)
+    copy.replace(file)
+    shutil.rmtree(copy.parent)
 
 
 def _copy_of(file: Path) -> Path:
-    return file.with_name(f"{file.name}.rewritten")
+    return file.with_name(f"{file.name}.compaction") / file.name

@@ -1,5 +1,6 @@
 """Finds and removes one person through an open connection."""
 
+import contextlib
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from propel_assets.warehouse.audit import decode_json
 from propel_assets.warehouse.dlt_compat import DuckDbSqlClient
 from propel_assets.warehouse.erasure.database_catalog import Catalog, EnumType, SearchedColumn, SearchedTable
 from propel_assets.warehouse.erasure.duckdb_catalog import DuckDbCatalog
-from propel_assets.warehouse.erasure.person import Person
+from propel_assets.warehouse.erasure.person import DIGEST, Person
 from propel_assets.warehouse.erasure.postgres_catalog import PostgresCatalog
 from propel_assets.warehouse.erasure.receipt import ErasureRecord, UnsearchedColumn
 from propel_assets.warehouse.query import placeholders
@@ -34,6 +35,7 @@ ADDRESS_UNKNOWN = "no e-mail address of this person is known. If you know one, r
 ROW_COUNTS = ("rows_expected", "rows_read", "total_min", "total_max")
 PLAIN = re.compile(PLAIN_IDENTIFIER)
 FREE_FORM = {c.name for table in TABLES for c in table.columns if c.privacy == "free_form"}
+AT = ("%@%", "%40%", "%&#%")  # patterns of text that contains an address, also an encoded one
 NOTHING: tuple[str, list[Any]] = ("1 = 0", [])
 
 
@@ -60,6 +62,7 @@ class PersonEraser:
         """Add the addresses, usernames and API keys beside the person's id to what identifies them."""
         person = self.person
         known = {"username": person.usernames, "api_key_id": person.api_keys}
+        emails: set[str] = set()
         for table in self._contents.tables:
             for id_column, column in LEARNED:
                 if {id_column, column} <= {*table.scalar_names}:
@@ -67,9 +70,30 @@ class PersonEraser:
                     text = self._catalog.text(column)
                     sql = f"SELECT DISTINCT {text} FROM {self._name(table)} WHERE {condition}"  # noqa: S608 - quoted
                     values = [value for (value,) in self._catalog.rows(sql, *params) if value]
-                    known.get(column, person.emails).update(values)
+                    known.get(column, emails).update(values)
             if table.name == AUTH_EVENT.name and "payload" in [column.name for column in table.columns]:
                 self._learn_from_events(table)
+        # Not `unknown` or `-`, which rows of other people can have too.
+        person.emails |= {email for email in emails if "@" in email or DIGEST.fullmatch(email)}
+
+    def learn_plain_addresses(self, digest: Callable[[str], str]) -> None:
+        """Add the addresses of which only the keyed hash is known: a policy that hashes columns keeps them in text."""
+        person = self.person
+        hashed = {email for email in person.emails if DIGEST.fullmatch(email)}
+        hashed -= {digest(form) for email in person.emails - hashed for form in (email, email.lower())}
+
+        def learn(value: str) -> bool:
+            is_theirs = not hashed.isdisjoint({digest(value), digest(value.lower())})
+            person.emails |= {value} if is_theirs else set()
+            return is_theirs
+
+        columns = [(table, column) for table in self._contents.tables for column in table.columns] if hashed else []
+        for table, column in columns:
+            text = self._catalog.text(column)
+            sql = f"SELECT DISTINCT {text} FROM {self._name(table)} WHERE {' OR '.join([f'{text} LIKE %s'] * len(AT))}"  # noqa: S608
+            with contextlib.suppress(DatabaseException), self._catalog.savepoint():  # `find_remaining` reports it
+                for (value,) in self._catalog.stream(sql, *AT):
+                    replace_identifiers(value, learn)
 
     def _learn_from_events(self, table: SearchedTable) -> None:
         """Learn from the events about the sign-up of the person, which remain after a deletion."""

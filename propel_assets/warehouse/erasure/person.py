@@ -1,8 +1,8 @@
 """What identifies one person in the warehouse: plain, hashed by the privacy policy, or both."""
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 
 from propel_assets.privacy.identifiers import like_patterns
 from propel_assets.privacy.policy import Policy
@@ -28,6 +28,15 @@ class Person:
             person.ids |= {policy.digest(user_id)}
             person.emails |= {policy.digest(email) for email in emails}
         return person
+
+    def as_lists(self) -> dict[str, list[str]]:
+        """Return the identifiers as JSON can have them."""
+        return {kind.name: sorted(getattr(self, kind.name)) for kind in fields(self)}
+
+    def add(self, identifiers: Mapping[str, Iterable[str]]) -> None:
+        """Add identifiers, as `as_lists` returns them."""
+        for kind in fields(self):
+            getattr(self, kind.name).update(identifiers.get(kind.name, ()))
 
     def in_column(self, name: str) -> set[str]:
         """Return the identifiers that a column of this name can contain, in lower case."""

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from propel_assets.catalog import AUTH_EVENT, BY_NAME, PROPEL_CHANGES, PROPEL_SCAN_STATE, USER_QUERY
+from propel_assets.errors import PropelError, WarehouseError
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import Settings, require_credentials
 from propel_assets.source.client import Client
 from propel_assets.source.lists import get_or_none
 from propel_assets.source.values import UUID
 from propel_assets.warehouse.audit import as_utc
-from propel_assets.warehouse.erasure.receipt import ErasureReceipt
-from propel_assets.warehouse.erasure.run import erase
+from propel_assets.warehouse.erasure.run import automatic_erasures, erase, finish_compaction
 from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.query import Warehouse, open_warehouse
 
@@ -61,22 +61,59 @@ def proposed_erasures(warehouse: Warehouse, days: float) -> list[ErasureProposal
     return sorted(proposals, key=lambda proposal: (proposal.due_at, proposal.user_id))
 
 
-def run_due_erasures(settings: Settings, log: Log) -> dict[str, ErasureReceipt]:
-    """Erase the users whose proposals are due and who do not exist at PropelAuth, and return the receipts by user id.
+def run_due_erasures(settings: Settings, log: Log) -> None:
+    """Erase the users whose proposals are due and who do not exist at PropelAuth.
+
+    An erasure that was stopped is repeated. One that is not complete is reported, until `propel-assets erase` has
+    reported what remains.
 
     Raises:
-        PropelError: an erasure, or the request before it, failed. Those before it are complete.
+        WarehouseError: some erasures, or the requests before them, failed or are not complete. All others are.
     """
     settings = require_credentials(settings)
     policy = load_policy(settings.privacy_settings)
     with open_warehouse(settings.target, policy, log) as warehouse:
         due = [proposal.user_id for proposal in proposed_erasures(warehouse, settings.erasure_days) if proposal.is_due]
-    client, path, receipts = Client(settings.tenant), BY_NAME["user_by_id"].path_of, {}
-    for user_id in due:
-        if get_or_none(client, path(user_id=user_id), lambda _: True):
-            log(f"User {user_id} exists at PropelAuth and is not erased.")
-        else:
-            receipts[user_id] = erase(
-                settings.target, settings.privacy_settings, user_id, tenant=settings.tenant, log=log
+    noted = automatic_erasures(settings.target, log)
+    incomplete = {user_id for user_id, has_ended in noted.items() if has_ended}
+    client, path = Client(settings.tenant), BY_NAME["user_by_id"].path_of
+    reasons: set[str] = set()
+    failures: dict[str, PropelError] = {}
+    for user_id in dict.fromkeys([*noted, *due]):
+        if user_id in incomplete:
+            continue
+        try:
+            if get_or_none(client, path(user_id=user_id), lambda _: True):
+                log(f"User {user_id} exists at PropelAuth and is not erased.")
+                continue
+            receipt = erase(
+                settings.target,
+                settings.privacy_settings,
+                user_id,
+                tenant=settings.tenant,
+                is_automatic=True,
+                log=log,
             )
-    return receipts
+        except PropelError as error:
+            failures[user_id] = error
+            if error.concerns_every_scan:
+                break
+            continue
+        if receipt.is_complete:
+            log(f"Erased: {user_id}.")
+        else:
+            incomplete.add(user_id)
+            reasons |= {column.reason for column in receipt.unsearched}
+    texts = [f"The erasure of {user_id} failed. {error}" for user_id, error in failures.items()]
+    if incomplete:
+        found = f" ({'; '.join(sorted(reasons))})" if reasons else ""
+        texts.append(
+            f"The erasure of {', '.join(sorted(incomplete))} is not complete: something still names the user or could "
+            f"not be searched{found}. Run propel-assets erase with each id: it lists what remains."
+        )
+    if not any(isinstance(error, WarehouseError) for error in failures.values()):
+        finish_compaction(settings.target, log)
+    if texts:
+        problem = WarehouseError(" ".join(texts))
+        problem.retry_may_help = not incomplete and all(error.retry_may_help for error in failures.values())
+        raise problem

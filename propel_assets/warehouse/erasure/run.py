@@ -19,7 +19,12 @@ from propel_assets.privacy.redaction import describe_error
 from propel_assets.settings import PrivacySettings, Target, Tenant
 from propel_assets.source.client import Client
 from propel_assets.source.dlt_source import RESUME_STATES_KEY, SOURCE
-from propel_assets.warehouse.destinations.duckdb_file import replace_with_compacted_copy, write_compacted_copy
+from propel_assets.warehouse.destinations.duckdb_file import (
+    needs_compaction,
+    replace_with_compacted_copy,
+    request_compaction,
+    write_compacted_copy,
+)
 from propel_assets.warehouse.destinations.file_copies import copy_tables
 from propel_assets.warehouse.dlt_compat import FilesystemClient, SqlJobClientBase
 from propel_assets.warehouse.erasure.eraser import PersonEraser
@@ -43,6 +48,10 @@ NEXT_STEPS = (
     "warehouse keeps them out. Backups, exports and the storage of Dagster are out of reach."
 )
 UNFINISHED_KEY = "erasing"  # in dlt's state: the row counts that an interrupted erasure of files has still to lower
+NOTES_KEY = "unfinished_erasures"
+"""In dlt's state, by user id: the identifiers of each person whose erasure has not ended, which the tables do not have
+any more. Those of an automatic erasure that is not complete stay until `propel-assets erase` has reported what remains.
+"""
 UNKNOWN_STATUSES = frozenset({400, 404})
 
 
@@ -55,13 +64,14 @@ def erase(
     emails: Collection[str] = (),
     allow_unknown: bool = False,
     dry_run: bool = False,
+    is_automatic: bool = False,
     log: Log = lambda _: None,
 ) -> ErasureReceipt:
     """Remove the user from the warehouse and from later loads, and return the receipt. Can be repeated.
 
     ``tenant``: PropelAuth, where a user that the warehouse does not have is read. ``emails``: more addresses of
     the person. ``allow_unknown``: put an id on the erasure list that neither of them knows. A dry run changes nothing
-    and needs no key.
+    and needs no key. ``is_automatic``: `automatic_erasures` names the user until the erasure is complete.
 
     Raises:
         SettingsError: the key of the erasure list is missing.
@@ -74,14 +84,47 @@ def erase(
     with working_folder() as folder:
         pipeline = build_pipeline(target, folder, log)
         find_user = None if allow_unknown else lambda: _find_user(tenant, user_id)
-        run = _Run(target, pipeline, folder, policy, person, find_user, dry_run)
-        try:
-            with load_lock(target, pipeline, log), write_lock(target, pipeline, log):
-                return run.erase()
-        except Exception as error:  # every database driver has its own error classes
-            raise find_cause(error) or WarehouseError(
-                f"Erasing from {target.destination} failed: {describe_error(error)}. {remedy_of(error)}, and run again."
-            ) from None
+        run = _Run(target, pipeline, folder, policy, person, user_id, find_user, dry_run, is_automatic)
+        with _explain_errors(target), load_lock(target, pipeline, log), write_lock(target, pipeline, log):
+            return run.erase()
+
+
+def automatic_erasures(target: Target, log: Log) -> dict[str, bool]:
+    """Return the users whose automatic erasure has not ended, or is not complete, and whether it has ended."""
+    with working_folder() as folder, _explain_errors(target):
+        pipeline = build_pipeline(target, folder, log)
+        pipeline.sync_destination()
+        notes = _source_state(pipeline.state).get(NOTES_KEY, {})
+        return {user_id: note["has_ended"] for user_id, note in notes.items() if note["is_automatic"]}
+
+
+def finish_compaction(target: Target, log: Log) -> None:
+    """Compact the DuckDB file, if an erasure was stopped before it had done that.
+
+    Raises:
+        WarehouseError: the file cannot be compacted.
+    """
+    with working_folder() as folder, _explain_errors(target):
+        pipeline = build_pipeline(target, folder, log)
+        if (file := database_file(pipeline)) is not None and needs_compaction(file):
+            with load_lock(target, pipeline, log), warehouse_client(pipeline, target) as client:
+                _compact(client, file)
+
+
+@contextlib.contextmanager
+def _explain_errors(target: Target) -> Iterator[None]:
+    """Raise the `PropelError` inside an error, or one without the text of the driver, which may quote rows."""
+    try:
+        yield
+    except Exception as error:  # every database driver has its own error classes
+        raise find_cause(error) or WarehouseError(
+            f"Erasing from {target.destination} failed: {describe_error(error)}. {remedy_of(error)}, and run again."
+        ) from None
+
+
+def _compact(client: Any, file: Path) -> None:
+    write_compacted_copy(client.sql_client, file)
+    replace_with_compacted_copy(file)
 
 
 @dataclass
@@ -93,8 +136,10 @@ class _Run:
     folder: str
     policy: Policy
     person: Person
+    user_id: str
     find_user: Callable[[], Mapping[str, Any]] | None
     dry_run: bool
+    is_automatic: bool
     unsearched: set[UnsearchedColumn] = field(default_factory=set)
 
     def erase(self) -> ErasureReceipt:
@@ -120,6 +165,8 @@ class _Run:
                     return ErasureReceipt(records, unsearched=sorted(eraser.unsearched | self.unsearched))
         state = self._add_to_erasure_list()
         with self._connection() as client:
+            if file is not None:
+                request_compaction(file)
             with _transaction(client):
                 labels = PersonEraser(client, self.person)
                 records = list(labels.rename_labels(dry_run=False))
@@ -128,13 +175,19 @@ class _Run:
                 eraser.refused |= labels.refused
                 records += eraser.erase(dry_run=False)
                 eraser.delete_states(self.pipeline.pipeline_name, state)
-            if file is not None:
-                write_compacted_copy(client.sql_client, file)
-                replace_with_compacted_copy(file)
-        remove_staged_files(self.pipeline, list(BY_NAME))  # files of a load that was killed
-        sync_local_pipeline(self.target)
+        # Files of a load that was killed, and the state that was just loaded.
+        remove_staged_files(self.pipeline, [*BY_NAME, self.pipeline.default_schema.state_table_name])
         with self._connection() as client, _transaction(client):
-            return self._receipt(records, eraser, PersonEraser(client, self.person))
+            receipt = self._receipt(records, eraser, PersonEraser(client, self.person))
+        state = self._end_note(receipt)
+        with self._connection() as client:
+            with _transaction(client):
+                eraser = PersonEraser(client, self.person)
+                eraser.delete_states(self.pipeline.pipeline_name, state)
+            if file is not None:
+                _compact(client, file)
+        sync_local_pipeline(self.target)
+        return receipt
 
     def _erase_from_files(self, client: FilesystemClient) -> ErasureReceipt:
         """Erase from a copy of the tables, and write each changed table back."""
@@ -153,9 +206,11 @@ class _Run:
             for name in copies.names:  # of unchanged tables too: their older versions can have the person
                 copies.files.remove_old_versions(name)
             copies.files.remove_states(self.pipeline.pipeline_name, state)
-        sync_local_pipeline(self.target)
         with copy_tables(warehouse_client(self.pipeline, self.target), self.folder) as copies:
-            return self._receipt(records, eraser, PersonEraser(copies.client, self.person))
+            receipt = self._receipt(records, eraser, PersonEraser(copies.client, self.person))
+            copies.files.remove_states(self.pipeline.pipeline_name, self._end_note(receipt))
+        sync_local_pipeline(self.target)
+        return receipt
 
     def _receipt(self, records: list[ErasureRecord], eraser: PersonEraser, search: PersonEraser) -> ErasureReceipt:
         """Return the receipt, with what a new search finds."""
@@ -189,6 +244,9 @@ class _Run:
             self.person.emails |= {user["email"]} if user.get("email") else set()
             self.person.usernames |= {user["username"]} if user.get("username") else set()
         eraser.learn_identifiers()
+        self.person.add(state.get(NOTES_KEY, {}).get(self.user_id, {}))
+        if self.policy.key:
+            eraser.learn_plain_addresses(self.policy.digest)
         if not (self.person.emails or is_listed):
             self.unsearched |= {*eraser.columns_with_addresses()}
         # Resume states have the API keys in clear that the tables have hashed.
@@ -203,9 +261,8 @@ class _Run:
         All other states must be deleted: older ones contain API keys, and one that was written while the clock was
         ahead would be taken for newer.
         """
-        pipeline = self.pipeline
-        with pipeline.managed_state(extract_state=True) as stored:
-            state = _source_state(stored)
+
+        def change(state: dict[str, Any]) -> None:
             state[STATE_KEY] = ErasureList(state.get(STATE_KEY), self.policy).with_people(
                 self.person.hashes(self.policy)
             )
@@ -214,7 +271,29 @@ class _Run:
                 del usage[key]
             if unfinished:
                 state[UNFINISHED_KEY] = dict(unfinished)
-        if pipeline.has_pending_data:  # the list has changed
+            notes = state.setdefault(NOTES_KEY, {})
+            is_automatic = self.is_automatic or notes.get(self.user_id, {}).get("is_automatic", False)
+            notes[self.user_id] = {**self.person.as_lists(), "is_automatic": is_automatic, "has_ended": False}
+
+        return self._write_state(change)
+
+    def _end_note(self, receipt: ErasureReceipt) -> str:
+        """Remove the note of this erasure, or note that it is not complete, and return the load of the state."""
+
+        def change(state: dict[str, Any]) -> None:
+            if self.is_automatic and not receipt.is_complete:
+                state[NOTES_KEY][self.user_id]["has_ended"] = True
+            else:
+                del state[NOTES_KEY][self.user_id]
+
+        return self._write_state(change)
+
+    def _write_state(self, change: Callable[[dict[str, Any]], None]) -> str:
+        """Change dlt's state of the source at the destination, and return the load of the state."""
+        pipeline = self.pipeline
+        with pipeline.managed_state(extract_state=True) as stored:
+            change(_source_state(stored))
+        if pipeline.has_pending_data:  # the state has changed
             pipeline.normalize()
             info = pipeline.load()
             info.raise_on_failed_jobs()
