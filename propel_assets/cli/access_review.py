@@ -61,7 +61,7 @@ def access_review(
         )
     for path in write_review(review, output or Path(f"access-review-{as_of:%Y-%m-%d}")):
         click.echo(path)
-    log(f"{format_count(len(review.orgs), 'org')}, {format_count(len(review.exceptions), 'exception')}.")
+    log(f"{format_count(len(review.existing_orgs), 'org')}, {format_count(len(review.exceptions), 'exception')}.")
     for sentence in review.unknown_changes:
         log(sentence)
     if review.is_preliminary:

@@ -44,9 +44,10 @@ def verify(tables: tuple[str, ...], limit: int) -> None:
     compared = sum(found.is_compared for found in comparisons)
     if not compared:
         raise click.ClickException("No table was compared. The reasons are above.")
-    total = sum(len(found.differences) for found in comparisons)
+    total = sum(found.different for found in comparisons)
     if total > listed:
-        click.echo(f"{total - listed:,} more. Raise --limit to list them.", err=True)
+        can_list = sum(len(found.differences) for found in comparisons) > listed
+        click.echo(f"{total - listed:,} more.{' Raise --limit to list them.' if can_list else ''}", err=True)
     click.echo(f"{format_count(compared, 'table')} compared, {format_count(total, 'difference')}.", err=True)
     if total:
         raise SystemExit(DIFFERENCES_FOUND)
@@ -91,7 +92,7 @@ def _print_comparisons(comparisons: "Sequence[TableComparison]", limit: int) -> 
                 found.table,
                 f"{found.rows:,}" if found.is_compared else "-",
                 f"{found.changed:,}" if found.is_compared else "-",
-                f"{len(found.differences):,}" if found.is_compared else "-",
+                f"{found.different:,}" if found.is_compared else "-",
                 "; ".join(found.notes),
             )
             for found in comparisons

@@ -98,7 +98,8 @@ class TableComparison:
         table: the table.
         rows: rows in the warehouse.
         changed: rows that differ because they changed since the load.
-        differences: the other rows that differ.
+        differences: the other rows that differ, at most `MAX_DIFFERENCES`.
+        different: how many other rows differ.
         notes: what else is known, such as the reason why the table was not compared.
         is_compared: whether the table was compared.
     """
@@ -107,6 +108,7 @@ class TableComparison:
     rows: int = 0
     changed: int = 0
     differences: Sequence[Difference] = ()
+    different: int = 0
     notes: Sequence[str] = ()
     is_compared: bool = True
 
@@ -493,9 +495,8 @@ class _Comparison:
         notes = [*compared.notes, *filter(None, [outcome.note])]
         if compared.new_columns:
             notes.append(f"fields that are new since the load: {', '.join(sorted(compared.new_columns))}")
-        if total > len(differences):
-            notes.append(f"{total:,} rows differ, the first {len(differences):,} are listed")
-        return TableComparison(table.name, compared.digests.count("stored"), outcome.changed, differences, notes)
+        rows = compared.digests.count("stored")
+        return TableComparison(table.name, rows, outcome.changed, differences, total, notes)
 
     def _explain(self, compared: _ComparedTable) -> _Outcome:
         """Return which of the rows that differ have changed at PropelAuth since the load, and which have not.
@@ -524,7 +525,12 @@ class _Comparison:
                 outcome.changed += extra.number
                 continue
             outcome.unexplained.add(extra.rows, extra.number)
-            if number < extra.number:
+            if compared.load.rows_expected is None:
+                outcome.note = (
+                    "the last load read only recent changes: rows that PropelAuth has deleted since the last full load "
+                    "are extra"
+                )
+            elif number < extra.number:
                 outcome.note = f"{number} of the extra rows were not loaded, the others were deleted at PropelAuth"
         outcome.unexplained.rows.sort(key=lambda row: row.key)
         return outcome

@@ -786,3 +786,16 @@ def test_a_repeated_check_counts_once_with_its_newest_result(small, build, query
     build(small, "audit_loads")
     sql = f"SELECT checks, checks_passed, checks_failed FROM {MARTS}.audit_loads WHERE table_name = 'user_query'"
     assert query(sql) == [(checks, checks, 0)]
+
+
+@pytest.mark.slow
+def test_an_org_has_no_api_keys_once_a_load_has_read_none(simulate, query) -> None:
+    life = simulate("+fct_org_daily", scans=("users", "orgs", "end_user_api_keys", "end_user_api_keys_archived"))
+    org_id = life.store.add_org()
+    life.store.add_api_key(org_id=org_id)
+    life.load()
+    life.store.api_keys.clear()  # the archived keys too
+    life.wait(days=1)
+    life.load()
+    sql = f"SELECT active_api_keys FROM {MARTS}.fct_org_daily WHERE org_id = '{org_id}' ORDER BY day"
+    assert query(sql) == [(1,), (0,)]

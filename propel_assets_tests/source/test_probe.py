@@ -11,7 +11,7 @@ from propel_assets.errors import KeyRefused, PropelError, TransientApiError
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import load_settings, require_credentials
 from propel_assets.source import probe as probe_module
-from propel_assets.source.probe import MAX_REQUESTS, ProbeResult, probe
+from propel_assets.source.probe import MAX_REQUESTS, ProbeResult, Response, probe
 
 TENANTS: dict[str, dict[str, Any]] = {
     "as documented": {},
@@ -133,13 +133,25 @@ def test_a_feature_that_keeps_failing_is_not_a_feature_that_is_not_enabled() -> 
     assert found.requests <= MAX_REQUESTS
 
 
+@pytest.mark.parametrize("readable", ["user_report", "chart_metrics"])
+def test_a_key_that_may_read_some_insights_is_not_a_tenant_without_insights(readable, monkeypatch) -> None:
+    def refuse(requester, path, *args, **params):
+        kept = not path.startswith(("user_report", "org_report", "chart_metrics")) or path.startswith(readable)
+        return get(requester, path, *args, **params) if kept else Response(403, {})
+
+    get = probe_module._Requester.get
+    monkeypatch.setattr(probe_module._Requester, "get", refuse)
+    with Sandbox(users=20, orgs=2, seed=7) as tenant:
+        assert "insights_off" not in run_probe(tenant).profile["faults"]
+
+
 def test_ties_that_change_places_are_found() -> None:
     with Sandbox(users=1_200, orgs=24, seed=7, profile={"shuffled_ties": True}) as tenant:
         oldest = next(iter(tenant.store.users.values()))
         for _ in range(20):
             tenant.store.add_user(created_at=oldest.wire["created_at"])
         found = run_probe(tenant)
-    assert "two reads had different orders" in answers(found)[4]
+    assert "21 of 100 users have the created_at of another; two reads had different orders" in answers(found)[4]
     assert found.profile["faults"]["shuffled_ties"] is True
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
-from propel_assets.catalog import END_USER_API_KEY_USAGE
+from propel_assets.catalog import END_USER_API_KEY_USAGE, END_USER_API_KEYS
 from propel_assets.reporting.access_review.exceptions import DORMANT_DAYS, exceptions_of_key
 from propel_assets.reporting.access_review.model import USAGE_MAX_AGE, ApiKey, UsagePeriod
 from propel_assets.reporting.access_review.queries import literal, scan_rows, utc
@@ -30,17 +30,40 @@ class _Usage(NamedTuple):
 
 
 class ApiKeyReader:
-    """Reads the API keys of one review. ``loaded_at``: their load in the marts. ``notes``: what is not known."""
+    """Reads the API keys of one review.
 
-    def __init__(self, warehouse: Warehouse, marts: str, as_of: date, end: datetime, observed: datetime) -> None:
-        """Read the period of the usage. ``end``: of the day ``as_of``. ``observed``: the last load of users before."""
-        self._warehouse, self._marts, self._as_of, self._observed = warehouse, marts, as_of, observed
+    ``loaded_at``: their load. ``has_no_keys``: whether it read no key. ``notes``: what is not known.
+    """
+
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        marts: str,
+        as_of: date,
+        end: datetime,
+        observed: datetime,
+        full_load_start: datetime,
+    ) -> None:
+        """Read the period of the usage.
+
+        ``end``: of the day ``as_of``. ``observed``: the last load of users before. ``full_load_start``: the start of
+        the last full load of users up to it.
+        """
+        self._warehouse, self._marts, self._as_of = warehouse, marts, as_of
+        self._observed, self._full_load_start = observed, full_load_start
         self.usage_period = self._read_usage_period(end)
         self.loaded_at: datetime | None = None
+        rest = "AND s.verdict <> 'skipped' ORDER BY s.finished_at, s.load_id"
+        loads = scan_rows(warehouse, end, "s.finished_at, s.rows_expected", END_USER_API_KEYS.name, rest)
+        self.has_no_keys = bool(loads) and loads[-1][1] == 0
+        if self.has_no_keys:  # the mart has a row per key, and so none of this load
+            self.loaded_at = as_utc(loads[-1][0])
         self.notes: list[str] = []
 
     def read(self, users: Users, memberships: Memberships, org_ids: Collection[str]) -> list[ApiKey]:
         """Return the active keys; ``org_ids``: only those of these orgs; empty: all."""
+        if self.has_no_keys:
+            return []
         rows, usage = self._active_key_rows(), self._usage()
         keys = [self._api_key(row, users, memberships, usage) for row in rows]
         keys = [key for key in keys if not org_ids or key.org_id in org_ids]
@@ -84,17 +107,22 @@ class ApiKeyReader:
     def _orphan_reason(
         self, user_id: str | None, org_id: str | None, created: datetime | None, users: Users, memberships: Memberships
     ) -> str | None:
-        """Return why a key has no owner any more, by the histories: the mart is built again after later loads."""
+        """Return why a key has no owner any more, by the histories: the mart is built again after later loads.
+
+        The user or the membership of a key that is newer than the last full load may not be in the history yet.
+        """
         if not user_id:
             return None
-        if (user := users.get(user_id)) is None:  # a later sign-up is not in the history yet
-            return None if created and created > self._observed else "owner_deleted"
+        is_owner_loaded = created is not None and created < self._full_load_start
+        if (user := users.get(user_id)) is None:
+            return "owner_deleted" if is_owner_loaded else None
         ended = utc(user["valid_to"])
         if ended and ended <= self._observed:
             return "owner_deleted"
         if user["enabled"] is False:
             return "owner_disabled"
-        return "owner_left_org" if org_id and (user_id, org_id) not in memberships else None
+        has_left = bool(org_id) and (user_id, org_id) not in memberships
+        return "owner_left_org" if has_left and is_owner_loaded else None
 
     def _read_usage_period(self, end: datetime) -> UsagePeriod | None:
         """Return the days up to the last one that no later load reads again, so that the usage never changes."""

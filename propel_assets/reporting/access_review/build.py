@@ -100,6 +100,14 @@ def _current_spell(versions: Sequence[tuple[Any, ...]], at: datetime) -> _Spell 
     return spell if ended is None or ended > at else None
 
 
+class _KnownOrg(NamedTuple):
+    """One org in the history."""
+
+    name: str
+    is_saml_configured: bool | None
+    is_deleted: bool
+
+
 class _Reader:
     """Reads one review."""
 
@@ -127,7 +135,8 @@ class _Reader:
             first = f"the first one is of {self._loads[0]:%Y-%m-%d}" if self._loads else "there is none yet"
             raise WarehouseError(f"No load of users is in the history up to the end of {as_of} (UTC): {first}.")
         self._observed = self._loads[loads_until_end - 1]
-        self._api_keys = ApiKeyReader(warehouse, self._marts, as_of, self._end, self._observed)
+        full_load_start = self._full_load_starts[loads_until_end - 1]
+        self._api_keys = ApiKeyReader(warehouse, self._marts, as_of, self._end, self._observed, full_load_start)
         self._notes: list[str] = []
 
     def _interval(self, seen_at: datetime) -> Interval:
@@ -145,13 +154,15 @@ class _Reader:
     def review(self, *, with_names: bool) -> AccessReview:
         self._require_known_orgs()
         users = self._users()
-        members, names = self._members(users), self._org_names()
+        members, known_orgs = self._members(users), self._known_orgs()
+        self._note_dropped_columns(members)
         changes, keys = self._changes(with_domains=with_names), self._api_keys
         api_keys = keys.read(users, {(member.user_id, member.org_id) for member in members}, self._org_ids)
         in_period = [at for at in self._loads if self._start <= at <= self._observed]
-        gaps = [later - earlier for earlier, later in pairwise(in_period)]
+        last_before = self._loads[: bisect_left(self._loads, self._start)][-1:]
+        gaps = [later - earlier for earlier, later in pairwise([*last_before, *in_period])]
         known_period = max(self._start, self._loads[0]), self._observed
-        orgs = self._orgs_with_members(members, changes, names)
+        orgs = self._orgs_with_members(members, changes, known_orgs)
         people = {user_id: (user["name"], user["email"]) for user_id, user in users.items()} if with_names else {}
         return AccessReview(
             as_of=self._as_of,
@@ -176,28 +187,42 @@ class _Reader:
         )
 
     def _orgs_with_members(
-        self, members: Sequence[Member], changes: Sequence[Change], names: Mapping[str, tuple[str, bool | None]]
+        self, members: Sequence[Member], changes: Sequence[Change], known_orgs: Mapping[str, _KnownOrg]
     ) -> list[Org]:
+        """Return the orgs that exist, and deleted ones with changes."""
         by_org: dict[str, list[Member]] = defaultdict(list)
         for member in sorted(members, key=lambda m: (not m.holds(self._admin_roles), m.role, m.user_id)):
             by_org[member.org_id].append(member)
         org_changes: dict[str, list[Change]] = defaultdict(list)
         for change in changes:
             org_changes[change.org_id].append(change)
-        names = {**{org_id: (org_id, None) for org_id in (*by_org, *org_changes) if org_id}, **names}
-        return [
-            Org(org_id, name, saml, by_org[org_id], org_changes[org_id])
-            for org_id, (name, saml) in sorted(names.items(), key=lambda item: (item[1][0].lower(), item[0]))
+        existing = [org_id for org_id, org in known_orgs.items() if not org.is_deleted]
+        ids = {*by_org, *org_changes, *existing} - {""}
+        orgs = [
+            Org(
+                org_id,
+                *known_orgs.get(org_id, _KnownOrg(org_id, None, is_deleted=False)),
+                by_org[org_id],
+                org_changes[org_id],
+            )
+            for org_id in ids
             if not self._org_ids or org_id in self._org_ids
         ]
+        return sorted(orgs, key=lambda org: (org.name.lower(), org.org_id))
+
+    def _note_dropped_columns(self, members: Sequence[Member]) -> None:
+        for column in ("enabled", "locked", "mfa_enabled"):
+            if members and all(getattr(member, column) is None for member in members):
+                self._notes.append(f"Exceptions that depend on {column} are not known: the history has no value of it.")
 
     def _has_last_loads(self) -> bool:
         """Return whether histories and marts were built after the last load of the period, of each table in them."""
         built = {
             USER_QUERY.name: f"SELECT max(read_at) FROM {self._history}.user_loads",  # noqa: S608 - our names
             ORG_QUERY.name: f"SELECT max(read_at) FROM {self._history}.org_loads",  # noqa: S608
-            END_USER_API_KEYS.name: f"SELECT max(as_of) FROM {self._marts}.fct_api_keys",  # noqa: S608
         }
+        if not self._api_keys.has_no_keys:
+            built[END_USER_API_KEYS.name] = f"SELECT max(as_of) FROM {self._marts}.fct_api_keys"  # noqa: S608
         for table, sql in built.items():
             try:
                 [(at,)] = self._rows(sql)
@@ -254,18 +279,22 @@ class _Reader:
         """Return the times of the loads in the history."""
         return sorted(as_utc(at) for (at,) in self._rows(f"SELECT read_at FROM {self._history}.{table}"))  # noqa: S608
 
-    def _org_names(self) -> dict[str, tuple[str, bool | None]]:
+    def _known_orgs(self) -> dict[str, _KnownOrg]:
+        """Return the newest version of each org up to the review, deleted orgs included."""
         loads = self._read_at("org_loads")  # orgs are a scan of their own
         loads_until_end = bisect_left(loads, self._end)
         if not loads_until_end:
             self._notes.append("The names of orgs are not known: orgs were not loaded until then.")
             return {}
-        observed = literal(loads[loads_until_end - 1])
+        observed = loads[loads_until_end - 1]
         rows = self._rows(
-            f"SELECT org_id, name, is_saml_configured FROM {self._history}.orgs_history "  # noqa: S608 - our names
-            f"WHERE valid_from <= {observed} AND (valid_to IS NULL OR valid_to > {observed})"
+            f"SELECT org_id, name, is_saml_configured, valid_to FROM {self._history}.orgs_history "  # noqa: S608
+            f"WHERE valid_from <= {literal(observed)} ORDER BY org_id, valid_from"
         )
-        return {org_id: (name or org_id, saml) for org_id, name, saml in rows}
+        return {
+            org_id: _KnownOrg(name or org_id, saml, is_deleted=bool(valid_to) and as_utc(valid_to) <= observed)
+            for org_id, name, saml, valid_to in rows
+        }
 
     def _members(self, users: Mapping[str, Mapping[str, Any]]) -> list[Member]:
         rows = self._rows(
@@ -309,7 +338,14 @@ class _Reader:
             f"WHERE seen_at >= {literal(self._start)} AND seen_at <= {literal(self._observed)}"
         )
         changes = [
-            Change(org_id or "", user_id, CHANGES[kind], _roles_text(old), _roles_text(new), self._interval(as_utc(at)))
+            Change(
+                org_id or "",
+                user_id,
+                CHANGES[kind],
+                _value_text(kind, old),
+                _value_text(kind, new),
+                self._interval(as_utc(at)),
+            )
             for org_id, user_id, kind, old, new, at in rows
         ]
         if not with_domains:
@@ -320,11 +356,13 @@ class _Reader:
     def _scans(self) -> list[Scans]:
         found = []
         for table in SCANNED:
-            columns = "s.verdict, s.finished_at, s.reason, s.rows_read, s.total_max"
-            rest = "AND s.mode <> 'events' ORDER BY s.finished_at, s.load_id"
+            columns = "s.verdict, s.finished_at, s.reason, s.rows_read, s.total_max, s.mode"
+            rest = "AND coalesce(s.mode, 'full') <> 'events' ORDER BY s.finished_at, s.load_id"
             rows = scan_rows(self._warehouse, self._end, columns, table, rest)
             verdicts = Counter(row[0] for row in rows if as_utc(row[1]) >= self._start)
-            verdict, at, reason, read, total = rows[-1] if rows else ("", None, "", None, None)
+            verdict, at, reason, read, total, mode = rows[-1] if rows else ("", None, "", None, None, "")
+            if mode == "recent":  # it read only what changed, and the total is of all rows
+                read = total = None
             counts = (verdicts["proved"], verdicts["counted"], verdicts["skipped"])
             found.append(Scans(table, *counts, utc(at), verdict, reason or "", read, total))
         return found
@@ -336,6 +374,6 @@ def _roles(stored: str | None) -> tuple[str, ...]:
     return tuple(map(str, parsed)) if isinstance(parsed, list) else ()
 
 
-def _roles_text(stored: str | None) -> str:
-    """Return a role, or a JSON list of roles, as text."""
-    return ", ".join(_roles(stored)) if stored and stored.startswith("[") else stored or ""
+def _value_text(kind: str, stored: str | None) -> str:
+    """Return a value before or after a change as text. Additional roles are a JSON list, and nothing else is."""
+    return ", ".join(_roles(stored)) if kind == "additional_roles_changed" else stored or ""

@@ -32,7 +32,7 @@ def exceptions_of_member(member: Member, *, is_admin: bool, dormant_before: date
     if member.enabled and is_admin and (member.last_active_day is None or member.last_active_day < dormant_before):
         activity = f"last active {member.last_active_day}" if member.last_active_day else "no activity is known"
         exceptions.append(ReviewException(ExceptionKind.DORMANT_ADMIN, f"{roles}; {activity}"))
-    if member.enabled and not member.mfa_enabled:
+    if member.enabled and member.mfa_enabled is False:
         kind = ExceptionKind.ADMIN_WITHOUT_MFA if is_admin else ExceptionKind.MEMBER_WITHOUT_MFA
         exceptions.append(ReviewException(kind, roles if is_admin else f"role {member.role}"))
     return tuple(exceptions)

@@ -148,18 +148,19 @@ class Scans:
 
 @dataclass(frozen=True)
 class Org:
-    """One org at the time of the review, with its members and the changes of the period."""
+    """One org at the time of the review, with its members and the changes of the period. It may have been deleted."""
 
     org_id: str
     name: str
     is_saml_configured: bool | None
+    is_deleted: bool
     members: Sequence[Member]
     changes: Sequence[Change]
 
 
 @dataclass(frozen=True)
 class AccessReview:
-    """The review. ``observed_at``: the last load up to the end of ``as_of``."""
+    """The review. ``observed_at``: the last load in the history up to the end of ``as_of``."""
 
     as_of: date
     since: date
@@ -186,6 +187,11 @@ class AccessReview:
     """By user id: name and e-mail address; empty unless they were requested."""
 
     @property
+    def existing_orgs(self) -> list[Org]:
+        """Return the orgs that exist at the time of the review."""
+        return [org for org in self.orgs if not org.is_deleted]
+
+    @property
     def unknown_changes(self) -> list[str]:
         """Return which changes of the period cannot be seen, in sentences."""
         if self.changes_known is None:
@@ -196,7 +202,9 @@ class AccessReview:
         if first - start >= ONE_DAY:
             found.append(f"Changes before {shown(first)} UTC are not known: it is the first load in the history.")
         if end - last > ONE_DAY:
-            found.append(f"Changes after {shown(last)} UTC are not known: it is the last load in the period.")
+            found.append(
+                f"Changes after {shown(last)} UTC are not known: it is the last load of the period in the history."
+            )
         return found
 
     def members(self) -> Iterator[Member]:

@@ -72,7 +72,12 @@ keys as (
     count(*) as active_api_keys,
     count(case when is_orphan then 1 end) as orphan_api_keys
   from {{ ref('fct_api_keys') }}
-  where status = 'active' and org_id is not null and day = (select max(day) from {{ ref('fct_api_keys') }})
+  where
+    status = 'active'
+    and org_id is not null
+    and day = (select max(day) from {{ ref('fct_api_keys') }})
+    -- A load that read no key has no row in fct_api_keys: its last day is then of an earlier load.
+    and exists (select 1 from {{ propel_auth.raw('end_user_api_keys') }} as active_keys)
   group by org_id
 ),
 
