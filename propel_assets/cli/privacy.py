@@ -100,7 +100,7 @@ def erasures(run: bool) -> None:
     if columns:
         print_table(("user", "deletion reported", "erasure due"), columns)
     else:
-        click.echo("No erasure is proposed.")
+        click.echo("No erasure is proposed. Only users whose deletion a webhook reported are.")
 
 
 def _tenant(settings: Settings) -> Tenant | None:

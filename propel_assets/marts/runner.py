@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from propel_assets.catalog import INSIGHTS, TABLES, Table
+from propel_assets.catalog import AUTH_EVENT, INSIGHTS, TABLES, Table
 from propel_assets.errors import SettingsError, WarehouseError
 from propel_assets.marts import dbt_compat
 from propel_assets.marts.sources import PACKAGE, PROJECT
@@ -319,5 +319,7 @@ def unloaded_reason(warehouse: Warehouse, table: Table) -> str:
     """Return why the last load did not read a raw table; empty if it did."""
     tried = warehouse.audit.last_load(table, skipped=True)
     if tried is None:
+        if table == AUTH_EVENT:
+            return 'No webhooks have been loaded: see the page "Webhooks" of the documentation.'
         return f"{table.name} has not been loaded: propel-assets load {table.name}."
     return f"{table.name} was skipped: {tried.reason}" if tried.verdict == "skipped" else ""

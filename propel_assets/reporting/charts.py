@@ -126,7 +126,7 @@ def cohorts(query: Query, schema: str) -> Chart | None:
     total = _of(sum(started[m] for m in months), "sign-up")
     return grid_chart(
         "Retention: weeks after sign-up",
-        f"{total} in weeks that begin in {_of(len(months), 'month')}.{retained}",
+        f"{total} in weeks that begin in {_of(len(months), 'month')}, at least 8 weeks ago.{retained}",
         None if kept is None else (f"{kept:.0%}", "of new users active at week four or later"),
         ("Weeks that begin in", "Users", *map(str, AFTER)),
         [
@@ -174,7 +174,7 @@ def roles(query: Query, schema: str) -> Chart | None:
     if not counts:
         return None
     total = sum(counts.values())
-    shown = counts.most_common(ROLES)
+    shown = counts.most_common(ROLES + (len(counts) == ROLES + 1))
     if rest := total - sum(n for _, n in shown):
         shown.append((f"{len(counts) - ROLES} more", rest))
     return bar_chart(

@@ -222,7 +222,7 @@ def _changes(warehouse: Warehouse, of: History, target: Target) -> Changes:
     if last and last.finished_at > as_of:
         return Changes(of.kind, instead="The marts are older than the last load.", is_built=False)
     if not before:
-        return Changes(of.kind, instead=f"{shown[0]:,} in the first load. Changes are known from the second load on.")
+        return Changes(of.kind, instead=f"{shown[0]:,} in the first build of the history. The next one has changes.")
     return Changes(of.kind, tuple(shown))
 
 

@@ -58,7 +58,6 @@ SOURCE = "propel_auth_source"
 # the best strategy of their destination.
 MERGE: Any = {"disposition": "merge", "strategy": "delete-insert"}
 JSON_AS_TEXT = "x-json-as-text"  # a hint of columns that are JSON as text in Arrow tables: `warehouse.json_columns`
-ITEM_ROWS = 20_000  # of an item for dlt, which validates the schema of the table once for each item
 RESUME_STATES_KEY = "scans"  # in dlt's source state: the resume state of each scan
 
 
@@ -221,37 +220,25 @@ class _ScanReader:
 
     def read(self) -> Iterator[dict[str, Any]]:
         """Yield the rows of the scan by table, then an item that keeps each skipped table, then the audit rows."""
-        waiting: dict[str, list[Rows]] = {}
         for item in read_scan(self._scan, self._context):
             if isinstance(item, Rows):
-                batches = waiting.setdefault(item.table, [])
-                batches.append(self._fit(item))
-                if sum(len(rows.data) for rows in batches) >= ITEM_ROWS:
-                    yield {item.table: self._item(waiting.pop(item.table))}
+                yield {item.table: self._batch(item)}
             elif item.table_name in self._wanted:
                 self._add_result(item)
-        for table, batches in waiting.items():
-            yield {table: self._item(batches)}
         yield from self._finish()
 
-    def _fit(self, rows: Rows) -> Rows:
-        """Return rows as they are stored."""
+    def _batch(self, rows: Rows) -> Any:
+        """Return rows as they are stored, with hints if they differ from those of the batch before."""
         table = BY_NAME[rows.table]
-        fitted = self._reconciler.apply(table, self._privacy.apply(table.name, rows.data))
+        batch: Any = self._reconciler.apply(table, self._privacy.apply(table.name, rows.data))
         if self._log:
-            self._log.add(table, fitted, is_merged=rows.is_recent)
-        return replace(rows, data=fitted)
-
-    def _item(self, batches: Sequence[Rows]) -> Any:
-        """Return batches of one table as an item for dlt, with hints if they differ from those of the item before."""
-        rows = batches[0]
-        data: Any = pa.concat_tables((batch.data for batch in batches), promote_options="default")
-        json_columns = self._reconciler.json_columns(rows.table)
-        hinted = self._hinted.get(rows.table)
-        self._hinted[rows.table] = json_columns
+            self._log.add(table, batch, is_merged=rows.is_recent)
+        json_columns = self._reconciler.json_columns(table.name)
+        hinted = self._hinted.get(table.name)
+        self._hinted[table.name] = json_columns
         if (rows.is_recent and hinted is None) or json_columns - (hinted or set()):
-            return dlt.mark.with_hints(data, _batch_hints(rows, json_columns))
-        return data
+            return dlt.mark.with_hints(batch, _batch_hints(rows, json_columns))
+        return batch
 
     def _add_result(self, result: ScanResult) -> None:
         name = result.table_name

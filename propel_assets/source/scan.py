@@ -20,6 +20,8 @@ from propel_assets.source.ties import Tie
 Verdict = Literal["proved", "counted", "unproved"]
 MAX_TRIES_TO_FIND_THE_END = 100
 MAX_TAILS = 3
+UNORDERED = "no order of the list is known, so only its rows were counted"
+UNSETTLED = "rows of the list change places while it is read"
 WINDOW_ROWS = 10  # every server returns as many: the default page size
 
 
@@ -384,6 +386,8 @@ class Scan:
     def _finish(self, best: Verdict) -> None:
         self.verdict = "unproved" if self._problems else best
         self.reasons = list(self._problems)
+        if self.verdict == "counted":
+            self.reasons.append(UNORDERED if self._order.settled else UNSETTLED)
         self._stage = "done"
 
     def _check(self, request: Request, page: Page) -> None:

@@ -77,7 +77,7 @@ def test_the_page_of_a_loaded_warehouse_is_complete_and_self_contained_without_p
     assert "http" not in page
     assert "<script" not in page
     [(users,)] = loaded.query("SELECT count(*) FROM dim_user")
-    assert cells(page, "Users") == [f"{users} in the first load. Changes are known from the second load on."]
+    assert cells(page, "Users") == [f"{users} in the first build of the history. The next one has changes."]
 
 
 def test_only_settled_grades_count_as_missed_changes() -> None:

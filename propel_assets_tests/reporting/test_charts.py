@@ -69,4 +69,4 @@ def test_the_weeks_of_the_retention_chart_are_under_the_month_in_which_they_begi
     assert chart is not None
     assert chart.head[:2] == ("Weeks that begin in", "Users")
     assert chart.rows[0][:2] == ("Jun 2026", "70")
-    assert chart.summary.startswith("70 sign-ups in weeks that begin in 1 month. ")
+    assert chart.summary.startswith("70 sign-ups in weeks that begin in 1 month, at least 8 weeks ago.")

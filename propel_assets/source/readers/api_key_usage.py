@@ -71,7 +71,7 @@ def read_api_key_usage(context: ScanContext, tables: Sequence[Table]) -> Iterato
     yield Rows(per_key.name, to_arrow(per_key, rows))
     yield ScanResult(
         table_name=per_key.name,
-        verdict="counted" if missing else listed.verdict if listed else "proved",
+        verdict="counted" if missing or not listed else listed.verdict,
         reason=reason,
         pages=len(keys_and_days),
         rows_read=len(rows),

@@ -14,7 +14,7 @@ from propel_assets.source.decode import PageDecoder, RowType, to_arrow
 from propel_assets.source.lists import MAX_ATTEMPTS, ListEndpoint, ListScan
 from propel_assets.source.readers.context import ScanContext, SkipScan, list_result, skip_if_not_enabled, skip_reason
 from propel_assets.source.scan import Order
-from propel_assets.source.stream import Rows, ScanResult
+from propel_assets.source.stream import Rows, ScanResult, join_reasons
 
 METRIC_DAYS_READ_AGAIN = 35
 WITH_ROWS = "reports"  # in the cursor: the reports that have rows
@@ -51,7 +51,8 @@ def read_reports(context: ScanContext, table: Table, shape: ReportGrid) -> Itera
     if errors:
         _refuse_lost_reports(context, table, errors)
         missing = (f"{report}: {skip_reason(table.path, error)}" for report, error in errors.items())
-        result = replace(result, verdict="counted", reason=f"Not available: {' '.join(missing)}")
+        reason = join_reasons(result.reason, f"Not available: {' '.join(missing)}")
+        result = replace(result, verdict="counted", reason=reason)
     if not result.rows_read:
         yield Rows(table.name, to_arrow(table, ()))
     yield result
@@ -118,6 +119,7 @@ def _joined(results: list[ScanResult]) -> ScanResult:
     return ScanResult(
         table_name=results[0].table_name,
         verdict="proved" if {result.verdict for result in results} == {"proved"} else "counted",
+        reason=join_reasons(*dict.fromkeys(result.reason for result in results)),
         rows_read=sum(result.rows_read for result in results),
         total_min=sum(result.total_min or 0 for result in results),
         total_max=sum(result.total_max or 0 for result in results),

@@ -11,6 +11,7 @@ from propel_assets.source.client import Client
 from propel_assets.source.decode import PageDecoder, RowType
 from propel_assets.source.lists import BAD_REQUEST, MAX_ATTEMPTS, MIN_PAGE_SIZE, NOT_FOUND, request_each
 from propel_assets.source.readers.context import ScanContext, SkipScan, read_ids, skip_if_not_enabled, skip_reason
+from propel_assets.source.scan import UNORDERED
 from propel_assets.source.stream import Rows, ScanResult, join_reasons
 
 TOTAL = "total_groups"
@@ -60,7 +61,7 @@ def read_scim(context: ScanContext, _: Sequence[Table]) -> Iterator[Rows | ScanR
         yield ScanResult(
             table_name=table.name,
             verdict="counted",
-            reason=join_reasons(outcome.reason, without),
+            reason=join_reasons(UNORDERED, outcome.reason, without),
             cursor={WITH_GROUPS: sorted({org_id for org_id, _ in groups})},
             rows_read=len(rows),
             passes=outcome.passes,
