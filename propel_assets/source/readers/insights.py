@@ -51,7 +51,7 @@ def read_reports(context: ScanContext, table: Table, shape: ReportGrid) -> Itera
     if errors:
         _refuse_lost_reports(context, table, errors)
         missing = (f"{report}: {skip_reason(table.path, error)}" for report, error in errors.items())
-        reason = join_reasons(result.reason, f"Not available: {' '.join(missing)}")
+        reason = join_reasons(f"Not available: {' '.join(missing)}", result.reason)
         result = replace(result, verdict="counted", reason=reason)
     if not result.rows_read:
         yield Rows(table.name, to_arrow(table, ()))
