@@ -19,6 +19,7 @@
     │   ├── ErasureListChanged   a person was erased while a load was reading
     │   └── WarehouseClosed      the database cannot be opened
     │       └── WarehouseBusy    another process has it open
+    ├── ErasureIncomplete        erasures failed, or something still names the person
     └── WebhookStoreError        the webhook store cannot be used
         └── WebhookStoreFull     it has reached its limit
 """
@@ -153,6 +154,12 @@ class WarehouseBusy(WarehouseClosed):
 
     title = "another process has the database open"
     retry_may_help = True
+
+
+class ErasureIncomplete(PropelError):
+    """Erasures failed, or something still names the person."""
+
+    title = "an erasure failed or is not complete"
 
 
 class WebhookStoreError(PropelError):

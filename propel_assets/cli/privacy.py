@@ -87,14 +87,14 @@ def erasures(run: bool) -> None:
       propel-assets erasures --run
     """
     from propel_assets.cli.warehouse import open_configured_warehouse
-    from propel_assets.warehouse.erasure import automatic_erasures, proposed_erasures, run_due_erasures
+    from propel_assets.warehouse.erasure import proposed_erasures, run_due_erasures, unfinished_erasures
 
     settings = current_settings()
     if run:
         run_due_erasures(settings, log)
     with open_configured_warehouse(settings) as warehouse:
         proposals = proposed_erasures(warehouse, settings.erasure_days)
-    for user_id in automatic_erasures(settings.target, log):
+    for user_id in unfinished_erasures(settings.target, log):
         log(f"Not complete: the erasure of {user_id}.")
     columns = [(p.user_id, f"{p.deleted_at:%Y-%m-%d}", f"{p.due_at:%Y-%m-%d}") for p in proposals]
     if columns:

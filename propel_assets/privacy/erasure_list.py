@@ -14,11 +14,23 @@ from propel_assets.privacy.policy import KEY_LABEL, Policy, column_of, require_k
 from propel_assets.settings import variable_of
 
 STATE_KEY = "erased"  # in dlt's state; stored at the destination
+NOTES_KEY = "unfinished_erasures"
+"""In dlt's state, by user id: the identifiers of each person whose erasure was stopped, which the tables do not have.
+
+An automatic erasure that is not complete has an entry without them, until `propel-assets erase` has reported what
+remains.
+"""
 IDENTIFYING = ("user_id", "employee_id", "invitee_email", "looked_up")
 IDENTIFYING_WITHOUT_USER_ID = ("email", "username", "api_key_id")
 MENTIONING = ("inviter_user_id", "inviter_email", "impersonator_user_id")
 ADDRESSES_OF_USERS = ("email", "looked_up")
 CACHED_VALUES = 65_536  # most values of free-form data repeat
+
+
+def names_people(state: Mapping[str, Any]) -> bool:
+    """Return whether dlt's state of a pipeline has the identifiers of people whose erasure was stopped."""
+    sources = state.get("sources", {}).values()
+    return any(not note["has_ended"] for source in sources for note in source.get(NOTES_KEY, {}).values())
 
 
 def identifying_columns(columns: Collection[str]) -> list[str]:

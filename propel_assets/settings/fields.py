@@ -169,8 +169,8 @@ class Settings:
     allow_loss: bool = _setting(
         "PROPELAUTH_ALLOW_LOSS",
         Tenant.allow_loss,
-        "Set to true for one run to accept a loss above PROPELAUTH_MAX_LOSS, a report that is not available any more, "
-        "or rows of another tenant.",
+        "Set to true for one run to accept a loss above PROPELAUTH_MAX_LOSS, a report or SCIM groups of an org that "
+        "are not available any more, or rows of another tenant.",
     )
     max_age_hours: float = _setting(
         "PROPELAUTH_MAX_AGE_HOURS",

@@ -30,13 +30,14 @@ SAME_TYPE: dict[str, Collection[str]] = {
     "bool": {"bigint"},
     "double": {"decimal"},
 }
-Reason = Literal["type", "column type", "NUL", "surrogate", "range"]
+Reason = Literal["type", "column type", "NUL", "surrogate", "range", "depth"]
 REASONS: dict[str, str] = {
     "type": "not {kind}",
     "column type": "not {kind}, the type of the column at the destination",
     "NUL": "NUL character, which the destination cannot store",
     "surrogate": "lone surrogate, which no encoding has",
     "range": "number out of range",
+    "depth": "nested too deep to be examined",
 }
 UNEXPECTED = "unexpected"  # how the description of a field that the catalog does not declare begins
 RESERVED_NAME = re.compile(rf"_dlt.*|.*{VARIANT}|.*__f[0-9a-f]{{8}}")
@@ -324,7 +325,7 @@ def _unstorable(value: str, kind: str, limits: ValueLimits) -> Reason | None:
     try:
         parsed = json.loads(value, parse_int=keep, parse_float=keep)
     except RecursionError:  # as deep as Python can decode, which depends on the caller
-        return "range"
+        return "depth"
     if not limits.nul and any("\0" in text for text in _texts_of(parsed)):
         return "NUL"
     fits = {"double": _fits_64_bits, "numeric": _fits_numeric}.get(limits.json_numbers)

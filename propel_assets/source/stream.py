@@ -65,13 +65,12 @@ class ReadOptions:
 class RowsToReadAgain:
     """Rows that a load may have replaced by older versions, because an event changed them while it was reading.
 
-    ``loads``: the last loads. ``late``: those of them that may have replaced rows. ``since``: the first receipt of the
-    events that some of these did not know; None: there are none. ``read_from``: when the first of these loads began to
-    read. ``users``, ``orgs``: what the events name.
+    ``loads``: the last loads. ``since``: the first receipt of the events that some of them did not know; None: there
+    are none. ``read_from``: when the first of these loads began to read. ``users``, ``orgs``: what the events name, and
+    what the last load of events could not read again.
     """
 
     loads: Sequence[str] = ()
-    late: Sequence[str] = ()
     since: datetime | None = None
     read_from: datetime | None = None
     users: Sequence[str] = field(default=(), repr=False)

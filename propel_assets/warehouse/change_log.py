@@ -11,7 +11,7 @@ from propel_assets.catalog import AUTH_EVENT, ORG_QUERY, PROPEL_CHANGES, PROPEL_
 from propel_assets.privacy.policy import Policy
 from propel_assets.settings import Target
 from propel_assets.source.change_log import Key
-from propel_assets.source.readers.events import FOLLOWED, SINCE
+from propel_assets.source.readers.events import FOLLOWED, SINCE, UNREAD_ORGS, UNREAD_USERS
 from propel_assets.source.stream import ResumeState, RowsToReadAgain, ScanResult
 from propel_assets.warehouse.audit import as_utc, decode_json
 from propel_assets.warehouse.pipeline import has_write_lock
@@ -123,12 +123,13 @@ class StoredRows:
             ]
             since = _first_applied(warehouse, min(load.event_loads for load in late)) if late else None
             if since is None:
-                return RowsToReadAgain(ids)
+                return RowsToReadAgain(ids, users=events.unread_users, orgs=events.unread_orgs)
             sql = f"SELECT DISTINCT user_id, org_id FROM {warehouse.table(AUTH_EVENT.name)} WHERE received_at >= %s"  # noqa: S608
             rows = warehouse.rows(sql, since)
-        users, orgs = {user_id for user_id, _ in rows if user_id}, {org_id for _, org_id in rows if org_id}
+        users = {user_id for user_id, _ in rows if user_id} | {*events.unread_users}
+        orgs = {org_id for _, org_id in rows if org_id} | {*events.unread_orgs}
         read_from = min(load.started_at for load in late)
-        return RowsToReadAgain(ids, [load.load_id for load in late], since, read_from, sorted(users), sorted(orgs))
+        return RowsToReadAgain(ids, since, read_from, sorted(users), sorted(orgs))
 
 
 def can_read_again(target: Target, policy: Policy) -> bool:
@@ -155,11 +156,14 @@ class _Load:
 class _EventLoad:
     """The last load of events. ``event_loads``: how many others were complete; -1: there is none.
 
-    ``followed``: the loads of users and orgs that had written when it began.
+    ``followed``: the loads of users and orgs that had written when it began. ``unread_users``, ``unread_orgs``: what it
+    could not read again.
     """
 
     event_loads: int = -1
     followed: frozenset[str] = frozenset()
+    unread_users: Sequence[str] = ()
+    unread_orgs: Sequence[str] = ()
 
 
 def _scans_of(
@@ -196,7 +200,9 @@ def _last_event_load(warehouse: Warehouse) -> _EventLoad:
     # Of a load of events, the row of auth_event has the mode `full`: `events` marks the tables that are read again.
     columns, order = "s.event_loads, s.resume_state", "ORDER BY s.event_loads DESC"
     for event_loads, state in _scans_of(warehouse, columns, (AUTH_EVENT,), order, limit=1):
-        return _EventLoad(event_loads, frozenset(_cursor_of(state).get(FOLLOWED, ())))
+        cursor = _cursor_of(state)
+        unread = (cursor.get(UNREAD_USERS, ()), cursor.get(UNREAD_ORGS, ()))
+        return _EventLoad(event_loads, frozenset(cursor.get(FOLLOWED, ())), *unread)
     return _EventLoad()
 
 

@@ -14,6 +14,7 @@ from dlt.common.destination.reference import DestinationReference
 from filelock import FileLock, Timeout
 
 from propel_assets.errors import SettingsError
+from propel_assets.privacy.erasure_list import names_people
 from propel_assets.privacy.redaction import describe_error
 from propel_assets.settings import DATASET, PIPELINE, Target, dlt_file_errors
 from propel_assets.warehouse.config_errors import explain_config_errors
@@ -188,12 +189,20 @@ def sync_local_pipeline(target: Target, log: Log = lambda _: None, loaded: dlt.P
         folder = local_state_folder(target.named(PIPELINE))
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock", timeout=LOCAL_STATE_SECONDS):
-            if loaded is not None:
+            if loaded is not None and not names_people(loaded.state):
                 copy_local_state(loaded, folder)
                 return
             build_pipeline(target, None).drop()
+            if loaded is not None:
+                log(
+                    "dlt's local pipeline state was removed: an erasure was stopped. `propel-assets erasures` names it."
+                )
+                return
             # A new object: the dropped one still has the folder of the other project, and would read its database.
-            build_pipeline(target, None).sync_destination()
+            local = build_pipeline(target, None)
+            local.sync_destination()
+            if names_people(local.state):
+                local.drop()
     except Timeout as held:
         log(
             "The tables are loaded, but dlt's local pipeline state could not be written: another process has held "

@@ -376,7 +376,7 @@ class _Comparison:
         """Scan and store the digests. ``only``: by table, replace those of these keys and ignore all other rows."""
         context = ScanContext(
             client=Client(self._settings.tenant),
-            resume_state=replace(self._state, rows={}),  # a sudden loss must not stop the scan: it is reported
+            resume_state=replace(self._state, rows={}, cursor={}),  # a loss must not stop the scan: it is reported
             wanted={*self._compared},
             progress=self._progress,
             resume_state_of=AuditResumeStore(self._pipeline, self._settings.target, self._policy).read,

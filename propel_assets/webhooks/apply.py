@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Collection, Generator, Iterator
 from typing import TYPE_CHECKING
 
-from propel_assets.catalog import AUTH_EVENT, BY_NAME
+from propel_assets.catalog import AUTH_EVENT, ORG_QUERY, USER_QUERY
 from propel_assets.errors import SettingsError, TransientApiError, WebhookStoreError
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import describe_error
@@ -61,7 +61,8 @@ def load_events(
             kept |= {event.svix_id for event in events if ids and names_one_of(event, ids)}
             for result in load.results:
                 if result.unread:
-                    unread.setdefault(result.table_name, set()).update(result.unread)
+                    named = USER_QUERY.items if result.table_name == USER_QUERY.name else ORG_QUERY.items
+                    unread.setdefault(named, set()).update(result.unread)
             store.remove([event.svix_id for event in events if event.svix_id not in kept])
             if len(events) < BATCH_EVENTS:
                 _settle_grades(settings, session, log)
@@ -69,11 +70,11 @@ def load_events(
     if settings.erase_deleted:
         run_due_erasures(settings, log)
     if unread:
-        listed = " and ".join(f"{len(some)} {BY_NAME[name].items}" for name, some in unread.items())
+        listed = " and ".join(f"{len(some)} {named}" for named, some in unread.items())
         raise TransientApiError(
             f"PropelAuth returned an error for {listed} that events name. The other events are applied; "
             f"{len(kept)} events stay in the store, and each load reads these ids again. If the error persists, "
-            "a full load has the rows, and the events are removed after 30 days."
+            "a full load has the rows, and the events are removed when they are too old."
         )
 
 

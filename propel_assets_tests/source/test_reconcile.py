@@ -349,7 +349,9 @@ def test_a_field_that_meets_a_declared_column_names_both() -> None:
 
 def test_a_number_nested_too_deep_to_be_examined_is_kept_as_text() -> None:
     rows = to_arrow(USERS, [{"user_id": "u", "properties": msgspec.Raw(DEEP.encode())}])
-    found = in_deep_stack(100, lambda: reconciler(limits=STRICTEST).apply(USERS, rows))
+    strict = reconciler(limits=STRICTEST)
+    found = in_deep_stack(100, lambda: strict.apply(USERS, rows))
+    assert strict.describe(USERS) == {"properties": "nested too deep to be examined, see properties__v_text"}
     assert found["properties"].to_pylist() == [None]
     assert found["properties__v_text"].to_pylist() == [DEEP]
 

@@ -754,6 +754,9 @@ def test_a_user_who_cannot_be_read_again_stops_no_event_and_is_read_later(settin
     def names() -> dict[str, str]:
         return {row["user_id"]: row["first_name"] for row in rows(settings, "user_query")}
 
+    def requested() -> set[str]:
+        return {r.path for r in sandbox.requests if r.path.startswith(f"{API}/user/") and "query" not in r.path}
+
     def during() -> None:
         sandbox.store.update_user(failing, first_name="During")
         apply(settings)
@@ -767,9 +770,16 @@ def test_a_user_who_cannot_be_read_again_stops_no_event_and_is_read_later(settin
         with pytest.raises(TransientApiError, match="an error for 1 users"):
             apply(settings)
         assert names()[other] == "Later"
+        for _ in range(2):  # only the one that could not be read is requested again
+            sandbox.requests.clear()
+            apply(settings)
+            assert requested() == {f"{API}/user/{failing}"}
         sandbox.faults.clear()
         apply(settings)
         assert names()[failing] == "During"
+        sandbox.requests.clear()
+        apply(settings)
+        assert requested() == set()
 
 
 @pytest.mark.slow

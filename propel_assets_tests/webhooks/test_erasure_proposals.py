@@ -6,13 +6,16 @@ import uuid
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
+import dlt
 import pytest
 
-from propel_assets.errors import TransientApiError, WarehouseError
+from propel_assets.errors import ErasureIncomplete, TransientApiError
+from propel_assets.privacy.erasure_list import names_people
 from propel_assets.settings import load_settings
 from propel_assets.warehouse.destinations.duckdb_file import needs_compaction
-from propel_assets.warehouse.erasure import automatic_erasures
+from propel_assets.warehouse.dlt_compat import local_state_folder
 from propel_assets.warehouse.erasure import run as run_module
+from propel_assets.warehouse.erasure import unfinished_erasures
 from propel_assets.warehouse.load import load_scan
 from propel_assets.webhooks import apply as apply_module
 from propel_assets.webhooks.apply import load_events
@@ -139,11 +142,12 @@ def test_an_automatic_erasure_that_is_not_complete_fails_and_says_what_to_do(
     monkeypatch.setenv("PROPELAUTH_ERASE_DELETED", "true")
     for _ in range(2):
         with pytest.raises(
-            WarehouseError, match=f"The erasure of {user_id} is not complete: .* Run propel-assets erase"
+            ErasureIncomplete, match=f"The erasure of {user_id} is not complete: .* Run propel-assets erase"
         ):
             list(load_events(load_settings()))
         assert query("SELECT count(*) FROM auth_event") == [(0,)]  # it is erased as far as it can be
     assert f"Not complete: the erasure of {user_id}." in run_cli("erasures").stderr
+    assert not names_people(dlt.attach("propel_auth_pipeline").state)
     assert run_cli("erase", user_id).returncode == 1
     list(load_events(load_settings()))
     # The command prints the results of the load and of its checks first.
@@ -178,14 +182,17 @@ def test_an_automatic_erasure_that_is_stopped_after_its_commit_is_repeated(
 
     with monkeypatch.context() as patches:
         patches.setattr(run_module if stopped_at == "_compact" else run_module._Run, stopped_at, fail)
-        with pytest.raises(WarehouseError, match=f"The erasure of {user_id} failed.*Free disk space"):
+        with pytest.raises(ErasureIncomplete, match=f"The erasure of {user_id} failed.*Free disk space"):
             list(load_events(load_settings()))
     assert query("SELECT count(*) FROM auth_event") == [(0,)]  # it was committed
+    load_scan("orgs", settings)
+    files = [file for file in local_state_folder("propel_auth_pipeline").rglob("*") if file.is_file()]
+    assert not [file for file in files if user_id.encode() in file.read_bytes()]
     not_compacted = file.stat().st_ino
     list(load_events(load_settings()))
     assert file.stat().st_ino != not_compacted
     assert not needs_compaction(file)
-    assert automatic_erasures(settings.target, lambda _: None) == {}
+    assert unfinished_erasures(settings.target, lambda _: None) == {}
     compacted = file.stat().st_ino
     list(load_events(load_settings()))
     assert file.stat().st_ino == compacted
@@ -201,7 +208,7 @@ def test_an_erasure_that_fails_hides_no_other_that_is_not_complete(small, settin
     monkeypatch.setenv("PROPELAUTH_ERASE_DELETED", "true")
     small.faults.set("server_error", 500, path=f"/api/backend/v1/user/{failing}")
     messages: list[str] = []
-    with pytest.raises(WarehouseError) as error:
+    with pytest.raises(ErasureIncomplete) as error:
         list(load_events(load_settings(), log=messages.append))
     assert f"The erasure of {failing} failed." in str(error.value)
     assert f"The erasure of {incomplete} is not complete" in str(error.value)

@@ -35,8 +35,8 @@ COLUMNS = {
 """By column of `auth_event`, the fields of payloads that it is read from."""
 CONTROLS = 3
 """Ids of the list, one of which must be readable before a status 404 counts as a deletion."""
-FOLLOWED, SINCE = "followed", "since"
-"""The cursor of a load of events: the loads that it has followed, and the first receipt of what it applied."""
+FOLLOWED, SINCE, UNREAD_USERS, UNREAD_ORGS = "followed", "since", "unread_users", "unread_orgs"
+"""The cursor of a load of events: loads that it has followed, the first receipt of what it applied, ids left unread."""
 NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 """NUL and lone surrogates, which not every destination stores."""
 NO_ID = object()
@@ -63,7 +63,7 @@ def read_events(context: ScanContext, table: Table, shape: Webhooks) -> Iterator
     if not context.options.can_merge:
         raise SkipScan(
             "The destination cannot replace single rows, which events need: files, Delta tables included, are changed "
-            "by full loads only. The events stay in the store, for 30 days at most. Use a database as the destination."
+            "by full loads only. The events stay in the store, for 30 to 60 days. Use a database as the destination."
         )
     rows = [_row(event) for event in events]
     stored = context.stored_ids(AUTH_EVENT, [row["message_id"] for row in rows])
@@ -79,10 +79,13 @@ def read_events(context: ScanContext, table: Table, shape: Webhooks) -> Iterator
     org_ids = _ids([*(row["org_id"] for row in rows), *again.orgs])
     named = [*_read_named(context, loaded, user_ids, org_ids, sent_since)]
     unread = {id_ for item in named if isinstance(item, ScanResult) for id_ in item.unread}
-    # A load whose rows could not all be read again is not followed: the next load of events reads them.
-    late = {*again.late} if unread & {*_ids([*again.users, *again.orgs])} else set()
-    followed = [load for load in again.loads if load not in late]
-    cursor = {FOLLOWED: followed, SINCE: since.isoformat() if since else None}
+    cursor = {
+        FOLLOWED: again.loads,
+        SINCE: since.isoformat() if since else None,
+        # The next load of events reads them; ids of pending events are in the store.
+        UNREAD_USERS: [id_ for id_ in _ids(again.users) if id_ in unread],
+        UNREAD_ORGS: [id_ for id_ in _ids(again.orgs) if id_ in unread],
+    }
     yield Rows(table.name, to_arrow(AUTH_EVENT, new))
     yield ScanResult(table_name=table.name, verdict="proved", rows_read=len(new), cursor=cursor)
     yield from named
@@ -205,7 +208,8 @@ def _memberships(users: _Entities, gone_orgs: Sequence[str], unread: Sequence[st
     memberships.count(users.rows, is_recent=True)
     yield Rows(ORG_MEMBERSHIP.name, nested_rows(users.row_type, ORG_MEMBERSHIP.items, users.rows), is_recent=True)
     deleted = {"user_id": [*memberships.emptied, *users.absent], "org_id": gone_orgs}
-    yield replace(_result(ORG_MEMBERSHIP, memberships.rows_read, deleted), unread=unread)
+    reason = NOT_READ.format(len(unread), ORG_QUERY.items) if unread else ""
+    yield replace(_result(ORG_MEMBERSHIP, memberships.rows_read, deleted), reason=reason, unread=unread)
 
 
 def _read_users(context: ScanContext, ids: Sequence[str], since: int, *, with_orgs: bool) -> _Entities:

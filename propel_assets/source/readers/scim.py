@@ -48,10 +48,11 @@ def read_scim(context: ScanContext, _: Sequence[Table]) -> Iterator[Rows | ScanR
         raise SkipScan(skip_reason(SCIM_GROUPS.path, *errors.values()))
     _refuse_lost_groups(context, errors)
     keys = [(org_id, row.f_group_id) for org_id, row in groups]
-    answers = request_each(
-        context.client, lambda key: lists.members(*key), keys, SCIM_GROUP_MEMBERS.name, context.progress
-    )
-    members = [(*key, row) for key, rows in zip(keys, answers, strict=True) for row in rows]
+    with skip_if_not_enabled(SCIM_GROUP_MEMBERS.path, SCIM):
+        answers = request_each(
+            context.client, lambda key: lists.members(*key), keys, SCIM_GROUP_MEMBERS.name, context.progress
+        )
+        members = [(*key, row) for key, rows in zip(keys, answers, strict=True) for row in rows]
     lists.require_deleted()
     yield Rows(SCIM_GROUPS.name, _with_parents(row_type, groups))
     yield Rows(SCIM_GROUP_MEMBERS.name, _with_parents(member_type, members))

@@ -2,7 +2,7 @@
 
 from propel_assets.warehouse.erasure.proposals import ErasureProposal, proposed_erasures, run_due_erasures
 from propel_assets.warehouse.erasure.receipt import ErasureReceipt, ErasureRecord, UnsearchedColumn
-from propel_assets.warehouse.erasure.run import NEXT_STEPS, automatic_erasures, erase
+from propel_assets.warehouse.erasure.run import NEXT_STEPS, erase, unfinished_erasures
 
 __all__ = [
     "NEXT_STEPS",
@@ -10,8 +10,8 @@ __all__ = [
     "ErasureReceipt",
     "ErasureRecord",
     "UnsearchedColumn",
-    "automatic_erasures",
     "erase",
     "proposed_erasures",
     "run_due_erasures",
+    "unfinished_erasures",
 ]

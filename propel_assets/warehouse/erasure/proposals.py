@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from propel_assets.catalog import AUTH_EVENT, BY_NAME, PROPEL_CHANGES, PROPEL_SCAN_STATE, USER_QUERY
-from propel_assets.errors import PropelError, WarehouseError
+from propel_assets.errors import ErasureIncomplete, PropelError, WarehouseError
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import Settings, require_credentials
 from propel_assets.source.client import Client
 from propel_assets.source.lists import get_or_none
 from propel_assets.source.values import UUID
 from propel_assets.warehouse.audit import as_utc
-from propel_assets.warehouse.erasure.run import automatic_erasures, erase, finish_compaction
+from propel_assets.warehouse.erasure.run import erase, finish_compaction, unfinished_erasures
 from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.query import Warehouse, open_warehouse
 
@@ -68,14 +68,14 @@ def run_due_erasures(settings: Settings, log: Log) -> None:
     reported what remains.
 
     Raises:
-        WarehouseError: some erasures, or the requests before them, failed or are not complete. All others are.
+        ErasureIncomplete: some erasures, or the requests before them, failed or are not complete. All others are.
     """
     settings = require_credentials(settings)
     policy = load_policy(settings.privacy_settings)
     with open_warehouse(settings.target, policy, log) as warehouse:
         due = [proposal.user_id for proposal in proposed_erasures(warehouse, settings.erasure_days) if proposal.is_due]
-    noted = automatic_erasures(settings.target, log)
-    incomplete = {user_id for user_id, has_ended in noted.items() if has_ended}
+    noted = {id_: found for id_, found in unfinished_erasures(settings.target, log).items() if found.is_automatic}
+    incomplete = {user_id for user_id, found in noted.items() if found.has_ended}
     client, path = Client(settings.tenant), BY_NAME["user_by_id"].path_of
     reasons: set[str] = set()
     failures: dict[str, PropelError] = {}
@@ -113,7 +113,9 @@ def run_due_erasures(settings: Settings, log: Log) -> None:
         )
     if not any(isinstance(error, WarehouseError) for error in failures.values()):
         finish_compaction(settings.target, log)
+    if len(texts) == 1 and (shared := [error for error in failures.values() if error.concerns_every_scan]):
+        raise shared[0]
     if texts:
-        problem = WarehouseError(" ".join(texts))
+        problem = ErasureIncomplete(" ".join(texts))
         problem.retry_may_help = not incomplete and all(error.retry_may_help for error in failures.values())
         raise problem

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import dlt
 import msgspec
@@ -12,7 +12,7 @@ from dlt.common.destination.client import WithStateSync
 
 from propel_assets.catalog import BY_NAME, END_USER_API_KEY_USAGE, PROPEL_SCANS
 from propel_assets.errors import ApiError, PermanentApiError, WarehouseError, find_cause
-from propel_assets.privacy.erasure_list import STATE_KEY, ErasureList
+from propel_assets.privacy.erasure_list import NOTES_KEY, STATE_KEY, ErasureList
 from propel_assets.privacy.policy import Policy, require_key
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import describe_error
@@ -48,10 +48,6 @@ NEXT_STEPS = (
     "warehouse keeps them out. Backups, exports and the storage of Dagster are out of reach."
 )
 UNFINISHED_KEY = "erasing"  # in dlt's state: the row counts that an interrupted erasure of files has still to lower
-NOTES_KEY = "unfinished_erasures"
-"""In dlt's state, by user id: the identifiers of each person whose erasure has not ended, which the tables do not have
-any more. Those of an automatic erasure that is not complete stay until `propel-assets erase` has reported what remains.
-"""
 UNKNOWN_STATUSES = frozenset({400, 404})
 
 
@@ -71,7 +67,7 @@ def erase(
 
     ``tenant``: PropelAuth, where a user that the warehouse does not have is read. ``emails``: more addresses of
     the person. ``allow_unknown``: put an id on the erasure list that neither of them knows. A dry run changes nothing
-    and needs no key. ``is_automatic``: `automatic_erasures` names the user until the erasure is complete.
+    and needs no key. ``is_automatic``: `unfinished_erasures` names the user until the erasure is complete.
 
     Raises:
         SettingsError: the key of the erasure list is missing.
@@ -89,13 +85,20 @@ def erase(
             return run.erase()
 
 
-def automatic_erasures(target: Target, log: Log) -> dict[str, bool]:
-    """Return the users whose automatic erasure has not ended, or is not complete, and whether it has ended."""
+class UnfinishedErasure(NamedTuple):
+    """An erasure that was stopped, or an automatic one that has ended and is not complete."""
+
+    is_automatic: bool
+    has_ended: bool
+
+
+def unfinished_erasures(target: Target, log: Log) -> dict[str, UnfinishedErasure]:
+    """Return the erasures that are not complete, by user id."""
     with working_folder() as folder, _explain_errors(target):
         pipeline = build_pipeline(target, folder, log)
         pipeline.sync_destination()
         notes = _source_state(pipeline.state).get(NOTES_KEY, {})
-        return {user_id: note["has_ended"] for user_id, note in notes.items() if note["is_automatic"]}
+        return {id_: UnfinishedErasure(note["is_automatic"], note["has_ended"]) for id_, note in notes.items()}
 
 
 def finish_compaction(target: Target, log: Log) -> None:
@@ -282,7 +285,7 @@ class _Run:
 
         def change(state: dict[str, Any]) -> None:
             if self.is_automatic and not receipt.is_complete:
-                state[NOTES_KEY][self.user_id]["has_ended"] = True
+                state[NOTES_KEY][self.user_id] = {"is_automatic": True, "has_ended": True}
             else:
                 del state[NOTES_KEY][self.user_id]
 
