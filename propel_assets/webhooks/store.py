@@ -225,15 +225,12 @@ class WebhookStore:
             self.purge()
 
     def purge(self) -> int:
-        """Remove events older than `max_age`, and return how many.
-
-        If all are older, the clock may be wrong: they are kept until the newest is twice as old.
-        """
+        """Remove events older than `max_age`, and return how many; none if all are older: the clock may be wrong."""
         self._next_purge = time.monotonic() + PURGE_SECONDS
         oldest = (datetime.now(UTC) - self.max_age).timestamp()
         with self._lock, self._transaction() as connection:
             newest = connection.execute(sa.select(sa.func.max(events.c.received_at))).scalar()
-            if newest is None or oldest - self.max_age.total_seconds() < newest < oldest:
+            if newest is None or newest < oldest:
                 return 0
             removed = connection.execute(sa.delete(events).where(events.c.received_at < oldest)).rowcount
         self._overwrite()

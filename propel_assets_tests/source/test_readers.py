@@ -235,6 +235,12 @@ def test_members_are_not_removed_because_their_group_returns_404_while_it_is_lis
         read("scim")
 
 
+def test_members_that_the_key_may_not_read_skip_both_tables(read, sandbox, large_group) -> None:
+    org_id, group_id = large_group
+    sandbox.faults.parse(f"server_error=403,path={SCIM}/{org_id}/groups/{group_id}")
+    assert {result.verdict for _, result in read("scim").values()} == {"skipped"}
+
+
 def test_unexpected_fields_of_scim_members_are_kept(read, monkeypatch) -> None:
     get = Client.get
 

@@ -772,7 +772,8 @@ def test_a_user_who_cannot_be_read_again_stops_no_event_and_is_read_later(settin
         assert names()[other] == "Later"
         for _ in range(2):  # only the one that could not be read is requested again
             sandbox.requests.clear()
-            apply(settings)
+            with pytest.raises(TransientApiError, match="an error for 1 users"):
+                apply(settings)
             assert requested() == {f"{API}/user/{failing}"}
         sandbox.faults.clear()
         apply(settings)
