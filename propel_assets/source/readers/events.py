@@ -63,7 +63,8 @@ def read_events(context: ScanContext, table: Table, shape: Webhooks) -> Iterator
     if not context.options.can_merge:
         raise SkipScan(
             "The destination cannot replace single rows, which events need: files, Delta tables included, are changed "
-            "by full loads only. The events stay in the store, for 30 days, and until a newer one arrives. Use a database as the destination."
+            "by full loads only. The events stay in the store, for 30 days and until a newer one arrives. "
+            "Use a database as the destination."
         )
     rows = [_row(event) for event in events]
     stored = context.stored_ids(AUTH_EVENT, [row["message_id"] for row in rows])
