@@ -61,7 +61,7 @@ def test_the_page_of_a_loaded_warehouse_is_complete_and_self_contained_without_p
     assert "<h1>PropelAuth report</h1>" in page
     for title in TITLES:
         assert f"<h3>{title}" in page
-    assert "auth_event has not been loaded: propel-assets load auth_event." in page
+    assert "No webhooks have been loaded: see the page " in page
     for section in ("changes", "charts", "completeness", "checks", "definitions"):
         assert f'<section id="{section}">' in page
     for mart in DRAWN:
@@ -155,7 +155,7 @@ def test_without_marts_each_chart_says_how_to_get_them(small, report) -> None:
     for mart in DRAWN:
         assert f"propel_auth_marts.{mart} has not been built yet." in page
     assert page.count("`dagster job execute -m propel_assets.definitions -j propel_auth_refresh`") == 1
-    assert "auth_event has not been loaded: propel-assets load auth_event." in page
+    assert "No webhooks have been loaded: see the page " in page
     assert "users_history has not been built yet" in cells(page, "Users")[0]
     assert "Nothing has been checked yet" in page
 
