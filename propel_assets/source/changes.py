@@ -9,9 +9,9 @@ from propel_assets.catalog import TABLES, USER_QUERY, Table
 from propel_assets.catalog.model import PagedList
 from propel_assets.errors import PermanentApiError
 from propel_assets.source.client import Client
+from propel_assets.source.lists import FORBIDDEN
 
 NOT_ENABLED = -1
-FORBIDDEN = 403
 
 
 @dataclass(frozen=True)

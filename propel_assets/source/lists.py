@@ -29,7 +29,7 @@ MAX_ATTEMPTS = 3
 MAX_REASONS = 3
 OBJECTS_BEFORE_COLLECTION = 100_000
 MIN_PAGE_SIZE = 10
-BAD_REQUEST, NOT_FOUND = 400, 404
+BAD_REQUEST, FORBIDDEN, NOT_FOUND = 400, 403, 404
 MAX_SINGLE_READS = 200
 """Above so many ids, rows are read from their list instead of by one request each."""
 

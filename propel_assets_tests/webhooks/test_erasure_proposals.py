@@ -32,6 +32,14 @@ def settings(small, monkeypatch):
     return settings
 
 
+def deleted_user(small, settings) -> str:
+    """Delete a user, deliver the event as if 31 days ago, and return the id."""
+    user_id = next(iter(small.store.users))
+    small.store.delete_user(user_id)
+    deliver(settings, user_id, days_ago=31)
+    return user_id
+
+
 def deliver(settings, user_id: str, *, days_ago: int) -> None:
     at = datetime.now(UTC) - timedelta(days=days_ago)
     store = WebhookStore(settings.webhook_store, max_age=timedelta(days=10_000))
@@ -121,9 +129,7 @@ def test_a_user_who_exists_after_all_is_not_erased(small, settings, run_cli, run
 
 @pytest.mark.slow
 def test_applying_events_erases_only_where_it_is_configured(small, settings, query, monkeypatch) -> None:
-    user_id = next(iter(small.store.users))
-    small.store.delete_user(user_id)
-    deliver(settings, user_id, days_ago=31)
+    user_id = deleted_user(small, settings)
     list(load_events(settings))
     assert query(f"SELECT count(*) FROM auth_event WHERE user_id = '{user_id}'") == [(1,)]
     monkeypatch.setenv("PROPELAUTH_ERASE_DELETED", "true")
@@ -135,9 +141,7 @@ def test_applying_events_erases_only_where_it_is_configured(small, settings, que
 def test_an_automatic_erasure_that_is_not_complete_fails_and_says_what_to_do(
     small, settings, run_sql, query, monkeypatch, run_cli
 ) -> None:
-    user_id = next(iter(small.store.users))
-    small.store.delete_user(user_id)
-    deliver(settings, user_id, days_ago=31)
+    user_id = deleted_user(small, settings)
     run_sql(f"CREATE VIEW propel_auth_data.selected_user AS SELECT '{user_id}' AS user_id")
     monkeypatch.setenv("PROPELAUTH_ERASE_DELETED", "true")
     for _ in range(2):
@@ -151,9 +155,7 @@ def test_an_automatic_erasure_that_is_not_complete_fails_and_says_what_to_do(
     assert run_cli("erase", user_id).returncode == 1
     list(load_events(load_settings()))
     # The command prints the results of the load and of its checks first.
-    other_id = next(iter(small.store.users))
-    small.store.delete_user(other_id)
-    deliver(settings, other_id, days_ago=31)
+    other_id = deleted_user(small, settings)
     run_sql(f"CREATE OR REPLACE VIEW propel_auth_data.selected_user AS SELECT '{other_id}' AS user_id")
     ran = run_cli("load", "auth_event")
     assert ran.returncode == 1
@@ -171,9 +173,7 @@ def test_an_automatic_erasure_that_is_not_complete_fails_and_says_what_to_do(
 def test_an_automatic_erasure_that_is_stopped_after_its_commit_is_repeated(
     small, settings, query, monkeypatch, tmp_path, stopped_at
 ) -> None:
-    user_id = next(iter(small.store.users))
-    small.store.delete_user(user_id)
-    deliver(settings, user_id, days_ago=31)
+    user_id = deleted_user(small, settings)
     monkeypatch.setenv("PROPELAUTH_ERASE_DELETED", "true")
     file = tmp_path / "propel_auth_pipeline.duckdb"
 

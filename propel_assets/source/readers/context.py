@@ -13,11 +13,10 @@ from propel_assets.catalog.model import PagedList
 from propel_assets.errors import PermanentApiError
 from propel_assets.source.client import Client
 from propel_assets.source.decode import RowType
-from propel_assets.source.lists import ListEndpoint, ListOutcome, ListScan, Watch
+from propel_assets.source.lists import FORBIDDEN, ListEndpoint, ListOutcome, ListScan, Watch
 from propel_assets.source.scan import Order
 from propel_assets.source.stream import Progress, ReadOptions, ResumeState, RowsToReadAgain, ScanResult
 
-FORBIDDEN = 403
 MIN_LOSS_ROWS = 50
 
 

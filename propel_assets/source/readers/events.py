@@ -19,8 +19,15 @@ from propel_assets.catalog.model import Webhooks
 from propel_assets.errors import LossRefused, PermanentApiError, TransientApiError, Unreachable
 from propel_assets.source.convert import nested_rows
 from propel_assets.source.decode import PageDecoder, RowType, to_arrow
-from propel_assets.source.lists import BAD_REQUEST, MAX_SINGLE_READS, MIN_PAGE_SIZE, get_or_none, request_each
-from propel_assets.source.readers.context import FORBIDDEN, ScanContext, SkipScan, allowed_loss, key_of, list_scan
+from propel_assets.source.lists import (
+    BAD_REQUEST,
+    FORBIDDEN,
+    MAX_SINGLE_READS,
+    MIN_PAGE_SIZE,
+    get_or_none,
+    request_each,
+)
+from propel_assets.source.readers.context import ScanContext, SkipScan, allowed_loss, key_of, list_scan
 from propel_assets.source.readers.users import API_CLOCK_DIFFERENCE, Memberships, list_orders
 from propel_assets.source.stream import ReceivedEvent, Rows, ScanResult, join_reasons
 from propel_assets.source.values import UUID

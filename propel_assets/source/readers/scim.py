@@ -26,10 +26,8 @@ def read_scim(context: ScanContext, _: Sequence[Table]) -> Iterator[Rows | ScanR
     """
     with skip_if_not_enabled(ORG_QUERY.path, ORGS):
         org_ids, outcome = read_ids(context, ORG_QUERY)
-    row_type, member_type = (
-        RowType(SCIM_GROUPS, constant_columns=SCIM_GROUPS.key[:1]),
-        RowType(SCIM_GROUP_MEMBERS, constant_columns=SCIM_GROUP_MEMBERS.key[:2]),
-    )
+    row_type = RowType(SCIM_GROUPS, constant_columns=("org_id",))
+    member_type = RowType(SCIM_GROUP_MEMBERS, constant_columns=("org_id", "group_id"))
     lists = _Lists(context.client, row_type, member_type)
     errors: dict[str, PermanentApiError] = {}
 
