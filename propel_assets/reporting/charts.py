@@ -61,15 +61,20 @@ def signups(query: Query, schema: str) -> Chart | None:
 def active_users(query: Query, schema: str) -> Chart | None:
     """Return active users per week that is over, or per day before there are 2: PropelAuth's figure and ours.
 
-    The summary is of the figure that goes on longest, of PropelAuth's if both do.
+    The day of the last load is not over, so it has a figure only if it is the day of the first load, too. The summary
+    is of the figure that goes on longest, of PropelAuth's if both do.
     """
     names = {"provider": "As PropelAuth counts", "ours": "As seen by loads: at least"}
     columns = "active_users, provider_active_users, provider_is_complete"
     rows = query(f"SELECT week_start, {columns} FROM {schema}.fct_engagement_weekly WHERE is_complete")  # noqa: S608
-    rows = [(start, ours, provider if is_over else None) for start, ours, provider, is_over in rows]
+    rows = [(start, ours, provider if over else None) for start, ours, provider, over in rows]
     cadence = "Weekly" if sum(row[1] is not None or row[2] is not None for row in rows) > 1 else "Daily"
+    is_over = True
     if cadence == "Daily":
-        rows = query(f"SELECT day, active_users, provider_active_users FROM {schema}.fct_engagement_daily")  # noqa: S608
+        days = query(f"SELECT day, {columns}, is_complete FROM {schema}.fct_engagement_daily")  # noqa: S608 - our names
+        rows = [(day, ours if own else None, theirs if over else None) for day, ours, theirs, over, own in days]
+        if not any(ours is not None or theirs is not None for _, ours, theirs in rows):
+            rows, is_over = [(day, ours, None) for day, ours, *_ in days], False
     found: dict[str, dict[date, int]] = defaultdict(dict)
     for start, ours, provider in rows:
         for name, users in (("provider", provider), ("ours", ours)):
@@ -86,10 +91,14 @@ def active_users(query: Query, schema: str) -> Chart | None:
     last, period = max(best), "week" if cadence == "Weekly" else "day"
     before = best.get(last - timedelta(weeks=1) if cadence == "Weekly" else last - timedelta(days=1))
     change = f", {(best[last] - before) / before:+.0%} on the {period} before" if before else ""
+    open_day = "" if is_over else ", which was not over"
     return time_chart(
         title if len(series) > 1 else f"{title}, {counted}",  # one series has no legend
-        f"{_of(best[last], 'user')} active in the {period} of {last}{change}, {counted}.",
-        (f"{best[last]:,}", f"users active in the last full {period}" if period == "week" else "users active that day"),
+        f"{_of(best[last], 'user')} active in the {period} of {last}{change or open_day}, {counted}.",
+        (
+            f"{best[last]:,}",
+            "users active in the last full week" if period == "week" else f"users active that day{open_day}",
+        ),
         series,
         period=f"{period.capitalize()} of",
     )
