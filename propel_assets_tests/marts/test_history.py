@@ -102,6 +102,33 @@ def test_an_unproved_scan_ends_no_version(small_sandbox, small, load, build, que
     assert query("SELECT count(*) FROM propel_auth_history.users_history") == [(20,)]
 
 
+def test_a_load_that_was_not_written_to_its_end_is_no_load(small, build, query, run_sql) -> None:
+    """The jobs of a load commit separately: its rows of `propel_scans` can be there without its other rows."""
+    load_scan("users", small)
+    for load_id, verdict in (("failed", "proved"), ("killed", "skipped")):
+        run_sql(
+            f"INSERT INTO propel_auth_data.propel_scans SELECT s.* REPLACE ('{load_id}' AS load_id, "
+            f"'{verdict}' AS verdict, finished_at + INTERVAL 1 HOUR AS finished_at, started_at + INTERVAL 1 HOUR AS "
+            """started_at, '{"x": "unexpected"}'::JSON AS unknown_fields) """
+            "FROM propel_auth_data.propel_scans s WHERE load_id NOT IN ('failed', 'killed')"
+        )
+    audit = ("audit_loads", "audit_requests", "audit_schema_changes")
+    build(small, *HISTORIES, "user_loads", "dim_date", "fct_user_changes", *audit)
+    [(load_id, started_at, finished_at)] = query(
+        "SELECT DISTINCT load_id, started_at, finished_at FROM propel_auth_data.propel_scans "
+        "WHERE load_id NOT IN ('failed', 'killed')"
+    )
+    assert query("SELECT read_at, full_load_started_at FROM propel_auth_history.user_loads") == [
+        (finished_at, started_at)
+    ]
+    assert query("SELECT DISTINCT valid_from, changed_before FROM propel_auth_history.users_history") == [
+        (finished_at, finished_at)
+    ]
+    for mart in audit[:2]:
+        assert query(f"SELECT DISTINCT load_id FROM propel_auth_marts.{mart}") == [(load_id,)]
+    assert query("SELECT count(*) FROM propel_auth_marts.audit_schema_changes") == [(0,)]
+
+
 @pytest.mark.slow
 def test_a_raw_table_that_was_dropped_ends_no_version(small, load, query, tmp_path) -> None:
     import duckdb

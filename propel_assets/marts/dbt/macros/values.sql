@@ -55,7 +55,7 @@
       {%- if var('propel_auth_as_of') %} cast('{{ var("propel_auth_as_of") }}' as {{ propel_auth.type_time() }})
       {%- else %} max(finished_at)
       {%- endif %} as read_at
-    from {{ propel_auth.raw('propel_scans') }} as scans
+    from {{ propel_auth.complete_scans() }} as scans
     where table_name = '{{ table }}' and verdict <> 'skipped'
     {%- if var('propel_auth_as_of') %} group by 1 {%- endif %}
   )

@@ -43,7 +43,7 @@ policies as (
   select
     finished_at,
     {{ propel_auth.json_field(propel_auth.json_text('resume_state'), 'privacy') }} as privacy
-  from {{ propel_auth.raw('propel_scans') }} as scans
+  from {{ propel_auth.complete_scans() }} as scans
   where table_name = 'user_query' and mode = 'full' and verdict <> 'skipped'
 ),
 
