@@ -24,7 +24,14 @@ import pytest
 from dlt.destinations.exceptions import DatabaseTerminalException
 
 from propel_assets.catalog import AUTH_EVENT, BY_NAME, TABLES
-from propel_assets.errors import ApiError, LossRefused, TransientApiError, WarehouseError, WriteLockLost
+from propel_assets.errors import (
+    ApiError,
+    LossRefused,
+    TransientApiError,
+    WarehouseBusy,
+    WarehouseError,
+    WriteLockLost,
+)
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.sandbox.events import WebhookEvent
 from propel_assets.sandbox.running import Sandbox
@@ -464,6 +471,35 @@ def test_deletions_of_a_load_whose_write_failed_are_counted(settings, sandbox, s
         sandbox.store.delete_user(user_id)
     with pytest.raises(LossRefused, match=r"11 rows of user_query .* and 50 were deleted since"):
         apply(settings)
+
+
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_memberships_of_a_deleted_user_are_deleted_after_a_load_that_stopped_between_both(
+    settings, sandbox, store, monkeypatch
+) -> None:
+    deleted = next(user_id for user_id, orgs in sandbox.store.of_user.items() if orgs)
+    sandbox.store.delete_user(deleted)
+    delete_rows = load_module._delete_rows
+
+    def delete_users_only(pipeline: dlt.Pipeline, result: Any) -> None:
+        if result.table_name == "org_membership":
+            raise WarehouseBusy("Waited 1 s.")
+        delete_rows(pipeline, result)
+
+    with monkeypatch.context() as patches:
+        patches.setattr(load_module, "_delete_rows", delete_users_only)
+        with pytest.raises(WarehouseBusy, match=r"Waited 1 s\. Some tables can have been changed before the error\."):
+            apply(settings)
+    assert [
+        deleted in {row["user_id"] for row in rows(settings, name)} for name in ("user_query", "org_membership")
+    ] == [
+        False,
+        True,
+    ]
+    apply(settings)
+    assert store.status().pending == 0
+    assert deleted not in {row["user_id"] for row in rows(settings, "org_membership")}
+    assert failed_checks(settings) == []
 
 
 @pytest.mark.slow

@@ -184,7 +184,8 @@ def _ids(values: Iterable[str | None]) -> list[str]:
 class _Entities:
     """The users or orgs that were named: those that exist, and the ids of those that do not exist (any more).
 
-    ``absent``: those of ``missing`` that the table has. A load can have restored memberships of the other ones.
+    ``absent``: those of ``missing`` that the table has. The others can have memberships: a load can have restored them,
+    or have stopped before it had deleted them. Such a load has also changed the number of rows, so there is a result.
     ``unread``: ids for which the API returned errors.
     """
 
@@ -197,7 +198,7 @@ class _Entities:
 
     def items(self, table: Table) -> Iterator[Rows | ScanResult]:
         """Yield the rows, to be merged, and the result; nothing if there is nothing to change."""
-        if not (self.rows or self.absent or self.reason):
+        if not (self.rows or self.missing or self.reason):
             return
         yield Rows(table.name, self.row_type.to_arrow(self.rows), is_recent=True)
         result = _result(table, len(self.rows), {table.key[0]: self.absent})
@@ -209,13 +210,13 @@ def _result(table: Table, rows: int, deleted: Mapping[str, Sequence[str]]) -> Sc
 
 
 def _memberships(users: _Entities, gone_orgs: Sequence[str], unread: Sequence[str]) -> Iterator[Rows | ScanResult]:
-    """Yield the memberships of ``users``. Those of deleted users and of deleted orgs are deleted."""
+    """Yield the memberships of ``users``. Those of missing users and of deleted orgs are deleted."""
     memberships = Memberships({})
-    if not (users.rows or users.absent or gone_orgs or unread):
+    if not (users.rows or users.missing or gone_orgs or unread):
         return
     memberships.count(users.rows, is_recent=True)
     yield Rows(ORG_MEMBERSHIP.name, nested_rows(users.row_type, ORG_MEMBERSHIP.items, users.rows), is_recent=True)
-    deleted = {"user_id": [*memberships.emptied, *users.absent], "org_id": gone_orgs}
+    deleted = {"user_id": [*memberships.emptied, *users.missing], "org_id": gone_orgs}
     reason = NOT_READ.format(len(unread), ORG_QUERY.items) if unread else ""
     yield replace(_result(ORG_MEMBERSHIP, memberships.rows_read, deleted), reason=reason, unread=unread)
 
