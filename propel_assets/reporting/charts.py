@@ -147,7 +147,10 @@ def cohorts(query: Query, schema: str) -> Chart | None:
 
 
 def seats(query: Query, schema: str) -> Chart | None:
-    """Return members beside seats of the fullest orgs, or of the largest where no org has a cap."""
+    """Return members beside seats of the fullest orgs, or of the largest where no org has a cap.
+
+    Idle members are not known if the privacy policy drops the time of the activity.
+    """
     sql = "SELECT name, members, max_users, idle_members_30d, is_over_cap, org_id FROM "
     orgs = query(f"{sql}{_last_day(schema, 'fct_seat_usage')}")
     if not orgs:
@@ -158,15 +161,20 @@ def seats(query: Query, schema: str) -> Chart | None:
     twice = Counter(names)
     names = [f"{n} ({org[5][:4]})" if twice[n] > 1 else n for n, org in zip(names, fullest, strict=True)]
     members, caps = sum(int(org[1]) for org in capped), sum(int(org[2]) for org in capped)
-    over, idle, everybody = sum(bool(org[4]) for org in orgs), sum(int(org[3]) for org in orgs), sum(o[1] for o in orgs)
+    over, total, is_known = sum(bool(o[4]) for o in orgs), sum(o[1] for o in orgs), all(o[3] is not None for o in orgs)
     used = f"{members:,} of {_of(caps, 'seat')} used in the {_of(len(capped), 'org')} with a cap; {over:,} over it. "
-    summary = (used if capped else "No org has a cap. ") + f"{idle:,} of all {everybody:,} members idle for 30 days."
+    idle = (
+        f"{sum(int(o[3]) for o in orgs):,} of all {total:,} members"
+        if is_known
+        else "It is not known which members are"
+    )
+    summary = (used if capped else "No org has a cap. ") + f"{idle} idle for 30 days."
     return seat_chart(
         f"Seats used: the {len(fullest)} {'fullest' if capped else 'largest'} orgs",
         summary,
         (f"{members / caps:.0%}", "of capped seats used") if caps else None,
         [
-            (name, int(org[1]), int(org[2]) if org[2] else None, f"{org[3]:,}")
+            (name, int(org[1]), int(org[2]) if org[2] else None, f"{org[3]:,}" if is_known else "not known")
             for name, org in zip(names, fullest, strict=True)
         ],
         ("Idle for 30 days",),
@@ -207,7 +215,7 @@ def _owners(query: Query, schema: str) -> str:
 
 
 def mfa(query: Query, schema: str) -> Chart | None:
-    """Return orgs by how many of their users have a second factor."""
+    """Return orgs by how many of their users have a second factor; not known if the privacy policy drops the values."""
     bands = {
         "none": 0.0,
         "up to 25 %": 0.25,
@@ -216,14 +224,19 @@ def mfa(query: Query, schema: str) -> Chart | None:
         "up to 99 %": 0.9999999,
         "all": 1.0,
     }
+    title, heads = "MFA: orgs by the share of users with a second factor", ("Users with a second factor", "Orgs")
     counts: Counter[str] = Counter()
     sql = "SELECT enabled_members, mfa_adoption FROM "
-    for enabled, share_of_org in query(f"{sql}{_last_day(schema, 'fct_security_posture')}"):
-        if enabled:
+    orgs = query(f"{sql}{_last_day(schema, 'fct_security_posture')}")
+    for enabled, share_of_org in orgs:
+        if enabled and share_of_org is not None:
             counts[next(band for band, most in bands.items() if float(share_of_org) <= most)] += 1
     days = query(
         f"SELECT day, enabled_users, users_with_mfa, mfa_adoption FROM {schema}.fct_user_security_daily ORDER BY day"  # noqa: S608
     )
+    if days and days[-1][2] is None:
+        why = "The share is not known: the last load has no values of `enabled` or `mfa_enabled`."
+        return bar_chart(title, why, None, heads, [("not known", len(orgs), f"{len(orgs):,}")])
     if not days or not days[-1][1]:
         return None
     enabled, with_mfa = days[-1][1:3]
@@ -231,10 +244,10 @@ def mfa(query: Query, schema: str) -> Chart | None:
     since = f"; it was {float(first_share):.0%} on {_day(first_day)}" if len(days) > 1 and first_share else ""
     share = with_mfa / enabled
     return bar_chart(
-        "MFA: orgs by the share of users with a second factor",
+        title,
         f"{with_mfa:,} of {_of(enabled, 'enabled user')} ({share:.0%}) with a second factor{since}.",
         (f"{share:.0%}", "of enabled users with a second factor"),
-        ("Users with a second factor", "Orgs"),
+        heads,
         [(band, counts[band], f"{counts[band]:,}") for band in bands],
     )
 

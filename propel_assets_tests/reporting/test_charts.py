@@ -2,7 +2,7 @@
 
 from datetime import date, timedelta
 
-from propel_assets.reporting.charts import active_users, cohorts, signups
+from propel_assets.reporting.charts import active_users, cohorts, mfa, seats, signups
 
 MONDAY = date(2026, 11, 23)
 
@@ -99,3 +99,17 @@ def test_the_weeks_of_the_retention_chart_are_under_the_month_in_which_they_begi
     assert chart.head[:2] == ("Weeks that begin in", "Users")
     assert chart.rows[0][:2] == ("Jun 2026", "70")
     assert chart.summary.startswith("70 sign-ups in weeks that begin in 1 month, at least 8 weeks ago.")
+
+
+def test_figures_of_columns_that_the_privacy_policy_drops_are_not_known() -> None:
+    """The marts have null: 0 % with a second factor, and all members idle, would be false."""
+    days = [(MONDAY, 300, 120, 0.4), (MONDAY + timedelta(days=1), 300, None, None)]
+    chart = mfa(lambda sql: days if "user_security" in sql else [(5, None), (9, None)], "marts")
+    assert chart is not None
+    assert chart.headline is None
+    assert chart.summary == "The share is not known: the last load has no values of `enabled` or `mfa_enabled`."
+    assert chart.rows == [("not known", "2")]
+    used = seats(lambda sql: [("Acme", 5, 10, None, False, "org-1")], "marts")
+    assert used is not None
+    assert used.summary.endswith("It is not known which members are idle for 30 days.")
+    assert used.rows[0][-1] == "not known"
