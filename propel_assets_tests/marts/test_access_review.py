@@ -29,7 +29,7 @@ from propel_assets.webhooks.store import WebhookStore
 from propel_assets_tests.webhooks.conftest import received
 
 SCANS = ("users", "orgs", "end_user_api_keys", "end_user_api_keys_archived")
-SELECT = ("+fct_user_changes", "+fct_user_activity_daily", "+fct_api_keys", "orgs_history", "org_loads")
+SELECT = ("+audit_user_marts", "+fct_api_keys", "orgs_history", "org_loads")
 FORMAT = "%Y-%m-%d %H:%M"
 EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.\w+")
 

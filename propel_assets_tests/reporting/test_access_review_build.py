@@ -33,6 +33,7 @@ CREATE TABLE propel_auth_history.memberships_history (org_id VARCHAR, user_id VA
 CREATE TABLE propel_auth_marts.fct_user_activity_daily (user_id VARCHAR, day DATE, observed_at TIMESTAMPTZ);
 CREATE TABLE propel_auth_marts.fct_user_changes (org_id VARCHAR, user_id VARCHAR, change VARCHAR, old_value VARCHAR,
     new_value VARCHAR, seen_at TIMESTAMPTZ);
+CREATE TABLE propel_auth_marts.audit_user_marts (as_of TIMESTAMPTZ);
 CREATE TABLE propel_auth_marts.fct_api_keys (api_key_id VARCHAR, owner_kind VARCHAR, user_id VARCHAR, org_id VARCHAR,
     created_at TIMESTAMPTZ, expires_at TIMESTAMPTZ, status VARCHAR, day DATE, as_of TIMESTAMPTZ);
 CREATE TABLE propel_scans (load_id VARCHAR, table_name VARCHAR, mode VARCHAR, verdict VARCHAR, reason VARCHAR,
@@ -61,6 +62,7 @@ class Written:
 
     def add_load(self, at: datetime) -> None:
         self.add("propel_auth_history.user_loads", read_at=at, full_load_started_at=at - HOUR)
+        self.add("propel_auth_marts.audit_user_marts", as_of=at)
 
     def add_member(self, user_id: str, org_id: str, **user: Any) -> None:
         flags = {"enabled": True, "locked": False, "mfa_enabled": True, **user}
@@ -316,3 +318,11 @@ def test_changes_before_the_first_load_are_not_known_if_it_was_on_the_first_day(
     ]
     assert "None between 2026-09-20 04:00 and 2026-09-30 04:00 UTC." in page_of(review)
     assert written.review(since=since + DAY).unknown_changes == []
+
+
+def test_a_review_is_preliminary_while_changes_and_activity_are_older_than_the_history(written) -> None:
+    assert written.review().is_preliminary is False
+    written._db.execute("UPDATE propel_auth_marts.audit_user_marts SET as_of = ?", [NIGHT - DAY])
+    assert written.review().is_preliminary is True
+    written._db.execute("DROP TABLE propel_auth_marts.audit_user_marts")
+    assert written.review().is_preliminary is True
