@@ -7,6 +7,7 @@ from typing import Any
 
 import duckdb
 import pytest
+from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
 from propel_assets.reporting.access_review.build import build_review
 from propel_assets.reporting.access_review.files import PAGE, render_files
@@ -50,7 +51,10 @@ class Written:
         self._db.execute(SCHEMA)
 
     def rows(self, sql: str, *params: Any, limit: int | None = None) -> list[tuple[Any, ...]]:
-        rows = self._db.execute(sql.replace("%s", "?"), params).fetchall()
+        try:
+            rows = self._db.execute(sql.replace("%s", "?"), params).fetchall()
+        except duckdb.CatalogException as error:
+            raise DatabaseUndefinedRelation(error) from error
         return rows if limit is None else rows[:limit]
 
     def complete_loads_of(self, name: str) -> str:
