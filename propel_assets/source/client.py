@@ -2,7 +2,8 @@
 
 The client has no knowledge of tables. It retries 408, 425, 429, 5xx, network failures, truncated responses and bodies
 that are not JSON, within `Tenant.retry_seconds`. Every other failure is permanent. No request takes longer than
-`REQUEST_SECONDS`, no body is read beyond `MAX_BODY_BYTES`, and a client sends no request after `Tenant.scan_seconds`.
+`REQUEST_SECONDS` once the host name is resolved, no body is read beyond `MAX_BODY_BYTES`, and a client sends no request
+after `Tenant.scan_seconds`.
 """
 
 import http.client
@@ -37,7 +38,7 @@ USER_AGENT = f"propel-assets/{__version__}"
 MAX_ATTEMPTS = 8
 CONNECT_SECONDS = 10.0
 REQUEST_SECONDS = 60.0
-"""Total time of one request: connecting, headers and body. Looking up the host name is not included."""
+"""Total time of one request: connecting, headers and body."""
 MAX_BODY_BYTES = 64 * 2**20
 """The largest body, after decompression."""
 CHUNK_BYTES = 2**20
@@ -226,7 +227,8 @@ class Client:
             text = f"{request} {failure.reason} ({tried}). The previous data is kept. Run again later."
             if failure.is_connected:
                 raise TransientApiError(text)
-            raise Unreachable(f"{text} Check that PROPELAUTH_AUTH_URL is right: {self.tenant.auth_url}.")
+            variable, *_ = variables_of("auth_url", self.tenant.environment)
+            raise Unreachable(f"{text} Check that {variable} is right: {self.tenant.auth_url}.")
         with self._traffic_lock:
             self.traffic.retries += 1
             self.traffic.rate_limited += rate_limited

@@ -61,7 +61,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class ListOutcome:
-    """What is known of a list that was read. ``newest``: the greatest value when its end was found."""
+    """The result of a complete read of a list. ``newest``: the greatest value when its end was found."""
 
     verdict: Literal["proved", "counted"]
     reason: str
@@ -214,7 +214,11 @@ class ListScan:
         """Return what ``scan`` has found. ``unproved_reasons``: those of the last attempt."""
         reason = "; ".join(scan.reasons[:MAX_REASONS])
         if self._unknown:
-            result = "the last attempt returned no further row" if verdict == "proved" else "each returned further rows"
+            result = (
+                "the last attempt returned no further row"
+                if verdict == "proved"
+                else "each attempt returned further rows"
+            )
             if unproved_reasons:
                 result = f"the last attempt is not proved: {'; '.join(unproved_reasons[:MAX_REASONS])}"
             reason = (

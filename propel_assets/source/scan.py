@@ -371,14 +371,17 @@ class Scan:
             if self._tails < MAX_TAILS:  # rows may have been added at the end after it was read
                 self._read_tail()
                 return
-            self._problem(f"{self._added:.0f} rows were added, and {self._surely_new} of them at the end")
+            self._problem(
+                f"{self._added:.0f} rows were added during the scan, and {self._surely_new} of them were read at the "
+                "end: an insertion elsewhere can have hidden a row"
+            )
         if not self._ordered:
             if not self.total_min <= len(self.seen) <= self.total_max:
                 self._problem(f"{len(self.seen)} rows were read, {self.total_min} to {self.total_max} were counted")
         elif not (self._complete or self._counts_prove()):
             # One deletion moves one row; a sign-up at the same time hides it from the totals.
             if self._order.settled and self._unexplained > self._new:
-                self._problem(f"{self._unexplained - self._new} more rows appeared twice than were deleted")
+                self._problem(f"{self._unexplained - self._new} rows were read twice, which no deletion explains")
             if self._order.since is None and self._end_total > len(self.seen):
                 self._problem(f"{len(self.seen)} rows were read, and the list had {self._end_total} at the end")
         self._finish("proved" if self._ordered and self._order.settled else "counted")
@@ -399,8 +402,10 @@ class Scan:
             self._problem(f"the response to page {number} is page {page.number}")
         if page.size not in (None, size):
             self._problem(f"pages hold {size} rows and the server returns page_size {page.size}")
-        if len(rows) > size or (page.has_more and len(rows) < size):
-            self._problem(f"page {number} held {len(rows)} of {size} rows and was not the last")
+        if len(rows) > size:
+            self._problem(f"page {number} has {len(rows)} rows, and its size is {size}")
+        if page.has_more and len(rows) < size:
+            self._problem(f"page {number} has {len(rows)} of {size} rows, and has_more_results was true")
         if page.has_more != (page.total > end) or (rows and page.total < end):
             flag = "true" if page.has_more else "false"
             self._problem(f"page {number} ended at row {end} of {page.total}, and has_more_results was {flag}")
