@@ -65,10 +65,15 @@ class Order:
     since: int | None = None
     stable: bool = True
 
+    def value_of(self, row: Any) -> Any:
+        """Return the value of ``row`` if it is a number, else None."""
+        value = self.value(row) if self.value else None
+        return value if isinstance(value, int | float) else None
+
     def is_before(self, row: Any, border: float) -> bool:
         """Return whether ``row`` has a value smaller than ``border``."""
-        value = self.value(row) if self.value else None
-        return isinstance(value, int | float) and value < border
+        value = self.value_of(row)
+        return value is not None and value < border
 
 
 @dataclass(eq=False)
@@ -92,7 +97,7 @@ class Scan:
 
         The list is divided into at most ``workers`` segments, of at least ``min_pages_per_segment`` pages each.
         """
-        self._order = order
+        self._order, self._value = order, order.value_of
         self._ordered = order.value is not None
         self._size = page_size
         self._workers = max(1, workers) if order.since is None else 1
@@ -432,10 +437,6 @@ class Scan:
 
     def _record_problem(self, text: str) -> None:
         self._problems[text] = None
-
-    def _value(self, row: Any) -> Any:
-        value = self._order.value(row) if self._order.value else None
-        return value if isinstance(value, int | float) else None
 
     def _accept(self, page: Page) -> list[Any]:
         """Return the rows of ``page`` not seen before, and count those that may be newer than the end."""
