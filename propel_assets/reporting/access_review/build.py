@@ -29,6 +29,7 @@ CHANGES = {
     "left_org": "left",
     "role_changed": "role changed",
     "additional_roles_changed": "additional roles changed",
+    "included_roles_changed": "included roles changed",
     "signed_up": "signed up",
     "restored": "restored",
     "deleted": "deleted",
@@ -41,6 +42,7 @@ CHANGES = {
     "email_changed": "e-mail address changed",
 }
 """By `change` of fct_user_changes: how the review names it."""
+ROLE_LISTS = ("additional_roles_changed", "included_roles_changed")
 
 
 def build_review(
@@ -402,5 +404,5 @@ def _roles(stored: str | None) -> tuple[str, ...]:
 
 
 def _value_text(kind: str, stored: str | None) -> str:
-    """Return a value before or after a change as text. Additional roles are a JSON list, and nothing else is."""
-    return ", ".join(_roles(stored)) if kind == "additional_roles_changed" else stored or ""
+    """Return a value before or after a change as text. Additional and included roles are JSON lists, others are not."""
+    return ", ".join(_roles(stored)) if kind in ROLE_LISTS else stored or ""
