@@ -148,6 +148,10 @@ class WarehouseClosed(WarehouseError):
     title = "the database cannot be opened"
     concerns_every_scan = True
 
+    def with_outcome(self, outcome: str) -> "WarehouseClosed":
+        """Return this error with a sentence about what the tables have after it."""
+        return type(self)(f"{self} {outcome}".rstrip())
+
 
 class WarehouseBusy(WarehouseClosed):
     """Another process still had the database open at the end of the time limit."""

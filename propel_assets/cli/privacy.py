@@ -94,8 +94,14 @@ def erasures(run: bool) -> None:
         run_due_erasures(settings, log)
     with open_configured_warehouse(settings) as warehouse:
         proposals = proposed_erasures(warehouse, settings.erasure_days)
-    for user_id in unfinished_erasures(settings.target, log):
+    unfinished = unfinished_erasures(settings.target, log)
+    for user_id in unfinished.by_id:
         log(f"Not complete: the erasure of {user_id}.")
+    if unfinished.must_clean_up:
+        log(
+            "Not complete: an erasure was stopped before older states of dlt were deleted and the DuckDB file was "
+            "compacted. Identifiers of the person can be in them. Run propel-assets erasures --run."
+        )
     columns = [(p.user_id, f"{p.deleted_at:%Y-%m-%d}", f"{p.due_at:%Y-%m-%d}") for p in proposals]
     if columns:
         print_table(("user", "deletion reported", "erasure due"), columns)

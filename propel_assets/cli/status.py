@@ -204,17 +204,24 @@ def _known_age(table: "TableStatus") -> timedelta | None:
     return None if (age := table.age()) == UNKNOWN_AGE else age
 
 
+def _past_timestamp(at: datetime | None) -> float | None:
+    """Return a time as epoch seconds; None: never, or in the future: an alert on its age would be silent until then."""
+    from propel_assets.warehouse.audit import FUTURE_TOLERANCE
+
+    return at.timestamp() if at and at <= datetime.now(UTC) + FUTURE_TOLERANCE else None
+
+
 TABLE_METRICS: "tuple[tuple[str, str, Callable[[TableStatus], float | None]], ...]" = (
     ("table_rows", "Rows in the warehouse.", lambda t: t.rows),
     (
         "last_load_timestamp_seconds",
         "When the last scan ended that wrote the table.",
-        lambda t: t.loaded_at.timestamp() if t.loaded_at and _known_age(t) is not None else None,
+        lambda t: _past_timestamp(t.loaded_at),
     ),
     (
         "last_proved_scan_timestamp_seconds",
         "When the last scan ended that was proved complete.",
-        lambda t: t.proved_at.timestamp() if t.proved_at else None,
+        lambda t: _past_timestamp(t.proved_at),
     ),
     ("scan_requests", "Requests of the last scan.", lambda t: t.requests),
     ("scan_rate_limited", "Responses with status 429 in the last scan.", lambda t: t.rate_limited),

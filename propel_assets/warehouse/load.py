@@ -17,7 +17,7 @@ from dlt.extract import DltSource
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 from propel_assets.catalog import AUTH_EVENT, tables_of
-from propel_assets.errors import ErasureListChanged, PropelError, WarehouseError, find_cause
+from propel_assets.errors import ErasureListChanged, PropelError, WarehouseClosed, WarehouseError, find_cause
 from propel_assets.privacy.policy import Policy
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import describe_error, is_defect, unexpected_error
@@ -302,7 +302,7 @@ def _load_error(error: Exception, scan: str, settings: Settings, kept: str) -> P
     ``kept``: what the tables have after the error.
     """
     if cause := find_cause(error):
-        return cause
+        return cause.with_outcome(kept) if isinstance(cause, WarehouseClosed) else cause
     if is_defect(error):
         return unexpected_error(error)
     step = error.step if isinstance(error, PipelineStepFailed) else "opening the destination"

@@ -44,7 +44,7 @@ def wait_for_lock(acquire: Callable[[], str], timeout: LockTimeout) -> None:
         now = time.monotonic()
         if now >= deadline:
             raise WarehouseBusy(
-                f"Waited {timeout.seconds:.0f} s (PROPELAUTH_LOCK_SECONDS): {held}. No data was replaced. "
+                f"Waited {timeout.seconds:.0f} s (PROPELAUTH_LOCK_SECONDS): {held}. "
                 "If it is another load, perhaps a step of the same run, run this again when that has ended, or raise "
                 "PROPELAUTH_LOCK_SECONDS. Otherwise close that program, and run this again."
             )

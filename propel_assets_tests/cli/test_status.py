@@ -229,7 +229,10 @@ def test_a_load_by_a_clock_that_was_ahead_is_old(loaded, run_sql) -> None:
     assert "user_query: The load has a time in the future. The age of the data is unknown. " in ran.stdout
     tables = {table["table"]: table for table in json.loads(status("--json"))["tables"]}
     assert (tables["user_query"]["age_seconds"], tables["user_query"]["is_up_to_date"]) == (None, False)
-    assert 'propel_last_load_timestamp_seconds{table="user_query"}' not in status("--format", "prometheus")
+    metrics = status("--format", "prometheus")
+    for metric in ("propel_last_load_timestamp_seconds", "propel_last_proved_scan_timestamp_seconds"):
+        assert f'{metric}{{environment="",table="user_query"}}' not in metrics
+        assert f'{metric}{{environment="",table="org_query"}}' in metrics
 
 
 def test_the_last_proved_scan_is_found_behind_many_others(loaded, run_sql) -> None:

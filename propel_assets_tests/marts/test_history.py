@@ -1,11 +1,14 @@
 """The histories: which rows a load has shown, with which values, from when to when."""
 
+import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from propel_assets.errors import UnprovedScan
 from propel_assets.marts.runner import open_dbt
+from propel_assets.sandbox.roles import MAPPINGS
 from propel_assets.warehouse.load import load_scan
 
 HISTORIES = ("users_history", "memberships_history", "orgs_history", "role_mappings_history")
@@ -100,6 +103,86 @@ def test_an_unproved_scan_ends_no_version(small_sandbox, small, load, build, que
     build(small, "users_history", "memberships_history")
     assert query("SELECT count(*) FROM propel_auth_history.users_history WHERE valid_to IS NOT NULL") == [(0,)]
     assert query("SELECT count(*) FROM propel_auth_history.users_history") == [(20,)]
+
+
+def test_a_load_that_was_not_written_to_its_end_is_no_load(small, build, query, run_sql) -> None:
+    """The jobs of a load commit separately: its rows of `propel_scans` can be there without its other rows."""
+    load_scan("users", small)
+    for load_id, verdict in (("failed", "proved"), ("killed", "skipped")):
+        run_sql(
+            f"INSERT INTO propel_auth_data.propel_scans SELECT s.* REPLACE ('{load_id}' AS load_id, "
+            f"'{verdict}' AS verdict, finished_at + INTERVAL 1 HOUR AS finished_at, started_at + INTERVAL 1 HOUR AS "
+            """started_at, '{"x": "unexpected"}'::JSON AS unknown_fields) """
+            "FROM propel_auth_data.propel_scans s WHERE load_id NOT IN ('failed', 'killed')"
+        )
+    audit = ("audit_loads", "audit_requests", "audit_schema_changes")
+    build(small, *HISTORIES, "user_loads", "dim_date", "fct_user_changes", *audit)
+    [(load_id, started_at, finished_at)] = query(
+        "SELECT DISTINCT load_id, started_at, finished_at FROM propel_auth_data.propel_scans "
+        "WHERE load_id NOT IN ('failed', 'killed')"
+    )
+    assert query("SELECT read_at, full_load_started_at FROM propel_auth_history.user_loads") == [
+        (finished_at, started_at)
+    ]
+    assert query("SELECT DISTINCT valid_from, changed_before FROM propel_auth_history.users_history") == [
+        (finished_at, finished_at)
+    ]
+    for mart in audit[:2]:
+        assert query(f"SELECT DISTINCT load_id FROM propel_auth_marts.{mart}") == [(load_id,)]
+    assert query("SELECT count(*) FROM propel_auth_marts.audit_schema_changes") == [(0,)]
+
+
+def test_a_role_that_is_redefined_is_a_change_of_its_members(
+    small_sandbox, load, build, small, query, monkeypatch
+) -> None:
+    store = small_sandbox.store
+    org_id = next(
+        org_id for org_id, org in store.orgs.items() if org.role_mapping == "Default" and store.of_org[org_id]
+    )
+    members = {user_id: membership.role for user_id, membership in store.of_org[org_id].items()}
+    load()
+    default = MAPPINGS["Default"]
+    order = ("Owner", "Member", "Admin")
+    monkeypatch.setitem(MAPPINGS, "Default", replace(default, permissions={n: default.permissions[n] for n in order}))
+    with store.lock:
+        store.version += 1
+    load()
+    build(small, "user_loads", "dim_date", "fct_user_changes")
+    changes = query(
+        "SELECT user_id, change, old_value, new_value FROM propel_auth_marts.fct_user_changes "
+        f"WHERE org_id = '{org_id}' ORDER BY user_id"
+    )
+    included = {
+        "Member": ("included_roles_changed", ["Member"], ["Member", "Admin"]),
+        "Admin": ("included_roles_changed", ["Admin", "Member"], ["Admin"]),
+        "Owner": ("included_roles_changed", ["Owner", "Admin", "Member"], ["Owner", "Member", "Admin"]),
+    }
+    assert {user_id: (change, json.loads(old), json.loads(new)) for user_id, change, old, new in changes} == {
+        user_id: included[role] for user_id, role in members.items()
+    }
+
+
+def test_figures_of_columns_that_the_privacy_policy_drops_are_null(small, build, query, tmp_path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text(
+        '[user_query]\nenabled = "drop"\nmfa_enabled = "drop"\nlocked = "drop"\nlast_active_at = "drop"\n'
+    )
+    settings = replace(small, privacy=str(policy))
+    for scan in ("users", "orgs"):
+        load_scan(scan, settings)
+    build(settings, "+fct_org_health", "+fct_user_security_daily", "fct_seat_usage", "fct_security_posture")
+    assert query(
+        "SELECT DISTINCT enabled_users, users_with_mfa, mfa_adoption, disabled_users, locked_users, dormant_users_90d, "
+        "unconfirmed_users IS NULL FROM propel_auth_marts.fct_user_security_daily"
+    ) == [(None,) * 6 + (False,)]
+    assert query(
+        "SELECT DISTINCT active_members_30d, idle_members_30d, idle_members_90d, enabled_members, members_with_mfa, "
+        "mfa_adoption, disabled_members, locked_members, dormant_members_90d, unconfirmed_members IS NULL "
+        "FROM propel_auth_marts.fct_org_daily"
+    ) == [(None,) * 9 + (False,)]
+    assert query("SELECT DISTINCT is_dormant_30d, score FROM propel_auth_marts.fct_org_health WHERE members > 0") == [
+        (None, None)
+    ]
 
 
 @pytest.mark.slow

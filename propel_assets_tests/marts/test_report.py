@@ -96,7 +96,8 @@ def test_only_settled_grades_count_as_missed_changes() -> None:
 
 def test_the_chart_of_active_users_names_the_source_of_a_single_line() -> None:
     def query(sql: str) -> list[tuple]:
-        return [(date(2026, 11, day), None, 10 + day) for day in (23, 24)] if "fct_engagement_daily" in sql else []
+        days = [(date(2026, 11, day), None, 10 + day, True, True) for day in (23, 24)]
+        return days if "fct_engagement_daily" in sql else []
 
     chart = active_users(query, "marts")
     assert chart is not None

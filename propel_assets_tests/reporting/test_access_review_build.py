@@ -1,8 +1,8 @@
 """What an access review reads from histories and marts, which these tests write by hand."""
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import duckdb
@@ -16,6 +16,7 @@ from propel_assets.settings import load_settings
 AS_OF = date(2026, 9, 30)
 NIGHT = datetime(2026, 9, 30, 4, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+TENANT = "https://auth.example.com"
 SCHEMA = """
 CREATE SCHEMA propel_auth_history;
 CREATE SCHEMA propel_auth_marts;
@@ -35,21 +36,21 @@ CREATE TABLE propel_auth_marts.fct_user_changes (org_id VARCHAR, user_id VARCHAR
 CREATE TABLE propel_auth_marts.fct_api_keys (api_key_id VARCHAR, owner_kind VARCHAR, user_id VARCHAR, org_id VARCHAR,
     created_at TIMESTAMPTZ, expires_at TIMESTAMPTZ, status VARCHAR, day DATE, as_of TIMESTAMPTZ);
 CREATE TABLE propel_scans (load_id VARCHAR, table_name VARCHAR, mode VARCHAR, verdict VARCHAR, reason VARCHAR,
-    rows_expected BIGINT, rows_read BIGINT, total_max BIGINT, started_at TIMESTAMPTZ, finished_at TIMESTAMPTZ);
+    rows_expected BIGINT, rows_read BIGINT, total_max BIGINT, values_read JSON, resume_state JSON,
+    started_at TIMESTAMPTZ, finished_at TIMESTAMPTZ);
 """
 
 
 class Written:
     """A warehouse in memory: histories and marts as these tests write them."""
 
-    audit = SimpleNamespace(last_tenant_id=lambda: "https://auth.example.com")
-
     def __init__(self) -> None:
         self._db = duckdb.connect()
         self._db.execute(SCHEMA)
 
     def rows(self, sql: str, *params: Any, limit: int | None = None) -> list[tuple[Any, ...]]:
-        return self._db.execute(sql.replace("%s", "?"), params).fetchall()
+        rows = self._db.execute(sql.replace("%s", "?"), params).fetchall()
+        return rows if limit is None else rows[:limit]
 
     def complete_loads_of(self, name: str) -> str:
         return f"{name} s"
@@ -73,7 +74,9 @@ class Written:
         )
         self.add("propel_auth_marts.fct_user_activity_daily", user_id=user_id, day=AS_OF, observed_at=NIGHT)
 
-    def add_scan(self, table: str, at: datetime, rows: int, total: int, mode: str = "full") -> None:
+    def add_scan(
+        self, table: str, at: datetime, rows: int, total: int, mode: str = "full", tenant: str = TENANT, active: int = 1
+    ) -> None:
         self.add(
             "propel_scans",
             load_id=f"{at.timestamp():.1f}",
@@ -83,6 +86,8 @@ class Written:
             rows_expected=rows if mode == "full" else None,
             rows_read=rows,
             total_max=total,
+            values_read=json.dumps({"user_id": rows, "last_active_at": active}),
+            resume_state=json.dumps({"tenant_id": tenant}),
             started_at=at - HOUR,
             finished_at=at,
         )
@@ -100,9 +105,9 @@ class Written:
             as_of=at,
         )
 
-    def review(self, since: date | None = None) -> AccessReview:
-        target = load_settings({"auth_url": "https://auth.example.com", "api_key": "key"}).target
-        return build_review(self, target, AS_OF, since)  # type: ignore[arg-type]
+    def review(self, since: date | None = None, *, with_names: bool = False) -> AccessReview:
+        target = load_settings({"auth_url": TENANT, "api_key": "key"}).target
+        return build_review(self, target, AS_OF, since, with_names=with_names)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -228,3 +233,86 @@ def test_values_that_the_privacy_policy_drops_are_no_exceptions_and_named_on_the
     assert review.notes == [note]
     cover = page_of(review).partition('<section id="exceptions">')[0]
     assert note in cover
+
+
+@pytest.mark.parametrize("last_day", [AS_OF, AS_OF - 200 * DAY])
+def test_administrators_are_not_dormant_if_the_last_activity_is_not_stored(written, last_day) -> None:
+    written._db.execute("UPDATE propel_auth_marts.fct_user_activity_daily SET day = ?", [last_day])
+    dormant = [e.kind for e in written.review().exceptions]
+    assert dormant == (["Dormant administrator"] if last_day < AS_OF else [])
+    written._db.execute("DELETE FROM propel_scans WHERE table_name = 'user_query'")
+    written.add_scan("user_query", NIGHT - DAY, 1, 1)
+    written.add_scan("user_query", NIGHT - HOUR, 1, 1, active=0)
+    written.add_scan("user_query", NIGHT, 1, 1, mode="recent")
+    review = written.review()
+    assert review.exceptions == []
+    assert [member.last_active_day for member in review.members()] == [None]
+    note = "Exceptions that depend on last_active_at are not known: the last full load has no value of it."
+    assert review.notes == [note]
+    assert note in page_of(review)
+    assert ">not known</span>" in page_of(review)
+
+
+def test_the_numbers_of_values_are_not_known_after_an_erasure(written) -> None:
+    written._db.execute("UPDATE propel_scans SET values_read = NULL")
+    review = written.review()
+    assert review.notes == []
+    assert [member.last_active_day for member in review.members()] == [AS_OF]
+
+
+def test_a_role_that_includes_the_owner_role_owns_the_org(written) -> None:
+    roles = ["Super Owner", "Owner", "Admin"]
+    written._db.execute(
+        "UPDATE propel_auth_history.memberships_history SET user_role = ?, inherited_user_roles_plus_current_role = ?",
+        [roles[0], json.dumps(roles)],
+    )
+    review = written.review()
+    assert [member.through for member in review.members()] == [
+        "Super Owner: assigned; Owner, Admin: included in Super Owner"
+    ]
+    assert review.exceptions == []
+
+
+def test_the_tenant_is_that_of_the_last_load_in_the_review(written) -> None:
+    written.add_scan("org_query", NIGHT + 5 * DAY, 1, 1, tenant="https://auth.acme.com")
+    written.add_scan("user_query", NIGHT + 5 * DAY, 1, 1, tenant="https://auth.acme.com")
+    written.add("propel_scans", load_id="events", table_name="user_query", mode="events", verdict="counted",
+                finished_at=NIGHT)  # fmt: skip
+    review = written.review()
+    assert review.tenant == TENANT
+    assert TENANT in page_of(review)
+
+
+@pytest.mark.parametrize(("enabled", "detail"), [(None, "locked"), (True, "locked"), (False, "disabled")])
+def test_a_locked_user_is_not_called_disabled(written, enabled, detail) -> None:
+    written._db.execute("UPDATE propel_auth_history.users_history SET locked = true, enabled = ?", [enabled])
+    assert [e.detail for e in written.review().exceptions] == [f"role Owner; {detail}"]
+
+
+@pytest.mark.parametrize(
+    ("email", "name", "shown"),
+    [
+        ("ada@example.com", "Ada", "ids, names and e-mail addresses"),
+        ("0f9a" * 16, None, "ids and hashes of e-mail addresses"),
+        (None, None, "ids only"),
+        (None, "Ada", "ids and names"),
+    ],
+)
+def test_the_cover_names_the_personal_data_that_the_review_has(written, email, name, shown) -> None:
+    written._db.execute("UPDATE propel_auth_history.users_history SET email = ?, first_name = ?", [email, name])
+    row = '<tr><th scope="row">Personal data</th><td>{}</td></tr>'
+    assert row.format(shown) in page_of(written.review(with_names=True))
+    assert row.format("ids only") in page_of(written.review())
+
+
+def test_changes_before_the_first_load_are_not_known_if_it_was_on_the_first_day(written) -> None:
+    written._db.execute("DELETE FROM propel_auth_history.user_loads")
+    since = AS_OF - 10 * DAY
+    written.add_load(NIGHT - 10 * DAY)
+    written.add_load(NIGHT)
+    review = written.review(since=since)
+    assert review.unknown_changes == [
+        "Changes before 2026-09-20 04:00 UTC are not known: it is the first load in the history."
+    ]
+    assert "None between 2026-09-20 04:00 and 2026-09-30 04:00 UTC." in page_of(review)
+    assert written.review(since=since + DAY).unknown_changes == []

@@ -2,7 +2,7 @@
 
 from datetime import date, timedelta
 
-from propel_assets.reporting.charts import active_users, cohorts, signups
+from propel_assets.reporting.charts import active_users, cohorts, mfa, seats, signups
 
 MONDAY = date(2026, 11, 23)
 
@@ -55,6 +55,35 @@ def test_the_active_users_of_the_last_week_are_of_the_figure_that_goes_on() -> N
     assert chart_of(60).title == "Active users per week, as seen by loads: at least"  # all are older than the chart
 
 
+def daily_chart(days: list[tuple]):
+    """Return the chart of daily rows: day, our figure, PropelAuth's, whether its figure is complete, and ours."""
+    chart = active_users(lambda sql: [] if "weekly" in sql else days, "marts")
+    assert chart is not None
+    return chart
+
+
+def test_a_day_that_is_not_over_is_not_compared_with_the_day_before() -> None:
+    counts = (310, 298, 305, 12)
+    days = [(MONDAY + timedelta(days=n), users, None, None, n < 3) for n, users in enumerate(counts)]
+    chart = daily_chart(days)
+    assert chart.summary.startswith("305 users active in the day of 2026-11-25, +2% on the day before")
+    assert chart.headline == ("305", "users active that day")
+    assert [row[0] for row in chart.rows] == ["2026-11-25", "2026-11-24", "2026-11-23"]
+
+
+def test_a_day_that_was_not_over_when_propelauth_counted_has_no_figure_of_it() -> None:
+    days = [(MONDAY + timedelta(days=n), None, users, n < 1, n < 2) for n, users in enumerate((60, 12))]
+    assert daily_chart(days).headline == ("60", "users active that day")
+
+
+def test_the_day_of_the_first_load_is_drawn_as_one_that_is_not_over() -> None:
+    chart = daily_chart([(MONDAY, 12, 5, False, False)])
+    assert chart.headline == ("12", "users active that day, which was not over")
+    assert chart.summary == (
+        "12 users active in the day of 2026-11-23, which was not over, as seen by loads: at least."
+    )
+
+
 def test_a_week_that_was_not_over_when_propelauth_counted_has_no_figure_of_it() -> None:
     rows = [(MONDAY - timedelta(weeks=n), 40, 60, n > 0) for n in range(9)]
     chart = active_users(lambda sql: rows, "marts")
@@ -70,3 +99,17 @@ def test_the_weeks_of_the_retention_chart_are_under_the_month_in_which_they_begi
     assert chart.head[:2] == ("Weeks that begin in", "Users")
     assert chart.rows[0][:2] == ("Jun 2026", "70")
     assert chart.summary.startswith("70 sign-ups in weeks that begin in 1 month, at least 8 weeks ago.")
+
+
+def test_figures_of_columns_that_the_privacy_policy_drops_are_not_known() -> None:
+    """The marts have null: 0 % with a second factor, and all members idle, would be false."""
+    days = [(MONDAY, 300, 120, 0.4), (MONDAY + timedelta(days=1), 300, None, None)]
+    chart = mfa(lambda sql: days if "user_security" in sql else [(5, None), (9, None)], "marts")
+    assert chart is not None
+    assert chart.headline is None
+    assert chart.summary == "The share is not known: the last load has no values of `enabled` or `mfa_enabled`."
+    assert chart.rows == [("not known", "2")]
+    used = seats(lambda sql: [("Acme", 5, 10, None, False, "org-1")], "marts")
+    assert used is not None
+    assert used.summary.endswith("It is not known which members are idle for 30 days.")
+    assert used.rows[0][-1] == "not known"

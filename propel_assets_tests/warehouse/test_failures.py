@@ -110,6 +110,7 @@ def test_a_file_that_another_process_has_open_is_an_error_after_the_time_limit(
     assert f"Waiting: process {holder.pid} (python" in ran.stderr
     assert "Waited 1 s (PROPELAUTH_LOCK_SECONDS): process " in ran.stderr
     assert ran.stderr.count("Waiting") == 1
+    assert ("The previous data is kept." in ran.stderr) == command.startswith("load")
     assert not loaded.requests
     assert list(temporary.iterdir()) == []
 

@@ -24,7 +24,14 @@ import pytest
 from dlt.destinations.exceptions import DatabaseTerminalException
 
 from propel_assets.catalog import AUTH_EVENT, BY_NAME, TABLES
-from propel_assets.errors import ApiError, LossRefused, TransientApiError, WarehouseError, WriteLockLost
+from propel_assets.errors import (
+    ApiError,
+    LossRefused,
+    TransientApiError,
+    WarehouseBusy,
+    WarehouseError,
+    WriteLockLost,
+)
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.sandbox.events import WebhookEvent
 from propel_assets.sandbox.running import Sandbox
@@ -466,6 +473,35 @@ def test_deletions_of_a_load_whose_write_failed_are_counted(settings, sandbox, s
         apply(settings)
 
 
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_memberships_of_a_deleted_user_are_deleted_after_a_load_that_stopped_between_both(
+    settings, sandbox, store, monkeypatch
+) -> None:
+    deleted = next(user_id for user_id, orgs in sandbox.store.of_user.items() if orgs)
+    sandbox.store.delete_user(deleted)
+    delete_rows = load_module._delete_rows
+
+    def delete_users_only(pipeline: dlt.Pipeline, result: Any) -> None:
+        if result.table_name == "org_membership":
+            raise WarehouseBusy("Waited 1 s.")
+        delete_rows(pipeline, result)
+
+    with monkeypatch.context() as patches:
+        patches.setattr(load_module, "_delete_rows", delete_users_only)
+        with pytest.raises(WarehouseBusy, match=r"Waited 1 s\. Some tables can have been changed before the error\."):
+            apply(settings)
+    assert [
+        deleted in {row["user_id"] for row in rows(settings, name)} for name in ("user_query", "org_membership")
+    ] == [
+        False,
+        True,
+    ]
+    apply(settings)
+    assert store.status().pending == 0
+    assert deleted not in {row["user_id"] for row in rows(settings, "org_membership")}
+    assert failed_checks(settings) == []
+
+
 @pytest.mark.slow
 def test_memberships_that_ended_in_earlier_runs_are_counted(settings, sandbox, store, monkeypatch) -> None:
     monkeypatch.setenv("PROPELAUTH_MAX_LOSS", "0")  # 50 rows
@@ -747,7 +783,10 @@ def test_rows_that_events_named_during_a_load_are_read_again_after_it(
 
 
 @pytest.mark.parametrize("settings", ["postgres"], indirect=True)
-def test_a_user_who_cannot_be_read_again_stops_no_event_and_is_read_later(settings, sandbox, monkeypatch) -> None:
+@pytest.mark.parametrize("later", ["it can be read", "a full load has the row"])
+def test_a_user_who_cannot_be_read_again_stops_no_event_and_is_read_later(
+    settings, sandbox, later, monkeypatch
+) -> None:
     load_scan("users", settings)
     failing, other = list(sandbox.store.users)[:2]
 
@@ -772,15 +811,27 @@ def test_a_user_who_cannot_be_read_again_stops_no_event_and_is_read_later(settin
         assert names()[other] == "Later"
         for _ in range(2):  # only the one that could not be read is requested again
             sandbox.requests.clear()
-            with pytest.raises(TransientApiError, match="an error for 1 users"):
+            with pytest.raises(
+                TransientApiError, match=r"an error for 1 users.* until a full load has their rows"
+            ) as failed:
                 apply(settings)
+            assert "stay in the store" not in str(failed.value)
             assert requested() == {f"{API}/user/{failing}"}
-        sandbox.faults.clear()
-        apply(settings)
+        if later == "it can be read":
+            sandbox.faults.clear()
+            apply(settings)
+        else:
+            messages = load_around(lambda: raises_for_one_user(settings), "users", settings, monkeypatch)
+            assert "could not be read again" not in str(messages)
         assert names()[failing] == "During"
         sandbox.requests.clear()
         apply(settings)
         assert requested() == set()
+
+
+def raises_for_one_user(settings: Settings) -> None:
+    with pytest.raises(TransientApiError, match="an error for 1 users"):
+        apply(settings)
 
 
 @pytest.mark.slow

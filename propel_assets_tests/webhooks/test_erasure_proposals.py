@@ -8,14 +8,15 @@ from datetime import UTC, datetime, timedelta
 
 import dlt
 import pytest
+from dlt.common.versioned_state import decompress_state
 
-from propel_assets.errors import ErasureIncomplete, TransientApiError
+from propel_assets.errors import ErasureIncomplete, TransientApiError, UnexpectedError, WarehouseBusy, WarehouseError
 from propel_assets.privacy.erasure_list import names_people
 from propel_assets.settings import load_settings
 from propel_assets.warehouse.destinations.duckdb_file import needs_compaction
 from propel_assets.warehouse.dlt_compat import local_state_folder
+from propel_assets.warehouse.erasure import proposals as proposals_module
 from propel_assets.warehouse.erasure import run as run_module
-from propel_assets.warehouse.erasure import unfinished_erasures
 from propel_assets.warehouse.load import load_scan
 from propel_assets.webhooks import apply as apply_module
 from propel_assets.webhooks.apply import load_events
@@ -137,6 +138,20 @@ def test_applying_events_erases_only_where_it_is_configured(small, settings, que
     assert query(f"SELECT count(*) FROM auth_event WHERE user_id = '{user_id}'") == [(0,)]
 
 
+def test_events_erase_once_a_day_where_loads_can_be_reading_meanwhile(small, settings, query, monkeypatch) -> None:
+    monkeypatch.setenv("PROPELAUTH_ERASE_DELETED", "true")
+    monkeypatch.setattr(apply_module, "has_write_lock", lambda _: True)  # PostgreSQL
+    first = deleted_user(small, settings)
+    list(load_events(load_settings()))
+    second = deleted_user(small, settings)
+    list(load_events(load_settings()))
+    assert [user_id for (user_id,) in query("SELECT user_id FROM auth_event")] == [second]
+    assert first != second
+    monkeypatch.setattr(proposals_module, "ERASE_EVERY", timedelta(0))  # a day later
+    list(load_events(load_settings()))
+    assert query("SELECT count(*) FROM auth_event") == [(0,)]
+
+
 @pytest.mark.slow
 def test_an_automatic_erasure_that_is_not_complete_fails_and_says_what_to_do(
     small, settings, run_sql, query, monkeypatch, run_cli
@@ -169,33 +184,77 @@ def test_an_automatic_erasure_that_is_not_complete_fails_and_says_what_to_do(
     assert order == sorted(order)
 
 
-@pytest.mark.parametrize("stopped_at", ["_receipt", "_compact"])
+@pytest.mark.parametrize("stopped_at", ["search", "deletion of old states", "compaction"])
 def test_an_automatic_erasure_that_is_stopped_after_its_commit_is_repeated(
-    small, settings, query, monkeypatch, tmp_path, stopped_at
+    small, settings, query, monkeypatch, tmp_path, run_cli, stopped_at
 ) -> None:
     user_id = deleted_user(small, settings)
     monkeypatch.setenv("PROPELAUTH_ERASE_DELETED", "true")
     file = tmp_path / "propel_auth_pipeline.duckdb"
 
+    def states() -> list[dict]:
+        return [decompress_state(state) for (state,) in query("SELECT state FROM _dlt_pipeline_state")]
+
     def fail(*_) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patches:
-        patches.setattr(run_module if stopped_at == "_compact" else run_module._Run, stopped_at, fail)
+
+        def fail_from_now_on(*_) -> None:
+            patches.setattr(run_module, "warehouse_client", fail)
+
+        if stopped_at == "search":
+            patches.setattr(run_module._Run, "_receipt", fail)
+        elif stopped_at == "compaction":
+            patches.setattr(run_module, "_compact", fail)
+        else:
+            replace_note = run_module._Run._replace_note
+            patches.setattr(
+                run_module._Run, "_replace_note", lambda *args: [replace_note(*args), fail_from_now_on()][0]
+            )
         with pytest.raises(ErasureIncomplete, match=f"The erasure of {user_id} failed.*Free disk space"):
             list(load_events(load_settings()))
     assert query("SELECT count(*) FROM auth_event") == [(0,)]  # it was committed
+    assert (user_id in str(states())) == (stopped_at != "compaction")
+    assert "Not complete: " in run_cli("erasures").stderr
     load_scan("orgs", settings)
     files = [file for file in local_state_folder("propel_auth_pipeline").rglob("*") if file.is_file()]
     assert not [file for file in files if user_id.encode() in file.read_bytes()]
     not_compacted = file.stat().st_ino
     list(load_events(load_settings()))
+    assert user_id not in str(states())
     assert file.stat().st_ino != not_compacted
     assert not needs_compaction(file)
-    assert unfinished_erasures(settings.target, lambda _: None) == {}
+    assert "Not complete: " not in run_cli("erasures").stderr
     compacted = file.stat().st_ino
     list(load_events(load_settings()))
     assert file.stat().st_ino == compacted
+
+
+@pytest.mark.parametrize(
+    ("stopped_at", "error", "message"),
+    [
+        ("load_lock", WarehouseBusy("Waited 1 s."), r"Waited 1 s\. Nothing was erased\."),
+        ("database_file", OSError(), r"Erasing from duckdb failed: OSError\. Nothing was erased\."),
+        ("remove_staged_files", WarehouseBusy("Waited 1 s."), "Rows of the person can have been deleted; the erasure"),
+        (
+            "_compact",
+            OSError(),
+            r"Erasing from duckdb failed: OSError\. The rows of the person were deleted; identifiers",
+        ),
+        ("remove_staged_files", KeyError(), r"Unexpected KeyError at .*run\.py:\d+.* This is a defect"),
+    ],
+)
+def test_an_error_of_an_erasure_says_what_the_tables_have(
+    small, settings, monkeypatch, stopped_at, error, message
+) -> None:
+    def fail(*_) -> None:
+        raise error
+
+    monkeypatch.setattr(run_module, stopped_at, fail)
+    with pytest.raises(UnexpectedError if isinstance(error, KeyError) else WarehouseError, match=message) as raised:
+        run_module.erase(settings.target, settings.privacy_settings, next(iter(small.store.users)))
+    assert isinstance(error, WarehouseBusy) == isinstance(raised.value, WarehouseBusy)
 
 
 def test_an_erasure_that_fails_hides_no_other_that_is_not_complete(small, settings, run_sql, monkeypatch) -> None:
@@ -260,6 +319,14 @@ def test_an_id_that_returns_errors_stops_neither_later_events_nor_erasures(small
         with pytest.raises(TransientApiError, match=r"an error for 1 users .* 1 events stay in the store"):
             list(load_events(load_settings()))
         assert store.status().pending == 1
+        with monkeypatch.context() as patches:
+            patches.setattr(
+                apply_module, "run_due_erasures", lambda *_, **__: (_ for _ in ()).throw(ErasureIncomplete("No."))
+            )
+            with pytest.raises(
+                ErasureIncomplete, match=r"No\. PropelAuth returned an error for 1 users .* 1 events stay"
+            ):
+                list(load_events(load_settings()))
     changed = query("SELECT user_id FROM user_query WHERE first_name = 'New'")
     assert {user_id for (user_id,) in changed} == {*others}
     assert query(f"SELECT count(*) FROM auth_event WHERE user_id = '{due}'") == [(0,)]

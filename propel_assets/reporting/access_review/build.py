@@ -19,7 +19,7 @@ from propel_assets.reporting.access_review.exceptions import DORMANT_DAYS, excep
 from propel_assets.reporting.access_review.model import AccessReview, Change, Interval, Member, Org, Scans
 from propel_assets.reporting.access_review.queries import literal, scan_rows, utc
 from propel_assets.settings import Target
-from propel_assets.warehouse.audit import as_utc
+from propel_assets.warehouse.audit import as_utc, decode_json
 from propel_assets.warehouse.query import Warehouse
 
 ADMIN_ROLES = ("Owner", "Admin")
@@ -29,6 +29,7 @@ CHANGES = {
     "left_org": "left",
     "role_changed": "role changed",
     "additional_roles_changed": "additional roles changed",
+    "included_roles_changed": "included roles changed",
     "signed_up": "signed up",
     "restored": "restored",
     "deleted": "deleted",
@@ -41,6 +42,7 @@ CHANGES = {
     "email_changed": "e-mail address changed",
 }
 """By `change` of fct_user_changes: how the review names it."""
+ROLE_LISTS = ("additional_roles_changed", "included_roles_changed")
 
 
 def build_review(
@@ -137,6 +139,7 @@ class _Reader:
         self._observed = self._loads[loads_until_end - 1]
         full_load_start = self._full_load_starts[loads_until_end - 1]
         self._api_keys = ApiKeyReader(warehouse, self._marts, as_of, self._end, self._observed, full_load_start)
+        self._is_activity_known = self._has_activity()
         self._notes: list[str] = []
 
     def _interval(self, seen_at: datetime) -> Interval:
@@ -169,7 +172,7 @@ class _Reader:
             since=self._since,
             observed_at=self._observed,
             is_preliminary=datetime.now(UTC) < self._end or not self._has_last_loads(),
-            tenant=self._warehouse.audit.last_tenant_id(),
+            tenant=self._tenant_id(),
             environment=self._target.environment,
             admin_roles=self._admin_roles,
             orgs=orgs,
@@ -214,6 +217,32 @@ class _Reader:
         for column in ("enabled", "locked", "mfa_enabled"):
             if members and all(getattr(member, column) is None for member in members):
                 self._notes.append(f"Exceptions that depend on {column} are not known: the history has no value of it.")
+        if members and not self._is_activity_known:
+            self._notes.append(
+                "Exceptions that depend on last_active_at are not known: the last full load has no value of it."
+            )
+
+    def _last_users_load(self, column: str, condition: str) -> dict[str, Any] | None:
+        """Return a JSON column of `propel_scans` for the last load of users in the review; None: it has no value."""
+        rest = (
+            f"AND {condition} AND s.verdict <> 'skipped' AND s.finished_at <= {literal(self._observed)} "
+            "ORDER BY s.finished_at DESC, s.load_id DESC"
+        )
+        rows = scan_rows(self._warehouse, self._end, f"s.{column}", USER_QUERY.name, rest, limit=1)
+        return decode_json(rows[0][0]) if rows else None
+
+    def _tenant_id(self) -> str:
+        """Return the tenant of the last load of users in the review. A later load can be of another one."""
+        state = self._last_users_load("resume_state", "s.resume_state IS NOT NULL") or {}
+        return str(state.get("tenant_id", ""))
+
+    def _has_activity(self) -> bool:
+        """Return whether the last full load of users in the review read times of activity.
+
+        The mart has the days of sign-ups, too, so its rows do not show it. An erasure removes the numbers of values.
+        """
+        values = self._last_users_load("values_read", "coalesce(s.mode, 'full') = 'full'")
+        return values is None or bool(values.get("last_active_at"))
 
     def _has_last_loads(self) -> bool:
         """Return whether histories and marts were built after the last load of the period, of each table in them."""
@@ -270,7 +299,7 @@ class _Reader:
             f"SELECT user_id, max(day) FROM {self._marts}.fct_user_activity_daily "  # noqa: S608 - our names
             f"WHERE observed_at <= {literal(self._observed)} GROUP BY user_id"
         )
-        for user_id, day in last_active:
+        for user_id, day in last_active if self._is_activity_known else ():
             if user_id in found:
                 found[user_id]["last_active_day"] = day
         return found
@@ -327,8 +356,8 @@ class _Reader:
         return members
 
     @property
-    def _dormant_before(self) -> date:
-        return self._observed.date() - timedelta(days=DORMANT_DAYS)
+    def _dormant_before(self) -> date | None:
+        return self._observed.date() - timedelta(days=DORMANT_DAYS) if self._is_activity_known else None
 
     def _changes(self, *, with_domains: bool) -> list[Change]:
         """Return the changes. ``with_domains``: also the domains of e-mail addresses, which can name a person."""
@@ -375,5 +404,5 @@ def _roles(stored: str | None) -> tuple[str, ...]:
 
 
 def _value_text(kind: str, stored: str | None) -> str:
-    """Return a value before or after a change as text. Additional roles are a JSON list, and nothing else is."""
-    return ", ".join(_roles(stored)) if kind == "additional_roles_changed" else stored or ""
+    """Return a value before or after a change as text. Additional and included roles are JSON lists, others are not."""
+    return ", ".join(_roles(stored)) if kind in ROLE_LISTS else stored or ""

@@ -22,15 +22,19 @@ ORPHANS = {
 """By reason, with the names of `orphan_reason` of fct_api_keys: how the review names it."""
 
 
-def exceptions_of_member(member: Member, *, is_admin: bool, dormant_before: date) -> tuple[ReviewException, ...]:
-    """Return the exceptions of one member. ``dormant_before``: a last activity before this day is dormant."""
+def exceptions_of_member(member: Member, *, is_admin: bool, dormant_before: date | None) -> tuple[ReviewException, ...]:
+    """Return the exceptions of one member.
+
+    ``dormant_before``: a last activity before this day is dormant; None: the last activity is not known.
+    """
     roles = f"role {', '.join((member.role, *member.additional_roles))}"
     if member.enabled is False or member.locked:
-        state = "locked" if member.enabled else "disabled"
+        state = "disabled" if member.enabled is False else "locked"
         return (ReviewException(ExceptionKind.DISABLED_USER, f"{roles}; {state}"),)
     exceptions = []
-    if member.enabled and is_admin and (member.last_active_day is None or member.last_active_day < dormant_before):
-        activity = f"last active {member.last_active_day}" if member.last_active_day else "no activity is known"
+    last_active = member.last_active_day
+    if member.enabled and is_admin and dormant_before and (last_active is None or last_active < dormant_before):
+        activity = f"last active {last_active}" if last_active else "no activity is known"
         exceptions.append(ReviewException(ExceptionKind.DORMANT_ADMIN, f"{roles}; {activity}"))
     if member.enabled and member.mfa_enabled is False:
         kind = ExceptionKind.ADMIN_WITHOUT_MFA if is_admin else ExceptionKind.MEMBER_WITHOUT_MFA
@@ -67,5 +71,5 @@ def list_exceptions(orgs: Sequence[Org], keys: Sequence[ApiKey], owner_role: str
 
 def _orgs_without_owner(orgs: Sequence[Org], owner_role: str) -> Iterator[ExceptionRow]:
     for org in orgs if owner_role else ():
-        if org.members and not any(owner_role in (m.role, *m.additional_roles) for m in org.members):
+        if org.members and not any(m.holds((owner_role,)) for m in org.members):
             yield ExceptionRow(ExceptionKind.ORG_WITHOUT_OWNER, org.org_id, "", f"no member has the role {owner_role}")

@@ -199,13 +199,23 @@ class AccessReview:
         first, last = self.changes_known
         start, end = (datetime.combine(day, time(), UTC) for day in (self.since, self.as_of + ONE_DAY))
         found = []
-        if first - start >= ONE_DAY:
+        if first > start:
             found.append(f"Changes before {shown(first)} UTC are not known: it is the first load in the history.")
         if end - last > ONE_DAY:
             found.append(
                 f"Changes after {shown(last)} UTC are not known: it is the last load of the period in the history."
             )
         return found
+
+    @property
+    def personal_data(self) -> str:
+        """Return which personal data the review has. With the privacy policy `strict` it has no names and hashes."""
+        emails = [email for _, email in self.people.values() if email]
+        found = ["names"] if any(name for name, _ in self.people.values()) else []
+        found += ["e-mail addresses"] if any("@" in email for email in emails) else []
+        found += ["hashes of e-mail addresses"] if any("@" not in email for email in emails) else []
+        *first, last = ["ids", *found]
+        return f"{', '.join(first)} and {last}" if first else f"{last} only"
 
     def members(self) -> Iterator[Member]:
         """Yield the members of all orgs."""

@@ -18,10 +18,13 @@ def literal(at: datetime) -> str:
     return f"CAST('{at:%Y-%m-%d %H:%M:%S.%f}+00' AS TIMESTAMP WITH TIME ZONE)"
 
 
-def scan_rows(warehouse: Warehouse, end: datetime, columns: str, table: str, rest: str) -> list[tuple[Any, ...]]:
+def scan_rows(
+    warehouse: Warehouse, end: datetime, columns: str, table: str, rest: str, *, limit: int | None = None
+) -> list[tuple[Any, ...]]:
     """Return columns of the complete scans of ``table`` that finished before ``end``."""
     return warehouse.rows(
         f"SELECT {columns} FROM {warehouse.complete_loads_of(PROPEL_SCANS.name)} "  # noqa: S608 - our names
         f"WHERE s.table_name = %s AND s.finished_at < {literal(end)} {rest}",
         table,
+        limit=limit,
     )

@@ -97,7 +97,7 @@ def write_compacted_copy(client: DuckDbSqlClient, file: Path) -> None:
             is_refused = isinstance(error, engine.ConstraintException | engine.BinderException)
             remedy = "Drop the foreign keys of its tables" if is_refused else "Free disk space beside it"
             raise WarehouseClosed(
-                f"The rows were deleted, but {file.name} could not be compacted, so their bytes are still in it: "
+                f"{file.name} could not be compacted, so the bytes of deleted rows are still in it: "
                 f"{describe_error(error)}. {remedy} and run again."
             ) from None
         undo.pop_all()

@@ -351,14 +351,6 @@ class PersonEraser:
         }
         return sorted(names, key=lambda name: (name == PROPEL_SCANS.name, name in learned_from))
 
-    def delete_states(self, pipeline_name: str, keep: str) -> None:
-        """Delete dlt's states of the pipeline, but not that of the load ``keep``."""
-        schema = self._client.sql_client.dataset_name
-        states = self._name(SearchedTable(schema, self._client.schema.state_table_name))
-        quote = self._catalog.quote
-        condition = f"{quote('pipeline_name')} = %s AND {quote('_dlt_load_id')} <> %s"
-        self._catalog.run(f"DELETE FROM {states} WHERE {condition}", pipeline_name, keep)  # noqa: S608 - quoted names
-
     # --- SQL ---
 
     def _rows_about_person(self, table: SearchedTable) -> tuple[str, list[Any]]:
@@ -380,6 +372,14 @@ class PersonEraser:
 
     def _name(self, table: SearchedTable) -> str:
         return self._catalog.name(table)
+
+
+def delete_states(client: Any, pipeline_name: str, keep: str) -> None:
+    """Delete dlt's states of the pipeline through dlt's ``client``, but not that of the load ``keep``."""
+    catalog = _catalog_of(client)
+    states = catalog.name(SearchedTable(client.sql_client.dataset_name, client.schema.state_table_name))
+    condition = f"{catalog.quote('pipeline_name')} = %s AND {catalog.quote('_dlt_load_id')} <> %s"
+    catalog.run(f"DELETE FROM {states} WHERE {condition}", pipeline_name, keep)  # noqa: S608 - quoted names
 
 
 def _numbered(name: str) -> Iterator[str]:

@@ -16,12 +16,15 @@ from propel_assets.source.client import Client
 from propel_assets.source.lists import get_or_none
 from propel_assets.source.values import UUID
 from propel_assets.warehouse.audit import as_utc
-from propel_assets.warehouse.erasure.run import erase, finish_compaction, unfinished_erasures
+from propel_assets.warehouse.erasure.run import clean_up, erase, unfinished_erasures
 from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.query import Warehouse, open_warehouse
 
 KNOWN_IN = (PROPEL_CHANGES.name, PROPEL_SCAN_STATE.name)
 """The audit tables with the ids that `user_query` has had. They keep those of deleted users until their erasure."""
+
+ERASE_EVERY = timedelta(hours=23)
+"""A daily run of Dagster's sensor erases, also where the last one began a little later in the day."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,12 @@ def proposed_erasures(warehouse: Warehouse, days: float) -> list[ErasureProposal
     return sorted(proposals, key=lambda proposal: (proposal.due_at, proposal.user_id))
 
 
-def run_due_erasures(settings: Settings, log: Log) -> None:
+def run_due_erasures(settings: Settings, log: Log, *, is_daily: bool = False) -> None:
     """Erase the users whose proposals are due and who do not exist at PropelAuth.
 
     An erasure that was stopped is repeated. One that is not complete is reported, until `propel-assets erase` has
-    reported what remains.
+    reported what remains. ``is_daily``: erase none within a day of the last erasure, except those to repeat: loads that
+    are reading meanwhile fail and are repeated.
 
     Raises:
         ErasureIncomplete: some erasures, or the requests before them, failed or are not complete. All others are.
@@ -74,7 +78,10 @@ def run_due_erasures(settings: Settings, log: Log) -> None:
     policy = load_policy(settings.privacy_settings)
     with open_warehouse(settings.target, policy, log) as warehouse:
         due = [proposal.user_id for proposal in proposed_erasures(warehouse, settings.erasure_days) if proposal.is_due]
-    noted = {id_: found for id_, found in unfinished_erasures(settings.target, log).items() if found.is_automatic}
+    unfinished = unfinished_erasures(settings.target, log)
+    if is_daily and unfinished.last_at and abs(datetime.now(UTC) - unfinished.last_at) < ERASE_EVERY:
+        due = []
+    noted = {id_: found for id_, found in unfinished.by_id.items() if found.is_automatic}
     incomplete = {user_id for user_id, found in noted.items() if found.has_ended}
     client, path = Client(settings.tenant), BY_NAME["user_by_id"].path_of
     reasons: set[str] = set()
@@ -95,7 +102,7 @@ def run_due_erasures(settings: Settings, log: Log) -> None:
                 log=log,
             )
         except PropelError as error:
-            failures[user_id] = error
+            failures[f"The erasure of {user_id}"] = error
             if error.concerns_every_scan:
                 break
             continue
@@ -104,15 +111,18 @@ def run_due_erasures(settings: Settings, log: Log) -> None:
         else:
             incomplete.add(user_id)
             reasons |= {column.reason for column in receipt.unsearched}
-    texts = [f"The erasure of {user_id} failed. {error}" for user_id, error in failures.items()]
+    if unfinished.must_clean_up and not any(isinstance(error, WarehouseError) for error in failures.values()):
+        try:
+            clean_up(settings.target, log)
+        except PropelError as error:
+            failures["The end of an earlier erasure"] = error
+    texts = [f"{attempt} failed. {error}" for attempt, error in failures.items()]
     if incomplete:
         found = f" ({'; '.join(sorted(reasons))})" if reasons else ""
         texts.append(
             f"The erasure of {', '.join(sorted(incomplete))} is not complete: something still names the user or could "
             f"not be searched{found}. Run propel-assets erase with each id: it lists what remains."
         )
-    if not any(isinstance(error, WarehouseError) for error in failures.values()):
-        finish_compaction(settings.target, log)
     if len(texts) == 1 and (shared := [error for error in failures.values() if error.concerns_every_scan]):
         raise shared[0]
     if texts:

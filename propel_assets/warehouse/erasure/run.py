@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,11 +12,11 @@ import msgspec
 from dlt.common.destination.client import WithStateSync
 
 from propel_assets.catalog import BY_NAME, END_USER_API_KEY_USAGE, PROPEL_SCANS
-from propel_assets.errors import ApiError, PermanentApiError, WarehouseError, find_cause
+from propel_assets.errors import ApiError, PermanentApiError, WarehouseClosed, WarehouseError, find_cause
 from propel_assets.privacy.erasure_list import NOTES_KEY, STATE_KEY, ErasureList
 from propel_assets.privacy.policy import Policy, require_key
 from propel_assets.privacy.policy_file import load_policy
-from propel_assets.privacy.redaction import describe_error
+from propel_assets.privacy.redaction import describe_error, is_defect, unexpected_error
 from propel_assets.settings import PrivacySettings, Target, Tenant
 from propel_assets.source.client import Client
 from propel_assets.source.dlt_source import RESUME_STATES_KEY, SOURCE
@@ -26,8 +27,9 @@ from propel_assets.warehouse.destinations.duckdb_file import (
     write_compacted_copy,
 )
 from propel_assets.warehouse.destinations.file_copies import copy_tables
+from propel_assets.warehouse.destinations.files import FileTables
 from propel_assets.warehouse.dlt_compat import FilesystemClient, SqlJobClientBase
-from propel_assets.warehouse.erasure.eraser import PersonEraser
+from propel_assets.warehouse.erasure.eraser import PersonEraser, delete_states
 from propel_assets.warehouse.erasure.person import Person
 from propel_assets.warehouse.erasure.receipt import ErasureReceipt, ErasureRecord, UnsearchedColumn
 from propel_assets.warehouse.folders import working_folder
@@ -48,7 +50,13 @@ NEXT_STEPS = (
     "warehouse keeps them out. Backups, exports and the storage of Dagster are out of reach."
 )
 UNFINISHED_KEY = "erasing"  # in dlt's state: the row counts that an interrupted erasure of files has still to lower
+CLEANUP_KEY = "erasure_cleanup"
+"""In dlt's state: an erasure has deleted the rows, and identifiers can be left in older states and in DuckDB's file."""
+LAST_AT_KEY = "last_erasure_at"  # in dlt's state: when the last erasure began
 UNKNOWN_STATUSES = frozenset({400, 404})
+NOT_STARTED = "Nothing was erased."
+STARTED = "Rows of the person can have been deleted; the erasure is not complete."
+ROWS_DELETED = "The rows of the person were deleted; identifiers can be left in older states of dlt."
 
 
 def erase(
@@ -81,7 +89,11 @@ def erase(
         pipeline = build_pipeline(target, folder, log)
         find_user = None if allow_unknown else lambda: _find_user(tenant, user_id)
         run = _Run(target, pipeline, folder, policy, person, user_id, find_user, dry_run, is_automatic)
-        with _explain_errors(target), load_lock(target, pipeline, log), write_lock(target, pipeline, log):
+        with (
+            _explain_errors(f"Erasing from {target.destination}", lambda: run.outcome),
+            load_lock(target, pipeline, log),
+            write_lock(target, pipeline, log),
+        ):
             return run.erase()
 
 
@@ -92,37 +104,77 @@ class UnfinishedErasure(NamedTuple):
     has_ended: bool
 
 
-def unfinished_erasures(target: Target, log: Log) -> dict[str, UnfinishedErasure]:
-    """Return the erasures that are not complete, by user id."""
-    with working_folder() as folder, _explain_errors(target):
+class UnfinishedErasures(NamedTuple):
+    """The erasures that are not complete, by user id; whether `clean_up` has something to do; when one began last."""
+
+    by_id: Mapping[str, UnfinishedErasure]
+    must_clean_up: bool
+    last_at: datetime | None
+
+
+def unfinished_erasures(target: Target, log: Log) -> UnfinishedErasures:
+    """Return the erasures that are not complete."""
+    with working_folder() as folder, _explain_errors(f"Reading the erasures of {target.destination}"):
         pipeline = build_pipeline(target, folder, log)
         pipeline.sync_destination()
-        notes = _source_state(pipeline.state).get(NOTES_KEY, {})
-        return {id_: UnfinishedErasure(note["is_automatic"], note["has_ended"]) for id_, note in notes.items()}
+        state = _source_state(pipeline.state)
+        notes, last_at = state.get(NOTES_KEY, {}), state.get(LAST_AT_KEY)
+        by_id = {id_: UnfinishedErasure(note["is_automatic"], note["has_ended"]) for id_, note in notes.items()}
+        return UnfinishedErasures(by_id, _must_clean_up(pipeline), datetime.fromisoformat(last_at) if last_at else None)
 
 
-def finish_compaction(target: Target, log: Log) -> None:
-    """Compact the DuckDB file, if an erasure was stopped before it had done that.
+def clean_up(target: Target, log: Log) -> None:
+    """Delete older states of dlt and compact the DuckDB file, if an erasure was stopped before it had done that.
 
     Raises:
-        WarehouseError: the file cannot be compacted.
+        WarehouseError: the destination refused it, or the file cannot be compacted.
     """
-    with working_folder() as folder, _explain_errors(target):
+    explain_errors = _explain_errors(f"Finishing an erasure from {target.destination}", lambda: ROWS_DELETED)
+    with working_folder() as folder, explain_errors:
         pipeline = build_pipeline(target, folder, log)
-        if (file := database_file(pipeline)) is not None and needs_compaction(file):
-            with load_lock(target, pipeline, log), warehouse_client(pipeline, target) as client:
+        with load_lock(target, pipeline, log), write_lock(target, pipeline, log):
+            pipeline.sync_destination()
+            if _must_clean_up(pipeline):
+                _clean_up(pipeline, target, _stored_state(pipeline))
+
+
+def _must_clean_up(pipeline: dlt.Pipeline) -> bool:
+    file = database_file(pipeline)
+    return CLEANUP_KEY in _source_state(pipeline.state) or (file is not None and needs_compaction(file))
+
+
+def _clean_up(pipeline: dlt.Pipeline, target: Target, state: str) -> None:
+    """Delete all states of dlt except that of the load ``state``, compact the DuckDB file, and remove the note."""
+    client = warehouse_client(pipeline, target)
+    if isinstance(client, FilesystemClient):
+        FileTables(client).remove_states(pipeline.pipeline_name, state)
+    else:
+        with client:
+            with _transaction(client):
+                delete_states(client, pipeline.pipeline_name, state)
+            if (file := database_file(pipeline)) is not None:
                 _compact(client, file)
+    _write_state(pipeline, lambda stored: stored.pop(CLEANUP_KEY, None))
+    sync_local_pipeline(target)
 
 
 @contextlib.contextmanager
-def _explain_errors(target: Target) -> Iterator[None]:
-    """Raise the `PropelError` inside an error, or one without the text of the driver, which may quote rows."""
+def _explain_errors(attempt: str, outcome: Callable[[], str] = lambda: "") -> Iterator[None]:
+    """Raise the `PropelError` inside an error, or one without the text of the driver, which may quote rows.
+
+    ``attempt``: what is attempted. ``outcome``: returns what the tables have after an error.
+    """
     try:
         yield
     except Exception as error:  # every database driver has its own error classes
-        raise find_cause(error) or WarehouseError(
-            f"Erasing from {target.destination} failed: {describe_error(error)}. {remedy_of(error)}, and run again."
-        ) from None
+        if isinstance(cause := find_cause(error), WarehouseClosed):
+            raise cause.with_outcome(outcome()) from None
+        if cause:
+            raise cause from None
+        if is_defect(error):
+            raise unexpected_error(error) from None
+        texts = [f"{attempt} failed: {describe_error(error)}.", outcome(), f"{remedy_of(error)}, and run again."]
+        raise WarehouseError(" ".join(filter(None, texts))) from None
 
 
 def _compact(client: Any, file: Path) -> None:
@@ -144,6 +196,7 @@ class _Run:
     dry_run: bool
     is_automatic: bool
     unsearched: set[UnsearchedColumn] = field(default_factory=set)
+    outcome: str = NOT_STARTED
 
     def erase(self) -> ErasureReceipt:
         """Erase, and return the receipt."""
@@ -177,19 +230,12 @@ class _Run:
                 eraser = PersonEraser(client, self.person)
                 eraser.refused |= labels.refused
                 records += eraser.erase(dry_run=False)
-                eraser.delete_states(self.pipeline.pipeline_name, state)
+                delete_states(client, self.pipeline.pipeline_name, state)
         # Files of a load that was killed, and the state that was just loaded.
         remove_staged_files(self.pipeline, [*BY_NAME, self.pipeline.default_schema.state_table_name])
         with self._connection() as client, _transaction(client):
             receipt = self._receipt(records, eraser, PersonEraser(client, self.person))
-        state = self._end_note(receipt)
-        with self._connection() as client:
-            with _transaction(client):
-                eraser = PersonEraser(client, self.person)
-                eraser.delete_states(self.pipeline.pipeline_name, state)
-            if file is not None:
-                _compact(client, file)
-        sync_local_pipeline(self.target)
+        _clean_up(self.pipeline, self.target, self._replace_note(receipt))
         return receipt
 
     def _erase_from_files(self, client: FilesystemClient) -> ErasureReceipt:
@@ -211,8 +257,7 @@ class _Run:
             copies.files.remove_states(self.pipeline.pipeline_name, state)
         with copy_tables(warehouse_client(self.pipeline, self.target), self.folder) as copies:
             receipt = self._receipt(records, eraser, PersonEraser(copies.client, self.person))
-            copies.files.remove_states(self.pipeline.pipeline_name, self._end_note(receipt))
-        sync_local_pipeline(self.target)
+        _clean_up(self.pipeline, self.target, self._replace_note(receipt))
         return receipt
 
     def _receipt(self, records: list[ErasureRecord], eraser: PersonEraser, search: PersonEraser) -> ErasureReceipt:
@@ -274,39 +319,55 @@ class _Run:
                 del usage[key]
             if unfinished:
                 state[UNFINISHED_KEY] = dict(unfinished)
+            state[LAST_AT_KEY] = datetime.now(UTC).isoformat()
             notes = state.setdefault(NOTES_KEY, {})
             is_automatic = self.is_automatic or notes.get(self.user_id, {}).get("is_automatic", False)
             notes[self.user_id] = {**self.person.as_lists(), "is_automatic": is_automatic, "has_ended": False}
 
-        return self._write_state(change)
+        self.outcome = STARTED
+        return _write_state(self.pipeline, change)
 
-    def _end_note(self, receipt: ErasureReceipt) -> str:
-        """Remove the note of this erasure, or note that it is not complete, and return the load of the state."""
+    def _replace_note(self, receipt: ErasureReceipt) -> str:
+        """Replace the note of this erasure by one without identifiers, and return the load of the state.
+
+        It is removed once older states, which have the identifiers, are deleted.
+        """
 
         def change(state: dict[str, Any]) -> None:
+            state[CLEANUP_KEY] = True
             if self.is_automatic and not receipt.is_complete:
                 state[NOTES_KEY][self.user_id] = {"is_automatic": True, "has_ended": True}
             else:
                 del state[NOTES_KEY][self.user_id]
 
-        return self._write_state(change)
+        self.outcome = ROWS_DELETED
+        return _write_state(self.pipeline, change)
 
-    def _write_state(self, change: Callable[[dict[str, Any]], None]) -> str:
-        """Change dlt's state of the source at the destination, and return the load of the state."""
-        pipeline = self.pipeline
-        with pipeline.managed_state(extract_state=True) as stored:
-            change(_source_state(stored))
-        if pipeline.has_pending_data:  # the state has changed
-            pipeline.normalize()
-            info = pipeline.load()
-            info.raise_on_failed_jobs()
-            return info.loads_ids[-1]
-        with pipeline.destination_client() as client:
-            latest = client.get_stored_state(pipeline.pipeline_name) if isinstance(client, WithStateSync) else None
-        load_id = latest.as_doc().get("_dlt_load_id") if latest is not None else None
-        if load_id is None:
-            raise WarehouseError("Nothing was erased: the destination has no state of dlt. Load a table and run again.")
-        return str(load_id)
+
+def _write_state(pipeline: dlt.Pipeline, change: Callable[[dict[str, Any]], Any]) -> str:
+    """Change dlt's state of the source at the destination, and return the load of the state."""
+    with pipeline.managed_state(extract_state=True) as stored:
+        change(_source_state(stored))
+    if pipeline.has_pending_data:  # the state has changed
+        pipeline.normalize()
+        info = pipeline.load()
+        info.raise_on_failed_jobs()
+        return info.loads_ids[-1]
+    return _stored_state(pipeline)
+
+
+def _stored_state(pipeline: dlt.Pipeline) -> str:
+    """Return the load of the newest state at the destination.
+
+    Raises:
+        WarehouseError: there is none.
+    """
+    with pipeline.destination_client() as client:
+        latest = client.get_stored_state(pipeline.pipeline_name) if isinstance(client, WithStateSync) else None
+    load_id = latest.as_doc().get("_dlt_load_id") if latest is not None else None
+    if load_id is None:
+        raise WarehouseError("Nothing was erased: the destination has no state of dlt. Load a table and run again.")
+    return str(load_id)
 
 
 def _find_user(tenant: Tenant | None, user_id: str) -> Mapping[str, Any]:

@@ -109,7 +109,7 @@ cross join bounds
 {%- set read = propel_auth.existing_loads(loads) -%}
 full_loads as (
   select started_at, row_number() over (order by started_at desc) as age
-  from {{ propel_auth.raw('propel_scans') }} as scans
+  from {{ propel_auth.complete_scans() }} as scans
   where table_name = '{{ load_of }}' and mode = 'full' and verdict <> 'skipped'
 ),
 
@@ -136,7 +136,7 @@ bounds as (
     cast(null as {{ propel_auth.type_time() }}) as changed_after,
     {%- endif %}
     max(finished_at) as changed_before
-  from {{ propel_auth.raw('propel_scans') }} as scans
+  from {{ propel_auth.complete_scans() }} as scans
   where table_name = '{{ load_of }}' and verdict <> 'skipped'
 )
 {%- endmacro %}
@@ -162,7 +162,7 @@ bounds as (
 {% macro full_load_started_at(table) -%}
 (
   select max(started_at)
-  from {{ propel_auth.raw('propel_scans') }} as full_scans
+  from {{ propel_auth.complete_scans() }} as full_scans
   where table_name = '{{ table }}' and mode = 'full' and verdict <> 'skipped'
 )
 {%- endmacro %}

@@ -26,6 +26,18 @@
   {%- endif -%}
 {%- endmacro %}
 
+{# The rows of `propel_scans` of complete loads. The jobs of a load commit separately, so a load that failed or was killed can
+   have rows there, too; `_dlt_loads` has only loads that were written to their end. #}
+{% macro complete_scans() -%}
+(
+      select written.*
+      from {{ propel_auth.raw('propel_scans') }} as written
+      where written.load_id in (
+        select loads.load_id from {{ propel_auth.raw('_dlt_loads') }} as loads where loads.status = 0
+      )
+    )
+{%- endmacro %}
+
 {# As `raw`, for a history: if the raw table has been dropped, its rows must not be marked as deleted. #}
 {% macro raw_for_history(name) -%}
   {%- if execute and load_relation(source('propel_auth', name)) is none and load_relation(this) is not none -%}

@@ -2,10 +2,10 @@
 {% macro latest_load_was_read(table) -%}
   coalesce((
     select max(case when scans.verdict <> 'skipped' then 1 else 0 end)
-    from {{ propel_auth.raw('propel_scans') }} as scans
+    from {{ propel_auth.complete_scans() }} as scans
     where scans.table_name = '{{ table }}' and scans.load_id = (
       select max(last_scans.load_id)
-      from {{ propel_auth.raw('propel_scans') }} as last_scans
+      from {{ propel_auth.complete_scans() }} as last_scans
       where last_scans.table_name = '{{ table }}'
     )
   ), 0) = 1

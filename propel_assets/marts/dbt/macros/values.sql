@@ -38,6 +38,15 @@
   cast({{ part }} as {{ propel_auth.type_double() }}) / nullif({{ whole }}, 0)
 {%- endmacro %}
 
+{# Which columns of `users` have values, as `has_<column>`: the privacy policy can drop them. True if there are no users. #}
+{% macro known_columns(columns) -%}
+select
+  {%- for column in columns %}
+  count(*) = 0 or count({{ column }}) > 0 as has_{{ column }}{{ "," if not loop.last }}
+  {%- endfor %}
+from {{ propel_auth.raw('user_query') }} as users
+{%- endmacro %}
+
 {# A count as a whole number: a sum is a decimal on some warehouses. #}
 {% macro whole(count) -%}
   cast({{ count }} as {{ dbt.type_bigint() }})
@@ -55,7 +64,7 @@
       {%- if var('propel_auth_as_of') %} cast('{{ var("propel_auth_as_of") }}' as {{ propel_auth.type_time() }})
       {%- else %} max(finished_at)
       {%- endif %} as read_at
-    from {{ propel_auth.raw('propel_scans') }} as scans
+    from {{ propel_auth.complete_scans() }} as scans
     where table_name = '{{ table }}' and verdict <> 'skipped'
     {%- if var('propel_auth_as_of') %} group by 1 {%- endif %}
   )

@@ -8,6 +8,10 @@ with latest_load as (
   select {{ propel_auth.as_of('user_query') }} as as_of
 ),
 
+known as (
+  {{ propel_auth.known_columns(['enabled', 'mfa_enabled', 'locked', 'email_confirmed', 'last_active_at']) }}
+),
+
 members as (
   select
     memberships.org_id,
@@ -92,18 +96,18 @@ orgs as (
     details.is_saml_in_test_mode,
     details.domain_restrict,
     coalesce(members.members, 0) as members,
-    coalesce(members.active_members_30d, 0) as active_members_30d,
-    coalesce(members.members - members.active_members_30d, 0) as idle_members_30d,
-    coalesce(members.members - members.active_members_60d, 0) as idle_members_60d,
-    coalesce(members.members - members.active_members_90d, 0) as idle_members_90d,
+    case when known.has_last_active_at then coalesce(members.active_members_30d, 0) end as active_members_30d,
+    case when known.has_last_active_at then coalesce(members.members - members.active_members_30d, 0) end as idle_members_30d,
+    case when known.has_last_active_at then coalesce(members.members - members.active_members_60d, 0) end as idle_members_60d,
+    case when known.has_last_active_at then coalesce(members.members - members.active_members_90d, 0) end as idle_members_90d,
     coalesce(administrators.owners, 0) as owners,
     coalesce(administrators.admins, 0) as admins,
-    coalesce(members.enabled_members, 0) as enabled_members,
-    coalesce(members.members_with_mfa, 0) as members_with_mfa,
-    coalesce(members.members - members.enabled_members, 0) as disabled_members,
-    coalesce(members.locked_members, 0) as locked_members,
-    coalesce(members.unconfirmed_members, 0) as unconfirmed_members,
-    coalesce(members.dormant_members_90d, 0) as dormant_members_90d,
+    case when known.has_enabled then coalesce(members.enabled_members, 0) end as enabled_members,
+    case when known.has_enabled and known.has_mfa_enabled then coalesce(members.members_with_mfa, 0) end as members_with_mfa,
+    case when known.has_enabled then coalesce(members.members - members.enabled_members, 0) end as disabled_members,
+    case when known.has_locked then coalesce(members.locked_members, 0) end as locked_members,
+    case when known.has_email_confirmed then coalesce(members.unconfirmed_members, 0) end as unconfirmed_members,
+    case when known.has_enabled and known.has_last_active_at then coalesce(members.dormant_members_90d, 0) end as dormant_members_90d,
     coalesce(invites.pending_invites, 0) as pending_invites,
     coalesce(keys.active_api_keys, 0) as active_api_keys,
     coalesce(keys.orphan_api_keys, 0) as orphan_api_keys,
@@ -114,6 +118,7 @@ orgs as (
   left join invites on invites.org_id = orgs.org_id
   left join keys on keys.org_id = orgs.org_id
   left join {{ propel_auth.raw('org_by_id') }} as details on details.org_id = orgs.org_id
+  cross join known
 )
 
 select

@@ -67,8 +67,8 @@ select
   members > 0 and active_members_30d = 0 as is_dormant_30d,
   case
     when members = 0 then 0.0
-    else
-      50 * coalesce(active_share, 0)
+    when active_share is not null
+      then 50 * active_share
       + case when members > 1 then 20 else 0 end
       + case when days_since_activity <= 7 then 15 else 0 end
       + case when coalesce(member_trend, 0) >= 0 then 15 else 0 end

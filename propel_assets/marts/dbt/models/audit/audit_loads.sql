@@ -37,5 +37,5 @@ select
   coalesce(checks.checks_passed, 0) as checks_passed,
   coalesce(checks.checks_failed, 0) as checks_failed,
   scans.finished_at
-from {{ propel_auth.raw('propel_scans') }} as scans
+from {{ propel_auth.complete_scans() }} as scans
 left join checks on checks.load_id = scans.load_id and checks.table_name = scans.table_name

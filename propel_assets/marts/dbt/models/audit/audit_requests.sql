@@ -13,5 +13,5 @@ select
   max(concurrency) as concurrency,
   min(started_at) as started_at,
   max(finished_at) as finished_at
-from {{ propel_auth.raw('propel_scans') }} as scans
+from {{ propel_auth.complete_scans() }} as scans
 group by load_id

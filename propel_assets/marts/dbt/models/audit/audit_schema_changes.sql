@@ -1,6 +1,6 @@
 with scans as (
   select load_id, table_name, finished_at, unknown_fields
-  from {{ propel_auth.raw('propel_scans') }} as all_scans
+  from {{ propel_auth.complete_scans() }} as all_scans
   where verdict <> 'skipped'
 ),
 

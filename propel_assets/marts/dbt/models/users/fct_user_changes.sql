@@ -20,6 +20,10 @@ membership_versions as (
     memberships.user_role,
     case when memberships.additional_roles in ('[]', 'null') then null else memberships.additional_roles end
       as additional_roles,
+    case
+      when memberships.inherited_user_roles_plus_current_role <> 'null'
+        then memberships.inherited_user_roles_plus_current_role
+    end as included_roles,
     memberships.valid_from,
     memberships.valid_to
   from {{ ref('memberships_history') }} as memberships
@@ -31,7 +35,8 @@ membership_changes as (
     lag(valid_to) over (partition by user_id, org_id order by valid_from) as previous_valid_to,
     lead(valid_from) over (partition by user_id, org_id order by valid_from) as next_valid_from,
     lag(user_role) over (partition by user_id, org_id order by valid_from) as role_before,
-    lag(additional_roles) over (partition by user_id, org_id order by valid_from) as additional_roles_before
+    lag(additional_roles) over (partition by user_id, org_id order by valid_from) as additional_roles_before,
+    lag(included_roles) over (partition by user_id, org_id order by valid_from) as included_roles_before
   from membership_versions
 ),
 
@@ -43,7 +48,7 @@ policies as (
   select
     finished_at,
     {{ propel_auth.json_field(propel_auth.json_text('resume_state'), 'privacy') }} as privacy
-  from {{ propel_auth.raw('propel_scans') }} as scans
+  from {{ propel_auth.complete_scans() }} as scans
   where table_name = 'user_query' and mode = 'full' and verdict <> 'skipped'
 ),
 
@@ -135,6 +140,17 @@ changes as (
   select user_id, org_id, 'additional_roles_changed', additional_roles_before, additional_roles, valid_from
   from membership_changes
   where previous_valid_to = valid_from and coalesce(additional_roles, '[]') <> coalesce(additional_roles_before, '[]')
+
+  union all
+
+  {#- The roles of the member are the same, and include others: the role was redefined, or the org has another mapping. #}
+  select user_id, org_id, 'included_roles_changed', included_roles_before, included_roles, valid_from
+  from membership_changes
+  where
+    previous_valid_to = valid_from
+    and included_roles <> included_roles_before
+    and user_role = role_before
+    and coalesce(additional_roles, '[]') = coalesce(additional_roles_before, '[]')
 ),
 
 previous as (

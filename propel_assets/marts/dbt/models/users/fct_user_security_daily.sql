@@ -8,6 +8,10 @@ with latest_load as (
   select {{ propel_auth.as_of('user_query') }} as as_of
 ),
 
+known as (
+  {{ propel_auth.known_columns(['enabled', 'mfa_enabled', 'locked', 'email_confirmed', 'last_active_at']) }}
+),
+
 counted as (
   select
     count(*) as users,
@@ -26,14 +30,17 @@ counted as (
 select
   {{ propel_auth.utc_day('latest_load.as_of') }} as day,
   counted.users,
-  counted.enabled_users,
-  counted.users_with_mfa,
-  {{ propel_auth.share('counted.users_with_mfa', 'counted.enabled_users') }} as mfa_adoption,
-  counted.disabled_users,
-  counted.locked_users,
-  counted.unconfirmed_users,
-  counted.dormant_users_90d,
+  case when known.has_enabled then counted.enabled_users end as enabled_users,
+  case when known.has_enabled and known.has_mfa_enabled then counted.users_with_mfa end as users_with_mfa,
+  case
+    when known.has_mfa_enabled then {{ propel_auth.share('counted.users_with_mfa', 'counted.enabled_users') }}
+  end as mfa_adoption,
+  case when known.has_enabled then counted.disabled_users end as disabled_users,
+  case when known.has_locked then counted.locked_users end as locked_users,
+  case when known.has_email_confirmed then counted.unconfirmed_users end as unconfirmed_users,
+  case when known.has_enabled and known.has_last_active_at then counted.dormant_users_90d end as dormant_users_90d,
   latest_load.as_of
 from latest_load
 cross join counted
+cross join known
 where latest_load.as_of is not null
