@@ -45,7 +45,7 @@ def wait_for_lock(acquire: Callable[[], str], timeout: LockTimeout) -> None:
         if now >= deadline:
             raise WarehouseBusy(
                 f"Waited {timeout.seconds:.0f} s (PROPELAUTH_LOCK_SECONDS): {held}. "
-                "Wait until that process has ended, or close it, and run again. For a longer load of another run or step, "
+                "Wait until that process has ended, or close it, and run again. For a long load of another step, "
                 "raise PROPELAUTH_LOCK_SECONDS."
             )
         if now >= log_at:
