@@ -1,4 +1,4 @@
-# Every target works on a fresh machine with make, git and Python 3.11 or later. `make` lists the targets.
+# Every target works on a fresh machine with make, git and Python 3.11 to 3.13. `make` lists the targets.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help

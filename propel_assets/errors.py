@@ -1,4 +1,4 @@
-"""Every error that this package raises on purpose. A message says what was attempted, what happened, what to do.
+"""The errors that users see. A message says what was attempted, what happened, what to do.
 
 ::
 

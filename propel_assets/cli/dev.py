@@ -70,7 +70,7 @@ def run_dev(
         PropelError: a port is in use, the tables are of another tenant, or `dagster dev` ended by itself.
     """
     require_tables_of(tenant_id(seed), load_settings(environment=environment))
-    ports = {"--port": port, "--sandbox-port": sandbox_port, "the receiver": 0}
+    ports = {"--port": port, "--sandbox-port": sandbox_port, "of the receiver": 0}
     port, sandbox_port, receiver_port = _require_free_ports(ports)
     changing: dict[str, Any] = {"live": True, "changes_per_minute": CHANGES_PER_MINUTE} if live else {}
     if live:
@@ -179,7 +179,9 @@ def _require_free_ports(ports: dict[str, int]) -> list[int]:
                 listener = sockets.enter_context(socket.create_server((HOST, port)))
             except OSError as error:
                 reason = os.strerror(error.errno or 0).lower()
-                raise PropelError(f"Cannot use port {port} of {HOST}: {reason}. Choose another {option}.") from error
+                raise PropelError(
+                    f"Cannot use port {port} of {HOST} ({option}): {reason}. Choose another one."
+                ) from error
             found.append(listener.getsockname()[1])
     return found
 
@@ -206,11 +208,11 @@ def _stop(*_: object) -> None:
 
 
 def _cancel_runs(home: str, port: int) -> None:
-    """Cancel what is under way: `dagster dev` would leave it behind, reading from a sandbox that is gone."""
+    """Cancel active runs: `dagster dev` would leave them behind, reading from a sandbox that is gone."""
     from dagster_graphql import DagsterGraphQLClient
 
-    under_way = dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTED])
+    active = dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTED])
     with dg.DagsterInstance.from_config(home) as instance:
-        if runs := instance.get_run_ids(under_way):
-            click.echo(f"Cancelling {len(runs)} run(s) that are under way.")
+        if runs := instance.get_run_ids(active):
+            click.echo(f"Cancelling {len(runs)} active run(s).")
             DagsterGraphQLClient(HOST, port_number=port).terminate_runs(list(runs))

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from propel_assets.cli.arguments import current_settings
-from propel_assets.cli.rendering import log
+from propel_assets.cli.rendering import log, progress_bar
 from propel_assets.errors import PropelError
 
 
@@ -32,7 +32,9 @@ def probe(output: Path) -> None:
     from propel_assets.settings import require_credentials
     from propel_assets.source.probe import probe as run_probe
 
-    result = run_probe(require_credentials(current_settings()).tenant)
+    tenant = require_credentials(current_settings()).tenant
+    with progress_bar() as (progress, _):
+        result = run_probe(tenant, progress)
     for finding in sorted(result.findings, key=lambda finding: finding.line):
         click.echo(f"{finding.line}. {finding.question}")
         click.echo(f"   Found: {finding.answer or 'not settled'}.")

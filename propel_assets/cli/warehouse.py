@@ -5,7 +5,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from propel_assets.cli.rendering import Log, log
+from propel_assets.cli.rendering import log
 from propel_assets.errors import OtherEnvironment, WarehouseError
 from propel_assets.settings import Settings
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def open_configured_warehouse(settings: Settings, log: Log = log) -> "Iterator[Warehouse]":
-    """Connect to the warehouse of ``settings``. ``log`` receives a message while a lock is waited for.
+def open_configured_warehouse(settings: Settings) -> "Iterator[Warehouse]":
+    """Connect to the warehouse of ``settings``. While a lock is waited for, a message goes to stderr.
 
     Raises:
         WarehouseError: nothing has been loaded yet, the destination cannot be read, or it has no SQL.

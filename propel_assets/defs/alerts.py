@@ -283,7 +283,10 @@ def _webhook_store(environment: Environment) -> dict[str, Problem | None]:
         reason = f"{used:.0%} full. When it is full, webhooks are refused, and lost after days. {todo}"
         return {name: Problem(Cause("Webhooks: the store is nearly full"), name, reason)}
     if waiting > MAX_WAITING_SECONDS:
-        reason = f"the oldest event has waited for {waiting / 3600:.0f} hours. {todo}"
+        reason = (
+            f"the oldest event has waited for {waiting / 3600:.0f} hours. {todo.rstrip('.')}: if it says that "
+            "PropelAuth returned an error for some users or orgs, only their events wait."
+        )
         return {name: Problem(Cause("Webhooks: events are not loaded"), name, reason)}
     return {name: None}
 

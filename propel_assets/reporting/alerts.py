@@ -151,7 +151,7 @@ class AlertState:
         """
         configured, unusable = delivery.targets(settings)
         for target, reason in unusable.items():
-            log(f"The {target} cannot be used, and its alerts are kept. {reason}")
+            log(f"Alert target {target} cannot be used, and its alerts are kept. {reason}")
         self.keep(alerts, [*configured, *unusable])
         known = {*configured, *unusable}
         self.pending = {target: kept for target, kept in self.pending.items() if target in known and kept}

@@ -80,9 +80,7 @@ class AlertTarget(NamedTuple):
 
 
 class NotDelivered(PropelError):
-    """A target did not accept an alert. A later try may succeed."""
-
-    retry_may_help = True
+    """A target did not accept an alert."""
 
 
 class PartlyDelivered(PropelError):
@@ -117,12 +115,14 @@ def deliver(
             )
         except subprocess.TimeoutExpired as error:
             delivered = (error.stdout or b"").count(ACCEPTED)
-            return Failure(f"The {target} did not accept it within {seconds:g} s.", delivered)
+            return Failure(f"Alert target {target}: no success within {seconds:g} s.", delivered)
         except OSError as error:
-            return Failure(f"The {target} was not tried: its process could not be started ({type(error).__name__}).")
+            return Failure(
+                f"Alert target {target}: the process that delivers could not be started ({type(error).__name__})."
+            )
         reason = ended.stdout.lstrip(ACCEPTED).decode()
         if ended.returncode:
-            reason = f"The {target} was not reached: the process that delivers ended with {ended.returncode}."
+            reason = f"Alert target {target}: the process that delivers ended with status {ended.returncode}."
         return Failure(reason, len(ended.stdout) - len(ended.stdout.lstrip(ACCEPTED))) if reason else None
 
     if not messages:

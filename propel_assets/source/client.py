@@ -2,7 +2,8 @@
 
 The client has no knowledge of tables. It retries 408, 425, 429, 5xx, network failures, truncated responses and bodies
 that are not JSON, within `Tenant.retry_seconds`. Every other failure is permanent. No request takes longer than
-`REQUEST_SECONDS`, no body is read beyond `MAX_BODY_BYTES`, and a client sends no request after `Tenant.scan_seconds`.
+`REQUEST_SECONDS` once the host name is resolved, no body is read beyond `MAX_BODY_BYTES`, and a client sends no request
+after `Tenant.scan_seconds`.
 """
 
 import http.client
@@ -34,10 +35,10 @@ T = TypeVar("T")
 Params = Mapping[str, str | int]
 
 USER_AGENT = f"propel-assets/{__version__}"
-MAX_ATTEMPTS = 8
+MAX_TRIES = 8
 CONNECT_SECONDS = 10.0
 REQUEST_SECONDS = 60.0
-"""Total time of one request: connecting, headers and body. Looking up the host name is not included."""
+"""Total time of one request: connecting, headers and body."""
 MAX_BODY_BYTES = 64 * 2**20
 """The largest body, after decompression."""
 CHUNK_BYTES = 2**20
@@ -50,7 +51,7 @@ SANDBOX = "propel-assets-sandbox/"
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError)
 NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]')
 """A text, or the start or end of an array or object."""
-NOT_CONNECTED = (
+NO_USABLE_CONNECTION = (
     urllib3.exceptions.NewConnectionError,
     urllib3.exceptions.ConnectTimeoutError,
     urllib3.exceptions.SSLError,
@@ -118,7 +119,7 @@ class Client:
             TransientApiError: all retries failed.
         """
         request = _Request(path, params or {}, auth)
-        attempts = 0
+        tries = 0
         while True:
             if self._throttle.stopped:
                 raise TransientApiError(f"{request} was not sent: the scan has failed.")
@@ -130,8 +131,8 @@ class Client:
             outcome = self._send(request, decode)
             if not isinstance(outcome, _Failure):
                 return outcome
-            attempts += 1
-            self._back_off(request, outcome, attempts)
+            tries += 1
+            self._back_off(request, outcome, tries)
 
     @property
     def tenant_id(self) -> str:
@@ -184,7 +185,7 @@ class Client:
             return value
         except urllib3.exceptions.HTTPError as error:
             reason = _network_failure(error, self._request_seconds)
-            return _Failure(f"failed: {reason}", sent_at, is_connected=not isinstance(error, NOT_CONNECTED))
+            return _Failure(f"failed: {reason}", sent_at, is_connected=not isinstance(error, NO_USABLE_CONNECTION))
         finally:
             self._throttle.end_request(sent_at, success=success)
             with self._traffic_lock:
@@ -207,26 +208,27 @@ class Client:
                 )
         return b"".join(chunks)
 
-    def _back_off(self, request: "_Request", failure: "_Failure", attempts: int) -> None:
+    def _back_off(self, request: "_Request", failure: "_Failure", tries: int) -> None:
         """Wait before the next attempt, or raise."""
         now, limit = time.monotonic(), self.tenant.retry_seconds
         rate_limited = failure.status == TOO_MANY_REQUESTS
         # While other requests succeed, a rate limit is not a failure.
         spent = now - (max(request.started, self._throttle.last_success) if rate_limited else request.started)
         requested = failure.retry_after or 0.0
-        pause = requested if rate_limited else max(requested, _backoff_seconds(attempts))
+        pause = requested if rate_limited else max(requested, _backoff_seconds(tries))
         if requested > limit:
             raise TransientApiError(
                 f"{request} {failure.reason} with Retry-After {requested:.0f} s, longer than "
                 f"PROPELAUTH_RETRY_SECONDS ({limit:.0f}). The previous data is kept. Run again later, or raise it."
             )
-        is_last = attempts >= MAX_ATTEMPTS and not rate_limited
+        is_last = tries >= MAX_TRIES and not rate_limited
         if self._throttle.stopped or is_last or spent + pause > limit:
-            tried = f"{attempts} attempt{'' if attempts == 1 else 's'} in {now - request.started:.0f} s"
+            tried = f"{tries} attempt{'' if tries == 1 else 's'} in {now - request.started:.0f} s"
             text = f"{request} {failure.reason} ({tried}). The previous data is kept. Run again later."
             if failure.is_connected:
                 raise TransientApiError(text)
-            raise Unreachable(f"{text} Check that PROPELAUTH_AUTH_URL is right: {self.tenant.auth_url}.")
+            variable, *_ = variables_of("auth_url", self.tenant.environment)
+            raise Unreachable(f"{text} Check that {variable} is right: {self.tenant.auth_url}.")
         with self._traffic_lock:
             self.traffic.retries += 1
             self.traffic.rate_limited += rate_limited
@@ -282,8 +284,8 @@ def _decode(request: _Request, body: bytes, decode: Callable[[bytes], T]) -> T:
         ) from None
 
 
-def _backoff_seconds(attempts: int) -> float:
-    return min(30.0, 0.25 * 2 ** (attempts - 1)) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+def _backoff_seconds(tries: int) -> float:
+    return min(30.0, 0.25 * 2 ** (tries - 1)) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
 
 
 def _retry_after(value: str | None) -> float | None:

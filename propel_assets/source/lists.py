@@ -61,7 +61,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class ListOutcome:
-    """What is known of a list that was read. ``newest``: the greatest value when its end was found."""
+    """The result of a complete read of a list. ``newest``: the greatest value when its end was found."""
 
     verdict: Literal["proved", "counted"]
     reason: str
@@ -116,7 +116,7 @@ class ListScan:
         self._last_complete: Scan | None = None
         self._unproved_reasons: dict[str, None] = {}
         self._unknown = 0  # rows older than the previous scan that the warehouse does not have
-        self._border = -math.inf  # rows with a smaller value should have been returned by an earlier attempt
+        self._max_returned = -math.inf  # rows with a smaller value should have been returned by an earlier attempt
         self.rows_read = 0
 
     def __iter__(self) -> Iterator[list[Any]]:
@@ -129,16 +129,16 @@ class ListScan:
         outcome = None
         while outcome is None:
             scan = Scan(self._order, self._size, self._client.tenant.max_concurrency)
-            late: set[Hashable] = set()
+            newer: set[Hashable] = set()
             try:
-                inserted = yield from self._attempt(scan, late)
+                inserted = yield from self._attempt(scan, newer)
             except (PermanentApiError, ResponseTooLarge) as error:
                 if not self._is_page_too_large(error, scan):
                     raise
                 self._size = max(MIN_PAGE_SIZE, self._size // 2)
                 self._returned |= scan.seen
                 continue
-            outcome = self._conclude(scan, late, inserted)
+            outcome = self._conclude(scan, newer, inserted)
             self._returned |= scan.seen
         self.outcome = outcome
         self._progress(self._endpoint.name, self.rows_read, outcome.total_max)
@@ -150,8 +150,8 @@ class ListScan:
         refused = isinstance(error, PermanentApiError) and error.status == BAD_REQUEST and not scan.pages
         return self._size > MIN_PAGE_SIZE and (refused or isinstance(error, ResponseTooLarge))
 
-    def _attempt(self, scan: Scan, late: set[Hashable]) -> "Iterator[list[Any]]":
-        """Run ``scan`` and yield full batches. Add the keys of rows that are newer than the previous scan to ``late``.
+    def _attempt(self, scan: Scan, newer: set[Hashable]) -> "Iterator[list[Any]]":
+        """Run ``scan`` and yield full batches. Add the keys of rows that are newer than the previous scan to ``newer``.
 
         Return how many rows an earlier attempt should have returned.
         """
@@ -159,8 +159,8 @@ class ListScan:
         for rows in drive(self._client, scan, self._fetch):
             new = [row for row in rows if self._order.key(row) not in self._returned] if self._returned else rows
             if self._watch:
-                late.update(self._order.key(row) for row in rows if not self._order.is_before(row, self._watch.newest))
-                inserted += sum(self._order.is_before(row, self._border) for row in new) if self._unknown else 0
+                newer.update(self._order.key(row) for row in rows if not self._order.is_before(row, self._watch.newest))
+                inserted += sum(self._order.is_before(row, self._max_returned) for row in new) if self._unknown else 0
             self.rows_read += len(new)
             self._batch += new
             if len(self._batch) >= BATCH_ROWS:
@@ -178,15 +178,15 @@ class ListScan:
         total = getattr(answer, endpoint.total)
         return Page(answer.items, answer.current_page, answer.page_size, total, answer.has_more_results)
 
-    def _conclude(self, scan: Scan, late: set[Hashable], inserted: int) -> ListOutcome | None:
+    def _conclude(self, scan: Scan, newer: set[Hashable], inserted: int) -> ListOutcome | None:
         """Return the outcome of the list after the attempt ``scan``; None if the list must be read again."""
         self._attempts += 1
         self._pages += scan.pages
         if scan.verdict != "unproved":
             self._newest, self._last_complete = scan.newest, scan
-            if self._is_settled(scan, late, inserted):
+            if self._needs_no_repetition(scan, newer, inserted):
                 return self._outcome(scan, scan.verdict)
-            self._border = scan.newest if scan.newest is not None else self._border
+            self._max_returned = scan.newest if scan.newest is not None else self._max_returned
         self._unproved_reasons.update(dict.fromkeys(scan.reasons))
         if self._attempts < self._max_attempts:
             return None
@@ -198,13 +198,13 @@ class ListScan:
             "while fewer rows change. If the error persists, the server's answers contradict each other."
         )
 
-    def _is_settled(self, scan: Scan, late: set[Hashable], inserted: int) -> bool:
+    def _needs_no_repetition(self, scan: Scan, newer: set[Hashable], inserted: int) -> bool:
         """Whether a proved or counted attempt needs no repetition."""
         if not self._watch or scan.newest is None or scan.pages == 1:
             return True
         if self._unknown:
             return not inserted
-        self._unknown = self._watch.count_unknown(scan.seen - late)
+        self._unknown = self._watch.count_unknown(scan.seen - newer)
         self._max_attempts = self._attempts + MAX_ATTEMPTS - 1
         return not self._unknown
 
@@ -214,7 +214,11 @@ class ListScan:
         """Return what ``scan`` has found. ``unproved_reasons``: those of the last attempt."""
         reason = "; ".join(scan.reasons[:MAX_REASONS])
         if self._unknown:
-            result = "the last attempt returned no further row" if verdict == "proved" else "each returned further rows"
+            result = (
+                "the last attempt returned no further row"
+                if verdict == "proved"
+                else "each attempt returned further rows"
+            )
             if unproved_reasons:
                 result = f"the last attempt is not proved: {'; '.join(unproved_reasons[:MAX_REASONS])}"
             reason = (
@@ -239,18 +243,18 @@ def drive(client: Client, scan: Scan, fetch: Callable[[Request], Page]) -> Itera
     A thread sends them and stays some pages ahead of the consumer, so that the server does not wait for the consumer.
     """
     rows: SimpleQueue[list[Any] | None] = SimpleQueue()
-    room, stopped = Semaphore(PAGES_AHEAD), Event()
+    slots, stopped = Semaphore(PAGES_AHEAD), Event()
 
     def send(pool: ThreadPoolExecutor) -> None:
         answers: SimpleQueue[tuple[Request, Future[Page]]] = SimpleQueue()
         try:
             while not (scan.done or stopped.is_set()):
-                for request in scan.wanted():
+                for request in scan.next_requests():
                     future = pool.submit(fetch, request)
                     future.add_done_callback(lambda done, sent=request: answers.put((sent, done)))
                 request, future = answers.get()
                 if new := scan.receive(request, future.result()):
-                    room.acquire()
+                    slots.acquire()
                     rows.put(new)
         finally:
             rows.put(None)
@@ -259,11 +263,11 @@ def drive(client: Client, scan: Scan, fetch: Callable[[Request], Page]) -> Itera
         sender = ahead.submit(send, pool)
         try:
             while (new := rows.get()) is not None:
-                room.release()
+                slots.release()
                 yield new
         finally:
             stopped.set()
-            room.release()  # the sender may be waiting for room
+            slots.release()  # the sender may be waiting for a slot
         sender.result()
 
 

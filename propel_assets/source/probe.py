@@ -9,7 +9,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from propel_assets.errors import KeyRefused, TransientApiError, Unreachable
 from propel_assets.settings import Tenant, variables_of
 from propel_assets.source.client import MAX_ERROR_BYTES, REQUEST_SECONDS, USER_AGENT
 from propel_assets.source.connections import connection_pool
+from propel_assets.source.stream import Progress
 
 MAX_REQUESTS = 52
 PAUSE_SECONDS = 0.2
@@ -108,8 +109,8 @@ class Response:
         return str(value if value is None or isinstance(value, bool | int | float) else type(value).__name__)
 
 
-def probe(tenant: Tenant, progress: Callable[[int], None] = lambda _: None) -> ProbeResult:
-    """Send the requests and return what they show.
+def probe(tenant: Tenant, progress: Progress) -> ProbeResult:
+    """Send the requests and return what they show. ``progress`` is called before each.
 
     Raises:
         KeyRefused: the tenant does not accept the key.
@@ -125,7 +126,7 @@ def probe(tenant: Tenant, progress: Callable[[int], None] = lambda _: None) -> P
 class _Requester:
     """Sends one request at a time, and no more than `MAX_REQUESTS`."""
 
-    def __init__(self, tenant: Tenant, progress: Callable[[int], None]) -> None:
+    def __init__(self, tenant: Tenant, progress: Progress) -> None:
         self.tenant, self._progress = tenant, progress
         self._pool = connection_pool(
             tenant.auth_url,
@@ -156,7 +157,7 @@ class _Requester:
         if self.sent:
             time.sleep(PAUSE_SECONDS)  # polite: no tenant limits 5 requests a second
         self.sent += 1
-        self._progress(self.sent)
+        self._progress("requests", self.sent, MAX_REQUESTS)
         headers = dict(self._pool.headers)
         if auth != "none":
             headers["Authorization"] = f"Bearer {self.tenant.api_key if auth == 'key' else WRONG_KEY}"
@@ -169,9 +170,10 @@ class _Requester:
         except urllib3.exceptions.HTTPError as error:
             if not raises and not isinstance(error, urllib3.exceptions.NewConnectionError):
                 return None
+            variable, *_ = variables_of("auth_url", self.tenant.environment)
             raise Unreachable(
-                f"The probe could not read GET {API}/{path} ({type(error).__name__}). Check that PROPELAUTH_AUTH_URL "
-                f"is right: {self.tenant.auth_url}."
+                f"The probe could not read GET {API}/{path} ({type(error).__name__}). Check that {variable} is right: "
+                f"{self.tenant.auth_url}."
             ) from None
         for name, value in response.headers.items():
             if LIMIT_HEADER.fullmatch(name):
@@ -634,7 +636,7 @@ class _Probe:
             14,
             "whether the auth URL serves the backend API directly",
             "yes: every request of this probe was sent to it",
-            "The key is sent to PROPELAUTH_AUTH_URL only. If PropelAuth ends direct access, requests fail with 404.",
+            "The key is sent to the auth URL only. If PropelAuth ends direct access, requests fail with 404.",
         )
 
     def profile(self) -> dict[str, Any]:

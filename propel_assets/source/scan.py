@@ -5,8 +5,8 @@ from the last to the first, a moved row appears twice and never disappears. The 
 worker; each segment is read from right to left and then further, into its left neighbour's pages, until it has met the
 first page that the neighbour read. `docs/scan.md` has the proof and every assumption.
 
-This module has no thread, no clock and no HTTP: `Scan.wanted` returns the pages to request now, `Scan.receive` takes a
-response and returns its new rows. Tests can therefore play every order of responses against the real code.
+This module has no thread, no clock and no HTTP: `Scan.next_requests` returns the pages to request now, `Scan.receive`
+takes a response and returns its new rows. Tests can therefore play every order of responses against the real code.
 """
 
 import itertools
@@ -17,24 +17,24 @@ from typing import Any, Literal
 
 from propel_assets.source.ties import Tie
 
-Verdict = Literal["proved", "counted", "unproved"]
+AttemptVerdict = Literal["proved", "counted", "unproved"]
 MAX_TRIES_TO_FIND_THE_END = 100
 MAX_TAILS = 3
 UNORDERED = "no order of the list is known, so only its rows were counted"
-UNSETTLED = "rows of the list change places while it is read"
+UNSTABLE = "rows of the list change places while it is read"
 WINDOW_ROWS = 10  # every server returns as many: the default page size
 
 
 @dataclass(frozen=True)
 class Request:
-    """One page to request. ``wanted_by`` is the stage, the segment or the tie that needs it.
+    """One page to request. ``reason`` is the stage, the segment or the tie that it belongs to.
 
     ``added`` and ``base`` are what earlier responses have shown, see `Scan._count_additions`.
     """
 
     number: int
     size: int
-    wanted_by: Any
+    reason: Any
     added: float = 0
     base: float = math.inf
 
@@ -56,19 +56,24 @@ class Order:
 
     ``key`` returns the identity of a row. ``value`` returns what the server sorts by, ascending, new rows last; it is
     None if no order is known. If it returns no number for a row, the order is not used. ``since``: rows with a smaller
-    value need not be read. ``settled`` is False if a row's value can grow, which moves the row to the end: such a list
+    value need not be read. ``stable`` is False if a row's value can grow, which moves the row to the end: such a list
     is counted at best.
     """
 
     key: Callable[[Any], Hashable]
     value: Callable[[Any], Any] | None = None
     since: int | None = None
-    settled: bool = True
+    stable: bool = True
+
+    def value_of(self, row: Any) -> Any:
+        """Return the value of ``row`` if it is a number, else None."""
+        value = self.value(row) if self.value else None
+        return value if isinstance(value, int | float) else None
 
     def is_before(self, row: Any, border: float) -> bool:
         """Return whether ``row`` has a value smaller than ``border``."""
-        value = self.value(row) if self.value else None
-        return isinstance(value, int | float) and value < border
+        value = self.value_of(row)
+        return value is not None and value < border
 
 
 @dataclass(eq=False)
@@ -88,8 +93,11 @@ class Scan:
     """One attempt to read one list. `verdict` and `reasons` are final once `done`."""
 
     def __init__(self, order: Order, page_size: int, workers: int, *, min_pages_per_segment: int = 4) -> None:
-        """Request ``page_size`` rows a page, by at most ``workers`` segments of at least so many pages each."""
-        self._order = order
+        """Request ``page_size`` rows a page.
+
+        The list is divided into at most ``workers`` segments, of at least ``min_pages_per_segment`` pages each.
+        """
+        self._order, self._value = order, order.value_of
         self._ordered = order.value is not None
         self._size = page_size
         self._workers = max(1, workers) if order.since is None else 1
@@ -99,23 +107,25 @@ class Scan:
         self._requested = False
         self._segments: list[_Segment] = []
         self._ties: dict[Any, Tie] = {}
-        self._there = 0  # rows when the end was found
-        self._since = -math.inf  # rows added after that have at least this value
-        self._known: set[Hashable] = set()  # rows with that value that existed then
+        self._rows_at_end = 0  # rows when the end was found
+        self._newest_at_end = -math.inf  # rows added after that have at least this value
+        self._keys_at_end: set[Hashable] = set()  # rows with that value that existed then
         self._end_found = False
         self._end: tuple[int, Any] = (0, -math.inf)  # the end: its page, and the value of its last row
-        self._end_total = self._tails = self._new = self._unexplained = 0
+        self._end_total = self._tails = self._new = self._moved_without_deletion = 0
         self._added, self._base = 0.0, math.inf  # see `_count_additions`
-        self._surely_new = 0  # of `_new`, the rows that cannot have existed when the end was found
-        self._all_known = self._second_known = False  # whether `_known` has all at the end, and all of its last value
-        self._no_insertion = self._complete = False  # whether that was known when the end was read again
-        self._late_counts = False  # whether a tie was counted after that
+        self._certainly_new = 0  # of `_new`, the rows that cannot have existed when the end was found
+        # Whether `_keys_at_end` has all rows of the last page, and all rows with the last value.
+        self._has_last_page = self._has_last_value = False
+        # Whether no insertion was possible when the end was read again, and whether the count proved the scan then.
+        self._no_insertion = self._was_proved_by_count = False
+        self._counted_late = False  # whether a tie was closed by counting after that
         self._problems: dict[str, None] = {}
         self.seen: set[Hashable] = set()
         self.pages = 0
         self.total_min = -1
         self.total_max = -1
-        self.verdict: Verdict = "unproved"
+        self.verdict: AttemptVerdict = "unproved"
         self.reasons: list[str] = []
 
     @property
@@ -126,11 +136,11 @@ class Scan:
     @property
     def newest(self) -> int | float | None:
         """The greatest value when the end was found. All rows that existed then have at most this value."""
-        return self._since if self._ordered and self._since > -math.inf else None
+        return self._newest_at_end if self._ordered and self._newest_at_end > -math.inf else None
 
     # --- requests ---
 
-    def wanted(self) -> list[Request]:
+    def next_requests(self) -> list[Request]:
         """Return the requests that may be sent now; each is returned once."""
         if self._stage == "segments":
             ready = [s for s in self._segments if not (s.requested or s.done) and self._may_continue(s)]
@@ -147,8 +157,8 @@ class Scan:
         self._requested = True
         return [self._request(self._next, self._size, self._stage)]
 
-    def _request(self, number: int, size: int, wanted_by: Any) -> Request:
-        return Request(number, size, wanted_by, self._added, self._base)
+    def _request(self, number: int, size: int, reason: Any) -> Request:
+        return Request(number, size, reason, self._added, self._base)
 
     def _may_continue(self, segment: _Segment) -> bool:
         """One page beyond its range is always needed; further ones once the neighbour has begun."""
@@ -166,32 +176,32 @@ class Scan:
             self._size = len(page.rows) if page.has_more and page.rows else page.size or self._size
         self._check(request, page)
         self._count_additions(request, page)
-        if isinstance(request.wanted_by, Tie):
-            fresh = self._received_tie(request.wanted_by, request, page)
-        elif isinstance(request.wanted_by, _Segment):
-            fresh = self._received_segment(request.wanted_by, request, page)
+        if isinstance(request.reason, Tie):
+            fresh = self._handle_tie(request.reason, request, page)
+        elif isinstance(request.reason, _Segment):
+            fresh = self._handle_segment(request.reason, request, page)
         elif self._stage == "tail":
-            fresh = self._received_tail(request, page)
+            fresh = self._handle_tail(request, page)
         else:
-            fresh = self._received_last(request, page)
+            fresh = self._handle_last(request, page)
         if self._problems:
             self._finish("unproved")
         return fresh
 
-    def _received_last(self, request: Request, page: Page) -> list[Any]:
+    def _handle_last(self, request: Request, page: Page) -> list[Any]:
         """Find the end of the list. The rows at that moment are those that the proof is about."""
         self._requested = False
         if page.rows and self._ordered:
-            self._since = self._value(page.rows[-1])
-            self._known = {self._order.key(row) for row in page.rows}
-            self._all_known = not page.has_more
-            self._second_known = request.number == 0 or self._value(page.rows[0]) < self._since
+            self._newest_at_end = self._value(page.rows[-1])
+            self._keys_at_end = {self._order.key(row) for row in page.rows}
+            self._has_last_page = not page.has_more
+            self._has_last_value = request.number == 0 or self._value(page.rows[0]) < self._newest_at_end
         if not self._is_end(request, page):
             self._stage = "last"
             return []
-        self._there = request.number * self._size + len(page.rows)
-        self._end = (self._there // self._size, self._since)
-        self._added, self._base = 0, self._there
+        self._rows_at_end = request.number * self._size + len(page.rows)
+        self._end = (self._rows_at_end // self._size, self._newest_at_end)
+        self._added, self._base = 0, self._rows_at_end
         fresh = self._accept(page)
         if self._stage == "start":
             self._finish("proved")  # one response is one moment
@@ -217,7 +227,7 @@ class Scan:
             self._next = max(last, request.number + 1) if full else last
             return False
         if full:
-            self._problem("the list grew faster than it could be read")
+            self._record_problem("the list grew faster than it could be read")
         return True
 
     def _divide(self, pages: int) -> None:
@@ -225,7 +235,7 @@ class Scan:
         for start, stop in itertools.pairwise(pages * k // count for k in range(count + 1)):
             self._segments.append(_Segment(start, self._segments[-1] if self._segments else None, next=stop - 1))
 
-    def _received_segment(self, segment: _Segment, request: Request, page: Page) -> list[Any]:
+    def _handle_segment(self, segment: _Segment, request: Request, page: Page) -> list[Any]:
         segment.requested = False
         if segment.first is None:
             segment.first = page
@@ -240,10 +250,10 @@ class Scan:
     def _finish_segments(self) -> None:
         for segment in self._segments:
             met = segment.next < segment.start - 1 and self._has_met(segment)
-            segment.done |= segment.next < 0 or met or self._far_enough(segment.previous)
+            segment.done |= segment.next < 0 or met or self._is_before_since(segment.previous)
         if not all(segment.done for segment in self._segments):
             return
-        if self._order.since is not None and (self._explained() or not self._order.settled):
+        if self._order.since is not None and (self._accounts_for_additions() or not self._order.stable):
             self._after_reading()  # rows added meanwhile are for the next such scan
         else:
             self._read_tail()
@@ -261,7 +271,7 @@ class Scan:
             return True
         return self._is_older(segment.previous, self._value(first.rows[-1]))
 
-    def _far_enough(self, page: Page | None) -> bool:
+    def _is_before_since(self, page: Page | None) -> bool:
         return self._order.since is not None and self._is_older(page, self._order.since)
 
     def _is_older(self, page: Page | None, value: Any) -> bool:
@@ -269,11 +279,11 @@ class Scan:
         return page is not None and self._ordered and bool(page.rows) and self._value(page.rows[0]) < value
 
     def _read_tail(self) -> None:
-        self._stage, self._tries, self._end_found, self._late_counts = "tail", 0, False, False
-        self._next, self._tail_since = self._end
+        self._stage, self._tries, self._end_found, self._counted_late = "tail", 0, False, False
+        self._next, self._tail_border = self._end
         self._tails += 1
 
-    def _received_tail(self, request: Request, page: Page) -> list[Any]:
+    def _handle_tail(self, request: Request, page: Page) -> list[Any]:
         """Read the end again for rows that were added: back to a row that is older than all of them."""
         self._requested = False
         fresh = self._accept(page)
@@ -281,11 +291,11 @@ class Scan:
             if not self._is_end(request, page):
                 return fresh
             self._end_found, self._end_total = True, page.total
-            self._no_insertion = self._explained()
-            self._complete |= self._counts_prove()
-            self._end = (request.number, self._value(page.rows[-1]) if page.rows else self._tail_since)
+            self._no_insertion = self._accounts_for_additions()
+            self._was_proved_by_count |= self._is_proved_by_count()
+            self._end = (request.number, self._value(page.rows[-1]) if page.rows else self._tail_border)
         self._next = request.number - 1
-        if not self._ordered or request.number == 0 or self._is_older(page, self._tail_since):
+        if not self._ordered or request.number == 0 or self._is_older(page, self._tail_border):
             self._after_reading()
         return fresh
 
@@ -305,31 +315,31 @@ class Scan:
             moved = 1 + sum(self._value(row) > first for row in left.rows)
             if last > self._value(right.rows[-1]):
                 moved = len(right.rows) + 1  # all of them, and more
-            self._unexplained = max(self._unexplained, moved - (right.total - left.total))
+            self._moved_without_deletion = max(self._moved_without_deletion, moved - (right.total - left.total))
 
     def _record_tie(self, segment: _Segment, value: Any, left: Page, right: Page, number: int) -> None:
-        """Record a tie. If no row has moved, the two pages hold all of it, and show that they do."""
+        """Record a tie. If no row has moved, the two pages show where it begins and ends: they have all of it."""
         edge = (number + 1) * self._size
         if value not in self._ties:
             largest = max(self._size, WINDOW_ROWS)
             self._ties[value] = Tie(value, edge, largest, found_by=segment)
-            self._ties[value].watch(edge, *self._values_and_keys(right), ends=len(right.rows) < self._size)
+            self._ties[value].add_response(edge, *self._values_and_keys(right), ends=len(right.rows) < self._size)
         tie = self._ties[value]
         if tie.found_by is segment:  # responses to another segment may be older than their arrival
-            tie.watch(edge - self._size, *self._values_and_keys(left), ends=False)
+            tie.add_response(edge - self._size, *self._values_and_keys(left), ends=False)
 
     def _values_and_keys(self, page: Page) -> tuple[list[Any], list[Hashable]]:
         return [self._value(row) for row in page.rows], [self._order.key(row) for row in page.rows]
 
-    def _received_tie(self, tie: Tie, request: Request, page: Page) -> list[Any]:
+    def _handle_tie(self, tie: Tie, request: Request, page: Page) -> list[Any]:
         fresh = self._accept(page)
         if self._ordered:
             size = page.size or request.size
             ends = len(page.rows) < size and not page.has_more
-            tie.take(request.number * size, *self._values_and_keys(page), ends=ends, more=page.has_more)
-            self._late_counts |= tie.counted
+            tie.handle_response(request.number * size, *self._values_and_keys(page), ends=ends, more=page.has_more)
+            self._counted_late |= tie.counted
         if tie.failed:
-            self._problem(f"more rows have the same sort value ({tie.value}) than could be read together")
+            self._record_problem(f"more rows have the same sort value ({tie.value}) than could be read together")
         if not self._ordered or not any(t.open for t in self._ties.values()):
             self._conclude()
         return fresh
@@ -346,90 +356,101 @@ class Scan:
         self._added = max(self._added, added)
         self._base = min(self._base, page.total - added)
 
-    def _explained(self) -> bool:
+    def _accounts_for_additions(self) -> bool:
         """Whether the rows read account for all additions so far, so that none was an insertion that hid a row."""
-        return self._added <= max(self._surely_new, len(self.seen) - self._there)
+        return self._added <= max(self._certainly_new, len(self.seen) - self._rows_at_end)
 
     def _insertions_excluded(self) -> bool:
-        known_before = self._complete or (self._no_insertion and not self._late_counts)
-        return not self._ordered or known_before or self._explained()
+        known_before = self._was_proved_by_count or (self._no_insertion and not self._counted_late)
+        return not self._ordered or known_before or self._accounts_for_additions()
 
     # --- the verdict ---
 
     def _after_reading(self) -> None:
         self._stage = "ties"
-        if not self._ordered or self._complete or self._counts_prove() or not any(t.open for t in self._ties.values()):
+        if (
+            not self._ordered
+            or self._was_proved_by_count
+            or self._is_proved_by_count()
+            or not any(t.open for t in self._ties.values())
+        ):
             self._conclude()
 
-    def _counts_prove(self) -> bool:
+    def _is_proved_by_count(self) -> bool:
         """Whether all rows that existed when the end was found were seen, by their number."""
-        all_seen = len(self.seen) - self._new == self._there
-        return self._ordered and not self._problems and all_seen and self._explained()
+        all_seen = len(self.seen) - self._new == self._rows_at_end
+        return self._ordered and not self._problems and all_seen and self._accounts_for_additions()
 
     def _conclude(self) -> None:
-        if self._order.settled and not self._problems and not self._insertions_excluded():
+        if self._order.stable and not self._problems and not self._insertions_excluded():
             if self._tails < MAX_TAILS:  # rows may have been added at the end after it was read
                 self._read_tail()
                 return
-            self._problem(f"{self._added:.0f} rows were added, and {self._surely_new} of them at the end")
+            self._record_problem(
+                f"{self._added:.0f} rows were added during the scan, and {self._certainly_new} of them were read at "
+                "the end: an insertion elsewhere can have hidden a row"
+            )
         if not self._ordered:
             if not self.total_min <= len(self.seen) <= self.total_max:
-                self._problem(f"{len(self.seen)} rows were read, {self.total_min} to {self.total_max} were counted")
-        elif not (self._complete or self._counts_prove()):
+                self._record_problem(
+                    f"{len(self.seen)} rows were read, {self.total_min} to {self.total_max} were counted"
+                )
+        elif not (self._was_proved_by_count or self._is_proved_by_count()):
             # One deletion moves one row; a sign-up at the same time hides it from the totals.
-            if self._order.settled and self._unexplained > self._new:
-                self._problem(f"{self._unexplained - self._new} more rows appeared twice than were deleted")
+            if self._order.stable and self._moved_without_deletion > self._new:
+                self._record_problem(
+                    f"{self._moved_without_deletion - self._new} rows were read twice, which no deletion explains"
+                )
             if self._order.since is None and self._end_total > len(self.seen):
-                self._problem(f"{len(self.seen)} rows were read, and the list had {self._end_total} at the end")
-        self._finish("proved" if self._ordered and self._order.settled else "counted")
+                self._record_problem(f"{len(self.seen)} rows were read, and {self._end_total} were counted at the end")
+        self._finish("proved" if self._ordered and self._order.stable else "counted")
 
-    def _finish(self, best: Verdict) -> None:
+    def _finish(self, best: AttemptVerdict) -> None:
         self.verdict = "unproved" if self._problems else best
         self.reasons = list(self._problems)
         if self.verdict == "counted":
-            self.reasons.append(UNORDERED if self._order.settled else UNSETTLED)
+            self.reasons.append(UNORDERED if self._order.stable else UNSTABLE)
         self._stage = "done"
 
     def _check(self, request: Request, page: Page) -> None:
         """Record what a correct server cannot return."""
         number, rows = request.number, page.rows
-        size = (page.size or request.size) if isinstance(request.wanted_by, Tie) else self._size
+        size = (page.size or request.size) if isinstance(request.reason, Tie) else self._size
         end = number * size + len(rows)
         if page.number not in (None, number) and rows:
-            self._problem(f"the response to page {number} is page {page.number}")
+            self._record_problem(f"the response to page {number} is page {page.number}")
         if page.size not in (None, size):
-            self._problem(f"pages hold {size} rows and the server returns page_size {page.size}")
-        if len(rows) > size or (page.has_more and len(rows) < size):
-            self._problem(f"page {number} held {len(rows)} of {size} rows and was not the last")
+            self._record_problem(f"pages hold {size} rows and the server returns page_size {page.size}")
+        if len(rows) > size:
+            self._record_problem(f"page {number} has {len(rows)} rows, and its size is {size}")
+        if page.has_more and len(rows) < size:
+            self._record_problem(f"page {number} has {len(rows)} of {size} rows, and has_more_results was true")
         if page.has_more != (page.total > end) or (rows and page.total < end):
             flag = "true" if page.has_more else "false"
-            self._problem(f"page {number} ended at row {end} of {page.total}, and has_more_results was {flag}")
+            self._record_problem(f"page {number} ended at row {end} of {page.total}, and has_more_results was {flag}")
         if self._ordered and rows:
             values = [self._value(row) for row in rows]
             if None in values:
                 self._ordered = False
             elif any(a > b for a, b in itertools.pairwise(values)):
-                self._problem(f"page {number} is not in the requested order")
+                self._record_problem(f"page {number} is not in the requested order")
 
-    def _problem(self, text: str) -> None:
+    def _record_problem(self, text: str) -> None:
         self._problems[text] = None
-
-    def _value(self, row: Any) -> Any:
-        value = self._order.value(row) if self._order.value else None
-        return value if isinstance(value, int | float) else None
 
     def _accept(self, page: Page) -> list[Any]:
         """Return the rows of ``page`` not seen before, and count those that may be newer than the end."""
         rows = {self._order.key(row): row for row in page.rows}
         if len(rows) < len(page.rows):
-            self._problem("one response contains a row twice")
+            self._record_problem("one response contains a row twice")
         fresh = [row for key, row in rows.items() if key not in self.seen]
         self.seen.update(rows)
-        if self._ordered and page.rows and self._value(page.rows[-1]) >= self._since:
-            new = [self._value(r) for r in fresh if self._order.key(r) not in self._known]
-            self._new += sum(value >= self._since for value in new)
-            if self._all_known:
-                self._surely_new += sum(
-                    value > self._since or (value == self._since and self._second_known) for value in new
+        if self._ordered and page.rows and self._value(page.rows[-1]) >= self._newest_at_end:
+            new = [self._value(r) for r in fresh if self._order.key(r) not in self._keys_at_end]
+            self._new += sum(value >= self._newest_at_end for value in new)
+            if self._has_last_page:
+                self._certainly_new += sum(
+                    value > self._newest_at_end or (value == self._newest_at_end and self._has_last_value)
+                    for value in new
                 )
         return fresh

@@ -67,7 +67,8 @@ class RowsToReadAgain:
 
     ``loads``: the last loads. ``since``: the first receipt of the events that some of them did not know; None: there
     are none. ``read_from``: when the first of these loads began to read. ``users``, ``orgs``: what the events name, and
-    what the last load of events could not read again.
+    what earlier loads of events could not read again. ``event_loads``: the number of complete loads of events.
+    ``left_by``: by id that is named only because earlier loads could not read it, the number of the first of them.
     """
 
     loads: Sequence[str] = ()
@@ -75,6 +76,8 @@ class RowsToReadAgain:
     read_from: datetime | None = None
     users: Sequence[str] = field(default=(), repr=False)
     orgs: Sequence[str] = field(default=(), repr=False)
+    event_loads: int = 0
+    left_by: Mapping[str, int] = field(default_factory=dict, repr=False)
 
     def __bool__(self) -> bool:
         """Whether there are ids."""

@@ -1,8 +1,8 @@
 """Client-side throttling: one shared pause, request rate and concurrency limit for all worker threads.
 
-PropelAuth publishes no rate limit, so requests are not limited until one is refused with 429. After a refusal, the rate
-is set to what the server has accepted, and grows until the next refusal. `Pace` computes delays and uses neither
-threads nor a clock; `Throttle` waits.
+PropelAuth publishes no rate limit, so without `max_rate` requests are not limited until one is refused with 429. After
+a refusal, the rate is set to what the server has accepted, and grows until the next refusal. `Pace` computes delays and
+uses neither threads nor a clock; `Throttle` waits.
 """
 
 import threading
@@ -24,15 +24,15 @@ class Pace:
     REFUSED_AGAIN_FACTOR = 0.7
     """The same, for a refusal within `MIN_WINDOW_SECONDS` of the last one."""
     GROWTH_PER_SECOND = 0.003
-    """Growth of the rate. It accelerates every `ACCELERATION_SECONDS` without a refusal."""
+    """Relative growth of the rate. After `ACCELERATION_SECONDS` without a refusal it is proportional to that time."""
     ACCELERATION_SECONDS = 20.0
     BURST_SECONDS = 0.25
     """After a pause, requests worth this much time may be sent at once."""
     MIN_RATE = 0.2
     MIN_BACKOFF_SECONDS = 0.25
-    """The shortest pause after a refusal, whatever `Retry-After` says. It doubles with each consecutive refusal."""
+    """The pause after a refusal; doubled for each consecutive one. A longer `Retry-After` takes precedence."""
     MAX_BACKOFF_SECONDS = 4.0
-    """The longest pause that the server did not request."""
+    """The longest pause without a longer `Retry-After`."""
 
     def __init__(self, max_concurrency: int, max_rate: float, now: float) -> None:
         """Start at full concurrency and ``max_rate`` requests per second (0: unlimited)."""
@@ -156,7 +156,7 @@ class Throttle:
             self._pace.pause(self._clock(), seconds)
 
     def refuse(self, sent_at: float, requested_seconds: float) -> None:
-        """Pause all workers after a 429, and lower the rate."""
+        """Pause all workers after a 429, and halve the concurrency. The rate is lowered at the next success."""
         with self._condition:
             self._pace.refuse(self._clock(), sent_at, requested_seconds)
 

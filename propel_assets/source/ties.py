@@ -23,13 +23,13 @@ class _Count:
         end: the position after the last row of the tie.
         countable: the keys of the rows that may be counted; None: all.
         places: the number of positions that the tie fills; None until a response shows where it begins.
-        met: the keys of the rows that were read.
+        read: the keys of the rows that were read.
     """
 
     end: int
     countable: set[Hashable] | None
     places: int | None = None
-    met: set[Hashable] = field(default_factory=set)
+    read: set[Hashable] = field(default_factory=set)
 
 
 class Tie:
@@ -45,15 +45,15 @@ class Tie:
         self._high = edge
         self._sweeps = self._to_the_right = 0
         self._counts: list[_Count] = []
-        self._ever: set[Hashable] = set()
-        self._aim(edge)
+        self._all_keys: set[Hashable] = set()
+        self._choose_window(edge)
 
     @property
     def open(self) -> bool:
         """Whether a request is left."""
         return not (self.closed or self.failed)
 
-    def _aim(self, low: int) -> None:
+    def _choose_window(self, low: int) -> None:
         """Choose the page, of a size not tried recently, that reaches farthest beyond the rows on both sides."""
         self._sizes = self._sizes or set(self._all_sizes)
 
@@ -66,7 +66,7 @@ class Tie:
         self.number = self._high // self.size
         self._leftwards = False
 
-    def watch(self, first: int, values: Sequence[Any], keys: Sequence[Hashable], *, ends: bool) -> None:
+    def add_response(self, first: int, values: Sequence[Any], keys: Sequence[Hashable], *, ends: bool) -> None:
         """Use a response that begins at position ``first`` and was requested after the previous one had arrived.
 
         ``ends``: no row is to the right of it.
@@ -74,7 +74,7 @@ class Tie:
         low, high = bisect_left(values, self.value), bisect_right(values, self.value)
         before, behind = first == 0 or low > 0, high < len(values)
         self._count(first + low, first + high, set(keys[low:high]), before=before, behind=behind, ends=ends)
-        complete = any(c.places is not None and len(c.met) >= c.places for c in self._counts)
+        complete = any(c.places is not None and len(c.read) >= c.places for c in self._counts)
         in_one_answer = before and (behind or ends)
         self.counted = complete and not (self.closed or in_one_answer)
         self.closed = self.closed or complete or in_one_answer
@@ -88,20 +88,22 @@ class Tie:
         ones are counted.
         """
         if behind or ends:
-            self._counts.append(_Count(high, None if behind else self._ever | here))
-        self._ever |= here
+            self._counts.append(_Count(high, None if behind else self._all_keys | here))
+        self._all_keys |= here
         for count in self._counts:
-            count.met |= here if count.countable is None else here & count.countable
+            count.read |= here if count.countable is None else here & count.countable
             if before and count.places is None:
                 count.places = count.end - low
 
-    def take(self, first: int, values: Sequence[Any], keys: Sequence[Hashable], *, ends: bool, more: bool) -> None:
+    def handle_response(
+        self, first: int, values: Sequence[Any], keys: Sequence[Hashable], *, ends: bool, more: bool
+    ) -> None:
         """Take the requested response, and choose the next request.
 
         ``more``: the server says that rows follow it.
         """
         self.requested = False
-        self.watch(first, values, keys, ends=ends)
+        self.add_response(first, values, keys, ends=ends)
         low, high = bisect_left(values, self.value), bisect_right(values, self.value)
         if self.closed:
             return
@@ -114,5 +116,5 @@ class Tie:
             self.number -= 1
         else:
             self._sweeps += 1
-            self._aim(first + low)
+            self._choose_window(first + low)
         self.failed = self._sweeps >= MAX_SWEEPS or self._to_the_right >= MAX_PAGES_TO_THE_RIGHT

@@ -1,7 +1,7 @@
 """The change log at the destination: what it has of the rows that a load reads, and how it is written."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -122,14 +122,24 @@ class StoredRows:
                 load for load in loads if load.event_loads <= events.event_loads and load.load_id not in events.followed
             ]
             since = _first_applied(warehouse, min(load.event_loads for load in late)) if late else None
-            if since is None:
-                return RowsToReadAgain(ids, users=events.unread_users, orgs=events.unread_orgs)
-            sql = f"SELECT DISTINCT user_id, org_id FROM {warehouse.table(AUTH_EVENT.name)} WHERE received_at >= %s"  # noqa: S608
-            rows = warehouse.rows(sql, since)
-        users = {user_id for user_id, _ in rows if user_id} | {*events.unread_users}
-        orgs = {org_id for _, org_id in rows if org_id} | {*events.unread_orgs}
-        read_from = min(load.started_at for load in late)
-        return RowsToReadAgain(ids, since, read_from, sorted(users), sorted(orgs))
+            unread_users = _without_loaded(warehouse, USER_QUERY, events.unread_users)
+            unread_orgs = _without_loaded(warehouse, ORG_QUERY, events.unread_orgs)
+            rows: list[tuple[Any, ...]] = []
+            if since:
+                sql = f"SELECT DISTINCT user_id, org_id FROM {warehouse.table(AUTH_EVENT.name)} WHERE received_at >= %s"  # noqa: S608
+                rows = warehouse.rows(sql, since)
+        users, orgs = ({row[place] for row in rows if row[place]} for place in (0, 1))
+        named = {id_.lower() for id_ in users | orgs}
+        left_by = {id_: number for id_, number in (unread_users | unread_orgs).items() if id_ not in named}
+        return RowsToReadAgain(
+            loads=ids,
+            since=since,
+            read_from=min(load.started_at for load in late) if since else None,
+            users=sorted(users | {*unread_users}),
+            orgs=sorted(orgs | {*unread_orgs}),
+            event_loads=events.event_loads + 1,
+            left_by=left_by,
+        )
 
 
 def can_read_again(target: Target, policy: Policy) -> bool:
@@ -157,13 +167,13 @@ class _EventLoad:
     """The last load of events. ``event_loads``: how many others were complete; -1: there is none.
 
     ``followed``: the loads of users and orgs that had written when it began. ``unread_users``, ``unread_orgs``: what it
-    could not read again.
+    could not read again, each with the number of the first load of events that could not.
     """
 
     event_loads: int = -1
     followed: frozenset[str] = frozenset()
-    unread_users: Sequence[str] = ()
-    unread_orgs: Sequence[str] = ()
+    unread_users: Mapping[str, int] = field(default_factory=dict)
+    unread_orgs: Mapping[str, int] = field(default_factory=dict)
 
 
 def _scans_of(
@@ -201,9 +211,24 @@ def _last_event_load(warehouse: Warehouse) -> _EventLoad:
     columns, order = "s.event_loads, s.resume_state", "ORDER BY s.event_loads DESC"
     for event_loads, state in _scans_of(warehouse, columns, (AUTH_EVENT,), order, limit=1):
         cursor = _cursor_of(state)
-        unread = (cursor.get(UNREAD_USERS, ()), cursor.get(UNREAD_ORGS, ()))
+        unread = [_numbers(cursor.get(name), event_loads) for name in (UNREAD_USERS, UNREAD_ORGS)]
         return _EventLoad(event_loads, frozenset(cursor.get(FOLLOWED, ())), *unread)
     return _EventLoad()
+
+
+def _numbers(unread: Any, event_loads: int) -> dict[str, int]:
+    """Return the unread ids of a cursor with their numbers. Earlier versions wrote a list of ids."""
+    return dict(unread) if isinstance(unread, Mapping) else dict.fromkeys(unread or (), event_loads)
+
+
+def _without_loaded(warehouse: Warehouse, table: Table, unread: Mapping[str, int]) -> dict[str, int]:
+    """Return the ``unread`` ids without those whose rows a full load has read since they were left unread."""
+    if not unread:
+        return {}
+    order = "AND s.mode = 'full' ORDER BY s.event_loads DESC"
+    full = _scans_of(warehouse, "s.event_loads", (table,), order, limit=1)
+    last = full[0][0] if full else -1
+    return {id_: number for id_, number in unread.items() if number >= last}
 
 
 def _first_applied(warehouse: Warehouse, event_loads: int) -> datetime | None:

@@ -35,8 +35,8 @@ NORMAL = 1.4826  # a median absolute deviation as a standard deviation, for valu
 NOT_LOADED = "Not loaded yet."
 NO_WEBHOOKS = (
     "Look at the endpoint in the PropelAuth dashboard: it must be enabled, with the public URL of the receiver and all "
-    "events. If its deliveries fail with 401, PROPELAUTH_WEBHOOK_SECRET is not the signing secret of this endpoint. If "
-    "they succeed, the events wait in the store: turn on the sensor, or run `propel-assets load auth_event`."
+    "events. If its deliveries fail with 401, the receiver does not have the signing secret of this endpoint. If they "
+    "succeed, the events wait in the store: turn on the sensor, or run `propel-assets load auth_event`."
 )
 MAX_SILENCE = timedelta(hours=6)  # without an event, while scans find changes
 WEBHOOKS_STOPPED = (

@@ -45,8 +45,8 @@ def wait_for_lock(acquire: Callable[[], str], timeout: LockTimeout) -> None:
         if now >= deadline:
             raise WarehouseBusy(
                 f"Waited {timeout.seconds:.0f} s (PROPELAUTH_LOCK_SECONDS): {held}. "
-                "If it is another load, perhaps a step of the same run, run this again when that has ended, or raise "
-                "PROPELAUTH_LOCK_SECONDS. Otherwise close that program, and run this again."
+                "Wait until that process has ended, or close it, and run again. For a long load of another step, "
+                "raise PROPELAUTH_LOCK_SECONDS."
             )
         if now >= log_at:
             timeout.log(f"Waiting: {held}.")
@@ -75,7 +75,7 @@ def file_lock(database: Path, timeout: LockTimeout) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            return f"{_read(owner_file) or 'another process'} is loading into {database.name}"
+            return f"{_read(owner_file) or 'another process'} holds the lock of {database.name}"
         return ""
 
     wait_for_lock(acquire, timeout)

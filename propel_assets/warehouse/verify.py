@@ -43,6 +43,7 @@ from propel_assets.source.decode import PageDecoder, RowType
 from propel_assets.source.dlt_source import complete_schema
 from propel_assets.source.lists import MAX_SINGLE_READS, get_or_none, request_each
 from propel_assets.source.readers import ScanContext, read_scan
+from propel_assets.source.readers.per_parent import FLAGGED
 from propel_assets.source.readers.users import API_CLOCK_DIFFERENCE, READ_UNTIL
 from propel_assets.source.reconcile import Reconciler
 from propel_assets.source.stream import Progress, Rows, ScanResult
@@ -376,7 +377,8 @@ class _Comparison:
         """Scan and store the digests. ``only``: by table, replace those of these keys and ignore all other rows."""
         context = ScanContext(
             client=Client(self._settings.tenant),
-            resume_state=replace(self._state, rows={}, cursor={}),  # a loss must not stop the scan: it is reported
+            # A loss must not stop the scan: it is reported. Flagged rows that the load had are not new.
+            resume_state=replace(self._state, rows={}, cursor={FLAGGED: self._state.cursor.get(FLAGGED, ())}),
             wanted={*self._compared},
             progress=self._progress,
             resume_state_of=AuditResumeStore(self._pipeline, self._settings.target, self._policy).read,

@@ -54,7 +54,7 @@ REMEDIES = {
     "malformed": "Check that no client other than PropelAuth sends to this URL, and that the proxy passes the headers.",
     "unverified": f"Set {SECRET_VARIABLE} to the signing secret of the endpoint, and check the clock.",
     "too_large": "Check that no client other than PropelAuth sends to this URL.",
-    "timed_out": "Check that the database of PROPELAUTH_WEBHOOK_STORE responds, and that the proxy passes bodies on.",
+    "timed_out": "Check that the database of the webhook store responds, and that the proxy passes bodies on.",
     "store_full": "Check that the job propel_auth_apply_events runs.",
     "store_failed": "PropelAuth sends the event again.",
 }

@@ -5,21 +5,21 @@ merged by the message id, so an event that is loaded again is not duplicated.
 """
 
 import contextlib
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from propel_assets.catalog import AUTH_EVENT, ORG_QUERY, USER_QUERY
-from propel_assets.errors import SettingsError, TransientApiError, WebhookStoreError
+from propel_assets.errors import ErasureIncomplete, PropelError, SettingsError, TransientApiError, WebhookStoreError
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import describe_error
 from propel_assets.settings import Settings
-from propel_assets.source.readers.events import names_one_of
+from propel_assets.source.readers.events import UNREAD_ORGS, UNREAD_USERS, names_one_of
 from propel_assets.source.stream import ReadOptions
 from propel_assets.warehouse.erasure import run_due_erasures
 from propel_assets.warehouse.grades import settle_grades
 from propel_assets.warehouse.load import ScanLoad, load_scan
 from propel_assets.warehouse.locks import Log
-from propel_assets.warehouse.pipeline import load_lock, write_lock
+from propel_assets.warehouse.pipeline import has_write_lock, load_lock, write_lock
 from propel_assets.warehouse.query import connect
 from propel_assets.warehouse.session import LoadSession, open_session
 
@@ -47,6 +47,7 @@ def load_events(
             stack.callback(_purge, store)  # whatever the outcome: age is a limit of its own
         session = session or stack.enter_context(open_session(settings.target, log))
         kept: set[str] = set()
+        is_applied = False  # whether the events of unread ids are applied
         unread: dict[str, set[str]] = {}
         for _ in range(MAX_BATCHES):
             events = None if store is None else _pending(store, kept)
@@ -59,6 +60,9 @@ def load_events(
                 break
             ids = {id_ for result in load.results for id_ in result.unread}
             kept |= {event.svix_id for event in events if ids and names_one_of(event, ids)}
+            is_applied |= any(
+                (result.cursor or {}).get(name) for result in load.results for name in (UNREAD_USERS, UNREAD_ORGS)
+            )
             for result in load.results:
                 if result.unread:
                     named = USER_QUERY.items if result.table_name == USER_QUERY.name else ORG_QUERY.items
@@ -67,15 +71,34 @@ def load_events(
             if len(events) < BATCH_EVENTS:
                 _settle_grades(settings, session, log)
                 break
+    text = _not_read(unread, len(kept), is_applied=is_applied) if unread else ""
     if settings.erase_deleted:
-        run_due_erasures(settings, log)
-    if unread:
-        listed = " and ".join(f"{len(some)} {named}" for named, some in unread.items())
-        raise TransientApiError(
-            f"PropelAuth returned an error for {listed} that events name. The other events are applied; "
-            f"{len(kept)} events stay in the store, and each load reads these ids again. If the error persists, "
-            "a full load has the rows, and the events are removed when they are too old."
-        )
+        try:
+            run_due_erasures(settings, log, is_daily=has_write_lock(settings.target))
+        except PropelError as error:
+            if not text:
+                raise
+            problem = ErasureIncomplete(f"{error} {text}")
+            problem.retry_may_help = error.retry_may_help
+            raise problem from None
+    if text:
+        raise TransientApiError(text)
+
+
+def _not_read(unread: Mapping[str, Collection[str]], kept: int, *, is_applied: bool) -> str:
+    """Return what happens with ids that could not be read, and with ``kept`` events that name some of them.
+
+    ``is_applied``: whether there are ids whose events are applied, and whose rows a load has then replaced.
+    """
+    listed = " and ".join(f"{len(ids)} {named}" for named, ids in unread.items())
+    ends = [
+        f"{kept} events stay in the store until that succeeds or they are too old" if kept else "",
+        "rows whose events are applied are read again until a full load has their rows" if is_applied else "",
+    ]
+    return (
+        f"PropelAuth returned an error for {listed} that events name. All other events are applied. Each load of "
+        f"events reads these ids again; {'; '.join(filter(None, ends))}."
+    )
 
 
 def _pending(store: "WebhookStore", kept: Collection[str]) -> list["StoredEvent"]:

@@ -39,6 +39,8 @@ COUNT_AFTER = 0.01
 POSTGRESQL = "postgresql+psycopg2"
 INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
+SETTING = "PROPELAUTH_WEBHOOK_STORE (of the environment NAME: NAME__PROPELAUTH_WEBHOOK_STORE)"
+
 metadata = sa.MetaData()
 events = sa.Table(
     "propel_webhook_events",
@@ -79,7 +81,7 @@ class StoredEvent:
 
 @dataclass(frozen=True)
 class StoreStatus:
-    """What waits to be loaded.
+    """The events that are not loaded yet.
 
     Attributes:
         pending: events.
@@ -273,8 +275,8 @@ class WebhookStore:
         except SQLAlchemyError as error:
             cause = getattr(error, "orig", None) or error
             raise WebhookStoreError(
-                f"The webhook store cannot be used ({type(cause).__name__}). Check that the database of "
-                "PROPELAUTH_WEBHOOK_STORE runs and has free disk space."
+                f"The webhook store cannot be used ({type(cause).__name__}). Check that its database runs and has free "
+                f"disk space. The setting is {SETTING}."
             ) from None
 
 
@@ -297,20 +299,21 @@ def _parse(url: str) -> sa.URL:
         parsed = sa.make_url(url)
     except ArgumentError:
         raise SettingsError(
-            "PROPELAUTH_WEBHOOK_STORE is not a database URL such as sqlite:///events.db or "
-            "postgresql+psycopg2://user:password@host/database."
+            "The webhook store has no database URL such as sqlite:///events.db or "
+            f"postgresql+psycopg2://user:password@host/database. Set {SETTING}."
         ) from None
     if (name := parsed.get_backend_name()) not in INSERTS:
         raise SettingsError(
-            f"PROPELAUTH_WEBHOOK_STORE has the dialect {name!r}. "
-            + ("Write postgresql+psycopg2:// instead." if name == "postgres" else "Use sqlite or postgresql+psycopg2.")
+            f"The URL of the webhook store has the dialect {name!r}. "
+            + ("Write postgresql+psycopg2://" if name == "postgres" else "Use sqlite or postgresql+psycopg2")
+            + f" in {SETTING}."
         )
-    if parsed.drivername == "postgresql":  # for which SQLAlchemy takes psycopg
+    if parsed.drivername == "postgresql":  # which SQLAlchemy 2.1 and later read as psycopg
         parsed = parsed.set(drivername=POSTGRESQL)
     if name == "postgresql" and parsed.drivername != POSTGRESQL:
         raise SettingsError(
-            f"PROPELAUTH_WEBHOOK_STORE has the driver {parsed.drivername}, whose statements have no time limit. Write "
-            f"{POSTGRESQL}:// instead."
+            f"The URL of the webhook store has the driver {parsed.drivername}, whose statements have no time limit. "
+            f"Write {POSTGRESQL}:// in {SETTING}."
         )
     return parsed
 
@@ -329,7 +332,7 @@ def _engine(url: str, statement_seconds: float) -> Engine:
         return sa.create_engine(parsed, pool_pre_ping=True, pool_timeout=POOL_SECONDS, connect_args=arguments)
     except (ImportError, NoSuchModuleError):
         raise SettingsError(
-            f"The driver of PROPELAUTH_WEBHOOK_STORE is not installed ({parsed.drivername}). For PostgreSQL: "
+            f"The driver of the webhook store is not installed ({parsed.drivername}). For PostgreSQL: "
             "pip install 'propel-assets[postgres]'"
         ) from None
 

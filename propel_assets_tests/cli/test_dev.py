@@ -258,7 +258,7 @@ def test_propel_assets_dev_refuses_a_port_that_is_in_use_before_it_starts_anythi
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         ran = run_process("dev", "--port", "0", "--sandbox-port", "0", option, str(port))
-    sentence = f"Error: Cannot use port {port} of 127.0.0.1: address already in use. Choose another {option}.\n"
+    sentence = f"Error: Cannot use port {port} of 127.0.0.1 ({option}): address already in use. Choose another one.\n"
     assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", sentence)
     assert list(tmp_path.iterdir()) == []
 

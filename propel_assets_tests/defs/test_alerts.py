@@ -385,7 +385,7 @@ def test_a_tick_ends_and_saves_its_cursor_although_the_webhook_drips(broken, tic
         logged = tick()
         seconds = time.monotonic() - started
     tick()
-    assert "The webhook did not accept it within 1 s. It is retried." in logged
+    assert "Alert target webhook: no success within 1 s. It is retried." in logged
     assert seconds < READING_SECONDS
     assert len(webhook.texts) == 1
 
@@ -437,7 +437,9 @@ def test_an_alert_waits_until_a_wrong_setting_is_put_right(broken, tick, webhook
         wrong.setenv("PROPELAUTH_ALERT_WEBHOOK", f"ftp://hooks.example.com/{SECRET}")
         said = tick()
     tick()
-    assert "The webhook cannot be used, and its alerts are kept. PROPELAUTH_ALERT_WEBHOOK must look like" in said
+    assert (
+        "Alert target webhook cannot be used, and its alerts are kept. PROPELAUTH_ALERT_WEBHOOK must look like" in said
+    )
     assert SECRET not in said
     assert len(webhook.texts) == 1
 
@@ -519,6 +521,7 @@ def test_the_alert_of_a_webhook_store_that_was_removed_is_resolved(tick, webhook
     store.close()
     tick()
     assert "Webhooks: events are not loaded" in webhook.texts[-1]
+    assert "an error for some users or orgs, only their events wait." in webhook.texts[-1]
     for file in tmp_path.glob("removed.db*"):
         file.unlink()
     tick()
@@ -530,7 +533,7 @@ def test_a_webhook_store_that_cannot_be_used_is_reported_until_its_url_is_correc
         wrong.setenv("PROPELAUTH_WEBHOOK_STORE", "mysql://localhost/events")
         tick()
     assert (
-        "Webhooks: the store cannot be read: webhook store: PROPELAUTH_WEBHOOK_STORE has the dialect"
+        "Webhooks: the store cannot be read: webhook store: The URL of the webhook store has the dialect"
         in webhook.texts[-1]
     )
     tick()

@@ -19,7 +19,7 @@ from propel_assets.errors import ApiError, PermanentApiError, TransientApiError,
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import Tenant
 from propel_assets.source import client as client_module
-from propel_assets.source.client import MAX_ATTEMPTS, NO_AUTH, USER_AGENT, Client
+from propel_assets.source.client import MAX_TRIES, NO_AUTH, USER_AGENT, Client
 
 USERS = "/api/backend/v1/user/query"
 BY_EMAIL = "/api/backend/v1/user/email"
@@ -115,7 +115,7 @@ def test_retries_end_after_the_maximum_number_of_attempts(fault, value, text, sa
     error = error_of(connect())
     assert isinstance(error, TransientApiError)
     assert error.retry_may_help
-    assert len(sandbox.requests) == MAX_ATTEMPTS
+    assert len(sandbox.requests) == MAX_TRIES
     assert text in str(error)
     assert "Run again later" in str(error)
 

@@ -35,6 +35,10 @@ TENANTS: dict[str, dict[str, Any]] = {
 }
 
 
+def no_progress(*_: object) -> None:
+    """Show nothing."""
+
+
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch) -> None:
     monkeypatch.setattr(probe_module, "PAUSE_SECONDS", 0)
@@ -42,7 +46,10 @@ def no_pause(monkeypatch) -> None:
 
 
 def run_probe(sandbox: Sandbox) -> ProbeResult:
-    return probe(require_credentials(load_settings({"auth_url": sandbox.url, "api_key": sandbox.api_key})).tenant)
+    return probe(
+        require_credentials(load_settings({"auth_url": sandbox.url, "api_key": sandbox.api_key})).tenant,
+        no_progress,
+    )
 
 
 def answers(result: ProbeResult) -> dict[int, str]:
@@ -212,7 +219,7 @@ def test_a_key_that_is_refused_and_a_rate_limit_end_with_one_sentence() -> None:
             run_probe(tenant)
         url = tenant.url
     with pytest.raises(PropelError, match="could not read GET"):
-        probe(require_credentials(load_settings({"auth_url": url, "api_key": "x"})).tenant)
+        probe(require_credentials(load_settings({"auth_url": url, "api_key": "x"})).tenant, no_progress)
 
 
 def test_a_tenant_with_few_or_no_rows_can_be_probed() -> None:

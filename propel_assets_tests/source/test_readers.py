@@ -235,6 +235,31 @@ def test_members_are_not_removed_because_their_group_returns_404_while_it_is_lis
         read("scim")
 
 
+@pytest.mark.parametrize("is_listed", [False, True])
+def test_an_org_whose_groups_are_gone_while_their_members_are_read(
+    is_listed, read, sandbox, large_group, monkeypatch
+) -> None:
+    org_id, group_id = large_group
+    get, path = Client.get, f"{SCIM}/{org_id}/groups/{group_id}"
+
+    def delete_then_get(client, requested, decode, params=None, **options):
+        if requested == path and not is_deleted:
+            is_deleted.append(True)
+            if is_listed:
+                sandbox.faults.parse(f"server_error=404,path={SCIM}/{org_id}/groups")
+            else:
+                sandbox.store.delete_org(org_id)
+        return get(client, requested, decode, params, **options)
+
+    is_deleted: list[bool] = []
+    monkeypatch.setattr(Client, "get", delete_then_get)
+    if is_listed:
+        with pytest.raises(UnprovedScan, match=r"returned 404 for 1 orgs whose groups .* Run again\."):
+            read("scim")
+    else:
+        assert {row["org_id"] for rows, _ in read("scim").values() for row in rows}.isdisjoint({org_id})
+
+
 def test_members_that_the_key_may_not_read_skip_both_tables(read, sandbox, large_group) -> None:
     org_id, group_id = large_group
     sandbox.faults.parse(f"server_error=403,path={SCIM}/{org_id}/groups/{group_id}")

@@ -168,7 +168,7 @@ def play(scan: Any, server: Any, *, workers: int, adversary: Adversary | InTurns
     requests = longest = 0
     at_last = there
     while not scan.done:
-        new = scan.wanted()
+        new = scan.next_requests()
         asked += new
         requests += len(new)
         assert asked or arriving, "the scan waits for nothing"
@@ -296,7 +296,7 @@ class Reading(RuleBasedStateMachine):
         self.server = Server(Random(seed), length, ties)
         self.workers = workers
         self.scan = FineScan(ORDER, page_size, workers)
-        self.asked = self.scan.wanted()
+        self.asked = self.scan.next_requests()
         self.arriving: list[tuple[Request, Page]] = []
         self.returned: list[Row] = []
         self.there = self.at_last = set(self.server.rows)
@@ -316,7 +316,7 @@ class Reading(RuleBasedStateMachine):
     @rule(which=st.integers(0, 5))
     def arrive(self, which) -> None:
         self.returned += self.scan.receive(*self.arriving.pop(which % len(self.arriving)))
-        new = self.scan.wanted()
+        new = self.scan.next_requests()
         self.asked += new
         self.requests += len(new)
 
@@ -452,7 +452,7 @@ def played(
     scan, returned, there, number = Scan(ORDER, size, 1), [], set(rows), 0
     asked: list[Request] = []
     while not scan.done:
-        asked += scan.wanted()
+        asked += scan.next_requests()
         request = asked.pop(0)
         rows = steps.get(number, list)(rows)
         number += 1
@@ -504,7 +504,7 @@ def test_a_list_cut_at_a_pages_edge_and_joined_in_the_same_second() -> None:
     ]  # page 1 is answer 2, page 0 is answer 3
     outcome = played(rows, 4, {2: lambda rows: rows[:4], 3: lambda rows: [*rows[:3], (99, 5), *rows[3:]]})
     assert_sound(outcome)
-    assert outcome.scan.verdict == "unproved"  # it may as well be older than that second: see `_explained`
+    assert outcome.scan.verdict == "unproved"  # it may as well be older than that second: see `_accounts_for_additions`
 
 
 def insertion(place: int) -> Callable[[list[Row]], list[Row]]:
@@ -589,7 +589,7 @@ class Forward:
         self.seen: set[Any] = set()
         self.verdict, self.reasons = "proved", []
 
-    def wanted(self) -> list[Request]:
+    def next_requests(self) -> list[Request]:
         if self.asked:
             return []
         self.asked = True
@@ -636,8 +636,8 @@ class WithoutTiesAtAnEmptyPage(FineScan):
 class CountingNewRows(FineScan):
     """Counts those who have signed up meanwhile among those who were there."""
 
-    def _counts_prove(self) -> bool:
-        return not self._problems and len(self.seen) >= self._there
+    def _is_proved_by_count(self) -> bool:
+        return not self._problems and len(self.seen) >= self._rows_at_end
 
 
 class CountingNewcomersOfASecond(FineScan):
@@ -648,24 +648,24 @@ class CountingNewcomersOfASecond(FineScan):
         for count in self._ties[value]._counts:
             count.countable = None
 
-    def _received_tie(self, tie: Tie, request: Request, page: Page) -> list[Any]:
+    def _handle_tie(self, tie: Tie, request: Request, page: Page) -> list[Any]:
         for count in tie._counts:
             count.countable = None
-        return super()._received_tie(tie, request, page)
+        return super()._handle_tie(tie, request, page)
 
 
 class WithoutAdditions(FineScan):
     """Counts no additions."""
 
-    def _explained(self) -> bool:
+    def _accounts_for_additions(self) -> bool:
         return True
 
 
 class ComparingWithTheGreatestTotal(FineScan):
     """Compares the greatest total alone: a deletion before the insertion hides it."""
 
-    def _explained(self) -> bool:
-        return self.total_max <= self._there + self._new
+    def _accounts_for_additions(self) -> bool:
+        return self.total_max <= self._rows_at_end + self._new
 
 
 def pass_at_the_end(rng: Random, scanner: Callable[..., Any]) -> Outcome:
@@ -708,7 +708,7 @@ class WithoutAccounts(FineScan):
     """Believes any number of rows that come twice, and any number that do not come."""
 
     def _conclude(self) -> None:
-        self._unexplained = self._end_total = 0
+        self._moved_without_deletion = self._end_total = 0
         super()._conclude()
 
 

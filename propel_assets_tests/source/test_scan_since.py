@@ -37,7 +37,7 @@ def test_a_proved_scan_back_to_a_value_loses_no_row_from_that_value_on() -> None
 class TooEarly(FineScan):
     """Takes a page for far enough back that only ends below the value."""
 
-    def _far_enough(self, page: Page | None) -> bool:
+    def _is_before_since(self, page: Page | None) -> bool:
         return page is not None and bool(page.rows)
 
 
@@ -56,10 +56,10 @@ def test_how_much_is_asked_for_depends_on_what_changed_alone(length) -> None:
 
 def test_rows_that_move_to_the_end_while_being_read_are_counted_not_proved() -> None:
     server = Server(Random(1), 500, ties=0.0)
-    order = Order(lambda row: row[0], lambda row: row[1], since=server.clock - 150, settled=False)
+    order = Order(lambda row: row[0], lambda row: row[1], since=server.clock - 150, stable=False)
     scan = FineScan(order, 100, 8)
     while not scan.done:
-        for request in scan.wanted():
+        for request in scan.next_requests():
             mover, _ = server.rows.pop(350)
             server.clock += 1
             server.rows.append((mover, server.clock))

@@ -101,7 +101,7 @@ def test_users_that_keep_coming_to_the_middle_never_make_a_load_fail(sandbox, sl
     at_request({n: both for n in range(6, 60, 3)})
     report = load_users(slow)
     assert report.verdict == "counted"
-    assert report.reason.endswith("the list was read 3 times, and each returned further rows")
+    assert report.reason.endswith("the list was read 3 times, and each attempt returned further rows")
 
 
 @pytest.mark.slow

@@ -77,10 +77,12 @@ def test_messages_of_a_load_go_to_the_caller_of_that_load(settings, tmp_path, mo
     with open_session(quick.target) as session:
         load_scan("jwks", quick, log=first.append, session=session)
         monkeypatch.setattr("propel_assets.warehouse.locks.FileLock.acquire", _held)
-        with pytest.raises(Exception, match=r"Waited 0 s \(PROPELAUTH_LOCK_SECONDS\): another process is loading into"):
+        with pytest.raises(
+            Exception, match=r"Waited 0 s \(PROPELAUTH_LOCK_SECONDS\): another process holds the lock of"
+        ):
             load_scan("jwks", quick, log=second.append, session=session)
     assert first == []
-    assert second[0] == "Waiting: another process is loading into propel_auth_pipeline.duckdb."
+    assert second[0] == "Waiting: another process holds the lock of propel_auth_pipeline.duckdb."
 
 
 def _held(*_: object, **__: object) -> None:

@@ -470,6 +470,16 @@ def test_users_who_signed_up_or_were_active_since_the_load_only_count(settings, 
     assert users.differences == [Difference("different", f"user_id={silent}", ("first_name",))]
 
 
+def test_isolated_orgs_that_the_load_had_are_not_noted_as_new(settings, sandbox) -> None:
+    isolated, failing = list(sandbox.store.orgs)[:2]
+    sandbox.store.update_org(isolated, isolated=True)
+    load_scan("org_details", settings)
+    sandbox.faults.parse(f"server_error=404,path=/api/backend/v1/org/{failing}")
+    [comparison] = verify(settings, "org_details", ("org_by_id",))
+    assert "the scan is not proved: Rows that org_query lists" in str(comparison.notes)
+    assert "new isolated orgs" not in str(comparison.notes)
+
+
 def test_the_reason_why_its_own_scan_is_not_proved_is_a_note(settings, sandbox, monkeypatch) -> None:
     isolated = max(sandbox.store.orgs, key=lambda org: sum(org in orgs for orgs in sandbox.store.of_user.values()))
     sandbox.store.update_org(isolated, isolated=True)

@@ -783,7 +783,10 @@ def test_rows_that_events_named_during_a_load_are_read_again_after_it(
 
 
 @pytest.mark.parametrize("settings", ["postgres"], indirect=True)
-def test_a_user_who_cannot_be_read_again_stops_no_event_and_is_read_later(settings, sandbox, monkeypatch) -> None:
+@pytest.mark.parametrize("later", ["it can be read", "a full load has the row"])
+def test_a_user_who_cannot_be_read_again_stops_no_event_and_is_read_later(
+    settings, sandbox, later, monkeypatch
+) -> None:
     load_scan("users", settings)
     failing, other = list(sandbox.store.users)[:2]
 
@@ -808,15 +811,27 @@ def test_a_user_who_cannot_be_read_again_stops_no_event_and_is_read_later(settin
         assert names()[other] == "Later"
         for _ in range(2):  # only the one that could not be read is requested again
             sandbox.requests.clear()
-            with pytest.raises(TransientApiError, match="an error for 1 users"):
+            with pytest.raises(
+                TransientApiError, match=r"an error for 1 users.* until a full load has their rows"
+            ) as failed:
                 apply(settings)
+            assert "stay in the store" not in str(failed.value)
             assert requested() == {f"{API}/user/{failing}"}
-        sandbox.faults.clear()
-        apply(settings)
+        if later == "it can be read":
+            sandbox.faults.clear()
+            apply(settings)
+        else:
+            messages = load_around(lambda: raises_for_one_user(settings), "users", settings, monkeypatch)
+            assert "could not be read again" not in str(messages)
         assert names()[failing] == "During"
         sandbox.requests.clear()
         apply(settings)
         assert requested() == set()
+
+
+def raises_for_one_user(settings: Settings) -> None:
+    with pytest.raises(TransientApiError, match="an error for 1 users"):
+        apply(settings)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from propel_assets.privacy.erasure_list import names_people
 from propel_assets.settings import load_settings
 from propel_assets.warehouse.destinations.duckdb_file import needs_compaction
 from propel_assets.warehouse.dlt_compat import local_state_folder
+from propel_assets.warehouse.erasure import proposals as proposals_module
 from propel_assets.warehouse.erasure import run as run_module
 from propel_assets.warehouse.load import load_scan
 from propel_assets.webhooks import apply as apply_module
@@ -135,6 +136,20 @@ def test_applying_events_erases_only_where_it_is_configured(small, settings, que
     monkeypatch.setenv("PROPELAUTH_ERASE_DELETED", "true")
     list(load_events(load_settings()))
     assert query(f"SELECT count(*) FROM auth_event WHERE user_id = '{user_id}'") == [(0,)]
+
+
+def test_events_erase_once_a_day_where_loads_can_be_reading_meanwhile(small, settings, query, monkeypatch) -> None:
+    monkeypatch.setenv("PROPELAUTH_ERASE_DELETED", "true")
+    monkeypatch.setattr(apply_module, "has_write_lock", lambda _: True)  # PostgreSQL
+    first = deleted_user(small, settings)
+    list(load_events(load_settings()))
+    second = deleted_user(small, settings)
+    list(load_events(load_settings()))
+    assert [user_id for (user_id,) in query("SELECT user_id FROM auth_event")] == [second]
+    assert first != second
+    monkeypatch.setattr(proposals_module, "ERASE_EVERY", timedelta(0))  # a day later
+    list(load_events(load_settings()))
+    assert query("SELECT count(*) FROM auth_event") == [(0,)]
 
 
 @pytest.mark.slow
@@ -304,6 +319,14 @@ def test_an_id_that_returns_errors_stops_neither_later_events_nor_erasures(small
         with pytest.raises(TransientApiError, match=r"an error for 1 users .* 1 events stay in the store"):
             list(load_events(load_settings()))
         assert store.status().pending == 1
+        with monkeypatch.context() as patches:
+            patches.setattr(
+                apply_module, "run_due_erasures", lambda *_, **__: (_ for _ in ()).throw(ErasureIncomplete("No."))
+            )
+            with pytest.raises(
+                ErasureIncomplete, match=r"No\. PropelAuth returned an error for 1 users .* 1 events stay"
+            ):
+                list(load_events(load_settings()))
     changed = query("SELECT user_id FROM user_query WHERE first_name = 'New'")
     assert {user_id for (user_id,) in changed} == {*others}
     assert query(f"SELECT count(*) FROM auth_event WHERE user_id = '{due}'") == [(0,)]

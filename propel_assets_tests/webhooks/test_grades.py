@@ -273,7 +273,7 @@ def test_webhooks_that_never_arrive_are_a_warning_that_names_the_cause(world, mo
         passed, severity, summary = world.check(name)
         assert (passed, severity) == (False, "WARN")
         assert "No webhook was ever loaded, and the last two full loads differ by 1 changes." in summary
-        assert "401, PROPELAUTH_WEBHOOK_SECRET is not the signing secret" in summary
+        assert "401, the receiver does not have the signing secret" in summary
         assert "URL" in summary
     assert world.check("org_query")[0]
     monkeypatch.delenv("PROPELAUTH_WEBHOOK_SECRET")

@@ -286,7 +286,7 @@ def test_no_event_that_was_answered_204_is_lost_by_a_kill(store_url, tmp_path, s
         ({"PROPELAUTH_WEBHOOK_SECRET": "whsec_c2hvcnQ="}, "at least 16 bytes"),
         ({"PROPELAUTH_WEBHOOK_SECRET": "c2FuZGJveC13ZWJob29rLXNlY3JldA=="}, "whsec_<base64>"),
         ({"PROPELAUTH_WEBHOOK_SECRET": ",".join([SECRET] * 11)}, "has 11 secrets"),
-        ({"PROPELAUTH_WEBHOOK_STORE": "nonsense"}, "not a database URL"),
+        ({"PROPELAUTH_WEBHOOK_STORE": "nonsense"}, "has no database URL"),
     ],
 )
 def test_a_receiver_that_cannot_work_says_why(run_cli, environment, message) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from propel_assets.catalog import BY_NAME, Table, tables_of
 from propel_assets.catalog.model import Custom, Document, Lookup, MetricGrid, PagedList, PerParent, ReportGrid, Webhooks
 from propel_assets.errors import LossRefused, OtherEnvironment
-from propel_assets.settings import Tenant
+from propel_assets.settings import Tenant, variables_of
 from propel_assets.source.client import SANDBOX
 from propel_assets.source.readers.api_key_usage import read_api_key_usage
 from propel_assets.source.readers.basic import read_document, read_employees, read_lookup, read_paged_list
@@ -116,9 +116,13 @@ def _refuse_other_environment(context: ScanContext) -> None:
                 "address, run once with PROPELAUTH_ALLOW_LOSS=true."
             )
         raise OtherEnvironment(
-            f"The tables were loaded from {before}, and PROPELAUTH_AUTH_URL is of {now}. The previous data is kept. "
-            f"{remedy}"
+            f"The tables were loaded from {before}, and {_url_variable(context)} is of {now}. The previous data is "
+            f"kept. {remedy}"
         )
+
+
+def _url_variable(context: ScanContext) -> str:
+    return variables_of("auth_url", context.client.tenant.environment)[0]
 
 
 def _normalized(tenant_id: str) -> str:
@@ -137,7 +141,7 @@ def _refuse_loss(result: ScanResult, context: ScanContext) -> None:
         raise LossRefused(
             f"{result.table_name} had {before} rows at the last load and a complete scan now returns "
             f"{result.rows_read}. The previous data is kept. If so many were really deleted, run once with "
-            "PROPELAUTH_ALLOW_LOSS=true; if not, check that PROPELAUTH_AUTH_URL and the key belong to the right "
+            f"PROPELAUTH_ALLOW_LOSS=true; if not, check that {_url_variable(context)} and the key belong to the right "
             "environment."
         )
 

@@ -8,6 +8,7 @@ import msgspec
 from propel_assets.catalog import USER_QUERY, Table
 from propel_assets.catalog.model import Document, Lookup
 from propel_assets.errors import PermanentApiError, SettingsError
+from propel_assets.settings import variables_of
 from propel_assets.source.client import BACKEND_KEY, NO_AUTH
 from propel_assets.source.convert import convert
 from propel_assets.source.decode import PageDecoder, RowType
@@ -33,7 +34,8 @@ def read_document(context: ScanContext, table: Table, shape: Document) -> Iterat
     """Read the answer of ``table``'s endpoint."""
     token = context.client.tenant.oauth_token
     if shape.auth == "user_token" and not token:
-        raise SkipScan("No access token of an end user: set PROPELAUTH_OAUTH_TOKEN.")
+        variable, *_ = variables_of("oauth_token", context.client.tenant.environment)
+        raise SkipScan(f"No access token of an end user: set {variable}.")
     auth = {"api_key": BACKEND_KEY, "none": NO_AUTH, "user_token": token}[shape.auth]
     row_type = RowType(table)
     with skip_if_not_enabled(table.path, table.feature):

@@ -29,7 +29,7 @@ from propel_assets.source.lists import (
 )
 from propel_assets.source.readers.context import ScanContext, SkipScan, allowed_loss, key_of, list_scan
 from propel_assets.source.readers.users import API_CLOCK_DIFFERENCE, Memberships, list_orders
-from propel_assets.source.stream import ReceivedEvent, Rows, ScanResult, join_reasons
+from propel_assets.source.stream import ReceivedEvent, Rows, RowsToReadAgain, ScanResult, join_reasons
 from propel_assets.source.values import UUID
 
 USER_ID, ORG_ID = ("user_id", "removed_user_id"), ("org_id",)
@@ -43,7 +43,10 @@ COLUMNS = {
 CONTROLS = 3
 """Ids of the list, one of which must be readable before a status 404 counts as a deletion."""
 FOLLOWED, SINCE, UNREAD_USERS, UNREAD_ORGS = "followed", "since", "unread_users", "unread_orgs"
-"""The cursor of a load of events: loads that it has followed, the first receipt of what it applied, ids left unread."""
+"""The cursor of a load of events: loads that it has followed, the first receipt of what it applied, ids left unread.
+
+Of each unread id, the cursor has the number of the first load of events that has left it unread.
+"""
 NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 """NUL and lone surrogates, which not every destination stores."""
 NO_ID = object()
@@ -52,7 +55,7 @@ MAX_UNREAD = 10
 """More ids that cannot be read are an outage: then nothing is applied."""
 UNREAD = object()
 """What is read of an id for which the API returns an error that may end."""
-NOT_READ = "{} {} could not be read, and their events stay in the store"
+NOT_READ = "{} {} could not be read; the next load of events reads them again"
 LIST_IS_EMPTY = "the list of {} is empty, so {} absent ids were not deleted"
 REFUSED = "the API refused {1} ids of {0} with status 400; they were ignored"
 
@@ -90,13 +93,18 @@ def read_events(context: ScanContext, table: Table, shape: Webhooks) -> Iterator
     cursor = {
         FOLLOWED: again.loads,
         SINCE: since.isoformat() if since else None,
-        # The next load of events reads them; ids of pending events are in the store.
-        UNREAD_USERS: [id_ for id_ in _ids(again.users) if id_ in unread],
-        UNREAD_ORGS: [id_ for id_ in _ids(again.orgs) if id_ in unread],
+        # Later loads of events read them, until a full load has begun since; ids of pending events are in the store.
+        UNREAD_USERS: _left_by(again, unread.intersection(_ids(again.users))),
+        UNREAD_ORGS: _left_by(again, unread.intersection(_ids(again.orgs))),
     }
     yield Rows(table.name, to_arrow(AUTH_EVENT, new))
     yield ScanResult(table_name=table.name, verdict="proved", rows_read=len(new), cursor=cursor)
     yield from named
+
+
+def _left_by(again: RowsToReadAgain, unread: Collection[str]) -> dict[str, int]:
+    """Return for each id the number of the first load of events that has left it unread: this one or an earlier one."""
+    return {id_: again.left_by.get(id_, again.event_loads) for id_ in sorted(unread)}
 
 
 def _read_named(

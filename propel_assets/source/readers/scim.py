@@ -1,6 +1,6 @@
 """`Custom("scim")`: the groups of each org and the members of each group."""
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -51,7 +51,9 @@ def read_scim(context: ScanContext, _: Sequence[Table]) -> Iterator[Rows | ScanR
             context.client, lambda key: lists.members(*key), keys, SCIM_GROUP_MEMBERS.name, context.progress
         )
         members = [(*key, row) for key, rows in zip(keys, answers, strict=True) for row in rows]
-    lists.require_deleted()
+    gone = lists.require_deleted(lambda: read_ids(context, ORG_QUERY)[0])
+    groups = [row for row in groups if row[0] not in gone]
+    members = [row for row in members if row[0] not in gone]
     yield Rows(SCIM_GROUPS.name, _with_parents(row_type, groups))
     yield Rows(SCIM_GROUP_MEMBERS.name, _with_parents(member_type, members))
     statuses = ", ".join(map(str, sorted({error.status for error in errors.values()})))
@@ -129,19 +131,33 @@ class _Lists:
             self._not_found.add((org_id, group_id))
             return []
 
-    def require_deleted(self) -> None:
-        """Read the groups of each org again in which a group was not found.
+    def require_deleted(self, read_org_ids: Callable[[], Collection[str]]) -> set[str]:
+        """Read the groups of each org again in which a group was not found. Return the orgs that were deleted.
 
         Raises:
-            UnprovedScan: a group that was not found is still listed.
-            PermanentApiError: SCIM is not available any more.
+            UnprovedScan: a group that was not found is still listed, or SCIM is not available for a listed org.
         """
+        lost: dict[str, int] = {}
         for org_id in sorted({org_id for org_id, _ in self._not_found}):
-            if any((org_id, row.f_group_id) in self._not_found for row in self.groups(org_id)):
+            try:
+                groups = self.groups(org_id)
+            except PermanentApiError as error:
+                if error.status not in SCIM.statuses:
+                    raise
+                lost[org_id] = error.status
+                continue
+            if any((org_id, row.f_group_id) in self._not_found for row in groups):
                 raise UnprovedScan(
                     f"{SCIM_GROUP_MEMBERS.name}: GET {SCIM_GROUP_MEMBERS.path} returned 404 for a group that is "
                     "listed. The previous data is kept. Run again."
                 )
+        if lost and (listed := lost.keys() & {*read_org_ids()}):
+            statuses = ", ".join(map(str, sorted({lost[org_id] for org_id in listed})))
+            raise UnprovedScan(
+                f"{SCIM_GROUPS.name}: GET {SCIM_GROUPS.path} returned {statuses} for {len(listed)} orgs whose groups "
+                "it had returned before. The previous data is kept. Run again."
+            )
+        return {*lost}
 
     def _read(self, path: str, decode: PageDecoder, key: str, prefix: str = "") -> tuple[list[Any], list[int]]:
         """Return the rows of a list, and the totals of its responses.

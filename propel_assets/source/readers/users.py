@@ -97,7 +97,7 @@ def list_orders(since: int | None) -> Iterator[tuple[str, Order]]:
     key = attrgetter("f_user_id")
     yield "CREATED_AT_ASC", Order(key, attrgetter("f_created_at"), since)
     if since is not None:
-        yield "LAST_ACTIVE_AT_ASC", Order(key, attrgetter("f_last_active_at"), since, settled=False)
+        yield "LAST_ACTIVE_AT_ASC", Order(key, attrgetter("f_last_active_at"), since, stable=False)
 
 
 def _first_request(context: ScanContext, user: RowType) -> tuple[str, int]:

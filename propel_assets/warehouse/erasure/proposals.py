@@ -23,6 +23,9 @@ from propel_assets.warehouse.query import Warehouse, open_warehouse
 KNOWN_IN = (PROPEL_CHANGES.name, PROPEL_SCAN_STATE.name)
 """The audit tables with the ids that `user_query` has had. They keep those of deleted users until their erasure."""
 
+ERASE_EVERY = timedelta(hours=23)
+"""A daily run of Dagster's sensor erases, also where the last one began a little later in the day."""
+
 
 @dataclass(frozen=True)
 class ErasureProposal:
@@ -61,11 +64,12 @@ def proposed_erasures(warehouse: Warehouse, days: float) -> list[ErasureProposal
     return sorted(proposals, key=lambda proposal: (proposal.due_at, proposal.user_id))
 
 
-def run_due_erasures(settings: Settings, log: Log) -> None:
+def run_due_erasures(settings: Settings, log: Log, *, is_daily: bool = False) -> None:
     """Erase the users whose proposals are due and who do not exist at PropelAuth.
 
     An erasure that was stopped is repeated. One that is not complete is reported, until `propel-assets erase` has
-    reported what remains.
+    reported what remains. ``is_daily``: erase none within a day of the last erasure, except those to repeat: loads that
+    are reading meanwhile fail and are repeated.
 
     Raises:
         ErasureIncomplete: some erasures, or the requests before them, failed or are not complete. All others are.
@@ -75,6 +79,8 @@ def run_due_erasures(settings: Settings, log: Log) -> None:
     with open_warehouse(settings.target, policy, log) as warehouse:
         due = [proposal.user_id for proposal in proposed_erasures(warehouse, settings.erasure_days) if proposal.is_due]
     unfinished = unfinished_erasures(settings.target, log)
+    if is_daily and unfinished.last_at and abs(datetime.now(UTC) - unfinished.last_at) < ERASE_EVERY:
+        due = []
     noted = {id_: found for id_, found in unfinished.by_id.items() if found.is_automatic}
     incomplete = {user_id for user_id, found in noted.items() if found.has_ended}
     client, path = Client(settings.tenant), BY_NAME["user_by_id"].path_of

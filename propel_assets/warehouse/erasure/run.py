@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +52,7 @@ NEXT_STEPS = (
 UNFINISHED_KEY = "erasing"  # in dlt's state: the row counts that an interrupted erasure of files has still to lower
 CLEANUP_KEY = "erasure_cleanup"
 """In dlt's state: an erasure has deleted the rows, and identifiers can be left in older states and in DuckDB's file."""
+LAST_AT_KEY = "last_erasure_at"  # in dlt's state: when the last erasure began
 UNKNOWN_STATUSES = frozenset({400, 404})
 NOT_STARTED = "Nothing was erased."
 STARTED = "Rows of the person can have been deleted; the erasure is not complete."
@@ -103,10 +105,11 @@ class UnfinishedErasure(NamedTuple):
 
 
 class UnfinishedErasures(NamedTuple):
-    """The erasures that are not complete, by user id; and whether `clean_up` has something to do."""
+    """The erasures that are not complete, by user id; whether `clean_up` has something to do; when one began last."""
 
     by_id: Mapping[str, UnfinishedErasure]
     must_clean_up: bool
+    last_at: datetime | None
 
 
 def unfinished_erasures(target: Target, log: Log) -> UnfinishedErasures:
@@ -114,9 +117,10 @@ def unfinished_erasures(target: Target, log: Log) -> UnfinishedErasures:
     with working_folder() as folder, _explain_errors(f"Reading the erasures of {target.destination}"):
         pipeline = build_pipeline(target, folder, log)
         pipeline.sync_destination()
-        notes = _source_state(pipeline.state).get(NOTES_KEY, {})
+        state = _source_state(pipeline.state)
+        notes, last_at = state.get(NOTES_KEY, {}), state.get(LAST_AT_KEY)
         by_id = {id_: UnfinishedErasure(note["is_automatic"], note["has_ended"]) for id_, note in notes.items()}
-        return UnfinishedErasures(by_id, _must_clean_up(pipeline))
+        return UnfinishedErasures(by_id, _must_clean_up(pipeline), datetime.fromisoformat(last_at) if last_at else None)
 
 
 def clean_up(target: Target, log: Log) -> None:
@@ -315,6 +319,7 @@ class _Run:
                 del usage[key]
             if unfinished:
                 state[UNFINISHED_KEY] = dict(unfinished)
+            state[LAST_AT_KEY] = datetime.now(UTC).isoformat()
             notes = state.setdefault(NOTES_KEY, {})
             is_automatic = self.is_automatic or notes.get(self.user_id, {}).get("is_automatic", False)
             notes[self.user_id] = {**self.person.as_lists(), "is_automatic": is_automatic, "has_ended": False}
