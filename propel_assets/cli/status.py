@@ -147,7 +147,10 @@ def _print_marts(models: "Sequence[BuiltModel]", settings: Settings, events: "St
     else:
         click.echo(f"No marts. {how_to_build(settings.target)}")
     if events and events.pending:
-        click.echo(f"\n{format_count(events.pending, 'webhook event')} not loaded yet: propel-assets load auth_event")
+        click.echo(
+            f"\n{format_count(events.pending, 'webhook event')} not loaded yet: propel-assets load auth_event. If that "
+            "reports users or orgs that could not be read, only their events wait."
+        )
 
 
 def _event_status(settings: Settings) -> "tuple[StoreStatus | None, str | None]":
