@@ -99,8 +99,9 @@ def erasures(run: bool) -> None:
         log(f"Not complete: the erasure of {user_id}.")
     if unfinished.must_clean_up:
         log(
-            "Not complete: an erasure was stopped before older states of dlt were deleted and the DuckDB file was "
-            "compacted. Identifiers of the person can be in them. Run propel-assets erasures --run."
+            "Not complete: an erasure was stopped before it had deleted older states of dlt and, on DuckDB, compacted "
+            "the file. Identifiers of the person can be in them. Repeat an erasure that is named above; otherwise run "
+            "propel-assets erasures --run."
         )
     columns = [(p.user_id, f"{p.deleted_at:%Y-%m-%d}", f"{p.due_at:%Y-%m-%d}") for p in proposals]
     if columns:

@@ -244,7 +244,8 @@ class Settings:
     erase_deleted: bool = _setting(
         "PROPELAUTH_ERASE_DELETED",
         False,
-        "Set to true to erase deleted users when the erasure is due, whenever webhook events are applied.",
+        "Set to true to erase deleted users when the erasure is due, whenever webhook events are applied; on "
+        "PostgreSQL at most once a day.",
     )
     executor: str = _setting(
         "PROPEL_EXECUTOR",

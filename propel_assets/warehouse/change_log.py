@@ -7,7 +7,7 @@ from typing import Any
 
 import dlt
 
-from propel_assets.catalog import AUTH_EVENT, ORG_QUERY, PROPEL_CHANGES, PROPEL_SCANS, USER_QUERY, Table
+from propel_assets.catalog import AUTH_EVENT, ORG_MEMBERSHIP, ORG_QUERY, PROPEL_CHANGES, PROPEL_SCANS, USER_QUERY, Table
 from propel_assets.privacy.policy import Policy
 from propel_assets.settings import Target
 from propel_assets.source.change_log import Key
@@ -122,8 +122,8 @@ class StoredRows:
                 load for load in loads if load.event_loads <= events.event_loads and load.load_id not in events.followed
             ]
             since = _first_applied(warehouse, min(load.event_loads for load in late)) if late else None
-            unread_users = _without_loaded(warehouse, USER_QUERY, events.unread_users)
-            unread_orgs = _without_loaded(warehouse, ORG_QUERY, events.unread_orgs)
+            unread_users = _without_loaded(warehouse, (USER_QUERY,), events.unread_users)
+            unread_orgs = _without_loaded(warehouse, (ORG_QUERY, ORG_MEMBERSHIP), events.unread_orgs)
             rows: list[tuple[Any, ...]] = []
             if since:
                 sql = f"SELECT DISTINCT user_id, org_id FROM {warehouse.table(AUTH_EVENT.name)} WHERE received_at >= %s"  # noqa: S608
@@ -221,13 +221,16 @@ def _numbers(unread: Any, event_loads: int) -> dict[str, int]:
     return dict(unread) if isinstance(unread, Mapping) else dict.fromkeys(unread or (), event_loads)
 
 
-def _without_loaded(warehouse: Warehouse, table: Table, unread: Mapping[str, int]) -> dict[str, int]:
-    """Return the ``unread`` ids without those whose rows a full load has read since they were left unread."""
+def _without_loaded(warehouse: Warehouse, tables: Sequence[Table], unread: Mapping[str, int]) -> dict[str, int]:
+    """Return the ``unread`` ids without those whose rows full loads have read since they were left unread.
+
+    ``tables``: those with rows of the ids. The ones that are never loaded do not count.
+    """
     if not unread:
         return {}
     order = "AND s.mode = 'full' ORDER BY s.event_loads DESC"
-    full = _scans_of(warehouse, "s.event_loads", (table,), order, limit=1)
-    last = full[0][0] if full else -1
+    full = [_scans_of(warehouse, "s.event_loads", (table,), order, limit=1) for table in tables]
+    last = min((rows[0][0] for rows in full if rows), default=-1)
     return {id_: number for id_, number in unread.items() if number >= last}
 
 

@@ -31,7 +31,8 @@ CREATE TABLE propel_auth_history.orgs_history (org_id VARCHAR, name VARCHAR, is_
 CREATE TABLE propel_auth_history.memberships_history (org_id VARCHAR, user_id VARCHAR, user_role VARCHAR,
     additional_roles VARCHAR, inherited_user_roles_plus_current_role VARCHAR, valid_from TIMESTAMPTZ,
     valid_to TIMESTAMPTZ);
-CREATE TABLE propel_auth_marts.fct_user_activity_daily (user_id VARCHAR, day DATE, observed_at TIMESTAMPTZ);
+CREATE TABLE propel_auth_marts.fct_user_activity_daily (user_id VARCHAR, day DATE, observed_at TIMESTAMPTZ,
+    is_signup_day BOOLEAN DEFAULT false);
 CREATE TABLE propel_auth_marts.fct_user_changes (org_id VARCHAR, user_id VARCHAR, change VARCHAR, old_value VARCHAR,
     new_value VARCHAR, seen_at TIMESTAMPTZ);
 CREATE TABLE propel_auth_marts.audit_user_marts (as_of TIMESTAMPTZ);
@@ -264,6 +265,20 @@ def test_the_numbers_of_values_are_not_known_after_an_erasure(written) -> None:
     review = written.review()
     assert review.notes == []
     assert [member.last_active_day for member in review.members()] == [AS_OF]
+    written._db.execute(
+        "UPDATE propel_auth_marts.fct_user_activity_daily SET day = ?, is_signup_day = true", [AS_OF - 200 * DAY]
+    )
+    assert written.review().exceptions == [], (
+        "of an activity that is not stored, the mart has the days of sign-ups only"
+    )
+
+
+def test_included_roles_in_another_order_are_no_change(written) -> None:
+    roles = {"old_value": '["Owner", "Admin"]', "new_value": '["Admin", "Owner"]', "seen_at": NIGHT}
+    written.add(
+        "propel_auth_marts.fct_user_changes", org_id="o1", user_id="u1", change="included_roles_changed", **roles
+    )
+    assert not [c for org in written.review().orgs for c in org.changes if c.change == "included roles changed"]
 
 
 def test_a_role_that_includes_the_owner_role_owns_the_org(written) -> None:

@@ -103,7 +103,7 @@ def test_the_lock_is_waited_for_and_ends_with_its_holder(database, server, rows,
     writes.send_signal(signal.SIGSTOP)
     waits = start("user_query")
     assert waits.stderr
-    assert "Waiting: another load is writing to propel_auth_data." in waits.stderr.readline()
+    assert "Waiting: another process holds the write lock of propel_auth_data." in waits.stderr.readline()
     writes.kill()
     writes.communicate()
     ended(waits)
@@ -135,7 +135,7 @@ def test_two_erasures_at_once_keep_both_people_on_the_list(database, rows, sandb
         other = subprocess.Popen([*LOAD[:-1], "erase", second], stderr=subprocess.PIPE, text=True)
         started.append(other)
         assert other.stderr
-        assert "another load is writing to propel_auth_data" in other.stderr.readline()
+        assert "another process holds the write lock of propel_auth_data" in other.stderr.readline()
         learn(eraser)
 
     monkeypatch.setattr(PersonEraser, "learn_identifiers", learn_identifiers)

@@ -140,13 +140,19 @@ def test_applying_events_erases_only_where_it_is_configured(small, settings, que
 
 def test_events_erase_once_a_day_where_loads_can_be_reading_meanwhile(small, settings, query, monkeypatch) -> None:
     monkeypatch.setenv("PROPELAUTH_ERASE_DELETED", "true")
+    monkeypatch.setenv("PROPELAUTH_ERASURE_DAYS", "0")
     monkeypatch.setattr(apply_module, "has_write_lock", lambda _: True)  # PostgreSQL
-    first = deleted_user(small, settings)
-    list(load_events(load_settings()))
-    second = deleted_user(small, settings)
+    _, failing = deleted_user(small, settings), deleted_user(small, settings)
+    list(load_events(settings))
+    small.faults.set("server_error", 500, path=f"/api/backend/v1/user/{failing}")
+    with pytest.raises(ErasureIncomplete, match=f"The erasure of {failing} failed"):
+        list(load_events(load_settings()))
+    small.faults.clear()
+    second = next(iter(small.store.users))
+    small.store.delete_user(second)
+    deliver(settings, second, days_ago=0)  # due at once, after the last erasure
     list(load_events(load_settings()))
     assert [user_id for (user_id,) in query("SELECT user_id FROM auth_event")] == [second]
-    assert first != second
     monkeypatch.setattr(proposals_module, "ERASE_EVERY", timedelta(0))  # a day later
     list(load_events(load_settings()))
     assert query("SELECT count(*) FROM auth_event") == [(0,)]

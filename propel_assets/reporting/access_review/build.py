@@ -239,10 +239,13 @@ class _Reader:
     def _has_activity(self) -> bool:
         """Return whether the last full load of users in the review read times of activity.
 
-        The mart has the days of sign-ups, too, so its rows do not show it. An erasure removes the numbers of values.
+        An erasure removes the numbers of values: then days of activity in the mart show it, other than sign-ups.
         """
         values = self._last_users_load("values_read", "coalesce(s.mode, 'full') = 'full'")
-        return values is None or bool(values.get("last_active_at"))
+        if values is not None:
+            return bool(values.get("last_active_at"))
+        days = f"FROM {self._marts}.fct_user_activity_daily WHERE observed_at <= {literal(self._observed)}"
+        return bool(self._rows(f"SELECT 1 {days} AND NOT is_signup_day LIMIT 1"))  # noqa: S608 - our names
 
     def _has_last_loads(self) -> bool:
         """Return whether histories and marts were built after the last load of the period, of each table in them."""
@@ -378,6 +381,7 @@ class _Reader:
                 self._interval(as_utc(at)),
             )
             for org_id, user_id, kind, old, new, at in rows
+            if kind not in ROLE_LISTS or {*_roles(old)} != {*_roles(new)}  # not another order only
         ]
         if not with_domains:
             email = CHANGES["email_changed"]

@@ -84,13 +84,13 @@ def advisory_lock(pipeline: dlt.Pipeline, timeout: LockTimeout) -> Iterator[Call
     Yields a function that raises `WriteLockLost` if the connection has ended.
 
     Raises:
-        WarehouseBusy: another load held it until the time limit.
+        WarehouseBusy: another process held it until the time limit.
     """
     with pipeline.sql_client() as client:
 
         def acquire() -> str:
             locked = client.execute_sql("SELECT pg_try_advisory_lock(hashtext(%s))", pipeline.dataset_name)
-            return "" if locked == [(True,)] else f"another load is writing to {pipeline.dataset_name}"
+            return "" if locked == [(True,)] else f"another process holds the write lock of {pipeline.dataset_name}"
 
         wait_for_lock(acquire, timeout)
         client.execute_sql(NO_IDLE_TIMEOUT)

@@ -68,8 +68,8 @@ def run_due_erasures(settings: Settings, log: Log, *, is_daily: bool = False) ->
     """Erase the users whose proposals are due and who do not exist at PropelAuth.
 
     An erasure that was stopped is repeated. One that is not complete is reported, until `propel-assets erase` has
-    reported what remains. ``is_daily``: erase none within a day of the last erasure, except those to repeat: loads that
-    are reading meanwhile fail and are repeated.
+    reported what remains. ``is_daily``: those that have become due within a day of the last erasure wait, because each
+    erasure makes the loads fail that are reading meanwhile.
 
     Raises:
         ErasureIncomplete: some erasures, or the requests before them, failed or are not complete. All others are.
@@ -77,16 +77,17 @@ def run_due_erasures(settings: Settings, log: Log, *, is_daily: bool = False) ->
     settings = require_credentials(settings)
     policy = load_policy(settings.privacy_settings)
     with open_warehouse(settings.target, policy, log) as warehouse:
-        due = [proposal.user_id for proposal in proposed_erasures(warehouse, settings.erasure_days) if proposal.is_due]
+        proposals = [proposal for proposal in proposed_erasures(warehouse, settings.erasure_days) if proposal.is_due]
     unfinished = unfinished_erasures(settings.target, log)
-    if is_daily and unfinished.last_at and abs(datetime.now(UTC) - unfinished.last_at) < ERASE_EVERY:
-        due = []
+    last_at = unfinished.last_at
+    if is_daily and last_at and abs(datetime.now(UTC) - last_at) < ERASE_EVERY:
+        proposals = [proposal for proposal in proposals if proposal.due_at <= last_at]  # those that failed then
     noted = {id_: found for id_, found in unfinished.by_id.items() if found.is_automatic}
     incomplete = {user_id for user_id, found in noted.items() if found.has_ended}
     client, path = Client(settings.tenant), BY_NAME["user_by_id"].path_of
     reasons: set[str] = set()
     failures: dict[str, PropelError] = {}
-    for user_id in dict.fromkeys([*noted, *due]):
+    for user_id in dict.fromkeys([*noted, *(proposal.user_id for proposal in proposals)]):
         if user_id in incomplete:
             continue
         try:

@@ -56,7 +56,9 @@ LAST_AT_KEY = "last_erasure_at"  # in dlt's state: when the last erasure began
 UNKNOWN_STATUSES = frozenset({400, 404})
 NOT_STARTED = "Nothing was erased."
 STARTED = "Rows of the person can have been deleted; the erasure is not complete."
-ROWS_DELETED = "The rows of the person were deleted; identifiers can be left in older states of dlt."
+ROWS_DELETED = (
+    "The rows of the person were deleted; identifiers can be left in older states of dlt, or in the DuckDB file."
+)
 
 
 def erase(
