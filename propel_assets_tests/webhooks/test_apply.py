@@ -829,6 +829,32 @@ def test_a_user_who_cannot_be_read_again_stops_no_event_and_is_read_later(
         assert requested() == set()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", ["postgres"], indirect=True)
+def test_a_deleted_org_that_could_not_be_read_again_is_not_forgotten_by_a_load_of_orgs(
+    settings, sandbox, monkeypatch
+) -> None:
+    for scan in ("users", "orgs"):
+        load_scan(scan, settings)
+    deleted = Counter(row["org_id"] for row in rows(settings, "org_membership")).most_common()[-1][0]
+
+    def members() -> list[str]:
+        return [row["user_id"] for row in rows(settings, "org_membership") if row["org_id"] == deleted]
+
+    def during() -> None:
+        sandbox.store.delete_org(deleted)
+        apply(settings)
+        sandbox.faults.set("server_error", 500, path=f"{API}/org/{deleted}")
+
+    with connected(settings, sandbox):
+        load_around(during, "users", settings, monkeypatch)
+        assert members()  # the full load has restored them
+        load_scan("orgs", settings)
+        sandbox.faults.clear()
+        apply(settings)
+        assert not members()
+
+
 def raises_for_one_user(settings: Settings) -> None:
     with pytest.raises(TransientApiError, match="an error for 1 users"):
         apply(settings)

@@ -245,7 +245,7 @@ class _Reader:
         if values is not None:
             return bool(values.get("last_active_at"))
         days = f"FROM {self._marts}.fct_user_activity_daily WHERE observed_at <= {literal(self._observed)}"
-        return bool(self._rows(f"SELECT 1 {days} AND NOT is_signup_day LIMIT 1"))  # noqa: S608 - our names
+        return bool(self._rows(f"SELECT 1 {days} AND NOT is_signup_day LIMIT 1"))
 
     def _has_last_loads(self) -> bool:
         """Return whether histories and marts were built after the last load of the period, of each table in them."""
