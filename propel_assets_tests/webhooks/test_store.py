@@ -172,10 +172,13 @@ def test_two_receivers_may_store_the_same_events_at_the_same_time(store_url) -> 
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("not a url", "not a database URL"),
+        ("not a url", "has no database URL"),
         ("mysql://localhost/events", "dialect 'mysql'"),
-        ("postgres://localhost/events", r"Write postgresql\+psycopg2:// instead"),
-        ("postgresql+psycopg://localhost/events", r"no time limit. Write postgresql\+psycopg2:// instead"),
+        ("postgres://localhost/events", r"Write postgresql\+psycopg2:// in PROPELAUTH_WEBHOOK_STORE"),
+        (
+            "postgresql+psycopg://localhost/events",
+            r"no time limit. Write postgresql\+psycopg2:// in PROPELAUTH_WEBHOOK_STORE",
+        ),
     ],
 )
 def test_a_url_that_cannot_be_used_is_refused(url, message) -> None:
