@@ -29,12 +29,6 @@
 {# The rows of `propel_scans` of complete loads. The jobs of a load commit separately, so a load that failed or was killed can
    have rows there, too; `_dlt_loads` has only loads that were written to their end. #}
 {% macro complete_scans() -%}
-{%- if execute and load_relation(source('propel_auth', '_dlt_loads')) is none
-    and load_relation(source('propel_auth', 'propel_scans')) is not none -%}
-  {{ exceptions.raise_compiler_error(
-    source('propel_auth', '_dlt_loads') ~ " does not exist. Copy it with the other tables: it has the complete loads."
-  ) }}
-{%- endif -%}
 (
       select written.*
       from {{ propel_auth.raw('propel_scans') }} as written
