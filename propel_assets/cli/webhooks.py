@@ -20,7 +20,7 @@ def webhooks(host: str, port: int) -> None:
       PROPELAUTH_WEBHOOK_STORE=postgresql+psycopg2://user:password@host/db propel-assets webhooks --host 0.0.0.0
     """
     from propel_assets.errors import SettingsError
-    from propel_assets.settings import variables_of
+    from propel_assets.settings import variable_to_set
 
     settings = current_settings()
     try:
@@ -32,7 +32,7 @@ def webhooks(host: str, port: int) -> None:
         ) from None
     store = WebhookStore(settings.webhook_store)
     try:
-        variable, *_ = variables_of("webhook_secret", settings.environment)
+        variable = variable_to_set("webhook_secret", settings.environment)
         app = build_app(store, settings.webhook_secrets, secret_variable=variable)
         serve(app, host, port, lambda url: click.echo(f"Webhooks are received at {url}{PATH}. Ctrl-C stops."))
     finally:

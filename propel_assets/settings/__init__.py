@@ -36,7 +36,7 @@ from propel_assets.settings.parsing import (
     load_settings,
     max_age,
     monitoring_settings,
-    variables_of,
+    variable_to_set,
 )
 from propel_assets.settings.process import (
     cache_folder,
@@ -73,6 +73,6 @@ __all__ = [
     "require_credentials",
     "temporary_environment",
     "variable_of",
-    "variables_of",
+    "variable_to_set",
     "without_environment",
 ]

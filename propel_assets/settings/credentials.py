@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from propel_assets.errors import SettingsError
 from propel_assets.settings.dlt_provider import SOURCE_SECTION, read_from_dlt
 from propel_assets.settings.fields import Settings, name_prefix
-from propel_assets.settings.parsing import variables_of
+from propel_assets.settings.parsing import variable_to_set
 
 REQUIRED = {"auth_url": ("auth URL", "config.toml"), "api_key": ("API key", "secrets.toml")}
 """By field: what it is called, and the file of dlt that has it."""
@@ -30,13 +30,13 @@ def require_credentials(settings: Settings) -> Settings:
     found = {name: getattr(settings, name) or read_from_dlt(section, name) for name in IN_DLT}
     if missing := [name for name in REQUIRED if not found[name]]:
         raise SettingsError(_describe_missing(missing, section, settings.environment))
-    found["auth_url"] = normalize_auth_url(found["auth_url"], variables_of("auth_url", settings.environment)[0])
+    found["auth_url"] = normalize_auth_url(found["auth_url"], variable_to_set("auth_url", settings.environment))
     return replace(settings, **found)
 
 
 def _describe_missing(names: Sequence[str], section: str, environment: str) -> str:
     labels = " and no ".join(REQUIRED[name][0] for name in names)
-    variables = " and ".join(variables_of(name, environment)[0] for name in names)
+    variables = " and ".join(variable_to_set(name, environment) for name in names)
     files = " and ".join(f"{name} in .dlt/{REQUIRED[name][1]}" for name in names)
     fields = f"the field{'s' * (len(names) > 1)} {' and '.join(names)}"
     resource = f"{fields} of the Dagster resource {name_prefix(environment)} (or your `name_prefix`)"

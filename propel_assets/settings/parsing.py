@@ -77,13 +77,18 @@ def monitoring_settings(environment: str | None = None) -> Settings:
     return Settings(environment=environment, **values)
 
 
-def variables_of(name: str, environment: str) -> list[str]:
+def _variables_of(name: str, environment: str) -> list[str]:
     """Return the environment variables that a field of `Settings` is read from, the first one first."""
     variable = variable_of(name)
     if not environment:
         return [variable]
     own = f"{environment.upper()}__{variable}"
     return [own] if name in PER_ENVIRONMENT else [own, variable]
+
+
+def variable_to_set(name: str, environment: str) -> str:
+    """Return the environment variable that sets a field of `Settings` for ``environment``, whatever others have."""
+    return _variables_of(name, environment)[0]
 
 
 def _value(name: str, environment: str | None) -> str:
@@ -97,7 +102,7 @@ def _environment(name: str | None) -> str:
 
 def _find(name: str, environment: str) -> tuple[str, str] | None:
     """Return the environment variable that has a value for a field, and the value."""
-    for variable in variables_of(name, environment):
+    for variable in _variables_of(name, environment):
         if text := os.environ.get(variable, "").strip():
             return variable, text
     return None

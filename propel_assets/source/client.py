@@ -27,7 +27,7 @@ import urllib3
 
 from propel_assets import __version__
 from propel_assets.errors import KeyRefused, PermanentApiError, ResponseTooLarge, TransientApiError, Unreachable
-from propel_assets.settings import Tenant, is_loopback, variables_of
+from propel_assets.settings import Tenant, is_loopback, variable_to_set
 from propel_assets.source.connections import connection_pool
 from propel_assets.source.throttle import Throttle
 
@@ -227,7 +227,7 @@ class Client:
             text = f"{request} {failure.reason} ({tried}). The previous data is kept. Run again later."
             if failure.is_connected:
                 raise TransientApiError(text)
-            variable, *_ = variables_of("auth_url", self.tenant.environment)
+            variable = variable_to_set("auth_url", self.tenant.environment)
             raise Unreachable(f"{text} Check that {variable} is right: {self.tenant.auth_url}.")
         with self._traffic_lock:
             self.traffic.retries += 1
@@ -368,7 +368,7 @@ def _discard(response: urllib3.BaseHTTPResponse) -> None:
 def _refusal(request: _Request, response: urllib3.BaseHTTPResponse, environment: str) -> PermanentApiError:
     """Return the error for a status that is not retried. The body is not quoted: it can repeat the query."""
     body, status = _read_error(response), response.status
-    url, key, token = (variables_of(name, environment)[0] for name in ("auth_url", "api_key", "oauth_token"))
+    url, key, token = (variable_to_set(name, environment) for name in ("auth_url", "api_key", "oauth_token"))
     returned = f"{request} returned {status}"
     if response.get_redirect_location():
         return PermanentApiError(

@@ -20,7 +20,7 @@ import urllib3
 from propel_assets import __version__
 from propel_assets.catalog.model import API, INSIGHTS
 from propel_assets.errors import KeyRefused, TransientApiError, Unreachable
-from propel_assets.settings import Tenant, variables_of
+from propel_assets.settings import Tenant, variable_to_set
 from propel_assets.source.client import MAX_ERROR_BYTES, REQUEST_SECONDS, USER_AGENT
 from propel_assets.source.connections import connection_pool
 from propel_assets.source.stream import Progress
@@ -170,7 +170,7 @@ class _Requester:
         except urllib3.exceptions.HTTPError as error:
             if not raises and not isinstance(error, urllib3.exceptions.NewConnectionError):
                 return None
-            variable, *_ = variables_of("auth_url", self.tenant.environment)
+            variable = variable_to_set("auth_url", self.tenant.environment)
             raise Unreachable(
                 f"The probe could not read GET {API}/{path} ({type(error).__name__}). Check that {variable} is right: "
                 f"{self.tenant.auth_url}."
@@ -297,7 +297,7 @@ class _Probe:
         """
         first = self._users(self.page)
         if first.status == UNAUTHORIZED:
-            variable, *_ = variables_of("api_key", self.http.tenant.environment)
+            variable = variable_to_set("api_key", self.http.tenant.environment)
             raise KeyRefused(
                 f"GET {API}/user/query returned 401: {variable} is not a key of this environment.", UNAUTHORIZED
             )

@@ -35,7 +35,7 @@ from starlette.routing import Route
 from svix.webhooks import Webhook, WebhookVerificationError
 
 from propel_assets.errors import SettingsError, WebhookStoreError, WebhookStoreFull
-from propel_assets.settings import load_settings, variable_of, variables_of
+from propel_assets.settings import load_settings, variable_of, variable_to_set
 from propel_assets.webhooks.store import StoredEvent, StoreStatus, WebhookStore
 
 PATH = "/webhooks/propelauth"
@@ -383,5 +383,5 @@ def __getattr__(name: str) -> Starlette:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     settings = load_settings()
-    variable, *_ = variables_of("webhook_secret", settings.environment)
+    variable = variable_to_set("webhook_secret", settings.environment)
     return build_app(WebhookStore(settings.webhook_store), settings.webhook_secrets, secret_variable=variable)

@@ -24,7 +24,7 @@ from packaging.version import Version
 
 import propel_assets
 from propel_assets import PropelAuthConfig, build_definitions
-from propel_assets.settings import variables_of
+from propel_assets.settings import variable_to_set
 from propel_assets.webhooks.app import MAX_BODY, MAX_CONNECTIONS
 from propel_assets_tests.processes import ROOT
 from propel_assets_tests.test_docs import parsed
@@ -209,7 +209,7 @@ def test_each_environment_has_the_receiver_of_one_with_a_secret_of_its_own() -> 
     for name in ("production", "staging"):
         assert f"kubectl create secret generic propelauth-webhooks-{name} --from-env-file" in page
         for setting in ("webhook_secret", "webhook_store"):
-            assert f"`{variables_of(setting, name)[0]}`" in page
+            assert f"`{variable_to_set(setting, name)}`" in page
     rules = yaml.safe_load(re.findall(r"```yaml\n(rules:.*?)```", page, re.DOTALL)[0])["rules"]
     routed = [path["backend"]["service"] for rule in rules for path in rule["http"]["paths"]]
     services = [m for m in WEBHOOKS_ENVIRONMENTS if m["kind"] == "Service"]

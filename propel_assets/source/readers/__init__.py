@@ -13,7 +13,7 @@ from typing import Any
 from propel_assets.catalog import BY_NAME, Table, tables_of
 from propel_assets.catalog.model import Custom, Document, Lookup, MetricGrid, PagedList, PerParent, ReportGrid, Webhooks
 from propel_assets.errors import LossRefused, OtherEnvironment
-from propel_assets.settings import Tenant, variables_of
+from propel_assets.settings import Tenant, variable_to_set
 from propel_assets.source.client import SANDBOX
 from propel_assets.source.readers.api_key_usage import read_api_key_usage
 from propel_assets.source.readers.basic import read_document, read_employees, read_lookup, read_paged_list
@@ -122,7 +122,7 @@ def _refuse_other_environment(context: ScanContext) -> None:
 
 
 def _url_variable(context: ScanContext) -> str:
-    return variables_of("auth_url", context.client.tenant.environment)[0]
+    return variable_to_set("auth_url", context.client.tenant.environment)
 
 
 def _normalized(tenant_id: str) -> str:

@@ -8,7 +8,7 @@ import msgspec
 from propel_assets.catalog import USER_QUERY, Table
 from propel_assets.catalog.model import Document, Lookup
 from propel_assets.errors import PermanentApiError, SettingsError
-from propel_assets.settings import variables_of
+from propel_assets.settings import variable_to_set
 from propel_assets.source.client import BACKEND_KEY, NO_AUTH
 from propel_assets.source.convert import convert
 from propel_assets.source.decode import PageDecoder, RowType
@@ -34,7 +34,7 @@ def read_document(context: ScanContext, table: Table, shape: Document) -> Iterat
     """Read the answer of ``table``'s endpoint."""
     token = context.client.tenant.oauth_token
     if shape.auth == "user_token" and not token:
-        variable, *_ = variables_of("oauth_token", context.client.tenant.environment)
+        variable = variable_to_set("oauth_token", context.client.tenant.environment)
         raise SkipScan(f"No access token of an end user: set {variable}.")
     auth = {"api_key": BACKEND_KEY, "none": NO_AUTH, "user_token": token}[shape.auth]
     row_type = RowType(table)
