@@ -4,6 +4,7 @@
 
     PropelError
     ├── SettingsError            a setting is missing or has a value that is not allowed
+    │   └── NotInstalled         something needs an extra that is not installed
     ├── ApiError                 PropelAuth's response cannot be used
     │   ├── PermanentApiError    a retry cannot succeed: 400, 401, 403, 404, a response of the wrong shape
     │   │   └── KeyRefused       the API key is not valid in this environment
@@ -43,6 +44,19 @@ class SettingsError(PropelError):
 
     title = "a setting is missing or invalid"
     concerns_every_scan = True
+
+
+def install_extra(extra: str) -> str:
+    """Return what to do to install an extra. How depends on where propel-assets was installed from."""
+    return f"Install propel-assets with the extra `{extra}`"
+
+
+class NotInstalled(SettingsError):
+    """What was attempted needs an extra that is not installed."""
+
+    def __init__(self, what_failed: str, extra: str) -> None:
+        """``what_failed`` is a sentence without its full stop."""
+        super().__init__(f"{what_failed}. {install_extra(extra)}.")
 
 
 class ApiError(PropelError):

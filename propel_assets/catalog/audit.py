@@ -102,7 +102,7 @@ PROPEL_EVENT_GRADES = _audit(
         Column("late_seconds_max", "double", "The longest such time."),
         timestamp("last_event_at", "When the last event of any type was received (UTC).", required=True),
         timestamp("graded_at", "When the comparison was made (UTC). It is repeated at the next scan.", required=True),
-        boolean("is_settled", "Whether events were on their way no longer: 2 minutes after the scan.", required=True),
+        boolean("is_settled", "Whether the grade is final: computed at least 2 minutes after the scan.", required=True),
     ),
 )
 

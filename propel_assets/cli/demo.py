@@ -20,7 +20,7 @@ from propel_assets.defs.build import build_definitions
 from propel_assets.defs.config import PropelAuthConfig
 from propel_assets.defs.dagster_compat import resolve_job
 from propel_assets.defs.environment import Environment
-from propel_assets.errors import WarehouseError
+from propel_assets.errors import WarehouseError, install_extra
 from propel_assets.marts.runner import MARTS, are_marts_installed
 from propel_assets.sandbox.running import Sandbox, tenant_id
 from propel_assets.settings import DATASET, Settings, load_settings
@@ -67,7 +67,7 @@ def run_demo(*, users: int, orgs: int, seed: int, now: date, environment: str = 
     if are_marts_installed():
         _print_answers(settings, now)
     else:
-        click.echo("\nHistory, marts and answers from them need the extra `marts`: pip install 'propel-assets[marts]'.")
+        click.echo(f"\n{install_extra('marts')} for the history, the marts and answers from them.")
     click.echo(f"\n{len(result.get_asset_materialization_events())} assets in {time.monotonic() - started:.0f} s.")
     with open_configured_warehouse(settings) as warehouse:
         [(file,)] = warehouse.rows("SELECT path FROM duckdb_databases() WHERE database_name = current_database()")

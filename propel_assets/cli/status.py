@@ -13,7 +13,7 @@ from propel_assets.catalog import BY_NAME, TABLES, Table
 from propel_assets.cli.arguments import Duration, current_settings, table_arguments
 from propel_assets.cli.rendering import VERDICTS, format_age, format_count, log, print_table
 from propel_assets.cli.warehouse import open_configured_warehouse
-from propel_assets.errors import SettingsError, WarehouseError, WebhookStoreError
+from propel_assets.errors import NotInstalled, SettingsError, WarehouseError, WebhookStoreError
 from propel_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -240,9 +240,7 @@ def _as_prometheus(
     try:
         from prometheus_client import CollectorRegistry, Gauge, generate_latest
     except ImportError:
-        raise SettingsError(
-            "The metrics need prometheus-client. Install it: pip install 'propel-assets[webhooks]'"
-        ) from None
+        raise NotInstalled("The metrics need prometheus-client", "webhooks") from None
     registry = CollectorRegistry()
 
     def gauge(name: str, text: str, value: float) -> None:

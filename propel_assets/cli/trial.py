@@ -6,7 +6,7 @@ from datetime import date
 import click
 
 from propel_assets.cli.arguments import PORT, current_settings, sandbox_options
-from propel_assets.errors import SettingsError
+from propel_assets.errors import NotInstalled
 
 
 @click.command(short_help="Load a sandbox through Dagster; print answers.")
@@ -48,7 +48,7 @@ def dev(port: int, sandbox_port: int, users: int, orgs: int, seed: int, now: dat
 
     is_installed = all(importlib.util.find_spec(name) for name in ("svix", "prometheus_client"))
     if live and not is_installed:
-        raise SettingsError("A live day needs the webhook receiver. Install it: pip install 'propel-assets[webhooks]'")
+        raise NotInstalled("A live day needs the webhook receiver", "webhooks")
 
     run_dev(
         port=port,

@@ -19,7 +19,7 @@ def webhooks(host: str, port: int) -> None:
       PROPELAUTH_WEBHOOK_SECRET=whsec_... propel-assets webhooks
       PROPELAUTH_WEBHOOK_STORE=postgresql+psycopg2://user:password@host/db propel-assets webhooks --host 0.0.0.0
     """
-    from propel_assets.errors import SettingsError
+    from propel_assets.errors import NotInstalled
     from propel_assets.settings import variable_to_set
 
     settings = current_settings()
@@ -27,9 +27,7 @@ def webhooks(host: str, port: int) -> None:
         from propel_assets.webhooks.app import PATH, build_app, serve
         from propel_assets.webhooks.store import WebhookStore
     except ImportError:
-        raise SettingsError(
-            "The webhook receiver is not installed. Install it: pip install 'propel-assets[webhooks]'"
-        ) from None
+        raise NotInstalled("The webhook receiver is not installed", "webhooks") from None
     store = WebhookStore(settings.webhook_store)
     try:
         variable = variable_to_set("webhook_secret", settings.environment)

@@ -4,7 +4,7 @@ import importlib
 
 import dagster as dg
 
-from propel_assets.errors import SettingsError
+from propel_assets.errors import NotInstalled
 from propel_assets.settings import executor_name
 
 # Each comes with the extra of its name, and is imported only when it is used.
@@ -28,6 +28,4 @@ def _executor(environment: str) -> dg.ExecutorDefinition:
     try:
         return getattr(importlib.import_module(module), attribute)
     except ImportError:
-        raise SettingsError(
-            f"PROPEL_EXECUTOR is {name!r}, which is not installed. Install it: pip install 'propel-assets[{name}]'"
-        ) from None
+        raise NotInstalled(f"PROPEL_EXECUTOR is {name!r}, which is not installed", name) from None

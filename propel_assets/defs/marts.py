@@ -118,14 +118,14 @@ def _build(context: dg.AssetExecutionContext, marts: Marts) -> Iterator[Any]:
     environment = marts.environment
     models = {name for name, key in marts.keys.items() if key in context.selected_asset_keys}
     tests = {check.name for check in context.selected_asset_check_keys}
-    words = ["build", "--indirect-selection", "empty", "--select", *sorted(models | tests)]
+    arguments = ["build", "--indirect-selection", "empty", "--select", *sorted(models | tests)]
     with convert_errors(), runner.open_dbt(environment.settings(context.resources), context.log.info) as dbt:
-        result = dbt.run(*words)
+        result = dbt.run(*arguments)
         for node in result.nodes:
             context.log.info(f"{node.name}: {node.status} in {node.seconds:.1f} s. {node.message}")
-        with dbt.warehouse() as opened:
+        with dbt.open_warehouse() as warehouse:
             for node in result.nodes:
-                yield from _events(context, marts, dbt, node, opened)
+                yield from _events(context, marts, dbt, node, warehouse)
         if result.failed:
             failed = "; ".join(f"{name}: {reason}" for name, reason in result.failed.items())
             raise WarehouseError(f"Not built, or a test failed: {failed}")

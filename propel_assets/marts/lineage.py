@@ -148,7 +148,7 @@ def _compiled_models() -> list[dict[str, Any]]:
             for table in (*TABLES, *AUDIT_TABLES):
                 columns = ", ".join(f'"{c.name}" {DUCKDB_TYPES.get(c.type, c.type)}' for c in table.columns)
                 connection.execute(f'CREATE TABLE {DATASET}."{table.name}" ({columns})')
-        runner.Dbt(runner.duckdb_profile(Target(), str(database)), folder).run("compile")
+        runner.run_dbt(runner.duckdb_profile(Target(), str(database)), folder, "compile")
         nodes = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["nodes"]
     waiting = [node for node in nodes.values() if node["resource_type"] in {"model", "seed"}]
     ordered: list[dict[str, Any]] = []

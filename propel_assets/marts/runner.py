@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from propel_assets.catalog import AUTH_EVENT, INSIGHTS, TABLES, Table
-from propel_assets.errors import SettingsError, WarehouseError
+from propel_assets.errors import NotInstalled, SettingsError, WarehouseError, install_extra
 from propel_assets.marts import dbt_compat
 from propel_assets.marts.sources import PACKAGE, PROJECT
 from propel_assets.privacy.policy_file import load_policy
@@ -48,11 +48,11 @@ def how_to_build(target: Target) -> str:
     if destination_kind(target) not in ADAPTERS:
         return "They are built on DuckDB and PostgreSQL only. Elsewhere, a dbt project of yours can read the tables."
     job = f"{name_prefix(target.environment)}_refresh"
-    install = "" if are_marts_installed() else "Install the extra: pip install 'propel-assets[marts]'. Then "
+    start = "To build them" if are_marts_installed() else f"{install_extra('marts')}. Then"
     return (
-        f"{install or 'To build them: '}run `dagster job execute -m propel_assets.definitions -j {job}`, or start "
-        f"`dagster dev -m propel_assets.definitions` and launch the job {job}. With a `name_prefix` of your own, "
-        "launch the job whose name ends in `_refresh`."
+        f"{start} run `dagster job execute -m propel_assets.definitions -j {job}`, or start "
+        f"`dagster dev -m propel_assets.definitions` and launch the job {job}. If you set `name_prefix`, launch the "
+        "job whose name ends in `_refresh`."
     )
 
 
@@ -91,7 +91,7 @@ class DbtResult:
 
 @dataclass(frozen=True)
 class UnloadedTable:
-    """A table of PropelAuth's own figures that the last load did not read.
+    """A table of an insight report that the last load did not read.
 
     Attributes:
         reason: why it was not read.
@@ -184,45 +184,46 @@ def profile_from_dlt(target: Target, pipeline: Any) -> Profile:
         )
     extra, build_profile = ADAPTERS[kind]
     if not importlib.util.find_spec(f"dbt.adapters.{kind}"):
-        raise SettingsError(
-            f"The marts on {target.destination} need the extra `{extra}`: pip install 'propel-assets[{extra}]'."
-        )
+        raise NotInstalled(f"The marts on {target.destination} need dbt's adapter, which is not installed", extra)
     return build_profile(target, pipeline)
 
 
 @dataclass(frozen=True)
 class Dbt:
-    """dbt, with a profile and a private folder. Use `open_dbt`."""
+    """dbt, with a profile and a private folder. Use `open_dbt`.
+
+    Attributes:
+        profile: the connection of dbt.
+        folder: of this run only.
+        unloaded: the tables of insight reports that the last load did not read, by name.
+        open_warehouse: opens the warehouse for queries, between runs of dbt.
+    """
 
     profile: Profile
     folder: Path
-    unloaded: Mapping[str, UnloadedTable] = field(default_factory=dict)
-    connect: Callable[[], contextlib.AbstractContextManager[Warehouse]] | None = None
+    unloaded: Mapping[str, UnloadedTable]
+    open_warehouse: Callable[[], contextlib.AbstractContextManager[Warehouse]]
 
-    def run(self, *words: str, **variables: Any) -> DbtResult:
-        """Run dbt with the command ``words`` and the project's ``variables``.
-
-        Raises:
-            WarehouseError: dbt could not start.
-        """
-        manifest, _ = _parse(self.profile)
-        done = _invoke(self.profile, self.folder, words, variables, manifest)
-        if done.exception is not None:
-            raise WarehouseError(f"dbt stopped: {describe_error(done.exception)}.")
-        return DbtResult([_result_of(result) for result in getattr(done.result, "results", ())])
+    def run(self, *arguments: str, **variables: Any) -> DbtResult:
+        """Run dbt as `run_dbt` does."""
+        return run_dbt(self.profile, self.folder, *arguments, **variables)
 
     @property
     def manifest(self) -> dict[str, Any]:
         """The manifest, with the names of this warehouse."""
         return manifest_dict(self.profile)
 
-    @contextlib.contextmanager
-    def warehouse(self) -> Iterator[Warehouse]:
-        """Open the warehouse for queries, between runs of dbt."""
-        if self.connect is None:
-            raise WarehouseError("This run of dbt has no warehouse to query.")
-        with self.connect() as warehouse:
-            yield warehouse
+
+def run_dbt(profile: Profile, folder: Path, *arguments: str, **variables: Any) -> DbtResult:
+    """Run dbt with command-line ``arguments`` and the project's ``variables``. Its artifacts are in ``folder``.
+
+    Raises:
+        WarehouseError: dbt could not start.
+    """
+    done = _invoke(profile, folder, arguments, variables, _parse(profile)[0])
+    if done.exception is not None:
+        raise WarehouseError(f"dbt stopped: {describe_error(done.exception)}.")
+    return DbtResult([_result_of(result) for result in getattr(done.result, "results", ())])
 
 
 def _result_of(result: Any) -> NodeResult:
@@ -236,7 +237,7 @@ def _result_of(result: Any) -> NodeResult:
 
 
 def _invoke(
-    profile: Profile, folder: Path, words: Sequence[str], variables: Mapping[str, Any], manifest: Any = None
+    profile: Profile, folder: Path, arguments: Sequence[str], variables: Mapping[str, Any], manifest: Any = None
 ) -> Any:
     """Run dbt once and return its `dbtRunnerResult`. The profile holds a password: it is in the private folder."""
     with dbt_compat.quiet_import():
@@ -249,13 +250,13 @@ def _invoke(
     options += ["--log-path", str(folder), "--log-level", "none", "--log-level-file", "none", "--no-use-colors"]
     options += ["--vars", json.dumps({**dict(profile.schemas), **variables})]
     options += ["--no-version-check", "--no-send-anonymous-usage-stats"]
-    if words[0] == "build":  # half of the time of a small build
+    if arguments[0] == "build":  # writing JSON takes half of the time of a small build
         options += ["--no-write-json"]
     # dbt reads each option that is not passed from a variable, and those are of the user's own dbt project: DBT_TARGET
-    # names a target that this profile does not have, DBT_EMPTY builds tables without rows. No option turns that off.
+    # names a target that this profile does not have, DBT_EMPTY builds tables without rows. No option prevents that.
     with dbt_compat.ONE_INVOCATION, without_environment("DBT_"):
         try:
-            return dbtRunner(manifest=manifest).invoke([*words, *options])
+            return dbtRunner(manifest=manifest).invoke([*arguments, *options])
         finally:
             dbt_compat.close_connections()
             file.unlink(missing_ok=True)
@@ -306,7 +307,7 @@ def open_dbt(settings: Settings, log: Log = lambda _: None) -> Iterator[Dbt]:
 
 
 def _unloaded_insights(warehouse: Warehouse) -> dict[str, UnloadedTable]:
-    """Return the tables of PropelAuth's own figures that the last load did not read."""
+    """Return the tables of insight reports that the last load did not read."""
     insights = [table for table in TABLES if table.feature == INSIGHTS]
     return {
         table.name: UnloadedTable(reason, has_rows=warehouse.audit.last_load(table) is not None)

@@ -1,8 +1,8 @@
 r"""Ids and e-mail addresses inside text and JSON: finding them in every usual encoding, and replacing them.
 
 A text is searched as it is and with its escapes decoded: percent-encoding, JSON escapes, `\x27` as databases write
-bytes, HTML character references, and these inside each other. Found are tokens of the shape of an id (a UUID with or
-without hyphens, 64 hex digits) and of an e-mail address. A token counts if it identifies an erased person, or a part of
+bytes, HTML character references, and these inside each other. It finds tokens that look like an id (a UUID with or
+without hyphens, 64 hex digits) or an e-mail address. A token counts if it identifies an erased person, or a part of
 it does: `bob@x.test.png` contains `bob@x.test`, and `email=bob@x.test` does. `x-bob@x.test` does not: it is another
 address.
 """
@@ -16,7 +16,7 @@ import msgspec
 from propel_assets.privacy.surrogates import mark_surrogates
 
 REPLACEMENT = "erased"
-# A text without an encoded `@` and without 8 hex digits contains no identifier. Valid in RE2, for Arrow, as well.
+# A text without `@` (plain or encoded) and without 8 hex digits contains no identifier. Valid in RE2, for Arrow, too.
 MAY_CONTAIN_IDENTIFIER = r"@|%(?:25)*40|u0040|&#(?:64|[xX]40);|[0-9A-Fa-f]{8}"
 CANDIDATE = re.compile(MAY_CONTAIN_IDENTIFIER)
 MAX_DECODINGS = 4
@@ -41,15 +41,15 @@ PLAIN_IDENTIFIER = r"^(?:[^\s@\"'<>(),;:\[\]\\%&=?/]+@[\w.-]+|[0-9A-Fa-f-]{32,36
 """A text that is one address or id and nothing else. Valid in RE2, for Arrow, as well."""
 
 IsErased = Callable[[str], bool]
-"""Tells whether a value identifies an erased person; without regard to case."""
+"""Returns whether a value identifies an erased person. It ignores case."""
 Span = tuple[int, int]
 
 
 def replace_identifiers(text: str, is_erased: IsErased, *, whole_values: bool = False) -> str:
-    """Return ``text``, or JSON, with the word `erased` in place of what identifies an erased person.
+    """Return ``text``, or JSON, with the word `erased` in place of each identifier of an erased person.
 
     JSON keeps its format: only contents of strings change, keys of objects included, and keys stay unique.
-    ``whole_values``: also replace a text, or a JSON string that is a value, if it is as a whole a username or an id.
+    ``whole_values``: also replace text and JSON string values that equal a username or an id.
     """
     if text.lstrip()[:1] in {"{", "[", '"'} and _is_json(text):
         return _replace_in_json(text, is_erased, whole_values=whole_values)

@@ -19,7 +19,7 @@ from propel_assets.settings import variable_of
 
 ACTIONS: tuple[Action, ...] = ("keep", "hash", "drop")
 ANY = "*"  # every element of a list, or every key of an object
-VARIANT = "__v_text"
+VARIANT = "__v_text"  # dlt's suffix of a variant column of text
 UNEXPECTED_FIELD = b"api_field"
 """Key in the metadata of an Arrow field that the catalog does not declare: the name of the API field."""
 MIN_KEY_LENGTH = 16
@@ -28,7 +28,7 @@ KEY_LABEL = "propel-assets"  # its keyed hash identifies the key
 
 @dataclass
 class Rule:
-    """What is stored of a column, or of a part of a JSON value. ``parts`` have rules of their own."""
+    """The rule for a column or a part of a JSON value. ``parts`` have rules of their own."""
 
     action: Action = "keep"
     parts: dict[str, "Rule"] = field(default_factory=dict)
@@ -74,9 +74,9 @@ class Policy:
     Attributes:
         name: the preset or the file that the policy comes from.
         rules: by table and column.
-        unclassified: what is stored of fields that the catalog does not declare, keep or drop.
+        unclassified: the action for unexpected fields, keep or drop.
         key: the secret of keyed hashes.
-        new_fields: what is stored of single fields that the catalog does not declare, by table and field.
+        new_fields: the action for single unexpected fields, by table and field.
     """
 
     name: str
@@ -114,7 +114,7 @@ class Policy:
         return [name for name, rule in self.rules[table.name].items() if action in rule.actions()]
 
     def apply(self, table: Table, rows: pa.Table) -> tuple[pa.Table, list[str]]:
-        """Return ``rows`` as the policy allows them to be stored, and the fields that were held back without a rule."""
+        """Return ``rows`` as they may be stored, and the unexpected fields that were dropped without a rule."""
         rules, held_back = self.rules[table.name], []
         new_fields = self.new_fields.get(table.name, {})
         for arrow_field in rows.schema:
@@ -181,9 +181,11 @@ def require_key(policy: Policy, reason: str) -> None:
     variable = variable_of("privacy_key")
     if not policy.key:
         raise SettingsError(
-            f"{reason}, and {variable} is not set. Set it to a secret text and keep that text: openssl rand -hex 32."
+            f"{reason}, and {variable} is not set. Generate a key with `openssl rand -hex 32`, set it, and store it "
+            "safely."
         )
     if len(policy.key) < MIN_KEY_LENGTH:
         raise SettingsError(
-            f"{variable} is shorter than {MIN_KEY_LENGTH} characters, so it could be guessed: openssl rand -hex 32."
+            f"{variable} is shorter than {MIN_KEY_LENGTH} characters, so it could be guessed. Generate a key with "
+            "`openssl rand -hex 32`."
         )

@@ -29,7 +29,7 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 import urllib3
 
-from propel_assets.errors import PropelError, SettingsError
+from propel_assets.errors import NotInstalled, PropelError, SettingsError
 from propel_assets.settings import AlertSettings, is_loopback, variable_of
 
 SECONDS = 20.0  # in total, over all targets: they are delivered to at the same time
@@ -279,7 +279,7 @@ def _apprise(url: str, name: str) -> AlertTarget:
     try:
         import apprise
     except ImportError:
-        raise SettingsError(f"{variable} needs the extra `apprise`: pip install 'propel-assets[apprise]'.") from None
+        raise NotInstalled(f"{variable} cannot be used: Apprise is not installed", "apprise") from None
     asset = apprise.AppriseAsset(app_id="propel-assets", http_redirects=False, async_mode=False)
     with _quiet(apprise.logger):
         service: Any = apprise.Apprise.instantiate(url, asset=asset)

@@ -19,7 +19,7 @@ from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
 from propel_assets import __version__
 from propel_assets.catalog import BY_NAME, TABLES, Table
-from propel_assets.errors import PropelError
+from propel_assets.errors import PropelError, install_extra
 from propel_assets.marts import runner
 from propel_assets.marts.sources import PROJECT
 from propel_assets.reporting import charts
@@ -167,7 +167,7 @@ def _panel(warehouse: Warehouse, mart: str, schema: str) -> Panel:
         why = runner.unloaded_reason(warehouse, table) or f"{schema}.{mart} is empty: there is nothing to show yet."
         return Panel(mart, title, instead=why)
     if not can_draw():
-        return Panel(mart, chart.title, chart, instead="To draw it: pip install 'propel-assets[marts]'.")
+        return Panel(mart, chart.title, chart, instead=f"{install_extra('marts')} to draw it.")
     drawings = (chart.svg(width, THEMED).replace(' xmlns="http://www.w3.org/2000/svg"', "") for width in (WIDE, NARROW))
     return Panel(
         mart, chart.title, chart, tuple(d.replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "") for d in drawings)

@@ -1,6 +1,7 @@
 """Whether anything has changed at PropelAuth: a few requests, whatever the size of the tenant."""
 
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -9,7 +10,6 @@ from propel_assets.catalog import TABLES, USER_QUERY, Table
 from propel_assets.catalog.model import PagedList
 from propel_assets.errors import PermanentApiError
 from propel_assets.source.client import Client
-from propel_assets.source.lists import FORBIDDEN
 
 NOT_ENABLED = -1
 
@@ -66,7 +66,7 @@ def _first(client: Client, table: Table, total: str, order_by: str) -> tuple[int
     try:
         answer = client.get(table.path, decode, params)
     except PermanentApiError as error:
-        if error.status == FORBIDDEN or (table.feature and error.status in table.feature.statuses):
+        if error.status == HTTPStatus.FORBIDDEN or (table.feature and error.status in table.feature.statuses):
             return NOT_ENABLED, {}  # a load reports what the key may not read
         raise
     return answer.total, next(iter(answer.items), {})

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from math import inf
 from typing import TypeVar
 from urllib.parse import quote, urlencode, urlsplit
@@ -44,8 +45,7 @@ MAX_BODY_BYTES = 64 * 2**20
 CHUNK_BYTES = 2**20
 MAX_ERROR_BYTES = 64 * 2**10
 """How much of the body of an error response is read."""
-OK, TOO_MANY_REQUESTS = 200, 429
-RETRIED_STATUSES = frozenset({408, 425, TOO_MANY_REQUESTS, 500, 502, 503, 504, 520, 521, 522, 523, 524})
+RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 NO_AUTH, BACKEND_KEY = "", "backend key"
 SANDBOX = "propel-assets-sandbox/"
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError)
@@ -85,7 +85,7 @@ class Client:
     def __init__(
         self, tenant: Tenant, *, request_seconds: float = REQUEST_SECONDS, max_body_bytes: int = MAX_BODY_BYTES
     ) -> None:
-        """Prepare connections; send nothing. ``tenant`` has its credentials: `require_credentials`."""
+        """Prepare connections; send nothing. ``tenant`` must have passed `require_credentials`."""
         log = logging.getLogger("urllib3.connectionpool")
         if not any(isinstance(known, _QueryFilter) for known in log.filters):
             log.addFilter(_QueryFilter())
@@ -136,7 +136,7 @@ class Client:
 
     @property
     def tenant_id(self) -> str:
-        """What identifies the tenant: its host; for a server on this machine, host and port.
+        """The identity of the tenant: its host; for a server on this machine, host and port.
 
         The port of a sandbox is not always the same, so a sandbox is identified by its `Server` header. For a server on
         this machine, the property is empty until the first response.
@@ -151,11 +151,11 @@ class Client:
     @contextmanager
     def stopping(self) -> Iterator[None]:
         """End all waits, retries and responses of the workers of a failed scan, so that they can be joined."""
-        self._throttle.stop(True)
+        self._throttle.set_stopped(True)
         try:
             yield
         finally:
-            self._throttle.stop(False)
+            self._throttle.set_stopped(False)
 
     def _send(self, request: "_Request", decode: Callable[[bytes], T]) -> "T | _Failure":
         """Send ``request`` once. Return the decoded body, or the failure that can be retried."""
@@ -172,7 +172,7 @@ class Client:
                 _read_error(response)
                 pause = _retry_after(response.headers.get("Retry-After"))
                 return _Failure(f"returned {response.status}", sent_at, response.status, pause)
-            if response.status != OK:
+            if response.status != HTTPStatus.OK:
                 raise _refusal(request, response, self.tenant.environment)
             body = self._read(request, response)
             try:
@@ -211,7 +211,7 @@ class Client:
     def _back_off(self, request: "_Request", failure: "_Failure", tries: int) -> None:
         """Wait before the next attempt, or raise."""
         now, limit = time.monotonic(), self.tenant.retry_seconds
-        rate_limited = failure.status == TOO_MANY_REQUESTS
+        rate_limited = failure.status == HTTPStatus.TOO_MANY_REQUESTS
         # While other requests succeed, a rate limit is not a failure.
         spent = now - (max(request.started, self._throttle.last_success) if rate_limited else request.started)
         requested = failure.retry_after or 0.0
@@ -373,31 +373,31 @@ def _refusal(request: _Request, response: urllib3.BaseHTTPResponse, environment:
     if response.get_redirect_location():
         return PermanentApiError(
             f"{returned}, a redirect. Redirects are not followed, so that the key is sent to one host only. Set "
-            f"{url} to the host that responds itself.",
+            f"{url} to the host that does not redirect.",
             status,
         )
-    if status == 401 and request.auth == NO_AUTH:
+    if status == HTTPStatus.UNAUTHORIZED and request.auth == NO_AUTH:
         return PermanentApiError(
             f"{returned}, and it needs no key. Check that {url} is the auth URL of this environment, and that no proxy "
             "asks for a login.",
             status,
         )
-    if status == 401 and request.auth != BACKEND_KEY:
+    if status == HTTPStatus.UNAUTHORIZED and request.auth != BACKEND_KEY:
         return PermanentApiError(
             f"{returned}: {token} is not a valid access token of an end user. Log in again for a new one.",
             status,
         )
-    if status == 401:
+    if status == HTTPStatus.UNAUTHORIZED:
         return KeyRefused(
             f"{returned}: {key} is not a key of this environment. Copy one from the Backend Integration "
             "page of the PropelAuth dashboard; test, staging and prod have their own.",
             status,
         )
-    hints = {
-        400: f": invalid {_refused_fields(body)}.",
-        403: ": the key may not read this. Add the permission on the Backend Integration page.",
-        404: f": not found, or {url} is not the auth URL of this environment.",
-        426: ": orgs (B2B) are not enabled for this project.",
+    hints: dict[int, str] = {
+        HTTPStatus.BAD_REQUEST: f": invalid {_refused_fields(body)}.",
+        HTTPStatus.FORBIDDEN: ": the key may not read this. Add the permission on the Backend Integration page.",
+        HTTPStatus.NOT_FOUND: f": not found, or {url} is not the auth URL of this environment.",
+        HTTPStatus.UPGRADE_REQUIRED: ": orgs (B2B) are not enabled for this project.",
     }
     return PermanentApiError(returned + hints.get(status, "."), status)
 

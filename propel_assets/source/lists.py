@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from queue import SimpleQueue
 from threading import Event, Semaphore
 from typing import Any, Literal, TypeVar
@@ -29,7 +30,6 @@ MAX_ATTEMPTS = 3
 MAX_REASONS = 3
 OBJECTS_BEFORE_COLLECTION = 100_000
 MIN_PAGE_SIZE = 10
-BAD_REQUEST, FORBIDDEN, NOT_FOUND = 400, 403, 404
 MAX_SINGLE_READS = 200
 """Above so many ids, rows are read from their list instead of by one request each."""
 
@@ -147,7 +147,7 @@ class ListScan:
 
     def _is_page_too_large(self, error: Exception, scan: Scan) -> bool:
         """Whether a smaller page size can help: the server refuses the first page, or a page exceeds the size limit."""
-        refused = isinstance(error, PermanentApiError) and error.status == BAD_REQUEST and not scan.pages
+        refused = isinstance(error, PermanentApiError) and error.status == HTTPStatus.BAD_REQUEST and not scan.pages
         return self._size > MIN_PAGE_SIZE and (refused or isinstance(error, ResponseTooLarge))
 
     def _attempt(self, scan: Scan, newer: set[Hashable]) -> "Iterator[list[Any]]":
@@ -301,7 +301,7 @@ def get_or_none(client: Client, path: str, decode: Callable[[bytes], T], params:
     try:
         return client.get(path, decode, params)
     except PermanentApiError as error:
-        if error.status == NOT_FOUND:
+        if error.status == HTTPStatus.NOT_FOUND:
             return None
         raise
 

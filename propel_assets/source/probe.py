@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from typing import Any, Literal
 from urllib.parse import urlencode
 
@@ -33,7 +34,6 @@ MAX_RETRIES = 2
 TRANSIENT = frozenset({500, 502, 503, 504})
 NOT_ENABLED = INSIGHTS.statuses
 MAX_BODY_BYTES = 8 * 2**20
-OK, BAD_REQUEST, UNAUTHORIZED, TOO_MANY_REQUESTS = 200, 400, 401, 429
 WHOLE_PAGE, LARGE_PAGE, BEYOND = 100, 1_000, 1_000_000
 UNKNOWN_UUID = "00000000-0000-4000-8000-000000000000"
 UNKNOWN_KEY = "0" * 32
@@ -92,7 +92,7 @@ class Response:
     @property
     def is_ok_object(self) -> bool:
         """Whether the status is 200 and the body an object."""
-        return self.status == OK and isinstance(self.body, dict)
+        return self.status == HTTPStatus.OK and isinstance(self.body, dict)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """Return the objects in the list ``name``."""
@@ -164,7 +164,7 @@ class _Requester:
         url = f"{API}/{path}" + (f"?{urlencode(params)}" if params else "")
         try:
             response = self._pool.urlopen("GET", url, headers=headers, redirect=False, preload_content=False)
-            limit = MAX_BODY_BYTES if response.status == OK else MAX_ERROR_BYTES
+            limit = MAX_BODY_BYTES if response.status == HTTPStatus.OK else MAX_ERROR_BYTES
             content = response.read(limit + 1, decode_content=True)
             response.close()
         except urllib3.exceptions.HTTPError as error:
@@ -178,7 +178,7 @@ class _Requester:
         for name, value in response.headers.items():
             if LIMIT_HEADER.fullmatch(name):
                 self.limit_headers[name.lower()] = value if value.isdigit() else "(not a number)"
-        if response.status == TOO_MANY_REQUESTS:
+        if response.status == HTTPStatus.TOO_MANY_REQUESTS:
             has_header = "with" if "retry-after" in self.limit_headers else "without"
             raise TransientApiError(
                 f"The probe stopped after {self.sent} requests: GET {API}/{path} returned 429 {has_header} "
@@ -188,7 +188,8 @@ class _Requester:
 
     def _note(self, response: Response) -> None:
         """Note the body of an error for the profile."""
-        if response.status not in (OK, BAD_REQUEST, *TRANSIENT):  # the body of a 400 depends on the request
+        # The body of a 400 depends on the request.
+        if response.status not in (HTTPStatus.OK, HTTPStatus.BAD_REQUEST, *TRANSIENT):
             kind = response.headers.get("Content-Type", "").split(";")[0].strip().lower()
             kind = kind if kind in MEDIA_TYPES else ""
             self.errors.setdefault(response.status, {"content_type": kind, "body": response.text})
@@ -200,7 +201,7 @@ def _decode(status: int, headers: Mapping[str, str], content: bytes, *, is_trunc
     except (ValueError, RecursionError):
         body, is_json = None, False
     text = content.decode(errors="replace").strip()
-    if status == OK:
+    if status == HTTPStatus.OK:
         text = ""
     elif is_json:
         text = json.dumps(_shape(body))
@@ -296,23 +297,24 @@ class _Probe:
             TransientApiError: the list could not be read, for a reason that can pass.
         """
         first = self._users(self.page)
-        if first.status == UNAUTHORIZED:
+        if first.status == HTTPStatus.UNAUTHORIZED:
             variable = variable_to_set("api_key", self.http.tenant.environment)
             raise KeyRefused(
-                f"GET {API}/user/query returned 401: {variable} is not a key of this environment.", UNAUTHORIZED
+                f"GET {API}/user/query returned 401: {variable} is not a key of this environment.",
+                HTTPStatus.UNAUTHORIZED,
             )
-        if self._require_not_transient(first).status == OK:
+        if self._require_not_transient(first).status == HTTPStatus.OK:
             return first
         small = self._require_not_transient(self._users(1, None))
-        if small.status != OK:
+        if small.status != HTTPStatus.OK:
             with_orgs, self.include_orgs = self.include_orgs, {}
             off, first = small.status, self._users(self.page, None)
             small = self._require_not_transient(self._users(1, None))
-            if small.status != OK:
+            if small.status != HTTPStatus.OK:
                 self.include_orgs = with_orgs  # the list is refused whatever the parameters
                 return first
             self.profile_faults["include_orgs_off"] = off
-        if self._require_not_transient(first).status != OK:
+        if self._require_not_transient(first).status != HTTPStatus.OK:
             self.refused = first.status
             self.cap = self.page = self._largest_accepted(1, WHOLE_PAGE)
             first = self._require_not_transient(self._users(self.page, None))
@@ -332,7 +334,7 @@ class _Probe:
         while high - low > 1:
             middle = (low + high) // 2
             response = self._require_not_transient(self._read("user/query", record_as=None, page_size=middle))
-            low, high = (middle, high) if response.status == OK else (low, middle)
+            low, high = (middle, high) if response.status == HTTPStatus.OK else (low, middle)
         return low
 
     def _read(self, path: str, *, record_as: str | None = "", auth: Auth = "key", **params: Any) -> Response:
@@ -360,7 +362,7 @@ class _Probe:
         answer = f"a page_size of {WHOLE_PAGE if self.refused else LARGE_PAGE}"
         if not first.is_ok_object:
             return "", {}
-        if large.status != OK:
+        if large.status != HTTPStatus.OK:
             answer += f" is refused with {large.status}; "
             if self.refused or self.page == WHOLE_PAGE:
                 cap = self.cap or self._largest_accepted(WHOLE_PAGE, LARGE_PAGE)
@@ -381,7 +383,7 @@ class _Probe:
 
     def _past_the_end(self, first: Response) -> ProbeFinding:
         beyond = self._read("user/query", page_size=self.page, page_number=BEYOND)
-        if beyond.status != OK:
+        if beyond.status != HTTPStatus.OK:
             if first.is_ok_object and beyond.status not in TRANSIENT:
                 self.profile_faults["past_end"] = beyond.status
             answer = f"status {beyond.status}"
@@ -419,7 +421,7 @@ class _Probe:
             "and 503, all requests pause for the time in Retry-After, and at least for a backoff that doubles.",
         )
         members = self._read(f"user/org/{UNKNOWN_UUID}", record_as="user/org/{org_id}", page_size=1)
-        if members.status == OK:
+        if members.status == HTTPStatus.OK:
             self.profile_faults["unknown_org_empty"] = True
         yield ProbeFinding(
             17,
@@ -626,7 +628,7 @@ class _Probe:
         return ProbeFinding(
             13,
             "which endpoints this key may read",
-            f"{sum(status == OK for status in self.statuses.values())} endpoints return 200"
+            f"{sum(status == HTTPStatus.OK for status in self.statuses.values())} endpoints return 200"
             + (f"; refused: {', '.join(sorted(refused))}" if refused else ""),
             "403 is reported as a missing permission of the key, other statuses as a feature that is not enabled.",
         )
@@ -663,7 +665,7 @@ def _ids(rows: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
 
 
 def _described(response: Response) -> str:
-    if response.status == OK:
+    if response.status == HTTPStatus.OK:
         return "200"
     if not response.text:
         return f"{response.status} with an empty body"

@@ -1,8 +1,8 @@
 """Client-side throttling: one shared pause, request rate and concurrency limit for all worker threads.
 
 PropelAuth publishes no rate limit, so without `max_rate` requests are not limited until one is refused with 429. After
-a refusal, the rate is set to what the server has accepted, and grows until the next refusal. `Pace` computes delays and
-uses neither threads nor a clock; `Throttle` waits.
+a refusal, the rate is set to what the server has accepted, and grows until the next refusal. `RateController` computes
+delays and uses neither threads nor a clock; `Throttle` waits.
 """
 
 import threading
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from math import inf
 
 
-class Pace:
+class RateController:
     """Computes when requests may be sent. Times are seconds of any monotonic clock."""
 
     WINDOW_SECONDS = 120
@@ -49,7 +49,7 @@ class Pace:
         self.last_success = now
 
     @property
-    def _probing(self) -> bool:
+    def _is_probing(self) -> bool:
         """Whether requests are sent one at a time, because none has succeeded since the last refusal."""
         return self._refusals > 0
 
@@ -57,9 +57,9 @@ class Pace:
         """Return the seconds until `delay` should be called again; 0.0 if a request may be sent now."""
         if now < self._pause_until:
             return self._pause_until - now
-        if self.in_flight >= (1 if self._probing else int(self._concurrency)):
+        if self.in_flight >= (1 if self._is_probing else int(self._concurrency)):
             return 1.0
-        if self._rate == inf or self._probing:
+        if self._rate == inf or self._is_probing:
             return 0.0
         self._refill(now)
         return 0.0 if self._tokens >= 1 else (1 - self._tokens) / self._rate
@@ -86,7 +86,7 @@ class Pace:
         else:
             self._successes.append([int(now), 1])
         self._concurrency = min(self._max_concurrency, self._concurrency + 0.1)
-        if self._probing and sent_at > self._refused_at:
+        if self._is_probing and sent_at > self._refused_at:
             self._resume(now)
 
     def _resume(self, now: float) -> None:
@@ -111,7 +111,7 @@ class Pace:
         """
         if sent_at > self._refused_at:  # otherwise the request was sent before the previous refusal was known
             self._refused_at = now
-            if not self._probing:
+            if not self._is_probing:
                 self._concurrency = max(1.0, self._concurrency / 2)
             self._refusals += 1
         backoff = min(self.MAX_BACKOFF_SECONDS, self.MIN_BACKOFF_SECONDS * 2 ** (self._refusals - 1))
@@ -125,50 +125,50 @@ class Throttle:
         """Start at full concurrency and ``max_rate`` requests per second (0: unlimited)."""
         self._clock = clock
         self._condition = threading.Condition()
-        self._pace = Pace(max_concurrency, max_rate, clock())
+        self._controller = RateController(max_concurrency, max_rate, clock())
         self.peak_concurrency = 0
         self.stopped = False
 
     @property
     def last_success(self) -> float:
         """The time of the last successful response."""
-        return self._pace.last_success
+        return self._controller.last_success
 
     def start_request(self) -> float:
         """Wait until a request may be sent; return the seconds waited."""
         started = self._clock()
         with self._condition:
-            while (delay := self._pace.delay(self._clock())) > 0 and not self.stopped:
+            while (delay := self._controller.delay(self._clock())) > 0 and not self.stopped:
                 self._condition.wait(delay)
-            self._pace.start_request()
-            self.peak_concurrency = max(self.peak_concurrency, self._pace.in_flight)
+            self._controller.start_request()
+            self.peak_concurrency = max(self.peak_concurrency, self._controller.in_flight)
         return self._clock() - started
 
     def end_request(self, sent_at: float, *, success: bool) -> None:
         """Count a request as finished, and wake the threads that wait."""
         with self._condition:
-            self._pace.end_request(self._clock(), sent_at, success=success)
+            self._controller.end_request(self._clock(), sent_at, success=success)
             self._condition.notify_all()  # the end of a refusal admits more than one request
 
     def pause(self, seconds: float) -> None:
         """Pause all workers."""
         with self._condition:
-            self._pace.pause(self._clock(), seconds)
+            self._controller.pause(self._clock(), seconds)
 
     def refuse(self, sent_at: float, requested_seconds: float) -> None:
         """Pause all workers after a 429, and halve the concurrency. The rate is lowered at the next success."""
         with self._condition:
-            self._pace.refuse(self._clock(), sent_at, requested_seconds)
+            self._controller.refuse(self._clock(), sent_at, requested_seconds)
 
     def wait(self, seconds: float) -> None:
-        """Pause the calling worker; `stop` ends the wait."""
+        """Pause the calling worker; `set_stopped` ends the wait."""
         until = self._clock() + seconds
         with self._condition:
             while (left := until - self._clock()) > 0 and not self.stopped:
                 self._condition.wait(left)
 
-    def stop(self, stopped: bool) -> None:
-        """End every wait, now and until called with False: a worker has failed permanently."""
+    def set_stopped(self, stopped: bool) -> None:
+        """While set, end every wait at once: a worker has failed permanently."""
         with self._condition:
             self.stopped = stopped
             self._condition.notify_all()

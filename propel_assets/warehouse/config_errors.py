@@ -7,7 +7,7 @@ import dlt
 from dlt.common.configuration.exceptions import ConfigFieldMissingException, LookupTrace, LookupTraces
 from dlt.common.configuration.providers import EnvironProvider
 
-from propel_assets.errors import SettingsError
+from propel_assets.errors import NotInstalled, SettingsError
 from propel_assets.warehouse.destinations.policies import extra_of
 
 ENVIRONMENT_VARIABLES = EnvironProvider().name
@@ -26,11 +26,10 @@ def explain_config_errors(destination: str, kind: str) -> Iterator[None]:
         ) from None
     except ImportError as error:
         extra = extra_of(kind, dlt.config.get("destination.filesystem.bucket_url", str) or "")
-        package = f"propel-assets[{extra}]" if extra else f"dlt[{kind}]"
-        raise SettingsError(
-            f"The destination {destination} is not installed ({' '.join(str(error).split())}). "
-            f"Install it: pip install '{package}'"
-        ) from None
+        missing = f"The destination {destination} is not installed ({' '.join(str(error).split())})"
+        if extra:
+            raise NotInstalled(missing, extra) from None
+        raise SettingsError(f"{missing}. Install it: pip install 'dlt[{kind}]'") from None
 
 
 def missing_variables(traces: Mapping[str, Sequence[LookupTrace | LookupTraces]]) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""The grade of the webhooks: each proved full scan is compared with the previous one, and each change needs an event.
+"""Completeness of the webhooks: each proved full scan is compared with the previous one; each change needs an event.
 
 The tables cannot serve as the comparison, because events have corrected them. So each scan leaves the ids, roles and
 flags that it returned in `propel_scan_state`, as the tables have them: under a privacy policy, hashed. It does so once
@@ -27,10 +27,10 @@ from propel_assets.warehouse.query import FileWarehouse, Warehouse, placeholders
 
 REPORTS: tuple[ReportedChange, ...] = AUTH_EVENT.shape.reports if isinstance(AUTH_EVENT.shape, Webhooks) else ()
 GRADED = tuple(dict.fromkeys(report.table for report in REPORTS))
-SETTLED = timedelta(minutes=2)  # Svix repeats a delivery after 5 seconds, then after 5 minutes
-LATEST = timedelta(hours=1)  # an event that is received later than this after the scan does not count
+SETTLE_DELAY = timedelta(minutes=2)  # Svix repeats a delivery after 5 seconds, then after 5 minutes
+MAX_LATENESS = timedelta(hours=1)  # an event that is received later than this after the scan does not count
 RECEIVER_CLOCK_DIFFERENCE = timedelta(seconds=5)  # between the receiver and the process that loads
-MAX_TIMES = 10_000  # of which the lateness is computed
+MAX_LATENESS_ROWS = 10_000  # events of which the lateness is computed
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ TIMES = {name for name, field in Grade.__dataclass_fields__.items() if field.typ
 
 
 def grade_scan(warehouse: Warehouse, load_id: str, results: Sequence[ScanResult]) -> None:
-    """Keep the state of the tables that a load has read in full, proved, and grade them. Events have been loaded.
+    """Store the state of each table that a load read in full, proved, and grade it. Call it once events are loaded.
 
-    The scan before is graded once more first: late events have been received since.
+    The previous scan is graded again first, because late events have been received since.
     """
     if isinstance(warehouse, FileWarehouse):
         return
@@ -75,16 +75,16 @@ def grade_scan(warehouse: Warehouse, load_id: str, results: Sequence[ScanResult]
         _grade(warehouse, table)
     for table in (BY_NAME[name] for name in GRADED if name not in graded):
         if any(reference.table in graded for reference in table.references):
-            _grade(warehouse, table)  # which orgs were deleted is now known
+            _grade(warehouse, table)  # this load read which orgs were deleted
 
 
 def settle_grades(warehouse: Warehouse) -> None:
-    """Grade the last scan of each table once more when no event is on its way. Call it when all events are loaded."""
+    """Grade the last scan of each table again after `SETTLE_DELAY`. Call it once all events are loaded."""
     if isinstance(warehouse, FileWarehouse) or not warehouse.columns_of(PROPEL_EVENT_GRADES.name):
         return
     for name in GRADED:
         newest = latest_grades(warehouse, [name])
-        if newest and not newest[0].is_settled and newest[0].compared_to + SETTLED <= datetime.now(UTC):
+        if newest and not newest[0].is_settled and newest[0].compared_to + SETTLE_DELAY <= datetime.now(UTC):
             _grade(warehouse, BY_NAME[name])
 
 
@@ -109,9 +109,9 @@ def latest_grades(warehouse: Warehouse, names: Sequence[str], *, settled: bool =
 
 
 def _keep_state(warehouse: Warehouse, table: Table, load_id: str) -> None:
-    """Copy what is compared into `propel_scan_state`, and remove what is older than the two last scans.
+    """Copy the compared columns to `propel_scan_state`, and delete the rows of scans before the last two.
 
-    The row without ids comes last: a scan without it was interrupted, and is not compared.
+    A row without ids is inserted last: a scan without it was interrupted, and is not compared.
     """
     stored = warehouse.columns_of(table.name)
     names = [column.name for column in PROPEL_SCAN_STATE.columns if column.name in stored]
@@ -124,7 +124,7 @@ def _keep_state(warehouse: Warehouse, table: Table, load_id: str) -> None:
     )
     warehouse.execute(f"INSERT INTO {state} (load_id, table_name) VALUES (%s, %s)", load_id, table.name)  # noqa: S608
     kept = [scan.load_id for scan in _scans(warehouse, table)]
-    # Deleted users are kept: each can propose an erasure, and this shows that the user existed.
+    # Rows of deleted users stay: each can propose an erasure, and its row shows that the user existed.
     proposed = (
         f"AND (user_id IS NULL OR user_id NOT IN (SELECT e.user_id FROM {warehouse.table(AUTH_EVENT.name)} e "  # noqa: S608
         "WHERE e.event_type = 'user.deleted' AND e.user_id IS NOT NULL AND NOT EXISTS "
@@ -175,7 +175,7 @@ def _grade(warehouse: Warehouse, table: Table) -> None:
             **_compare(warehouse, table, report, before, now),
             "last_event_at": as_utc(last),
             "graded_at": graded_at,
-            "is_settled": now.finished_at + SETTLED <= graded_at,
+            "is_settled": now.finished_at + SETTLE_DELAY <= graded_at,
         }
         for report in _comparable(warehouse, table)
     ]
@@ -186,9 +186,9 @@ def _grade(warehouse: Warehouse, table: Table) -> None:
 
 
 def unreported_changes(warehouse: Warehouse, names: Sequence[str]) -> int:
-    """Return how many changes that events report are between the last two proved full scans of these tables.
+    """Return the number of changes, of kinds that events report, between the last two proved full scans of the tables.
 
-    For tables of which no event was ever received: they have no grade.
+    For tables without a grade, because no event was received before the scans.
     """
     if isinstance(warehouse, FileWarehouse) or not warehouse.columns_of(PROPEL_SCAN_STATE.name):
         return 0
@@ -196,9 +196,9 @@ def unreported_changes(warehouse: Warehouse, names: Sequence[str]) -> int:
     for table in map(BY_NAME.__getitem__, names):
         scans, began = _scans(warehouse, table), warehouse.audit.full_load_start_times(table)
         if len(scans) < 2 or scans[0].privacy != scans[1].privacy or not began or scans[0].started_at < began[0]:
-            continue  # the last full load left no state: webhooks are not configured any more
+            continue  # the last full load stored no state: webhooks are no longer configured
         for report in _comparable(warehouse, table):
-            changed, params = _changes(warehouse, table, report, *scans)
+            changed, params = _changes(warehouse, table, report, *reversed(scans))
             changes += int(warehouse.rows(f"SELECT count(*) FROM ({changed}) c", *params)[0][0])  # noqa: S608
     return changes
 
@@ -220,12 +220,13 @@ def _compare(
     warehouse: Warehouse, table: Table, report: ReportedChange, before: _Scan, now: _Scan
 ) -> dict[str, int | float | None]:
     """Return the number of changes, of missed ones, and the lateness of the events."""
-    changed, params = _changes(warehouse, table, report, now, before)
-    same = " AND ".join(f"e.{name} = c.{name}" for name in map(warehouse.column, table.key))
+    changed, params = _changes(warehouse, table, report, before, now)
+    same = _join(warehouse, table.key, "e", "c")
     created = warehouse.column("created_at")
     has_time = report.kind == "added" and "created_at" in warehouse.columns_of(table.name)
-    of_table = " AND ".join(f"t.{name} = c.{name}" for name in map(warehouse.column, table.key))
-    joined = f"LEFT JOIN {warehouse.table(table.name)} t ON {of_table} " if has_time else ""
+    joined = (
+        f"LEFT JOIN {warehouse.table(table.name)} t ON {_join(warehouse, table.key, 't', 'c')} " if has_time else ""
+    )
     times = f"min(t.{created})" if has_time else "NULL"
     keys = ", ".join(f"c.{name}" for name in map(warehouse.column, table.key))
     per_change = (
@@ -238,7 +239,7 @@ def _compare(
         report.event_type,
         report.or_event or report.event_type,
         before.started_at - RECEIVER_CLOCK_DIFFERENCE,
-        now.finished_at + LATEST,
+        now.finished_at + MAX_LATENESS,
     )
     [(changes, received)] = warehouse.rows(f"SELECT count(*), count(received_at) FROM ({per_change}) g", *params)  # noqa: S608
     late = []
@@ -247,7 +248,7 @@ def _compare(
             f"SELECT received_at, created_at FROM ({per_change}) g "  # noqa: S608 - quoted names
             "WHERE received_at IS NOT NULL AND created_at IS NOT NULL"
         )
-        found = warehouse.rows(sql, *params, limit=MAX_TIMES)
+        found = warehouse.rows(sql, *params, limit=MAX_LATENESS_ROWS)
         late = [(as_utc(received_at) - as_utc(created_at)).total_seconds() for received_at, created_at in found]
     return {
         "changes": int(changes),
@@ -258,7 +259,7 @@ def _compare(
 
 
 def _changes(
-    warehouse: Warehouse, table: Table, report: ReportedChange, now: _Scan, before: _Scan
+    warehouse: Warehouse, table: Table, report: ReportedChange, before: _Scan, now: _Scan
 ) -> tuple[str, tuple[Any, ...]]:
     """Return the query of the keys that changed, and its parameters.
 
@@ -268,7 +269,7 @@ def _changes(
     scan, other = (now, before) if report.kind != "removed" else (before, now)
     params = (table.name, scan.load_id, table.name, other.load_id)
     keys, state = list(map(warehouse.column, table.key)), warehouse.table(PROPEL_SCAN_STATE.name)
-    same = " AND ".join(f"a.{name} = b.{name}" for name in keys)
+    same = _join(warehouse, table.key, "a", "b")
     of_scan = f"SELECT * FROM {state} WHERE table_name = %s AND load_id = %s AND {keys[0]} IS NOT NULL"  # noqa: S608
     conditions = [f"b.{keys[0]} IS NULL"]
     if report.kind == "changed":
@@ -279,7 +280,7 @@ def _changes(
     elif report.kind == "removed":
         for reference in table.references:
             if warehouse.columns_of(reference.table):
-                parent = " AND ".join(f"p.{name} = a.{name}" for name in map(warehouse.column, reference.columns))
+                parent = _join(warehouse, reference.columns, "p", "a")
                 conditions.append(f"EXISTS (SELECT 1 FROM {warehouse.table(reference.table)} p WHERE {parent})")  # noqa: S608
                 if not _is_scanned_after(warehouse, BY_NAME[reference.table], table, now):
                     conditions.append(f"EXISTS (SELECT 1 FROM ({of_scan}) p WHERE {parent})")  # noqa: S608
@@ -289,8 +290,13 @@ def _changes(
     return sql, params
 
 
+def _join(warehouse: Warehouse, columns: Sequence[str], left: str, right: str) -> str:
+    """Return the condition that two relations have equal values in ``columns``."""
+    return " AND ".join(f"{left}.{name} = {right}.{name}" for name in map(warehouse.column, columns))
+
+
 def _is_scanned_after(warehouse: Warehouse, parent: Table, table: Table, scan: _Scan) -> bool:
-    """Whether the rows of ``parent`` that ``table`` refers to were read with ``scan`` of ``table``, or after it."""
+    """Return whether ``parent``, which ``table`` refers to, was read in ``scan`` of ``table`` or after it."""
     return parent.scan == table.scan or any(
         began >= scan.finished_at for began in warehouse.audit.full_load_start_times(parent)[:1]
     )

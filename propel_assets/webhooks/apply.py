@@ -9,7 +9,13 @@ from collections.abc import Collection, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from propel_assets.catalog import AUTH_EVENT, ORG_QUERY, USER_QUERY
-from propel_assets.errors import ErasureIncomplete, PropelError, SettingsError, TransientApiError, WebhookStoreError
+from propel_assets.errors import (
+    ErasureIncomplete,
+    NotInstalled,
+    PropelError,
+    TransientApiError,
+    WebhookStoreError,
+)
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import describe_error
 from propel_assets.settings import Settings
@@ -133,9 +139,7 @@ def open_store(url: str, *, statement_seconds: float = 10.0) -> Iterator["Webhoo
     try:
         from propel_assets.webhooks.store import WebhookStore, store_exists
     except ImportError:
-        raise SettingsError(
-            "The webhook store is not installed. Install it: pip install 'propel-assets[webhooks]'"
-        ) from None
+        raise NotInstalled("The webhook store is not installed", "webhooks") from None
     if not store_exists(url):
         yield None
         return

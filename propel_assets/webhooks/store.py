@@ -24,7 +24,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
 from propel_assets.catalog.events import ids_named_by
-from propel_assets.errors import SettingsError, WebhookStoreError, WebhookStoreFull
+from propel_assets.errors import NotInstalled, SettingsError, WebhookStoreError, WebhookStoreFull
 
 MAX_EVENTS = 1_000_000
 MAX_BYTES = 1 << 30
@@ -331,10 +331,10 @@ def _engine(url: str, statement_seconds: float) -> Engine:
         arguments = connect_arguments([*parsed.query], statement_seconds)
         return sa.create_engine(parsed, pool_pre_ping=True, pool_timeout=POOL_SECONDS, connect_args=arguments)
     except (ImportError, NoSuchModuleError):
-        raise SettingsError(
-            f"The driver of the webhook store is not installed ({parsed.drivername}). For PostgreSQL: "
-            "pip install 'propel-assets[postgres]'"
-        ) from None
+        what = f"The driver of the webhook store is not installed ({parsed.drivername})"
+        if parsed.get_backend_name() == "postgresql":
+            raise NotInstalled(what, "postgres") from None
+        raise SettingsError(f"{what}. Use SQLite or PostgreSQL.") from None
 
 
 def _create_file(path: str) -> None:

@@ -97,7 +97,7 @@ def test_a_destination_that_is_not_installed_names_its_extra(
     )
     found = run_process("status", PROPELAUTH_DESTINATION=destination, PYTHONPATH=str(hidden))
     assert found.returncode == 1
-    assert f"pip install 'propel-assets[{extra}]'" in found.stderr
+    assert f"Install propel-assets with the extra `{extra}`." in found.stderr
 
 
 def test_every_extra_that_is_named_exists() -> None:

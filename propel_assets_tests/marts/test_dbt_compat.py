@@ -65,7 +65,7 @@ def test_variables_of_another_dbt_project_change_nothing(small, tmp_path, monkey
     load_scan("users", small)
     with open_dbt(small) as dbt:
         assert dbt.run("build", "--select", "+dim_user").failed == {}
-        with dbt.warehouse() as warehouse:
+        with dbt.open_warehouse() as warehouse:
             assert warehouse.number("SELECT count(*) FROM propel_auth_marts.dim_user") > 0
     assert {name: os.environ.get(name) for name in variables} == variables
 

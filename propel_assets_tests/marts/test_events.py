@@ -57,7 +57,7 @@ def events(small_sandbox: Any, small: Settings) -> Iterator[list[tuple[datetime,
 
 @pytest.mark.slow
 def test_the_marts_are_what_the_sandbox_has_sent(small_sandbox, small, build, query, events, monkeypatch) -> None:
-    monkeypatch.setattr(grades, "SETTLED", timedelta(0))
+    monkeypatch.setattr(grades, "SETTLE_DELAY", timedelta(0))
     for scan in ("users", "orgs", "invites", "chart_metrics"):
         load_scan(scan, small)
     list(load_events(small))
@@ -96,7 +96,7 @@ def test_the_marts_are_what_the_sandbox_has_sent(small_sandbox, small, build, qu
 def test_the_chart_shows_the_changes_that_had_no_webhook(
     small_sandbox, small, build, query, monkeypatch, tmp_path
 ) -> None:
-    monkeypatch.setattr(grades, "SETTLED", timedelta(0))
+    monkeypatch.setattr(grades, "SETTLE_DELAY", timedelta(0))
     store, lost = small_sandbox.store, []
     with closing(WebhookStore(small.webhook_store)) as events:
 

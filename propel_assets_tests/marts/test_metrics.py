@@ -16,7 +16,7 @@ from metricflow.sql.render.duckdb_renderer import DuckDbSqlPlanRenderer
 from metricflow_semantics.model.dbt_manifest_parser import parse_manifest_from_dbt_generated_manifest
 from metricflow_semantics.model.semantic_manifest_lookup import SemanticManifestLookup
 
-from propel_assets.marts.runner import Dbt, duckdb_profile
+from propel_assets.marts.runner import duckdb_profile, run_dbt
 from propel_assets.settings import Target
 from propel_assets_tests.marts.conftest import DESCRIPTIONS, SEARCH_PATH, Loaded
 
@@ -34,8 +34,8 @@ class DuckDbSql:
 def manifest(loaded, tmp_path_factory) -> Any:
     """The semantic manifest that dbt writes."""
     folder = tmp_path_factory.mktemp("semantic")
-    dbt = Dbt(duckdb_profile(Target(), str(loaded.file)), folder)
-    assert dbt.run("compile", "--select", "dim_date").failed == {}
+    profile = duckdb_profile(Target(), str(loaded.file))
+    assert run_dbt(profile, folder, "compile", "--select", "dim_date").failed == {}
     return parse_manifest_from_dbt_generated_manifest((folder / "semantic_manifest.json").read_text())
 
 

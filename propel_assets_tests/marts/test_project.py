@@ -175,7 +175,7 @@ def test_sign_ups_are_compared_with_propel_auths_figure(small_sandbox, small, fe
 @pytest.mark.parametrize(
     ("destination", "message"),
     [
-        ("postgres", r"need the extra `marts-postgres`: pip install 'propel-assets\[marts-postgres\]'"),
+        ("postgres", "not installed. Install propel-assets with the extra `marts-postgres`."),
         ("filesystem", "propel-assets has no dbt profile for filesystem. .*/marts/dbt as a package"),
     ],
 )

@@ -288,7 +288,7 @@ def test_recipients_without_a_mail_server_are_reported() -> None:
 def test_without_the_extra_the_package_to_install_is_named(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "apprise", None)
     _, unusable = targets(AlertSettings(apprise="jsons://hooks.example.com"))
-    assert "pip install 'propel-assets[apprise]'" in unusable["apprise URL 1"]
+    assert "Install propel-assets with the extra `apprise`." in unusable["apprise URL 1"]
 
 
 # --- settings ---

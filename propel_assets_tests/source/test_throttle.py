@@ -13,7 +13,7 @@ from random import Random
 
 import pytest
 
-from propel_assets.source.throttle import Pace, Throttle
+from propel_assets.source.throttle import RateController, Throttle
 
 
 class Bucket:
@@ -100,7 +100,7 @@ def simulate(
     seconds: float = 600,
 ) -> Simulated:
     """Let ``workers`` send requests without end; ``retry_after``: a refusal has that header, in whole seconds."""
-    rng, serial, pace = Random(1), itertools.count(), Pace(workers, max_rate, 1000.0)
+    rng, serial, pace = Random(1), itertools.count(), RateController(workers, max_rate, 1000.0)
     queue: list[tuple] = [(1000.0, next(serial), worker, "send", 0.0, 0.0) for worker in range(workers)]
     answered = refused = most = 0
     while True:
@@ -160,7 +160,7 @@ def test_a_rate_set_by_hand_is_kept() -> None:
 
 
 def test_only_one_request_at_a_time_feels_its_way_after_a_refusal() -> None:
-    pace = Pace(8, 0, 0.0)
+    pace = RateController(8, 0, 0.0)
     for _ in range(8):
         assert pace.delay(0.0) == 0.0
         pace.start_request()
@@ -176,7 +176,7 @@ def test_only_one_request_at_a_time_feels_its_way_after_a_refusal() -> None:
 
 
 def test_a_success_that_had_left_before_the_refusal_does_not_end_it() -> None:
-    pace = Pace(8, 0, 0.0)
+    pace = RateController(8, 0, 0.0)
     pace.start_request()
     pace.start_request()
     pace.end_request(0.2, 0.1, success=False)

@@ -75,7 +75,7 @@ REFUSALS = [
     ("html=404", "org_query", "org/query returned 404.*PROPELAUTH_AUTH_URL"),
     ("wrong_json", "org_query", "org/query returned JSON of an unexpected shape"),
     ("wrong_json={}", "org_query", "org/query returned JSON of an unexpected shape"),
-    ("redirect", "org_query", "org/query returned 302.*PROPELAUTH_AUTH_URL to the host that responds itself"),
+    ("redirect", "org_query", "org/query returned 302.*PROPELAUTH_AUTH_URL to the host that does not redirect"),
     ("key_revoked", "org_query", "org/query returned 401.*PROPELAUTH_API_KEY.*Backend Integration page"),
     ("repeated_page=1", "user_query", "could not prove that no row is missing"),
     (

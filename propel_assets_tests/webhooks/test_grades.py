@@ -129,7 +129,7 @@ def change_everything(world: World, first: int) -> None:
 @pytest.mark.slow
 @ORDERS
 def test_the_grade_is_the_truth(world, scans, monkeypatch) -> None:
-    monkeypatch.setattr(grades, "SETTLED", timedelta(0))
+    monkeypatch.setattr(grades, "SETTLE_DELAY", timedelta(0))
     world.scans = scans
     world.connect()
     world.scan()
@@ -179,7 +179,7 @@ def test_the_grade_is_the_truth(world, scans, monkeypatch) -> None:
 
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 def test_a_change_that_an_event_of_another_kind_has_corrected_is_missed(world, monkeypatch) -> None:
-    monkeypatch.setattr(grades, "SETTLED", timedelta(0))
+    monkeypatch.setattr(grades, "SETTLE_DELAY", timedelta(0))
     world.connect()
     world.scan()
     user_id = next(user for user, found in world.store.users.items() if found.wire["enabled"])
@@ -196,7 +196,7 @@ def test_a_change_that_an_event_of_another_kind_has_corrected_is_missed(world, m
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 def test_a_member_who_returns_with_another_role_is_not_a_missed_change_of_the_role(world, monkeypatch) -> None:
-    monkeypatch.setattr(grades, "SETTLED", timedelta(0))
+    monkeypatch.setattr(grades, "SETTLE_DELAY", timedelta(0))
     world.connect()
     world.scan()
     user_id, org_id = next((user, org) for user, orgs in world.store.of_user.items() for org in orgs)
@@ -228,7 +228,7 @@ def test_members_of_a_deleted_org_are_not_missed_removals_in_any_order_of_scans(
     for scan in ("users", "orgs"):
         load_scan(scan, world.settings)
         assert world.grades()["user.removed_from_org"] == (0, 0)
-    monkeypatch.setattr(grades, "SETTLED", timedelta(0))
+    monkeypatch.setattr(grades, "SETTLE_DELAY", timedelta(0))
     world.apply()
     assert world.grades()["org.deleted"] == (1, int(event == "lost"))
     assert world.check("org_membership")[0]
@@ -237,7 +237,7 @@ def test_members_of_a_deleted_org_are_not_missed_removals_in_any_order_of_scans(
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 def test_the_removal_of_the_last_member_is_missed_once_the_orgs_are_scanned(world, monkeypatch) -> None:
-    monkeypatch.setattr(grades, "SETTLED", timedelta(0))
+    monkeypatch.setattr(grades, "SETTLE_DELAY", timedelta(0))
     world.connect()
     org_id, user_id = world.store.add_org(), world.store.add_user()
     world.store.add_membership(user_id, org_id)
@@ -304,7 +304,7 @@ def test_events_that_arrive_after_the_scan_are_not_missed_once_it_is_settled(wor
     world.scan()
     assert world.grades()["user.deleted"] == (1, 1)
     assert world.check("user_query")[:1] == (True,)
-    monkeypatch.setattr(grades, "SETTLED", timedelta(0))
+    monkeypatch.setattr(grades, "SETTLE_DELAY", timedelta(0))
     world.apply()
     assert world.grades()["user.deleted"] == (1, 0)
     assert world.check("auth_event")[:1] == (True,)
@@ -330,7 +330,7 @@ def test_silence_while_scans_find_changes_is_a_warning(world, monkeypatch) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 def test_hashed_ids_are_compared(world, monkeypatch) -> None:
-    monkeypatch.setattr(grades, "SETTLED", timedelta(0))
+    monkeypatch.setattr(grades, "SETTLE_DELAY", timedelta(0))
     monkeypatch.setenv("PROPELAUTH_PRIVACY", "strict")
     monkeypatch.setenv("PROPELAUTH_PRIVACY_KEY", "k" * 32)
     world.settings = load_settings()
@@ -361,7 +361,7 @@ def test_a_changed_privacy_policy_is_not_compared(world, monkeypatch) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 def test_an_erased_user_leaves_the_state_and_is_not_missed(world, monkeypatch, run_cli) -> None:
-    monkeypatch.setattr(grades, "SETTLED", timedelta(0))
+    monkeypatch.setattr(grades, "SETTLE_DELAY", timedelta(0))
     monkeypatch.setenv("PROPELAUTH_PRIVACY_KEY", "k" * 32)
     world.settings = load_settings()
     world.connect()

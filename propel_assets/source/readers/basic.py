@@ -1,6 +1,7 @@
 """The readers without proofs of their own: `PagedList`, `Document`, `Lookup` and `Custom("employees")`."""
 
 from collections.abc import Callable, Iterator, Sequence
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from propel_assets.settings import variable_to_set
 from propel_assets.source.client import BACKEND_KEY, NO_AUTH
 from propel_assets.source.convert import convert
 from propel_assets.source.decode import PageDecoder, RowType
-from propel_assets.source.lists import NOT_FOUND, get_or_none, request_each
+from propel_assets.source.lists import get_or_none, request_each
 from propel_assets.source.readers.context import ScanContext, SkipScan, list_result, list_scan, skip_if_not_enabled
 from propel_assets.source.stream import Rows, ScanResult
 from propel_assets.source.values import UUID
@@ -90,7 +91,7 @@ def _require_api(context: ScanContext) -> None:
     try:
         context.client.get(USER_QUERY.path, msgspec.json.decode, {"page_size": 1, "page_number": 0})
     except PermanentApiError as error:
-        if error.status == NOT_FOUND:
+        if error.status == HTTPStatus.NOT_FOUND:
             raise
 
 

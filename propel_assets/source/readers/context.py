@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from http import HTTPStatus
 from operator import attrgetter
 from typing import Any
 
@@ -13,7 +14,7 @@ from propel_assets.catalog.model import PagedList
 from propel_assets.errors import PermanentApiError
 from propel_assets.source.client import Client
 from propel_assets.source.decode import RowType
-from propel_assets.source.lists import FORBIDDEN, ListEndpoint, ListOutcome, ListScan, Watch
+from propel_assets.source.lists import ListEndpoint, ListOutcome, ListScan, Watch
 from propel_assets.source.scan import Order
 from propel_assets.source.stream import Progress, ReadOptions, ResumeState, RowsToReadAgain, ScanResult
 
@@ -87,9 +88,9 @@ def skip_if_not_enabled(
 
 def skip_reason(path: str, *errors: PermanentApiError) -> str:
     """Return why a table is skipped and what to do. 403 is a missing permission, not a missing feature."""
-    status = FORBIDDEN if FORBIDDEN in {error.status for error in errors} else errors[0].status
+    status = HTTPStatus.FORBIDDEN if HTTPStatus.FORBIDDEN in {error.status for error in errors} else errors[0].status
     answer = f"GET {path} returned {status}."
-    if status == FORBIDDEN:
+    if status == HTTPStatus.FORBIDDEN:
         return (
             f"The key may not read this: {answer} Give the key the permission on the Backend Integration page of the "
             "PropelAuth dashboard."

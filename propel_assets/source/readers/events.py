@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -19,14 +20,7 @@ from propel_assets.catalog.model import Webhooks
 from propel_assets.errors import LossRefused, PermanentApiError, TransientApiError, Unreachable
 from propel_assets.source.convert import nested_rows
 from propel_assets.source.decode import PageDecoder, RowType, to_arrow
-from propel_assets.source.lists import (
-    BAD_REQUEST,
-    FORBIDDEN,
-    MAX_SINGLE_READS,
-    MIN_PAGE_SIZE,
-    get_or_none,
-    request_each,
-)
+from propel_assets.source.lists import MAX_SINGLE_READS, MIN_PAGE_SIZE, get_or_none, request_each
 from propel_assets.source.readers.context import ScanContext, SkipScan, allowed_loss, key_of, list_scan
 from propel_assets.source.readers.users import API_CLOCK_DIFFERENCE, Memberships, list_orders
 from propel_assets.source.stream import ReceivedEvent, Rows, RowsToReadAgain, ScanResult, join_reasons
@@ -143,7 +137,7 @@ def _suppress_if_no_orgs(*, may_be_forbidden: bool = False) -> Iterator[None]:
     try:
         yield
     except PermanentApiError as error:
-        if error.status not in ORGS.statuses and not (may_be_forbidden and error.status == FORBIDDEN):
+        if error.status not in ORGS.statuses and not (may_be_forbidden and error.status == HTTPStatus.FORBIDDEN):
             raise
 
 
@@ -284,7 +278,7 @@ def _read_by_id(context: ScanContext, path: str, decode: PageDecoder, params: An
     try:
         return get_or_none(context.client, path, decode, params)
     except PermanentApiError as error:
-        if error.status == BAD_REQUEST:  # it proves no deletion, and would stop all other events
+        if error.status == HTTPStatus.BAD_REQUEST:  # it proves no deletion, and would stop all other events
             return NO_ID
         raise
 

@@ -1,6 +1,7 @@
 """`Custom("scim")`: the groups of each org and the members of each group."""
 
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
 
 import pyarrow as pa
@@ -9,7 +10,7 @@ from propel_assets.catalog import ORG_QUERY, ORGS, SCIM, SCIM_GROUP_MEMBERS, SCI
 from propel_assets.errors import LossRefused, PermanentApiError, UnprovedScan
 from propel_assets.source.client import Client
 from propel_assets.source.decode import PageDecoder, RowType
-from propel_assets.source.lists import BAD_REQUEST, MAX_ATTEMPTS, MIN_PAGE_SIZE, NOT_FOUND, request_each
+from propel_assets.source.lists import MAX_ATTEMPTS, MIN_PAGE_SIZE, request_each
 from propel_assets.source.readers.context import ScanContext, SkipScan, read_ids, skip_if_not_enabled, skip_reason
 from propel_assets.source.scan import UNORDERED
 from propel_assets.source.stream import Rows, ScanResult, join_reasons
@@ -126,7 +127,7 @@ class _Lists:
         try:
             return self._read(path, decode, "f_user_id", prefix="members_")[0]
         except PermanentApiError as error:
-            if error.status != NOT_FOUND:
+            if error.status != HTTPStatus.NOT_FOUND:
                 raise
             self._not_found.add((org_id, group_id))
             return []
@@ -187,9 +188,9 @@ class _Lists:
                     break
                 number += 1
             except PermanentApiError as error:
-                if number and error.status in {BAD_REQUEST, NOT_FOUND}:  # a page after the last one
-                    break
-                if number or error.status != BAD_REQUEST or size <= MIN_PAGE_SIZE:
+                if number and error.status in {HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND}:
+                    break  # a page after the last one
+                if number or error.status != HTTPStatus.BAD_REQUEST or size <= MIN_PAGE_SIZE:
                     raise
                 self._size = size = max(MIN_PAGE_SIZE, size // 2)
         if number > 1 or len(rows) >= min(size, self._size):  # else one response had all rows
