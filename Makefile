@@ -3,6 +3,8 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+# Containers set it. Without .pyc files each of the 80 processes that `make test` starts compiles the package again.
+unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON = $$(sh .ci/python)
 BIN := .venv/bin
@@ -15,6 +17,8 @@ DBT_NEXT := .venv-dbt-next
 # The extras in the image; the tests that run on the lowest versions.
 DEPLOYED := production,postgres,celery,k8s,webhooks,apprise
 LOWEST_SAMPLE := $(addprefix propel_assets_tests/,test_definitions.py defs/test_recent.py warehouse/test_load.py warehouse/test_recent.py)
+# Where the tests marked `node` or `browser` are; propel_assets_tests/conftest.py refuses them elsewhere.
+WITH_REST := $(addprefix propel_assets_tests/,browser marts sandbox)
 WITH_DAGSTER := $(addprefix propel_assets_tests/,cli defs marts deploy test_definitions.py test_secrets.py)
 # What `.ci/run` runs of the slow suites (`make test-embedded-elt SAMPLE=1`); without SAMPLE, they run completely.
 # Of `make test-slow`, one test in so many.
@@ -53,14 +57,15 @@ notebook: .venv/has-dashboard  ## run the notebook as an app on the loaded table
 dashboard: .venv/has-dashboard  ## run dlt's dashboard of the pipeline: runs, schema, rows
 	@exec $(BIN)/marimo run $$($(BIN)/python -m propel_assets.warehouse.dlt_compat) -- --pipeline propel_auth_pipeline
 
+# --dist loadfile: a fixture of a module is built by one worker.
 test: .venv/has-test  ## run the tests that need only Python, without the slow ones
-	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not ($(LEFT_OUT) or slow)' $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not ($(LEFT_OUT) or slow)' $(PYTEST_FLAGS)
 	@echo "Not run: most random cases of the model tests (\`make test-models\`), and the tests marked"
 	@echo "$(LEFT_OUT) or slow. \`make test-all\` also runs the slow ones and those that need Node.js"
 	@echo "and chromium, \`make test-destinations\` those of destinations other than DuckDB, PostgreSQL and Delta files."
 
 test-slow: .venv/has-test  ## run the slow tests that need only Python
-	$(BIN)/python -m pytest -n auto --dist worksteal -m 'slow and not ($(LEFT_OUT))' $(if $(SAMPLE),--sample=$(SLOW_SAMPLE)) $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile -m 'slow and not ($(LEFT_OUT))' $(if $(SAMPLE),--sample=$(SLOW_SAMPLE)) $(PYTEST_FLAGS)
 
 # The files that use propel_assets_tests/cases.py.
 test-models: .venv/has-test  ## run the model and fuzz tests with all random cases (`make test` runs a fifth)
@@ -68,7 +73,7 @@ test-models: .venv/has-test  ## run the model and fuzz tests with all random cas
 
 test-rest: .venv/has-test  ## run the tests that need Node.js and chromium
 	@sh .ci/need chromium=chromium node=nodejs npm=npm
-	$(BIN)/python -m pytest -m 'node or browser' $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest $(WITH_REST) -m 'node or browser' $(PYTEST_FLAGS)
 
 screenshots: .venv/has-test  ## take the screenshots of the docs again, in a real browser
 	SCREENSHOTS=$(CURDIR)/docs $(BIN)/python -m pytest -m browser
@@ -83,7 +88,7 @@ test-stand-ins: .venv/has-destinations $(filter-out .venv-bigquery/%,$(STAND_INS
 test-all: test test-slow test-rest  ## test, test-slow and test-rest
 
 test-embedded-elt: $(CARD)/has-test  ## run the tests that need Dagster on dagster-embedded-elt and Dagster 1.13.1
-	$(CARD)/bin/python -m pytest $(if $(SAMPLE),$(ELT_SAMPLE),$(WITH_DAGSTER)) -n auto --dist worksteal -m 'not ($(LEFT_OUT))' $(PYTEST_FLAGS)
+	$(CARD)/bin/python -m pytest $(if $(SAMPLE),$(ELT_SAMPLE),$(WITH_DAGSTER)) -n auto --dist loadfile -m 'not ($(LEFT_OUT)$(if $(SAMPLE), or slow))' $(PYTEST_FLAGS)
 
 test-wheel: .venv/has-core $(RELEASE)/has-tools  ## build the wheel twice, follow the tutorial with it, use it from an empty folder
 	@sh .ci/test-wheel $(BIN)/python $(RELEASE)/bin/twine
@@ -128,7 +133,7 @@ test-dbt-next: $(DBT_NEXT)/has-test  ## the tests of the marts on dbt-core 1.12,
 	$(DBT_NEXT)/bin/python -m pytest propel_assets_tests/marts -n auto --dist worksteal -m 'not ($(LEFT_OUT))' $(PYTEST_FLAGS)
 
 test-lowest: $(LOWEST)/has-test  ## run a sample of the tests on the lowest versions that pyproject.toml allows
-	$(LOWEST)/bin/python -m pytest $(LOWEST_SAMPLE) -n auto $(PYTEST_FLAGS)
+	$(LOWEST)/bin/python -m pytest $(LOWEST_SAMPLE) -n auto --dist loadfile $(PYTEST_FLAGS)
 
 # soupsieve 4 needs Python 3.11.5; Debian has 3.11.2.
 constraints:  ## write the constraints files with the newest versions that fit together

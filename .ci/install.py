@@ -56,8 +56,7 @@ def find_uv(venv: Path, pip: list[str | Path]) -> list[str | Path]:
     uv = shutil.which("uv") or venv / "bin/uv"
     if not Path(uv).exists():
         subprocess.run([*pip, "--quiet", "uv"], check=False, capture_output=True)
-    compile_bytecode = ["--compile-bytecode"] if os.environ.get("PYTHONDONTWRITEBYTECODE") else []
-    return [uv, "pip", "install", "--python", venv / "bin/python", *compile_bytecode] if Path(uv).exists() else []
+    return [uv, "pip", "install", "--python", venv / "bin/python"] if Path(uv).exists() else []
 
 
 def uv_environment(python: Path) -> dict[str, str]:

@@ -28,9 +28,12 @@ from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import Settings, load_settings
 from propel_assets.warehouse.dlt_setup import set_up_dlt
 from propel_assets_tests.cases import cases
+from propel_assets_tests.loads import build_once
 from propel_assets_tests.processes import running_sandbox
 
 Query = Callable[[str], list[tuple]]
+WITH_REST = ("browser", "marts", "sandbox")
+"""The folders with tests that need Node.js or chromium, as in the Makefile."""
 
 # No deadline: the machine may be busy.
 hypothesis.settings.register_profile(
@@ -53,7 +56,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep a sample of the slow tests."""
+    """Refuse tests that `make test-rest` would not find, and keep a sample of the slow tests."""
+    for item in items:
+        is_rest = item.get_closest_marker("node") or item.get_closest_marker("browser")
+        if is_rest and item.path.relative_to(Path(__file__).parent).parts[0] not in WITH_REST:
+            raise pytest.UsageError(f"`make test-rest` does not run {item.nodeid}: move it to {', '.join(WITH_REST)}.")
     number = config.getoption("--sample")
     if number:
         left_out = {item for item in items if _is_slow(item) and zlib.crc32(_sampled_as(item)) % number}
@@ -115,24 +122,25 @@ def query(tmp_path: Path) -> Query:
     return ask
 
 
+def invoke_cli(*words: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run `propel-assets` with arguments and environment variables, in this process."""
+    set_up_dlt()
+    output, errors = io.StringIO(), io.StringIO()
+    log, handler = logging.getLogger("dlt"), logging.StreamHandler(errors)
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
+        patch.setattr(tempfile, "tempdir", None)  # TMPDIR is read again
+        patch.setattr(log, "handlers", [*log.handlers, handler])
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        with pytest.raises(SystemExit) as ended:
+            main(words, prog_name="propel-assets")
+    return subprocess.CompletedProcess(words, int(ended.value.code or 0), output.getvalue(), errors.getvalue())
+
+
 @pytest.fixture
 def run_cli() -> Callable[..., subprocess.CompletedProcess]:
     """Run `propel-assets` with arguments and environment variables, in this process."""
-
-    def run(*words: str, **environment: str) -> subprocess.CompletedProcess:
-        set_up_dlt()
-        output, errors = io.StringIO(), io.StringIO()
-        log, handler = logging.getLogger("dlt"), logging.StreamHandler(errors)
-        with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
-            patch.setattr(tempfile, "tempdir", None)  # TMPDIR is read again
-            patch.setattr(log, "handlers", [*log.handlers, handler])
-            for name, value in environment.items():
-                patch.setenv(name, value)
-            with pytest.raises(SystemExit) as ended:
-                main(words, prog_name="propel-assets")
-        return subprocess.CompletedProcess(words, int(ended.value.code or 0), output.getvalue(), errors.getvalue())
-
-    return run
+    return invoke_cli
 
 
 @pytest.fixture
@@ -160,14 +168,20 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
 @pytest.fixture(scope="session")
 def database_of_small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A DuckDB file with some tables of `small`, loaded once."""
-    file = tmp_path_factory.mktemp("small") / "propel_auth_pipeline.duckdb"
     tables = ["user_query", "org_query", "end_user_api_keys", "user_report", "scim_groups", "custom_role_mappings"]
-    with Sandbox(users=60, orgs=6, seed=7) as running:
-        known = {"PROPELAUTH_AUTH_URL": running.url, "PROPELAUTH_API_KEY": running.api_key}
-        env = {**os.environ, **known, "DESTINATION__DUCKDB__CREDENTIALS": str(file)}
-        command = [sys.executable, "-m", "propel_assets.cli", "load", *tables]
-        subprocess.run(command, cwd=file.parent, env=env, check=True, capture_output=True)
-    return file
+
+    def load(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch, Sandbox(users=60, orgs=6, seed=7) as running:
+            patch.chdir(folder)
+            done = invoke_cli(
+                *("load", *tables),
+                PROPELAUTH_AUTH_URL=running.url,
+                PROPELAUTH_API_KEY=running.api_key,
+                DESTINATION__DUCKDB__CREDENTIALS=str(folder / "propel_auth_pipeline.duckdb"),
+            )
+        assert done.returncode == 0, done.stderr
+
+    return build_once(tmp_path_factory, "small", load) / "propel_auth_pipeline.duckdb"
 
 
 @pytest.fixture

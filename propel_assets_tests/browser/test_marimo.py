@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from dlt._workspace.helpers.dashboard import dlt_dashboard
 from playwright.sync_api import Page, expect
 
 from propel_assets.cli.report import NOTEBOOK
@@ -49,6 +48,8 @@ def test_without_tables_the_app_says_what_to_run(app, page: Page):
 
 
 def test_dlts_dashboard_lists_our_tables(app, settings, run_process, page: Page, picture):
+    from dlt._workspace.helpers.dashboard import dlt_dashboard  # imports marimo
+
     assert run_process("load", "user_query", "org_query", "org_membership").returncode == 0
     page.goto(app(dlt_dashboard.__file__, "--", "--pipeline", "propel_auth_pipeline"))
     expect(page.get_by_text("user_query").first).to_be_visible()

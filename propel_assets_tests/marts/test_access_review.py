@@ -26,6 +26,7 @@ from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.query import open_warehouse
 from propel_assets.webhooks.apply import load_events
 from propel_assets.webhooks.store import WebhookStore
+from propel_assets_tests.loads import load_scans
 from propel_assets_tests.webhooks.conftest import received
 
 SCANS = ("users", "orgs", "end_user_api_keys", "end_user_api_keys_archived")
@@ -339,12 +340,8 @@ def test_a_role_and_its_change_have_one_interval(small_sandbox, small, build) ->
     )
     role = "Admin" if store.of_user[user_id][org_id].role != "Admin" else "Member"
 
-    def load(*scans: str) -> None:
-        for scan in scans:
-            load_scan(scan, small)
-        build(small, *SELECT)
-
-    load("users", "orgs", "end_user_api_keys", "end_user_api_keys_archived")
+    load_scans(small, "users", "orgs", "end_user_api_keys", "end_user_api_keys_archived")
+    build(small, *SELECT, run_tests=False)
     changed_after = datetime.now(UTC)
     store.change_role(user_id, org_id, role)
     with closing(WebhookStore(small.webhook_store)) as events:
@@ -362,7 +359,8 @@ def test_a_role_and_its_change_have_one_interval(small_sandbox, small, build) ->
         )
     list(load_events(small))
     changed_before = datetime.now(UTC)
-    load("users")
+    load_scan("users", small)
+    build(small, *SELECT)
     with open_warehouse(small.target, load_policy(small.privacy_settings)) as warehouse:
         review = build_review(warehouse, small.target, datetime.now(UTC).date())
     (change,) = (c for org in review.orgs for c in org.changes)

@@ -10,6 +10,7 @@ from propel_assets.errors import UnprovedScan
 from propel_assets.marts.runner import open_dbt
 from propel_assets.sandbox.roles import MAPPINGS
 from propel_assets.warehouse.load import load_scan
+from propel_assets_tests.loads import load_scans
 
 HISTORIES = ("users_history", "memberships_history", "orgs_history", "role_mappings_history")
 VERSIONS = """
@@ -20,10 +21,9 @@ VERSIONS = """
 
 @pytest.fixture
 def load(small, build):
-    def run() -> None:
-        for scan in ("users", "orgs", "role_mappings"):
-            load_scan(scan, small)
-        build(small, *HISTORIES)
+    def run(*, run_tests: bool = True) -> None:
+        load_scans(small, "users", "orgs", "role_mappings")
+        build(small, *HISTORIES, run_tests=run_tests)
 
     return run
 
@@ -33,16 +33,16 @@ def test_edits_of_two_users_over_five_loads_are_exactly_their_versions(small_san
     one, other, bystander = list(store.users)[:3]
     store.update_user(one, first_name="a")
     store.update_user(other, first_name="a")
-    load()
+    load(run_tests=False)
     store.touch_user(one)  # active, not changed: no version
     store.update_user(other, first_name="b")
-    load()
+    load(run_tests=False)
     store.update_user(one, first_name="b")
     store.delete_user(other)
-    load()
+    load(run_tests=False)
     store.update_user(one, first_name="c")
     store.update_user(one, first_name="d")  # twice between two loads: seen once
-    load()
+    load(run_tests=False)
     store.add_user(user_id=other, first_name="b")  # comes back as they were
     load()
 
@@ -64,7 +64,7 @@ def test_departed_members_and_changed_roles_are_one_query(small_sandbox, load, q
     (leaver, left), (climber, org) = [
         (user_id, org_id) for org_id, members in store.of_org.items() for user_id in members if len(members) > 1
     ][:2]
-    load()
+    load(run_tests=False)
     store.remove_membership(leaver, left)
     before = store.of_user[climber][org].role
     after = next(
@@ -140,7 +140,7 @@ def test_a_role_that_is_redefined_is_a_change_of_its_members(
         org_id for org_id, org in store.orgs.items() if org.role_mapping == "Default" and store.of_org[org_id]
     )
     members = {user_id: membership.role for user_id, membership in store.of_org[org_id].items()}
-    load()
+    load(run_tests=False)
     default = MAPPINGS["Default"]
     order = ("Owner", "Member", "Admin")
     monkeypatch.setitem(MAPPINGS, "Default", replace(default, permissions={n: default.permissions[n] for n in order}))

@@ -6,15 +6,11 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import duckdb
 import pytest
-from metricflow.engine.metricflow_engine import MetricFlowEngine, MetricFlowQueryRequest
-from metricflow.protocols.sql_client import SqlEngine
-from metricflow.sql.render.duckdb_renderer import DuckDbSqlPlanRenderer
-from metricflow_semantics.model.dbt_manifest_parser import parse_manifest_from_dbt_generated_manifest
-from metricflow_semantics.model.semantic_manifest_lookup import SemanticManifestLookup
 
 from propel_assets.marts.runner import duckdb_profile, run_dbt
 from propel_assets.settings import Target
@@ -23,16 +19,11 @@ from propel_assets_tests.marts.conftest import DESCRIPTIONS, SEARCH_PATH, Loaded
 Metric = Callable[..., dict[Any, Any]]
 
 
-class DuckDbSql:
-    """What MetricFlow needs to render SQL. It does not run any."""
-
-    sql_engine_type = SqlEngine.DUCKDB
-    sql_plan_renderer = DuckDbSqlPlanRenderer()
-
-
 @pytest.fixture(scope="module")
 def manifest(loaded, tmp_path_factory) -> Any:
-    """The semantic manifest that dbt writes."""
+    """The semantic manifest that dbt writes. The imports are here because they take 3 s, also where no test runs."""
+    from metricflow_semantics.model.dbt_manifest_parser import parse_manifest_from_dbt_generated_manifest
+
     folder = tmp_path_factory.mktemp("semantic")
     profile = duckdb_profile(Target(), str(loaded.file))
     assert run_dbt(profile, folder, "compile", "--select", "dim_date").failed == {}
@@ -42,7 +33,13 @@ def manifest(loaded, tmp_path_factory) -> Any:
 @pytest.fixture(scope="module")
 def metric_of(manifest) -> Callable[[Loaded], Metric]:
     """Return the metrics of a warehouse."""
-    client: Any = DuckDbSql()
+    from metricflow.engine.metricflow_engine import MetricFlowEngine, MetricFlowQueryRequest
+    from metricflow.protocols.sql_client import SqlEngine
+    from metricflow.sql.render.duckdb_renderer import DuckDbSqlPlanRenderer
+    from metricflow_semantics.model.semantic_manifest_lookup import SemanticManifestLookup
+
+    # What MetricFlow needs to render SQL. It does not run any.
+    client: Any = SimpleNamespace(sql_engine_type=SqlEngine.DUCKDB, sql_plan_renderer=DuckDbSqlPlanRenderer())
     engine = MetricFlowEngine(SemanticManifestLookup(manifest), client)
 
     def of(warehouse: Loaded) -> Metric:

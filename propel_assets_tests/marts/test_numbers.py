@@ -138,6 +138,7 @@ def invites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
         simulation.wait(days=1)
         store.update_user(user_id, email="moved@x.example")
         load()
+        simulation.check()
         yield life
 
 
@@ -187,6 +188,7 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
         simulation = Simulation(sandbox, settings, SCANS, (), time_zone="America/Los_Angeles")
         life = Life(file, sandbox.store)
         _live(simulation, life)
+        simulation.check()
         life.ids["settings"] = settings
         yield life
 

@@ -76,6 +76,7 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
         simulation.wait(days=29)
         _live(store)
         second = simulation.load()
+        simulation.check()
         yield Life(store, first_answers, answer(), second.timestamp(), members, store.history[known:])
 
 

@@ -138,6 +138,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         for user_id in [*users[40:60], *newcomers]:
             store.touch_user(user_id)
         load()
+        life.check()
         with duckdb.connect(str(file), read_only=True) as database:
             database.execute(f"SET TimeZone = '{ZONE}'; SET search_path = '{SEARCH_PATH}'")
             yield World(readings, store, database)
