@@ -1,5 +1,6 @@
 """Fixtures of every test: no settings, a folder of its own, a PropelAuth on localhost, a real DuckDB file."""
 
+import importlib
 import io
 import logging
 import os
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 # Before anything imports dlt, which looks at this once: its default folder is shared by the whole machine.
 os.environ["DLT_DATA_DIR"] = tempfile.mkdtemp(prefix="propel-assets-tests-")
@@ -77,12 +79,17 @@ def _sampled_as(item: pytest.Item) -> bytes:
     return (item.nodeid if is_own else item.location[0]).encode()
 
 
+def remove_settings(patch: pytest.MonkeyPatch) -> None:
+    """Remove the settings of the shell."""
+    for name in list(os.environ):
+        if name.startswith(("PROPEL", "DAGSTER", "DESTINATION__", "SOURCES__")):
+            patch.delenv(name)
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Remove the settings of the shell, and work in a folder of its own."""
-    for name in list(os.environ):
-        if name.startswith(("PROPEL", "DAGSTER", "DESTINATION__", "SOURCES__")):
-            monkeypatch.delenv(name)
+    remove_settings(monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DESTINATION__DUCKDB__CREDENTIALS", str(tmp_path / "propel_auth_pipeline.duckdb"))
 
@@ -172,6 +179,7 @@ def database_of_small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def load(folder: Path) -> None:
         with pytest.MonkeyPatch.context() as patch, Sandbox(users=60, orgs=6, seed=7) as running:
+            remove_settings(patch)
             patch.chdir(folder)
             done = invoke_cli(
                 *("load", *tables),
@@ -200,3 +208,10 @@ def run_sql(tmp_path: Path) -> Callable[[str], None]:
             db.execute(sql)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Any]:
+    """A real PostgreSQL server, which no test stops. Each test makes a database of its own: `place`."""
+    with importlib.import_module("propel_assets_tests.destinations.standins.postgres").Postgres() as server:
+        yield server

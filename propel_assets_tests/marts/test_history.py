@@ -33,16 +33,16 @@ def test_edits_of_two_users_over_five_loads_are_exactly_their_versions(small_san
     one, other, bystander = list(store.users)[:3]
     store.update_user(one, first_name="a")
     store.update_user(other, first_name="a")
-    load(run_tests=False)
+    load()
     store.touch_user(one)  # active, not changed: no version
     store.update_user(other, first_name="b")
-    load(run_tests=False)
+    load()
     store.update_user(one, first_name="b")
     store.delete_user(other)
-    load(run_tests=False)
+    load()
     store.update_user(one, first_name="c")
     store.update_user(one, first_name="d")  # twice between two loads: seen once
-    load(run_tests=False)
+    load()
     store.add_user(user_id=other, first_name="b")  # comes back as they were
     load()
 

@@ -1,10 +1,9 @@
 """`propel-assets verify`: planted faults are found by id, and changes at PropelAuth are not faults."""
 
-import importlib
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -43,12 +42,6 @@ def verify(
     settings: Settings, scan: str = "users", tables: tuple[str, ...] = USERS, **options
 ) -> list[TableComparison]:
     return verify_scan(scan, tables, settings, **options)
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[object]:
-    with importlib.import_module("propel_assets_tests.destinations.standins.postgres").Postgres() as server:
-        yield server
 
 
 @pytest.fixture(params=["duckdb", "postgres"])

@@ -1,6 +1,5 @@
 """A receiver as a process of its own, stores in SQLite and PostgreSQL, and signed deliveries."""
 
-import importlib
 import json
 import os
 import signal
@@ -88,18 +87,15 @@ def serving(store: str, folder: Path, *, secret: str = SECRET, port: int = 0) ->
             process.wait(60)
 
 
-@pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
+@pytest.fixture
+def postgres(postgres_server: Any, tmp_path: Path) -> Callable[[], str]:
     """Return a function that makes an empty database of a real PostgreSQL server and returns its URL."""
-    standins = importlib.import_module("propel_assets_tests.destinations.standins.postgres")
-    with standins.Postgres() as server:
 
-        def new_database() -> str:
-            place = server.place(tmp_path_factory.mktemp("postgres"))
-            plain = place["DESTINATION__POSTGRES__CREDENTIALS"]
-            return plain.replace("postgresql://", "postgresql+psycopg2://")
+    def new_database() -> str:
+        plain = postgres_server.place(tmp_path)["DESTINATION__POSTGRES__CREDENTIALS"]
+        return plain.replace("postgresql://", "postgresql+psycopg2://")
 
-        yield new_database
+    return new_database
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -123,17 +119,11 @@ def stored() -> Callable[[str], list[tuple[str, str]]]:
     return read
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Any]:
-    with importlib.import_module("propel_assets_tests.destinations.standins.postgres").Postgres() as running:
-        yield running
-
-
 def settings_at(request: pytest.FixtureRequest, sandbox: Sandbox, folder: Path) -> Settings:
     """Return the settings that load the sandbox into the destination that the fixture is for."""
     variables = {"PROPELAUTH_AUTH_URL": sandbox.url, "PROPELAUTH_API_KEY": sandbox.api_key}
     if request.param == "postgres":
-        variables |= request.getfixturevalue("server").place(folder)
+        variables |= request.getfixturevalue("postgres_server").place(folder)
     for name, value in {**variables, "PROPELAUTH_RETRY_SECONDS": "1"}.items():
         request.getfixturevalue("monkeypatch").setenv(name, value)
     return load_settings()
