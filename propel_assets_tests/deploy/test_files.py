@@ -102,8 +102,10 @@ def test_compose_reads_its_file() -> None:
     loads, receives = (
         services[name]["environment"]["PROPELAUTH_WEBHOOK_STORE"] for name in ("code_server", "webhooks")
     )
-    # Without a secret there is no receiver: a store would have checks wait for its webhooks.
-    assert loads == f"${{PROPELAUTH_WEBHOOK_SECRET:+{receives.replace(':?set it in deploy/.env', '')}}}"
+    # A store of one's own counts. Without a secret there is no receiver: a store would have checks wait for its webhooks.
+    own, default = "${PROPELAUTH_WEBHOOK_STORE:-", receives.replace(":?set it in deploy/.env", "")
+    assert receives.startswith(own)
+    assert loads == f"{own}${{PROPELAUTH_WEBHOOK_SECRET:+{default.removeprefix(own).removesuffix('}')}}}}}"
 
 
 def test_compose_has_a_code_server_for_each_environment() -> None:
