@@ -43,7 +43,7 @@ from propel_assets.warehouse.pipeline import (
     write_lock,
 )
 from propel_assets.warehouse.query import HOW_TO_LOAD, warehouse_client
-from propel_assets.warehouse.remedies import remedy_of
+from propel_assets.warehouse.remedies import error_type_of, remedy_of
 
 NEXT_STEPS = (
     "Later loads exclude this person. Delete the user at PropelAuth too: otherwise only the erasure list in this "
@@ -176,7 +176,7 @@ def _explain_errors(attempt: str, outcome: Callable[[], str] = lambda: "") -> It
         if is_defect(error):
             raise unexpected_error(error) from None
         texts = [f"{attempt} failed: {describe_error(error)}.", outcome(), f"{remedy_of(error)}, and run again."]
-        raise WarehouseError(" ".join(filter(None, texts))) from None
+        raise error_type_of(error)(" ".join(filter(None, texts))) from None
 
 
 def _compact(client: Any, file: Path) -> None:
