@@ -35,8 +35,8 @@ def probe(output: Path) -> None:
     tenant = require_credentials(current_settings()).tenant
     with progress_bar() as (progress, _):
         result = run_probe(tenant, progress)
-    for finding in sorted(result.findings, key=lambda finding: finding.line):
-        click.echo(f"{finding.line}. {finding.question}")
+    for finding in sorted(result.findings, key=lambda finding: finding.number):
+        click.echo(f"{finding.number}. {finding.question}")
         click.echo(f"   Found: {finding.answer or 'not settled'}.")
         click.echo(f"   propel-assets: {finding.action}\n")
     try:

@@ -1,4 +1,4 @@
-"""Measure how a tenant behaves where PropelAuth's documentation does not say: at most 52 read-only requests.
+"""Measure the behaviour of a tenant that PropelAuth's documentation does not specify: at most 52 read-only requests.
 
 `probe` returns findings, each with what the project does about it, and a profile that the sandbox replays. Neither has
 personal data, ids, keys, or a host: of bodies only field names, types, counts and statuses are kept. A text of an error
@@ -51,16 +51,16 @@ Auth = Literal["key", "none", "wrong"]
 
 @dataclass(frozen=True)
 class ProbeFinding:
-    """One line of the list of open questions.
+    """An open question about the API, and what this tenant shows.
 
     Attributes:
-        line: its number.
-        question: what was not known.
-        answer: what the tenant does; empty: reading cannot settle it, or this tenant has no such data.
-        action: what the project does about it, whatever the answer.
+        number: the number of the question.
+        question: what the documentation does not specify.
+        answer: the behaviour; empty if GET requests cannot show it, or the tenant has no such data.
+        action: what the project does about it, for any answer.
     """
 
-    line: int
+    number: int
     question: str
     answer: str
     action: str
@@ -145,7 +145,7 @@ class _Requester:
             is_last = self.retries == MAX_RETRIES
             response = self._get(path, auth, params, raises=is_last)
             if response is not None and (is_last or response.status not in TRANSIENT):
-                self._note(response)
+                self._record_error(response)
                 return response
             self.retries += 1
             time.sleep(RETRY_PAUSE_SECONDS)
@@ -186,8 +186,8 @@ class _Requester:
             )
         return _decode(response.status, response.headers, content[:limit], is_truncated=len(content) > limit)
 
-    def _note(self, response: Response) -> None:
-        """Note the body of an error for the profile."""
+    def _record_error(self, response: Response) -> None:
+        """Record the shape of an error response in the profile."""
         # The body of a 400 depends on the request.
         if response.status not in (HTTPStatus.OK, HTTPStatus.BAD_REQUEST, *TRANSIENT):
             kind = response.headers.get("Content-Type", "").split(";")[0].strip().lower()
@@ -236,6 +236,9 @@ class _Probe:
 
     ``page``: rows per page. Smaller than `WHOLE_PAGE` if that is refused, or if the response is too large.
     ``cap``, ``refused``: the largest page_size below `WHOLE_PAGE`, and the status that refuses a larger one; 0: none.
+    ``include_orgs``: the parameter; empty if it is refused.
+    ``statuses``: the first status, by endpoint.
+    ``fields``: the fields of each list, for the profile.
     """
 
     http: _Requester
@@ -290,7 +293,7 @@ class _Probe:
         return self._read("user/query", record_as=record_as, **params)
 
     def _first_page(self) -> Response:
-        """Return the oldest users. Find out which parameter is refused, if one is.
+        """Return the oldest users, and find out whether page_size or include_orgs is refused.
 
         Raises:
             KeyRefused: the key is not accepted.
@@ -305,21 +308,23 @@ class _Probe:
             )
         if self._require_not_transient(first).status == HTTPStatus.OK:
             return first
-        small = self._require_not_transient(self._users(1, None))
-        if small.status != HTTPStatus.OK:
+        if (refused := self._status_of_one_user()) != HTTPStatus.OK:  # page_size is not the reason
             with_orgs, self.include_orgs = self.include_orgs, {}
-            off, first = small.status, self._users(self.page, None)
-            small = self._require_not_transient(self._users(1, None))
-            if small.status != HTTPStatus.OK:
-                self.include_orgs = with_orgs  # the list is refused whatever the parameters
+            first = self._users(self.page, None)
+            if self._status_of_one_user() != HTTPStatus.OK:
+                self.include_orgs = with_orgs  # the list is refused with any parameters
                 return first
-            self.profile_faults["include_orgs_off"] = off
+            self.profile_faults["include_orgs_off"] = refused
         if self._require_not_transient(first).status != HTTPStatus.OK:
             self.refused = first.status
             self.cap = self.page = self._largest_accepted(1, WHOLE_PAGE)
             first = self._require_not_transient(self._users(self.page, None))
         self.statuses["user/query"] = first.status
         return first
+
+    def _status_of_one_user(self) -> int:
+        """Return the status of a page with one user, which no limit of page_size refuses."""
+        return self._require_not_transient(self._users(1, None)).status
 
     def _require_not_transient(self, response: Response) -> Response:
         if response.status in TRANSIENT:
@@ -340,7 +345,7 @@ class _Probe:
     def _read(self, path: str, *, record_as: str | None = "", auth: Auth = "key", **params: Any) -> Response:
         """Return a response. ``record_as``: the name of its status, by default ``path``; None: it is not recorded."""
         response = self.http.get(path, auth, **params)
-        if auth == "key" and record_as is not None:
+        if record_as is not None:
             self.statuses.setdefault(record_as or path, response.status)
         return response
 
@@ -357,20 +362,15 @@ class _Probe:
 
     def _measure_cap(self, first: Response) -> tuple[str, dict[str, Any]]:
         """Return what a page_size of `LARGE_PAGE` does, and the faults that replay it."""
-        large = Response(self.refused, {}) if self.refused else self._read("user/query", page_size=LARGE_PAGE)
-        total, cap, rows = first.get("total_users") or 0, large.get("page_size"), len(large.rows("users"))
-        answer = f"a page_size of {WHOLE_PAGE if self.refused else LARGE_PAGE}"
         if not first.is_ok_object:
             return "", {}
+        if self.refused:
+            return self._refused_cap(WHOLE_PAGE, self.refused)
+        large = self._read("user/query", page_size=LARGE_PAGE)
         if large.status != HTTPStatus.OK:
-            answer += f" is refused with {large.status}; "
-            if self.refused or self.page == WHOLE_PAGE:
-                cap = self.cap or self._largest_accepted(WHOLE_PAGE, LARGE_PAGE)
-                answer += f"{cap} is accepted, {cap + 1} is not"
-            else:  # pages of so many bytes are not read repeatedly
-                cap = WHOLE_PAGE
-                answer += f"{cap} is accepted, and sizes between are not known"
-            return answer, {"page_size_cap": cap, "page_size_refused": True}
+            return self._refused_cap(LARGE_PAGE, large.status)
+        total, cap, rows = first.get("total_users") or 0, large.get("page_size"), len(large.rows("users"))
+        answer = f"a page_size of {LARGE_PAGE}"
         if large.is_truncated:
             return f"{answer} returns more than {MAX_BODY_BYTES >> 20} MiB, which are not read: not settled", {}
         if isinstance(cap, int) and 0 < cap != LARGE_PAGE:
@@ -380,6 +380,17 @@ class _Probe:
             return (answer, {"page_size_cap": rows}) if rows else (f"{answer}: not settled", {})
         answer += f" is accepted; there are only {total} users, so the cap is not known"
         return answer, {"page_size_cap": LARGE_PAGE}
+
+    def _refused_cap(self, size: int, status: int) -> tuple[str, dict[str, Any]]:
+        """Return the largest page_size that is accepted, where ``size`` is refused with ``status``."""
+        if self.refused or self.page == WHOLE_PAGE:
+            cap = self.cap or self._largest_accepted(WHOLE_PAGE, LARGE_PAGE)
+            accepted = f"{cap} is accepted, {cap + 1} is not"
+        else:  # pages of so many bytes are not read repeatedly
+            cap = WHOLE_PAGE
+            accepted = f"{cap} is accepted, and sizes between are not known"
+        answer = f"a page_size of {size} is refused with {status}; {accepted}"
+        return answer, {"page_size_cap": cap, "page_size_refused": True}
 
     def _past_the_end(self, first: Response) -> ProbeFinding:
         beyond = self._read("user/query", page_size=self.page, page_number=BEYOND)
@@ -402,8 +413,8 @@ class _Probe:
 
     def _errors(self) -> Iterator[ProbeFinding]:
         wanted = {
-            "no key": self._read("user/query", auth="none"),
-            "a wrong key": self._read("user/query", auth="wrong"),
+            "no key": self._read("user/query", record_as=None, auth="none"),
+            "a wrong key": self._read("user/query", record_as=None, auth="wrong"),
             "page_size=0": self._read("user/query", record_as=None, page_size=0),
             "an unknown order": self._read("user/query", record_as=None, order_by="NOT_AN_ORDER"),
             "an unknown user": self._read(f"user/{UNKNOWN_UUID}", record_as="user/{user_id}"),
@@ -411,7 +422,7 @@ class _Probe:
             "an unknown API key": self._read(f"end_user_api_keys/{UNKNOWN_KEY}", record_as=None),
             "an unknown employee": self._read(f"employee/{UNKNOWN_UUID}", record_as="employee/{employee_id}"),
         }
-        texts = [f"{what}: {_described(response)}" for what, response in wanted.items()]
+        texts = [f"{what}: {_describe(response)}" for what, response in wanted.items()]
         limits = ", ".join(sorted(self.http.limit_headers)) or "none"
         yield ProbeFinding(
             3,
@@ -426,7 +437,7 @@ class _Probe:
         yield ProbeFinding(
             17,
             "user/org of an unknown org",
-            _described(members) + (f", {members.as_text('total_users')} users" if members.is_ok_object else ""),
+            _describe(members) + (f", {members.as_text('total_users')} users" if members.is_ok_object else ""),
             "Only the total of the orgs that are isolated is read. 404 counts as an org that was deleted meanwhile.",
         )
 
@@ -455,7 +466,7 @@ class _Probe:
                 answer += f"; user/org {'ignores' if one == other else 'follows'} order_by"
         for path, name in (("pending_org_invites", "invites"), ("end_user_api_keys/archived", "api_keys")):
             listed = self._read(path, page_size=self.page)
-            answer += f"; {path}: {_order_of([row.get('created_at') for row in listed.rows(name)])}"
+            answer += f"; {path}: {_describe_order([row.get('created_at') for row in listed.rows(name)])}"
         return ProbeFinding(
             4,
             "order of rows with the same created_at; order of other lists",
@@ -473,7 +484,7 @@ class _Probe:
         return ProbeFinding(
             5,
             "values of api_key_type; the day boundary of usage",
-            f"an unknown api_key_type: {_described(types)}; usage of tomorrow (UTC): {_described(usage)}. The time "
+            f"an unknown api_key_type: {_describe(types)}; usage of tomorrow (UTC): {_describe(usage)}. The time "
             "zone of a day cannot be settled by reading",
             "api_key_type is not sent: all types are loaded together. Usage of the last days is read again by each "
             "load, so that a day that ends later is corrected.",
@@ -536,7 +547,7 @@ class _Probe:
             omitted = sorted(f for f in present if any(f not in row for row in rows))
             null = sorted(f for f in present if any(row.get(f, 0) is None for row in rows))
             self.fields[name] = {"rows": len(rows), "fields": sorted(present), "omitted": omitted, "null": null}
-            texts.append(f"{name} ({len(rows)}): sometimes omitted {_list(omitted)}, sometimes null {_list(null)}")
+            texts.append(f"{name} ({len(rows)}): sometimes omitted {_join(omitted)}, sometimes null {_join(null)}")
         return ProbeFinding(
             8,
             "whether optional fields are omitted or null",
@@ -575,21 +586,20 @@ class _Probe:
         for path, name in (("user_report/churn", "user_reports"), ("org_report/churn", "org_reports")):
             report = self._read(path, page_size=self.page)
             if report.is_ok_object:
-                extra = {key for row in report.rows(name) for key in row.get("extra_properties") or {}}
                 at = report.get("report_time")
                 age = (
                     f"{(time.time() - at) / 3600:.0f} hours old"
                     if isinstance(at, int | float)
                     else "without report_time"
                 )
-                texts.append(f"{path}: {age}, extra_properties {_list(sorted(extra))}")
+                texts.append(f"{path}: {age}, extra_properties {_extra_properties(report, name)}")
             else:
                 texts.append(f"{path}: status {report.status}")
         champion = self._read("user_report/champion", page_size=self.page)
-        extra = {key for row in champion.rows("user_reports") for key in row.get("extra_properties") or {}}
-        texts.append(f"user_report/champion: {_described(champion)}, extra_properties {_list(sorted(extra))}")
+        extra = _extra_properties(champion, "user_reports")
+        texts.append(f"user_report/champion: {_describe(champion)}, extra_properties {extra}")
         chart = self._read("chart_metrics/signups")
-        texts.append(f"chart_metrics: {_described(chart)}")
+        texts.append(f"chart_metrics: {_describe(chart)}")
         statuses = {self.statuses["user_report/churn"], self.statuses["chart_metrics/signups"]}
         if statuses <= NOT_ENABLED:
             self.profile_faults["insights_off"] = min(statuses)
@@ -602,10 +612,10 @@ class _Probe:
 
     def _scim(self, org_ids: Sequence[str]) -> ProbeFinding:
         unknown = self._read(f"scim/{UNKNOWN_UUID}/groups", record_as=None)
-        answer = f"an unknown org: {_described(unknown)}"
+        answer = f"an unknown org: {_describe(unknown)}"
         if org_ids:
             groups = self._read(f"scim/{org_ids[0]}/groups", record_as="scim/{org_id}/groups", page_size=self.page)
-            answer += f"; groups: {_described(groups)}"
+            answer += f"; groups: {_describe(groups)}"
             if groups.is_ok_object:
                 answer += f", has_more_results {'sent' if 'has_more_results' in groups.body else 'absent'}"
                 none = self._read(f"scim/{org_ids[0]}/groups", record_as=None, page_size=1, user_id=UNKNOWN_UUID)
@@ -664,17 +674,17 @@ def _ids(rows: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
     return [row.get(name) for row in rows]
 
 
-def _described(response: Response) -> str:
+def _describe(response: Response) -> str:
     if response.status == HTTPStatus.OK:
         return "200"
     if not response.text:
         return f"{response.status} with an empty body"
     if response.is_json and isinstance(response.body, dict):
-        return f"{response.status} with a JSON object of {_list(sorted({*map(_field, response.body)}))}"
+        return f"{response.status} with a JSON object of {_join(sorted({*map(_field, response.body)}))}"
     return f"{response.status} with {'JSON' if response.is_json else 'text'}"
 
 
-def _order_of(times: Sequence[Any]) -> str:
+def _describe_order(times: Sequence[Any]) -> str:
     known = [at for at in times if isinstance(at, int | float)]
     if len({*known}) < 2:
         return "too few rows to see an order"
@@ -683,5 +693,10 @@ def _order_of(times: Sequence[Any]) -> str:
     return "by created_at, descending" if known == sorted(known, reverse=True) else "not by created_at"
 
 
-def _list(names: Sequence[str]) -> str:
+def _extra_properties(response: Response, name: str) -> str:
+    """Return the keys of `extra_properties` in the rows ``name``."""
+    return _join(sorted({key for row in response.rows(name) for key in row.get("extra_properties") or {}}))
+
+
+def _join(names: Sequence[str]) -> str:
     return ", ".join(names) or "none"

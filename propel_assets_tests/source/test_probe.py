@@ -53,7 +53,7 @@ def run_probe(sandbox: Sandbox) -> ProbeResult:
 
 
 def answers(result: ProbeResult) -> dict[int, str]:
-    return {finding.line: finding.answer for finding in result.findings}
+    return {finding.number: finding.answer for finding in result.findings}
 
 
 @pytest.mark.parametrize("behaviour", TENANTS.values(), ids=TENANTS)
@@ -74,24 +74,24 @@ def test_a_sandbox_replays_the_profile_of_a_tenant(behaviour, time_machine) -> N
     assert again.profile == found.profile
 
 
-def test_every_line_that_reading_can_settle_is_settled() -> None:
+def test_every_question_that_reading_can_settle_is_settled() -> None:
     with Sandbox(users=1_200, orgs=24, seed=7) as tenant:
         found = run_probe(tenant)
     assert sorted(answers(found)) == list(range(1, 18))
-    assert [line for line, answer in sorted(answers(found).items()) if not answer] == [15], (
+    assert [number for number, answer in sorted(answers(found).items()) if not answer] == [15], (
         "webhooks are sent, not read"
     )
-    lines = answers(found)
-    assert lines[1] == "a page_size of 1000 is reduced to 100"
-    assert lines[2] == "0 rows, current_page echoed, has_more_results False, the same total"
-    assert "no key: 401 with text" in lines[3]
-    assert "an unknown user: 404 with an empty body" in lines[3]
-    assert "two reads had the same order" in lines[4]
-    assert "user/org ignores order_by" in lines[4]
-    assert lines[7].endswith("GET org/{org_id} does not send it")
-    assert "has_more_results absent" in lines[12]
-    assert lines[16] == "GET org/query returned 200"
-    assert lines[17] == "404 with an empty body"
+    by_number = answers(found)
+    assert by_number[1] == "a page_size of 1000 is reduced to 100"
+    assert by_number[2] == "0 rows, current_page echoed, has_more_results False, the same total"
+    assert "no key: 401 with text" in by_number[3]
+    assert "an unknown user: 404 with an empty body" in by_number[3]
+    assert "two reads had the same order" in by_number[4]
+    assert "user/org ignores order_by" in by_number[4]
+    assert by_number[7].endswith("GET org/{org_id} does not send it")
+    assert "has_more_results absent" in by_number[12]
+    assert by_number[16] == "GET org/query returned 200"
+    assert by_number[17] == "404 with an empty body"
     assert all(finding.action for finding in found.findings)
 
 
