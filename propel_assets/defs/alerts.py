@@ -64,8 +64,11 @@ class Scope:
         """Return whether a step is one of these ops."""
         return key.split(".")[-1] in self.ops
 
-    def has_problem(self, name: str) -> bool:
-        """Return whether the step or asset called ``name`` is still part of the definitions."""
+    def is_defined(self, name: str) -> bool:
+        """Return whether the step or asset that a finding is about is still defined.
+
+        ``name`` is `step STEP`, `step STEP of JOB`, `ASSET: CHECK`, `ASSET: age`, or a name without an asset.
+        """
         if name.startswith("step "):
             return self.has_step(name.split(" ")[1])
         asset, separator, _ = name.rpartition(": ")
@@ -102,7 +105,7 @@ def build_alerts_sensor(
 def _report(context: dg.SensorEvaluationContext, scope: Scope) -> dg.SkipReason:
     """Report what is new since the last tick, and save the state."""
     state = AlertState.from_json(context.cursor) if context.cursor else _first_state(context.instance)
-    findings: dict[str, Problem | None] = {name: None for name in state.open_problems if not scope.has_problem(name)}
+    findings: dict[str, Problem | None] = {name: None for name in state.open_problems if not scope.is_defined(name)}
     for run, event in _ended_runs(context, state):
         findings |= _findings_of(context.instance, scope, run, event)
     findings |= _stale_assets(context, scope)
@@ -161,7 +164,7 @@ def _findings_of(
 
     A load of recent changes runs the same steps as a full load, and does not show that a full load succeeds.
     """
-    recent = f" of {scope.environment.named(REFRESH_RECENT)}"
+    recent_job = scope.environment.named(REFRESH_RECENT)
     kinds = dg.DagsterEventType
     wanted = {kinds.STEP_FAILURE, kinds.STEP_SUCCESS, kinds.ASSET_CHECK_EVALUATION, kinds.ASSET_MATERIALIZATION_PLANNED}
     findings: dict[str, Problem | None] = {}
@@ -180,15 +183,17 @@ def _findings_of(
             failed_steps += failed
             if not scope.has_step(event.step_key or ""):
                 continue
-            name, problem = f"step {event.step_key}", _failed_step(event, run) if failed else None
-            if run.job_name != scope.environment.named(REFRESH_RECENT):
-                findings[name] = problem
-            if run.job_name == scope.environment.named(REFRESH_RECENT) or not failed:
-                findings[name + recent] = problem
+            step, problem = f"step {event.step_key}", _failed_step(event, run) if failed else None
+            if run.job_name == recent_job:
+                findings[f"{step} of {recent_job}"] = problem
+            else:
+                findings[step] = problem
+                if not failed:  # a full load that succeeds resolves the problem of the recent load too
+                    findings[f"{step} of {recent_job}"] = None
     # The run ended before its first step, or its process died.
-    has_no_step_to_name = end.event_type == kinds.RUN_FAILURE and not failed_steps
+    is_without_failed_step = end.event_type == kinds.RUN_FAILURE and not failed_steps
     if scope.has_run(run, planned):
-        findings[f"job {run.job_name}"] = _failed_run(end, run) if has_no_step_to_name else None
+        findings[f"job {run.job_name}"] = _failed_run(end, run) if is_without_failed_step else None
     return findings
 
 
@@ -280,12 +285,14 @@ def _webhook_store(environment: Environment) -> dict[str, Problem | None]:
     waiting = time.time() - oldest.timestamp() if oldest else 0.0
     todo = f"Turn on the sensor {environment.named('events')}, and look at the last run of {job}."
     if used >= FULL_STORE:
-        reason = f"{used:.0%} full. When it is full, webhooks are refused, and lost after days. {todo}"
+        reason = (
+            f"{used:.0%} full. A full store refuses webhooks, and Svix stops repeating them after some days. {todo}"
+        )
         return {name: Problem(Cause("Webhooks: the store is nearly full"), name, reason)}
     if waiting > MAX_WAITING_SECONDS:
         reason = (
-            f"the oldest event has waited for {waiting / 3600:.0f} hours. {todo.rstrip('.')}: if it says that "
-            "PropelAuth returned an error for some users or orgs, only their events wait."
+            f"the oldest event has waited for {waiting / 3600:.0f} hours. {todo} If the run reports errors of "
+            "PropelAuth for some users or orgs, only their events wait."
         )
         return {name: Problem(Cause("Webhooks: events are not loaded"), name, reason)}
     return {name: None}

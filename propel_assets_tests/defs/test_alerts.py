@@ -521,7 +521,7 @@ def test_the_alert_of_a_webhook_store_that_was_removed_is_resolved(tick, webhook
     store.close()
     tick()
     assert "Webhooks: events are not loaded" in webhook.texts[-1]
-    assert "an error for some users or orgs, only their events wait." in webhook.texts[-1]
+    assert "errors of PropelAuth for some users or orgs, only their events wait." in webhook.texts[-1]
     for file in tmp_path.glob("removed.db*"):
         file.unlink()
     tick()
