@@ -16,6 +16,8 @@
     │   └── OtherEnvironment     the tables hold the data of another environment
     ├── UnexpectedError          a defect: an error that no code of ours handles
     ├── WarehouseError           the destination cannot be used
+    │   ├── WarehouseUnreachable no connection to the destination
+    │   ├── WarehouseConflict    other work on the same tables prevented it
     │   ├── OtherPipeline        the dataset has tables of another dlt pipeline
     │   ├── ErasureListChanged   a person was erased while a load was reading
     │   └── WarehouseClosed      the database cannot be opened
@@ -133,6 +135,21 @@ class WarehouseError(PropelError):
     """The destination cannot be used."""
 
     title = "the warehouse refused the load"
+
+
+class WarehouseUnreachable(WarehouseError):
+    """No connection to the destination, or the connection was lost."""
+
+    title = "the warehouse cannot be reached"
+    retry_may_help = True
+    concerns_every_scan = True
+
+
+class WarehouseConflict(WarehouseError):
+    """Other work on the same tables prevented it."""
+
+    title = "other work in the warehouse prevented the load"
+    retry_may_help = True
 
 
 class OtherPipeline(WarehouseError):

@@ -39,8 +39,16 @@ FAILED = {"error", "fail"}
 
 
 def are_marts_installed() -> bool:
-    """Return whether the extra `marts` is installed."""
-    return all(importlib.util.find_spec(name) for name in ("dbt", "dagster_dbt"))
+    """Return whether the extra `marts` is installed. dbt alone can belong to another dbt project."""
+    return bool(importlib.util.find_spec("dagster_dbt")) and has_adapter("duckdb")
+
+
+def has_adapter(kind: str) -> bool:
+    """Return whether dbt and its adapter ``kind`` are installed."""
+    try:
+        return bool(importlib.util.find_spec(f"dbt.adapters.{kind}"))
+    except ModuleNotFoundError:  # a package above it
+        return False
 
 
 def how_to_build(target: Target) -> str:
@@ -183,7 +191,7 @@ def profile_from_dlt(target: Target, pipeline: Any) -> Profile:
             f"{PROJECT} as a package of a dbt project with a profile of your own."
         )
     extra, build_profile = ADAPTERS[kind]
-    if not importlib.util.find_spec(f"dbt.adapters.{kind}"):
+    if not has_adapter(kind):
         raise NotInstalled(f"The marts on {target.destination} need dbt's adapter, which is not installed", extra)
     return build_profile(target, pipeline)
 

@@ -24,15 +24,17 @@ def load_policy(settings: PrivacySettings, *, needs_key: bool = True) -> Policy:
     Raises:
         SettingsError: the file cannot be read, a rule is impossible, or the key is missing.
     """
-    if settings.policy in UNCLASSIFIED:
-        policy = Policy(settings.policy, preset_rules(settings.policy), UNCLASSIFIED[settings.policy])
-    else:
-        policy = _read_file(Path(settings.policy))
+    name = settings.policy or OPEN
+    policy = _preset(name) if name in UNCLASSIFIED else _read_file(Path(name))
     policy = replace(policy, key=settings.key.encode())
     _refuse_impossible_rules(policy)
     if needs_key and (policy.hashes or policy.key):
         require_key(policy, f"The privacy policy {policy.name} hashes")
     return policy
+
+
+def _preset(name: str) -> Policy:
+    return Policy(name, preset_rules(name), UNCLASSIFIED[name])
 
 
 def _read_file(file: Path) -> Policy:

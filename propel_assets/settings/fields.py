@@ -74,9 +74,9 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacySettings:
-    """The privacy policy by name or file, and the key of keyed hashes. What `privacy/` needs."""
+    """The privacy policy by name or file (empty: open), and the key of keyed hashes. What `privacy/` needs."""
 
-    policy: str = "open"
+    policy: str = ""
     key: str = field(default="", repr=False)
 
 
@@ -193,7 +193,9 @@ class Settings:
         minimum=0,
     )
     privacy: str = _setting(
-        "PROPELAUTH_PRIVACY", PrivacySettings.policy, "Which personal data is stored: open, strict, or a file of rules."
+        "PROPELAUTH_PRIVACY",
+        PrivacySettings.policy,
+        "Which personal data is stored: open (also if it is not set), strict, or a file of rules.",
     )
     privacy_key: str = _setting(
         "PROPELAUTH_PRIVACY_KEY",

@@ -1,6 +1,7 @@
 """Environment variables and arguments to `Settings`."""
 
 import os
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -10,6 +11,7 @@ from propel_assets.settings.fields import FIELDS, Settings, Target, check_value,
 
 PER_ENVIRONMENT = ("auth_url", "api_key", "oauth_token", "webhook_secret", "webhook_store")
 """Settings without a common value: the key of one environment must never be sent to another."""
+PRIVACY_VARIABLE = re.compile(r"(?:\w+__)?(PROPELAUTH_PRIV\w*)")
 TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no")
 
 
@@ -24,6 +26,7 @@ def load_settings(overrides: Mapping[str, Any] | None = None, environment: str |
         SettingsError: a value is not allowed.
     """
     environment = _environment(environment)
+    _refuse_unknown_privacy_variables()
     values: dict[str, Any] = {}
     for name, setting in FIELDS.items():
         if found := _find(name, environment):
@@ -106,6 +109,18 @@ def _find(name: str, environment: str) -> tuple[str, str] | None:
         if text := os.environ.get(variable, "").strip():
             return variable, text
     return None
+
+
+def _refuse_unknown_privacy_variables() -> None:
+    """Refuse a misspelled privacy setting. Without it, the default policy would store personal data as it is.
+
+    Other unknown variables that begin with `PROPELAUTH_` can belong to another program.
+    """
+    known = {variable_of("privacy"), variable_of("privacy_key")}
+    for variable in sorted(os.environ):
+        found = PRIVACY_VARIABLE.fullmatch(variable)
+        if found and found[1] not in known and os.environ[variable].strip():
+            raise SettingsError(f"{variable} is not a setting. Those of privacy are {' and '.join(sorted(known))}.")
 
 
 def _parse(variable: str, text: str, kind: type) -> Any:

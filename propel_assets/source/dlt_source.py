@@ -36,7 +36,7 @@ from propel_assets.catalog import (
 from propel_assets.errors import SettingsError
 from propel_assets.privacy.erasure_list import STATE_KEY as ERASURE_LIST_KEY
 from propel_assets.privacy.filter import HELD_BACK, PrivacyFilter
-from propel_assets.settings import Settings, load_settings, require_credentials
+from propel_assets.settings import Settings, load_settings, require_credentials, variable_to_set
 from propel_assets.source.change_log import LOGGED, ChangeLog, StoredTables
 from propel_assets.source.client import Client
 from propel_assets.source.decode import to_arrow
@@ -193,6 +193,13 @@ class _ScanReader:
         self._privacy = privacy = PrivacyFilter(
             settings.privacy_settings, state.get(ERASURE_LIST_KEY), previous.privacy
         )
+        if previous.privacy and not privacy.fingerprint and not settings.privacy:
+            variable = variable_to_set("privacy", settings.environment)
+            raise SettingsError(
+                f"The tables of {scan} were loaded with a privacy policy, and {variable} is not set. Nothing was read, "
+                "because the default policy stores names and addresses as they are. Set "
+                f"{variable} to the policy; or to open, to store them."
+            )
         self._reconciler = _reconciler(run)
         self._hinted: dict[str, set[str]] = {}
         self._results: list[ScanResult] = []

@@ -1,8 +1,8 @@
-"""Completeness of the webhooks: each proved full scan is compared with the previous one; each change needs an event.
+"""Grades the webhooks: compares each proved full scan with the previous one and counts the changes without an event.
 
-The tables cannot serve as the comparison, because events have corrected them. So each scan leaves the ids, roles and
-flags that it returned in `propel_scan_state`, as the tables have them: under a privacy policy, hashed. It does so once
-events have been loaded; the first connection has no grade. docs/webhooks.md says what a grade means.
+The tables cannot be compared, because events have corrected them in between. So each scan copies its ids, roles and
+flags into `propel_scan_state`, with the privacy policy applied. This starts with the first full load after the first
+event. docs/webhooks.md defines a grade.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,13 +24,16 @@ from propel_assets.catalog.model import ReportedChange, Webhooks
 from propel_assets.source.stream import ResumeState, ScanResult
 from propel_assets.warehouse.audit import as_utc, decode_json
 from propel_assets.warehouse.query import FileWarehouse, Warehouse, placeholders
+from propel_assets.warehouse.retention import proposes_erasure
 
-REPORTS: tuple[ReportedChange, ...] = AUTH_EVENT.shape.reports if isinstance(AUTH_EVENT.shape, Webhooks) else ()
-GRADED = tuple(dict.fromkeys(report.table for report in REPORTS))
-SETTLE_DELAY = timedelta(minutes=2)  # Svix repeats a delivery after 5 seconds, then after 5 minutes
-MAX_LATENESS = timedelta(hours=1)  # an event that is received later than this after the scan does not count
+REPORTED_CHANGES: tuple[ReportedChange, ...] = (
+    AUTH_EVENT.shape.reports if isinstance(AUTH_EVENT.shape, Webhooks) else ()
+)
+GRADED = tuple(dict.fromkeys(change.table for change in REPORTED_CHANGES))
+SETTLE_DELAY = timedelta(minutes=2)  # after a scan. Svix repeats a delivery after 5 seconds, then after 5 minutes
+MAX_LATENESS = timedelta(hours=1)  # events that are received later than this after the scan are not counted
 RECEIVER_CLOCK_DIFFERENCE = timedelta(seconds=5)  # between the receiver and the process that loads
-MAX_LATENESS_ROWS = 10_000  # events of which the lateness is computed
+MAX_LATENESS_ROWS = 10_000  # events that the median and maximum lateness are computed from
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,9 @@ TIMES = {name for name, field in Grade.__dataclass_fields__.items() if field.typ
 
 
 def grade_scan(warehouse: Warehouse, load_id: str, results: Sequence[ScanResult]) -> None:
-    """Store the state of each table that a load read in full, proved, and grade it. Call it once events are loaded.
+    """Store the state of each table whose full scan is proved, and grade it. Call it after the events are loaded.
 
-    The previous scan is graded again first, because late events have been received since.
+    The previous scan is graded again first, because late events may have been received since.
     """
     if isinstance(warehouse, FileWarehouse):
         return
@@ -79,7 +82,7 @@ def grade_scan(warehouse: Warehouse, load_id: str, results: Sequence[ScanResult]
 
 
 def settle_grades(warehouse: Warehouse) -> None:
-    """Grade the last scan of each table again after `SETTLE_DELAY`. Call it once all events are loaded."""
+    """Grade the last scan of each table again after `SETTLE_DELAY`. Call it after all events are loaded."""
     if isinstance(warehouse, FileWarehouse) or not warehouse.columns_of(PROPEL_EVENT_GRADES.name):
         return
     for name in GRADED:
@@ -100,7 +103,7 @@ def latest_grades(warehouse: Warehouse, names: Sequence[str], *, settled: bool =
             "WHERE table_name = %s ORDER BY compared_to DESC, event_type"
         )
         stored: list[dict[str, Any]] = [
-            dict(zip(columns, row, strict=True)) for row in warehouse.rows(sql, name, limit=3 * len(REPORTS))
+            dict(zip(columns, row, strict=True)) for row in warehouse.rows(sql, name, limit=3 * len(REPORTED_CHANGES))
         ]
         rows = [Grade(**{**row, **{time: as_utc(row[time]) for time in TIMES}}) for row in stored]
         rows = [row for row in rows if row.is_settled or not settled]
@@ -109,9 +112,9 @@ def latest_grades(warehouse: Warehouse, names: Sequence[str], *, settled: bool =
 
 
 def _keep_state(warehouse: Warehouse, table: Table, load_id: str) -> None:
-    """Copy the compared columns to `propel_scan_state`, and delete the rows of scans before the last two.
+    """Copy the compared columns into `propel_scan_state`, and delete the state of all but the last two scans.
 
-    A row without ids is inserted last: a scan without it was interrupted, and is not compared.
+    The row without ids is inserted last and marks the state as complete. A state without it is ignored.
     """
     stored = warehouse.columns_of(table.name)
     names = [column.name for column in PROPEL_SCAN_STATE.columns if column.name in stored]
@@ -124,19 +127,14 @@ def _keep_state(warehouse: Warehouse, table: Table, load_id: str) -> None:
     )
     warehouse.execute(f"INSERT INTO {state} (load_id, table_name) VALUES (%s, %s)", load_id, table.name)  # noqa: S608
     kept = [scan.load_id for scan in _scans(warehouse, table)]
-    # Rows of deleted users stay: each can propose an erasure, and its row shows that the user existed.
-    proposed = (
-        f"AND (user_id IS NULL OR user_id NOT IN (SELECT e.user_id FROM {warehouse.table(AUTH_EVENT.name)} e "  # noqa: S608
-        "WHERE e.event_type = 'user.deleted' AND e.user_id IS NOT NULL AND NOT EXISTS "
-        f"(SELECT 1 FROM {warehouse.table(USER_QUERY.name)} u WHERE u.user_id = e.user_id)))"
-    )
-    is_proposed = table == USER_QUERY and warehouse.columns_of(AUTH_EVENT.name)
-    warehouse.execute(
-        f"DELETE FROM {state} WHERE table_name = %s AND load_id NOT IN {placeholders(kept)} "  # noqa: S608 - quoted
-        f"{proposed if is_proposed else ''}",
-        table.name,
-        *kept,
-    )
+    sql = f"DELETE FROM {state} WHERE table_name = %s AND load_id NOT IN {placeholders(kept)}"  # noqa: S608 - quoted
+    if table == USER_QUERY and warehouse.columns_of(AUTH_EVENT.name):
+        # Keep the rows of these users: an erasure is proposed only for a user that an audit table has.
+        sql += (
+            f" AND (user_id IS NULL OR user_id NOT IN (SELECT e.user_id FROM {warehouse.table(AUTH_EVENT.name)} e "  # noqa: S608
+            f"WHERE {proposes_erasure(warehouse, 'e')}))"
+        )
+    warehouse.execute(sql, table.name, *kept)
 
 
 def _scans(warehouse: Warehouse, table: Table) -> list[_Scan]:
@@ -168,16 +166,16 @@ def _grade(warehouse: Warehouse, table: Table) -> None:
         {
             "load_id": now.load_id,
             "table_name": table.name,
-            "event_type": report.event_type,
+            "event_type": change.event_type,
             "previous_load_id": before.load_id,
             "compared_from": before.started_at,
             "compared_to": now.finished_at,
-            **_compare(warehouse, table, report, before, now),
+            **_compare(warehouse, table, change, before, now),
             "last_event_at": as_utc(last),
             "graded_at": graded_at,
             "is_settled": now.finished_at + SETTLE_DELAY <= graded_at,
         }
-        for report in _comparable(warehouse, table)
+        for change in _comparable(warehouse, table)
     ]
     grades = warehouse.table(PROPEL_EVENT_GRADES.name)
     sql = f"DELETE FROM {grades} WHERE load_id = %s AND table_name = %s"  # noqa: S608 - a quoted name
@@ -186,7 +184,7 @@ def _grade(warehouse: Warehouse, table: Table) -> None:
 
 
 def unreported_changes(warehouse: Warehouse, names: Sequence[str]) -> int:
-    """Return the number of changes, of kinds that events report, between the last two proved full scans of the tables.
+    """Return the number of changes between the last two proved full scans that an event should have reported.
 
     For tables without a grade, because no event was received before the scans.
     """
@@ -197,8 +195,8 @@ def unreported_changes(warehouse: Warehouse, names: Sequence[str]) -> int:
         scans, began = _scans(warehouse, table), warehouse.audit.full_load_start_times(table)
         if len(scans) < 2 or scans[0].privacy != scans[1].privacy or not began or scans[0].started_at < began[0]:
             continue  # the last full load stored no state: webhooks are no longer configured
-        for report in _comparable(warehouse, table):
-            changed, params = _changes(warehouse, table, report, *reversed(scans))
+        for change in _comparable(warehouse, table):
+            changed, params = _changes(warehouse, table, change, *reversed(scans))
             changes += int(warehouse.rows(f"SELECT count(*) FROM ({changed}) c", *params)[0][0])  # noqa: S608
     return changes
 
@@ -209,21 +207,21 @@ def _comparable(warehouse: Warehouse, table: Table) -> Iterator[ReportedChange]:
     actions = [(rules[table.name][key].action, rules[AUTH_EVENT.name][key].action) for key in table.key]
     if any("drop" in pair or pair[0] != pair[1] for pair in actions):
         return
-    for report in REPORTS:
-        if report.table == table.name and all(
-            name in stored and rules[table.name][name].action != "drop" for name in report.columns
+    for change in REPORTED_CHANGES:
+        if change.table == table.name and all(
+            name in stored and rules[table.name][name].action != "drop" for name in change.columns
         ):
-            yield report
+            yield change
 
 
 def _compare(
-    warehouse: Warehouse, table: Table, report: ReportedChange, before: _Scan, now: _Scan
+    warehouse: Warehouse, table: Table, change: ReportedChange, before: _Scan, now: _Scan
 ) -> dict[str, int | float | None]:
-    """Return the number of changes, of missed ones, and the lateness of the events."""
-    changed, params = _changes(warehouse, table, report, before, now)
+    """Return the numbers of changes and of missed changes, and the lateness of the events."""
+    changed, params = _changes(warehouse, table, change, before, now)
     same = _join(warehouse, table.key, "e", "c")
     created = warehouse.column("created_at")
-    has_time = report.kind == "added" and "created_at" in warehouse.columns_of(table.name)
+    has_time = change.kind == "added" and "created_at" in warehouse.columns_of(table.name)
     joined = (
         f"LEFT JOIN {warehouse.table(table.name)} t ON {_join(warehouse, table.key, 't', 'c')} " if has_time else ""
     )
@@ -236,8 +234,8 @@ def _compare(
     )
     params = (
         *params,
-        report.event_type,
-        report.or_event or report.event_type,
+        change.event_type,
+        change.or_event or change.event_type,
         before.started_at - RECEIVER_CLOCK_DIFFERENCE,
         now.finished_at + MAX_LATENESS,
     )
@@ -259,25 +257,25 @@ def _compare(
 
 
 def _changes(
-    warehouse: Warehouse, table: Table, report: ReportedChange, before: _Scan, now: _Scan
+    warehouse: Warehouse, table: Table, change: ReportedChange, before: _Scan, now: _Scan
 ) -> tuple[str, tuple[Any, ...]]:
     """Return the query of the keys that changed, and its parameters.
 
     Memberships of a deleted user or org are not counted as removed: the deletion has its own event. Until the orgs have
     been scanned after the memberships, an org without a member counts as deleted.
     """
-    scan, other = (now, before) if report.kind != "removed" else (before, now)
+    scan, other = (now, before) if change.kind != "removed" else (before, now)
     params = (table.name, scan.load_id, table.name, other.load_id)
     keys, state = list(map(warehouse.column, table.key)), warehouse.table(PROPEL_SCAN_STATE.name)
     same = _join(warehouse, table.key, "a", "b")
     of_scan = f"SELECT * FROM {state} WHERE table_name = %s AND load_id = %s AND {keys[0]} IS NOT NULL"  # noqa: S608
     conditions = [f"b.{keys[0]} IS NULL"]
-    if report.kind == "changed":
-        differs = " OR ".join(_differs(warehouse, table, column) for column in report.columns)
+    if change.kind == "changed":
+        differs = " OR ".join(_differs(warehouse, table, column) for column in change.columns)
         conditions = [f"b.{keys[0]} IS NOT NULL", f"({differs})"]
-        if report.value is not None:
-            conditions.append(f"{'' if report.value else 'NOT '}a.{warehouse.column(report.columns[0])}")
-    elif report.kind == "removed":
+        if change.value is not None:
+            conditions.append(f"{'' if change.value else 'NOT '}a.{warehouse.column(change.columns[0])}")
+    elif change.kind == "removed":
         for reference in table.references:
             if warehouse.columns_of(reference.table):
                 parent = _join(warehouse, reference.columns, "p", "a")

@@ -17,7 +17,7 @@ from dlt.extract import DltSource
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 from propel_assets.catalog import AUTH_EVENT, tables_of
-from propel_assets.errors import ErasureListChanged, PropelError, WarehouseClosed, WarehouseError, find_cause
+from propel_assets.errors import ErasureListChanged, PropelError, WarehouseClosed, find_cause
 from propel_assets.privacy.policy import Policy
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import describe_error, is_defect, unexpected_error
@@ -40,7 +40,7 @@ from propel_assets.warehouse.pipeline import (
     writes_plain_files,
 )
 from propel_assets.warehouse.query import connect, in_batches, placeholders
-from propel_assets.warehouse.remedies import remedy_of
+from propel_assets.warehouse.remedies import error_type_of, remedy_of
 from propel_assets.warehouse.retention import remove_old_rows
 from propel_assets.warehouse.session import LoadSession, open_session
 from propel_assets.warehouse.stored import AuditResumeStore, erasure_list_of, stored_columns, stored_keys
@@ -306,7 +306,7 @@ def _load_error(error: Exception, scan: str, settings: Settings, kept: str) -> P
     if is_defect(error):
         return unexpected_error(error)
     step = error.step if isinstance(error, PipelineStepFailed) else "opening the destination"
-    return WarehouseError(
+    return error_type_of(error)(
         f"Loading {scan} into {settings.destination} failed ({step}): {describe_error(error)}. "
         f"{kept} {remedy_of(error)}, and run the load again."
     )

@@ -26,7 +26,7 @@ from propel_assets.warehouse.dlt_compat import DuckDbSqlClient, FilesystemClient
 from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, has_write_lock, load_formats, write_lock
-from propel_assets.warehouse.remedies import remedy_of
+from propel_assets.warehouse.remedies import error_type_of, remedy_of
 
 T = TypeVar("T")
 BATCH_ROWS = 10_000
@@ -250,7 +250,7 @@ def _explain_refusal(target: Target) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, PropelError) or is_defect(error):
             raise
-        raise WarehouseError(
+        raise error_type_of(error)(
             f"Reading {target.destination} failed: {describe_error(error)}. {remedy_of(error)}, and run again."
         ) from None
 

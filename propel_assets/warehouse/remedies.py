@@ -1,10 +1,12 @@
 """What to do about an error of the destination, by SQLSTATE, error number of the system, or class.
 
-The text of a driver's error is never shown, because it may quote rows. These sentences replace it.
+The text of a driver's error is never shown, because it may quote rows. These sentences replace it, and decide whether
+the load is repeated.
 """
 
 import errno
 
+from propel_assets.errors import WarehouseConflict, WarehouseError, WarehouseUnreachable
 from propel_assets.privacy.redaction import innermost_error, sqlstate_of
 
 LOGIN = "Check the user and the password in the credentials of the destination"
@@ -18,6 +20,7 @@ REACHABLE = "Check that the destination is reachable and accepts connections"
 CONNECT = "Check that the destination accepts connections, and the host, database, user and password in its credentials"
 TIMEOUT = "The destination cancelled the statement: raise its time limit"
 CONFLICT = "Other work on the same tables prevented it"
+CREATED = "Another load created the same schema, table or column at the same time: wait for it"
 
 # A longer SQLSTATE counts before its class, which is its first two characters.
 BY_SQLSTATE = {
@@ -29,6 +32,7 @@ BY_SQLSTATE = {
     "3F": SCHEMA,
     "40": CONFLICT,
     "42501": GRANT,
+    **dict.fromkeys(("42701", "42710", "42P06", "42P07"), CREATED),  # it exists already
     "42": SCHEMA,
     "53": RESOURCES,
     "55": CONFLICT,
@@ -56,6 +60,18 @@ BY_CLASS = {  # of drivers without SQLSTATE
     "OperationalError": CONNECT,
     "TimeoutError": REACHABLE,
 }
+
+
+ERROR_TYPES: dict[str, type[WarehouseError]] = {
+    **dict.fromkeys((REACHABLE, CONNECT), WarehouseUnreachable),
+    **dict.fromkeys((CONFLICT, CREATED), WarehouseConflict),
+}
+"""The errors after which a later run may succeed, by remedy."""
+
+
+def error_type_of(error: BaseException) -> type[WarehouseError]:
+    """Return the class of the `WarehouseError` to raise for ``error`` of the destination."""
+    return ERROR_TYPES.get(remedy_of(error), WarehouseError)
 
 
 def remedy_of(error: BaseException) -> str:

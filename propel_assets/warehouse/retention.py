@@ -41,6 +41,14 @@ def remove_old_rows(warehouse: Warehouse, results: Sequence[ScanResult]) -> None
                 _remove_old_checks(warehouse, AUTH_EVENT.name, oldest, ("check_name",))
 
 
+def proposes_erasure(warehouse: Warehouse, event: str) -> str:
+    """Return the condition that an event (alias ``event``) reports the deletion of a user that `user_query` lacks."""
+    return (
+        f"{event}.event_type = 'user.deleted' AND {event}.user_id IS NOT NULL AND NOT EXISTS "  # noqa: S608 - quoted
+        f"(SELECT 1 FROM {warehouse.table(USER_QUERY.name)} u WHERE u.user_id = {event}.user_id)"
+    )
+
+
 def _remove_old_checks(warehouse: Warehouse, name: str, before: datetime, key: Sequence[str]) -> None:
     """Remove the evaluations of the checks of a table before a time, except for the newest one of each ``key``."""
     if not warehouse.columns_of(PROPEL_CHECKS.name):

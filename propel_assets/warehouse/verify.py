@@ -1,10 +1,10 @@
 """Compare the tables in the warehouse with PropelAuth, row by row. Writes nothing.
 
-Each table is read in the warehouse first, then scanned at PropelAuth. The rows of the scan pass through the code of a
-load: the privacy policy, the erasure list, the types of the stored columns. Rows are compared by key and by one digest
-per column, without `last_active_at`. Those that changed since the load are counted: only what PropelAuth returns now,
-and events, decide that, never a time of the stored row. Each other difference is read once more. Where webhooks are
-received, events that can explain it are waited for.
+Each table is read in the warehouse first and then scanned at PropelAuth. Scanned rows pass through the privacy policy,
+the erasure list and the column types of a load. Rows are compared by key and by one digest per column, without
+`last_active_at`. Rows that changed since the load are only counted. PropelAuth's current row and webhook events show a
+change; times in stored rows are not used. All other differing rows are read once more. With a webhook receiver, the
+comparison waits for events that explain them.
 """
 
 import itertools
@@ -73,7 +73,7 @@ MAX_DIFFERENCES = 10_000
 EVENT_GRACE_SECONDS = 30.0
 """How long events that can explain a difference are waited for."""
 POLL_SECONDS = 1.0
-"""The first pause between two looks at the webhook store. Each pause is 1.5 times as long as the one before."""
+"""Initial pause between two reads of the webhook store. Each pause is 1.5 times as long as the previous one."""
 
 NamedByEvents = Callable[[datetime], Collection[str]]
 """Returns the ids of users, orgs, keys and groups that webhook events since a time name."""
@@ -272,7 +272,7 @@ class _Comparison:
     # --- the warehouse ---
 
     def _read_warehouse(self) -> dict[str, str]:
-        """Store the digests of the rows in the warehouse. Return by table why it has none."""
+        """Store the digests of the warehouse rows. Return the reason for each table that is not compared."""
         reasons = {}
         with connect(self._pipeline, self._settings.target, self._policy) as warehouse:
             self._stored_columns = warehouse.columns_of_tables([table.name for table in tables_of(self._scan)])
@@ -299,12 +299,12 @@ class _Comparison:
             for compared in self._compared.values():
                 for batch in warehouse.batches(compared.table.name, compared.kinds):
                     columns = dict(zip(compared.kinds, zip(*batch, strict=True), strict=True))
-                    later = _later(columns, "created_at", compared.newest_possible)
+                    later = _is_later(columns, "created_at", compared.newest_possible)
                     compared.digests.add("stored", columns, [False] * len(later), later)
         return reasons
 
     def _missing_columns(self, table: Table, stored: Mapping[str, str], written: Collection[str]) -> list[str]:
-        """Return the columns that the table must have and has not: those of the key, and those that loads have written.
+        """Return the columns that are missing: those of the key, and those that loads have written.
 
         Raises:
             WarehouseError: a column of the primary key is one of them.
@@ -349,7 +349,7 @@ class _Comparison:
         self._changed_ids |= {*named, *self._privacy.stored_ids(USER_QUERY.name, USER_ID, named)}
 
     def _note_not_loaded(self) -> None:
-        """Note which rows that only the warehouse has are not of the load, where the ids of the load are stored."""
+        """Find the extra rows that the load did not write, where `propel_scan_state` has the keys of the load."""
         with connect(self._pipeline, self._settings.target, self._policy) as warehouse:
             for compared in self._compared.values():
                 found = (d for d in compared.differences(set(), set()) if d.kind == "extra")
@@ -368,9 +368,9 @@ class _Comparison:
         """
         now = datetime.now(UTC).timestamp() + API_CLOCK_DIFFERENCE
         expired_since = compared.load.started_at.timestamp() - API_CLOCK_DIFFERENCE
-        created = _later(columns, "created_at", compared.created_since)
-        active = _later(columns, ACTIVITY, compared.active_since)
-        expired = _later(columns, "expires_at", expired_since, now)
+        created = _is_later(columns, "created_at", compared.created_since)
+        active = _is_later(columns, ACTIVITY, compared.active_since)
+        expired = _is_later(columns, "expires_at", expired_since, now)
         return [*map(any, zip(created, active, strict=True))], [*map(any, zip(created, expired, strict=True))]
 
     def _read_propelauth(self, only: Mapping[str, Collection[Key]] | None = None) -> list[ScanResult]:
@@ -394,7 +394,7 @@ class _Comparison:
         return results
 
     def _note_verdicts(self, results: Iterable[ScanResult]) -> None:
-        """Note why a scan is not proved: rows that it lacks are in the warehouse only, or missing on both sides."""
+        """Note why a scan is not proved: a row that it missed appears as extra, or is missing on both sides."""
         for result in results:
             if result.verdict == "counted" and result.reason and result.table_name in self._compared:
                 self._compared[result.table_name].notes.append(f"the scan is not proved: {result.reason}")
@@ -501,28 +501,28 @@ class _Comparison:
         return TableComparison(table.name, rows, outcome.changed, differences, total, notes)
 
     def _explain(self, compared: _ComparedTable) -> _Outcome:
-        """Return which of the rows that differ have changed at PropelAuth since the load, and which have not.
+        """Split the rows that differ into those that changed at PropelAuth since the load and the unexplained ones.
 
-        A row only in the warehouse has no time that can be trusted. It was deleted at PropelAuth if the row counts of
-        the load allow it.
+        The times of an extra row are not trusted. The row counts of the load decide whether it was loaded and then
+        deleted at PropelAuth.
         """
         outcome = _Outcome()
-        new, named, other = _Differing(), _Differing(), _Differing()  # rows only in the warehouse
-        maybe_loaded = surely_loaded = 0  # rows missing in the warehouse
+        newer, named_by_events, unnamed = _Differing(), _Differing(), _Differing()  # extra rows
+        min_missing = max_missing = 0  # loaded rows that are missing now: at least, at most
         has_times = "created_at" in compared.kinds
         for found in compared.differences(self._changed_ids, self._new_ids):
             if found.kind == "extra":
-                (new if found.is_new else named if found.is_changed else other).add([found])
+                (newer if found.is_new else named_by_events if found.is_changed else unnamed).add([found])
                 continue
-            maybe_loaded += found.kind == "missing" and not found.is_new
-            surely_loaded += found.kind == "missing" and not found.is_changed and has_times
+            max_missing += found.kind == "missing" and not found.is_new
+            min_missing += found.kind == "missing" and not found.is_changed and has_times
             if found.is_changed:
                 outcome.changed += 1
             else:
                 outcome.unexplained.add([found])
-        outcome.unexplained.add(new.rows, new.number)
-        not_loaded = _not_of_load(compared, new.number, other.number, maybe_loaded, surely_loaded)
-        for number, extra in zip(not_loaded, (other, named), strict=True):
+        outcome.unexplained.add(newer.rows, newer.number)
+        counts = _count_not_loaded(compared, newer.number, unnamed.number, min_missing, max_missing)
+        for number, extra in zip(counts, (unnamed, named_by_events), strict=True):
             if number <= 0 or not extra.number:
                 outcome.changed += extra.number
                 continue
@@ -538,29 +538,30 @@ class _Comparison:
         return outcome
 
 
-def _not_of_load(
-    compared: _ComparedTable, new: int, other: int, maybe_loaded: int, surely_loaded: int
+def _count_not_loaded(
+    compared: _ComparedTable, newer: int, unnamed: int, min_missing: int, max_missing: int
 ) -> tuple[int, int]:
-    """Return how many ``other`` extra rows, and at least how many of those that events name, are not of the load.
+    """Return how many extra rows the load did not write: of the unnamed ones, and at least of those that events name.
 
-    stored rows = rows of the load - rows of the load that are missing now + rows that others have added. Missing are at
-    least ``surely_loaded`` and at most ``maybe_loaded`` rows. Of the added rows, ``new`` are known.
+    stored = loaded - missing + added, so added = stored - loaded + missing. `rows_expected` rows were loaded. Between
+    ``min_missing`` and ``max_missing`` of them are missing now. ``newer`` of the added rows are newer than the load.
     """
     expected = compared.load.rows_expected
     if expected is None:
-        return other, 0
-    surplus = compared.digests.count("stored") - expected - new
-    others = other if compared.has_applied_events else min(surplus + maybe_loaded, other)
-    return others, surplus + surely_loaded - len(compared.added) - other
+        return unnamed, 0
+    surplus = compared.digests.count("stored") - expected - newer
+    of_unnamed = unnamed if compared.has_applied_events else min(surplus + max_missing, unnamed)
+    of_named = surplus + min_missing - len(compared.added) - unnamed
+    return of_unnamed, of_named
 
 
 def _has_logged_key(table: Table) -> bool:
-    """Return whether the change log and the scan state, which have only two columns of ids, have keys of ``table``."""
+    """Return whether `propel_changes` and `propel_scan_state` can hold keys of ``table``: `user_id` and `org_id`."""
     return {*table.key} <= {"user_id", "org_id"}
 
 
 def _added_since(warehouse: Warehouse, table: Table, load: LoadRecord) -> set[Key]:
-    """Return the keys of the rows of ``table`` that the change log has as added since the load began."""
+    """Return the keys of rows that `propel_changes` records as added since the load began."""
     if not warehouse.columns_of(PROPEL_CHANGES.name) or not _has_logged_key(table):
         return set()
     names = ", ".join(map(warehouse.column, table.key))
@@ -586,8 +587,8 @@ def _not_loaded(warehouse: Warehouse, table: Table, load: LoadRecord, keys: Coll
     return {*keys} - found
 
 
-def _later(columns: Mapping[str, Sequence[Any]], name: str, after: float, until: float = inf) -> list[bool]:
-    """Return for each row whether its time ``name`` lies between two times in epoch seconds."""
+def _is_later(columns: Mapping[str, Sequence[Any]], name: str, after: float, until: float = inf) -> list[bool]:
+    """Return for each row whether its time ``name`` is after ``after`` and not after ``until`` (epoch seconds)."""
     times = columns.get(name, [None] * len(next(iter(columns.values()))))
     return [at is not None and after < _seconds(at) <= until for at in times]
 

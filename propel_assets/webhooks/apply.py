@@ -5,7 +5,8 @@ merged by the message id, so an event that is loaded again is not duplicated.
 """
 
 import contextlib
-from collections.abc import Collection, Generator, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from propel_assets.catalog import AUTH_EVENT, ORG_QUERY, USER_QUERY
@@ -20,7 +21,7 @@ from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import describe_error
 from propel_assets.settings import Settings
 from propel_assets.source.readers.events import UNREAD_ORGS, UNREAD_USERS, names_one_of
-from propel_assets.source.stream import ReadOptions
+from propel_assets.source.stream import ReadOptions, ScanResult
 from propel_assets.warehouse.erasure import run_due_erasures
 from propel_assets.warehouse.grades import settle_grades
 from propel_assets.warehouse.load import ScanLoad, load_scan
@@ -38,49 +39,80 @@ LOAD_SECONDS = 60.0
 """Limit of one statement of a load: each reads or removes up to `BATCH_EVENTS` events."""
 
 
+@dataclass
+class _UnreadIds:
+    """Ids that PropelAuth returned errors for.
+
+    Attributes:
+        ids: the ids, by `users` and `orgs`.
+        kept: the message ids of the events that name one of them. These events stay in the store.
+        is_applied: whether events of such ids are applied. Their rows are read again until a full load has them.
+    """
+
+    ids: dict[str, set[str]] = field(default_factory=dict)
+    kept: set[str] = field(default_factory=set)
+    is_applied: bool = False
+
+    def add(self, results: Sequence[ScanResult], events: Sequence["StoredEvent"]) -> None:
+        """Add the unread ids of a load of ``events``."""
+        for result in results:
+            cursor = result.cursor or {}
+            self.is_applied |= bool(cursor.get(UNREAD_USERS) or cursor.get(UNREAD_ORGS))
+            if result.unread:
+                kind = USER_QUERY.items if result.table_name == USER_QUERY.name else ORG_QUERY.items
+                self.ids.setdefault(kind, set()).update(result.unread)
+        ids = {id_ for result in results for id_ in result.unread}
+        self.kept |= {event.svix_id for event in events if ids and names_one_of(event, ids)}
+
+    def message(self) -> str:
+        """Return what happens with these ids and events; empty if all ids were read."""
+        if not self.ids:
+            return ""
+        listed = " and ".join(f"{len(ids)} {kind}" for kind, ids in self.ids.items())
+        ends = [
+            f"{len(self.kept)} events stay in the store until that succeeds or they are too old" if self.kept else "",
+            "rows whose events are applied are read again until a full load has their rows" if self.is_applied else "",
+        ]
+        return (
+            f"PropelAuth returned an error for {listed} that events name. All other events are applied. Each load of "
+            f"events reads these ids again; {'; '.join(filter(None, ends))}."
+        )
+
+
 def load_events(
     settings: Settings, *, log: Log = lambda _: None, session: LoadSession | None = None
 ) -> Generator[ScanLoad, None, None]:
     """Load all events of the store, oldest first, and yield each load: at least one.
 
     Raises:
-        PropelError: the events of this load, and later ones, are still in the store; the text says why. Or an automatic
-            erasure failed or is not complete, or single ids could not be read; all other events are loaded.
+        PropelError: a load failed, and its events and later ones stay in the store. Or the events are loaded, and the
+            automatic erasures failed for a reason that concerns every request.
+        ErasureIncomplete: the events are loaded, and an automatic erasure failed or is not complete.
+        TransientApiError: PropelAuth returned an error for some ids. The events that name them stay in the store.
     """
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(open_store(settings.webhook_store, statement_seconds=LOAD_SECONDS))
         if store is not None:
-            stack.callback(_purge, store)  # whatever the outcome: age is a limit of its own
+            stack.callback(_purge, store)  # also after an error: old events are removed whether or not they were loaded
         session = session or stack.enter_context(open_session(settings.target, log))
-        kept: set[str] = set()
-        is_applied = False  # whether the events of unread ids are applied
-        unread: dict[str, set[str]] = {}
+        unread = _UnreadIds()
         for _ in range(MAX_BATCHES):
-            events = None if store is None else _pending(store, kept)
+            events = None if store is None else _pending(store, unread.kept)
             options = ReadOptions(events=events)
             load = load_scan(AUTH_EVENT.scan, settings, options=options, log=log, session=session)
             yield load
-            if store is None or events is None:
+            if store is None or events is None or any(result.skipped for result in load.results):
                 break
-            if any(result.skipped for result in load.results):
-                break
-            ids = {id_ for result in load.results for id_ in result.unread}
-            kept |= {event.svix_id for event in events if ids and names_one_of(event, ids)}
-            is_applied |= any(
-                (result.cursor or {}).get(name) for result in load.results for name in (UNREAD_USERS, UNREAD_ORGS)
-            )
-            for result in load.results:
-                if result.unread:
-                    named = USER_QUERY.items if result.table_name == USER_QUERY.name else ORG_QUERY.items
-                    unread.setdefault(named, set()).update(result.unread)
-            store.remove([event.svix_id for event in events if event.svix_id not in kept])
+            unread.add(load.results, events)
+            store.remove([event.svix_id for event in events if event.svix_id not in unread.kept])
             if len(events) < BATCH_EVENTS:
                 _settle_grades(settings, session, log)
                 break
-    text = _not_read(unread, len(kept), is_applied=is_applied) if unread else ""
+    text = unread.message()
     if settings.erase_deleted:
         try:
-            run_due_erasures(settings, log, is_daily=has_write_lock(settings.target))
+            # With the write lock (PostgreSQL), loads can read during an erasure and then fail.
+            run_due_erasures(settings, log, at_most_daily=has_write_lock(settings.target))
         except PropelError as error:
             if not text:
                 raise
@@ -89,22 +121,6 @@ def load_events(
             raise problem from None
     if text:
         raise TransientApiError(text)
-
-
-def _not_read(unread: Mapping[str, Collection[str]], kept: int, *, is_applied: bool) -> str:
-    """Return what happens with ids that could not be read, and with ``kept`` events that name some of them.
-
-    ``is_applied``: whether there are ids whose events are applied, and whose rows a load has then replaced.
-    """
-    listed = " and ".join(f"{len(ids)} {named}" for named, ids in unread.items())
-    ends = [
-        f"{kept} events stay in the store until that succeeds or they are too old" if kept else "",
-        "rows whose events are applied are read again until a full load has their rows" if is_applied else "",
-    ]
-    return (
-        f"PropelAuth returned an error for {listed} that events name. All other events are applied. Each load of "
-        f"events reads these ids again; {'; '.join(filter(None, ends))}."
-    )
 
 
 def _pending(store: "WebhookStore", kept: Collection[str]) -> list["StoredEvent"]:
@@ -119,7 +135,7 @@ def _purge(store: "WebhookStore") -> None:
 
 
 def _settle_grades(settings: Settings, session: LoadSession, log: Log) -> None:
-    """Grade the last scan again, once its last events have been loaded. The events are loaded by now."""
+    """Grade the last scan again, now that its last events are loaded."""
     target, policy = settings.target, load_policy(settings.privacy_settings)
     try:
         with (

@@ -268,7 +268,7 @@ def test_an_unknown_id_is_refused_and_never_put_on_the_list(sandbox, settings, r
     monkeypatch.setenv("PROPELAUTH_RETRY_SECONDS", "0")
     refused = run("erase", unknown.replace("3d5c", "3d5d"))
     assert refused.returncode == 1
-    assert "PropelAuth could not be asked" in refused.stderr
+    assert "the request to PropelAuth failed" in refused.stderr
 
 
 def test_the_types_of_duckdb_that_are_not_searched_have_no_text() -> None:

@@ -57,6 +57,28 @@ def known_of(store) -> set[str]:
     return {user.wire[name] for user in store.users.values() for name in PEOPLE if user.wire.get(name)}
 
 
+def test_a_policy_that_is_no_longer_set_is_refused_before_any_request(strict, small, monkeypatch, query) -> None:
+    load_scan("users", load_settings())
+    stored, sent = query("SELECT email FROM user_query ORDER BY 1"), len(small.requests)
+    monkeypatch.delenv("PROPELAUTH_PRIVACY")
+    with pytest.raises(SettingsError, match="were loaded with a privacy policy, and PROPELAUTH_PRIVACY is not set"):
+        load_scan("users", load_settings())
+    assert len(small.requests) == sent
+    assert query("SELECT email FROM user_query ORDER BY 1") == stored
+    monkeypatch.setenv("PROPELAUTH_PRIVACY", "open")
+    load_scan("users", load_settings())
+    assert query("SELECT email FROM user_query ORDER BY 1") != stored
+
+
+@pytest.mark.parametrize("variable", ["PROPELAUTH_PRIVACY_POLICY", "STAGING__PROPELAUTH_PRIVACYKEY"])
+def test_a_misspelled_privacy_setting_is_refused(monkeypatch, variable) -> None:
+    monkeypatch.setenv(variable, " ")
+    load_settings()
+    monkeypatch.setenv(variable, "strict")
+    with pytest.raises(SettingsError, match=f"{variable} is not a setting. Those of privacy are"):
+        load_settings()
+
+
 def test_open_lets_rows_go_on_as_they_are() -> None:
     rows = pa.table({"user_id": ["1"], "email": ["a@example.com"], "new_field": ["x"]})
     assert PrivacyFilter(PrivacySettings()).apply("user_query", rows) is rows

@@ -8,7 +8,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from propel_assets.warehouse.remedies import remedy_of
+from propel_assets.errors import WarehouseConflict, WarehouseError, WarehouseUnreachable
+from propel_assets.warehouse.remedies import error_type_of, remedy_of
 from propel_assets_tests.processes import wait_until
 
 LOAD_USERS = [sys.executable, "-m", "propel_assets.cli", "load", "user_query"]
@@ -228,8 +229,31 @@ def test_a_row_that_a_constraint_refuses_is_reported_with_what_to_do(loaded, run
     [("42501", "Grant the user"), ("42P01", "restore it"), ("3D000", "Create the database"), ("99999", "Look up")],
 )
 def test_the_remedy_follows_the_sqlstate(state, remedy) -> None:
+    assert remedy in remedy_of(error_with(state))
+
+
+@pytest.mark.parametrize(
+    ("state", "error_type", "is_repeated"),
+    [
+        ("08006", WarehouseUnreachable, True),
+        ("57P01", WarehouseUnreachable, True),  # the server is stopped
+        ("57014", WarehouseError, False),  # a time limit of the destination
+        ("42710", WarehouseConflict, True),  # two first loads create the same schema
+        ("42P07", WarehouseConflict, True),
+        ("40001", WarehouseConflict, True),
+        ("42501", WarehouseError, False),
+        ("28P01", WarehouseError, False),
+    ],
+)
+def test_an_error_that_may_pass_is_repeated(state, error_type, is_repeated) -> None:
+    assert error_type_of(error_with(state)) is error_type
+    assert error_type.retry_may_help is is_repeated
+
+
+def error_with(state: str) -> Exception:
+    """Return an error that wraps one with a SQLSTATE."""
     error = RuntimeError("a text that is not read")
     error.sqlstate = state  # type: ignore[attr-defined]
     wrapped = RuntimeError("x")
     wrapped.__cause__ = error
-    assert remedy in remedy_of(wrapped)
+    return wrapped

@@ -128,17 +128,17 @@ def test_two_erasures_at_once_keep_both_people_on_the_list(database, rows, sandb
     monkeypatch.setenv("PROPELAUTH_PRIVACY_KEY", "k" * 32)
     ended(start("user_query"))
     first, second = list(sandbox.store.users)[:2]
-    learn, started = PersonEraser.learn_identifiers, []
+    collect, started = PersonEraser.collect_identifiers, []
 
-    def learn_identifiers(eraser: PersonEraser) -> None:
-        monkeypatch.setattr(PersonEraser, "learn_identifiers", learn)
+    def collect_identifiers(eraser: PersonEraser) -> None:
+        monkeypatch.setattr(PersonEraser, "collect_identifiers", collect)
         other = subprocess.Popen([*LOAD[:-1], "erase", second], stderr=subprocess.PIPE, text=True)
         started.append(other)
         assert other.stderr
         assert "another process holds the write lock of propel_auth_data" in other.stderr.readline()
-        learn(eraser)
+        collect(eraser)
 
-    monkeypatch.setattr(PersonEraser, "learn_identifiers", learn_identifiers)
+    monkeypatch.setattr(PersonEraser, "collect_identifiers", collect_identifiers)
     settings = load_settings()
     assert erase(settings.target, settings.privacy_settings, first, tenant=settings.tenant).is_complete
     ended(started[0])

@@ -80,7 +80,7 @@ class World:
         return {grade.event_type: (grade.changes, grade.missed) for grade in found}
 
     def truth(self) -> dict[str, tuple[int, int]]:
-        types = [report.event_type for report in grades.REPORTS]
+        types = [change.event_type for change in grades.REPORTED_CHANGES]
         return {name: (self.changes[name], self.missed[name]) for name in types}
 
     def check(self, name: str) -> tuple[bool, str, str]:

@@ -53,7 +53,7 @@ class SearchedTable:
     kind: TableKind = "table"
 
     def __str__(self) -> str:
-        """Return the name as people write it."""
+        """Return `schema.table`."""
         return f"{self.schema}.{self.name}"
 
     @property
@@ -73,10 +73,10 @@ class EnumType:
 
 @dataclass
 class Contents:
-    """What a database contains that is to be searched, and what cannot be searched.
+    """The searchable contents of a database, and what cannot be searched.
 
     Attributes:
-        texts: what the database keeps about its relations: the relation, what it is, and the text.
+        texts: view definitions and column statistics: the relation, the kind of text, and the text.
     """
 
     tables: list[SearchedTable] = field(default_factory=list)
@@ -99,7 +99,7 @@ class Catalog:
         self._upper = client.capabilities.casefold_identifier is str.upper
 
     def contents(self) -> Contents:
-        """Return what is to be searched."""
+        """Return the tables, columns and texts to search."""
         query = (
             "SELECT c.table_schema, c.table_name, c.column_name, c.data_type FROM information_schema.columns c "
             "JOIN information_schema.tables t ON t.table_schema = c.table_schema AND t.table_name = c.table_name "
@@ -182,7 +182,7 @@ class Catalog:
         return f"CAST({self.quote(column if isinstance(column, str) else column.name)} AS VARCHAR)"
 
     def accepts(self, column: SearchedColumn, value: str) -> bool:
-        """Whether ``value`` can be stored in a column of this type."""
+        """Return whether ``value`` can be stored in a column of this type."""
         return column.kind == "text"
 
     def update_statistics(self, table: SearchedTable) -> None:

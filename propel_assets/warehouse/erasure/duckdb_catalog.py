@@ -23,7 +23,7 @@ class DuckDbCatalog(Catalog):
     """DuckDB: lists, structs, maps, unions, blobs, enums."""
 
     def contents(self) -> Contents:
-        """Return what is to be searched."""
+        """Return the tables, columns and texts to search."""
         contents = Contents()
         columns: dict[tuple[str, str], list[SearchedColumn]] = {}
         enums: list[tuple[str, str, str, str]] = []
@@ -75,7 +75,7 @@ class DuckDbCatalog(Catalog):
         return contents
 
     def accepts(self, column: SearchedColumn, value: str) -> bool:
-        """Whether ``value`` can be stored. Tried on another connection: an error would end the transaction."""
+        """Return whether ``value`` can be stored. A second connection tries it: an error would end the transaction."""
         if column.kind != "typed":
             return column.kind == "text"
         try:

@@ -5,7 +5,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from dlt.destinations.exceptions import DatabaseException
 
@@ -23,20 +23,29 @@ from propel_assets.warehouse.erasure.postgres_catalog import PostgresCatalog
 from propel_assets.warehouse.erasure.receipt import ErasureRecord, UnsearchedColumn
 from propel_assets.warehouse.query import placeholders
 
-LEARNED = (
+IDENTIFIER_PAIRS = (
     ("user_id", "email"),
     ("user_id", "username"),
     ("user_id", "api_key_id"),
     ("employee_id", "email"),
     ("inviter_user_id", "inviter_email"),
 )
-"""Columns with an id, and columns of the same row with another identifier of that person."""
+"""Columns of one row: an id of a person, and another identifier of the same person."""
 ADDRESS_UNKNOWN = "no e-mail address of this person is known. If you know one, run again with --email"
 ROW_COUNTS = ("rows_expected", "rows_read", "total_min", "total_max")
 PLAIN = re.compile(PLAIN_IDENTIFIER)
 FREE_FORM = {c.name for table in TABLES for c in table.columns if c.privacy == "free_form"}
-AT = ("%@%", "%40%", "%&#%")  # patterns of text that contains an address, also an encoded one
-NOTHING: tuple[str, list[Any]] = ("1 = 0", [])
+ADDRESS_PATTERNS = ("%@%", "%40%", "%&#%")  # LIKE patterns of plain and encoded addresses
+NO_ROWS: tuple[str, list[Any]] = ("1 = 0", [])
+
+
+class _Change(NamedTuple):
+    """A change of one column in rows about others. ``statements``: the SQL, each with its parameters."""
+
+    column: SearchedColumn
+    what: str
+    rows: int
+    statements: list[tuple[Any, ...]]
 
 
 class PersonEraser:
@@ -45,7 +54,7 @@ class PersonEraser:
     Attributes:
         unsearched: what cannot be searched.
         refused: why the database refused a change, by table or type.
-        deleted: by table of this project, the numbers of its last load, its rows before, and the rows deleted.
+        deleted: by table, what `_row_counts` returned before the deletion, and the number of deleted rows.
     """
 
     def __init__(self, client: Any, person: Person) -> None:
@@ -58,13 +67,13 @@ class PersonEraser:
         self.refused: dict[str, str] = {}
         self.deleted: dict[str, list[Any]] = {}
 
-    def learn_identifiers(self) -> None:
-        """Add the addresses, usernames and API keys beside the person's id to what identifies them."""
+    def collect_identifiers(self) -> None:
+        """Add the addresses, usernames and API keys in rows with the person's id to the person's identifiers."""
         person = self.person
         known = {"username": person.usernames, "api_key_id": person.api_keys}
         emails: set[str] = set()
         for table in self._contents.tables:
-            for id_column, column in LEARNED:
+            for id_column, column in IDENTIFIER_PAIRS:
                 if {id_column, column} <= {*table.scalar_names}:
                     condition, params = self._identifies([id_column])
                     text = self._catalog.text(column)
@@ -72,31 +81,32 @@ class PersonEraser:
                     values = [value for (value,) in self._catalog.rows(sql, *params) if value]
                     known.get(column, emails).update(values)
             if table.name == AUTH_EVENT.name and "payload" in [column.name for column in table.columns]:
-                self._learn_from_events(table)
+                self._collect_from_events(table)
         # Not `unknown` or `-`, which rows of other people can have too.
         person.emails |= {email for email in emails if "@" in email or DIGEST.fullmatch(email)}
 
-    def learn_plain_addresses(self, digest: Callable[[str], str]) -> None:
-        """Add the addresses of which only the keyed hash is known: a policy that hashes columns keeps them in text."""
+    def collect_plain_addresses(self, digest: Callable[[str], str]) -> None:
+        """Add addresses that are known only by their keyed hash: a policy that hashes columns keeps them in text."""
         person = self.person
         hashed = {email for email in person.emails if DIGEST.fullmatch(email)}
         hashed -= {digest(form) for email in person.emails - hashed for form in (email, email.lower())}
 
-        def learn(value: str) -> bool:
-            is_theirs = not hashed.isdisjoint({digest(value), digest(value.lower())})
-            person.emails |= {value} if is_theirs else set()
-            return is_theirs
+        def add(value: str) -> bool:
+            is_of_person = not hashed.isdisjoint({digest(value), digest(value.lower())})
+            person.emails |= {value} if is_of_person else set()
+            return is_of_person
 
         columns = [(table, column) for table in self._contents.tables for column in table.columns] if hashed else []
         for table, column in columns:
             text = self._catalog.text(column)
-            sql = f"SELECT DISTINCT {text} FROM {self._name(table)} WHERE {' OR '.join([f'{text} LIKE %s'] * len(AT))}"  # noqa: S608
+            like = " OR ".join([f"{text} LIKE %s"] * len(ADDRESS_PATTERNS))
+            sql = f"SELECT DISTINCT {text} FROM {self._name(table)} WHERE {like}"  # noqa: S608 - quoted names
             with contextlib.suppress(DatabaseException), self._catalog.savepoint():  # `find_remaining` reports it
-                for (value,) in self._catalog.stream(sql, *AT):
-                    replace_identifiers(value, learn)
+                for (value,) in self._catalog.stream(sql, *ADDRESS_PATTERNS):
+                    replace_identifiers(value, add)
 
-    def _learn_from_events(self, table: SearchedTable) -> None:
-        """Learn from the events about the sign-up of the person, which remain after a deletion."""
+    def _collect_from_events(self, table: SearchedTable) -> None:
+        """Add the address and username in the person's `user.created` events, which remain after a deletion."""
         condition, params = self._identifies(["user_id"])
         sql = f"SELECT {self._catalog.text('payload')} FROM {self._name(table)} WHERE {condition} AND event_type = %s"  # noqa: S608
         for (stored,) in self._catalog.rows(sql, *params, "user.created"):
@@ -120,8 +130,8 @@ class PersonEraser:
                 for (stored,) in self._catalog.rows(sql, END_USER_API_KEY_USAGE.name):
                     yield from (decode_json(stored) or {}).get("cursor", {})
 
-    def knows_person(self) -> bool:
-        """Whether a table has the person's id. A lookup of an unknown id has it only as the value looked up."""
+    def has_person(self) -> bool:
+        """Return whether a table has the person's id. The value of a lookup does not count: it can be an unknown id."""
         for table in self._contents.tables:
             ids = [
                 name
@@ -137,7 +147,7 @@ class PersonEraser:
     def rename_labels(self, *, dry_run: bool) -> Iterator[ErasureRecord]:
         """Yield the enumerated types with labels that identify the person, and rename these labels.
 
-        DuckDB cannot change rows and types of a table in one transaction, so this has one of its own.
+        DuckDB cannot change rows and types of a table in one transaction. Call this in a transaction of its own.
         """
         for enum in self._contents.enums:
             if labels := self._new_labels(enum):
@@ -159,7 +169,10 @@ class PersonEraser:
             yield ErasureRecord(str(view), "materialized view refreshed", views[view])
 
     def _refresh(self, views: list[SearchedTable]) -> list[SearchedTable]:
-        """Refresh views until the person is found in none, and return these. A view on a view needs it first."""
+        """Refresh views until none contains the person, and return the refreshed ones.
+
+        A view on another view needs several rounds.
+        """
         pending = views
         while pending:
             for view in pending:
@@ -187,46 +200,53 @@ class PersonEraser:
         return [table for table in self._contents.tables if table.kind == kind]
 
     def _erase_from(self, table: SearchedTable, *, dry_run: bool) -> Iterator[ErasureRecord]:
-        theirs, params = self._rows_about_person(table)
-        if rows := self._count(table, theirs, params):
+        about_person, params = self._rows_about_person(table)
+        if rows := self._count(table, about_person, params):
             record = ErasureRecord(str(table), "rows deleted", rows)
-            sql = f"DELETE FROM {self._name(table)} WHERE {theirs}"  # noqa: S608 - quoted names
+            sql = f"DELETE FROM {self._name(table)} WHERE {about_person}"  # noqa: S608 - quoted names
             if dry_run or self._try(str(table), lambda: self._catalog.run(sql, *params)):
                 yield record
                 if not dry_run:
                     self._lower_row_counts(table, rows)
-        for column, what, rows, statements in self._changes(table, f"({theirs}) IS NOT TRUE", params):
-            record = ErasureRecord(str(table), f"{column.name}: {what}", rows)
+        for change in self._changes(table, about_person, params):
+            record = ErasureRecord(str(table), f"{change.column.name}: {change.what}", change.rows)
             if dry_run or self._try(
-                str(table), lambda s=statements: [self._catalog.run(*statement) for statement in s]
+                str(table), lambda c=change: [self._catalog.run(*statement) for statement in c.statements]
             ):
                 yield record
 
     def _count_matches(self, table: SearchedTable) -> int:
         """Return in how many rows of a table the person is found, counted once for each column."""
-        theirs, params = self._rows_about_person(table)
+        about_person, params = self._rows_about_person(table)
         try:
             with self._catalog.savepoint():
-                rows = self._count(table, theirs, params)
-                return rows + sum(found for _, _, found, _ in self._changes(table, f"({theirs}) IS NOT TRUE", params))
+                rows = self._count(table, about_person, params)
+                return rows + sum(change.rows for change in self._changes(table, about_person, params))
         except DatabaseException as error:  # a foreign table whose server is away
             if not self._catalog.has_savepoints:
                 raise
             self.unsearched.add(UnsearchedColumn(str(table), table.kind, describe_error(error)))
             return 0
 
-    def _changes(
-        self, table: SearchedTable, others: str, params: Sequence[Any]
-    ) -> Iterator[tuple[SearchedColumn, str, int, list[tuple[Any, ...]]]]:
-        """Yield each column that names the person in rows about others: what is done, to how many rows, and the SQL."""
+    def _changes(self, table: SearchedTable, about_person: str, params: Sequence[Any]) -> Iterator[_Change]:
+        """Yield the changes of each column that identifies the person in rows about others."""
+        others = f"({about_person}) IS NOT TRUE"
+        yield from self._null_mentions(table, others, params)
+        yield from self._replace_in_text(table, others, params)
+
+    def _null_mentions(self, table: SearchedTable, others: str, params: Sequence[Any]) -> Iterator[_Change]:
+        """Yield the changes that set an id or address of the person to null."""
         columns = {column.name: column for column in table.columns}
         for name in mentioning_columns(table.scalar_names):
             condition, values = self._identifies([name])
             if rows := self._count(table, f"{condition} AND {others}", [*values, *params]):
                 sql = f"UPDATE {self._name(table)} SET {self._catalog.quote(name)} = NULL WHERE {condition}"  # noqa: S608
-                yield columns[name], "set to null", rows, [(sql, *values)]
+                yield _Change(columns[name], "set to null", rows, [(sql, *values)])
+
+    def _replace_in_text(self, table: SearchedTable, others: str, params: Sequence[Any]) -> Iterator[_Change]:
+        """Yield the changes that replace identifiers of the person within values."""
         own = own_columns(table.scalar_names)
-        for name, column in columns.items():
+        for name, column in {column.name: column for column in table.columns}.items():
             found = self._find_text(table, column, others, params)
             if name in own:
                 found = [(old, new, rows) for old, new, rows in found if not PLAIN.match(old)]
@@ -241,7 +261,7 @@ class PersonEraser:
                     for old, new, _ in found
                 ]
                 what = "set to null" if all(new is None for _, new, _ in found) else "identifiers replaced"
-                yield column, what, sum(rows for _, _, rows in found), statements
+                yield _Change(column, what, sum(rows for _, _, rows in found), statements)
 
     def _find_text(
         self, table: SearchedTable, column: SearchedColumn, others: str, params: Sequence[Any]
@@ -328,7 +348,7 @@ class PersonEraser:
         return scans, f"SELECT max(load_id) FROM {scans} WHERE table_name = %s AND verdict <> 'skipped'"  # noqa: S608
 
     def _row_counts(self, table: SearchedTable) -> list[Any]:
-        """Return the last load of a table, its numbers, and its number of rows."""
+        """Return the id of the last load of a table, its `ROW_COUNTS`, and the table's current number of rows."""
         scans, last = self._last_scan(table)
         names = ", ".join(ROW_COUNTS)
         sql = f"SELECT load_id, {names} FROM {scans} WHERE table_name = %s AND load_id = ({last})"  # noqa: S608
@@ -343,23 +363,23 @@ class PersonEraser:
                 self._clear_value_counts(table)
 
     def in_order(self, names: Iterable[str]) -> list[str]:
-        """Return tables in the order to write them: those that identifiers are learned from late, the counts last."""
-        learned_from = {
+        """Return tables in the order to write them: those with the identifiers late, `propel_scans` last."""
+        with_identifiers = {
             table.name
             for table in self._contents.tables
-            if table.name == AUTH_EVENT.name or any({*pair} <= {*table.scalar_names} for pair in LEARNED)
+            if table.name == AUTH_EVENT.name or any({*pair} <= {*table.scalar_names} for pair in IDENTIFIER_PAIRS)
         }
-        return sorted(names, key=lambda name: (name == PROPEL_SCANS.name, name in learned_from))
+        return sorted(names, key=lambda name: (name == PROPEL_SCANS.name, name in with_identifiers))
 
     # --- SQL ---
 
     def _rows_about_person(self, table: SearchedTable) -> tuple[str, list[Any]]:
         columns = identifying_columns(table.scalar_names)
-        return self._identifies(columns) if columns else NOTHING
+        return self._identifies(columns) if columns else NO_ROWS
 
     def _identifies(self, columns: Sequence[str]) -> tuple[str, list[Any]]:
         """Return a condition and its parameters: one of ``columns`` has an identifier of the person."""
-        conditions, params = [NOTHING[0]], []
+        conditions, params = [NO_ROWS[0]], []
         for column in columns:
             if values := sorted(self.person.in_column(column)):
                 conditions.append(f"lower({self._catalog.text(column)}) IN {placeholders(values)}")

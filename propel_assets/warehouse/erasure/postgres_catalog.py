@@ -60,7 +60,10 @@ class PostgresCatalog(Catalog):
     has_savepoints = True
 
     def contents(self) -> Contents:
-        """Return what is to be searched. Partitions are tables; their parents have no rows of their own."""
+        """Return the tables, columns and texts to search.
+
+        Partitions are tables; their parents have no rows of their own.
+        """
         contents = Contents()
         columns: dict[tuple[str, str, TableKind], list[SearchedColumn]] = {}
         for schema, table, relation, column, type_, category, type_name, is_unique, obstacle in self.rows(COLUMNS):
@@ -86,7 +89,7 @@ class PostgresCatalog(Catalog):
 
     @contextlib.contextmanager
     def execute(self, query: str, *params: Any) -> Iterator[Any]:
-        """Run a query and give its cursor. Not by dlt, which rolls the transaction back after an error."""
+        """Run a query and yield its cursor. dlt's own method would roll the transaction back after an error."""
         import psycopg2
 
         with self.sql.native_connection.cursor() as cursor:
@@ -115,7 +118,7 @@ class PostgresCatalog(Catalog):
         return super().text(column)
 
     def accepts(self, column: SearchedColumn, value: str) -> bool:
-        """Whether ``value`` can be stored in a column of this type."""
+        """Return whether ``value`` can be stored in a column of this type."""
         if column.kind != "typed":
             return column.kind == "text"
         try:

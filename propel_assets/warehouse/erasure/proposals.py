@@ -16,15 +16,17 @@ from propel_assets.source.client import Client
 from propel_assets.source.lists import get_or_none
 from propel_assets.source.values import UUID
 from propel_assets.warehouse.audit import as_utc
+from propel_assets.warehouse.erasure.receipt import ErasureReceipt
 from propel_assets.warehouse.erasure.run import clean_up, erase, unfinished_erasures
 from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.query import Warehouse, open_warehouse
+from propel_assets.warehouse.retention import proposes_erasure
 
 KNOWN_IN = (PROPEL_CHANGES.name, PROPEL_SCAN_STATE.name)
 """The audit tables with the ids that `user_query` has had. They keep those of deleted users until their erasure."""
 
 ERASE_EVERY = timedelta(hours=23)
-"""A daily run of Dagster's sensor erases, also where the last one began a little later in the day."""
+"""Less than 24 hours, so that a daily run erases even if the previous one started later in the day."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,7 @@ def proposed_erasures(warehouse: Warehouse, days: float) -> list[ErasureProposal
         return []
     sql = (
         f"SELECT e.user_id, min(e.received_at) FROM {warehouse.table(AUTH_EVENT.name)} e "  # noqa: S608 - quoted names
-        f"WHERE e.event_type = 'user.deleted' AND e.user_id IS NOT NULL AND NOT EXISTS "
-        f"(SELECT 1 FROM {warehouse.table(USER_QUERY.name)} u WHERE u.user_id = e.user_id) "
-        f"AND ({' OR '.join(known)}) GROUP BY e.user_id"
+        f"WHERE {proposes_erasure(warehouse, 'e')} AND ({' OR '.join(known)}) GROUP BY e.user_id"
     )
     found = warehouse.rows(sql, *[USER_QUERY.name] * len(known))
     rows = [(user_id, as_utc(at)) for user_id, at in found if UUID.fullmatch(user_id)]  # not a keyed hash
@@ -64,15 +64,15 @@ def proposed_erasures(warehouse: Warehouse, days: float) -> list[ErasureProposal
     return sorted(proposals, key=lambda proposal: (proposal.due_at, proposal.user_id))
 
 
-def run_due_erasures(settings: Settings, log: Log, *, is_daily: bool = False) -> None:
+def run_due_erasures(settings: Settings, log: Log, *, at_most_daily: bool = False) -> None:
     """Erase the users whose proposals are due and who do not exist at PropelAuth.
 
-    An erasure that was stopped is repeated. One that is not complete is reported, until `propel-assets erase` has
-    reported what remains. ``is_daily``: those that have become due within a day of the last erasure wait, because each
-    erasure makes the loads fail that are reading meanwhile.
+    An erasure that was stopped is repeated. An incomplete erasure is reported by each run, until `propel-assets erase`
+    has listed what remains. With ``at_most_daily``, proposals that became due after the last erasure wait until it is
+    `ERASE_EVERY` old, because an erasure makes concurrent loads fail.
 
     Raises:
-        ErasureIncomplete: some erasures, or the requests before them, failed or are not complete. All others are.
+        ErasureIncomplete: some erasures, or the requests before them, failed or are not complete. All others are done.
     """
     settings = require_credentials(settings)
     policy = load_policy(settings.privacy_settings)
@@ -80,32 +80,24 @@ def run_due_erasures(settings: Settings, log: Log, *, is_daily: bool = False) ->
         proposals = [proposal for proposal in proposed_erasures(warehouse, settings.erasure_days) if proposal.is_due]
     unfinished = unfinished_erasures(settings.target, log)
     last_at = unfinished.last_at
-    if is_daily and last_at and abs(datetime.now(UTC) - last_at) < ERASE_EVERY:
-        proposals = [proposal for proposal in proposals if proposal.due_at <= last_at]  # those that failed then
-    noted = {id_: found for id_, found in unfinished.by_id.items() if found.is_automatic}
-    incomplete = {user_id for user_id, found in noted.items() if found.has_ended}
-    client, path = Client(settings.tenant), BY_NAME["user_by_id"].path_of
+    if at_most_daily and last_at and abs(datetime.now(UTC) - last_at) < ERASE_EVERY:
+        # These were due at the last erasure already, so they failed.
+        proposals = [proposal for proposal in proposals if proposal.due_at <= last_at]
+    automatic = {id_: found for id_, found in unfinished.by_id.items() if found.is_automatic}
+    incomplete = {user_id for user_id, found in automatic.items() if found.has_ended}
+    due = dict.fromkeys([*automatic, *(proposal.user_id for proposal in proposals)])
+    client = Client(settings.tenant)
     reasons: set[str] = set()
     failures: dict[str, PropelError] = {}
-    for user_id in dict.fromkeys([*noted, *(proposal.user_id for proposal in proposals)]):
-        if user_id in incomplete:
-            continue
+    for user_id in [user_id for user_id in due if user_id not in incomplete]:
         try:
-            if get_or_none(client, path(user_id=user_id), lambda _: True):
-                log(f"User {user_id} exists at PropelAuth and is not erased.")
-                continue
-            receipt = erase(
-                settings.target,
-                settings.privacy_settings,
-                user_id,
-                tenant=settings.tenant,
-                is_automatic=True,
-                log=log,
-            )
+            receipt = _erase_deleted_user(settings, client, user_id, log)
         except PropelError as error:
             failures[f"The erasure of {user_id}"] = error
             if error.concerns_every_scan:
                 break
+            continue
+        if receipt is None:
             continue
         if receipt.is_complete:
             log(f"Erased: {user_id}.")
@@ -130,3 +122,12 @@ def run_due_erasures(settings: Settings, log: Log, *, is_daily: bool = False) ->
         problem = ErasureIncomplete(" ".join(texts))
         problem.retry_may_help = not incomplete and all(error.retry_may_help for error in failures.values())
         raise problem
+
+
+def _erase_deleted_user(settings: Settings, client: Client, user_id: str, log: Log) -> ErasureReceipt | None:
+    """Erase the user and return the receipt; None if the user exists at PropelAuth."""
+    if get_or_none(client, BY_NAME["user_by_id"].path_of(user_id=user_id), lambda _: True):
+        log(f"User {user_id} exists at PropelAuth and is not erased.")
+        return None
+    target, privacy = settings.target, settings.privacy_settings
+    return erase(target, privacy, user_id, tenant=settings.tenant, is_automatic=True, log=log)

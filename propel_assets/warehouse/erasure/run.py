@@ -43,11 +43,11 @@ from propel_assets.warehouse.pipeline import (
     write_lock,
 )
 from propel_assets.warehouse.query import HOW_TO_LOAD, warehouse_client
-from propel_assets.warehouse.remedies import remedy_of
+from propel_assets.warehouse.remedies import error_type_of, remedy_of
 
 NEXT_STEPS = (
-    "Later loads leave this person out. Delete the user at PropelAuth too: until then, only the erasure list in this "
-    "warehouse keeps them out. Backups, exports and the storage of Dagster are out of reach."
+    "Later loads exclude this person. Delete the user at PropelAuth too: otherwise only the erasure list in this "
+    "warehouse excludes them. Backups, exports and Dagster's storage were not searched."
 )
 UNFINISHED_KEY = "erasing"  # in dlt's state: the row counts that an interrupted erasure of files has still to lower
 CLEANUP_KEY = "erasure_cleanup"
@@ -176,7 +176,7 @@ def _explain_errors(attempt: str, outcome: Callable[[], str] = lambda: "") -> It
         if is_defect(error):
             raise unexpected_error(error) from None
         texts = [f"{attempt} failed: {describe_error(error)}.", outcome(), f"{remedy_of(error)}, and run again."]
-        raise WarehouseError(" ".join(filter(None, texts))) from None
+        raise error_type_of(error)(" ".join(filter(None, texts))) from None
 
 
 def _compact(client: Any, file: Path) -> None:
@@ -212,7 +212,7 @@ class _Run:
         return self._erase_from_database(file)
 
     def _erase_from_database(self, file: Path | None) -> ErasureReceipt:
-        with self._connection() as client:
+        with warehouse_client(self.pipeline, self.target) as client:
             if not isinstance(client, SqlJobClientBase):
                 raise WarehouseError(f"Nothing was erased: the destination {self.target.destination} has no SQL.")
             with _transaction(client):
@@ -220,22 +220,22 @@ class _Run:
                 self._identify(eraser)
                 if self.dry_run:
                     records = [*eraser.rename_labels(dry_run=True), *eraser.erase(dry_run=True)]
-                    return ErasureReceipt(records, unsearched=sorted(eraser.unsearched | self.unsearched))
+                    return self._dry_run_receipt(records, eraser)
         state = self._add_to_erasure_list()
-        with self._connection() as client:
+        with warehouse_client(self.pipeline, self.target) as client:
             if file is not None:
                 request_compaction(file)
-            with _transaction(client):
+            with _transaction(client):  # DuckDB cannot change types and rows of a table in one transaction
                 labels = PersonEraser(client, self.person)
                 records = list(labels.rename_labels(dry_run=False))
-            with _transaction(client):
+            with _transaction(client):  # a new eraser, because the labels and column types have changed
                 eraser = PersonEraser(client, self.person)
                 eraser.refused |= labels.refused
                 records += eraser.erase(dry_run=False)
                 delete_states(client, self.pipeline.pipeline_name, state)
         # Files of a load that was killed, and the state that was just loaded.
         remove_staged_files(self.pipeline, [*BY_NAME, self.pipeline.default_schema.state_table_name])
-        with self._connection() as client, _transaction(client):
+        with warehouse_client(self.pipeline, self.target) as client, _transaction(client):  # search again
             receipt = self._receipt(records, eraser, PersonEraser(client, self.person))
         _clean_up(self.pipeline, self.target, self._replace_note(receipt))
         return receipt
@@ -250,7 +250,7 @@ class _Run:
             eraser.resume(_source_state(self.pipeline.state).get(UNFINISHED_KEY, {}))
             records = list(eraser.erase(dry_run=self.dry_run))
             if self.dry_run:
-                return ErasureReceipt(records, unsearched=sorted(eraser.unsearched | self.unsearched))
+                return self._dry_run_receipt(records, eraser)
             state = self._add_to_erasure_list(eraser.deleted)
             for name in eraser.in_order(copies.names):
                 copies.write_back(name)
@@ -262,6 +262,10 @@ class _Run:
         _clean_up(self.pipeline, self.target, self._replace_note(receipt))
         return receipt
 
+    def _dry_run_receipt(self, records: list[ErasureRecord], eraser: PersonEraser) -> ErasureReceipt:
+        """Return what a run would remove."""
+        return ErasureReceipt(records, unsearched=sorted(eraser.unsearched | self.unsearched))
+
     def _receipt(self, records: list[ErasureRecord], eraser: PersonEraser, search: PersonEraser) -> ErasureReceipt:
         """Return the receipt, with what a new search finds."""
         remaining = [
@@ -271,11 +275,6 @@ class _Run:
             for r in search.find_remaining()
         ]
         return ErasureReceipt(records, remaining, sorted(search.unsearched | self.unsearched))
-
-    @contextlib.contextmanager
-    def _connection(self) -> Iterator[Any]:
-        with warehouse_client(self.pipeline, self.target) as client:
-            yield client
 
     # --- the person ---
 
@@ -289,14 +288,14 @@ class _Run:
         is_listed = bool(self.policy.key) and any(
             id_ in ErasureList(state.get(STATE_KEY), self.policy) for id_ in self.person.ids
         )
-        if self.find_user and not (eraser.knows_person() or is_listed):
+        if self.find_user and not (eraser.has_person() or is_listed):
             user = self.find_user()
             self.person.emails |= {user["email"]} if user.get("email") else set()
             self.person.usernames |= {user["username"]} if user.get("username") else set()
-        eraser.learn_identifiers()
+        eraser.collect_identifiers()
         self.person.add(state.get(NOTES_KEY, {}).get(self.user_id, {}))
         if self.policy.key:
-            eraser.learn_plain_addresses(self.policy.digest)
+            eraser.collect_plain_addresses(self.policy.digest)
         if not (self.person.emails or is_listed):
             self.unsearched |= {*eraser.columns_with_addresses()}
         # Resume states have the API keys in clear that the tables have hashed.
@@ -376,19 +375,19 @@ def _find_user(tenant: Tenant | None, user_id: str) -> Mapping[str, Any]:
     """Return the user or the employee with this id at PropelAuth.
 
     Raises:
-        WarehouseError: there is none, or PropelAuth cannot be asked.
+        WarehouseError: there is no such user, or the request to PropelAuth failed.
     """
     unknown = "No such user: no table of the warehouse has this id"
     advice = "Nothing was erased. Check the id; to put it on the erasure list anyway, add --allow-unknown."
     if tenant is None:
-        raise WarehouseError(f"{unknown}, and PropelAuth was not asked, because no API key is set. {advice}")
+        raise WarehouseError(f"{unknown}, and no request was sent to PropelAuth, because no API key is set. {advice}")
     client = Client(tenant)
     for table, parameter in (("user_by_id", "user_id"), ("employee", "employee_id")):
         try:
             return client.get(BY_NAME[table].path_of(**{parameter: user_id}), msgspec.json.decode)
         except ApiError as error:
             if not isinstance(error, PermanentApiError) or error.status not in UNKNOWN_STATUSES:
-                raise WarehouseError(f"{unknown}, and PropelAuth could not be asked. {error} {advice}") from None
+                raise WarehouseError(f"{unknown}, and the request to PropelAuth failed. {error} {advice}") from None
     raise WarehouseError(f"{unknown}, and PropelAuth has no such user. {advice}")
 
 
