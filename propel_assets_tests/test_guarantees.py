@@ -1,6 +1,7 @@
 """`docs/guarantees.md` has no promise without a test that exists."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -19,7 +20,12 @@ def exists(name: str) -> bool:
     path = TESTS / file
     if not path.is_file() or not path.name.startswith("test_") or not function.startswith("test_"):
         return False
-    return any(isinstance(node, ast.FunctionDef) and node.name == function for node in ast.parse(path.read_text()).body)
+    return function in functions_of(path)
+
+
+@functools.cache
+def functions_of(path: Path) -> set[str]:
+    return {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
 
 
 def test_every_promise_names_a_test() -> None:

@@ -88,25 +88,6 @@ def test_a_killed_script_keeps_the_previous_data_and_can_be_repeated(script, san
     ]
 
 
-def test_the_key_can_be_set_in_dlts_files(sandbox, tmp_path, run_process) -> None:
-    (tmp_path / ".dlt").mkdir()
-    (tmp_path / ".dlt" / "secrets.toml").write_text(
-        f'[sources.propel_auth_source]\nauth_url = "{sandbox.url}"\napi_key = "{sandbox.api_key}"\n', encoding="utf-8"
-    )
-    loaded = run_process("load", "jwks")
-    assert loaded.returncode == 0, loaded.stderr
-
-
-def test_the_key_can_be_set_in_dlts_own_variables(sandbox, run_process) -> None:
-    loaded = run_process(
-        "load",
-        "jwks",
-        SOURCES__PROPEL_AUTH_SOURCE__AUTH_URL=sandbox.url,
-        SOURCES__PROPEL_AUTH_SOURCE__API_KEY=sandbox.api_key,
-    )
-    assert loaded.returncode == 0, loaded.stderr
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "use",

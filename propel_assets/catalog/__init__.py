@@ -76,6 +76,7 @@ __all__ = [
     "RunOption",
     "Shape",
     "Table",
+    "describe_unknown_table",
     "options_of",
     "tables_of",
     "tables_written_by",
@@ -111,8 +112,8 @@ BY_NAME: dict[str, Table] = {table.name: table for table in TABLES}
 SCANS: tuple[str, ...] = tuple(dict.fromkeys(table.scan for table in TABLES))
 
 
-def unknown_table(name: str) -> str:
-    """Return the sentence that no table has this name, with the closest names."""
+def describe_unknown_table(name: str) -> str:
+    """Return the message that no table has this name, with the closest names."""
     close = get_close_matches(name.lower(), BY_NAME, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
     return f"No table is named {name!r}.{hint}"
@@ -124,7 +125,7 @@ def tables_of(scan: str) -> tuple[Table, ...]:
 
 
 def tables_written_by(scan: str) -> tuple[Table, ...]:
-    """Return the tables of ``scan``, and those whose rows it merges although another scan reads them."""
+    """Return the tables of ``scan``, and the tables of other scans that it merges rows into."""
     tables = tables_of(scan)
     names = [name for table in tables if isinstance(table.shape, Webhooks) for name in table.shape.applies_to]
     return (*tables, *map(BY_NAME.__getitem__, names))

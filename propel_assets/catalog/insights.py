@@ -22,7 +22,7 @@ DAYS = ("30", "60", "90")
 
 REPORT_COLUMNS = (
     text("type", "The type of report.", required=True),
-    text("interval", "The report's interval: a number of days, or `Weekly` and `Monthly`.", required=True),
+    text("interval", "The report's interval: a number of days, `Weekly` or `Monthly`.", required=True),
     identifier("report_id", "The report that the row belongs to.", required=True),
     identifier("id", "The row's id within its report.", required=True),
     timestamp("report_time", "When PropelAuth computed the report (UTC).", required=True),
@@ -35,7 +35,8 @@ USER_REPORT = Table(
     path=f"{API}/user_report/{{type}}",
     items="user_reports",
     key=("type", "interval", "report_id", "id"),
-    description="PropelAuth's reports on users: re-engagement, churn, top inviters, champions. The latest of each.",
+    description="PropelAuth's insight reports on users: re-engagement, churn, top inviters, champions. Only the latest "
+    "report of each type and interval.",
     columns=(
         *REPORT_COLUMNS,
         identifier("user_id", "The reported user.", required=True, person="subject"),
@@ -68,7 +69,8 @@ ORG_REPORT = Table(
     path=f"{API}/org_report/{{type}}",
     items="org_reports",
     key=("type", "interval", "report_id", "id"),
-    description="PropelAuth's reports on orgs: re-engagement, churn, growth, attrition. The latest of each.",
+    description="PropelAuth's insight reports on orgs: re-engagement, churn, growth, attrition. Only the latest "
+    "report of each type and interval.",
     columns=(
         *REPORT_COLUMNS,
         identifier("org_id", "The reported org.", required=True),

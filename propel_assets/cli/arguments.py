@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from propel_assets.catalog import BY_NAME, unknown_table
+from propel_assets.catalog import BY_NAME, describe_unknown_table
 from propel_assets.settings import Settings, load_settings
 
 PORT = click.IntRange(0, 65_535)
@@ -24,7 +24,7 @@ class TableName(click.ParamType):
         name = str(value).lower()
         if name in BY_NAME:
             return name
-        return self.fail(f"{unknown_table(str(value))} Tables: {', '.join(BY_NAME)}.", param, ctx)
+        return self.fail(f"{describe_unknown_table(str(value))} Tables: {', '.join(BY_NAME)}.", param, ctx)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Return the names that begin with ``incomplete``."""

@@ -82,7 +82,7 @@ def status(output: str, max_age: timedelta | None, tables: tuple[str, ...]) -> N
 
     settings = current_settings()
     with _explain_unchecked_age(max_age), open_configured_warehouse(settings) as warehouse:
-        found = [status for status in table_statuses(warehouse) if not tables or status.table in tables]
+        found = [table for table in table_statuses(warehouse) if not tables or table.table in tables]
         models = built_models(warehouse, settings.target) if output != "prometheus" and not tables else ()
     events, error = (None, None) if output == "table" and tables else _event_status(settings)
     if output == "json":
@@ -92,7 +92,8 @@ def status(output: str, max_age: timedelta | None, tables: tuple[str, ...]) -> N
     else:
         _print_status(found)
         if not tables:
-            _print_marts(models, settings, events)
+            _print_marts(models, settings)
+            _print_events(events)
     if max_age is not None and (old := too_old(found, max_age, tables)):
         log(f"Not loaded in the last {_duration(max_age)}: {', '.join(old)}. Check that the schedule runs.")
         raise SystemExit(CHECK_FAILED)
@@ -136,7 +137,7 @@ def _print_status(tables: "Sequence[TableStatus]") -> None:
     log(VERDICTS)
 
 
-def _print_marts(models: "Sequence[BuiltModel]", settings: Settings, events: "StoreStatus | None") -> None:
+def _print_marts(models: "Sequence[BuiltModel]", settings: Settings) -> None:
     from propel_assets.marts.runner import how_to_build
 
     click.echo()
@@ -146,15 +147,18 @@ def _print_marts(models: "Sequence[BuiltModel]", settings: Settings, events: "St
         log("-: the mart does not record which load it was built from.")
     else:
         click.echo(f"No marts. {how_to_build(settings.target)}")
+
+
+def _print_events(events: "StoreStatus | None") -> None:
     if events and events.pending:
         click.echo(
-            f"\n{format_count(events.pending, 'webhook event')} not loaded yet: propel-assets load auth_event. If that "
-            "reports users or orgs that could not be read, only their events wait."
+            f"\n{format_count(events.pending, 'webhook event')} not loaded. Run propel-assets load auth_event. If it "
+            "reports users or orgs that could not be read, only their events stay pending."
         )
 
 
 def _event_status(settings: Settings) -> "tuple[StoreStatus | None, str | None]":
-    """Return what waits in the webhook store, and why it cannot be read. Both None where no webhooks are received."""
+    """Return the state of the webhook store, or why it cannot be read. Both are None where no webhooks are received."""
     if not settings.has_webhooks:
         return None, None
     from propel_assets.webhooks.apply import open_store
@@ -208,7 +212,7 @@ def _known_age(table: "TableStatus") -> timedelta | None:
 
 
 def _past_timestamp(at: datetime | None) -> float | None:
-    """Return a time as epoch seconds; None: never, or in the future: an alert on its age would be silent until then."""
+    """Return a time as epoch seconds; None for no time or a future one, which would silence an alert on its age."""
     from propel_assets.warehouse.audit import FUTURE_TOLERANCE
 
     return at.timestamp() if at and at <= datetime.now(UTC) + FUTURE_TOLERANCE else None
@@ -231,7 +235,10 @@ TABLE_METRICS: "tuple[tuple[str, str, Callable[[TableStatus], float | None]], ..
     ("table_skipped", "1 if the last scan skipped the table.", lambda t: t.verdict == "skipped"),
     ("checks_failed", "Failed checks of the last load.", lambda t: len(t.last_checks) - t.checks_passed),
 )
-"""The metrics of a table: name, description, value. Times are epoch seconds: a text that is not renewed grows old."""
+"""The metrics of a table: name, description, value.
+
+Times are epoch seconds, so that their age grows if the output is not renewed.
+"""
 
 
 def _as_prometheus(

@@ -34,6 +34,9 @@ MAX_WAITING_SECONDS = 6 * 3600.0
 # take less.
 READING_SECONDS = 20.0
 STORE_SECONDS = 5.0
+WILL_RETRY = "dagster/will_retry"  # the tag of a failed run that Dagster's run retries repeat
+AGE = "age"
+KILLED = "The process of the step ended without an error: it was killed, or ran out of memory."
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,27 @@ class Scope:
         """Return whether a step is one of these ops."""
         return key.split(".")[-1] in self.ops
 
-    def has_problem(self, name: str) -> bool:
-        """Return whether the step or asset called ``name`` is still part of the definitions."""
-        if name.startswith("step "):
-            return self.has_step(name.split(" ")[1])
-        asset, separator, _ = name.rpartition(": ")
-        return not separator or dg.AssetKey.from_user_string(asset) in self.assets
+    def is_defined(self, name: str, repository: dg.RepositoryDefinition | None) -> bool:
+        """Return whether what a finding is about is still defined. Without ``repository``, jobs and checks are.
+
+        ``name`` is `step STEP`, `step STEP of JOB`, `job JOB`, `ASSET: CHECK`, `ASSET: age`, or another name.
+        """
+        kind, _, rest = name.partition(" ")
+        if kind == "step":
+            return self.has_step(rest.split(" ")[0])
+        if kind == "job":
+            return not repository or repository.has_job(rest)
+        asset, separator, check = name.rpartition(": ")
+        if not separator:
+            return True
+        key = dg.AssetKey.from_user_string(asset)
+        return key in self.assets and (check == AGE or not repository or _has_check(repository, key, check))
+
+
+def _has_check(repository: dg.RepositoryDefinition, asset: dg.AssetKey, check: str) -> bool:
+    definitions = repository.assets_defs_by_key.values()
+    specs = [*(spec.key for definition in definitions for spec in definition.check_specs)]
+    return dg.AssetCheckKey(asset, check) in {*specs, *repository.asset_checks_defs_by_key}
 
 
 def build_alerts_sensor(
@@ -102,7 +120,9 @@ def build_alerts_sensor(
 def _report(context: dg.SensorEvaluationContext, scope: Scope) -> dg.SkipReason:
     """Report what is new since the last tick, and save the state."""
     state = AlertState.from_json(context.cursor) if context.cursor else _first_state(context.instance)
-    findings: dict[str, Problem | None] = {name: None for name in state.open_problems if not scope.has_problem(name)}
+    findings: dict[str, Problem | None] = {
+        name: None for name in state.open_problems if not scope.is_defined(name, context.repository_def)
+    }
     for run, event in _ended_runs(context, state):
         findings |= _findings_of(context.instance, scope, run, event)
     findings |= _stale_assets(context, scope)
@@ -159,9 +179,11 @@ def _findings_of(
 ) -> dict[str, Problem | None]:
     """Return the problem of each step and check of ``run``, or None where it succeeded.
 
-    A load of recent changes runs the same steps as a full load, and does not show that a full load succeeds.
+    A load of recent changes runs the same steps as a full load, and does not show that a full load succeeds. A failure
+    of a run that Dagster's run retries repeat is left to the last retry.
     """
-    recent = f" of {scope.environment.named(REFRESH_RECENT)}"
+    is_repeated = run.tags.get(WILL_RETRY) == "true"
+    recent_job = scope.environment.named(REFRESH_RECENT)
     kinds = dg.DagsterEventType
     wanted = {kinds.STEP_FAILURE, kinds.STEP_SUCCESS, kinds.ASSET_CHECK_EVALUATION, kinds.ASSET_MATERIALIZATION_PLANNED}
     findings: dict[str, Problem | None] = {}
@@ -178,17 +200,19 @@ def _findings_of(
         else:
             failed = event.event_type == kinds.STEP_FAILURE
             failed_steps += failed
-            if not scope.has_step(event.step_key or ""):
+            if not scope.has_step(event.step_key or "") or (failed and is_repeated):
                 continue
-            name, problem = f"step {event.step_key}", _failed_step(event, run) if failed else None
-            if run.job_name != scope.environment.named(REFRESH_RECENT):
-                findings[name] = problem
-            if run.job_name == scope.environment.named(REFRESH_RECENT) or not failed:
-                findings[name + recent] = problem
+            step, problem = f"step {event.step_key}", _failed_step(event, run) if failed else None
+            if run.job_name == recent_job:
+                findings[f"{step} of {recent_job}"] = problem
+            else:
+                findings[step] = problem
+                if not failed:  # a full load that succeeds resolves the problem of the recent load too
+                    findings[f"{step} of {recent_job}"] = None
     # The run ended before its first step, or its process died.
-    has_no_step_to_name = end.event_type == kinds.RUN_FAILURE and not failed_steps
-    if scope.has_run(run, planned):
-        findings[f"job {run.job_name}"] = _failed_run(end, run) if has_no_step_to_name else None
+    is_without_failed_step = end.event_type == kinds.RUN_FAILURE and not failed_steps
+    if scope.has_run(run, planned) and not (is_without_failed_step and is_repeated):
+        findings[f"job {run.job_name}"] = _failed_run(end, run) if is_without_failed_step else None
     return findings
 
 
@@ -213,7 +237,7 @@ def _failed_step(event: dg.DagsterEvent, run: dg.DagsterRun) -> Problem | None:
     if ours is None or "error" not in ours.metadata:
         # Not an error of ours: its text may quote rows, so only its class is reported.
         inner = (data.error and data.error.cause) or data.error
-        reason = f"{inner.cls_name if inner else 'an unknown error'} was raised."
+        reason = f"{inner.cls_name} was raised." if inner and inner.cls_name else KILLED
         return problem_of("Run failed", reason, name, reason, run.run_id)
     text = ours.description or ""
     error: type[PropelError] = getattr(errors, str(ours.metadata["error"].value), PropelError)
@@ -259,7 +283,7 @@ def _stale_assets(context: dg.SensorEvaluationContext, scope: Scope) -> dict[str
         for key in assets:
             name = key.to_user_string()
             problem = Problem(Cause("Stale: no later load", run_id), name, reason, is_shared=True)
-            findings[f"{name}: age"] = problem if is_stale else None
+            findings[f"{name}: {AGE}"] = problem if is_stale else None
     return findings
 
 
@@ -280,12 +304,14 @@ def _webhook_store(environment: Environment) -> dict[str, Problem | None]:
     waiting = time.time() - oldest.timestamp() if oldest else 0.0
     todo = f"Turn on the sensor {environment.named('events')}, and look at the last run of {job}."
     if used >= FULL_STORE:
-        reason = f"{used:.0%} full. When it is full, webhooks are refused, and lost after days. {todo}"
+        reason = (
+            f"{used:.0%} full. A full store refuses webhooks, and Svix stops repeating them after some days. {todo}"
+        )
         return {name: Problem(Cause("Webhooks: the store is nearly full"), name, reason)}
     if waiting > MAX_WAITING_SECONDS:
         reason = (
-            f"the oldest event has waited for {waiting / 3600:.0f} hours. {todo.rstrip('.')}: if it says that "
-            "PropelAuth returned an error for some users or orgs, only their events wait."
+            f"the oldest event has waited for {waiting / 3600:.0f} hours. {todo} If the run reports errors of "
+            "PropelAuth for some users or orgs, only their events wait."
         )
         return {name: Problem(Cause("Webhooks: events are not loaded"), name, reason)}
     return {name: None}

@@ -26,8 +26,8 @@ def build_events_job(environment: Environment) -> list[Any]:
         dg.define_asset_job(
             environment.named(APPLY_EVENTS),
             selection=dg.AssetSelection.assets(environment.asset_key(AUTH_EVENT)),
-            description=f"Loads the received webhooks into `{AUTH_EVENT.name}`, and reads the users and orgs that they "
-            "name again.",
+            description=f"Loads the received webhooks into `{AUTH_EVENT.name}`, and reads the users and orgs that "
+            "they name from PropelAuth.",
         )
     ]
 
@@ -46,7 +46,7 @@ def build_events_sensor(environment: Environment, jobs: list[Any]) -> list[dg.Se
         default_status=dg.DefaultSensorStatus.STOPPED,
         description=f"Starts `{job.name}` every {SENSOR_SECONDS} seconds while webhooks are pending. Use it with "
         f"`propel-assets webhooks`. After a run that applied nothing, it waits up to {MAX_WAIT_SECONDS // 60} minutes. "
-        "With PROPELAUTH_ERASE_DELETED, it also starts it once a day, for the erasures that are due.",
+        "With PROPELAUTH_ERASE_DELETED, it also starts the job once a day to run the erasures that are due.",
     )
     def events(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         with convert_errors():
@@ -58,19 +58,19 @@ def build_events_sensor(environment: Environment, jobs: list[Any]) -> list[dg.Se
         cursor = json.loads(context.cursor) if context.cursor else {}
         now, oldest = time.time(), received_at.isoformat() if received_at else ""
         requested_at = cursor.get("requested_at", 0)
-        erases = settings.erase_deleted and abs(now - requested_at) > ERASE_SECONDS
-        if not (oldest or erases):
+        is_erasure_due = settings.erase_deleted and abs(now - requested_at) > ERASE_SECONDS
+        if not (oldest or is_erasure_due):
             cursor = json.dumps({"requested_at": requested_at})
             return dg.SensorResult(skip_reason="No event is pending.", cursor=cursor)
         if running := run_in_progress(context, job.name):
             return dg.SkipReason(running)
-        tries = cursor["tries"] if cursor.get("oldest") == oldest else 0
-        wait = min(SENSOR_SECONDS * 2**tries, MAX_WAIT_SECONDS) if tries else 0
+        attempts = cursor["tries"] if cursor.get("oldest") == oldest else 0
+        wait = min(SENSOR_SECONDS * 2**attempts, MAX_WAIT_SECONDS) if attempts else 0
         left = requested_at + wait - now
-        if tries and 0 < left <= wait:  # if it is longer, the clock was ahead
+        if attempts and 0 < left <= wait:  # if it is longer, the clock was ahead
             return dg.SkipReason(f"The last run applied no event. The next one starts in {left:.0f} s.")
         request = dg.RunRequest(run_key=f"{oldest} at {now:.3f}")
-        state = {"oldest": oldest, "requested_at": now, "tries": tries + 1}
+        state = {"oldest": oldest, "requested_at": now, "tries": attempts + 1}
         return dg.SensorResult(run_requests=[request], cursor=json.dumps(state))
 
     return [events]

@@ -93,13 +93,13 @@ class DbtResult:
 
     @property
     def failed(self) -> dict[str, str]:
-        """The reason by name, for each model and test that failed."""
+        """The message of each model and test that failed, by name."""
         return {node.name: node.message for node in self.nodes if node.status in FAILED}
 
 
 @dataclass(frozen=True)
 class UnloadedTable:
-    """A table of an insight report that the last load did not read.
+    """An insight table (reports, chart metrics) that the last load did not read.
 
     Attributes:
         reason: why it was not read.
@@ -203,7 +203,7 @@ class Dbt:
     Attributes:
         profile: the connection of dbt.
         folder: of this run only.
-        unloaded: the tables of insight reports that the last load did not read, by name.
+        unloaded: the insight tables that the last load did not read, by name.
         open_warehouse: opens the warehouse for queries, between runs of dbt.
     """
 
@@ -231,11 +231,11 @@ def run_dbt(profile: Profile, folder: Path, *arguments: str, **variables: Any) -
     done = _invoke(profile, folder, arguments, variables, _parse(profile)[0])
     if done.exception is not None:
         raise WarehouseError(f"dbt stopped: {describe_error(done.exception)}.")
-    return DbtResult([_result_of(result) for result in getattr(done.result, "results", ())])
+    return DbtResult([_node_result(result) for result in getattr(done.result, "results", ())])
 
 
-def _result_of(result: Any) -> NodeResult:
-    # The message of the warehouse quotes rows. That of a failed test counts them, that of dbt's compiler names nodes.
+def _node_result(result: Any) -> NodeResult:
+    # An error of the database can quote rows. Other messages have only counts (tests) or names of nodes (compiler).
     text = result.message or ""
     from_warehouse = str(result.status) == "error" and not dbt_compat.is_compilation_error(text)
     message = describe_message(text) if from_warehouse else without_personal_data(text)[:MAX_ERROR]
@@ -258,10 +258,10 @@ def _invoke(
     options += ["--log-path", str(folder), "--log-level", "none", "--log-level-file", "none", "--no-use-colors"]
     options += ["--vars", json.dumps({**dict(profile.schemas), **variables})]
     options += ["--no-version-check", "--no-send-anonymous-usage-stats"]
-    if arguments[0] == "build":  # writing JSON takes half of the time of a small build
+    if arguments[0] == "build":  # the artifacts are not needed, and take half the time of a small build
         options += ["--no-write-json"]
-    # dbt reads each option that is not passed from a variable, and those are of the user's own dbt project: DBT_TARGET
-    # names a target that this profile does not have, DBT_EMPTY builds tables without rows. No option prevents that.
+    # dbt also reads options from DBT_* variables, which belong to the user's own dbt project: DBT_TARGET can name a
+    # target that this profile does not have, and DBT_EMPTY builds tables without rows. No option of dbt prevents it.
     with dbt_compat.ONE_INVOCATION, without_environment("DBT_"):
         try:
             return dbtRunner(manifest=manifest).invoke([*arguments, *options])
@@ -315,7 +315,7 @@ def open_dbt(settings: Settings, log: Log = lambda _: None) -> Iterator[Dbt]:
 
 
 def _unloaded_insights(warehouse: Warehouse) -> dict[str, UnloadedTable]:
-    """Return the tables of insight reports that the last load did not read."""
+    """Return the insight tables that the last load did not read."""
     insights = [table for table in TABLES if table.feature == INSIGHTS]
     return {
         table.name: UnloadedTable(reason, has_rows=warehouse.audit.last_load(table) is not None)

@@ -28,7 +28,7 @@ WHAT_TO_DO = {
     "Check failed": "Open the check in Dagster: it shows the evidence and the query.",
     "Schema changed": "New fields are kept in columns of their own. If a column is missing or has another type, check "
     "what reads it, and look for a newer propel-assets.",
-    "Not loaded": "Charts and marts show old data until then.",
+    "Not loaded": "Charts and marts show old data until the table is loaded.",
     "Unusual loss": "Nothing was replaced. Compare with PropelAuth's dashboard before you allow it.",
 }
 """By kind of alert. The alert `Stale` names a schedule instead."""
@@ -138,7 +138,7 @@ class AlertState:
         return json.dumps(asdict(self))
 
     def update(self, findings: Findings) -> tuple[list[Alert], list[Alert]]:
-        """Take new findings; return an alert for each cause that is new or affects more, and for each that is over."""
+        """Store findings. Return the alerts of causes that are new or affect more, and those of resolved causes."""
         before = self.open_problems
         found = {name: problem.cause for name, problem in findings.items() if problem}
         self.open_problems = {name: cause for name, cause in before.items() if name not in findings} | found
@@ -152,7 +152,7 @@ class AlertState:
         configured, unusable = delivery.targets(settings)
         for target, reason in unusable.items():
             log(f"Alert target {target} cannot be used, and its alerts are kept. {reason}")
-        self.keep(alerts, [*configured, *unusable])
+        self.add_pending(alerts, [*configured, *unusable])
         known = {*configured, *unusable}
         self.pending = {target: kept for target, kept in self.pending.items() if target in known and kept}
         waiting = [target for target in self.pending if target in configured]
@@ -161,19 +161,23 @@ class AlertState:
         texts = {target: messages(self.pending[target], environment, configured[target]) for target in due}
         failures = delivery.deliver(settings, texts)
         for target in due:
-            failure, gives_up = failures.get(target), self.attempts[target] >= MAX_ATTEMPTS
-            if failure and failure.delivered >= len(texts[target]):  # the target accepted everything, then failed
-                log(failure.reason)
-                failure = None
-            if failure:
-                log(f"{failure.reason} {'It is not retried any more.' if gives_up else 'It is retried.'}")
-            if gives_up or not failure:
-                del self.pending[target], self.attempts[target]
-            elif failure.delivered:  # then there is one message for each alert; the rest is due at the next evaluation
-                self.pending[target] = self.pending[target][failure.delivered :]
-                self.attempts[target] = 0
+            self._record_delivery(target, failures.get(target), len(texts[target]), log)
 
-    def keep(self, alerts: Sequence[Alert], targets: Iterable[str]) -> None:
+    def _record_delivery(self, target: str, failure: delivery.Failure | None, sent: int, log: Log) -> None:
+        """Remove the alerts that ``target`` accepted, and all after `MAX_ATTEMPTS`. ``sent``: number of messages."""
+        gives_up = self.attempts[target] >= MAX_ATTEMPTS
+        if failure and failure.delivered >= sent:  # the target accepted everything, then failed
+            log(failure.reason)
+            failure = None
+        if failure:
+            log(f"{failure.reason} {'It is not retried any more.' if gives_up else 'It is retried.'}")
+        if gives_up or not failure:
+            del self.pending[target], self.attempts[target]
+        elif failure.delivered:  # then there is one message for each alert; the rest is due at the next evaluation
+            self.pending[target] = self.pending[target][failure.delivered :]
+            self.attempts[target] = 0
+
+    def add_pending(self, alerts: Sequence[Alert], targets: Iterable[str]) -> None:
         """Add alerts to those that are pending for ``targets``. Above the limit, one alert replaces the oldest.
 
         The newest are kept, because a recovery that is left out would leave its incident open.

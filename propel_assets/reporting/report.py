@@ -1,6 +1,6 @@
 """The page of `propel-assets report`: charts of the marts, changes between the last two loads, tables and checks.
 
-One HTML file that loads nothing and names no person. What cannot be shown is replaced by a sentence that says why.
+The page is self-contained and contains no personal data. A chart that cannot be drawn is replaced by the reason.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from propel_assets.reporting import charts
 from propel_assets.reporting.drawing import NARROW, THEMED, WIDE, Chart, can_draw
 from propel_assets.settings import Target
 from propel_assets.warehouse.audit import as_utc
-from propel_assets.warehouse.query import Warehouse
+from propel_assets.warehouse.query import Warehouse, timestamp_literal
 from propel_assets.warehouse.status import UNKNOWN_AGE, table_statuses
 
 SCANS = 30
@@ -37,7 +37,7 @@ TITLES = {chart.mart: (chart.title, table) for table in TABLES for chart in tabl
 
 @dataclass(frozen=True)
 class History:
-    """Where the versions of a kind of thing are, and the mart that says which load they go up to."""
+    """A history: its table and key, the mart with the time of its last load, and its raw table."""
 
     kind: str
     versions: str
@@ -66,7 +66,7 @@ class Definition:
 
 @dataclass(frozen=True)
 class Panel:
-    """A chart of a mart, or under its title the sentence that stands for it."""
+    """A chart of a mart, or the reason why it is not shown (``instead``)."""
 
     mart: str
     title: str
@@ -77,8 +77,11 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Changes:
-    """How many are there, and how many are new, changed, gone or back since the load before; or why not known."""
+class ChangeCounts:
+    """The numbers of current, new, changed, deleted and restored rows since the previous load.
+
+    ``instead``: why they are not known. ``is_built``: whether the marts that they need are built.
+    """
 
     kind: str
     counts: tuple[int, ...] = ()
@@ -87,24 +90,24 @@ class Changes:
 
 
 def write_report(warehouse: Warehouse, path: Path, target: Target) -> None:
-    """Write the page of the warehouse ``target`` to ``path``, whole or not at all.
+    """Write the page of the warehouse ``target`` to ``path``. An existing file is replaced only by a complete one.
 
     Raises:
         PropelError: the file cannot be written.
     """
     page = render(warehouse, target)
-    fresh: Path | None = None
+    temporary: Path | None = None
     try:
         with tempfile.NamedTemporaryFile(
             "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
         ) as file:
-            fresh = Path(file.name)
+            temporary = Path(file.name)
             file.write(page)
-        fresh.chmod(0o644)
-        fresh.replace(path)
+        temporary.chmod(0o644)
+        temporary.replace(path)
     except OSError as error:
-        if fresh is not None:
-            fresh.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
         raise PropelError(f"Cannot write {path}: {error.strerror}. Choose another --output.") from error
 
 
@@ -133,7 +136,7 @@ def render(warehouse: Warehouse, target: Target) -> str:
         how_to_build="" if all(part.is_built for part in (*panels, *changes)) else runner.how_to_build(target),
         failed=[check for check in checks if not check.passed],
         tables=tables,
-        more={t.table: _more(warehouse, BY_NAME[t.table]) for t in tables},
+        row_changes={t.table: _row_change(warehouse, BY_NAME[t.table]) for t in tables},
     )
 
 
@@ -174,59 +177,60 @@ def _panel(warehouse: Warehouse, mart: str, schema: str) -> Panel:
     )
 
 
-def _as_of(warehouse: Warehouse, of: History, target: Target) -> datetime | None:
+def _as_of(warehouse: Warehouse, history: History, target: Target) -> datetime | None:
     """Return the time of the load that the marts were built from."""
-    [(as_of,)] = warehouse.rows(f"SELECT max(as_of) FROM {target.named(runner.MARTS)}.{of.mart}")  # noqa: S608 - our names
+    [(as_of,)] = warehouse.rows(f"SELECT max(as_of) FROM {target.named(runner.MARTS)}.{history.mart}")  # noqa: S608 - our names
     return None if as_of is None else as_utc(as_of)
 
 
 def _read_at(warehouse: Warehouse, target: Target) -> dict[str, datetime]:
     """Return the time of the load of users and of orgs that the charts are drawn from."""
     found = {}
-    for of in HISTORIES[:2]:
+    for history in HISTORIES[:2]:  # memberships are read with users
         with contextlib.suppress(DatabaseUndefinedRelation):
-            if as_of := _as_of(warehouse, of, target):
-                found[of.kind] = as_of
+            if as_of := _as_of(warehouse, history, target):
+                found[history.kind] = as_of
     return found
 
 
-def _changes(warehouse: Warehouse, of: History, target: Target) -> Changes:
-    """Compare the last load in the history with all earlier ones."""
-    if why := runner.unloaded_reason(warehouse, BY_NAME[of.raw]):
-        return Changes(of.kind, instead=why)
+def _changes(warehouse: Warehouse, history: History, target: Target) -> ChangeCounts:
+    """Return the changes between the last load in the history and all earlier ones."""
+    if why := runner.unloaded_reason(warehouse, BY_NAME[history.raw]):
+        return ChangeCounts(history.kind, instead=why)
+    versions = f"{target.named(runner.HISTORY)}.{history.versions}"
     try:
-        as_of = _as_of(warehouse, of, target)
+        as_of = _as_of(warehouse, history, target)
         if as_of is None:
-            return Changes(of.kind, instead="None yet.")
-        since = f"CAST('{as_of:%Y-%m-%d %H:%M:%S.%f}+00' AS TIMESTAMP WITH TIME ZONE)"
-        is_there, was_there = "present > 0", f"first_from < {since}"
+            return ChangeCounts(history.kind, instead="None yet.")
+        since = timestamp_literal(as_of)
+        exists, existed = "present > 0", f"first_from < {since}"
         counted = (
-            is_there,
-            f"{is_there} AND NOT {was_there}",
-            f"{is_there} AND {was_there} AND last_from >= {since} AND last_to >= {since}",
-            f"NOT {is_there} AND {was_there} AND last_to >= {since}",
-            f"{is_there} AND {was_there} AND last_from >= {since} AND last_to < {since}",
-            was_there,
+            exists,
+            f"{exists} AND NOT {existed}",
+            f"{exists} AND {existed} AND last_from >= {since} AND last_to >= {since}",
+            f"NOT {exists} AND {existed} AND last_to >= {since}",
+            f"{exists} AND {existed} AND last_from >= {since} AND last_to < {since}",
+            existed,
         )
         [counts] = warehouse.rows(
             f"SELECT {', '.join(f'count(CASE WHEN {c} THEN 1 END)' for c in counted)} FROM (SELECT "  # noqa: S608
             "min(valid_from) AS first_from, max(valid_from) AS last_from, max(valid_to) AS last_to, "
             "count(CASE WHEN valid_to IS NULL THEN 1 END) AS present "
-            f"FROM {target.named(runner.HISTORY)}.{of.versions} GROUP BY {of.key}) things"
+            f"FROM {versions} GROUP BY {history.key}) by_key"
         )
     except DatabaseUndefinedRelation:
-        history = f"{target.named(runner.HISTORY)}.{of.versions}"
-        return Changes(of.kind, instead=f"{history} has not been built yet.", is_built=False)
+        return ChangeCounts(history.kind, instead=f"{versions} has not been built yet.", is_built=False)
     *shown, before = map(int, counts)
-    last = warehouse.audit.last_load(BY_NAME[of.raw])
+    last = warehouse.audit.last_load(BY_NAME[history.raw])
     if last and last.finished_at > as_of:
-        return Changes(of.kind, instead="The marts are older than the last load.", is_built=False)
+        return ChangeCounts(history.kind, instead="The marts are older than the last load.", is_built=False)
     if not before:
-        return Changes(of.kind, instead=f"{shown[0]:,} in the first build of the history. The next one has changes.")
-    return Changes(of.kind, tuple(shown))
+        instead = f"{shown[0]:,} in the first build of the history. Changes are shown after the next build."
+        return ChangeCounts(history.kind, instead=instead)
+    return ChangeCounts(history.kind, tuple(shown))
 
 
-def _more(warehouse: Warehouse, table: Table) -> int | None:
-    """Return how many more rows the last complete load left than the one before; None: there was none."""
+def _row_change(warehouse: Warehouse, table: Table) -> int | None:
+    """Return the difference between the row counts after the last two complete loads; None if there are fewer."""
     last = warehouse.audit.rows_after(table, loads=2)
     return last[0] - last[1] if len(last) == 2 else None

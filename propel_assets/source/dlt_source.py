@@ -29,9 +29,9 @@ from propel_assets.catalog import (
     SCANS,
     TABLES,
     Table,
+    describe_unknown_table,
     tables_of,
     tables_written_by,
-    unknown_table,
 )
 from propel_assets.errors import SettingsError
 from propel_assets.privacy.erasure_list import STATE_KEY as ERASURE_LIST_KEY
@@ -152,7 +152,7 @@ def build_source(tables: Sequence[str] | None, run: SourceRun) -> DltSource:
     """Return the tables that `propel_auth_source` returns, read as ``run`` states."""
     for name in tables or ():
         if name not in BY_NAME:
-            raise SettingsError(f"{unknown_table(name)} `propel-assets tables` lists all.")
+            raise SettingsError(f"{describe_unknown_table(name)} `propel-assets tables` lists all.")
     chosen = [table for table in TABLES if (table.default if tables is None else table.name in tables)]
 
     @dlt.source(schema=complete_schema(), max_table_nesting=0)

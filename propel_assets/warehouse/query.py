@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
@@ -43,6 +43,11 @@ def in_batches(values: Sequence[T], size: int = KEYS_PER_QUERY) -> Iterator[Sequ
 def placeholders(values: Sized) -> str:
     """Return a list of as many parameters: `(%s, %s)`."""
     return f"({', '.join(['%s'] * len(values))})"
+
+
+def timestamp_literal(at: datetime) -> str:
+    """Return a time in UTC as an SQL literal."""
+    return f"CAST('{at:%Y-%m-%d %H:%M:%S.%f}+00' AS TIMESTAMP WITH TIME ZONE)"
 
 
 class Warehouse:

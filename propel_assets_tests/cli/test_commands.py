@@ -42,12 +42,13 @@ def test_a_missing_setting_is_named_with_its_places(quick, tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("file", ["secrets.toml", "config.toml"])
-def test_settings_are_found_in_dlts_files(file, small, run_process, tmp_path, monkeypatch) -> None:
-    monkeypatch.delenv("PROPELAUTH_AUTH_URL" if file == "config.toml" else "PROPELAUTH_API_KEY")
-    line = f'auth_url = "{small.url}"' if file == "config.toml" else f'api_key = "{small.api_key}"'
+def test_settings_are_found_in_dlts_files(small, run_process, tmp_path, monkeypatch) -> None:
+    lines = {"config.toml": f'auth_url = "{small.url}"', "secrets.toml": f'api_key = "{small.api_key}"'}
     (tmp_path / ".dlt").mkdir()
-    (tmp_path / ".dlt" / file).write_text(f"[sources.propel_auth_source]\n{line}\n")
+    for file, line in lines.items():
+        (tmp_path / ".dlt" / file).write_text(f"[sources.propel_auth_source]\n{line}\n")
+    for name in ("PROPELAUTH_AUTH_URL", "PROPELAUTH_API_KEY"):
+        monkeypatch.delenv(name)
     ran = run_process("load", "custom_role_mappings")
     assert ran.returncode == 0, ran.stderr
 
@@ -59,9 +60,10 @@ def test_the_environment_comes_before_dlts_files(small, run_process, tmp_path) -
     assert ran.returncode == 0, ran.stderr
 
 
-def test_the_key_is_found_under_dlts_own_variable(small, quick, monkeypatch) -> None:
-    monkeypatch.delenv("PROPELAUTH_API_KEY")
-    ran = quick(SOURCES__PROPEL_AUTH_SOURCE__API_KEY=small.api_key)
+def test_settings_are_found_under_dlts_own_variables(small, quick, monkeypatch) -> None:
+    for name in ("PROPELAUTH_AUTH_URL", "PROPELAUTH_API_KEY"):
+        monkeypatch.delenv(name)
+    ran = quick(SOURCES__PROPEL_AUTH_SOURCE__AUTH_URL=small.url, SOURCES__PROPEL_AUTH_SOURCE__API_KEY=small.api_key)
     assert ran.returncode == 0, ran.stderr
 
 

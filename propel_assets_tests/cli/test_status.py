@@ -89,7 +89,7 @@ def test_prometheus_text_has_the_same_figures(loaded, event) -> None:
             assert ("propel_last_proved_scan_timestamp_seconds", name) in values
     assert values["propel_webhook_pending_events", None] == 1
     assert 90 <= values["propel_webhook_oldest_pending_seconds", None] < 900
-    assert "\n1 webhook event not loaded yet: propel-assets load auth_event. If that reports" in status()
+    assert "\n1 webhook event not loaded. Run propel-assets load auth_event. If it reports" in status()
 
 
 def test_a_store_without_a_secret_is_read(loaded, event, monkeypatch) -> None:

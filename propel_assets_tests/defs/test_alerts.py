@@ -11,6 +11,7 @@ from dagster._core.events import (
     DagsterEvent,
     JobFailureData,
     RunFailureReason,
+    StepFailureData,
     StepMaterializationData,
 )
 from dagster._grpc.client import DEFAULT_SENSOR_GRPC_TIMEOUT
@@ -145,9 +146,44 @@ def test_a_run_of_another_job_that_ended_before_its_first_step_is_reported(tick,
     assert "Run failed: no step failed: mine: Dagster reports: " in text
 
 
+@pytest.fixture
+def kill_step(instance):
+    """Let a run fail as Dagster records it when the pod of a step is gone."""
+
+    def kill(**tags: str) -> None:
+        job = defs.resolve_job_def("propel_auth_refresh")
+        run = instance.create_run_for_job(job, tags=tags)
+        error = SerializableErrorInfo("Step propel_auth_load_orgs failed health check: Alice", [], None)
+        failure = StepFailureData(error, user_failure_data=None)
+        step = {"step_key": "propel_auth_load_orgs", "event_specific_data": failure}
+        instance.report_dagster_event(DagsterEvent("STEP_FAILURE", job.name, **step), run.run_id)
+        instance.report_run_failed(run)
+
+    return kill
+
+
+def test_a_step_whose_process_was_killed_is_reported_as_such(tick, kill_step, webhook) -> None:
+    kill_step()
+    tick()
+    (text,) = webhook.texts
+    assert "propel_auth_load_orgs: The process of the step ended without an error: it was killed" in text
+    assert "Alice" not in text
+
+
+def test_a_failure_that_run_retries_repeat_is_reported_once_the_last_one_fails(tick, kill_step, webhook) -> None:
+    kill_step(**{"dagster/will_retry": "true"})
+    tick()
+    assert webhook.texts == []
+    kill_step(**{"dagster/will_retry": "false"})
+    tick()
+    assert len(webhook.texts) == 1
+
+
 def test_problems_of_what_was_removed_are_resolved(instance, webhook) -> None:
     removed = {"step propel_auth_load_orgs", "propel_auth/org_query: age", "propel_auth/org_query: schema"}
-    kept = {"step propel_auth_load_users", "propel_auth/user_query: age", "job propel_auth_refresh"}
+    removed |= {"propel_auth/user_query: a_check_that_was_renamed", "job a_job_that_was_removed"}
+    kept = {"step propel_auth_load_users", "propel_auth/user_query: age", "job propel_auth_refresh", "job __ASSET_JOB"}
+    kept |= {"propel_auth/user_query: schema"}
     problems = {name: Cause(f"Run failed: {name}") for name in removed | kept}
     cursor = AlertState({kind.value: 0 for kind in ENDS}, problems).to_json()
     smaller = build_definitions(PropelAuthConfig(tables=["user_query", "org_membership"], marts=False))
@@ -521,7 +557,7 @@ def test_the_alert_of_a_webhook_store_that_was_removed_is_resolved(tick, webhook
     store.close()
     tick()
     assert "Webhooks: events are not loaded" in webhook.texts[-1]
-    assert "an error for some users or orgs, only their events wait." in webhook.texts[-1]
+    assert "errors of PropelAuth for some users or orgs, only their events wait." in webhook.texts[-1]
     for file in tmp_path.glob("removed.db*"):
         file.unlink()
     tick()

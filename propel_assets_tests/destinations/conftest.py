@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dlt.common.time import increasing_precise_time
 
 from propel_assets.catalog import BY_NAME
 from propel_assets.privacy.policy_file import load_policy
@@ -80,10 +81,14 @@ def settings(destination, sandbox, monkeypatch) -> Settings:
 
 
 @pytest.fixture
-def run(settings) -> Callable[..., subprocess.CompletedProcess]:
-    """Run `propel-assets` in a process of its own, which may die at a point of the loading."""
+def run(settings, run_cli) -> Callable[..., subprocess.CompletedProcess]:
+    """Run `propel-assets` in this process, or in a process of its own, which may die at a point of the loading."""
 
-    def propel_assets(*words: str, dies_at: str = "run", times: int = 0) -> subprocess.CompletedProcess:
+    def propel_assets(
+        *words: str, own_process: bool = False, dies_at: str = "run", times: int = 0
+    ) -> subprocess.CompletedProcess:
+        if not own_process and not times:
+            return run_cli(*words)
         command = [sys.executable, "-m", CLI, dies_at, str(times), *words]
         return subprocess.run(
             command,
@@ -93,6 +98,21 @@ def run(settings) -> Callable[..., subprocess.CompletedProcess]:
             timeout=200,
             check=False,
         )
+
+    return propel_assets
+
+
+@pytest.fixture
+def run_later(destination, run, travel, monkeypatch) -> Callable[..., subprocess.CompletedProcess]:
+    """Run `propel-assets` with the clock of a new process; on DuckDB, in a new process.
+
+    The clock of dlt's load ids, which never goes back, is all that a process keeps from one load to the next.
+    """
+    last = increasing_precise_time._last
+
+    def propel_assets(*words: str) -> subprocess.CompletedProcess:
+        monkeypatch.setattr(increasing_precise_time, "_last", last)
+        return run(*words, own_process=destination == "duckdb")
 
     return propel_assets
 

@@ -1,7 +1,11 @@
 """What is said of a destination that is unknown, not installed or not configured; what its configuration can do."""
 
 import base64
+import json
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -27,7 +31,28 @@ S3 = {
     "DESTINATION__FILESYSTEM__CREDENTIALS__AWS_SECRET_ACCESS_KEY": "b",
 }
 
+HIDDEN = [  # destination, module, settings, extra
+    ("postgres", "psycopg2", {}, "postgres"),
+    ("filesystem", "deltalake", {"DESTINATION__FILESYSTEM__BUCKET_URL": "lake"}, "filesystem"),
+    ("filesystem", "s3fs", S3, "s3"),
+    ("bigquery", "google.cloud", {}, "bigquery"),
+    ("snowflake", "snowflake", {}, "snowflake"),
+    ("databricks", "databricks", {}, "databricks"),
+]
+STATUS_WITHOUT_PACKAGES = """
+import json, os, sys
+from click.testing import CliRunner
+from propel_assets.cli.main import main
 
+results = {}
+for destination, module, settings, _ in json.loads(sys.argv[1]):
+    assert module not in sys.modules
+    sys.modules[module] = None
+    ran = CliRunner().invoke(main, ["status"], env={"PROPELAUTH_DESTINATION": destination, **settings})
+    results[module] = [ran.exit_code, ran.output]
+    del sys.modules[module]
+print(json.dumps(results))
+"""
 NOT_RUN = [row for row in (ROOT / "docs" / "destinations.md").read_text().splitlines() if "| not run |" in row]
 DRIVER = "ODBC Driver 18 for SQL Server"  # which dlt would find out from a library of Microsoft's
 
@@ -74,30 +99,21 @@ def test_the_documented_key_of_a_service_user_of_snowflake_is_what_dlt_connects_
     assert (parameters["database"], parameters["warehouse"], parameters["role"]) == ("ANALYTICS", "WH", "LOADER")
 
 
-@pytest.mark.parametrize(
-    ("destination", "module", "environment", "extra"),
-    [
-        ("postgres", "psycopg2", {}, "postgres"),
-        ("filesystem", "deltalake", {"DESTINATION__FILESYSTEM__BUCKET_URL": "lake"}, "filesystem"),
-        ("filesystem", "s3fs", S3, "s3"),
-        ("bigquery", "google.cloud", {}, "bigquery"),
-        ("snowflake", "snowflake", {}, "snowflake"),
-        ("databricks", "databricks", {}, "databricks"),
-    ],
-)
-def test_a_destination_that_is_not_installed_names_its_extra(
-    destination, module, environment, extra, monkeypatch, run_process, tmp_path
-) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    hidden = tmp_path / "hidden"
-    hidden.mkdir()
-    (hidden / "sitecustomize.py").write_text(
-        f"import sys\nsys.modules.update(dict.fromkeys([{module!r}]))\n", encoding="utf-8"
-    )
-    found = run_process("status", PROPELAUTH_DESTINATION=destination, PYTHONPATH=str(hidden))
-    assert found.returncode == 1
-    assert f"Install propel-assets with the extra `{extra}`." in found.stderr
+@pytest.fixture(scope="module")
+def status_without_packages(tmp_path_factory) -> dict[str, list]:
+    """Return the exit code and the output of `status` for each module of `HIDDEN`, which is not installed."""
+    command = [sys.executable, "-c", STATUS_WITHOUT_PACKAGES, json.dumps(HIDDEN)]
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("PROPEL", "DESTINATION__", "SOURCES__"))}
+    folder = tmp_path_factory.mktemp("hidden")
+    ran = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=True)
+    return json.loads(ran.stdout)
+
+
+@pytest.mark.parametrize(("module", "extra"), [(module, extra) for _, module, _, extra in HIDDEN])
+def test_a_destination_that_is_not_installed_names_its_extra(module, extra, status_without_packages) -> None:
+    code, output = status_without_packages[module]
+    assert code == 1
+    assert f"Install propel-assets with the extra `{extra}`." in output
 
 
 def test_every_extra_that_is_named_exists() -> None:

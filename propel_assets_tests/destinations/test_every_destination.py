@@ -87,10 +87,12 @@ def test_no_file_of_rows_is_left_in_the_stages_of_tables(settings, monkeypatch) 
 
 
 @pytest.mark.parametrize("destination", ["duckdb", "postgres", "files", "plain_files"], indirect=True)
-def test_a_process_whose_clock_was_ahead_misleads_no_check(settings, sandbox, rows, expected, run, travel) -> None:
+def test_a_process_whose_clock_was_ahead_misleads_no_check(
+    settings, sandbox, rows, expected, run_later, travel
+) -> None:
     with travel(400):
         load_scan("users", settings)
-    for load in (lambda: load_scan("users", settings), lambda: run("load", "user_query")):
+    for load in (lambda: load_scan("users", settings), lambda: run_later("load", "user_query")):
         sandbox.store.delete_user(next(iter(sandbox.store.users)))
         load()
         assert differences(rows("user_query"), expected("user_query")) == []

@@ -197,7 +197,7 @@ def test_a_review_matches_the_sandbox_and_is_reproducible(simulate, tmp_path, mo
             "Changes in this period are not known: no load in it can be compared with an earlier one."
         ]
         assert b"None." not in render_files(quiet)["review.html"].split(b"<h2>Orgs</h2>")[1]
-        with pytest.raises(WarehouseError, match=f"the first one is of {first:%Y-%m-%d}"):
+        with pytest.raises(WarehouseError, match=f"The first load is of {first:%Y-%m-%d}"):
             review_of(simulation, first.date() - timedelta(days=1))
         with pytest.raises(WarehouseError, match=f"No org {new_org} or no-such-org is in the history up to the end of"):
             review_of(simulation, as_of, since, org_ids=[owner[1], "no-such-org", new_org])

@@ -77,7 +77,9 @@ def test_the_page_of_a_loaded_warehouse_is_complete_and_self_contained_without_p
     assert "http" not in page
     assert "<script" not in page
     [(users,)] = loaded.query("SELECT count(*) FROM dim_user")
-    assert cells(page, "Users") == [f"{users} in the first build of the history. The next one has changes."]
+    assert cells(page, "Users") == [
+        f"{users} in the first build of the history. Changes are shown after the next build."
+    ]
 
 
 def test_only_settled_grades_count_as_missed_changes() -> None:

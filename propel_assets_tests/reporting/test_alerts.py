@@ -82,7 +82,7 @@ def test_a_reason_is_short_and_has_no_address() -> None:
 def test_a_state_is_the_same_after_it_was_stored() -> None:
     state = AlertState(seen={"RUN_FAILURE": 7})
     alerts, _ = state.update({"a": problem("a")})
-    state.keep(alerts, ["webhook"])
+    state.add_pending(alerts, ["webhook"])
     assert AlertState.from_json(state.to_json()) == state
 
 
@@ -97,12 +97,12 @@ def test_alerts_are_kept_while_a_setting_is_wrong() -> None:
 
 def test_above_the_limit_the_oldest_alerts_are_left_out_and_one_alert_states_how_many() -> None:
     state, sent = AlertState(), [Alert(str(n), str(n)) for n in range(3 * MAX_PENDING)]
-    state.keep(sent[:MAX_PENDING], ["webhook"])
+    state.add_pending(sent[:MAX_PENDING], ["webhook"])
     assert state.pending["webhook"] == sent[:MAX_PENDING]
     for alert in sent[MAX_PENDING : 2 * MAX_PENDING]:
-        state.keep([alert], ["webhook"])
+        state.add_pending([alert], ["webhook"])
         state = AlertState.from_json(state.to_json())
-    state.keep(sent[2 * MAX_PENDING :], ["webhook"])
+    state.add_pending(sent[2 * MAX_PENDING :], ["webhook"])
     first, *newest = state.pending["webhook"]
     assert newest == sent[1 - MAX_PENDING :]
     assert first.left_out == len(sent) - len(newest)

@@ -22,7 +22,7 @@ from propel_assets_tests.reporting.servers import (
     running_webhook,
 )
 
-LIMIT = 2.0
+LIMIT = 1.2
 MAIL: Any = {"sender": "dagster@example.com", "recipients": "data@example.com"}
 ALERT = Message("PropelAuth: a test", "- Run failed: what to do")
 
@@ -32,7 +32,7 @@ def test_a_webhook_that_drips_is_given_up_on_at_the_limit(stage) -> None:
     with dripping(stage) as server:
         settings = AlertSettings(webhook=f"http://127.0.0.1:{server.port}/secret")
         failures = deliver(settings, {"webhook": [ALERT]}, seconds=LIMIT)
-    assert failures == {"webhook": ("Alert target webhook: no success within 2 s.", 0)}
+    assert failures == {"webhook": ("Alert target webhook: no success within 1.2 s.", 0)}
 
 
 @pytest.mark.parametrize("stage", ["greeting", "EHLO", "MAIL", "RCPT", "DATA", "end of mail", "TLS handshake"])
@@ -42,7 +42,7 @@ def test_a_mail_server_that_drips_is_given_up_on_at_the_limit(stage) -> None:
         settings = AlertSettings(smtp=f"{scheme}://127.0.0.1:{server.port}", **MAIL)
         failures = deliver(settings, {"e-mail": [ALERT]}, seconds=LIMIT)
         assert server.mails == []
-    assert failures == {"e-mail": ("Alert target e-mail: no success within 2 s.", 0)}
+    assert failures == {"e-mail": ("Alert target e-mail: no success within 1.2 s.", 0)}
 
 
 def test_a_mail_that_was_accepted_is_delivered_although_the_server_drips_afterwards() -> None:
@@ -174,7 +174,7 @@ def test_a_service_that_drips_is_given_up_on_at_the_limit() -> None:
     with dripping("headers") as server:
         settings = AlertSettings(apprise=f"json://127.0.0.1:{server.port}/")
         failures = deliver(settings, {"apprise URL 1": [ALERT]}, seconds=LIMIT)
-    assert failures == {"apprise URL 1": ("Alert target apprise URL 1: no success within 2 s.", 0)}
+    assert failures == {"apprise URL 1": ("Alert target apprise URL 1: no success within 1.2 s.", 0)}
 
 
 def test_an_endless_response_of_a_service_takes_limited_memory() -> None:

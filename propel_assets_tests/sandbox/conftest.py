@@ -1,12 +1,40 @@
-"""A plain HTTP client of the sandbox."""
+"""A sandbox for all tests of a module that only read it, and a plain HTTP client of it."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
 
+from propel_assets.sandbox.faults import Faults
 from propel_assets.sandbox.running import Sandbox
+from propel_assets_tests.processes import running_sandbox
+
+
+@pytest.fixture(scope="module")
+def unchanged() -> Iterator[Callable[[], Sandbox]]:
+    """Return a running sandbox of 300 users and 24 orgs: the same one until a test changes its store."""
+    current, version = None, 0
+    with contextlib.ExitStack() as stack:
+
+        def find() -> Sandbox:
+            nonlocal current, version
+            if current is None or current.store.version != version:
+                current = stack.enter_context(running_sandbox(users=300, orgs=24, seed=7))
+                version = current.store.version
+            return current
+
+        yield find
+
+
+@pytest.fixture
+def sandbox(unchanged: Callable[[], Sandbox]) -> Sandbox:
+    """A running sandbox of 300 users and 24 orgs, as it is after its start."""
+    running = unchanged()
+    vars(running.faults).update(vars(Faults(running.store.seed)))
+    running.requests.clear()
+    return running
 
 
 @pytest.fixture

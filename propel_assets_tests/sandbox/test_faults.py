@@ -209,6 +209,8 @@ def test_the_sandbox_responds_with_every_accepted_value(name, http) -> None:
     for value in [*values, '"date"', '"http://a/\\n"', '["users", "orgs"]', '["users.email"]', "[[]]"]:
         accepted = http.post("/sandbox/faults", content=f'{{"{name}": {{"value": {value}}}}}')
         assert accepted.status_code in (200, 400), value
+        if accepted.status_code == 400:
+            continue  # it has changed nothing
         for path in (USERS, ORGS):
             assert http.get(path, params=SCAN if path == USERS else {}).text != "Internal Server Error", value
         assert http.delete("/sandbox/faults").json() == {}

@@ -127,15 +127,17 @@ def retry_after_of(form: str) -> str:
     return past if form == "past" else form
 
 
-@pytest.mark.parametrize("status", [429, 503])
-@pytest.mark.parametrize("form", ["0", "-1", "nan", "soon", "past", "0.0001", ""])
+@pytest.mark.parametrize(
+    ("status", "form"),
+    [*((429, form) for form in ("0", "-1", "nan", "soon", "past", "0.0001", "")), (503, "0.0001"), (503, "")],
+)
 def test_no_retry_after_causes_a_request_flood(form, status, serve) -> None:
     header = f"Retry-After: {retry_after_of(form)}\r\n" if form else ""
     server = serve(lambda _: [f"HTTP/1.1 {status} Slow down\r\n{header}Content-Length: 0\r\n\r\n".encode()])
-    client = client_of(server, retry_seconds=2.5)
+    client = client_of(server, retry_seconds=1.5)
     with pytest.raises(TransientApiError, match=f"returned {status}"):
         get(client)
-    assert 2 <= server.requests <= 6
+    assert 2 <= server.requests <= 5
 
 
 def test_workers_share_the_backoff(serve) -> None:
@@ -197,10 +199,10 @@ def silence(_: str) -> Parts:
     [drip_status_line, drip_header, drip_body, drip_chunks, drip_chunk_size, drip_gzip, silence],
 )
 def test_a_response_that_drips_times_out(respond, serve) -> None:
-    client = client_of(serve(respond), request_seconds=1.0)
+    client = client_of(serve(respond), request_seconds=0.4)
     error = in_time(lambda: get(client))
     assert isinstance(error, TransientApiError)
-    assert "failed: timed out after 1 s" in str(error)
+    assert "failed: timed out after 0.4 s" in str(error)
     assert "GET /x" in str(error)
 
 

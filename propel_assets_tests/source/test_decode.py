@@ -13,6 +13,7 @@ from propel_assets.catalog import BY_NAME
 from propel_assets.privacy.policy import UNEXPECTED_FIELD
 from propel_assets.source.decode import PageDecoder, RowType, to_arrow
 from propel_assets.source.values import decode_value
+from propel_assets_tests.cases import cases
 
 USERS, MEMBERS = BY_NAME["user_query"], BY_NAME["org_membership"]
 USER = {
@@ -376,13 +377,14 @@ def test_decoders_of_one_row_type_share_its_unexpected_fields() -> None:
 def test_threads_can_extend_and_use_a_row_type_together() -> None:
     row_type = RowType(BY_NAME["org_query"])
     decode = PageDecoder(row_type, "orgs")
+    rows = cases(200)
 
     def load(number: int) -> list:
         org = {"org_id": str(number), "name": "n", "is_saml_configured": True, f"new_{number}": number}
         return row_type.to_arrow(decode(msgspec.json.encode({"orgs": [org]})).items).column(f"new_{number}").to_pylist()
 
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(load, range(200))) == [[str(number)] for number in range(200)]
+        assert list(pool.map(load, range(rows))) == [[str(number)] for number in range(rows)]
 
 
 def test_a_batch_can_be_converted_while_another_thread_extends_the_row_type() -> None:

@@ -101,30 +101,34 @@ def simulate(
 ) -> Simulated:
     """Let ``workers`` send requests without end; ``retry_after``: a refusal has that header, in whole seconds."""
     rng, serial, pace = Random(1), itertools.count(), RateController(workers, max_rate, 1000.0)
-    queue: list[tuple] = [(1000.0, next(serial), worker, "send", 0.0, 0.0) for worker in range(workers)]
+    waiting, wake_at = workers, 1000.0
+    queue: list[tuple] = [(wake_at, next(serial), "wake", 0.0, 0.0)]
     answered = refused = most = 0
     while True:
-        now, _, worker, step, sent_at, wait = heapq.heappop(queue)
+        now, _, step, sent_at, wait = heapq.heappop(queue)
         if now > 1000 + seconds:
             return Simulated(answered / seconds / rate, refused / (answered + refused), most)
-        if step == "send":
-            if (delay := pace.delay(now)) > 0:  # a place that gets free is noticed soon
-                again = now + max(1e-4, min(0.01, delay))
-                heapq.heappush(queue, (again, next(serial), worker, "send", 0.0, 0.0))
-                continue
-            pace.start_request()
-            most = max(most, pace.in_flight)
-            there = now + latency / 2 * rng.uniform(0.5, 1.5)
-            heapq.heappush(queue, (there, next(serial), worker, "arrive", now, 0.0))
-        elif step == "arrive":
+        if step == "arrive":
             back = now + latency / 2 * rng.uniform(0.5, 1.5)
-            heapq.heappush(queue, (back, next(serial), worker, "return", sent_at, limit.take(now)))
-        else:
+            heapq.heappush(queue, (back, next(serial), "return", sent_at, limit.take(now)))
+            continue
+        if step == "return":
             pace.end_request(now, sent_at, success=not wait)
             answered, refused = answered + (not wait), refused + bool(wait)
             if wait:
                 pace.refuse(now, sent_at, math.ceil(wait) if retry_after else 0.0)
-            heapq.heappush(queue, (now, next(serial), worker, "send", 0.0, 0.0))
+            waiting += 1
+        elif now != wake_at:
+            continue  # a response has woken the workers since, and they wait for another time
+        delay = 0.0
+        while waiting and (delay := pace.delay(now)) == 0:
+            pace.start_request()
+            waiting, most = waiting - 1, max(most, pace.in_flight)
+            there = now + latency / 2 * rng.uniform(0.5, 1.5)
+            heapq.heappush(queue, (there, next(serial), "arrive", now, 0.0))
+        if waiting:  # all for the same time, or the next response, as `Throttle` does
+            wake_at = now + max(1e-4, delay)
+            heapq.heappush(queue, (wake_at, next(serial), "wake", 0.0, 0.0))
 
 
 @pytest.mark.parametrize("retry_after", [False, True], ids=["no header", "Retry-After"])

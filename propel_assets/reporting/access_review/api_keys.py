@@ -9,9 +9,9 @@ from dlt.destinations.exceptions import DatabaseUndefinedRelation
 from propel_assets.catalog import END_USER_API_KEY_USAGE, END_USER_API_KEYS
 from propel_assets.reporting.access_review.exceptions import DORMANT_DAYS, exceptions_of_key
 from propel_assets.reporting.access_review.model import USAGE_MAX_AGE, ApiKey, UsagePeriod
-from propel_assets.reporting.access_review.queries import literal, scan_rows, utc
+from propel_assets.reporting.access_review.queries import scan_rows, utc
 from propel_assets.warehouse.audit import as_utc
-from propel_assets.warehouse.query import Warehouse
+from propel_assets.warehouse.query import Warehouse, timestamp_literal
 
 Users = Mapping[str, Mapping[str, Any]]
 """By user id."""
@@ -32,7 +32,8 @@ class _Usage(NamedTuple):
 class ApiKeyReader:
     """Reads the API keys of one review.
 
-    ``loaded_at``: their load. ``has_no_keys``: whether it read no key. ``notes``: what is not known.
+    ``loaded_at``: the load that they are read from. ``has_no_keys``: whether that load had no keys. ``notes``:
+    sentences for the review about missing data.
     """
 
     def __init__(
@@ -44,10 +45,10 @@ class ApiKeyReader:
         observed: datetime,
         full_load_start: datetime,
     ) -> None:
-        """Read the period of the usage.
+        """Read the usage period.
 
-        ``end``: of the day ``as_of``. ``observed``: the last load of users before. ``full_load_start``: the start of
-        the last full load of users up to it.
+        ``end``: the end of the day ``as_of``. ``observed``: the last load of users before ``end``.
+        ``full_load_start``: the start of the last full load of users up to ``observed``.
         """
         self._warehouse, self._marts, self._as_of = warehouse, marts, as_of
         self._observed, self._full_load_start = observed, full_load_start
@@ -56,7 +57,7 @@ class ApiKeyReader:
         rest = "AND s.verdict <> 'skipped' ORDER BY s.finished_at, s.load_id"
         loads = scan_rows(warehouse, end, "s.finished_at, s.rows_expected", END_USER_API_KEYS.name, rest)
         self.has_no_keys = bool(loads) and loads[-1][1] == 0
-        if self.has_no_keys:  # the mart has a row per key, and so none of this load
+        if self.has_no_keys:  # the mart has one row per key, so it has no row of this load
             self.loaded_at = as_utc(loads[-1][0])
         self.notes: list[str] = []
 
@@ -109,24 +110,25 @@ class ApiKeyReader:
     ) -> str | None:
         """Return why a key has no owner any more, by the histories: the mart is built again after later loads.
 
-        The user or the membership of a key that is newer than the last full load may not be in the history yet.
+        The owner or the membership of a key that is newer than the last full load may be missing in the history.
         """
         if not user_id:
             return None
-        is_owner_loaded = created is not None and created < self._full_load_start
+        is_before_full_load = created is not None and created < self._full_load_start
         if (user := users.get(user_id)) is None:
-            return "owner_deleted" if is_owner_loaded else None
+            return "owner_deleted" if is_before_full_load else None
         ended = utc(user["valid_to"])
         if ended and ended <= self._observed:
             return "owner_deleted"
         if user["enabled"] is False:
             return "owner_disabled"
         has_left = bool(org_id) and (user_id, org_id) not in memberships
-        return "owner_left_org" if has_left and is_owner_loaded else None
+        return "owner_left_org" if has_left and is_before_full_load else None
 
     def _read_usage_period(self, end: datetime) -> UsagePeriod | None:
         """Return the days up to the last one that no later load reads again, so that the usage never changes."""
-        rest = f"AND s.verdict <> 'skipped' AND s.rows_read > 0 AND s.finished_at >= {literal(end - USAGE_MAX_AGE)}"
+        oldest = timestamp_literal(end - USAGE_MAX_AGE)
+        rest = f"AND s.verdict <> 'skipped' AND s.rows_read > 0 AND s.finished_at >= {oldest}"
         loads = scan_rows(self._warehouse, end, "s.started_at, s.finished_at", END_USER_API_KEY_USAGE.name, rest)
         if not loads:
             return None

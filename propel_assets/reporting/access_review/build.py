@@ -17,10 +17,10 @@ from propel_assets.marts.runner import HISTORY, MARTS, how_to_build
 from propel_assets.reporting.access_review.api_keys import OPEN_DAYS, ApiKeyReader
 from propel_assets.reporting.access_review.exceptions import DORMANT_DAYS, exceptions_of_member, list_exceptions
 from propel_assets.reporting.access_review.model import AccessReview, Change, Interval, Member, Org, Scans
-from propel_assets.reporting.access_review.queries import literal, scan_rows, utc
+from propel_assets.reporting.access_review.queries import scan_rows, utc
 from propel_assets.settings import Target
 from propel_assets.warehouse.audit import as_utc, decode_json
-from propel_assets.warehouse.query import Warehouse
+from propel_assets.warehouse.query import Warehouse, timestamp_literal
 
 ADMIN_ROLES = ("Owner", "Admin")
 SCANNED = (USER_QUERY.name, ORG_MEMBERSHIP.name, ORG_QUERY.name, END_USER_API_KEYS.name)
@@ -41,7 +41,7 @@ CHANGES = {
     "mfa_disabled": "second factor removed",
     "email_changed": "e-mail address changed",
 }
-"""By `change` of fct_user_changes: how the review names it."""
+"""The text of the review, by `change` of fct_user_changes."""
 ROLE_LISTS = ("additional_roles_changed", "included_roles_changed")
 
 
@@ -63,12 +63,12 @@ def build_review(
         as_of: the day at whose end (UTC) the roles are reviewed.
         since: the first day of the period; None: 90 days before.
         org_ids: only these orgs; empty: all.
-        admin_roles: roles whose holders count as administrators, also through a role that includes one. The first one
-            owns an org.
+        admin_roles: roles whose holders count as administrators, also through a role that includes one. At least one
+            role. The first one owns an org.
         with_names: also read names and e-mail addresses.
 
     Raises:
-        WarehouseError: there is no history of that day, or one of ``org_ids`` is in no history up to then.
+        WarehouseError: the history does not reach back to that day, or lacks one of ``org_ids``.
     """
     since = since or as_of - timedelta(days=DORMANT_DAYS)
     try:
@@ -79,8 +79,8 @@ def build_review(
         ) from None
 
 
-class _Spell(NamedTuple):
-    """The last uninterrupted time in which a user was a member of an org."""
+class _MembershipPeriod(NamedTuple):
+    """The current uninterrupted membership of a user in an org."""
 
     role: str
     additional_roles: tuple[str, ...]
@@ -89,17 +89,17 @@ class _Spell(NamedTuple):
     member_since: datetime
 
 
-def _current_spell(versions: Sequence[tuple[Any, ...]], at: datetime) -> _Spell | None:
-    """Return the spell that lasts at the time ``at``. ``versions``: of one membership, in order, with their times."""
-    spell = ended = None
+def _current_membership(versions: Sequence[tuple[Any, ...]], at: datetime) -> _MembershipPeriod | None:
+    """Return the membership at the time ``at``; None if it has ended. ``versions``: of one membership, in order."""
+    membership = ended = None
     for role, additional, all_roles, valid_from, valid_to in versions:
         start, roles = as_utc(valid_from), (role or "", _roles(additional))
-        last = spell if ended == start else None
+        last = membership if ended == start else None
         role_since = last.role_since if last and last[:2] == roles else start
         inherited = tuple(r for r in _roles(all_roles) if r != role)
-        spell = _Spell(*roles, inherited, role_since, last.member_since if last else start)
+        membership = _MembershipPeriod(*roles, inherited, role_since, last.member_since if last else start)
         ended = utc(valid_to)
-    return spell if ended is None or ended > at else None
+    return membership if ended is None or ended > at else None
 
 
 class _KnownOrg(NamedTuple):
@@ -134,8 +134,8 @@ class _Reader:
         self._full_load_starts = [*accumulate((started for _, started in starts), max)]
         loads_until_end = bisect_left(self._loads, self._end)
         if not loads_until_end:
-            first = f"the first one is of {self._loads[0]:%Y-%m-%d}" if self._loads else "there is none yet"
-            raise WarehouseError(f"No load of users is in the history up to the end of {as_of} (UTC): {first}.")
+            first = f"The first load is of {self._loads[0]:%Y-%m-%d}." if self._loads else "The history has no load."
+            raise WarehouseError(f"The history has no load of users up to the end of {as_of} (UTC). {first}")
         self._observed = self._loads[loads_until_end - 1]
         full_load_start = self._full_load_starts[loads_until_end - 1]
         self._api_keys = ApiKeyReader(warehouse, self._marts, as_of, self._end, self._observed, full_load_start)
@@ -143,10 +143,10 @@ class _Reader:
         self._notes: list[str] = []
 
     def _interval(self, seen_at: datetime) -> Interval:
-        """Return the interval of a change that a load has shown: from the start of the full load before it.
+        """Return the interval of a change that the load at ``seen_at`` showed: from the start of the full load before.
 
-        Every change between the two loads lies in it. The intervals of the histories are narrower, but each is that of
-        the last change of a version, which can be another one.
+        The narrower intervals of the histories cannot be used: each is that of a version's last change, which can be a
+        different one.
         """
         before = bisect_left(self._loads, seen_at)
         return Interval(self._full_load_starts[before - 1] if before else None, seen_at)
@@ -171,7 +171,7 @@ class _Reader:
             as_of=self._as_of,
             since=self._since,
             observed_at=self._observed,
-            is_preliminary=datetime.now(UTC) < self._end or not self._has_last_loads(),
+            is_preliminary=datetime.now(UTC) < self._end or not self._includes_last_loads(),
             tenant=self._tenant_id(),
             environment=self._target.environment,
             admin_roles=self._admin_roles,
@@ -180,7 +180,7 @@ class _Reader:
             api_keys=api_keys,
             api_keys_at=keys.loaded_at,
             usage=keys.usage_period,
-            exceptions=list_exceptions(orgs, api_keys, next(iter(self._admin_roles), "")),
+            exceptions=list_exceptions(orgs, api_keys, self._admin_roles[0]),
             scans=self._scans(),
             loads=len(in_period),
             longest_gap=max(gaps, default=None),
@@ -225,7 +225,7 @@ class _Reader:
     def _last_users_load(self, column: str, condition: str) -> dict[str, Any] | None:
         """Return a JSON column of `propel_scans` for the last load of users in the review; None: it has no value."""
         rest = (
-            f"AND {condition} AND s.verdict <> 'skipped' AND s.finished_at <= {literal(self._observed)} "
+            f"AND {condition} AND s.verdict <> 'skipped' AND s.finished_at <= {timestamp_literal(self._observed)} "
             "ORDER BY s.finished_at DESC, s.load_id DESC"
         )
         rows = scan_rows(self._warehouse, self._end, f"s.{column}", USER_QUERY.name, rest, limit=1)
@@ -237,18 +237,18 @@ class _Reader:
         return str(state.get("tenant_id", ""))
 
     def _has_activity(self) -> bool:
-        """Return whether the last full load of users in the review read times of activity.
+        """Return whether the last full load of users in the review has times of activity.
 
-        An erasure removes the numbers of values: then days of activity in the mart show it, other than sign-ups.
+        An erasure clears `values_read`. Then the mart is read: it has activity on days other than sign-ups.
         """
         values = self._last_users_load("values_read", "coalesce(s.mode, 'full') = 'full'")
         if values is not None:
             return bool(values.get("last_active_at"))
-        days = f"FROM {self._marts}.fct_user_activity_daily WHERE observed_at <= {literal(self._observed)}"
+        days = f"FROM {self._marts}.fct_user_activity_daily WHERE observed_at <= {timestamp_literal(self._observed)}"
         return bool(self._rows(f"SELECT 1 {days} AND NOT is_signup_day LIMIT 1"))
 
-    def _has_last_loads(self) -> bool:
-        """Return whether histories and marts were built after the last load of the period, of each table in them."""
+    def _includes_last_loads(self) -> bool:
+        """Return whether histories and marts include the last load of the period, for each table."""
         built = {
             USER_QUERY.name: f"SELECT max(as_of) FROM {self._marts}.audit_user_marts",  # noqa: S608 - our names
             ORG_QUERY.name: f"SELECT max(read_at) FROM {self._history}.org_loads",  # noqa: S608
@@ -261,7 +261,7 @@ class _Reader:
             except DatabaseUndefinedRelation:
                 if table == USER_QUERY.name:  # changes and activity may be older than the history
                     return False
-                continue  # the review does without it, and says so
+                continue  # API keys are optional: the review has a note
             rest = "AND s.verdict <> 'skipped'"
             [(loaded,)] = scan_rows(self._warehouse, self._end, "max(s.finished_at)", table, rest)
             if loaded and (at is None or as_utc(at) < as_utc(loaded)):
@@ -279,7 +279,7 @@ class _Reader:
         for history in ("orgs_history", "memberships_history") if self._org_ids else ():
             rows = self._rows(
                 f"SELECT DISTINCT org_id FROM {self._history}.{history} "  # noqa: S608 - our names
-                f"WHERE valid_from < {literal(self._end)}"
+                f"WHERE valid_from < {timestamp_literal(self._end)}"
             )
             known_org_ids |= {str(org_id) for (org_id,) in rows}
         if unknown := sorted(self._org_ids - known_org_ids):
@@ -294,7 +294,7 @@ class _Reader:
         found: dict[str, dict[str, Any]] = {}
         for row in self._rows(
             f"SELECT {', '.join(columns)} FROM {self._history}.users_history "  # noqa: S608 - our names
-            f"WHERE valid_from <= {literal(self._observed)} ORDER BY user_id, valid_from"
+            f"WHERE valid_from <= {timestamp_literal(self._observed)} ORDER BY user_id, valid_from"
         ):
             user: dict[str, Any] = dict(zip(columns, row, strict=True))
             user["name"] = " ".join(filter(None, (user.pop("first_name"), user.pop("last_name"))))
@@ -302,28 +302,27 @@ class _Reader:
             found[str(user["user_id"])] = user
         last_active = self._rows(
             f"SELECT user_id, max(day) FROM {self._marts}.fct_user_activity_daily "  # noqa: S608 - our names
-            f"WHERE observed_at <= {literal(self._observed)} GROUP BY user_id"
+            f"WHERE observed_at <= {timestamp_literal(self._observed)} GROUP BY user_id"
         )
         for user_id, day in last_active if self._is_activity_known else ():
             if user_id in found:
                 found[user_id]["last_active_day"] = day
         return found
 
-    def _read_at(self, table: str) -> list[datetime]:
-        """Return the times of the loads in the history."""
-        return sorted(as_utc(at) for (at,) in self._rows(f"SELECT read_at FROM {self._history}.{table}"))  # noqa: S608
-
     def _known_orgs(self) -> dict[str, _KnownOrg]:
         """Return the newest version of each org up to the review, deleted orgs included."""
-        loads = self._read_at("org_loads")  # orgs are a scan of their own
+        rows = self._rows(f"SELECT read_at FROM {self._history}.org_loads")  # noqa: S608 - our names
+        loads = sorted(as_utc(at) for (at,) in rows)  # orgs are a scan of their own
         loads_until_end = bisect_left(loads, self._end)
         if not loads_until_end:
-            self._notes.append("The names of orgs are not known: orgs were not loaded until then.")
+            self._notes.append(
+                f"The names of orgs are not known: orgs were not loaded before the end of {self._as_of} (UTC)."
+            )
             return {}
         observed = loads[loads_until_end - 1]
         rows = self._rows(
             f"SELECT org_id, name, is_saml_configured, valid_to FROM {self._history}.orgs_history "  # noqa: S608
-            f"WHERE valid_from <= {literal(observed)} ORDER BY org_id, valid_from"
+            f"WHERE valid_from <= {timestamp_literal(observed)} ORDER BY org_id, valid_from"
         )
         return {
             org_id: _KnownOrg(name or org_id, saml, is_deleted=bool(valid_to) and as_utc(valid_to) <= observed)
@@ -334,21 +333,22 @@ class _Reader:
         rows = self._rows(
             "SELECT org_id, user_id, user_role, additional_roles, inherited_user_roles_plus_current_role, valid_from, "  # noqa: S608
             f"valid_to FROM {self._history}.memberships_history "
-            f"WHERE valid_from <= {literal(self._observed)} ORDER BY org_id, user_id, valid_from"
+            f"WHERE valid_from <= {timestamp_literal(self._observed)} ORDER BY org_id, user_id, valid_from"
         )
         members = []
         for (org_id, user_id), versions in groupby(rows, key=lambda row: (str(row[0]), str(row[1]))):
-            spell, user = _current_spell([row[2:] for row in versions], self._observed), users.get(user_id, {})
-            if spell is None:
+            membership = _current_membership([row[2:] for row in versions], self._observed)
+            user = users.get(user_id, {})
+            if membership is None:
                 continue
             member = Member(
                 org_id=org_id,
                 user_id=user_id,
-                role=spell.role,
-                additional_roles=spell.additional_roles,
-                inherited_roles=spell.inherited_roles,
-                role_since=self._interval(spell.role_since),
-                member_since=self._interval(spell.member_since),
+                role=membership.role,
+                additional_roles=membership.additional_roles,
+                inherited_roles=membership.inherited_roles,
+                role_since=self._interval(membership.role_since),
+                member_since=self._interval(membership.member_since),
                 enabled=user.get("enabled"),
                 locked=user.get("locked"),
                 mfa_enabled=user.get("mfa_enabled"),
@@ -369,7 +369,7 @@ class _Reader:
         rows = self._rows(
             "SELECT org_id, user_id, change, old_value, new_value, seen_at "  # noqa: S608 - our names
             f"FROM {self._marts}.fct_user_changes "
-            f"WHERE seen_at >= {literal(self._start)} AND seen_at <= {literal(self._observed)}"
+            f"WHERE seen_at >= {timestamp_literal(self._start)} AND seen_at <= {timestamp_literal(self._observed)}"
         )
         changes = [
             Change(

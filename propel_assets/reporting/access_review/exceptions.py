@@ -19,7 +19,7 @@ ORPHANS = {
     "owner_disabled": "its owner is disabled",
     "owner_left_org": "its owner has left the org",
 }
-"""By reason, with the names of `orphan_reason` of fct_api_keys: how the review names it."""
+"""The text of the review, by `orphan_reason` of fct_api_keys."""
 
 
 def exceptions_of_member(member: Member, *, is_admin: bool, dormant_before: date | None) -> tuple[ReviewException, ...]:
@@ -60,7 +60,7 @@ def exceptions_of_key(
 
 
 def list_exceptions(orgs: Sequence[Org], keys: Sequence[ApiKey], owner_role: str) -> list[ExceptionRow]:
-    """Return all exceptions, in the order of their kinds. ``owner_role``: the role that owns an org; empty for none."""
+    """Return all exceptions, in the order of their kinds. ``owner_role``: the role that owns an org."""
     found = [*_orgs_without_owner(orgs, owner_role)]
     for org in orgs:
         found += [ExceptionRow(f.kind, org.org_id, m.user_id, f.detail) for m in org.members for f in m.exceptions]
@@ -70,6 +70,6 @@ def list_exceptions(orgs: Sequence[Org], keys: Sequence[ApiKey], owner_role: str
 
 
 def _orgs_without_owner(orgs: Sequence[Org], owner_role: str) -> Iterator[ExceptionRow]:
-    for org in orgs if owner_role else ():
+    for org in orgs:
         if org.members and not any(m.holds((owner_role,)) for m in org.members):
             yield ExceptionRow(ExceptionKind.ORG_WITHOUT_OWNER, org.org_id, "", f"no member has the role {owner_role}")

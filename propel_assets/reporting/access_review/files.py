@@ -108,7 +108,7 @@ def _user_columns(review: AccessReview) -> Columns:
 
 def _page(review: AccessReview, names: Mapping[str, str], files: Mapping[str, bytes]) -> bytes:
     """Return the page to print, with the digests of the other files."""
-    in_a_table_of_its_own = ExceptionKind.MEMBER_WITHOUT_MFA
+    summarized_kind = ExceptionKind.MEMBER_WITHOUT_MFA
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(Path(__file__).with_name("review.html").read_text(encoding="utf-8"))
     return template.render(
@@ -117,8 +117,8 @@ def _page(review: AccessReview, names: Mapping[str, str], files: Mapping[str, by
         digests={name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         shown=shown,
         kinds=Counter(e.kind for e in review.exceptions),
-        listed=[e for e in review.exceptions if e.kind != in_a_table_of_its_own],
-        without_mfa=Counter(e.org_id for e in review.exceptions if e.kind == in_a_table_of_its_own),
+        listed=[e for e in review.exceptions if e.kind != summarized_kind],
+        without_mfa=Counter(e.org_id for e in review.exceptions if e.kind == summarized_kind),
         dormant_days=DORMANT_DAYS,
         usage_max_age_days=USAGE_MAX_AGE.days,
     ).encode()

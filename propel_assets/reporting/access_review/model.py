@@ -75,7 +75,7 @@ class Member:
 
     @property
     def through(self) -> str:
-        """Return through what the member has the roles."""
+        """How each role was granted."""
         parts = [f"{self.role}: assigned"]
         parts += [f"{role}: additional role" for role in self.additional_roles]
         if self.inherited_roles:
@@ -181,7 +181,7 @@ class AccessReview:
     loads: int
     longest_gap: timedelta | None
     changes_known: tuple[datetime, datetime] | None
-    """Between which loads changes can be seen; None: no load in the period can be compared with an earlier one."""
+    """The times between which changes are known; None if no load in the period can be compared with an earlier one."""
     notes: Sequence[str]
     people: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
     """By user id: name and e-mail address; empty unless they were requested."""

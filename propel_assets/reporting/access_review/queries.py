@@ -5,17 +5,12 @@ from typing import Any
 
 from propel_assets.catalog import PROPEL_SCANS
 from propel_assets.warehouse.audit import as_utc
-from propel_assets.warehouse.query import Warehouse
+from propel_assets.warehouse.query import Warehouse, timestamp_literal
 
 
 def utc(at: Any) -> datetime | None:
     """Return a stored time in UTC; None for null."""
     return as_utc(at) if at else None
-
-
-def literal(at: datetime) -> str:
-    """Return a time as SQL."""
-    return f"CAST('{at:%Y-%m-%d %H:%M:%S.%f}+00' AS TIMESTAMP WITH TIME ZONE)"
 
 
 def scan_rows(
@@ -24,7 +19,7 @@ def scan_rows(
     """Return columns of the complete scans of ``table`` that finished before ``end``."""
     return warehouse.rows(
         f"SELECT {columns} FROM {warehouse.complete_loads_of(PROPEL_SCANS.name)} "  # noqa: S608 - our names
-        f"WHERE s.table_name = %s AND s.finished_at < {literal(end)} {rest}",
+        f"WHERE s.table_name = %s AND s.finished_at < {timestamp_literal(end)} {rest}",
         table,
         limit=limit,
     )
