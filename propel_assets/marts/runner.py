@@ -146,7 +146,7 @@ def _build_profile(target: Target, kind: str, database: str, **output: Any) -> P
 def duckdb_profile(target: Target, path: str) -> Profile:
     """Return the profile for the DuckDB file ``path``."""
     retries = {"connect_attempts": 3, "retryable_exceptions": ["IOException"]}
-    options = {"path": path, "threads": 2, "keep_open": False, "settings": {"TimeZone": "UTC"}, "retries": retries}
+    options = {"path": path, "threads": 2, "settings": {"TimeZone": "UTC"}, "retries": retries}
     return _build_profile(target, "duckdb", Path(path).stem, **options)
 
 

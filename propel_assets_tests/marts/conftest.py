@@ -59,12 +59,12 @@ class Loaded:
 
 
 @contextmanager
-def open_test_dbt(settings: Settings, time_zone: str = "UTC") -> Iterator[Dbt]:
-    """Open dbt. On DuckDB it keeps the file open during a run: opening it for each node takes 30 % of a build."""
+def open_dbt_in(settings: Settings, time_zone: str) -> Iterator[Dbt]:
+    """Open dbt with sessions in a time zone, on DuckDB."""
     with open_dbt(settings) as dbt:
         output = dict(dbt.profile.output)
         if dbt.profile.kind == "duckdb":
-            output |= {"keep_open": True, "settings": {"TimeZone": time_zone}}
+            output["settings"] = {"TimeZone": time_zone}
         yield replace(dbt, profile=replace(dbt.profile, output=output))
 
 
@@ -78,7 +78,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
             settings = load_settings({"auth_url": sandbox.url, "api_key": sandbox.api_key})
             with time_machine.travel(datetime.fromtimestamp(sandbox.store.now, UTC) + timedelta(minutes=10)):
                 load_scans(settings, *SCANS)
-            with open_test_dbt(settings) as dbt:
+            with open_dbt(settings) as dbt:
                 assert dbt.run("build").failed == {}
 
     folder = build_once(tmp_path_factory, "marts", build)
@@ -105,7 +105,7 @@ def build() -> Callable[..., None]:
 
     def run(settings: Settings, *select: str, run_tests: bool = True, **variables: Any) -> None:
         words = ["build", *(["--select", *select] if select else []), *(() if run_tests else WITHOUT_TESTS)]
-        with open_test_dbt(settings) as dbt:
+        with open_dbt(settings) as dbt:
             assert dbt.run(*words, **variables).failed == {}
 
     return run
@@ -145,7 +145,7 @@ class Simulation:
             self._run_dbt("test", "--no-write-json")
 
     def _run_dbt(self, *words: str) -> None:
-        with open_test_dbt(self.settings, self.time_zone) as dbt:
+        with open_dbt_in(self.settings, self.time_zone) as dbt:
             assert dbt.run(*words, *(["--select", *self.select] if self.select else [])).failed == {}
 
     def wait(self, *, days: int = 0, hours: int = 0) -> None:
