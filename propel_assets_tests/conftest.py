@@ -27,6 +27,7 @@ from propel_assets.cli.main import main
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import Settings, load_settings
 from propel_assets.warehouse.dlt_setup import set_up_dlt
+from propel_assets.warehouse.load import load_scan
 from propel_assets_tests.cases import cases
 from propel_assets_tests.processes import running_sandbox
 
@@ -186,3 +187,27 @@ def run_sql(tmp_path: Path) -> Callable[[str], None]:
             db.execute(sql)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def database_of_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DuckDB file with the users and orgs of the sandbox of 300 users and 24 orgs, loaded once."""
+    file = tmp_path_factory.mktemp("sandbox") / "propel_auth_pipeline.duckdb"
+    with Sandbox(users=300, orgs=24, seed=7) as running, pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("PROPEL", "DESTINATION__", "SOURCES__")):
+                patch.delenv(name)
+        patch.chdir(file.parent)
+        patch.setenv("PROPELAUTH_AUTH_URL", running.url)
+        patch.setenv("PROPELAUTH_API_KEY", running.api_key)
+        patch.setenv("DESTINATION__DUCKDB__CREDENTIALS", str(file))
+        for scan in ("users", "orgs"):
+            load_scan(scan, load_settings())
+    return file
+
+
+@pytest.fixture
+def loaded_settings(settings: Settings, database_of_sandbox: Path, tmp_path: Path) -> Settings:
+    """`settings`, whose users and orgs are in this test's DuckDB file."""
+    shutil.copy(database_of_sandbox, tmp_path / "propel_auth_pipeline.duckdb")
+    return settings
