@@ -172,24 +172,43 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
         yield running
 
 
-@pytest.fixture(scope="session")
-def database_of_small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A DuckDB file with some tables of `small`, loaded once."""
-    tables = ["user_query", "org_query", "end_user_api_keys", "user_report", "scim_groups", "custom_role_mappings"]
+def load_once(factory: pytest.TempPathFactory, name: str, sandbox: Sandbox, *tables: str) -> Path:
+    """Return a DuckDB file with ``tables`` of ``sandbox``, which is loaded once for all workers."""
 
     def load(folder: Path) -> None:
-        with pytest.MonkeyPatch.context() as patch, Sandbox(users=60, orgs=6, seed=7) as running:
+        with pytest.MonkeyPatch.context() as patch, sandbox:
             remove_settings(patch)
             patch.chdir(folder)
             done = invoke_cli(
                 *("load", *tables),
-                PROPELAUTH_AUTH_URL=running.url,
-                PROPELAUTH_API_KEY=running.api_key,
+                PROPELAUTH_AUTH_URL=sandbox.url,
+                PROPELAUTH_API_KEY=sandbox.api_key,
                 DESTINATION__DUCKDB__CREDENTIALS=str(folder / "propel_auth_pipeline.duckdb"),
             )
         assert done.returncode == 0, done.stderr
 
-    return build_once(tmp_path_factory, "small", load) / "propel_auth_pipeline.duckdb"
+    return build_once(factory, name, load) / "propel_auth_pipeline.duckdb"
+
+
+@pytest.fixture(scope="session")
+def database_of_small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DuckDB file with some tables of `small`."""
+    tables = ["user_query", "org_query", "end_user_api_keys", "user_report", "scim_groups", "custom_role_mappings"]
+    return load_once(tmp_path_factory, "small", Sandbox(users=60, orgs=6, seed=7), *tables)
+
+
+@pytest.fixture(scope="session")
+def database_of_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DuckDB file with the users, memberships and orgs of `sandbox`."""
+    sandbox = Sandbox(users=300, orgs=24, seed=7)
+    return load_once(tmp_path_factory, "sandbox", sandbox, "user_query", "org_membership", "org_query")
+
+
+@pytest.fixture
+def loaded_settings(settings: Settings, database_of_sandbox: Path, tmp_path: Path) -> Settings:
+    """`settings`, whose users and orgs are in this test's DuckDB file."""
+    shutil.copy(database_of_sandbox, tmp_path / "propel_auth_pipeline.duckdb")
+    return settings
 
 
 @pytest.fixture

@@ -34,10 +34,10 @@ class TheirWarehouse(dg.ConfigurableResource):
     url: str = "theirs"
 
 
-@pytest.fixture
-def their_manifest(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def their_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dbt project of theirs with a model that reads one of our raw tables."""
-    folder = tmp_path / "theirs"
+    folder = tmp_path_factory.mktemp("theirs")
     (folder / "models").mkdir(parents=True)
     (folder / "dbt_project.yml").write_text(PROJECT)
     (folder / "profiles.yml").write_text(PROFILES)

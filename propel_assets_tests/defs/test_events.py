@@ -11,6 +11,7 @@ import pytest
 import time_machine
 
 from propel_assets.catalog import AUTH_EVENT, USER_QUERY
+from propel_assets.definitions import defs as our_definitions
 from propel_assets.defs.build import build_definitions
 from propel_assets.defs.config import PropelAuthConfig
 from propel_assets.settings import load_settings
@@ -31,7 +32,7 @@ def store(settings) -> Iterator[WebhookStore]:
 @pytest.fixture
 def tick(settings, instance) -> Callable[[], Any]:
     """Evaluate the sensor once, with the cursor of the last tick."""
-    cursor, sensor = None, build_definitions().resolve_sensor_def("propel_auth_events")
+    cursor, sensor = None, our_definitions.resolve_sensor_def("propel_auth_events")
 
     def evaluate() -> Any:
         nonlocal cursor
@@ -86,7 +87,7 @@ def test_due_erasures_start_a_run_each_day_also_without_events(tick, store, monk
 
 def test_no_second_run_starts_while_one_is_in_progress(tick, store, instance) -> None:
     store.add([received({"event_type": "user.login", "user_id": "u"})])
-    job = build_definitions().resolve_job_def(JOB)
+    job = our_definitions.resolve_job_def(JOB)
     instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
     assert f"A run of {JOB} is in progress: " in tick().skip_message
 
@@ -118,7 +119,7 @@ def test_the_job_applies_events_and_logs_the_tables_that_they_changed(run, store
 )
 def test_events_run_beside_loads_only_where_a_lock_orders_their_writes(destination, pool, monkeypatch) -> None:
     monkeypatch.setenv("DESTINATION__REPORTING__DESTINATION_TYPE", "postgres")
-    definitions = build_definitions(PropelAuthConfig(destination=destination))
+    definitions = build_definitions(PropelAuthConfig(destination=destination, marts=False))
     loads = {key.path[-1]: definitions.resolve_assets_def(key).op for key in (AUTH_EVENT_KEY, USERS_KEY)}
     assert {name: op.pool for name, op in loads.items()} == {
         "auth_event": f"propel_auth_{pool}",

@@ -1,5 +1,6 @@
 """The files of deploy/, read by what knows their formats, and against each other."""
 
+import functools
 import os
 import re
 import shlex
@@ -287,6 +288,11 @@ IN_CONTAINERS = sorted(
 )
 
 
+@functools.cache
+def definitions_of(environment: str) -> dg.Definitions:
+    return build_definitions(PropelAuthConfig(environment=environment))
+
+
 @pytest.mark.parametrize(("page", "container", "command"), IN_CONTAINERS)
 def test_a_command_in_a_container_names_what_the_container_has(page, container, command) -> None:
     if container == "dagster_database":
@@ -306,7 +312,7 @@ def test_a_command_in_a_container_names_what_the_container_has(page, container, 
         location = words[words.index("--location") + 1] if "--location" in words else ""
         assert location in {"", "staging", THEIRS, *(deployment["name"] for deployment in DEPLOYMENTS)}
         environment = location.removeprefix(THEIRS).removeprefix("propel-assets").removeprefix("-")
-        definitions = build_definitions(PropelAuthConfig(environment=environment))
+        definitions = definitions_of(environment)
         named = {"schedule": definitions.schedules, "sensor": definitions.sensors, "job": definitions.jobs}[words[1]]
         assert words[-1] in {found.name for found in named or ()}
 

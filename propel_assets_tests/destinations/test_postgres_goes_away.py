@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+from propel_assets.settings import load_settings
+from propel_assets.warehouse.load import load_scan
 from propel_assets_tests.destinations.standins.postgres import Postgres
 from propel_assets_tests.processes import ROOT, wait_until
 from propel_assets_tests.soak import warehouses
@@ -20,7 +22,7 @@ def test_a_server_that_stops_keeps_the_previous_data_and_is_named_in_a_sentence(
         warehouse = warehouses.Postgres(str(postgres.folder), name)
         for variable, value in warehouse.environment.items():
             monkeypatch.setenv(variable, value)
-        subprocess.run(LOAD, check=True, capture_output=True)
+        load_scan("users", load_settings())
         before = warehouse.read()
         sandbox.store.delete_user(min(sandbox.store.users))
         sandbox.faults.set("latency_ms", 200)
@@ -35,7 +37,7 @@ def test_a_server_that_stops_keeps_the_previous_data_and_is_named_in_a_sentence(
         assert "Error: Not loaded: user_query, org_membership." in said
         postgres.start()
         assert warehouse.read() == before
-        subprocess.run(LOAD, check=True, capture_output=True)
+        load_scan("users", load_settings())
         assert len(warehouse.read()["user_query"] or []) == len(truth(sandbox.store, "user_query"))
 
 

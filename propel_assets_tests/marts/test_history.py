@@ -28,7 +28,11 @@ def load(small, build):
     return run
 
 
-def test_edits_of_two_users_over_five_loads_are_exactly_their_versions(small_sandbox, load, query) -> None:
+def test_edits_of_two_users_over_five_loads_are_exactly_their_versions(small_sandbox, small, build, query) -> None:
+    def load() -> None:
+        load_scan("users", small)
+        build(small, "users_history")
+
     store = small_sandbox.store
     one, other, bystander = list(store.users)[:3]
     store.update_user(one, first_name="a")

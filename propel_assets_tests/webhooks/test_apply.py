@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -66,10 +67,13 @@ def settings(request: pytest.FixtureRequest, sandbox: Sandbox, tmp_path: Path) -
 
 
 @pytest.fixture
-def store(settings: Settings, sandbox: Sandbox) -> Iterator[WebhookStore]:
+def store(settings: Settings, sandbox: Sandbox, database_of_sandbox: Path, tmp_path: Path) -> Iterator[WebhookStore]:
     """The webhook store. From the first load of users and orgs on, it receives every event of the sandbox."""
-    for scan in SCANS:
-        load_scan(scan, settings)
+    if settings.target.destination == "duckdb":
+        shutil.copy(database_of_sandbox, tmp_path / "propel_auth_pipeline.duckdb")
+    else:
+        for scan in SCANS:
+            load_scan(scan, settings)
     with connected(settings, sandbox) as store:
         yield store
 
@@ -93,15 +97,19 @@ def apply(settings: Settings) -> list[Any]:
 
 def rows(settings: Settings, name: str) -> list[dict[str, Any]]:
     """Return the rows of a table, in order of their keys."""
+    return tables(settings, name)[name]
+
+
+def tables(settings: Settings, *names: str) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of tables, by default those that events change, in order of their keys."""
+    found = {}
     with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
-        columns = [column for column in warehouse.columns_of(name) if column not in IGNORED]
-        sql = f"SELECT {', '.join(map(warehouse.column, columns))} FROM {warehouse.table(name)}"
-        found = [dict(zip(columns, row, strict=True)) for row in warehouse.rows(sql)]
-    return sorted(found, key=lambda row: [row[key] for key in BY_NAME[name].key])
-
-
-def tables(settings: Settings) -> dict[str, list[dict[str, Any]]]:
-    return {name: rows(settings, name) for name in ("user_query", "org_membership", "org_query")}
+        for name in names or ("user_query", "org_membership", "org_query"):
+            columns = [column for column in warehouse.columns_of(name) if column not in IGNORED]
+            sql = f"SELECT {', '.join(map(warehouse.column, columns))} FROM {warehouse.table(name)}"
+            listed = [dict(zip(columns, row, strict=True)) for row in warehouse.rows(sql)]
+            found[name] = sorted(listed, key=lambda row: [row[key] for key in BY_NAME[name].key])
+    return found
 
 
 def failed_checks(settings: Settings) -> list[str]:
@@ -406,7 +414,7 @@ def test_checks_do_not_fail_while_a_load_of_events_writes(settings, sandbox) -> 
                 warehouse.execute(f'CREATE TABLE {name[:-1]}_deleted" AS SELECT * FROM {name}')
                 warehouse.execute(f"DELETE FROM {name}")
                 has_deleted.set()
-                time.sleep(3)
+                time.sleep(1.5)
                 warehouse.execute(f'INSERT INTO {name} SELECT * FROM {name[:-1]}_deleted"')
 
     events = threading.Thread(target=delete_and_restore)
@@ -1041,8 +1049,8 @@ def test_events_wait_for_a_load_if_their_ids_are_hashed(settings, sandbox, monke
         load_scan(scan, hashed)
     changed, deleted = list(sandbox.store.users)[:2]
     with connected(hashed, sandbox):
-        sandbox.faults.set("latency_ms", 700, path=f"{API}/user/query")
-        slow = {"PROPELAUTH_PAGE_SIZE": "30", "PROPELAUTH_MAX_CONCURRENCY": "1"}
+        sandbox.faults.set("latency_ms", 300, path=f"{API}/user/query")
+        slow = {"PROPELAUTH_PAGE_SIZE": "20", "PROPELAUTH_MAX_CONCURRENCY": "1"}
         sandbox.requests.clear()
         command = [sys.executable, "-m", "propel_assets.cli", "load", "user_query"]
         with subprocess.Popen(command, env={**os.environ, **slow}) as process:

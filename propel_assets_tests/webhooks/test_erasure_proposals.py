@@ -25,12 +25,9 @@ from propel_assets_tests.webhooks.conftest import received
 
 
 @pytest.fixture
-def settings(small, monkeypatch):
+def settings(loaded, monkeypatch):
     monkeypatch.setenv("PROPELAUTH_PRIVACY_KEY", "k" * 32)
-    settings = load_settings()
-    for scan in ("users", "orgs"):
-        load_scan(scan, settings)
-    return settings
+    return load_settings()
 
 
 def deleted_user(small, settings) -> str:
