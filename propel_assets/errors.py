@@ -138,9 +138,9 @@ class WarehouseError(PropelError):
 
 
 class WarehouseUnreachable(WarehouseError):
-    """No connection to the destination, or the connection was lost."""
+    """No connection to the destination: it is down, or refuses the log-in; or the connection was lost."""
 
-    title = "the warehouse cannot be reached"
+    title = "no connection to the warehouse"
     retry_may_help = True
     concerns_every_scan = True
 

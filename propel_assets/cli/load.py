@@ -10,7 +10,7 @@ from propel_assets.catalog.model import Lookup, RunOption
 from propel_assets.cli.arguments import UserId, current_settings, table_arguments
 from propel_assets.cli.rendering import VERDICTS, format_count, progress_bar
 from propel_assets.cli.status import exit_by_results, log_failed_checks, run_checks
-from propel_assets.errors import PropelError
+from propel_assets.errors import PropelError, WarehouseClosed, WarehouseUnreachable
 
 if TYPE_CHECKING:
     from propel_assets.source.stream import ScanResult
@@ -96,7 +96,9 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
                 break
             if error:
                 log(f"{_table_names([scan])}: {'not complete' if results else 'not loaded'}. {error}")
-        if loaded:
+        if loaded and any(isinstance(error, WarehouseUnreachable | WarehouseClosed) for error in failed.values()):
+            log("The loaded tables were not checked.")
+        elif loaded:
             log(VERDICTS)
             with session.warehouse(load_policy(settings.privacy_settings)) as warehouse:
                 check_results = run_checks(warehouse, loaded)

@@ -34,8 +34,8 @@ MAX_WAITING_SECONDS = 6 * 3600.0
 # take less.
 READING_SECONDS = 20.0
 STORE_SECONDS = 5.0
-WILL_RETRY = "dagster/will_retry"  # the tag of a failed run that Dagster's run retries repeat
 AGE = "age"
+KILLED_CLASSES = (None, "ChildProcessCrashException")  # of Dagster's executors: of pods and of processes
 KILLED = "The process of the step ended without an error: it was killed, or ran out of memory."
 
 
@@ -179,10 +179,8 @@ def _findings_of(
 ) -> dict[str, Problem | None]:
     """Return the problem of each step and check of ``run``, or None where it succeeded.
 
-    A load of recent changes runs the same steps as a full load, and does not show that a full load succeeds. A failure
-    of a run that Dagster's run retries repeat is left to the last retry.
+    A load of recent changes runs the same steps as a full load, and does not show that a full load succeeds.
     """
-    is_repeated = run.tags.get(WILL_RETRY) == "true"
     recent_job = scope.environment.named(REFRESH_RECENT)
     kinds = dg.DagsterEventType
     wanted = {kinds.STEP_FAILURE, kinds.STEP_SUCCESS, kinds.ASSET_CHECK_EVALUATION, kinds.ASSET_MATERIALIZATION_PLANNED}
@@ -200,7 +198,7 @@ def _findings_of(
         else:
             failed = event.event_type == kinds.STEP_FAILURE
             failed_steps += failed
-            if not scope.has_step(event.step_key or "") or (failed and is_repeated):
+            if not scope.has_step(event.step_key or ""):
                 continue
             step, problem = f"step {event.step_key}", _failed_step(event, run) if failed else None
             if run.job_name == recent_job:
@@ -211,7 +209,7 @@ def _findings_of(
                     findings[f"{step} of {recent_job}"] = None
     # The run ended before its first step, or its process died.
     is_without_failed_step = end.event_type == kinds.RUN_FAILURE and not failed_steps
-    if scope.has_run(run, planned) and not (is_without_failed_step and is_repeated):
+    if scope.has_run(run, planned):
         findings[f"job {run.job_name}"] = _failed_run(end, run) if is_without_failed_step else None
     return findings
 
@@ -237,7 +235,8 @@ def _failed_step(event: dg.DagsterEvent, run: dg.DagsterRun) -> Problem | None:
     if ours is None or "error" not in ours.metadata:
         # Not an error of ours: its text may quote rows, so only its class is reported.
         inner = (data.error and data.error.cause) or data.error
-        reason = f"{inner.cls_name} was raised." if inner and inner.cls_name else KILLED
+        class_name = inner.cls_name if inner else None
+        reason = KILLED if class_name in KILLED_CLASSES else f"{class_name} was raised."
         return problem_of("Run failed", reason, name, reason, run.run_id)
     text = ours.description or ""
     error: type[PropelError] = getattr(errors, str(ours.metadata["error"].value), PropelError)

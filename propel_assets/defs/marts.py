@@ -50,25 +50,22 @@ class Marts:
 def build_marts(environment: Environment) -> list[dg.AssetsDefinition]:
     """Return one op per group of marts; none without the extra `marts`, or on a destination without a dbt profile.
 
-    Marts of raw tables that the environment does not include are left out, and all marts if the installed dbt cannot
-    parse them: the definitions of a project with another dbt load all the same.
+    Marts of raw tables that the environment does not include are left out.
+
+    Raises:
+        WarehouseError: the installed dbt cannot parse the marts.
     """
     if not environment.config.marts or not runner.are_marts_installed():
         return []
-    log = logging.getLogger(__name__)
     destination = environment.destination
     if destination_kind(replace(environment.target, destination=destination)) not in runner.ADAPTERS:
-        log.warning(
+        logging.getLogger(__name__).warning(
             "History and marts are left out: propel-assets builds them on DuckDB and PostgreSQL, not on %s. "
             "Your dbt project can build them: `propel-assets dbt-sources --package`.",
             destination,
         )
         return []
-    try:
-        manifest = load_manifest(environment.target)
-    except WarehouseError as error:
-        log.warning("History and marts are left out. %s Install propel-assets with its own versions of dbt.", error)
-        return []
+    manifest = load_manifest(environment.target)
     included, translator = {table.name for table in environment.tables}, _translator(environment)
     ops: dict[str, list[str]] = {}
     keys: dict[str, dg.AssetKey] = {}

@@ -283,7 +283,10 @@ def _parse(profile: Profile) -> tuple[Any, dict[str, Any]]:
         result = _invoke(profile, Path(folder), ["parse"], {})
     if not result.success:
         reason = describe_error(result.exception) if result.exception else "an unknown error"
-        raise WarehouseError(f"dbt cannot parse the project of the marts: {reason}.")
+        raise WarehouseError(
+            f"dbt cannot parse the project of the marts: {reason}. {install_extra('marts')}, which has its versions of "
+            "dbt, or leave the marts out: PropelAuthConfig(marts=False)."
+        )
     return result.result, dbt_compat.manifest_artifact(result.result)
 
 

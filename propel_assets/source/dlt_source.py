@@ -193,7 +193,8 @@ class _ScanReader:
         self._privacy = privacy = PrivacyFilter(
             settings.privacy_settings, state.get(ERASURE_LIST_KEY), previous.privacy
         )
-        if previous.privacy and not privacy.fingerprint and not settings.privacy:
+        was_restricted = bool(previous.privacy or previous.last_privacy)
+        if was_restricted and not privacy.fingerprint and not settings.privacy:
             variable = variable_to_set("privacy", settings.environment)
             raise SettingsError(
                 f"The tables of {scan} were loaded with a privacy policy, and {variable} is not set. Nothing was read, "
@@ -373,12 +374,12 @@ def _after_privacy(result: ScanResult, privacy: PrivacyFilter) -> ScanResult:
 
 
 def _with_policy(results: Sequence[ScanResult], scan: str, privacy: PrivacyFilter) -> list[ScanResult]:
-    """Note the privacy policy in the resume state, if all tables of the scan were read in full under it.
+    """Note the privacy policy in the resume state; that of the scan, if all its tables were read in full under it.
 
     API keys of erased people are removed from the cursor of API key usage.
     """
     state = results[0].resume_state
-    state = replace(state, cursor=privacy.without_erased(state.cursor))
+    state = replace(state, cursor=privacy.without_erased(state.cursor), last_privacy=privacy.fingerprint)
     if len(results) == len(tables_of(scan)) and not any(r.is_recent for r in results):
         state = replace(state, privacy=privacy.fingerprint)
     return [replace(result, resume_state=state) for result in results]

@@ -90,7 +90,8 @@ class ResumeState:
 
     ``tenant_id``: the `Client.tenant_id`. ``rows``: rows of each table in the last full scan. ``newest``: by table, the
     greatest `created_at` when the end of the list was found. ``cursor``: where the reader resumes; its content is the
-    reader's. ``privacy``: the fingerprint of the privacy policy of the last full scan.
+    reader's. ``privacy``: the fingerprint of the privacy policy of the last full scan. ``last_privacy``: that of the
+    last load, which can have been of recent changes, of events or of some tables of the scan.
     """
 
     tenant_id: str = ""
@@ -98,6 +99,7 @@ class ResumeState:
     newest: Mapping[str, float] = field(default_factory=dict)
     cursor: Mapping[str, Any] = field(default_factory=dict)
     privacy: str = ""
+    last_privacy: str = ""
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "ResumeState":
@@ -112,6 +114,7 @@ class ResumeState:
             "newest": dict(self.newest),
             "cursor": dict(self.cursor),
             "privacy": self.privacy,
+            "last_privacy": self.last_privacy,
         }
 
 

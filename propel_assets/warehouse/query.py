@@ -223,7 +223,7 @@ def open_warehouse(target: Target, policy: Policy, log: Log = lambda _: None) ->
     with contextlib.ExitStack() as stack:
         pipeline = build_pipeline(target, stack.enter_context(working_folder()), log)
         require_database(pipeline)
-        with _explain_refusal(target):
+        with explain_refusal(target):
             warehouse = stack.enter_context(connect(pipeline, target, policy))
             is_loaded = bool(warehouse.columns_of(PROPEL_SCANS.name))
         if not is_loaded:
@@ -243,7 +243,7 @@ def require_database(pipeline: dlt.Pipeline) -> None:
 
 
 @contextlib.contextmanager
-def _explain_refusal(target: Target) -> Iterator[None]:
+def explain_refusal(target: Target) -> Iterator[None]:
     """Raise `WarehouseError` for an error of the destination's driver, whose text may quote rows."""
     try:
         yield

@@ -13,7 +13,7 @@ from propel_assets.settings import Target
 from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import build_pipeline, sync_local_pipeline
-from propel_assets.warehouse.query import Warehouse, connect
+from propel_assets.warehouse.query import Warehouse, connect, explain_refusal
 
 
 class LoadSession:
@@ -44,8 +44,15 @@ class LoadSession:
 
     @contextlib.contextmanager
     def warehouse(self, policy: Policy) -> Iterator[Warehouse]:
-        """Connect to the warehouse with the pipeline of the session."""
-        with self.pipeline(self._log) as pipeline, connect(pipeline, self.target, policy) as warehouse:
+        """Connect to the warehouse with the pipeline of the session.
+
+        Raises:
+            WarehouseError: the destination refused the connection.
+        """
+        with contextlib.ExitStack() as stack:
+            pipeline = stack.enter_context(self.pipeline(self._log))
+            with explain_refusal(self.target):
+                warehouse = stack.enter_context(connect(pipeline, self.target, policy))
             yield warehouse
 
     def finish(self, info: LoadInfo) -> None:

@@ -14,6 +14,7 @@ from dagster._core.events import (
     StepFailureData,
     StepMaterializationData,
 )
+from dagster._core.executor.child_process_executor import ChildProcessCrashException
 from dagster._grpc.client import DEFAULT_SENSOR_GRPC_TIMEOUT
 from dagster_shared.error import SerializableErrorInfo
 
@@ -148,12 +149,12 @@ def test_a_run_of_another_job_that_ended_before_its_first_step_is_reported(tick,
 
 @pytest.fixture
 def kill_step(instance):
-    """Let a run fail as Dagster records it when the pod of a step is gone."""
+    """Let a run fail as Dagster records it when the process or pod of a step is gone."""
 
-    def kill(**tags: str) -> None:
+    def kill(class_name: str | None) -> None:
         job = defs.resolve_job_def("propel_auth_refresh")
-        run = instance.create_run_for_job(job, tags=tags)
-        error = SerializableErrorInfo("Step propel_auth_load_orgs failed health check: Alice", [], None)
+        run = instance.create_run_for_job(job)
+        error = SerializableErrorInfo("Step propel_auth_load_orgs failed health check: Alice", [], class_name)
         failure = StepFailureData(error, user_failure_data=None)
         step = {"step_key": "propel_auth_load_orgs", "event_specific_data": failure}
         instance.report_dagster_event(DagsterEvent("STEP_FAILURE", job.name, **step), run.run_id)
@@ -162,21 +163,13 @@ def kill_step(instance):
     return kill
 
 
-def test_a_step_whose_process_was_killed_is_reported_as_such(tick, kill_step, webhook) -> None:
-    kill_step()
+@pytest.mark.parametrize("class_name", [None, ChildProcessCrashException.__name__])
+def test_a_step_whose_process_was_killed_is_reported_as_such(tick, kill_step, webhook, class_name) -> None:
+    kill_step(class_name)
     tick()
     (text,) = webhook.texts
     assert "propel_auth_load_orgs: The process of the step ended without an error: it was killed" in text
     assert "Alice" not in text
-
-
-def test_a_failure_that_run_retries_repeat_is_reported_once_the_last_one_fails(tick, kill_step, webhook) -> None:
-    kill_step(**{"dagster/will_retry": "true"})
-    tick()
-    assert webhook.texts == []
-    kill_step(**{"dagster/will_retry": "false"})
-    tick()
-    assert len(webhook.texts) == 1
 
 
 def test_problems_of_what_was_removed_are_resolved(instance, webhook) -> None:

@@ -10,7 +10,6 @@ from propel_assets import PropelAuthConfig, build_definitions
 from propel_assets.catalog import AUDIT_TABLES, BY_NAME
 from propel_assets.definitions import defs
 from propel_assets.defs.marts import build_marts, models_by_op, raw_tables_of
-from propel_assets.errors import WarehouseError
 from propel_assets.marts.manifest import load_manifest
 from propel_assets.settings import Target
 from propel_assets.warehouse.load import load_scan
@@ -83,18 +82,6 @@ def test_the_dbt_of_another_project_does_not_count_as_the_extra(monkeypatch, ada
 
     monkeypatch.setattr("propel_assets.marts.runner.importlib.util.find_spec", find_spec)
     assert build_marts(DEFAULT) == []
-
-
-def test_a_dbt_that_cannot_parse_the_marts_leaves_them_out_with_a_warning(monkeypatch, caplog) -> None:
-    def refuse(target: Target) -> Any:
-        raise WarehouseError("dbt cannot parse the project of the marts: SyntaxError.")
-
-    monkeypatch.setattr("propel_assets.defs.marts.load_manifest", refuse)
-    groups = {spec.group_name for spec in build_definitions().resolve_all_asset_specs()}
-    assert "propel_auth_users" in groups
-    assert "propel_auth_marts" not in groups
-    [warning] = [record.getMessage() for record in caplog.records if "marts are left out" in record.getMessage()]
-    assert "dbt cannot parse the project" in warning
 
 
 def test_every_check_of_a_mart_has_a_description() -> None:

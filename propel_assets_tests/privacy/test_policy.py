@@ -4,11 +4,15 @@ import json
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 
+import dlt
 import pyarrow as pa
 import pytest
+from dlt.pipeline.exceptions import PipelineStepFailed
 
-from propel_assets.catalog import BY_NAME, TABLES
+from propel_assets import propel_auth_source
+from propel_assets.catalog import AUTH_EVENT, BY_NAME, TABLES
 from propel_assets.errors import SettingsError
 from propel_assets.privacy.erasure_list import ErasureList
 from propel_assets.privacy.filter import PrivacyFilter
@@ -18,6 +22,7 @@ from propel_assets.settings import PrivacySettings, load_settings
 from propel_assets.source.decode import PageDecoder, RowType
 from propel_assets.source.stream import ReadOptions
 from propel_assets.warehouse.load import load_scan
+from propel_assets.webhooks.store import StoredEvent
 
 KEY = "a key for these tests only"
 RECENT = ReadOptions(recent=True)
@@ -68,6 +73,30 @@ def test_a_policy_that_is_no_longer_set_is_refused_before_any_request(strict, sm
     monkeypatch.setenv("PROPELAUTH_PRIVACY", "open")
     load_scan("users", load_settings())
     assert query("SELECT email FROM user_query ORDER BY 1") != stored
+
+
+def test_a_policy_is_not_lost_by_a_dlt_pipeline_with_some_tables_of_a_scan(
+    strict, small, monkeypatch, tmp_path
+) -> None:
+    def load() -> None:
+        dlt.pipeline("plain", destination="duckdb", pipelines_dir=str(tmp_path)).run(
+            propel_auth_source(tables=["user_query"])
+        )
+
+    load()
+    monkeypatch.delenv("PROPELAUTH_PRIVACY")
+    with pytest.raises(PipelineStepFailed, match="were loaded with a privacy policy"):
+        load()
+
+
+def test_a_policy_is_not_lost_by_a_load_of_events(strict, small, monkeypatch) -> None:
+    load_scan("users", load_settings())
+    payload, now = {"event_type": "user.updated", "user_id": min(small.store.users)}, datetime.now(UTC)
+    event = StoredEvent("msg_1", payload["event_type"], now, now, json.dumps(payload))
+    load_scan(AUTH_EVENT.scan, load_settings(), options=ReadOptions(events=[event]))
+    monkeypatch.delenv("PROPELAUTH_PRIVACY")
+    with pytest.raises(SettingsError, match="were loaded with a privacy policy"):
+        load_scan(AUTH_EVENT.scan, load_settings(), options=ReadOptions(events=[event]))
 
 
 @pytest.mark.parametrize("variable", ["PROPELAUTH_PRIVACY_POLICY", "STAGING__PROPELAUTH_PRIVACYKEY"])
