@@ -11,9 +11,9 @@ from dagster._core.events import (
     DagsterEvent,
     JobFailureData,
     RunFailureReason,
-    StepFailureData,
     StepMaterializationData,
 )
+from dagster._core.execution.plan.objects import StepFailureData
 from dagster._core.executor.child_process_executor import ChildProcessCrashException
 from dagster._grpc.client import DEFAULT_SENSOR_GRPC_TIMEOUT
 from dagster_shared.error import SerializableErrorInfo
