@@ -56,7 +56,7 @@ def how_to_build(target: Target) -> str:
     if destination_kind(target) not in ADAPTERS:
         return "They are built on DuckDB and PostgreSQL only. Elsewhere, a dbt project of yours can read the tables."
     job = f"{name_prefix(target.environment)}_refresh"
-    start = "To build them" if are_marts_installed() else f"{install_extra('marts')}. Then"
+    start = "To build them:" if are_marts_installed() else f"{install_extra('marts')}. Then"
     return (
         f"{start} run `dagster job execute -m propel_assets.definitions -j {job}`, or start "
         f"`dagster dev -m propel_assets.definitions` and launch the job {job}. If you set `name_prefix`, launch the "
