@@ -56,6 +56,8 @@ def install_extra(extra: str) -> str:
 class NotInstalled(SettingsError):
     """What was attempted needs an extra that is not installed."""
 
+    title = "an extra is not installed"
+
     def __init__(self, what_failed: str, extra: str) -> None:
         """``what_failed`` is a sentence without its full stop."""
         super().__init__(f"{what_failed}. {install_extra(extra)}.")

@@ -105,7 +105,9 @@ def test_the_receiver_of_the_containers_stores_what_the_sandbox_sends(server, tm
     service = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"]["webhooks"]
     port = free_port()
     url = server.place(tmp_path)["DESTINATION__POSTGRES__CREDENTIALS"].replace("://", "+psycopg2://")
-    assert service["environment"]["PROPELAUTH_WEBHOOK_STORE"].startswith("postgresql+psycopg2://")
+    assert service["environment"]["PROPELAUTH_WEBHOOK_STORE"].startswith(
+        "${PROPELAUTH_WEBHOOK_STORE:-postgresql+psycopg2://"
+    )
     monkeypatch.setenv("PROPELAUTH_WEBHOOK_STORE", url)
     monkeypatch.setenv("PROPELAUTH_WEBHOOK_SECRET", Sandbox.webhook_secret)
     _, *words = [word.replace("8401", str(port)) for word in service["command"]]

@@ -279,8 +279,9 @@ def test_an_erasure_that_fails_hides_no_other_that_is_not_complete(small, settin
 
 @pytest.mark.parametrize("is_known_by", ["an invite of theirs", "the event of their sign-up", "nothing"])
 def test_the_address_of_a_deleted_user_is_erased_or_reported_as_unknown(
-    small, settings, run_cli, query, is_known_by
+    small, settings, run_cli, run_sql, query, is_known_by
 ) -> None:
+    run_sql("DELETE FROM propel_auth_data.user_report")  # it has the addresses of users
     inviters = {invite["inviter_user_id"] for invite in small.store.invites}
     user_id = next(user_id for user_id in small.store.users if user_id not in inviters)
     email = small.store.users[user_id].wire["email"]
