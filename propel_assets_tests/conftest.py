@@ -30,7 +30,7 @@ from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import Settings, load_settings
 from propel_assets.warehouse.dlt_setup import set_up_dlt
 from propel_assets_tests.cases import cases
-from propel_assets_tests.loads import build_once
+from propel_assets_tests.loads import build_once, load_scans
 from propel_assets_tests.processes import running_sandbox
 
 Query = Callable[[str], list[tuple]]
@@ -172,36 +172,39 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
         yield running
 
 
-def load_once(factory: pytest.TempPathFactory, name: str, sandbox: Sandbox, *tables: str) -> Path:
-    """Return a DuckDB file with ``tables`` of ``sandbox``, which is loaded once for all workers."""
+def load_once(factory: pytest.TempPathFactory, name: str, sandbox: Sandbox, load: Callable[[Settings], object]) -> Path:
+    """Return a DuckDB file that ``load`` fills from ``sandbox``, once for all workers."""
+    file = "propel_auth_pipeline.duckdb"
 
-    def load(folder: Path) -> None:
+    def build(folder: Path) -> None:
         with pytest.MonkeyPatch.context() as patch, sandbox:
             remove_settings(patch)
             patch.chdir(folder)
-            done = invoke_cli(
-                *("load", *tables),
-                PROPELAUTH_AUTH_URL=sandbox.url,
-                PROPELAUTH_API_KEY=sandbox.api_key,
-                DESTINATION__DUCKDB__CREDENTIALS=str(folder / "propel_auth_pipeline.duckdb"),
-            )
-        assert done.returncode == 0, done.stderr
+            patch.setenv("PROPELAUTH_AUTH_URL", sandbox.url)
+            patch.setenv("PROPELAUTH_API_KEY", sandbox.api_key)
+            patch.setenv("DESTINATION__DUCKDB__CREDENTIALS", str(folder / file))
+            load(load_settings())
 
-    return build_once(factory, name, load) / "propel_auth_pipeline.duckdb"
+    return build_once(factory, name, build) / file
 
 
 @pytest.fixture(scope="session")
 def database_of_small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A DuckDB file with some tables of `small`."""
+    """A DuckDB file with some tables of `small`, and the results of their checks."""
     tables = ["user_query", "org_query", "end_user_api_keys", "user_report", "scim_groups", "custom_role_mappings"]
-    return load_once(tmp_path_factory, "small", Sandbox(users=60, orgs=6, seed=7), *tables)
+
+    def load(_: Settings) -> None:
+        done = invoke_cli("load", *tables)
+        assert done.returncode == 0, done.stderr
+
+    return load_once(tmp_path_factory, "small", Sandbox(users=60, orgs=6, seed=7), load)
 
 
 @pytest.fixture(scope="session")
 def database_of_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A DuckDB file with the users, memberships and orgs of `sandbox`."""
+    """A DuckDB file with the users, memberships and orgs of `sandbox`. No check has run."""
     sandbox = Sandbox(users=300, orgs=24, seed=7)
-    return load_once(tmp_path_factory, "sandbox", sandbox, "user_query", "org_membership", "org_query")
+    return load_once(tmp_path_factory, "sandbox", sandbox, lambda settings: load_scans(settings, "users", "orgs"))
 
 
 @pytest.fixture
