@@ -40,7 +40,7 @@ from propel_assets.warehouse.pipeline import (
     writes_plain_files,
 )
 from propel_assets.warehouse.query import connect, in_batches, placeholders
-from propel_assets.warehouse.remedies import error_type_of, remedy_of
+from propel_assets.warehouse.remedies import explain
 from propel_assets.warehouse.retention import remove_old_rows
 from propel_assets.warehouse.session import LoadSession, open_session
 from propel_assets.warehouse.stored import AuditResumeStore, erasure_list_of, stored_columns, stored_keys
@@ -306,7 +306,4 @@ def _load_error(error: Exception, scan: str, settings: Settings, kept: str) -> P
     if is_defect(error):
         return unexpected_error(error)
     step = error.step if isinstance(error, PipelineStepFailed) else "opening the destination"
-    return error_type_of(error)(
-        f"Loading {scan} into {settings.destination} failed ({step}): {describe_error(error)}. "
-        f"{kept} {remedy_of(error)}, and run the load again."
-    )
+    return explain(error, f"Loading {scan} into {settings.destination} failed ({step})", kept, "run the load again")

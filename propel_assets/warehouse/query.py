@@ -14,7 +14,7 @@ from dlt.destinations.exceptions import DatabaseUndefinedRelation
 from propel_assets.catalog import PROPEL_SCANS, Table
 from propel_assets.errors import PropelError, WarehouseError
 from propel_assets.privacy.policy import Policy
-from propel_assets.privacy.redaction import describe_error, is_defect
+from propel_assets.privacy.redaction import is_defect
 from propel_assets.settings import Target
 from propel_assets.source.dlt_source import complete_schema
 from propel_assets.source.values import ARROW_TYPES
@@ -26,7 +26,7 @@ from propel_assets.warehouse.dlt_compat import DuckDbSqlClient, FilesystemClient
 from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, has_write_lock, load_formats, write_lock
-from propel_assets.warehouse.remedies import error_type_of, remedy_of
+from propel_assets.warehouse.remedies import explain
 
 T = TypeVar("T")
 BATCH_ROWS = 10_000
@@ -250,9 +250,7 @@ def explain_refusal(target: Target) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, PropelError) or is_defect(error):
             raise
-        raise error_type_of(error)(
-            f"Reading {target.destination} failed: {describe_error(error)}. {remedy_of(error)}, and run again."
-        ) from None
+        raise explain(error, f"Reading {target.destination} failed") from None
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ the load is repeated.
 import errno
 
 from propel_assets.errors import WarehouseConflict, WarehouseError, WarehouseUnreachable
-from propel_assets.privacy.redaction import innermost_error, sqlstate_of
+from propel_assets.privacy.redaction import describe_error, innermost_error, sqlstate_of
 
 LOGIN = "Check the user and the password in the credentials of the destination"
 GRANT = "Grant the user of the destination the right to create and to write tables in the schemas of this project"
@@ -67,6 +67,12 @@ ERROR_TYPES: dict[str, type[WarehouseError]] = {
     **dict.fromkeys((CONFLICT, CREATED), WarehouseConflict),
 }
 """The errors after which a later run may succeed, by remedy."""
+
+
+def explain(error: BaseException, what_failed: str, outcome: str = "", again: str = "run again") -> WarehouseError:
+    """Return the error to raise for ``error`` of the destination. ``outcome``: what the tables have after it."""
+    texts = [f"{what_failed}: {describe_error(error)}.", outcome, f"{remedy_of(error)}, and {again}."]
+    return error_type_of(error)(" ".join(filter(None, texts)))
 
 
 def error_type_of(error: BaseException) -> type[WarehouseError]:

@@ -21,6 +21,7 @@ from filelock import FileLock
 from propel_assets.catalog import BY_NAME
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.sandbox.webhooks import Delivery
+from propel_assets.settings import Tenant
 from propel_assets_tests.processes import free_port, listens, wait_until
 from propel_assets_tests.soak.schedule import (
     HOSTILE_FIELD,
@@ -39,7 +40,6 @@ LOADER = (sys.executable, "-m", "propel_assets.cli")
 FIRST_TABLES = ("user_query", "org_query", "pending_org_invites")
 SECONDS = 150
 ALLOW_LOSS = "PROPELAUTH_ALLOW_LOSS"
-MAX_LOSS = 0.2
 RETRY_SECONDS = (0.2, 0.5, 1, 2, 4, 8, 16)
 MOMENTS = {
     "extracted": r"/normalize/\w+/[\d.]+/new_jobs/.+\.parquet$",
@@ -241,9 +241,7 @@ class _Player:
         where = f"seed {self._outcome.seed}, {'clean run' if clean else run}, {ended.status}"
         after = self._warehouse.read()
         if ended.status == "0":
-            self._note_stored(
-                after, [name for name in TABLES if re.search(rf"^{name}: [\d,]+ rows?, ", ended.said, re.M)]
-            )
+            self._note_stored(after, _reported(ended) & {*TABLES})
         found = [*self._judge(run, ended, before, after, start, end, came), *self._leaks(ended), *self._returned(after)]
         if clean:
             found += self._not_clean(ended)
@@ -309,7 +307,7 @@ class _Player:
         if ended.status != "1" or f"{ALLOW_LOSS}=true" not in ended.said:
             return ended
         deleted = {name: len(keys - truth(self._sandbox.store, name).keys()) for name, keys in self._stored.items()}
-        if all(number <= MAX_LOSS * self._full_rows[name] for name, number in deleted.items()):
+        if all(number <= Tenant.max_loss * self._full_rows[name] for name, number in deleted.items()):
             return ended
         self._outcome.ended["a loss refused"] += 1
         return self._run(replace(run, strike=None), **{ALLOW_LOSS: "true"})
@@ -393,7 +391,7 @@ class _Player:
             problems.append(f"it ended with {ended.status}")
         if "Traceback" in ended.said or (ended.status == "1" and "\nError: " not in f"\n{ended.said}"):
             problems.append("it ended without a sentence")
-        reported = set(re.findall(r"^(\w+): [\d,]+ rows?, ", ended.said, re.MULTILINE))
+        reported = _reported(ended)
         if ended.status == "0" and not {"user_query"} <= reported:
             problems.append("it succeeded without loading user_query")
         for name in TABLES:
@@ -429,6 +427,11 @@ class _Player:
         problems = [] if ended.status == "0" else [f"an undisturbed load ended with {ended.status}"]
         left = [path.name for path in (self._folder / "tmp").iterdir() if not STATEMENTS.fullmatch(path.name)]
         return problems + [f"it left {what}" for what in [*left, *self._warehouse.left_over()]]
+
+
+def _reported(ended: _Ended) -> set[str]:
+    """Return the tables that the command has reported as loaded."""
+    return set(re.findall(r"^(\w+): [\d,]+ rows?, ", ended.said, re.MULTILINE))
 
 
 def _is_received(delivery: Delivery, event_type: str) -> bool:

@@ -16,7 +16,7 @@ from propel_assets.errors import ApiError, PermanentApiError, WarehouseClosed, W
 from propel_assets.privacy.erasure_list import NOTES_KEY, STATE_KEY, ErasureList
 from propel_assets.privacy.policy import Policy, require_key
 from propel_assets.privacy.policy_file import load_policy
-from propel_assets.privacy.redaction import describe_error, is_defect, unexpected_error
+from propel_assets.privacy.redaction import is_defect, unexpected_error
 from propel_assets.settings import PrivacySettings, Target, Tenant
 from propel_assets.source.client import Client
 from propel_assets.source.dlt_source import RESUME_STATES_KEY, SOURCE
@@ -43,7 +43,7 @@ from propel_assets.warehouse.pipeline import (
     write_lock,
 )
 from propel_assets.warehouse.query import HOW_TO_LOAD, warehouse_client
-from propel_assets.warehouse.remedies import error_type_of, remedy_of
+from propel_assets.warehouse.remedies import explain
 
 NEXT_STEPS = (
     "Later loads exclude this person. Delete the user at PropelAuth too: otherwise only the erasure list in this "
@@ -175,8 +175,7 @@ def _explain_errors(attempt: str, outcome: Callable[[], str] = lambda: "") -> It
             raise cause from None
         if is_defect(error):
             raise unexpected_error(error) from None
-        texts = [f"{attempt} failed: {describe_error(error)}.", outcome(), f"{remedy_of(error)}, and run again."]
-        raise error_type_of(error)(" ".join(filter(None, texts))) from None
+        raise explain(error, f"{attempt} failed", outcome()) from None
 
 
 def _compact(client: Any, file: Path) -> None:
