@@ -98,7 +98,7 @@ class Settings:
     environment: str = _setting(
         "PROPELAUTH_ENVIRONMENT",
         "",
-        "Which of several PropelAuth environments: part of the names of datasets and files.",
+        "Name of the PropelAuth environment, if there are several. It becomes part of the names of datasets and files.",
     )
     auth_url: str = _setting(
         "PROPELAUTH_AUTH_URL", "", "Auth URL of the environment, for example https://auth.example.com. Required."
@@ -175,8 +175,8 @@ class Settings:
     max_age_hours: float = _setting(
         "PROPELAUTH_MAX_AGE_HOURS",
         Target.max_age_hours,
-        "Age in hours above which the check `up_to_date` warns, for tables that are loaded by default: the interval of "
-        "your schedule, and 2 hours for the load.",
+        "Age in hours above which the check `up_to_date` warns, for tables that are loaded by default. Set it to the "
+        "interval of your schedule plus 2 hours for the load.",
         minimum=1,
         maximum=87_600,
     )
