@@ -1,31 +1,4 @@
-"""The errors that users see. A message says what was attempted, what happened, what to do.
-
-::
-
-    PropelError
-    ├── SettingsError            a setting is missing or has a value that is not allowed
-    │   └── NotInstalled         something needs an extra that is not installed
-    ├── ApiError                 PropelAuth's response cannot be used
-    │   ├── PermanentApiError    a retry cannot succeed: 400, 401, 403, 404, a response of the wrong shape
-    │   │   └── KeyRefused       the API key is not valid in this environment
-    │   └── TransientApiError    a later run may succeed: 429, 5xx, connection reset, timeout, truncated response
-    │       ├── ResponseTooLarge the body exceeds the limit: request fewer rows
-    │       └── Unreachable      no connection to the server
-    ├── UnprovedScan             no attempt of a scan could be proved complete: nothing is replaced
-    ├── LossRefused              the row count fell by more than the allowed loss
-    │   └── OtherEnvironment     the tables hold the data of another environment
-    ├── UnexpectedError          a defect: an error that no code of ours handles
-    ├── WarehouseError           the destination cannot be used
-    │   ├── WarehouseUnreachable no connection to the destination
-    │   ├── WarehouseConflict    other work on the same tables prevented it
-    │   ├── OtherPipeline        the dataset has tables of another dlt pipeline
-    │   ├── ErasureListChanged   a person was erased while a load was reading
-    │   └── WarehouseClosed      the database cannot be opened
-    │       └── WarehouseBusy    another process has it open
-    ├── ErasureIncomplete        erasures failed, or something still names the person
-    └── WebhookStoreError        the webhook store cannot be used
-        └── WebhookStoreFull     it has reached its limit
-"""
+"""The errors that users see. A message says what was attempted, what happened, what to do."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -71,7 +44,10 @@ class ApiError(PropelError, title="PropelAuth's response cannot be used"):
 
 
 class PermanentApiError(ApiError, title="PropelAuth refused a request"):
-    """A retry cannot succeed. ``status`` is the HTTP status, or 0 when the body cannot be used."""
+    """A retry cannot succeed: status 400, 401, 403, 404 or another, or a response of an unexpected shape.
+
+    ``status`` is the HTTP status, or 0 when the body cannot be used.
+    """
 
     def __init__(self, message: str, status: int = 0) -> None:
         """Keep the HTTP ``status``."""
@@ -84,7 +60,7 @@ class KeyRefused(PermanentApiError, title="PropelAuth refused the API key", conc
 
 
 class TransientApiError(ApiError, title="PropelAuth returned errors", retry_may_help=True):
-    """All retries failed. A later run may succeed."""
+    """All retries failed: 429, 5xx, a lost connection, a timeout or a truncated response. A later run may succeed."""
 
 
 class ResponseTooLarge(TransientApiError, title="PropelAuth's response is too large"):
@@ -96,7 +72,7 @@ class Unreachable(TransientApiError, title="PropelAuth cannot be reached", conce
 
 
 class UnprovedScan(PropelError, title="a scan cannot be proved complete", retry_may_help=True):
-    """No attempt of a scan could be proved complete."""
+    """No attempt of a scan could be proved complete. Nothing was replaced."""
 
 
 class LossRefused(PropelError, title="too many rows are missing"):
