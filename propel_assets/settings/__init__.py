@@ -42,7 +42,6 @@ from propel_assets.settings.process import (
     cache_folder,
     child_environment,
     dagster_home,
-    temporary_environment,
     without_environment,
 )
 
@@ -71,7 +70,6 @@ __all__ = [
     "name_prefix",
     "normalize_auth_url",
     "require_credentials",
-    "temporary_environment",
     "variable_of",
     "variable_to_set",
     "without_environment",
