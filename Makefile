@@ -22,7 +22,7 @@ WITH_REST := $(addprefix propel_assets_tests/,browser marts sandbox)
 WITH_DAGSTER := $(addprefix propel_assets_tests/,cli defs marts deploy test_definitions.py test_secrets.py)
 # What `.ci/run` runs of the slow suites (`make test-embedded-elt SAMPLE=1`); without SAMPLE, they run completely.
 # Of `make test-slow`, one test in so many.
-SLOW_SAMPLE := 4
+SLOW_SAMPLE := 6
 ELT_SAMPLE := $(addprefix propel_assets_tests/,test_definitions.py defs/test_assets.py marts/test_assets.py)
 STAND_INS_SAMPLE := the_tables_hold_exactly or metrics_merge or command_line_loads
 SAMPLE ?=

@@ -100,13 +100,12 @@ def latest_grades(warehouse: Warehouse, names: Sequence[str], *, settled: bool =
     for name in names:
         sql = (
             f"SELECT {', '.join(columns)} FROM {warehouse.table(PROPEL_EVENT_GRADES.name)} "  # noqa: S608 - quoted names
-            "WHERE table_name = %s ORDER BY compared_to DESC, event_type"
+            f"WHERE table_name = %s {'AND is_settled ' if settled else ''}ORDER BY compared_to DESC, event_type"
         )
         stored: list[dict[str, Any]] = [
-            dict(zip(columns, row, strict=True)) for row in warehouse.rows(sql, name, limit=3 * len(REPORTED_CHANGES))
+            dict(zip(columns, row, strict=True)) for row in warehouse.rows(sql, name, limit=len(REPORTED_CHANGES))
         ]
         rows = [Grade(**{**row, **{time: as_utc(row[time]) for time in TIMES}}) for row in stored]
-        rows = [row for row in rows if row.is_settled or not settled]
         found += [row for row in rows if row.compared_to == rows[0].compared_to]
     return found
 

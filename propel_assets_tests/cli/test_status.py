@@ -179,7 +179,7 @@ def test_the_documentation_has_every_metric_and_field(loaded, event, run_sql) ->
         return set().union(value, *map(names, value.values())) if isinstance(value, dict) else set()
 
     run_sql("CREATE SCHEMA propel_auth_marts; CREATE TABLE propel_auth_marts.dim_user AS SELECT 1 AS a")
-    page = (ROOT / "docs" / "evidence.md").read_text().partition("## Watch the pipeline")[2].partition("\n## ")[0]
+    page = (ROOT / "docs" / "monitoring.md").read_text()
     listed = set(re.findall(r"`([a-z_]+)`", "\n".join(re.findall(r"^\|.*", page, re.MULTILINE))))
     metrics = set(re.findall(r"^# TYPE (\w+) ", status("--format", "prometheus"), re.MULTILINE))
     assert listed == metrics | names(json.loads(status("--json")))
@@ -187,10 +187,10 @@ def test_the_documentation_has_every_metric_and_field(loaded, event, run_sql) ->
 
 EXAMPLES = re.findall(
     r"^```sh\npropel-assets status ([^\n]*)\n```\n+```(?:json|text)\n(.*?)^```",
-    (ROOT / "docs" / "evidence.md").read_text(),
+    (ROOT / "docs" / "monitoring.md").read_text(),
     re.MULTILINE | re.DOTALL,
 )
-"""The commands in docs/evidence.md that are followed by their output, and that output."""
+"""The commands in docs/monitoring.md that are followed by their output, and that output."""
 
 
 def test_the_documentation_has_an_example_of_each_output() -> None:

@@ -65,9 +65,9 @@ def all_pass(result: dg.ExecuteInProcessResult, *tables: str, skipped: Sequence[
 # --- good runs ---
 
 
-def test_every_asset_materializes_and_every_check_passes(run, sandbox, monkeypatch) -> None:
-    monkeypatch.setenv("PROPELAUTH_OAUTH_TOKEN", sandbox.user_token)
-    user_id, user = next((id_, u.wire) for id_, u in sandbox.store.users.items() if "username" in u.wire)
+def test_every_asset_materializes_and_every_check_passes(run, small, monkeypatch) -> None:
+    monkeypatch.setenv("PROPELAUTH_OAUTH_TOKEN", small.user_token)
+    user_id, user = next((id_, u.wire) for id_, u in small.store.users.items() if "username" in u.wire)
     values = {"id": user_id, "email": user["email"], "username": user["username"]}
     config = {f"propel_auth_load_user_by_{kind}": {"config": {"values": [value]}} for kind, value in values.items()}
     names = BY_NAME.keys() - {AUTH_EVENT.name}  # there is no webhook store

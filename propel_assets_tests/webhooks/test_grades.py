@@ -310,6 +310,29 @@ def test_events_that_arrive_after_the_scan_are_not_missed_once_it_is_settled(wor
     assert world.check("auth_event")[:1] == (True,)
 
 
+@pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
+def test_a_settled_grade_is_found_behind_many_that_are_not(world) -> None:
+    world.scans = ("users",)
+    world.connect()
+    world.scan()
+    world.loses = True
+    world.store.delete_user(next(iter(world.store.users)))
+    world.scan()
+    with world._open() as warehouse:
+        table = warehouse.table("propel_event_grades")
+        warehouse.execute(
+            f"INSERT INTO {table} SELECT g.* REPLACE (g.compared_to + to_seconds(later) AS compared_to) "
+            f"FROM {table} g, range(1, 10) seconds(later)"
+        )
+        warehouse.execute(
+            f"UPDATE {table} SET is_settled = true WHERE compared_to = (SELECT min(compared_to) FROM {table})"
+        )
+        assert not any(grade.is_settled for grade in grades.latest_grades(warehouse, ["user_query"]))
+        settled = grades.latest_grades(warehouse, ["user_query"], settled=True)
+    assert {grade.event_type: grade.missed for grade in settled}["user.deleted"] == 1
+    assert not world.check("user_query")[0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", ["duckdb"], indirect=True)
 def test_silence_while_scans_find_changes_is_a_warning(world, monkeypatch) -> None:
