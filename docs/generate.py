@@ -127,7 +127,7 @@ def _mart_section(model: Mapping[str, Any]) -> str:
 def settings_page() -> str:
     """Return every setting with its variable and default."""
     rows = [
-        f"| `{setting.metadata['variable']}` | {_default(setting.default)} | {setting.metadata['description']} |"
+        f"| `{variable_of(setting.name)}` | {_default(setting.default)} | {setting.metadata['description']} |"
         for setting in fields(Settings)
     ]
     text = (
