@@ -43,7 +43,7 @@ PROPEL_SCANS = _audit(
         integer("rows_deleted", "Rows that were deleted because events named them and PropelAuth does not have them."),
         integer(
             "event_loads",
-            "Number of loads of events that were complete when the scan began. Null for tables that events do not change.",
+            "Number of complete loads of events when the scan began. Null for tables that events do not change.",
         ),
         json("resume_state", "Where the next scan resumes: row counts, and how far the list was read."),
         timestamp("started_at", "When the scan began (UTC).", required=True),
