@@ -1,6 +1,8 @@
 """Webhook events, which PropelAuth sends and no endpoint returns."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from propel_assets.catalog.model import ChartRecord, ReportedChange, Table, Webhooks, identifier, json, text, timestamp
@@ -25,6 +27,25 @@ REPORTS = (
 )
 
 NAMING_FIELDS = ("user_id", "removed_user_id", "api_key_id", "scim_group_id")
+
+
+@dataclass(frozen=True)
+class StoredEvent:
+    """One verified webhook, as the webhook store has it.
+
+    Attributes:
+        svix_id: the message id: the same for every delivery attempt of one event.
+        event_type: PropelAuth's name of the event, such as `user.created`.
+        received_at: when the first attempt arrived here (UTC).
+        sent_at: when that attempt was sent, from `svix-timestamp` (UTC, whole seconds).
+        payload: the JSON object as it was sent; of an event about a phone code, only its type and its user.
+    """
+
+    svix_id: str
+    event_type: str
+    received_at: datetime
+    sent_at: datetime
+    payload: str
 
 
 def ids_named_by(payload: Mapping[str, Any]) -> set[str]:

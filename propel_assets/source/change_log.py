@@ -13,9 +13,10 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from propel_assets.catalog import AUTH_EVENT, ORG_MEMBERSHIP, USER_QUERY, Table
+from propel_assets.catalog.events import StoredEvent
 from propel_assets.catalog.model import Webhooks
 from propel_assets.privacy.arrow import pc
-from propel_assets.source.stream import Mode, ReceivedEvent, RowsToReadAgain
+from propel_assets.source.stream import Mode, RowsToReadAgain
 
 Row = dict[str, Any]
 Key = tuple[Any, ...]
@@ -67,7 +68,7 @@ class ChangeLog:
 
     stored: StoredTables
     load_id: str
-    events: Sequence[ReceivedEvent] | None
+    events: Sequence[StoredEvent] | None
     read_from: datetime | None = None
     rows: list[Row] = field(default_factory=list)
 
