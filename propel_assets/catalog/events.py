@@ -55,6 +55,8 @@ def ids_named_by(payload: Mapping[str, Any]) -> set[str]:
     return named or ({org_id} if isinstance(org_id, str) and org_id else set())
 
 
+EVENTS = Webhooks(applies_to=("user_query", "org_membership", "org_query"), reports=REPORTS)
+
 AUTH_EVENT = Table(
     name="auth_event",
     scan="events",
@@ -85,7 +87,7 @@ AUTH_EVENT = Table(
             api_field="svix-timestamp",
         ),
     ),
-    shape=Webhooks(applies_to=("user_query", "org_membership", "org_query"), reports=REPORTS),
+    shape=EVENTS,
     doc="https://docs.propelauth.com/integrations/webhooks",
     load="merge",
     default=False,
