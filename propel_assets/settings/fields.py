@@ -95,7 +95,8 @@ class Settings:
     """Every setting, resolved once at the entry point. Inner functions take the part they need, never all of them."""
 
     environment: str = _setting(
-        "", "Which of several PropelAuth environments: part of the names of datasets and files."
+        "",
+        "Name of the PropelAuth environment, if there are several. It becomes part of the names of datasets and files.",
     )
     auth_url: str = _setting("", "Auth URL of the environment, for example https://auth.example.com. Required.")
     api_key: str = _setting(
@@ -144,8 +145,8 @@ class Settings:
     )
     max_age_hours: float = _setting(
         Target.max_age_hours,
-        "Age in hours above which the check `up_to_date` warns, for tables that are loaded by default: the interval of "
-        "your schedule, and 2 hours for the load.",
+        "Age in hours above which the check `up_to_date` warns, for tables that are loaded by default. Set it to the "
+        "interval of your schedule plus 2 hours for the load.",
         minimum=1,
         maximum=87_600,
     )

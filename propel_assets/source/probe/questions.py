@@ -70,7 +70,7 @@ QUESTIONS = {
     ),
     11: (
         "insight reports: age, extra_properties, whether the plan has them",
-        "402, 403, 404 and 426 count as not enabled: the tables keep their rows. extra_properties is JSON.",
+        "With 402, 403, 404 or 426 the tables are skipped and keep their rows. extra_properties is JSON.",
     ),
     12: (
         "SCIM: has_more_results, 404, total_groups",
@@ -78,7 +78,8 @@ QUESTIONS = {
     ),
     13: (
         "which endpoints this key may read",
-        "403 is reported as a missing permission of the key, other statuses as a feature that is not enabled.",
+        "403 is reported as a missing permission of the key, 402 and 426 as a feature that is not enabled, and 401 "
+        "as a refused key.",
     ),
     14: (
         "whether the auth URL serves the backend API directly",
@@ -173,7 +174,11 @@ class _Probe:
         yield 11, self._insights()
         yield 12, self._scim(org_ids)
         yield 13, self._permissions()
-        yield 14, "yes: every request of this probe was sent to it"
+        is_served = HTTPStatus.OK in self.http.statuses.values()
+        yield (
+            14,
+            "yes: it returned 200 to requests of this probe" if is_served else "not known: no request returned 200",
+        )
         yield 15, ""
         yield 16, f"GET org/query returned {orgs.status}"
 
