@@ -1,20 +1,10 @@
 """The audit tables: how each table was read, what changed, and what checks found. propel-assets writes them."""
 
-from propel_assets.catalog.model import Audit, Column, Table, boolean, identifier, integer, json, text, timestamp
+from functools import partial
 
+from propel_assets.catalog.model import Audit, Table, boolean, double, identifier, integer, json, text, timestamp
 
-def _audit(name: str, key: tuple[str, ...], description: str, columns: tuple[Column, ...]) -> Table:
-    return Table(
-        name=name,
-        scan="",
-        group="audit",
-        path="",
-        key=key,
-        description=description,
-        columns=columns,
-        shape=Audit(),
-    )
-
+_audit = partial(Table, scan="", group="audit", path="", shape=Audit())
 
 PROPEL_SCANS = _audit(
     name="propel_scans",
@@ -35,7 +25,7 @@ PROPEL_SCANS = _audit(
         integer("requests", "Requests of the whole scan."),
         integer("retries", "Requests that were retried."),
         integer("rate_limited", "Responses with status 429."),
-        Column("waited_seconds", "double", "Seconds spent waiting for the rate limit, summed over workers."),
+        double("waited_seconds", "Seconds spent waiting for the rate limit, summed over workers."),
         integer("concurrency", "Highest number of concurrent requests."),
         json("unknown_fields", "Fields that differ from the catalog: how each differs and which column stores it."),
         json("values_read", "Number of values read for each column, those in `__v_text` included."),
@@ -97,16 +87,11 @@ PROPEL_EVENT_GRADES = _audit(
         timestamp("compared_to", "When the scan ended (UTC).", required=True),
         integer("changes", "Changes of the event type between the previous scan and this scan.", required=True),
         integer("missed", "Changes without an event.", required=True),
-        Column(
+        double(
             "late_seconds_median",
-            "double",
             "Median time from `created_at` to the receipt of the event. Only `*.created`: other changes have no time.",
         ),
-        Column(
-            "late_seconds_max",
-            "double",
-            "Longest time from `created_at` to the receipt of the event. Only `*.created`.",
-        ),
+        double("late_seconds_max", "Longest time from `created_at` to the receipt of the event. Only `*.created`."),
         timestamp("last_event_at", "When the last event of any type was received (UTC).", required=True),
         timestamp(
             "graded_at",

@@ -20,15 +20,14 @@ from propel_assets.catalog import (
     USER_QUERY,
     Table,
 )
-from propel_assets.catalog.model import ReportedChange, Webhooks
+from propel_assets.catalog.events import EVENTS
+from propel_assets.catalog.model import ReportedChange
 from propel_assets.source.stream import ResumeState, ScanResult
 from propel_assets.warehouse.audit import as_utc, decode_json
 from propel_assets.warehouse.query import FileWarehouse, Warehouse, placeholders
 from propel_assets.warehouse.retention import proposes_erasure
 
-REPORTED_CHANGES: tuple[ReportedChange, ...] = (
-    AUTH_EVENT.shape.reports if isinstance(AUTH_EVENT.shape, Webhooks) else ()
-)
+REPORTED_CHANGES = EVENTS.reports
 GRADED = tuple(dict.fromkeys(change.table for change in REPORTED_CHANGES))
 SETTLE_DELAY = timedelta(minutes=2)  # after a scan. Svix retries a delivery after 5 seconds, then after 5 minutes
 MAX_LATENESS = timedelta(hours=1)  # events that are received later than this after the scan are not counted

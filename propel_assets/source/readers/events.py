@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from propel_assets.catalog import AUTH_EVENT, BY_NAME, ORG_BY_ID, ORG_MEMBERSHIP, ORG_QUERY, ORGS, USER_QUERY, Table
+from propel_assets.catalog.events import StoredEvent
 from propel_assets.catalog.model import Webhooks
 from propel_assets.errors import LossRefused, PermanentApiError, TransientApiError, Unreachable
 from propel_assets.source.convert import nested_rows
@@ -23,7 +24,7 @@ from propel_assets.source.decode import PageDecoder, RowType, to_arrow
 from propel_assets.source.lists import MAX_SINGLE_READS, MIN_PAGE_SIZE, get_or_none, request_each
 from propel_assets.source.readers.context import ScanContext, SkipScan, allowed_loss, key_of, list_scan
 from propel_assets.source.readers.users import API_CLOCK_DIFFERENCE, Memberships, list_orders
-from propel_assets.source.stream import ReceivedEvent, Rows, RowsToReadAgain, ScanResult, join_reasons
+from propel_assets.source.stream import Rows, RowsToReadAgain, ScanResult, join_reasons
 from propel_assets.source.values import UUID
 
 USER_ID, ORG_ID = ("user_id", "removed_user_id"), ("org_id",)
@@ -141,7 +142,7 @@ def _suppress_if_no_orgs(*, may_be_forbidden: bool = False) -> Iterator[None]:
             raise
 
 
-def _row(event: ReceivedEvent) -> dict[str, Any]:
+def _row(event: StoredEvent) -> dict[str, Any]:
     payload = json.loads(event.payload)  # as the receiver decoded it: an event that is stored can be loaded
     return {
         "message_id": event.svix_id,
@@ -160,7 +161,7 @@ def _named(payload: dict[str, Any], column: str, fields: Sequence[str]) -> str |
     return next((value for value in values if isinstance(value, str) and is_accepted(value)), None)
 
 
-def names_one_of(event: ReceivedEvent, ids: Collection[str]) -> bool:
+def names_one_of(event: StoredEvent, ids: Collection[str]) -> bool:
     """Return whether ``event`` names a user or an org of ``ids``, which are in lower case."""
     payload = json.loads(event.payload)
     return not {*ids}.isdisjoint(_ids(_named(payload, column, COLUMNS[column]) for column in ("user_id", "org_id")))
