@@ -40,12 +40,12 @@ from propel_assets.privacy.redaction import describe_key
 from propel_assets.settings import Settings
 from propel_assets.source.client import Client
 from propel_assets.source.decode import PageDecoder, RowType
-from propel_assets.source.dlt_source import complete_schema
+from propel_assets.source.dlt_source import column_types, complete_schema
 from propel_assets.source.lists import MAX_SINGLE_READS, get_or_none, request_each
 from propel_assets.source.readers import ScanContext, read_scan
 from propel_assets.source.readers.per_parent import FLAGGED
 from propel_assets.source.readers.users import API_CLOCK_DIFFERENCE, READ_UNTIL
-from propel_assets.source.reconcile import Reconciler
+from propel_assets.source.reconcile import Reconciler, merge_types
 from propel_assets.source.stream import Progress, Rows, ScanResult
 from propel_assets.warehouse.audit import LoadRecord, as_utc, decode_json
 from propel_assets.warehouse.destinations.policies import policy_of
@@ -275,7 +275,10 @@ class _Comparison:
         """Store the digests of the warehouse rows. Return the reason for each table that is not compared."""
         reasons = {}
         with connect(self._pipeline, self._settings.target, self._policy) as warehouse:
-            self._stored_columns = warehouse.columns_of_tables([table.name for table in tables_of(self._scan)])
+            names = [table.name for table in tables_of(self._scan)]
+            self._stored_columns = {
+                name: self._as_loads_write(name, stored) for name, stored in warehouse.columns_of_tables(names).items()
+            }
             for table in self._tables:
                 stored = self._stored_columns[table.name]
                 load = warehouse.audit.last_load(table)
@@ -302,6 +305,12 @@ class _Comparison:
                     later = _is_later(columns, "created_at", compared.newest_possible)
                     compared.digests.add("stored", columns, [False] * len(later), later)
         return reasons
+
+    def _as_loads_write(self, name: str, stored: Mapping[str, str]) -> dict[str, str]:
+        """Return the columns of a table with the types that a load has: JSON, where files have text."""
+        known = [column_types(schema, name) for schema in (self._pipeline.default_schema, complete_schema())]
+        merged = merge_types({**known[0], **known[1]}, stored)
+        return {column: merged[column] for column in stored}
 
     def _missing_columns(self, table: Table, stored: Mapping[str, str], written: Collection[str]) -> list[str]:
         """Return the columns that are missing: those of the key, and those that loads have written.
