@@ -1,7 +1,6 @@
 """Digests of rows, to compare tables without keeping their rows: a DuckDB file in a working folder."""
 
 import json
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import date
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal, InvalidOperation
@@ -11,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import duckdb
 import pyarrow as pa
 
+from propel_assets.source.values import JSON_TOKEN
 from propel_assets.warehouse.audit import as_utc
 
 Side = Literal["stored", "current"]
@@ -19,7 +19,6 @@ Key = tuple[str, ...]
 """The canonical values of the columns of a primary key."""
 MEMORY_LIMIT = "256MB"
 EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)  # no number in JSON is rounded
-JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[][{}]|[^][{}",:\s]+')
 
 
 class KeyDifference(NamedTuple):
