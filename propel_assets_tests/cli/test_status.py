@@ -129,8 +129,8 @@ def test_data_older_than_the_limit_exits_with_3(loaded, run_sql) -> None:
     ran = CliRunner().invoke(main, ["status", "--max-age", "26h", *LOADED])
     assert ran.exit_code == 3
     assert ran.stderr.endswith(
-        "\nNo full load in the last 26 h: user_query. Check that the schedule of the full load is on, and that its last "
-        "run succeeded.\n"
+        "\nNo full load in the last 26 h: user_query. Check that the schedule of the full load is on, and that its "
+        "last run succeeded.\n"
     )
     ran = CliRunner().invoke(main, ["status", "--max-age", "90m", "user_query"])
     assert "\nNo full load in the last 90 min: user_query. Check that the schedule" in ran.stderr
