@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from propel_assets.catalog.model import ChartRecord, ReportedChange, Table, Webhooks, identifier, json, text, timestamp
+from propel_assets.catalog.model import ReportedChange, Table, Webhooks, identifier, json, text, timestamp
 
 REPORTS = (
     ReportedChange("user.created", "user_query", "added"),
@@ -68,5 +68,4 @@ AUTH_EVENT = Table(
     doc="https://docs.propelauth.com/integrations/webhooks",
     load="merge",
     default=False,
-    charts=(ChartRecord("audit_event_grades", "Changes that webhooks missed"),),
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
+from propel_assets.catalog import AUTH_EVENT, ORG_MEMBERSHIP, ORG_QUERY, USER_QUERY, Table
 from propel_assets.privacy.redaction import without_personal_data
 from propel_assets.reporting.drawing import Chart, bar_chart, grid_chart, seat_chart, time_chart
 
@@ -282,15 +283,16 @@ def missed_changes(query: Query, schema: str) -> Chart | None:
     )
 
 
-CHARTS: dict[str, Callable[[Query, str], Chart | None]] = {
-    "fct_signups_daily": signups,
-    "fct_engagement_weekly": active_users,
-    "fct_retention_weekly": cohorts,
-    "fct_seat_usage": seats,
-    "fct_role_mix": roles,
-    "fct_security_posture": mfa,
-    "audit_event_grades": missed_changes,
+CHARTS: dict[str, tuple[str, Table, Callable[[Query, str], Chart | None]]] = {
+    "fct_signups_daily": ("Sign-ups", USER_QUERY, signups),
+    "fct_engagement_weekly": ("Active users", USER_QUERY, active_users),
+    "fct_retention_weekly": ("Retention", USER_QUERY, cohorts),
+    "fct_seat_usage": ("Seats used", ORG_QUERY, seats),
+    "fct_role_mix": ("Roles", ORG_MEMBERSHIP, roles),
+    "fct_security_posture": ("MFA", USER_QUERY, mfa),
+    "audit_event_grades": ("Changes that webhooks missed", AUTH_EVENT, missed_changes),
 }
+"""By mart: the title of its chart where the chart cannot be drawn, the raw table that it needs, and its function."""
 
 
 def _last_day(schema: str, mart: str) -> str:

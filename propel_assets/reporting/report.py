@@ -18,7 +18,7 @@ import yaml
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
 from propel_assets import __version__
-from propel_assets.catalog import BY_NAME, TABLES, Table
+from propel_assets.catalog import BY_NAME, Table
 from propel_assets.errors import PropelError, install_extra
 from propel_assets.marts import runner
 from propel_assets.marts.sources import PROJECT
@@ -31,8 +31,6 @@ from propel_assets.warehouse.status import UNKNOWN_AGE, table_statuses
 
 SCANS = 30
 """Scans of each table that the page shows."""
-TITLES = {chart.mart: (chart.title, table) for table in TABLES for chart in table.charts}
-"""By mart: the title of its chart, and the raw table that the chart needs."""
 
 
 @dataclass(frozen=True)
@@ -160,9 +158,9 @@ def _definition(mart: str) -> Definition:
 
 
 def _panel(warehouse: Warehouse, mart: str, schema: str) -> Panel:
-    title, table = TITLES[mart]
+    title, table, draw = charts.CHARTS[mart]
     try:
-        chart = charts.CHARTS[mart](warehouse.rows, schema)
+        chart = draw(warehouse.rows, schema)
     except DatabaseUndefinedRelation:
         why = runner.unloaded_reason(warehouse, table)
         return Panel(mart, title, instead=why or f"{schema}.{mart} has not been built yet.", is_built=bool(why))
