@@ -8,20 +8,17 @@ import re
 import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import jinja2
-import yaml
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
 from propel_assets import __version__
 from propel_assets.catalog import BY_NAME, Table
 from propel_assets.errors import PropelError, install_extra
 from propel_assets.marts import runner
-from propel_assets.marts.sources import PROJECT
+from propel_assets.marts.downstream import models_of
 from propel_assets.reporting import charts
 from propel_assets.reporting.drawing import NARROW, THEMED, WIDE, Chart, can_draw
 from propel_assets.settings import Target
@@ -49,17 +46,6 @@ HISTORIES = (
     History("Orgs", "orgs_history", "org_id", "dim_org", "org_query"),
     History("Memberships", "memberships_history", "user_id, org_id", "bridge_membership", "org_membership"),
 )
-
-
-@dataclass(frozen=True)
-class Definition:
-    """The documentation of a mart."""
-
-    mart: str
-    description: str
-    grain: str
-    use: str
-    query: str
 
 
 @dataclass(frozen=True)
@@ -115,6 +101,7 @@ def render(warehouse: Warehouse, target: Target) -> str:
     changes = [_changes(warehouse, history, target) for history in HISTORIES]
     tables = table_statuses(warehouse)
     checks = [check for table in tables for check in table.last_checks]
+    definitions = {model["name"]: model for model in models_of(runner.MARTS)}
     template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["with_code"] = _with_code
@@ -129,7 +116,7 @@ def render(warehouse: Warehouse, target: Target) -> str:
         scans={t.table: warehouse.audit.verdicts(BY_NAME[t.table], loads=SCANS)[::-1] for t in tables},
         max_age=target.max_age,
         unknown_age=UNKNOWN_AGE,
-        definitions=[_definition(mart) for mart in charts.CHARTS],
+        definitions=[definitions[mart] for mart in charts.CHARTS],
         changes=changes,
         how_to_build="" if all(part.is_built for part in (*panels, *changes)) else runner.how_to_build(target),
         failed=[check for check in checks if not check.passed],
@@ -141,20 +128,6 @@ def render(warehouse: Warehouse, target: Target) -> str:
 def _with_code(text: str) -> str:
     """Return a description as HTML, with what is in backticks as code."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
-
-
-@cache
-def _descriptions() -> dict[str, dict[str, Any]]:
-    """Return the description of each mart, as its `.yml` file has it."""
-    files = sorted((PROJECT / "models").rglob("*.yml"))
-    documents = (yaml.safe_load(file.read_text(encoding="utf-8")) for file in files)
-    return {model["name"]: model for document in documents for model in document.get("models", ())}
-
-
-def _definition(mart: str) -> Definition:
-    model = _descriptions()[mart]
-    meta = model["config"]["meta"]
-    return Definition(mart, model["description"].strip(), meta["grain"], meta["use"], meta["query"].strip())
 
 
 def _panel(warehouse: Warehouse, mart: str, schema: str) -> Panel:
