@@ -323,19 +323,15 @@ def _quiet(logger: logging.Logger) -> Iterator[list[str]]:
     """Keep what apprise logs out of every log: it quotes URLs and responses. Yield the HTTP statuses in it."""
     statuses: list[str] = []
 
-    class Statuses(logging.Filter):
-        """Takes the HTTP status out of a record and drops the record."""
+    def keep_status(record: logging.LogRecord) -> bool:
+        statuses.extend(re.findall(r"error=(\d{3})\b", record.getMessage()))
+        return False
 
-        def filter(self, record: logging.LogRecord) -> bool:
-            statuses.extend(re.findall(r"error=(\d{3})\b", record.getMessage()))
-            return False
-
-    only_statuses = Statuses()
-    logger.addFilter(only_statuses)
+    logger.addFilter(keep_status)
     try:
         yield statuses
     finally:
-        logger.removeFilter(only_statuses)
+        logger.removeFilter(keep_status)
 
 
 def _addresses(text: str, variable: str) -> list[str]:
