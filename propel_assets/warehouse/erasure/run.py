@@ -399,9 +399,7 @@ def _usage_cursor(state: Mapping[str, Any]) -> dict[str, Any]:
     return state.get(RESUME_STATES_KEY, {}).get(END_USER_API_KEY_USAGE.scan, {}).get("cursor", {})
 
 
-@contextlib.contextmanager
-def _transaction(client: Any) -> Iterator[None]:
+def _transaction(client: Any) -> contextlib.AbstractContextManager[Any]:
     """Run a block in one transaction, where the destination has transactions."""
     atomic = client.capabilities.supports_transactions
-    with client.sql_client.begin_transaction() if atomic else contextlib.nullcontext():
-        yield
+    return client.sql_client.begin_transaction() if atomic else contextlib.nullcontext()
