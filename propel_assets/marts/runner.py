@@ -26,7 +26,7 @@ from propel_assets.settings import DATASET, Settings, Target, name_prefix, witho
 from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, destination_kind, load_lock
-from propel_assets.warehouse.query import Warehouse, connect
+from propel_assets.warehouse.query import Connect, Warehouse, connect
 
 MARTS, HISTORY = "propel_auth_marts", "propel_auth_history"
 MAX_ERROR = 800
@@ -195,7 +195,7 @@ class Dbt:
 
     profile: Profile
     folder: Path
-    open_warehouse: Callable[[], contextlib.AbstractContextManager[Warehouse]]
+    open_warehouse: Connect
 
     def run(self, *arguments: str, **variables: Any) -> DbtResult:
         """Run dbt as `run_dbt` does."""

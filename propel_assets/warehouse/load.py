@@ -5,6 +5,7 @@ import gc
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import dlt
@@ -131,6 +132,7 @@ class _Loader:
         self._scan, self._settings, self._target, self._policy = scan, settings, settings.target, policy
         self._pipeline, self._log = pipeline, log
         self._options = self._supported(options)
+        self._connect = partial(connect, pipeline, self._target, policy)
         self._stored = StoredRows(pipeline, self._target, policy)
         self._columns: dict[str, dict[str, str]] = {}
         self._changes: list[dict[str, Any]] = []
@@ -177,23 +179,22 @@ class _Loader:
         _require_erasure_list(target, pipeline, erased)
 
     def _source(self, progress: Progress) -> DltSource:
-        pipeline, target, policy = self._pipeline, self._target, self._policy
-        self._columns = stored_columns(pipeline, target, policy, self._scan)
+        self._columns = stored_columns(self._connect, self._pipeline, self._target, self._scan)
         tables = tables_of(self._scan)
         run = SourceRun(
             settings=lambda: self._settings,
             options=self._options,
-            resume_store=AuditResumeStore(pipeline, target, policy),
-            stored_keys=lambda name: stored_keys(pipeline, target, policy, name),
+            resume_store=AuditResumeStore(self._connect),
+            stored_keys=partial(stored_keys, self._connect),
             stored=self._stored,
             stored_columns=self._columns.__getitem__,
-            limits=policy_of(destination_kind(target)).limits,
+            limits=policy_of(destination_kind(self._target)).limits,
             on_result=self.results.append,
             on_changes=self._changes.extend,
             progress=progress,
         )
         source = build_source([table.name for table in tables], run)
-        if writes_plain_files(target):  # dlt would append what it cannot merge
+        if writes_plain_files(self._target):  # dlt would append what it cannot merge
             for table in tables:
                 source.resources[table.name].apply_hints(write_disposition="replace")
         return source
@@ -201,9 +202,9 @@ class _Loader:
     def write(self) -> LoadInfo:
         """Write what was read."""
         if self._changes:  # before the rows, so that no change is without its interval after a kill
-            write_change_log(self._pipeline, self._target, self._policy, self._changes)
+            write_change_log(self._connect, self._changes)
         if self._is_changed_by_events and self._options.events is None and can_read_again(self._target, self._policy):
-            note_write(self._pipeline, self._target, self._policy, self.results)
+            note_write(self._connect, self._pipeline, self.results)
         self.kept = "Some tables can have been changed before the error."  # they are not one transaction
         for result in self.results:
             _delete_rows(self._pipeline, result)
@@ -218,7 +219,7 @@ class _Loader:
         if not (is_full and (self._columns.get(AUTH_EVENT.name) or self._settings.has_webhooks)):
             return
         try:
-            with connect(self._pipeline, self._target, self._policy) as warehouse:
+            with self._connect() as warehouse:
                 grade_scan(warehouse, info.loads_ids[0], self.results)
                 remove_old_rows(warehouse, self.results)
         except Exception as error:  # each database's driver has error classes of its own

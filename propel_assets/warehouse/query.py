@@ -167,6 +167,10 @@ class Warehouse:
             self._client.sql_client.execute_sql(sql, *(row[name] for row in batch for name in names))
 
 
+Connect = Callable[[], contextlib.AbstractContextManager[Warehouse]]
+"""Connects to one warehouse: `connect` with its arguments."""
+
+
 class FileWarehouse(Warehouse):
     """Tables that are files, queried through DuckDB."""
 
