@@ -22,7 +22,7 @@ from propel_assets.marts.downstream import models_of
 from propel_assets.reporting import charts
 from propel_assets.reporting.drawing import NARROW, THEMED, WIDE, Chart, can_draw
 from propel_assets.settings import Target
-from propel_assets.warehouse.audit import as_utc
+from propel_assets.warehouse.audit import as_utc_or_none
 from propel_assets.warehouse.query import Warehouse, timestamp_literal
 from propel_assets.warehouse.status import UNKNOWN_AGE, table_statuses
 
@@ -151,7 +151,7 @@ def _panel(warehouse: Warehouse, mart: str, schema: str) -> Panel:
 def _as_of(warehouse: Warehouse, history: History, target: Target) -> datetime | None:
     """Return the time of the load that the marts were built from."""
     [(as_of,)] = warehouse.rows(f"SELECT max(as_of) FROM {target.named(runner.MARTS)}.{history.mart}")  # noqa: S608 - our names
-    return None if as_of is None else as_utc(as_of)
+    return as_utc_or_none(as_of)
 
 
 def _read_at(warehouse: Warehouse, target: Target) -> dict[str, datetime]:
