@@ -115,7 +115,7 @@ def read_members(
 
 
 def read_changes(history: History, start: datetime, *, with_domains: bool) -> list[Change]:
-    """Return the changes from ``start`` on. ``with_domains``: also the domains of addresses, which can name a person."""
+    """Return the changes from ``start`` on. ``with_domains``: also e-mail domains, which can name a person."""
     rows = history.rows(
         "SELECT org_id, user_id, change, old_value, new_value, seen_at "  # noqa: S608 - our names
         f"FROM {history.marts}.fct_user_changes "
