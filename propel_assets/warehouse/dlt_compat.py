@@ -76,7 +76,7 @@ def register_writer(writer: type[DataWriter]) -> None:
 
 
 def state_files(client: FilesystemClient, pipeline_name: str) -> Iterator[tuple[str, str]]:
-    """Yield the files with the states of a pipeline: path and load. dlt reads the newest one, and has no public list of all."""
+    """Yield path and load of each state of a pipeline. dlt reads the newest one, and has no public list of all."""
     for path in client.list_table_files(client.schema.state_table_name):
         name, *rest = _name_parts(path, 2)
         if len(rest) == 2 and name == pipeline_name:
