@@ -16,7 +16,7 @@ from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
 from propel_assets import __version__
 from propel_assets.catalog import BY_NAME, Table
-from propel_assets.errors import PropelError, install_extra
+from propel_assets.errors import install_extra, writing
 from propel_assets.marts import runner
 from propel_assets.marts.downstream import models_of
 from propel_assets.reporting import charts
@@ -80,19 +80,11 @@ def write_report(warehouse: Warehouse, path: Path, target: Target) -> None:
         PropelError: the file cannot be written.
     """
     page = render(warehouse, target)
-    temporary: Path | None = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(page)
+    with writing(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        temporary = Path(folder) / path.name
+        temporary.write_text(page, encoding="utf-8")
         temporary.chmod(0o644)
         temporary.replace(path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise PropelError(f"Cannot write {path}: {error.strerror}. Choose another --output.") from error
 
 
 def render(warehouse: Warehouse, target: Target) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import jinja2
 
-from propel_assets.errors import PropelError
+from propel_assets.errors import writing
 from propel_assets.reporting.access_review.exceptions import DORMANT_DAYS
 from propel_assets.reporting.access_review.model import USAGE_MAX_AGE, AccessReview, ExceptionKind, UsagePeriod, shown
 
@@ -120,16 +120,12 @@ def write_review(review: AccessReview, folder: Path) -> list[Path]:
     Raises:
         PropelError: a file cannot be written.
     """
-    written = []
-    try:
+    files = {folder / name: content for name, content in render_files(review).items()}
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in render_files(review).items():
-            path = folder / name
+        for path, content in files.items():
             path.write_bytes(content)
-            written.append(path)
-    except OSError as error:
-        raise PropelError(f"Cannot write {folder}: {error.strerror}. Choose another --output.") from error
-    return written
+    return [*files]
 
 
 def _csv(columns: Columns, records: Iterable[Any]) -> bytes:
