@@ -94,9 +94,11 @@ def _run_job(sandbox: Sandbox, environment_name: str) -> tuple[dg.ExecuteInProce
     selection = dg.AssetSelection.all() - dg.AssetSelection.assets(environment.api_spec.key) - webhooks
     job = dg.define_asset_job("demo", selection=selection)
     lines = _Lines(environment)
+    progress = logging.Logger("propel_assets.progress", logging.DEBUG)  # prints the lines and nothing else
+    progress.addHandler(lines)
     definitions = dg.Definitions.merge(
         build_definitions(config),
-        dg.Definitions(jobs=[job], loggers={"progress": _progress_logger(lines)}),
+        dg.Definitions(jobs=[job], loggers={"progress": dg.LoggerDefinition(lambda _: progress)}),
     )
     resolved = resolve_job(definitions, job.name)
     lines.steps = sum(not lines.is_check(node.name) for node in resolved.nodes)
@@ -192,15 +194,3 @@ class _Lines(logging.Handler):
             done = {"load": "loaded", "build": "built"}[verb]
             number = f"[{self._done:{len(str(self.steps))}}/{self.steps}]"
             click.echo(f"{number} {what} {done} in {seconds:.1f} s", err=True)
-
-
-def _progress_logger(lines: _Lines) -> dg.LoggerDefinition:
-    """Return a logger of a run that prints ``lines`` and nothing else."""
-
-    @dg.logger
-    def progress(_context: dg.InitLoggerContext) -> logging.Logger:
-        logger = logging.Logger("propel_assets.progress", logging.DEBUG)
-        logger.addHandler(lines)
-        return logger
-
-    return progress
