@@ -18,10 +18,10 @@ from dlt.extract import DltSource
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 from propel_assets.catalog import AUTH_EVENT, tables_of
-from propel_assets.errors import ErasureListChanged, PropelError, WarehouseClosed, find_cause
+from propel_assets.errors import ErasureListChanged, PropelError
 from propel_assets.privacy.policy import Policy
 from propel_assets.privacy.policy_file import load_policy
-from propel_assets.privacy.redaction import describe_error, is_defect, unexpected_error
+from propel_assets.privacy.redaction import describe_error
 from propel_assets.settings import Settings, Target
 from propel_assets.source.change_log import LOGGED
 from propel_assets.source.dlt_source import MERGE, SourceRun, build_source
@@ -41,7 +41,7 @@ from propel_assets.warehouse.pipeline import (
     writes_plain_files,
 )
 from propel_assets.warehouse.query import connect, in_batches, placeholders
-from propel_assets.warehouse.remedies import explain
+from propel_assets.warehouse.remedies import as_propel_error
 from propel_assets.warehouse.retention import remove_old_rows
 from propel_assets.warehouse.session import LoadSession, open_session
 from propel_assets.warehouse.stored import AuditResumeStore, erasure_list_of, stored_columns, stored_keys
@@ -116,7 +116,9 @@ def _load(
             info = load.write()
             session.finish(info)
         except Exception as error:  # each database's driver has error classes of its own
-            raise _load_error(error, scan, settings, load.kept) from None
+            step = error.step if isinstance(error, PipelineStepFailed) else "opening the destination"
+            attempt = f"Loading {scan} into {settings.destination} failed ({step})"
+            raise as_propel_error(error, attempt, load.kept, "run the load again") from None
         load.grade(info)
         must_read_again = load.must_read_again()
     load_id = info.loads_ids[0] if info.loads_ids else ""
@@ -295,16 +297,3 @@ def _delete_rows(pipeline: dlt.Pipeline, result: ScanResult) -> None:
             name = client.escape_column_name(column)
             for batch in in_batches(ids):
                 client.execute_sql(f"DELETE FROM {table} WHERE {name} IN {placeholders(batch)}", *batch)  # noqa: S608
-
-
-def _load_error(error: Exception, scan: str, settings: Settings, kept: str) -> PropelError:
-    """Return the `PropelError` inside ``error``, or one that describes it without its text, which may quote rows.
-
-    ``kept``: what the tables have after the error.
-    """
-    if cause := find_cause(error):
-        return cause.with_outcome(kept) if isinstance(cause, WarehouseClosed) else cause
-    if is_defect(error):
-        return unexpected_error(error)
-    step = error.step if isinstance(error, PipelineStepFailed) else "opening the destination"
-    return explain(error, f"Loading {scan} into {settings.destination} failed ({step})", kept, "run the load again")
