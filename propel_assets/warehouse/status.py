@@ -66,7 +66,8 @@ def table_statuses(warehouse: Warehouse) -> list[TableStatus]:
 
 
 def _status(warehouse: Warehouse, table: Table) -> TableStatus:
-    last, good = warehouse.audit.last_load(table, skipped=True), warehouse.audit.last_load(table)
+    facts = TableFacts(warehouse, table)
+    last, good = facts.attempt, facts.load
     proved = warehouse.audit.last_load(table, verdict="proved")
     return TableStatus(
         table=table.name,
@@ -79,7 +80,7 @@ def _status(warehouse: Warehouse, table: Table) -> TableStatus:
         requests=last.requests if last else None,
         rate_limited=last.rate_limited if last else None,
         last_checks=last_results(warehouse, table),
-        up_to_date=up_to_date(TableFacts(warehouse, table)),
+        up_to_date=up_to_date(facts),
     )
 
 

@@ -41,7 +41,7 @@ from propel_assets.warehouse.pipeline import (
     sync_local_pipeline,
     write_lock,
 )
-from propel_assets.warehouse.query import HOW_TO_LOAD, warehouse_client
+from propel_assets.warehouse.query import require_database, warehouse_client
 from propel_assets.warehouse.remedies import as_propel_error
 
 NEXT_STEPS = (
@@ -194,14 +194,12 @@ class _Run:
 
     def erase(self) -> ErasureReceipt:
         """Erase, and return the receipt."""
-        file = database_file(self.pipeline)
-        if file is not None and not file.exists():
-            raise WarehouseError(f"There is no {file}. {HOW_TO_LOAD}")
+        require_database(self.pipeline)
         self.pipeline.sync_destination()
         client = warehouse_client(self.pipeline, self.target)
         if isinstance(client, FilesystemClient):
             return self._erase_from_files(client)
-        return self._erase_from_database(file)
+        return self._erase_from_database(database_file(self.pipeline))
 
     def _erase_from_database(self, file: Path | None) -> ErasureReceipt:
         with warehouse_client(self.pipeline, self.target) as client:
