@@ -41,7 +41,7 @@ from propel_assets.warehouse.pipeline import (
     sync_local_pipeline,
     write_lock,
 )
-from propel_assets.warehouse.query import require_database, warehouse_client
+from propel_assets.warehouse.query import HOW_TO_LOAD, require_database, warehouse_client
 from propel_assets.warehouse.remedies import as_propel_error
 
 NEXT_STEPS = (
