@@ -127,13 +127,13 @@ def _mart_section(model: Mapping[str, Any]) -> str:
 def settings_page() -> str:
     """Return every setting with its variable and default."""
     rows = [
-        f"| `{setting.metadata['variable']}` | {_default(setting.default)} | {setting.metadata['description']} |"
+        f"| `{variable_of(setting.name)}` | {_default(setting.default)} | {setting.metadata['description']} |"
         for setting in fields(Settings)
     ]
     text = (
         "# Settings\n\nEvery setting is an environment variable. The auth URL and the keys may also be fields of the "
         "Dagster resource `propel_auth`, or be in dlt's `.dlt/secrets.toml` under `[sources.propel_auth_source]`.\n\n"
-        "With `PROPELAUTH_ENVIRONMENT=staging`, a variable that begins with `STAGING__` comes first. "
+        "With `PROPELAUTH_ENVIRONMENT=staging`, a variable that begins with `STAGING__` takes precedence. "
         f"{_code(variable_of(name) for name in PER_ENVIRONMENT)} are then read with that prefix only.\n"
     )
     return "\n".join([GENERATED, text, "| variable | default | meaning |\n|---|---|---|", *rows, ""])

@@ -1,31 +1,4 @@
-"""The errors that users see. A message says what was attempted, what happened, what to do.
-
-::
-
-    PropelError
-    ├── SettingsError            a setting is missing or has a value that is not allowed
-    │   └── NotInstalled         something needs an extra that is not installed
-    ├── ApiError                 PropelAuth's response cannot be used
-    │   ├── PermanentApiError    a retry cannot succeed: 400, 401, 403, 404, a response of the wrong shape
-    │   │   └── KeyRefused       the API key is not valid in this environment
-    │   └── TransientApiError    a later run may succeed: 429, 5xx, connection reset, timeout, truncated response
-    │       ├── ResponseTooLarge the body exceeds the limit: request fewer rows
-    │       └── Unreachable      no connection to the server
-    ├── UnprovedScan             no attempt of a scan could be proved complete: nothing is replaced
-    ├── LossRefused              the row count fell by more than the allowed loss
-    │   └── OtherEnvironment     the tables hold the data of another environment
-    ├── UnexpectedError          a defect: an error that no code of ours handles
-    ├── WarehouseError           the destination cannot be used
-    │   ├── WarehouseUnreachable no connection to the destination
-    │   ├── WarehouseConflict    other work on the same tables prevented it
-    │   ├── OtherPipeline        the dataset has tables of another dlt pipeline
-    │   ├── ErasureListChanged   a person was erased while a load was reading
-    │   └── WarehouseClosed      the database cannot be opened
-    │       └── WarehouseBusy    another process has it open
-    ├── ErasureIncomplete        erasures failed, or something still names the person
-    └── WebhookStoreError        the webhook store cannot be used
-        └── WebhookStoreFull     it has reached its limit
-"""
+"""The errors that users see. A message says what was attempted, what happened, what to do."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -41,12 +14,17 @@ class PropelError(Exception):
     concerns_every_scan = False
     """Whether every other scan would fail for the same reason, so that no other is started."""
 
+    def __init_subclass__(
+        cls, title: str = "", retry_may_help: bool = False, concerns_every_scan: bool = False
+    ) -> None:
+        """Set what is given; the rest is inherited."""
+        cls.title = title or cls.title
+        cls.retry_may_help |= retry_may_help
+        cls.concerns_every_scan |= concerns_every_scan
 
-class SettingsError(PropelError):
+
+class SettingsError(PropelError, title="a setting is missing or invalid", concerns_every_scan=True):
     """A setting is missing or has a value that is not allowed. No request was sent."""
-
-    title = "a setting is missing or invalid"
-    concerns_every_scan = True
 
 
 def install_extra(extra: str) -> str:
@@ -54,26 +32,23 @@ def install_extra(extra: str) -> str:
     return f"Install propel-assets with the extra `{extra}`"
 
 
-class NotInstalled(SettingsError):
+class NotInstalled(SettingsError, title="an extra is not installed"):
     """What was attempted needs an extra that is not installed."""
-
-    title = "an extra is not installed"
 
     def __init__(self, what_failed: str, extra: str) -> None:
         """``what_failed`` is a sentence without its full stop."""
         super().__init__(f"{what_failed}. {install_extra(extra)}.")
 
 
-class ApiError(PropelError):
+class ApiError(PropelError, title="PropelAuth's response cannot be used"):
     """PropelAuth's response cannot be used."""
 
-    title = "PropelAuth's response cannot be used"
 
+class PermanentApiError(ApiError, title="PropelAuth refused a request"):
+    """A retry cannot succeed: status 400, 401, 403, 404 or another, or a response of an unexpected shape.
 
-class PermanentApiError(ApiError):
-    """A retry cannot succeed. ``status`` is the HTTP status, or 0 when the body cannot be used."""
-
-    title = "PropelAuth refused a request"
+    ``status`` is the HTTP status, or 0 when the body cannot be used.
+    """
 
     def __init__(self, message: str, status: int = 0) -> None:
         """Keep the HTTP ``status``."""
@@ -81,140 +56,91 @@ class PermanentApiError(ApiError):
         self.status = status
 
 
-class KeyRefused(PermanentApiError):
+class KeyRefused(PermanentApiError, title="PropelAuth refused the API key", concerns_every_scan=True):
     """The API key is not valid in this environment."""
 
-    title = "PropelAuth refused the API key"
-    concerns_every_scan = True
+
+class TransientApiError(ApiError, title="PropelAuth returned errors", retry_may_help=True):
+    """All retries failed: 429, 5xx, a lost connection, a timeout or a truncated response. A later run may succeed."""
 
 
-class TransientApiError(ApiError):
-    """All retries failed. A later run may succeed."""
-
-    title = "PropelAuth returned errors"
-    retry_may_help = True
-
-
-class ResponseTooLarge(TransientApiError):
+class ResponseTooLarge(TransientApiError, title="PropelAuth's response is too large"):
     """The body exceeds the limit. A list can be read with a smaller page size."""
 
-    title = "PropelAuth's response is too large"
 
-
-class Unreachable(TransientApiError):
+class Unreachable(TransientApiError, title="PropelAuth cannot be reached", concerns_every_scan=True):
     """No connection to the server."""
 
-    title = "PropelAuth cannot be reached"
-    concerns_every_scan = True
+
+class UnprovedScan(PropelError, title="a scan cannot be proved complete", retry_may_help=True):
+    """No attempt of a scan could be proved complete. Nothing was replaced."""
 
 
-class UnprovedScan(PropelError):
-    """No attempt of a scan could be proved complete."""
-
-    title = "a scan cannot be proved complete"
-    retry_may_help = True
-
-
-class LossRefused(PropelError):
+class LossRefused(PropelError, title="too many rows are missing"):
     """The row count fell by more than the allowed loss."""
 
-    title = "too many rows are missing"
 
-
-class OtherEnvironment(LossRefused):
+class OtherEnvironment(LossRefused, title="the tables belong to another environment", concerns_every_scan=True):
     """The tables hold the data of another environment."""
 
-    title = "the tables belong to another environment"
-    concerns_every_scan = True
 
-
-class UnexpectedError(PropelError):
+class UnexpectedError(PropelError, title="an unexpected error occurred"):
     """A defect: an error that no code of ours handles. Its text is not copied, because it may quote rows."""
 
-    title = "an unexpected error occurred"
 
-
-class WarehouseError(PropelError):
+class WarehouseError(PropelError, title="the warehouse refused the load"):
     """The destination cannot be used."""
 
-    title = "the warehouse refused the load"
 
-
-class WarehouseUnreachable(WarehouseError):
+class WarehouseUnreachable(
+    WarehouseError, title="no connection to the warehouse", retry_may_help=True, concerns_every_scan=True
+):
     """No connection to the destination: it is down, or refuses the log-in; or the connection was lost."""
 
-    title = "no connection to the warehouse"
-    retry_may_help = True
-    concerns_every_scan = True
 
-
-class WarehouseConflict(WarehouseError):
+class WarehouseConflict(WarehouseError, title="other work in the warehouse prevented the load", retry_may_help=True):
     """Other work on the same tables prevented it."""
 
-    title = "other work in the warehouse prevented the load"
-    retry_may_help = True
 
-
-class OtherPipeline(WarehouseError):
+class OtherPipeline(WarehouseError, title="the dataset has tables of another dlt pipeline", concerns_every_scan=True):
     """The dataset has tables of another dlt pipeline. Nothing was read."""
 
-    title = "the dataset has tables of another dlt pipeline"
-    concerns_every_scan = True
 
-
-class ErasureListChanged(WarehouseError):
+class ErasureListChanged(WarehouseError, title="a person was erased while a load was reading", retry_may_help=True):
     """A person was erased while a load was reading. Nothing was replaced."""
 
-    title = "a person was erased while a load was reading"
-    retry_may_help = True
 
-
-class WriteLockLost(WarehouseError):
+class WriteLockLost(WarehouseError, title="the write lock was lost", retry_may_help=True):
     """The connection that holds the write lock was closed while a load was reading. Nothing was replaced."""
 
-    title = "the write lock was lost"
-    retry_may_help = True
 
-
-class WarehouseClosed(WarehouseError):
+class WarehouseClosed(WarehouseError, title="the database cannot be opened", concerns_every_scan=True):
     """The database cannot be opened."""
-
-    title = "the database cannot be opened"
-    concerns_every_scan = True
 
     def with_outcome(self, outcome: str) -> "WarehouseClosed":
         """Return this error with a sentence about what the tables have after it."""
         return type(self)(f"{self} {outcome}".rstrip())
 
 
-class WarehouseBusy(WarehouseClosed):
+class WarehouseBusy(WarehouseClosed, title="another process has the database open", retry_may_help=True):
     """Another process still had the database open at the end of the time limit."""
 
-    title = "another process has the database open"
-    retry_may_help = True
 
-
-class ErasureIncomplete(PropelError):
+class ErasureIncomplete(PropelError, title="an erasure failed or is not complete"):
     """Erasures failed, or something still names the person."""
 
-    title = "an erasure failed or is not complete"
 
-
-class WebhookStoreError(PropelError):
+class WebhookStoreError(PropelError, title="the webhook store cannot be used", retry_may_help=True):
     """The webhook store cannot be used."""
 
-    title = "the webhook store cannot be used"
-    retry_may_help = True
 
-
-class WebhookStoreFull(WebhookStoreError):
+class WebhookStoreFull(WebhookStoreError, title="the webhook store is full"):
     """The webhook store has reached its limit: events have to be applied before it accepts others.
 
     Attributes:
         stored: which of the message ids are stored already.
     """
 
-    title = "the webhook store is full"
     stored: Collection[str] = ()
 
 

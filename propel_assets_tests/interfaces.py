@@ -24,7 +24,7 @@ from propel_assets.cli.main import main
 from propel_assets.cli.status import _as_prometheus
 from propel_assets.marts.sources import PROJECT
 from propel_assets.reporting.contract import contract
-from propel_assets.settings import Settings, Target
+from propel_assets.settings import Settings, Target, variable_of
 from propel_assets.webhooks.app import Receiver, build_app
 from propel_assets.webhooks.store import StoreStatus, WebhookStore, events
 
@@ -86,7 +86,7 @@ def _marts() -> Iterator[str]:
 def _settings() -> Iterator[str]:
     yield ""
     for setting in fields(Settings):
-        yield f"setting {setting.metadata['variable']}, default {setting.default!r}"
+        yield f"setting {variable_of(setting.name)}, default {setting.default!r}"
 
 
 def _commands(command: click.Command, name: str) -> Iterator[str]:

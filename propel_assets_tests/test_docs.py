@@ -21,7 +21,7 @@ from propel_assets import __version__, build_definitions
 from propel_assets.catalog import AUDIT_TABLES, TABLES
 from propel_assets.cli.main import main
 from propel_assets.marts.sources import PROJECT as PROJECT_OF_MARTS
-from propel_assets.settings import Settings
+from propel_assets.settings import Settings, variable_of
 from propel_assets.warehouse.checks import CHECKS
 
 ROOT = Path(__file__).parents[1]
@@ -162,7 +162,7 @@ def test_the_reference_pages_name_every_table_mart_setting_and_package() -> None
     assert {model.stem for model in (PROJECT_OF_MARTS / "models").rglob("*.sql")} == set(
         re.findall(r"^### (\w+)$", marts, re.M)
     ) - SEEDS
-    assert {setting.metadata["variable"] for setting in fields(Settings)} <= pages["settings.md"]
+    assert {variable_of(setting.name) for setting in fields(Settings)} <= pages["settings.md"]
     packages = {re.match(r"[\w-]+", text)[0] for text in PROJECT["dependencies"]}  # type: ignore[index]
     assert packages | {*PROJECT["optional-dependencies"]} <= pages["dependencies.md"]
 

@@ -30,7 +30,7 @@ PROPEL_SCANS = _audit(
         integer("rows_read", "Different rows that were read."),
         integer("total_min", "Smallest total that PropelAuth returned during the scan."),
         integer("total_max", "Largest total that PropelAuth returned during the scan."),
-        integer("passes", "Attempts of the scan: how many times the list was read."),
+        integer("attempts", "Attempts of the scan: how many times the list was read."),
         integer("pages", "Responses with rows."),
         integer("requests", "Requests of the whole scan."),
         integer("retries", "Requests that were sent again."),
@@ -101,7 +101,11 @@ PROPEL_EVENT_GRADES = _audit(
         ),
         Column("late_seconds_max", "double", "The longest such time."),
         timestamp("last_event_at", "When the last event of any type was received (UTC).", required=True),
-        timestamp("graded_at", "When the comparison was made (UTC). It is repeated at the next scan.", required=True),
+        timestamp(
+            "graded_at",
+            "When the comparison was last made (UTC). The next proved full load makes it again, with late events.",
+            required=True,
+        ),
         boolean("is_settled", "Whether the grade is final: computed at least 2 minutes after the scan.", required=True),
     ),
 )

@@ -12,7 +12,7 @@ from propel_assets.cli.warehouse import open_configured_warehouse
 DAY = click.DateTime(["%Y-%m-%d"])
 
 
-@click.command("access-review", short_help="Write who had which role, for an audit.")
+@click.command("access-review", short_help="Write an access review: all roles at a date.")
 @click.option("--as-of", required=True, type=DAY, metavar="YYYY-MM-DD", help="Review the end of this day (UTC).")
 @click.option("--since", type=DAY, metavar="YYYY-MM-DD", help="First day of the changes. Default: 90 days before.")
 @click.option("--org", "org_ids", multiple=True, metavar="ORG_ID", help="Only this org. Repeatable.")

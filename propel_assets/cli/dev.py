@@ -43,10 +43,10 @@ PropelAuth sandbox: {sandbox.url} ({users:,} users, {orgs:,} orgs)
 
 {live}Ctrl-C stops everything.
 """
-LIVE_GUIDE = """A live day: users sign up, log in, change and leave, {changes} changes a minute. Once the tables are
+LIVE_GUIDE = """Live mode: users sign up, log in, change and leave, {changes} changes a minute. Once the tables are
 loaded, the sensor {sensor} brings each change into user_query within two minutes.
   Lose a tenth of the webhooks:  {bin}/propel-assets fault webhook_lost,share=0.1 --url {sandbox.url}
-  What was lost: materialize user_query and org_query twice; 2 minutes later, open auth_event.
+  To see what was lost, materialize user_query and org_query twice; 2 minutes later, open auth_event.
 
 """
 

@@ -63,7 +63,7 @@ class PropelGroup(click.Group):
 @click.version_option(__version__, prog_name="propel-assets")
 @click.option("--environment", metavar="NAME", help="The PropelAuth environment. [PROPELAUTH_ENVIRONMENT]")
 def main(environment: str | None) -> None:
-    """Load PropelAuth into your warehouse, and check it.
+    """Load PropelAuth data into your warehouse, and check it.
 
     \b
     Examples:

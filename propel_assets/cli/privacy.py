@@ -73,7 +73,7 @@ def erase(user_id: str, emails: tuple[str, ...], allow_unknown: bool, dry_run: b
         raise click.ClickException("The erasure is not complete: see the tables above.")
 
 
-@click.command(short_help="List the erasures that deletions at PropelAuth propose.")
+@click.command(short_help="List users to erase after their deletion at PropelAuth.")
 @click.option("--run", is_flag=True, help="Erase the users whose erasure is due. Needs PROPELAUTH_PRIVACY_KEY.")
 def erasures(run: bool) -> None:
     """List the users who were deleted at PropelAuth and are still in histories and events, with the due date.
@@ -107,7 +107,7 @@ def erasures(run: bool) -> None:
     if columns:
         print_table(("user", "deletion reported", "erasure due"), columns)
     else:
-        click.echo("No erasure is proposed. Only users whose deletion a webhook reported are.")
+        click.echo("No erasure is proposed. Only a deletion that a webhook reported proposes one.")
 
 
 def _tenant(settings: Settings) -> Tenant | None:

@@ -14,8 +14,8 @@ Progress = Callable[[str, int, int | None], None]
 PIPE_WIDTH = 100_000
 VERDICTS = (
     'proved: no row is missing, under the assumptions on the page "How a list is scanned" of the documentation. '
-    "counted: the number of rows agrees with PropelAuth's totals, or a cross-check found a difference; "
-    "propel_scans.reason says which. skipped: not read, the previous data is kept."
+    "counted: completeness is not proved; propel_scans.reason has the reason. "
+    "skipped: not read, the previous data is kept."
 )
 """The legend of a table with verdicts."""
 

@@ -30,7 +30,7 @@ CHECK_FAILED = 3
 @click.command(short_help="Check the tables in the warehouse.")
 @table_arguments
 def check(tables: tuple[str, ...]) -> None:
-    """Check TABLES (default: all) in the warehouse, without a load. Exits with 3 when a check fails.
+    """Check TABLES (default: all that have been loaded), without a load. Exits with 3 when a check fails.
 
     \b
     Examples:

@@ -48,7 +48,7 @@ def dev(port: int, sandbox_port: int, users: int, orgs: int, seed: int, now: dat
 
     is_installed = all(importlib.util.find_spec(name) for name in ("svix", "prometheus_client"))
     if live and not is_installed:
-        raise NotInstalled("A live day needs the webhook receiver", "webhooks")
+        raise NotInstalled("Live mode needs the webhook receiver", "webhooks")
 
     run_dev(
         port=port,

@@ -36,7 +36,10 @@ READING_SECONDS = 20.0
 STORE_SECONDS = 5.0
 AGE = "age"
 KILLED_CLASSES = (None, "ChildProcessCrashException")  # of Dagster's executors: of pods and of processes
-KILLED = "The process of the step ended without an error: it was killed, or ran out of memory."
+KILLED = (
+    "The process of the step ended without reporting an error. Likely causes: it was killed, it ran out of memory, or "
+    "it crashed."
+)
 
 
 @dataclass(frozen=True)
@@ -304,7 +307,7 @@ def _webhook_store(environment: Environment) -> dict[str, Problem | None]:
     todo = f"Turn on the sensor {environment.named('events')}, and look at the last run of {job}."
     if used >= FULL_STORE:
         reason = (
-            f"{used:.0%} full. A full store refuses webhooks, and Svix stops repeating them after some days. {todo}"
+            f"{used:.0%} full. A full store refuses webhooks, and Svix stops its retries after about 27 hours. {todo}"
         )
         return {name: Problem(Cause("Webhooks: the store is nearly full"), name, reason)}
     if waiting > MAX_WAITING_SECONDS:

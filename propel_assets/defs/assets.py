@@ -211,7 +211,7 @@ def _metadata(result: ScanResult, load: ScanLoad, settings: Settings) -> dict[st
     }
     if result.skipped:
         return metadata | {"skipped": result.reason}
-    metadata |= {"rows_read": result.rows_read, "pages": result.pages, "passes": result.passes}
+    metadata |= {"rows_read": result.rows_read, "pages": result.pages, "attempts": result.attempts}
     if result.deleted:
         metadata["ids_deleted"] = sum(map(len, result.deleted.values()))
     if result.total_max is not None:

@@ -70,8 +70,8 @@ def build_changes_sensor(environment: Environment, jobs: Sequence[Any]) -> list[
         minimum_interval_seconds=SENSOR_SECONDS,
         default_status=dg.DefaultSensorStatus.STOPPED,
         description=f"Counts users, orgs, invites and API keys every 5 minutes. A changed total starts `{names[0]}`."
-        f"{recent} Use it where changes must arrive within minutes. It leaves the work to `{automation}` and "
-        f"`{hourly}` while they are on.",
+        f"{recent} Use it where sign-ups, deletions and activity must arrive within minutes. It leaves the work to "
+        f"`{automation}` and `{hourly}` while they are on.",
     )
     def changes(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         on = names_turned_on(context)  # Dagster keeps the state of a sensor that was removed

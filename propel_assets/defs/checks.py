@@ -1,5 +1,6 @@
 """The checks of `warehouse/checks.py` as asset checks: one op per table."""
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,7 +23,8 @@ def build_checks(environment: Environment) -> list[dg.AssetChecksDefinition]:
 def _build_check_op(environment: Environment, table: Table) -> dg.AssetChecksDefinition:
     key = environment.asset_key(table)
     specs = [
-        dg.AssetCheckSpec(name, asset=key, blocking=True, description=CHECKS[name].__doc__) for name in checks_of(table)
+        dg.AssetCheckSpec(name, asset=key, blocking=True, description=inspect.getdoc(CHECKS[name]))
+        for name in checks_of(table)
     ]
 
     @dg.multi_asset_check(

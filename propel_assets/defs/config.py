@@ -129,8 +129,8 @@ class PropelAuthConfig(dg.Model, dg.Resolvable):
     max_age_hours: Annotated[
         float | None,
         _option(
-            "Age in hours above which the check up_to_date and the freshness policies warn: the interval of the "
-            "schedule, and 2 hours for the load. Default: PROPELAUTH_MAX_AGE_HOURS, then 26.",
+            "Age in hours above which the check up_to_date and the freshness policies warn. Set it to the interval "
+            "of your schedule plus 2 hours for the load. Default: PROPELAUTH_MAX_AGE_HOURS, then 26.",
             170,
         ),
     ] = None
@@ -157,8 +157,8 @@ class PropelAuthConfig(dg.Model, dg.Resolvable):
     translation: Annotated[
         TranslationFn[Layer] | None,
         _translation(
-            "Attributes for the spec of every asset. A template can use `spec`, the asset's own, and `layer`: api, "
-            "raw, history or marts. In Python, a function of the two that returns the spec.",
+            "Attributes for the spec of every asset. In a template, `spec` is the spec of the asset, and `layer` is "
+            "api, raw, history or marts. In Python, a function `(spec, layer)` that returns the spec.",
             {"tags": {"layer": "{{ layer }}"}},
         ),
     ] = None

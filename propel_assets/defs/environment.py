@@ -19,11 +19,10 @@ from propel_assets.settings import (
     FIELDS,
     Settings,
     Target,
-    destination_name,
     environment_name,
     load_settings,
-    max_age,
     name_prefix,
+    read_setting,
 )
 
 PREFIX = "propel_auth"
@@ -111,7 +110,7 @@ class Environment:
     @property
     def destination(self) -> str:
         """The destination, for labels."""
-        return self.config.destination or destination_name(self.name)
+        return self.config.destination or read_setting("destination", self.name)
 
     # --- asset specs ---
 
@@ -146,7 +145,7 @@ class Environment:
         It counts materializations, also those of a skipped table: the check `up_to_date` shows the age of the data.
         """
         hours = self.config.max_age_hours
-        limit = max_age(self.name) if hours is None else timedelta(hours=hours)
+        limit = timedelta(hours=read_setting("max_age_hours", self.name) if hours is None else hours)
         return dg.FreshnessPolicy.time_window(warn_window=limit, fail_window=limit + timedelta(days=1))
 
     @cached_property

@@ -5,7 +5,7 @@ import importlib
 import dagster as dg
 
 from propel_assets.errors import NotInstalled
-from propel_assets.settings import executor_name
+from propel_assets.settings import read_setting
 
 # Each comes with the extra of its name, and is imported only when it is used.
 FROM_EXTRAS = {"celery": ("dagster_celery", "celery_executor"), "k8s": ("dagster_k8s", "k8s_job_executor")}
@@ -21,7 +21,7 @@ def with_executor(definitions: dg.Definitions, environment: str = "") -> dg.Defi
 
 
 def _executor(environment: str) -> dg.ExecutorDefinition:
-    name = executor_name(environment)
+    name = read_setting("executor", environment)
     if name not in FROM_EXTRAS:
         return {"in_process": dg.in_process_executor, "multiprocess": dg.multiprocess_executor}[name]
     module, attribute = FROM_EXTRAS[name]

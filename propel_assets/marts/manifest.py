@@ -44,7 +44,7 @@ def _build(target: Target) -> dict[str, Any]:
 
 
 def _cache_file(target: Target) -> Path:
-    """Return the cache file for ``target``, the version of dbt and the present files of the project."""
+    """Return the cache file for ``target``, the version of dbt and the current files of the project."""
     digest = hashlib.sha256(f"{importlib.metadata.version('dbt-core')} {target.environment}".encode())
     for file in sorted(PROJECT.rglob("*")):
         if file.suffix in PROJECT_FILES and "target" not in file.parts:

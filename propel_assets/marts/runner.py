@@ -54,7 +54,10 @@ def has_adapter(kind: str) -> bool:
 def how_to_build(target: Target) -> str:
     """Return what to run so that the history and the marts are built, or where they can be."""
     if destination_kind(target) not in ADAPTERS:
-        return "They are built on DuckDB and PostgreSQL only. Elsewhere, a dbt project of yours can read the tables."
+        return (
+            "History and marts are built on DuckDB and PostgreSQL only. On other destinations, your dbt project can "
+            "build them: `propel-assets dbt-sources --package`."
+        )
     job = f"{name_prefix(target.environment)}_refresh"
     start = "To build them:" if are_marts_installed() else f"{install_extra('marts')}. Then"
     return (
@@ -305,5 +308,5 @@ def unloaded_reason(warehouse: Warehouse, table: Table) -> str:
     if tried is None:
         if table == AUTH_EVENT:
             return 'No webhooks have been loaded: see the page "Webhooks" of the documentation.'
-        return f"{table.name} has not been loaded: propel-assets load {table.name}."
+        return f"{table.name} has not been loaded. Run `propel-assets load {table.name}`."
     return f"{table.name} was skipped: {tried.reason}" if tried.verdict == "skipped" else ""

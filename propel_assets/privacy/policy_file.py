@@ -29,7 +29,7 @@ def load_policy(settings: PrivacySettings, *, needs_key: bool = True) -> Policy:
     policy = replace(policy, key=settings.key.encode())
     _refuse_impossible_rules(policy)
     if needs_key and (policy.hashes or policy.key):
-        require_key(policy, f"The privacy policy {policy.name} hashes")
+        require_key(policy, f"The privacy policy {policy.name} hashes columns")
     return policy
 
 
@@ -52,14 +52,18 @@ def _read_file(file: Path) -> Policy:
     rules = preset_rules(preset)
     new_fields = _read_new_fields(document.pop(NEW_FIELDS, {}), rules, file)
     for name, value in document.items():
-        _require_table(name, value, rules, file)
+        if name not in rules:
+            raise SettingsError(
+                f"{file}: {name} is neither a setting nor a table. `propel-assets privacy` lists the tables."
+            )
+        _require_toml_table(name, value, file, "one rule per column")
         _add_table_rules(name, value, rules[name], file)
     return Policy(str(file), rules, unclassified, new_fields=new_fields)
 
 
-def _require_table(name: str, value: Any, rules: Rules, file: Path) -> None:
-    if name not in rules or not isinstance(value, dict):
-        raise SettingsError(f"{file}: there is no table {name}. `propel-assets privacy` shows all.")
+def _require_toml_table(name: str, value: Any, file: Path, rules: str) -> None:
+    if not isinstance(value, dict):
+        raise SettingsError(f"{file}: {name} must be a TOML table. Write [{name}] and {rules} below it.")
 
 
 def _read_new_fields(document: Any, rules: Rules, file: Path) -> dict[str, dict[str, Action]]:
@@ -68,10 +72,14 @@ def _read_new_fields(document: Any, rules: Rules, file: Path) -> dict[str, dict[
     A field that a later version of the catalog declares gets its action as the rule of the column in ``rules``.
     """
     if not isinstance(document, dict):
-        raise SettingsError(f"{file}: {NEW_FIELDS} has no tables. Write [{NEW_FIELDS}.user_query].")
+        raise SettingsError(f"{file}: {NEW_FIELDS} must have a TOML table for each table: [{NEW_FIELDS}.user_query].")
     found: dict[str, dict[str, Action]] = {}
     for name, value in document.items():
-        _require_table(name, value, rules, file)
+        if name not in rules:
+            raise SettingsError(
+                f"{file}: {NEW_FIELDS}.{name} is not a table. `propel-assets privacy` lists the tables."
+            )
+        _require_toml_table(f"{NEW_FIELDS}.{name}", value, file, "one rule per field")
         for field, action in value.items():
             chosen = _require_choice(file, f"{NEW_FIELDS}.{name}.{field}", action, ("keep", "drop"))
             if field in rules[name]:
@@ -85,7 +93,9 @@ def _add_table_rules(name: str, document: Mapping[str, Any], rules: dict[str, Ru
     for path, action in sorted(_flatten(document), key=_order):
         column, *part = path.split(".")
         if column not in rules:
-            raise SettingsError(f"{file}: {name} has no column {column}. `propel-assets privacy {name}` shows all.")
+            raise SettingsError(
+                f"{file}: {name} has no column {column}. `propel-assets privacy {name}` lists its columns."
+            )
         if part and BY_NAME[name].column(column).type != "json":
             raise SettingsError(f"{file}: {name}.{column} is not JSON, so it has no part {'.'.join(part)}.")
         chosen = _require_choice(file, f"{name}.{path}", action, ACTIONS)

@@ -29,7 +29,8 @@ WHAT_TO_DO = {
     "Schema changed": "New fields are kept in columns of their own. If a column is missing or has another type, check "
     "what reads it, and look for a newer propel-assets.",
     "Not loaded": "Charts and marts show old data until the table is loaded.",
-    "Unusual loss": "Nothing was replaced. Compare with PropelAuth's dashboard before you allow it.",
+    "Unusual loss": "Nothing was replaced. Compare with PropelAuth's dashboard before you set "
+    "PROPELAUTH_ALLOW_LOSS=true.",
 }
 """By kind of alert. The alert `Stale` names a schedule instead."""
 NAMES = "|".join(sorted({*BY_NAME, *SCANS}, key=len, reverse=True))

@@ -132,7 +132,11 @@ def cohorts(query: Query, schema: str) -> Chart | None:
     label = {month: f"{month:%b %Y}" for month in months}
     fourth = [(stayed[m, 4], started[m]) for m in months if (m, 4) in share]
     kept = sum(s for s, _ in fourth) / sum(n for _, n in fourth) if fourth else None
-    retained = f" Of those who could, {kept:.0%} were active at week four or later." if kept is not None else ""
+    retained = (
+        f" Of the users who signed up early enough, {kept:.0%} were active at week four or later."
+        if kept is not None
+        else ""
+    )
     total = _of(sum(started[m] for m in months), "sign-up")
     return grid_chart(
         "Retention: weeks after sign-up",
@@ -271,9 +275,9 @@ def missed_changes(query: Query, schema: str) -> Chart | None:
     share = f" ({lost / total:.1%})" if total else ""
     summary = f"{lost:,} of {_of(total, 'change')} between full loads had no webhook{share}."
     if waiting:
-        summary += f" {_of(waiting, 'grade')} not settled yet: not counted."
+        summary += f" {_of(waiting, 'comparison')} not final yet: not counted."
     if waiting == grades:
-        summary = f"No grade is settled yet: {_of(waiting, 'grade')} may still get events."
+        summary = f"No comparison is final yet: events can still arrive for {_of(waiting, 'comparison')}."
     return bar_chart(
         "Changes that webhooks missed",
         summary,

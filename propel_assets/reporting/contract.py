@@ -43,7 +43,8 @@ def contract(target: Target) -> dict[str, Any]:
         "dataProduct": "propel-assets",
         "description": {
             "purpose": "Users, orgs, memberships, roles, invitations, API keys and insight reports of PropelAuth.",
-            "usage": "Each table has the present state at PropelAuth; audit tables have how it was read and checked.",
+            "usage": "Each table has the state at PropelAuth as of its last load; audit tables have how it "
+            "was read and checked.",
             "limitations": "PropelAuth adds fields without notice: they get a column of their own. A value that its "
             "column cannot hold is in `<column>__v_text`, and the column is null. Columns that the privacy policy "
             "drops are null.",

@@ -166,7 +166,7 @@ def _changes(warehouse: Warehouse, history: History, target: Target) -> ChangeCo
         if as_of is None:
             return ChangeCounts(history.kind, instead="None yet.")
         since = timestamp_literal(as_of)
-        exists, existed = "present > 0", f"first_from < {since}"
+        exists, existed = "current_versions > 0", f"first_from < {since}"
         counted = (
             exists,
             f"{exists} AND NOT {existed}",
@@ -178,7 +178,7 @@ def _changes(warehouse: Warehouse, history: History, target: Target) -> ChangeCo
         [counts] = warehouse.rows(
             f"SELECT {', '.join(f'count(CASE WHEN {c} THEN 1 END)' for c in counted)} FROM (SELECT "  # noqa: S608
             "min(valid_from) AS first_from, max(valid_from) AS last_from, max(valid_to) AS last_to, "
-            "count(CASE WHEN valid_to IS NULL THEN 1 END) AS present "
+            "count(CASE WHEN valid_to IS NULL THEN 1 END) AS current_versions "
             f"FROM {versions} GROUP BY {history.key}) by_key"
         )
     except DatabaseUndefinedRelation:

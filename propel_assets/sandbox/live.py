@@ -1,4 +1,4 @@
-"""A live day: changes of the state that go on while the sandbox runs, drawn from a seed.
+"""Live mode: changes of the state that go on while the sandbox runs, drawn from a seed.
 
 The first changes cover all types of webhook events, in the order of ``CHANGES``. Then follows a mix as in a small
 product: mostly log-ins, some sign-ups and changes of profiles, a few changes of orgs, roles, API keys and SCIM groups.
@@ -161,7 +161,7 @@ CHANGES = {
 }
 
 
-class LiveDay:
+class LiveMode:
     """The changes of one sandbox.
 
     While the ``with`` block lasts, a thread makes ``per_minute`` changes; 0: only ``step`` makes some.

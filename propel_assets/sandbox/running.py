@@ -18,7 +18,7 @@ from starlette.requests import Request
 
 from propel_assets.sandbox.faults import ActiveFaults, Faults
 from propel_assets.sandbox.interference import TrackedProtocol
-from propel_assets.sandbox.live import LiveDay
+from propel_assets.sandbox.live import LiveMode
 from propel_assets.sandbox.server import API_KEY, USER_TOKEN, build_app
 from propel_assets.sandbox.store import Store
 from propel_assets.sandbox.webhooks import RETRY_SECONDS, WEBHOOK_SECRET, Webhooks
@@ -68,7 +68,7 @@ class Sandbox:
         webhook_secret: the secret that webhooks are signed with.
         store: the state, and its changes.
         faults: the switches.
-        live: the changes of a live day; ``live.step()`` makes the next one.
+        live: the changes of live mode; ``live.step()`` makes the next one.
         webhooks: the deliveries of webhook events; without ``webhook_url`` there are none.
         requests: the last 100,000 requests, oldest first.
         url: where it listens; empty before the ``with`` block.
@@ -106,7 +106,7 @@ class Sandbox:
             webhook_url: where webhook events are posted to; empty: nowhere.
             webhook_retry_seconds: intervals between the attempts of a delivery.
             live: each change sets the clock of the sandbox to the time of this machine.
-            changes_per_minute: how many changes of a live day a thread makes; 0: none.
+            changes_per_minute: how many changes a thread makes in live mode; 0: none.
         """
         self.store = Store(seed=seed, now=now, users=users, orgs=orgs, live=live)
         self.faults = Faults(seed)
@@ -115,7 +115,7 @@ class Sandbox:
             self.faults.parse(option)
         self.requests: deque[LoggedRequest] = deque(maxlen=LOG_LENGTH)
         self.url = ""
-        self.live = LiveDay(self.store, seed=seed, per_minute=changes_per_minute)
+        self.live = LiveMode(self.store, seed=seed, per_minute=changes_per_minute)
         self.webhooks = Webhooks(webhook_url, self.faults, seed=seed, retry_seconds=webhook_retry_seconds)
         if webhook_url:
             self.store.subscribe(self.webhooks.send)

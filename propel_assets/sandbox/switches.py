@@ -184,13 +184,15 @@ SWITCHES = {
     # users
     "delete_every": _whole("delete a user at every n-th request", 1),
     "signup_every": _whole("sign up a user at every n-th request", 1),
-    "insert_every": _whole("add a user as old as one of the oldest tenth at every n-th request", 1),
+    "insert_every": _whole(
+        "at every n-th request, insert a user whose created_at is that of one of the oldest 10 % of users", 1
+    ),
     # webhooks: each applies to one event
     "webhook_lost": _flag("never send this event"),
-    "webhook_duplicated": _whole("send this event so many times", 2, 100, default=2),
+    "webhook_duplicated": _whole("send this event this many times", 2, 100, default=2),
     "webhook_delay_ms": _number("wait this long before the first attempt", 0, 86_400_000),
-    "webhook_disorder": _whole("hold events back until there are so many, and send them in random order", 2, 1_000),
-    "webhook_burst": _whole("hold events back until there are so many, and send them at the same time", 2, 1_000),
+    "webhook_disorder": _whole("hold events back until this many are waiting, and send them in random order", 2, 1_000),
+    "webhook_burst": _whole("hold events back until this many are waiting, and send them at the same time", 2, 1_000),
     "webhook_forged": _flag("also send this event under another id with a signature by another secret"),
     "webhook_replayed": _flag("also send this event as it was signed 10 minutes ago"),
     # fields

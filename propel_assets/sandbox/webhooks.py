@@ -1,7 +1,7 @@
 """Webhooks: each event is signed and posted to one URL, as PropelAuth does through Svix, with faults on request.
 
 The signature is Svix's: HMAC-SHA256 with the secret over `<svix-id>.<svix-timestamp>.<body>`. An attempt that has no
-2xx response within 15 s is repeated after Svix's intervals. ``Webhooks.deliveries`` has the truth for tests: which
+2xx response within 15 s is retried after Svix's intervals. ``Webhooks.deliveries`` has the truth for tests: which
 events were lost, and each attempt with its response.
 """
 

@@ -30,19 +30,16 @@ from propel_assets.settings.fields import (
     variable_of,
 )
 from propel_assets.settings.parsing import (
-    destination_name,
     environment_name,
-    executor_name,
     load_settings,
-    max_age,
     monitoring_settings,
+    read_setting,
     variable_to_set,
 )
 from propel_assets.settings.process import (
     cache_folder,
     child_environment,
     dagster_home,
-    temporary_environment,
     without_environment,
 )
 
@@ -59,19 +56,16 @@ __all__ = [
     "cache_folder",
     "child_environment",
     "dagster_home",
-    "destination_name",
     "disable_dlt_telemetry",
     "dlt_file_errors",
     "environment_name",
-    "executor_name",
     "is_loopback",
     "load_settings",
-    "max_age",
     "monitoring_settings",
     "name_prefix",
     "normalize_auth_url",
+    "read_setting",
     "require_credentials",
-    "temporary_environment",
     "variable_of",
     "variable_to_set",
     "without_environment",

@@ -1,4 +1,4 @@
-"""The settings: for each its environment variable, default, limits and description; and the parts that code takes.
+"""The settings: for each its default, limits and description; and the parts that code takes.
 
 The documentation is generated from the metadata of these fields.
 """
@@ -17,7 +17,6 @@ ENVIRONMENT_NAME = re.compile(r"[a-z][a-z0-9_]{0,19}")
 
 
 def _setting(
-    variable: str,
     default: Any,
     description: str,
     *,
@@ -26,7 +25,7 @@ def _setting(
     maximum: float | None = None,
     choices: tuple[str, ...] = (),
 ) -> Any:
-    metadata = {"variable": variable, "description": description, "secret": secret}
+    metadata = {"description": description, "secret": secret}
     limits = {"minimum": minimum, "maximum": maximum, "choices": choices}
     return field(default=default, repr=not secret, metadata=metadata | limits)
 
@@ -96,69 +95,42 @@ class Settings:
     """Every setting, resolved once at the entry point. Inner functions take the part they need, never all of them."""
 
     environment: str = _setting(
-        "PROPELAUTH_ENVIRONMENT",
         "",
-        "Which of several PropelAuth environments: part of the names of datasets and files.",
+        "Name of the PropelAuth environment, if there are several. It becomes part of the names of datasets and files.",
     )
-    auth_url: str = _setting(
-        "PROPELAUTH_AUTH_URL", "", "Auth URL of the environment, for example https://auth.example.com. Required."
-    )
+    auth_url: str = _setting("", "Auth URL of the environment, for example https://auth.example.com. Required.")
     api_key: str = _setting(
-        "PROPELAUTH_API_KEY",
-        "",
-        "Backend integration key of that environment; 'Read and Validate' is enough. Required.",
-        secret=True,
+        "", "Backend integration key of that environment; 'Read and Validate' is enough. Required.", secret=True
     )
     oauth_token: str = _setting(
-        "PROPELAUTH_OAUTH_TOKEN",
-        Tenant.oauth_token,
-        "An end user's OAuth access token, for the table oauth_userinfo only.",
-        secret=True,
+        Tenant.oauth_token, "An end user's OAuth access token, for the table oauth_userinfo only.", secret=True
     )
-    destination: str = _setting(
-        "PROPELAUTH_DESTINATION", Target.destination, "A dlt destination, or one named in .dlt/config.toml."
-    )
+    destination: str = _setting(Target.destination, "A dlt destination, or one named in .dlt/config.toml.")
     table_format: str = _setting(
-        "PROPELAUTH_TABLE_FORMAT",
         Target.table_format,
         "Format of the files of the destination filesystem: delta, or parquet for plain files, with limits.",
         choices=("delta", "parquet"),
     )
     staging: str = _setting(
-        "PROPELAUTH_STAGING",
-        Target.staging,
-        "A dlt destination, usually filesystem, whose bucket the warehouse loads from. Empty: none.",
+        Target.staging, "A dlt destination, usually filesystem, whose bucket the warehouse loads from. Empty: none."
     )
-    page_size: int = _setting(
-        "PROPELAUTH_PAGE_SIZE", Tenant.page_size, "Rows requested per page. The server may return fewer.", minimum=1
-    )
+    page_size: int = _setting(Tenant.page_size, "Rows requested per page. The server may return fewer.", minimum=1)
     max_concurrency: int = _setting(
-        "PROPELAUTH_MAX_CONCURRENCY",
-        Tenant.max_concurrency,
-        "Maximum number of requests in flight, per process.",
-        minimum=1,
+        Tenant.max_concurrency, "Maximum number of requests in flight, per process.", minimum=1
     )
     max_rps: float = _setting(
-        "PROPELAUTH_MAX_RPS",
         Tenant.max_rps,
         "Maximum number of requests per second, per process. Scans in several processes, as with the executors "
         "multiprocess, celery and k8s, each have this limit. 0: as the server allows.",
         minimum=0,
     )
     retry_seconds: float = _setting(
-        "PROPELAUTH_RETRY_SECONDS",
-        Tenant.retry_seconds,
-        "How long one request is retried, time in rate limits included.",
-        minimum=0,
+        Tenant.retry_seconds, "How long one request is retried, time in rate limits included.", minimum=0
     )
     scan_seconds: float = _setting(
-        "PROPELAUTH_SCAN_SECONDS",
-        Tenant.scan_seconds,
-        "How long one scan may take, retries and rate limits included.",
-        minimum=0,
+        Tenant.scan_seconds, "How long one scan may take, retries and rate limits included.", minimum=0
     )
     max_loss: float = _setting(
-        "PROPELAUTH_MAX_LOSS",
         Tenant.max_loss,
         "Maximum share of rows that users, orgs, memberships and tables with one request per user or org may lose in "
         "one load. A load that loses more replaces nothing and fails. A loss of up to 50 rows is accepted, unless the "
@@ -167,90 +139,72 @@ class Settings:
         maximum=1,
     )
     allow_loss: bool = _setting(
-        "PROPELAUTH_ALLOW_LOSS",
         Tenant.allow_loss,
         "Set to true for one run to accept a loss above PROPELAUTH_MAX_LOSS, a report or SCIM groups of an org that "
         "are not available any more, or rows of another tenant.",
     )
     max_age_hours: float = _setting(
-        "PROPELAUTH_MAX_AGE_HOURS",
         Target.max_age_hours,
-        "Age in hours above which the check `up_to_date` warns, for tables that are loaded by default: the interval of "
-        "your schedule, and 2 hours for the load.",
+        "Age in hours above which the check `up_to_date` warns, for tables that are loaded by default. Set it to the "
+        "interval of your schedule plus 2 hours for the load.",
         minimum=1,
         maximum=87_600,
     )
     lock_seconds: float = _setting(
-        "PROPELAUTH_LOCK_SECONDS",
         Target.lock_seconds,
         "How long to wait for another process that has the DuckDB file open or writes to PostgreSQL.",
         minimum=0,
     )
     recent_minutes: float = _setting(
-        "PROPELAUTH_RECENT_MINUTES",
-        60.0,
-        "Minimum time between two loads of recent changes that the change sensor starts.",
-        minimum=0,
+        60.0, "Minimum time between two loads of recent changes that the change sensor starts.", minimum=0
     )
     privacy: str = _setting(
-        "PROPELAUTH_PRIVACY",
         PrivacySettings.policy,
         "Which personal data is stored: open (also if it is not set), strict, or a file of rules.",
     )
     privacy_key: str = _setting(
-        "PROPELAUTH_PRIVACY_KEY",
-        "",
-        "Secret key of keyed hashes. Required by rules that hash and to erase a person.",
-        secret=True,
+        "", "Secret key of keyed hashes. Required by rules that hash and to erase a person.", secret=True
     )
     alert_webhook: str = _setting(
-        "PROPELAUTH_ALERT_WEBHOOK",
         "",
         "URL that alerts are posted to, in the format of Slack's incoming webhooks. Its path is a secret.",
         secret=True,
     )
     alert_smtp: str = _setting(
-        "PROPELAUTH_ALERT_SMTP",
         "",
         "The server that sends alerts by e-mail, for example smtp://user:password@smtp.example.com:587.",
         secret=True,
     )
-    alert_from: str = _setting("PROPELAUTH_ALERT_FROM", "", "Sender of alerts by e-mail.")
-    alert_to: str = _setting("PROPELAUTH_ALERT_TO", "", "Recipients of alerts by e-mail, separated by commas.")
+    alert_from: str = _setting("", "Sender of alerts by e-mail.")
+    alert_to: str = _setting("", "Recipients of alerts by e-mail, separated by commas.")
     alert_apprise: str = _setting(
-        "PROPELAUTH_ALERT_APPRISE",
         "",
         "URLs of apprise that alerts are sent to, at most 10, separated by spaces. Requires the extra `apprise`.",
         secret=True,
     )
     webhook_secret: str = _setting(
-        "PROPELAUTH_WEBHOOK_SECRET",
         "",
         "Signing secret of the webhook endpoint (whsec_...). Several during a rotation, separated by commas.",
         secret=True,
     )
     webhook_store: str = _setting(
-        "PROPELAUTH_WEBHOOK_STORE",
         WEBHOOK_STORE.format("propel_auth_webhooks"),
         "SQLAlchemy URL of the webhook store: SQLite or PostgreSQL. The default file of an environment begins with its "
         "name: `staging_propel_auth_webhooks.db`.",
         secret=True,
     )
     erasure_days: float = _setting(
-        "PROPELAUTH_ERASURE_DAYS",
         30.0,
         "Days from the deletion of a user at PropelAuth to the due date of the erasure that it proposes.",
         minimum=0,
         maximum=36_500,
     )
     erase_deleted: bool = _setting(
-        "PROPELAUTH_ERASE_DELETED",
         False,
         "Set to true to erase deleted users when the erasure is due, whenever webhook events are applied; on "
         "PostgreSQL at most once a day.",
     )
     executor: str = _setting(
-        "PROPEL_EXECUTOR",
         "in_process",
         "Dagster executor of the stand-alone code location: in_process, multiprocess, celery or k8s. Not used by "
         "build_definitions: there your project's executor runs the jobs.",
@@ -323,8 +277,8 @@ def name_prefix(environment: str) -> str:
 
 
 def variable_of(name: str) -> str:
-    """Return the environment variable of a field of `Settings`."""
-    return FIELDS[name].metadata["variable"]
+    """Return the environment variable of a field of `Settings`: `PROPELAUTH_MAX_RPS` of `max_rps`."""
+    return "PROPEL_EXECUTOR" if name == "executor" else f"PROPELAUTH_{FIELDS[name].name.upper()}"
 
 
 def check_value(name: str, value: Any) -> None:

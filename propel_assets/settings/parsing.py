@@ -3,11 +3,10 @@
 import os
 import re
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any
 
 from propel_assets.errors import SettingsError
-from propel_assets.settings.fields import FIELDS, Settings, Target, check_value, variable_of
+from propel_assets.settings.fields import FIELDS, Settings, check_value, variable_of
 
 PER_ENVIRONMENT = ("auth_url", "api_key", "oauth_token", "webhook_secret", "webhook_store")
 """Settings without a common value: the key of one environment must never be sent to another."""
@@ -41,32 +40,16 @@ def environment_name() -> str:
     return Settings(environment=_environment(None)).environment
 
 
-def destination_name(environment: str | None = None) -> str:
-    """Return the destination for labels of assets. Other settings may have values that are not allowed."""
-    return _value("destination", environment)
-
-
-def executor_name(environment: str | None = None) -> str:
-    """Return the name of the Dagster executor. Other settings may have values that are not allowed.
-
-    Raises:
-        SettingsError: there is no such executor.
-    """
-    name = _value("executor", environment)
-    check_value("executor", name)
-    return name
-
-
-def max_age(environment: str | None = None) -> timedelta:
-    """Return `Target.max_age` for freshness policies. Other settings may have values that are not allowed.
+def read_setting(name: str, environment: str | None = None) -> Any:
+    """Return one setting. Others can have values that are not allowed.
 
     Raises:
         SettingsError: the value is not allowed.
     """
-    found = _find("max_age_hours", _environment(environment))
-    hours = _parse(*found, float) if found else Target.max_age_hours
-    check_value("max_age_hours", hours)
-    return Target(max_age_hours=hours).max_age
+    found = _find(name, _environment(environment))
+    value = _parse(*found, type(FIELDS[name].default)) if found else FIELDS[name].default
+    check_value(name, value)
+    return value
 
 
 def monitoring_settings(environment: str | None = None) -> Settings:
@@ -76,7 +59,7 @@ def monitoring_settings(environment: str | None = None) -> Settings:
     """
     names = ("alert_webhook", "alert_smtp", "alert_from", "alert_to", "alert_apprise", "webhook_store")
     environment = _environment(environment)
-    values: dict[str, Any] = {name: _value(name, environment) for name in names}
+    values: dict[str, Any] = {name: read_setting(name, environment) for name in names}
     return Settings(environment=environment, **values)
 
 
@@ -92,11 +75,6 @@ def _variables_of(name: str, environment: str) -> list[str]:
 def variable_to_set(name: str, environment: str) -> str:
     """Return the environment variable that sets a field of `Settings` for ``environment``, whatever others have."""
     return _variables_of(name, environment)[0]
-
-
-def _value(name: str, environment: str | None) -> str:
-    found = _find(name, _environment(environment))
-    return found[1] if found else str(FIELDS[name].default)
 
 
 def _environment(name: str | None) -> str:

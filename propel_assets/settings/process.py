@@ -23,21 +23,6 @@ def child_environment(values: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def temporary_environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for a library that has no other way to pass these values; restore them at the end."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
 def without_environment(prefix: str) -> Iterator[None]:
     """Remove the environment variables that begin with ``prefix``; restore them at the end."""
     before = {name: value for name, value in os.environ.items() if name.startswith(prefix)}

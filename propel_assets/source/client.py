@@ -219,7 +219,8 @@ class Client:
         if requested > limit:
             raise TransientApiError(
                 f"{request} {failure.reason} with Retry-After {requested:.0f} s, longer than "
-                f"PROPELAUTH_RETRY_SECONDS ({limit:.0f}). The previous data is kept. Run again later, or raise it."
+                f"PROPELAUTH_RETRY_SECONDS ({limit:.0f}). The previous data is kept. Run again later, or raise "
+                "PROPELAUTH_RETRY_SECONDS."
             )
         is_last = tries >= MAX_TRIES and not rate_limited
         if self._throttle.stopped or is_last or spent + pause > limit:
@@ -276,7 +277,10 @@ def _decode(request: _Request, body: bytes, decode: Callable[[bytes], T]) -> T:
     try:
         return decode(body)
     except msgspec.ValidationError as error:
-        raise PermanentApiError(f"{request} returned JSON of an unexpected shape{request.page}: {error}.") from None
+        raise PermanentApiError(
+            f"{request} returned JSON of an unexpected shape{request.page}: {error}. The previous data is kept. If it "
+            "persists, report the request to PropelAuth."
+        ) from None
     except RecursionError:
         raise PermanentApiError(
             f"{request} returned JSON that cannot be parsed{request.page}: {_deepest_nesting(body)}. "

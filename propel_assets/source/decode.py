@@ -155,7 +155,7 @@ class RowType:
         return value
 
     def _extend(self) -> None:
-        """Make a new struct if the present one lacks a field or a type that was found."""
+        """Make a new struct if the current one lacks a field or a type that was found."""
         before = [row_type.struct for row_type in self.maps.values()]
         for row_type in self.maps.values():
             row_type._extend()

@@ -68,7 +68,7 @@ class ListOutcome:
     rows_read: int
     total_min: int
     total_max: int
-    passes: int
+    attempts: int
     pages: int
     newest: float | None
 
@@ -195,7 +195,7 @@ class ListScan:
         raise UnprovedScan(
             f"{self._endpoint.name}: {MAX_ATTEMPTS} attempts to read {self._endpoint.path} could not prove that no row "
             f"is missing: {'; '.join([*self._unproved_reasons][:MAX_REASONS])}. The previous data is kept. Run again "
-            "while fewer rows change. If the error persists, the server's answers contradict each other."
+            "while fewer rows change. If the error persists while few rows change, report these reasons to PropelAuth."
         )
 
     def _needs_no_repetition(self, scan: Scan, newer: set[Hashable], inserted: int) -> bool:

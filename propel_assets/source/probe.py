@@ -607,7 +607,7 @@ class _Probe:
             11,
             "insight reports: age, extra_properties, whether the plan has them",
             "; ".join(texts),
-            "402, 403, 404 and 426 count as not enabled: the tables keep their rows. extra_properties is JSON.",
+            "With 402, 403, 404 or 426 the tables are skipped and keep their rows. extra_properties is JSON.",
         )
 
     def _scim(self, org_ids: Sequence[str]) -> ProbeFinding:
@@ -640,14 +640,16 @@ class _Probe:
             "which endpoints this key may read",
             f"{sum(status == HTTPStatus.OK for status in self.statuses.values())} endpoints return 200"
             + (f"; refused: {', '.join(sorted(refused))}" if refused else ""),
-            "403 is reported as a missing permission of the key, other statuses as a feature that is not enabled.",
+            "403 is reported as a missing permission of the key, 402 and 426 as a feature that is not enabled, and 401 "
+            "as a refused key.",
         )
 
     def _host(self) -> ProbeFinding:
+        is_served = HTTPStatus.OK in self.statuses.values()
         return ProbeFinding(
             14,
             "whether the auth URL serves the backend API directly",
-            "yes: every request of this probe was sent to it",
+            "yes: it returned 200 to requests of this probe" if is_served else "not known: no request returned 200",
             "The key is sent to the auth URL only. If PropelAuth ends direct access, requests fail with 404.",
         )
 

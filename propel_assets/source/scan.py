@@ -20,7 +20,7 @@ from propel_assets.source.ties import Tie
 AttemptVerdict = Literal["proved", "counted", "unproved"]
 MAX_TRIES_TO_FIND_THE_END = 100
 MAX_TAILS = 3
-UNORDERED = "no order of the list is known, so only its rows were counted"
+UNORDERED = "the list has no documented order, so only the number of its rows was compared with PropelAuth's totals"
 UNSTABLE = "rows of the list change places while it is read"
 WINDOW_ROWS = 10  # every server returns as many: the default page size
 
@@ -393,7 +393,8 @@ class Scan:
         if not self._ordered:
             if not self.total_min <= len(self.seen) <= self.total_max:
                 self._record_problem(
-                    f"{len(self.seen)} rows were read, {self.total_min} to {self.total_max} were counted"
+                    f"{len(self.seen)} rows were read, and PropelAuth's totals were {self.total_min} to "
+                    f"{self.total_max}"
                 )
         elif not (self._was_proved_by_count or self._is_proved_by_count()):
             # One deletion moves one row; a sign-up at the same time hides it from the totals.
@@ -402,7 +403,9 @@ class Scan:
                     f"{self._moved_without_deletion - self._new} rows were read twice, which no deletion explains"
                 )
             if self._order.since is None and self._end_total > len(self.seen):
-                self._record_problem(f"{len(self.seen)} rows were read, and {self._end_total} were counted at the end")
+                self._record_problem(
+                    f"{len(self.seen)} rows were read, and PropelAuth's total at the end was {self._end_total}"
+                )
         self._finish("proved" if self._ordered and self._order.stable else "counted")
 
     def _finish(self, best: AttemptVerdict) -> None:

@@ -144,7 +144,7 @@ class ScanResult:
     rows_read: int = 0
     total_min: int | None = None
     total_max: int | None = None
-    passes: int = 1
+    attempts: int = 1
     pages: int = 0
     unknown_fields: Mapping[str, str] = field(default_factory=dict)
     values_read: Mapping[str, int] = field(default_factory=dict)

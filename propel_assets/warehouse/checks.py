@@ -287,7 +287,11 @@ def primary_key_is_unique(facts: TableFacts) -> CheckResult:
 
 
 def references_exist(facts: TableFacts) -> CheckResult:
-    """Every row that a foreign key names exists: always within one scan, nearly always across scans."""
+    """Every foreign key has a row in the referenced table.
+
+    A missing row is an error if one scan reads both tables and the last load did not skip the table. Otherwise it is a
+    warning.
+    """
     table, warehouse = facts.table, facts.warehouse
     if not facts.columns:
         return _result(NOT_LOADED)
@@ -392,7 +396,10 @@ def _age(age: timedelta) -> str:
 
 
 def events_received(facts: TableFacts) -> CheckResult:
-    """A webhook was received for each change between the last two proved full loads. Without webhooks it passes."""
+    """A webhook was received for each change between the last two proved full loads.
+
+    The check passes where webhooks are not configured.
+    """
     table, warehouse = facts.table, facts.warehouse
     names = GRADED if table == AUTH_EVENT else [table.name]
     if not warehouse.count(AUTH_EVENT.name):
@@ -402,7 +409,7 @@ def events_received(facts: TableFacts) -> CheckResult:
         return _result("No webhook has been loaded, so there is nothing to compare.")
     newest, grades = latest_grades(warehouse, names), latest_grades(warehouse, names, settled=True)
     if not newest:
-        text = "No grade yet: two proved full loads after the first webhook are compared."
+        text = "Nothing to compare yet: this needs two proved full loads after the first webhook."
         return _result(text)
     evidence: dict[str, Any] = {
         "changes": {grade.event_type: grade.changes for grade in grades},
@@ -425,7 +432,11 @@ def events_received(facts: TableFacts) -> CheckResult:
         )
         return _result(text, failed="WARN", evidence=evidence)
     total = sum(grade.changes for grade in grades)
-    text = f"{total} changes, each with a webhook." if grades else "The last full load is graded when 2 minutes old."
+    text = f"{total} changes, each with a webhook."
+    if not grades:
+        text = (
+            "Nothing to compare yet: events of the last full load can still arrive. They are compared after 2 minutes."
+        )
     return _result(text, evidence=evidence)
 
 

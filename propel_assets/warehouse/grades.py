@@ -30,7 +30,7 @@ REPORTED_CHANGES: tuple[ReportedChange, ...] = (
     AUTH_EVENT.shape.reports if isinstance(AUTH_EVENT.shape, Webhooks) else ()
 )
 GRADED = tuple(dict.fromkeys(change.table for change in REPORTED_CHANGES))
-SETTLE_DELAY = timedelta(minutes=2)  # after a scan. Svix repeats a delivery after 5 seconds, then after 5 minutes
+SETTLE_DELAY = timedelta(minutes=2)  # after a scan. Svix retries a delivery after 5 seconds, then after 5 minutes
 MAX_LATENESS = timedelta(hours=1)  # events that are received later than this after the scan are not counted
 RECEIVER_CLOCK_DIFFERENCE = timedelta(seconds=5)  # between the receiver and the process that loads
 MAX_LATENESS_ROWS = 10_000  # events that the median and maximum lateness are computed from

@@ -147,7 +147,10 @@ class _Loader:
         strategies = self._pipeline.destination.capabilities().supported_merge_strategies or ()
         can_replace_rows = MERGE["strategy"] in strategies
         if options.recent and not can_replace_rows:
-            self._log(f"{self._settings.destination} cannot replace rows by their key: everything is read.")
+            self._log(
+                f"{self._settings.destination} does not support dlt's merge strategy {MERGE['strategy']}, which recent "
+                "loads need: everything is read."
+            )
             options = replace(options, recent=False)
         if writes_plain_files(self._target) or (options.events is not None and not can_replace_rows):
             options = replace(options, can_merge=False)
@@ -227,7 +230,7 @@ class _Loader:
         except Exception as error:  # each database's driver has error classes of its own
             self._log(
                 f"The webhooks were not graded, or old audit rows not removed: {describe_error(error)}. The next full "
-                "load repeats it, and compares with an older scan."
+                "load retries it, and compares with an older scan."
             )
 
     def must_read_again(self) -> bool:

@@ -1,7 +1,7 @@
 """What to do about an error of the destination, by SQLSTATE, error number of the system, or class.
 
 The text of a driver's error is never shown, because it may quote rows. These sentences replace it, and decide whether
-the load is repeated.
+the load is retried.
 """
 
 import errno

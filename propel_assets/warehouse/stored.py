@@ -61,8 +61,9 @@ def stored_columns(connect: Connect, pipeline: dlt.Pipeline, target: Target, sca
             variable = f"DESTINATION__{target.destination.upper()}__CREDENTIALS"
             variable = variable if destination_kind(target) != "filesystem" else "DESTINATION__FILESYSTEM__BUCKET_URL"
             raise OtherPipeline(
-                f"Another dlt pipeline created the table {name} of the dataset {pipeline.dataset_name}, with other "
-                f"columns; nothing was read: set another database ({variable}), or drop that dataset and load again."
+                f"The dataset {pipeline.dataset_name} has a table {name} of another dlt pipeline. Nothing was read. "
+                f"Set another database ({variable}). If the tables of that dataset are not needed, you can instead "
+                "drop it and load again."
             )
     return columns
 

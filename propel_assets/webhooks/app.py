@@ -100,7 +100,7 @@ class Receiver:
         if len(secrets) > MAX_SECRETS:
             raise SettingsError(
                 f"{secret_variable} has {len(secrets)} secrets, and a delivery is compared with each of them. "
-                f"Set at most {MAX_SECRETS}: the present one and, during a rotation, the one before."
+                f"Set at most {MAX_SECRETS}: the current one and, during a rotation, the previous one."
             )
         self._verifiers = [_verifier(secret, secret_variable) for secret in secrets]
         if not self._verifiers:

@@ -70,7 +70,9 @@ class _UnreadIds:
             return ""
         listed = " and ".join(f"{len(ids)} {kind}" for kind, ids in self.ids.items())
         ends = [
-            f"{len(self.kept)} events stay in the store until that succeeds or they are too old" if self.kept else "",
+            f"{len(self.kept)} events stay in the store until their ids can be read, or they are older than 30 days"
+            if self.kept
+            else "",
             "rows whose events are applied are read again until a full load has their rows" if self.is_applied else "",
         ]
         return (
@@ -129,7 +131,7 @@ def _pending(store: "WebhookStore", kept: Collection[str]) -> list["StoredEvent"
 
 
 def _purge(store: "WebhookStore") -> None:
-    """Remove events that are older than the limit and were not loaded. The next load repeats it after an error."""
+    """Remove events that are older than the limit and were not loaded. After an error, the next load retries it."""
     with contextlib.suppress(WebhookStoreError):
         store.purge()
 
@@ -146,7 +148,7 @@ def _settle_grades(settings: Settings, session: LoadSession, log: Log) -> None:
         ):
             settle_grades(warehouse)
     except Exception as error:  # each database's driver has error classes of its own
-        log(f"The webhooks were not graded: {describe_error(error)}. The next load of events repeats it.")
+        log(f"The webhooks were not graded: {describe_error(error)}. The next load of events retries it.")
 
 
 @contextlib.contextmanager

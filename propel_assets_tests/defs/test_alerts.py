@@ -168,7 +168,7 @@ def test_a_step_whose_process_was_killed_is_reported_as_such(tick, kill_step, we
     kill_step(class_name)
     tick()
     (text,) = webhook.texts
-    assert "propel_auth_load_orgs: The process of the step ended without an error: it was killed" in text
+    assert "propel_auth_load_orgs: The process of the step ended without reporting an error." in text
     assert "Alice" not in text
 
 

@@ -1,4 +1,4 @@
-"""The rights that docs/destinations.md gives to the users of a PostgreSQL warehouse."""
+"""The privileges that docs/destinations.md gives to the users of a PostgreSQL warehouse."""
 
 import re
 
@@ -8,11 +8,15 @@ from propel_assets.marts.runner import open_dbt
 from propel_assets.settings import load_settings
 from propel_assets_tests.processes import ROOT
 
-SECTION = (ROOT / "docs" / "destinations.md").read_text().split("## Rights of the warehouse user")[1].split("\n## ")[0]
+SECTION = (
+    (ROOT / "docs" / "destinations.md").read_text().split("## Privileges of the warehouse user")[1].split("\n## ")[0]
+)
 
 
 @pytest.mark.slow
-def test_the_documented_rights_are_enough_to_load_to_build_and_to_query(server, small, run_cli, monkeypatch) -> None:
+def test_the_documented_privileges_are_enough_to_load_to_build_and_to_query(
+    server, small, run_cli, monkeypatch
+) -> None:
     database = server.database()
     (grants, _) = re.findall(r"```sql\n(.*?)```", SECTION, re.DOTALL)
     server.ask(database, "CREATE ROLE analyst LOGIN")

@@ -171,7 +171,7 @@ def test_a_check_that_compared_has_no_reason_and_one_of_older_figures_has(small_
     small_sandbox.faults.parse("insights_off")
     load_scan("user_reports", small)
     [old] = evaluated("audit_churned_users").values()
-    never = "user_report has not been loaded: propel-assets load user_report."
+    never = "user_report has not been loaded. Run `propel-assets load user_report`."
     assert nothing.description == f"Skipped, nothing to compare: {never}"
     assert fresh.description is None
     assert "skipped" not in fresh.metadata

@@ -25,14 +25,14 @@ SELECT = ("+fct_invite_first_logins", "+fct_login_users_daily", "+fct_login_user
 SELECT += ("fct_logins_daily", "fct_impersonations", "fct_removals", "audit_event_grades")
 START = datetime.now(UTC) - timedelta(days=40)
 REMOVALS = {
-    "user.deleted": "user deleted",
-    "org.deleted": "org deleted",
-    "user.removed_from_org": "member removed",
-    "user.removed_from_scim_group": "SCIM group member removed",
-    "org.scim_group_deleted": "SCIM group deleted",
-    "org.scim_key_revoked": "SCIM key revoked",
-    "org.api_key_deleted": "API key deleted",
-    "user.deleted_personal_api_key": "API key deleted",
+    "user.deleted": "user_deleted",
+    "org.deleted": "org_deleted",
+    "user.removed_from_org": "member_removed",
+    "user.removed_from_scim_group": "scim_group_member_removed",
+    "org.scim_group_deleted": "scim_group_deleted",
+    "org.scim_key_revoked": "scim_key_revoked",
+    "org.api_key_deleted": "api_key_deleted",
+    "user.deleted_personal_api_key": "api_key_deleted",
 }
 
 

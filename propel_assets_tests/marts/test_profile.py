@@ -17,7 +17,7 @@ TLS = {
 def test_no_job_is_recommended_where_the_marts_cannot_be_built() -> None:
     found = {name: how_to_build(load_settings({"destination": name}).target) for name in ("postgres", "snowflake")}
     assert "propel_auth_refresh" in found["postgres"]
-    assert found["snowflake"].startswith("They are built on DuckDB and PostgreSQL only.")
+    assert found["snowflake"].startswith("History and marts are built on DuckDB and PostgreSQL only.")
 
 
 @pytest.mark.parametrize("is_in_url", [True, False])

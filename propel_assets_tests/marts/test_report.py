@@ -88,12 +88,12 @@ def test_only_settled_grades_count_as_missed_changes() -> None:
     assert chart is not None
     assert chart.headline == ("1", "changes that webhooks missed")
     assert "1 of 7 changes" in chart.summary
-    assert "1 grade not settled yet" in chart.summary
+    assert "1 comparison not final yet" in chart.summary
     assert chart.rows == [("user.created", "1", "of 5"), ("org.created", "0", "of 2")]
     waiting = missed_changes(lambda sql: grades[:1], "marts")
     assert waiting is not None
     assert waiting.headline is None
-    assert waiting.summary == "No grade is settled yet: 1 grade may still get events."
+    assert waiting.summary == "No comparison is final yet: events can still arrive for 1 comparison."
 
 
 def test_the_chart_of_active_users_names_the_source_of_a_single_line() -> None:

@@ -223,7 +223,7 @@ def test_rules_for_new_fields_store_or_drop_them_and_the_check_passes(policy, sm
     shown = run_cli("privacy", "org_query").stdout
     assert re.search(r"org_query +new_scalar +keep", shown)
     policy('[new_fields.user_qeury]\nnickname = "drop"')
-    with pytest.raises(SettingsError, match=r"there is no table user_qeury"):
+    with pytest.raises(SettingsError, match=r"new_fields\.user_qeury is not a table"):
         load_policy(load_settings().privacy_settings)
 
 
@@ -281,7 +281,17 @@ def test_a_recent_load_under_another_policy_reads_all_users_again(policy, settin
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("[user_qeury]\nemail = 'drop'", "there is no table user_qeury"),
+        ("[user_qeury]\nemail = 'drop'", "user_qeury is neither a setting nor a table"),
+        ("unclasified = 'drop'", "unclasified is neither a setting nor a table"),
+        (
+            "user_query = 'keep'",
+            "user_query must be a TOML table. Write [user_query] and one rule per column below it.",
+        ),
+        (
+            "[new_fields]\nuser_query = 'keep'",
+            "new_fields.user_query must be a TOML table. Write [new_fields.user_query]",
+        ),
+        ("new_fields = 'keep'", "new_fields must have a TOML table for each table: [new_fields.user_query]"),
         ("[user_query]\nemial = 'drop'", "user_query has no column emial"),
         ("[user_query]\nemail = 'hide'", "user_query.email is 'hide'; choose keep, hash or drop"),
         ("[user_query]\nlocked = 'hash'", "user_query.locked is a bool and cannot be hashed: keep it, or drop it"),
@@ -305,7 +315,7 @@ def test_an_impossible_rule_is_refused_before_any_request(text, why, policy, sma
 @pytest.mark.parametrize(
     ("value", "key", "why"),
     [
-        ("strict", "", "hashes, and PROPELAUTH_PRIVACY_KEY is not set"),
+        ("strict", "", "hashes columns, and PROPELAUTH_PRIVACY_KEY is not set"),
         ("strict", "short", "PROPELAUTH_PRIVACY_KEY is shorter than 16 characters"),
         ("strcit", "", "PROPELAUTH_PRIVACY is 'strcit': choose open, strict, or a file that can be read"),
     ],

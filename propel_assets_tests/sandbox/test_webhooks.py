@@ -1,4 +1,4 @@
-"""Webhooks of the sandbox: payloads, signatures that the official library verifies, faults, retries, the live day."""
+"""Webhooks of the sandbox: payloads, signatures that the official library verifies, faults, retries, live mode."""
 
 import json
 import re
@@ -18,7 +18,7 @@ import pytest
 from svix.webhooks import Webhook, WebhookVerificationError
 
 from propel_assets.sandbox.events import EVENT_FIELDS, make_event
-from propel_assets.sandbox.live import CHANGES, LiveDay
+from propel_assets.sandbox.live import CHANGES, LiveMode
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.sandbox.store import Store
 from propel_assets.sandbox.switches import SWITCHES
@@ -316,13 +316,13 @@ def test_a_receiver_that_is_down_gets_the_event_once_it_is_up(receiver) -> None:
     assert last == 204
 
 
-# The live day
+# Live mode
 
 
 def test_a_live_day_is_decided_by_the_seed() -> None:
     def play(seed: int) -> list[dict]:
         store = Store(seed=seed, now=NOW, users=40, orgs=5)
-        day = LiveDay(store, seed=seed)
+        day = LiveMode(store, seed=seed)
         for _ in range(300):
             day.step()
         return [event.payload for event in store.events]

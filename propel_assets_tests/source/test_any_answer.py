@@ -157,7 +157,7 @@ def test_only_an_id_is_looked_up_by_a_path(server, value) -> None:
     known = "8d4cd5a4-57a8-4a57-8a2f-3ac8a2d2a5ee"
     context = ScanContext(client=client_of(server), options=ReadOptions(lookups={"user_by_id": [known, value]}))
     with pytest.raises(
-        SettingsError, match=r"user_by_id looks up ids.*not: number 2\. Nothing was requested"
+        SettingsError, match=r"user_by_id: not a UUID: value number 2\. Nothing was requested\."
     ) as refused:
         list(read_scan("user_by_id", context))
     assert server.requests == 0

@@ -90,6 +90,7 @@ def test_every_question_that_reading_can_settle_is_settled() -> None:
     assert "user/org ignores order_by" in by_number[4]
     assert by_number[7].endswith("GET org/{org_id} does not send it")
     assert "has_more_results absent" in by_number[12]
+    assert by_number[14] == "yes: it returned 200 to requests of this probe"
     assert by_number[16] == "GET org/query returned 200"
     assert by_number[17] == "404 with an empty body"
     assert all(finding.action for finding in found.findings)
@@ -220,6 +221,12 @@ def test_a_key_that_is_refused_and_a_rate_limit_end_with_one_sentence() -> None:
         url = tenant.url
     with pytest.raises(PropelError, match="could not read GET"):
         probe(require_credentials(load_settings({"auth_url": url, "api_key": "x"})).tenant, no_progress)
+
+
+def test_a_url_that_returns_404_for_every_request_is_not_said_to_serve_the_api() -> None:
+    with Sandbox(users=20, orgs=2, seed=7, faults=["server_error=404"]) as wrong:
+        found = run_probe(wrong)
+    assert answers(found)[14] == "not known: no request returned 200"
 
 
 def test_a_tenant_with_few_or_no_rows_can_be_probed() -> None:

@@ -288,7 +288,7 @@ def test_a_look_up_that_finds_nothing_at_a_wrong_url_is_an_error(read, sandbox) 
 
 
 def test_a_value_to_look_up_that_is_not_utf_8_is_refused_before_any_request(read, sandbox) -> None:
-    with pytest.raises(SettingsError, match=r"looks up values in UTF-8\. Of its values, these are not: number 2"):
+    with pytest.raises(SettingsError, match=r"user_by_email: not valid UTF-8: value number 2\."):
         read("user_by_email", options=ReadOptions(lookups={"user_by_email": ["a@example.com", "\udcff@example.com"]}))
 
 

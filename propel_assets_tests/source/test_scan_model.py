@@ -243,7 +243,9 @@ def test_a_proved_scan_loses_no_row_in_thousands_of_interleavings() -> None:
         verdicts[outcome.scan.verdict] += 1
         losing += bool(outcome.lost)
         reasons.update(without_numbers(reason) for reason in outcome.scan.reasons)
-    print(f"{verdicts['unproved'] / INTERLEAVINGS:.2%} of {INTERLEAVINGS} passes unproved; {losing} of them lost rows")
+    print(
+        f"{verdicts['unproved'] / INTERLEAVINGS:.2%} of {INTERLEAVINGS} attempts unproved; {losing} of them lost rows"
+    )
     for reason, count in reasons.most_common():
         print(f"{count:6} {reason}")
     # Many of the others: a row was added and deleted again, or in the second of the last row. Totals cannot tell it
@@ -427,7 +429,7 @@ def test_joined_attempts_lose_no_row_and_yield_none_twice() -> None:
         except UnprovedScan:
             passes[f"given up after {MAX_ATTEMPTS}"] += 1
             continue
-        passes[f"proved in {scan.outcome.passes}"] += 1
+        passes[f"proved in {scan.outcome.attempts}"] += 1
         returned = [row for batch in batches for row in batch]
         assert scan.outcome.verdict == "proved"
         assert scan.outcome.rows_read == len(returned) == len(set(returned))
@@ -485,7 +487,7 @@ def test_one_insertion_with_a_deletion_at_any_other_moment_loses_no_row() -> Non
 
 
 def test_totals_cannot_show_an_insertion_and_a_deletion_between_the_same_two_requests() -> None:
-    """The assumption that docs/scan.md states: such a scan can be proved and miss a row. The next load repeats it."""
+    """As docs/scan.md states, such a scan can be proved and miss a row. The next full load finds it."""
     rows: list[Row] = [(n, n) for n in range(300)]
     both = {20: lambda rows: [*rows[:5], (1000, rows[5][1]), *rows[5:-2], rows[-1]]}
     outcome = played(rows, 10, both)

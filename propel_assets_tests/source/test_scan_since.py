@@ -30,7 +30,7 @@ def test_a_proved_scan_back_to_a_value_loses_no_row_from_that_value_on() -> None
         verdict, lost = lost_of_the_young(Random(seed))
         proved += verdict == "proved"
         assert not (lost and verdict == "proved"), f"seed {seed} lost {lost}"
-    print(f"{proved} of {INTERLEAVINGS} passes were proved")
+    print(f"{proved} of {INTERLEAVINGS} attempts were proved")
     assert proved > INTERLEAVINGS / 4
 
 

@@ -59,7 +59,7 @@ def test_a_user_inserted_while_the_list_is_read_costs_a_second_scan_and_no_user(
     at_request(changes)
     report = load_users(slow)
     assert set(sandbox.store.users) <= stored(query)
-    assert (report.verdict, report.passes) == ("proved", 2)
+    assert (report.verdict, report.attempts) == ("proved", 2)
 
 
 def test_a_user_hidden_by_an_insertion_and_a_deletion_at_once_is_found_in_a_repeated_scan(
@@ -74,20 +74,20 @@ def test_a_user_hidden_by_an_insertion_and_a_deletion_at_once_is_found_in_a_repe
     at_request({6: both})
     report = load_users(slow)
     assert set(sandbox.store.users) <= stored(query)
-    assert (report.verdict, report.passes) == ("proved", 3)  # the second brings the user, the third no other
+    assert (report.verdict, report.attempts) == ("proved", 3)  # the second brings the user, the third no other
     assert report.reason.startswith("1 unknown row older than the previous scan")
 
 
 @pytest.mark.slow
 def test_users_imported_between_two_scans_cost_one_more_scan_once(sandbox, slow, query) -> None:
-    assert load_users(slow).passes == 1
+    assert load_users(slow).attempts == 1
     for _ in range(3):
         insert(sandbox.store)
     report = load_users(slow)
-    assert (report.verdict, report.passes) == ("proved", 2)
+    assert (report.verdict, report.attempts) == ("proved", 2)
     assert report.reason.startswith("3 unknown rows")
     assert stored(query) == set(sandbox.store.users)
-    assert (load_users(slow).passes, load_users(slow).reason) == (1, "")
+    assert (load_users(slow).attempts, load_users(slow).reason) == (1, "")
 
 
 def test_users_that_keep_coming_to_the_middle_never_make_a_load_fail(sandbox, slow, query, at_request) -> None:
@@ -114,14 +114,14 @@ def test_ordinary_changes_between_two_scans_cost_no_further_scan(options, sandbo
     load_users(slow, options)
     sandbox.store.add_user()
     sandbox.store.touch_user(newcomers[0])
-    assert load_users(slow).passes == 1
+    assert load_users(slow).attempts == 1
 
 
 def test_a_table_that_was_emptied_costs_no_further_scan(slow, tmp_path) -> None:
     load_users(slow)
     with duckdb.connect(str(tmp_path / "propel_auth_pipeline.duckdb")) as database:
         database.execute("DELETE FROM propel_auth_data.user_query")
-    assert load_users(slow).passes == 1
+    assert load_users(slow).attempts == 1
 
 
 @pytest.mark.slow
@@ -131,9 +131,9 @@ def test_hashed_ids_and_erased_people_cost_no_further_scan(sandbox, slow, query)
     erase(strict.target, strict.privacy_settings, list(sandbox.store.users)[7])
     load_users(strict)
     sandbox.store.add_user()
-    assert load_users(strict).passes == 1
+    assert load_users(strict).attempts == 1
     insert(sandbox.store)
-    assert load_users(strict).passes == 2
+    assert load_users(strict).attempts == 2
     open_again = replace(strict, privacy="open")  # the ids stored have another form
-    assert load_users(open_again).passes == 1
+    assert load_users(open_again).attempts == 1
     assert len(stored(query)) == len(sandbox.store.users) - 1

@@ -51,9 +51,9 @@ def test_a_dataset_of_plain_dlt_is_refused_before_anything_is_read(tables, load_
     ran = run_cli("load", *tables)
     assert ran.returncode == 1
     assert (
-        "Another dlt pipeline created the table user_query of the dataset propel_auth_data, with other columns; "
-        "nothing was read: set another database (DESTINATION__DUCKDB__CREDENTIALS), or drop that dataset and load "
-        "again."
+        "The dataset propel_auth_data has a table user_query of another dlt pipeline. Nothing was read. Set another "
+        "database (DESTINATION__DUCKDB__CREDENTIALS). If the tables of that dataset are not needed, you can instead "
+        "drop it and load again."
     ) in ran.stderr
     assert "Traceback" not in ran.stderr
     assert not small.requests
@@ -66,7 +66,7 @@ def test_a_table_that_plain_dlt_adds_later_is_refused(load_plainly, small, run_c
     load_plainly()
     ran = run_cli("load", "user_query")
     assert ran.returncode == 1
-    assert "Another dlt pipeline created the table user_query of the dataset propel_auth_data" in ran.stderr
+    assert "The dataset propel_auth_data has a table user_query of another dlt pipeline." in ran.stderr
     assert not small.requests
 
 

@@ -396,7 +396,7 @@ def test_a_tenant_that_changes_during_verify_reports_only_planted_faults(plant, 
     expected = {Difference("missing", f"user_id={user_id}") for user_id in missing - named}
     expected |= {Difference("different", f"user_id={user_id}", ("locked",)) for user_id in changed - named}
     assert set(found["user_query"].differences) == expected
-    assert len(expected) >= 5, "the live day touched almost every planted user"
+    assert len(expected) >= 5, "live mode touched almost every planted user"
     assert found["user_query"].changed > 10
     assert {name: c.differences for name, c in found.items() if c.differences and name != "user_query"} == {}
     assert sum(comparison.changed for comparison in found.values()) > 50

@@ -290,7 +290,7 @@ def test_the_first_connection_has_no_grade_and_says_so(world) -> None:
     world.connect()
     world.scan()
     assert world.grades() == {}
-    assert "No grade yet" in world.check("user_query")[2]
+    assert "this needs two proved full loads after the first webhook" in world.check("user_query")[2]
     world.scan()
     assert {missed for _, missed in world.grades().values()} == {0}
 

@@ -116,7 +116,7 @@ def _refuse_other_environment(context: ScanContext) -> None:
                 "address, run once with PROPELAUTH_ALLOW_LOSS=true."
             )
         raise OtherEnvironment(
-            f"The tables were loaded from {before}, and {_url_variable(context)} is of {now}. The previous data is "
+            f"The tables were loaded from {before}, and {_url_variable(context)} now names {now}. The previous data is "
             f"kept. {remedy}"
         )
 

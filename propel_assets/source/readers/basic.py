@@ -52,9 +52,9 @@ def read_lookup(context: ScanContext, table: Table, shape: Lookup) -> Iterator[R
     if not values:
         raise SkipScan("No values to look up: set them as options of `propel-assets load` or in the run's config.")
     if f"{{{shape.parameter}}}" in table.path:  # an e-mail address would be in a URL, and in logs
-        _require(table, "looks up ids, which are UUIDs", values, lambda value: bool(UUID.fullmatch(value)))
+        _require(table, "a UUID", values, lambda value: bool(UUID.fullmatch(value)))
     else:
-        _require(table, "looks up values in UTF-8", values, _is_utf8)
+        _require(table, "valid UTF-8", values, _is_utf8)
     rows, is_any_found = _look_up(context, table, shape.parameter, values)
     if not is_any_found:
         _require_api(context)
@@ -73,8 +73,8 @@ def _require(table: Table, rule: str, values: Sequence[str], follows: Callable[[
     if others:
         places = ", ".join(map(str, others[:10]))
         raise SettingsError(
-            f"{table.name} {rule}. Of its values, these are not: number {places}. "
-            "Nothing was requested. Correct them in the options of the command or in the run's config."
+            f"{table.name}: not {rule}: value number {places}. Nothing was requested. Correct the values in the "
+            "options of the command or in the run's config."
         )
 
 

@@ -143,7 +143,7 @@ def list_result(table: Table, outcome: ListOutcome) -> ScanResult:
         rows_read=outcome.rows_read,
         total_min=outcome.total_min,
         total_max=outcome.total_max,
-        passes=outcome.passes,
+        attempts=outcome.attempts,
         pages=outcome.pages,
         newest=outcome.newest,
     )

@@ -66,8 +66,8 @@ def read_events(context: ScanContext, table: Table, shape: Webhooks) -> Iterator
         raise SkipScan("No webhook has been received. Start the receiver: propel-assets webhooks.")
     if not context.options.can_merge:
         raise SkipScan(
-            "The destination cannot replace single rows, which events need: files, Delta tables included, are changed "
-            "by full loads only. The events stay in the store, for 30 days and until a newer one arrives. "
+            "The destination does not support dlt's merge strategy delete-insert, which events need. Only full loads "
+            "change its tables. The events stay in the store, for 30 days and until a newer one arrives. "
             "Use a database as the destination."
         )
     rows = [_row(event) for event in events]
@@ -364,9 +364,9 @@ def _is_absence_proved(context: ScanContext, table: Table, read_one: Callable[[s
         raise errors[0]
     if listed:
         raise PermanentApiError(
-            f"GET {table.path} lists {table.items}, but a request for each of the first {len(listed)} of them by its "
-            "id finds none. So a status 404 proves no deletion. Nothing was changed, and the events stay in the store. "
-            "Check that no proxy answers instead of PropelAuth, and load again."
+            f"GET {table.path} lists {table.items}, but requests for the first {len(listed)} of their ids returned "
+            "404, so a 404 does not prove a deletion. Nothing was changed, and the events stay in the store. Check "
+            "that no proxy responds instead of PropelAuth, and load again."
         )
     return False
 

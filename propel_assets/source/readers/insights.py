@@ -123,7 +123,7 @@ def _joined(results: list[ScanResult]) -> ScanResult:
         rows_read=sum(result.rows_read for result in results),
         total_min=sum(result.total_min or 0 for result in results),
         total_max=sum(result.total_max or 0 for result in results),
-        passes=max(result.passes for result in results),
+        attempts=max(result.attempts for result in results),
         pages=sum(result.pages for result in results),
     )
 

@@ -66,7 +66,7 @@ def read_scim(context: ScanContext, _: Sequence[Table]) -> Iterator[Rows | ScanR
             reason=join_reasons(UNORDERED, outcome.reason, without),
             cursor={WITH_GROUPS: sorted({org_id for org_id, _ in groups})},
             rows_read=len(rows),
-            passes=outcome.passes,
+            attempts=outcome.attempts,
             pages=outcome.pages,
         )
 

@@ -155,7 +155,7 @@ def _results(
         reason=no_orgs_reason or outcome.reason,
         mode=mode,
         rows_read=memberships.rows_read,
-        passes=outcome.passes,
+        attempts=outcome.attempts,
         pages=outcome.pages,
         deleted={"user_id": memberships.emptied},
     )

@@ -67,7 +67,7 @@ def proposed_erasures(warehouse: Warehouse, days: float) -> list[ErasureProposal
 def run_due_erasures(settings: Settings, log: Log, *, at_most_daily: bool = False) -> None:
     """Erase the users whose proposals are due and who do not exist at PropelAuth.
 
-    An erasure that was stopped is repeated. An incomplete erasure is reported by each run, until `propel-assets erase`
+    An erasure that was stopped is retried. An incomplete erasure is reported by each run, until `propel-assets erase`
     has listed what remains. With ``at_most_daily``, proposals that became due after the last erasure wait until it is
     `ERASE_EVERY` old, because an erasure makes concurrent loads fail.
 

@@ -84,7 +84,7 @@ def erase(
     """
     policy = load_policy(privacy, needs_key=not dry_run)
     if not dry_run:
-        require_key(policy, "The erasure list consists of keyed hashes, so that no load restores the person")
+        require_key(policy, "An erasure needs the key of the erasure list's hashes")
     person = Person.from_arguments(user_id, emails, policy)
     with working_folder() as folder:
         pipeline = build_pipeline(target, folder, log)

@@ -104,7 +104,7 @@ cross join bounds
    others: from the start of the last full load before the previous build, to the end of the last load.
 
    A full load compares only the keys that the log has since the full load before it began, so an older entry does not
-   describe the present version. #}
+   describe the current version. #}
 {% macro change_times(raw_table, load_of, key, loads) -%}
 {%- set read = propel_auth.existing_loads(loads) -%}
 full_loads as (

@@ -59,7 +59,7 @@ select
   {{ propel_auth.utc_day('as_of') }} as day,
   display_name,
   case
-    when user_id is not null and org_id is not null then 'user in org'
+    when user_id is not null and org_id is not null then 'user_in_org'
     when user_id is not null then 'user'
     when org_id is not null then 'org'
     else 'none'

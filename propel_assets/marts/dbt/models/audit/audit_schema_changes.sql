@@ -20,7 +20,7 @@ select
   fields.name as field_name,
   fields.finding,
   case
-    when fields.finding = 'held back by the privacy policy' then 'held back'
+    when fields.finding = 'held back by the privacy policy' then 'not_stored'
     -- 'unknown' in scans of versions before 0.2
     when fields.finding like 'unexpected%' or fields.finding like 'unknown,%' then 'unexpected'
     else 'mismatched'

@@ -1,13 +1,13 @@
 select
   message_id,
   case event_type
-    when 'user.deleted' then 'user deleted'
-    when 'org.deleted' then 'org deleted'
-    when 'user.removed_from_org' then 'member removed'
-    when 'user.removed_from_scim_group' then 'SCIM group member removed'
-    when 'org.scim_group_deleted' then 'SCIM group deleted'
-    when 'org.scim_key_revoked' then 'SCIM key revoked'
-    else 'API key deleted'
+    when 'user.deleted' then 'user_deleted'
+    when 'org.deleted' then 'org_deleted'
+    when 'user.removed_from_org' then 'member_removed'
+    when 'user.removed_from_scim_group' then 'scim_group_member_removed'
+    when 'org.scim_group_deleted' then 'scim_group_deleted'
+    when 'org.scim_key_revoked' then 'scim_key_revoked'
+    else 'api_key_deleted'
   end as kind,
   user_id,
   org_id,
