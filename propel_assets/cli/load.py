@@ -8,8 +8,8 @@ import click
 from propel_assets.catalog import AUTH_EVENT, BY_NAME, SCANS, TABLES, Table, tables_of
 from propel_assets.catalog.model import Lookup, RunOption
 from propel_assets.cli.arguments import UserId, current_settings, table_arguments
+from propel_assets.cli.check import exit_by_results, log_failed_checks, run_checks
 from propel_assets.cli.rendering import VERDICTS, format_count, progress_bar
-from propel_assets.cli.status import exit_by_results, log_failed_checks, run_checks
 from propel_assets.errors import PropelError, WarehouseClosed, WarehouseUnreachable
 
 if TYPE_CHECKING:
