@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import dlt
-from dlt.common.configuration.exceptions import ConfigurationException
 from dlt.common.destination import Destination
 from dlt.common.destination.exceptions import InvalidDestinationReference, UnknownDestinationModule
 from dlt.common.destination.reference import DestinationReference
@@ -129,11 +128,9 @@ def database_file(pipeline: dlt.Pipeline) -> Path | None:
     """Return the DuckDB file of ``pipeline``; None for every other destination."""
     if not isinstance(pipeline.destination, atomic_duckdb):
         return None
-    with contextlib.suppress(ConfigurationException):
-        config: Any = pipeline.destination_client().config
-        path = str(config.credentials.database)
-        return None if path.startswith((":", "md:")) else Path(path)
-    return None
+    config: Any = pipeline.destination_client().config
+    path = str(config.credentials.database)
+    return None if path.startswith((":", "md:")) else Path(path)
 
 
 def load_lock(target: Target, pipeline: dlt.Pipeline, log: Log) -> contextlib.AbstractContextManager[None]:

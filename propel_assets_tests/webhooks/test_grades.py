@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from propel_assets.catalog import BY_NAME
+from propel_assets.catalog.events import REPORTS
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.sandbox.roles import MAPPINGS
 from propel_assets.sandbox.running import Sandbox
@@ -80,7 +81,7 @@ class World:
         return {grade.event_type: (grade.changes, grade.missed) for grade in found}
 
     def truth(self) -> dict[str, tuple[int, int]]:
-        types = [change.event_type for change in grades.REPORTED_CHANGES]
+        types = [change.event_type for change in REPORTS]
         return {name: (self.changes[name], self.missed[name]) for name in types}
 
     def check(self, name: str) -> tuple[bool, str, str]:
