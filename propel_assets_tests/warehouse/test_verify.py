@@ -255,7 +255,7 @@ def test_events_that_arrive_late_are_waited_for(loaded_settings, sandbox) -> Non
 
 
 def test_waiting_for_events_ends(loaded_settings, sandbox, monkeypatch) -> None:
-    monkeypatch.setattr(verify_module, "EVENT_GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(verify_module, "EVENT_GRACE_SECONDS", 1.0)
     monkeypatch.setattr(verify_module, "POLL_SECONDS", 0.05)
     silent, reported, *_ = sorted(sandbox.store.users)
     polls: list[datetime] = []
