@@ -69,14 +69,11 @@ class Traffic:
     concurrency: int = 0
 
 
-class _QueryFilter(logging.Filter):
-    """Removes query strings from the URLs that urllib3 logs: they can contain e-mail addresses."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Edit ``record`` and return True."""
-        if isinstance(record.args, tuple):
-            record.args = tuple(arg.split("?")[0] if isinstance(arg, str) else arg for arg in record.args)
-        return True
+def _remove_queries(record: logging.LogRecord) -> bool:
+    """Remove query strings from the URLs that urllib3 logs: they can contain e-mail addresses."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(arg.split("?")[0] if isinstance(arg, str) else arg for arg in record.args)
+    return True
 
 
 class Client:
@@ -86,9 +83,7 @@ class Client:
         self, tenant: Tenant, *, request_seconds: float = REQUEST_SECONDS, max_body_bytes: int = MAX_BODY_BYTES
     ) -> None:
         """Prepare connections; send nothing. ``tenant`` must have passed `require_credentials`."""
-        log = logging.getLogger("urllib3.connectionpool")
-        if not any(isinstance(known, _QueryFilter) for known in log.filters):
-            log.addFilter(_QueryFilter())
+        logging.getLogger("urllib3.connectionpool").addFilter(_remove_queries)  # once: it is always the same function
         self.tenant = tenant
         self.traffic = Traffic()
         self._server: str | None = None  # the header `Server` of the last response
