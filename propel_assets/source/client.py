@@ -79,16 +79,12 @@ def _remove_queries(record: logging.LogRecord) -> bool:
 class Client:
     """Sends the requests of one scan to one PropelAuth environment. Threads can share it."""
 
-    def __init__(
-        self, tenant: Tenant, *, request_seconds: float = REQUEST_SECONDS, max_body_bytes: int = MAX_BODY_BYTES
-    ) -> None:
+    def __init__(self, tenant: Tenant) -> None:
         """Prepare connections; send nothing. ``tenant`` must have passed `require_credentials`."""
         logging.getLogger("urllib3.connectionpool").addFilter(_remove_queries)  # once: it is always the same function
         self.tenant = tenant
         self.traffic = Traffic()
         self._server: str | None = None  # the header `Server` of the last response
-        self._request_seconds = request_seconds
-        self._max_body_bytes = max_body_bytes
         self._scan_ends = time.monotonic() + tenant.scan_seconds
         self._throttle = Throttle(tenant.max_concurrency, tenant.max_rps)
         self._traffic_lock = threading.Lock()
@@ -98,7 +94,7 @@ class Client:
             maxsize=tenant.max_concurrency,
             block=False,
             retries=False,
-            timeout=urllib3.Timeout(connect=min(CONNECT_SECONDS, request_seconds), total=request_seconds),
+            timeout=urllib3.Timeout(connect=min(CONNECT_SECONDS, REQUEST_SECONDS), total=REQUEST_SECONDS),
             headers={"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "gzip"},
         )
 
@@ -179,7 +175,7 @@ class Client:
             success = True
             return value
         except urllib3.exceptions.HTTPError as error:
-            reason = _network_failure(error, self._request_seconds)
+            reason = _network_failure(error)
             return _Failure(f"failed: {reason}", sent_at, is_connected=not isinstance(error, NO_USABLE_CONNECTION))
         finally:
             self._throttle.end_request(sent_at, success=success)
@@ -195,10 +191,10 @@ class Client:
         while chunk := response.read(CHUNK_BYTES, decode_content=True):
             chunks.append(chunk)
             size += len(chunk)
-            if size > self._max_body_bytes:
+            if size > MAX_BODY_BYTES:
                 _discard(response)
                 raise ResponseTooLarge(
-                    f"{request} failed: response larger than {self._max_body_bytes / 2**20:.0f} MiB. The previous data "
+                    f"{request} failed: response larger than {MAX_BODY_BYTES / 2**20:.0f} MiB. The previous data "
                     "is kept. Run again; if it persists, report the request to PropelAuth."
                 )
         return b"".join(chunks)
@@ -325,7 +321,7 @@ def _deepest_nesting(body: bytes) -> str:
     return f"{deepest:,} levels of nesting (byte {position})"
 
 
-def _network_failure(error: urllib3.exceptions.HTTPError, request_seconds: float) -> str:
+def _network_failure(error: urllib3.exceptions.HTTPError) -> str:
     """Return what happened, decided by the types of the error and of its cause."""
     cause = error.__cause__ or error.__context__
     if isinstance(error, urllib3.exceptions.SSLError):
@@ -335,9 +331,9 @@ def _network_failure(error: urllib3.exceptions.HTTPError, request_seconds: float
     if isinstance(error, urllib3.exceptions.NewConnectionError):
         return "connection refused" if isinstance(cause, ConnectionRefusedError) else "no connection"
     if isinstance(error, urllib3.exceptions.ConnectTimeoutError):
-        return f"connection timed out after {min(CONNECT_SECONDS, request_seconds):g} s"
+        return f"connection timed out after {min(CONNECT_SECONDS, REQUEST_SECONDS):g} s"
     if isinstance(error, urllib3.exceptions.ReadTimeoutError):
-        return f"timed out after {request_seconds:g} s"
+        return f"timed out after {REQUEST_SECONDS:g} s"
     if isinstance(error, urllib3.exceptions.DecodeError):
         return "response cannot be decompressed"
     if isinstance(error, http.client.IncompleteRead) or isinstance(cause, http.client.IncompleteRead):
