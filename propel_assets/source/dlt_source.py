@@ -12,7 +12,6 @@ pipeline; docs/ways.md has the settings. The commands and assets of this project
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from typing import Any, Protocol
 
 import dlt
@@ -22,7 +21,6 @@ from dlt.extract import DltResource, DltSource
 
 from propel_assets.catalog import (
     AUDIT_TABLES,
-    AUTH_EVENT,
     BY_NAME,
     ORG_MEMBERSHIP,
     PROPEL_SCANS,
@@ -41,6 +39,7 @@ from propel_assets.source.change_log import LOGGED, ChangeLog, StoredTables
 from propel_assets.source.client import Client
 from propel_assets.source.decode import to_arrow
 from propel_assets.source.readers import ScanContext, read_scan
+from propel_assets.source.readers.context import StoredIds
 from propel_assets.source.readers.events import refuse_loss
 from propel_assets.source.reconcile import ColumnCounts, Reconciler, ValueLimits, merge_types
 from propel_assets.source.stream import (
@@ -210,20 +209,15 @@ class _ScanReader:
         self._log = (
             ChangeLog(run.stored, _load_id(), run.options.events, again.read_from) if run.stored and is_logged else None
         )
-        ids = _StoredIds(run, privacy)
         self._context = ScanContext(
             client=Client(settings.tenant),
             options=replace(run.options, recent=run.options.recent and not privacy.policy_changed),
             resume_state=previous,
             wanted=self._wanted,
             progress=run.progress,
-            count_unknown=ids.count_unknown if ids.can_count_unknown else None,
             resume_state_of=self._store.read,
-            privacy=privacy.fingerprint,
-            stored_ids=ids.stored_ids,
-            first_receipt=ids.first_receipt,
+            stored=StoredIds(privacy, run.stored, run.stored_keys),
             rows_to_read_again=again,
-            count_deleted=ids.count_deleted,
         )
 
     def read(self) -> Iterator[dict[str, Any]]:
@@ -272,44 +266,6 @@ class _ScanReader:
         self._store.write(self._scan, results[0].resume_state)
         run.on_changes(log.rows if log and log.is_kept else ())
         yield {**{table.name: to_arrow(table, ()) for table in AUDIT_TABLES}, PROPEL_SCANS.name: _audit_rows(results)}
-
-
-@dataclass(frozen=True)
-class _StoredIds:
-    """Queries the destination for ids as the API has them. The privacy policy can store them in another form."""
-
-    run: SourceRun
-    privacy: PrivacyFilter
-
-    @property
-    def can_count_unknown(self) -> bool:
-        """Whether ids can be compared: those stored under another privacy policy can have another form."""
-        return self.run.stored_keys is not None and not self.privacy.policy_changed
-
-    def count_unknown(self, table: str, ids: set[Any]) -> int:
-        """Return how many of ``ids`` a table does not have."""
-        return self.privacy.count_unknown(table, ids, self.run.stored_keys(table) if self.run.stored_keys else ())
-
-    def stored_ids(self, table: Table, ids: Sequence[str]) -> list[str]:
-        """Return which of ``ids`` a table has; none if it cannot be queried."""
-        if not ids or self.run.stored is None:
-            return []
-        key = table.key[0]
-        by_key = dict(zip(self.privacy.stored_ids(table.name, key, ids), ids, strict=True))
-        return [by_key[row[key]] for row in self.run.stored.rows(table, [*by_key])]
-
-    def count_deleted(self, table: Table, ids: Sequence[str]) -> int:
-        """Return how many rows events have deleted since the last full load of a table, once ``ids`` are deleted."""
-        if not ids or self.run.stored is None:
-            return len(ids)
-        keys = {(id_,) for id_ in self.privacy.stored_ids(table.name, table.key[0], ids)}
-        return len(keys | self.run.stored.deleted_since_full_load(table))
-
-    def first_receipt(self, ids: Sequence[str]) -> datetime | None:
-        """Return when the first of the messages ``ids`` that are stored was received."""
-        if not ids or self.run.stored is None:
-            return None
-        return self.run.stored.first_receipt(self.privacy.stored_ids(AUTH_EVENT.name, AUTH_EVENT.key[0], ids))
 
 
 def _keep_rows() -> Any:

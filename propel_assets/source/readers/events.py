@@ -72,11 +72,11 @@ def read_events(context: ScanContext, table: Table, shape: Webhooks) -> Iterator
             "Use a database as the destination."
         )
     rows = [_row(event) for event in events]
-    stored = context.stored_ids(AUTH_EVENT, [row["message_id"] for row in rows])
+    stored = context.stored.find(AUTH_EVENT, [row["message_id"] for row in rows])
     known = set(stored)
     new = [row for row in rows if row["message_id"] not in known]  # a later delivery has later times
     again = context.rows_to_read_again
-    receipts = [*(row["received_at"] for row in new), context.first_receipt(stored), again.since]
+    receipts = [*(row["received_at"] for row in new), context.stored.first_receipt(stored), again.since]
     since = min(filter(None, receipts), default=None)
     times = [event.sent_at for event in events] + ([again.since] if again.since else [])
     sent_since = int(min((time.timestamp() for time in times), default=0)) - API_CLOCK_DIFFERENCE
@@ -332,7 +332,7 @@ def _read(
         missing = [id_ for id_, row in second.items() if row is None]
         found |= second
     existing = [row for row in found.values() if row is not None]
-    absent = context.stored_ids(table, missing)
+    absent = context.stored.find(table, missing)
     reason = join_reasons(
         LIST_IS_EMPTY.format(table.items, len(absent)) if absent and not is_proved else "",
         REFUSED.format(table.items, len(refused)) if refused else "",
@@ -340,7 +340,7 @@ def _read(
     )
     if not is_proved:
         return _Entities(row_type, existing, [], [], reason, unread)
-    refuse_loss(context, table, len(absent), context.count_deleted(table, absent))
+    refuse_loss(context, table, len(absent), context.stored.count_deleted(table, absent))
     return _Entities(row_type, existing, missing, absent, reason, unread)
 
 
