@@ -169,8 +169,10 @@ class Client:
             try:
                 value = _decode(request, body, decode)
             except NOT_JSON as error:
-                kind = f"{_content_type(response)} that is not JSON{request.page}: {_position(error)}"
-                return _Failure(f"returned {response.status} with {kind}", sent_at)
+                kind = response.headers.get("Content-Type", "a body without a type").split(";")[0]
+                reason = f"invalid UTF-8 (byte {error.start})" if isinstance(error, UnicodeDecodeError) else error
+                text = f"returned {response.status} with {kind} that is not JSON{request.page}: {reason}"
+                return _Failure(text, sent_at)
             self._server = response.headers.get("Server", "")
             success = True
             return value
@@ -297,15 +299,6 @@ def _retry_after(value: str | None) -> float | None:
         at = at if at.tzinfo else at.replace(tzinfo=UTC)
         seconds = (at - datetime.now(UTC)).total_seconds()
     return seconds if 0 < seconds < inf else None
-
-
-def _content_type(response: urllib3.BaseHTTPResponse) -> str:
-    return response.headers.get("Content-Type", "a body without a type").split(";")[0]
-
-
-def _position(error: msgspec.DecodeError | UnicodeDecodeError) -> str:
-    """Return what is wrong and where, without content."""
-    return f"invalid UTF-8 (byte {error.start})" if isinstance(error, UnicodeDecodeError) else f"{error}"
 
 
 def _deepest_nesting(body: bytes) -> str:

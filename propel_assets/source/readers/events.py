@@ -156,23 +156,16 @@ def _row(event: StoredEvent) -> dict[str, Any]:
 
 def _named(payload: dict[str, Any], column: str, fields: Sequence[str]) -> str | None:
     """Return the first of ``fields`` with a text that ``column`` can have. Other values are in the payload only."""
-    is_accepted = _is_storable if column == "role" else _is_id
-    values = (payload.get(field) for field in fields)
-    return next((value for value in values if isinstance(value, str) and is_accepted(value)), None)
+    texts = [text for field in fields if isinstance(text := payload.get(field), str)]
+    if column == "role":
+        return next((text for text in texts if not NOT_STORABLE.search(text)), None)
+    return next((text for text in texts if text.isascii() and text.isprintable()), None)
 
 
 def names_one_of(event: StoredEvent, ids: Collection[str]) -> bool:
     """Return whether ``event`` names a user or an org of ``ids``, which are in lower case."""
     payload = json.loads(event.payload)
     return not {*ids}.isdisjoint(_ids(_named(payload, column, COLUMNS[column]) for column in ("user_id", "org_id")))
-
-
-def _is_id(text: str) -> bool:
-    return text.isascii() and text.isprintable()
-
-
-def _is_storable(text: str) -> bool:
-    return not NOT_STORABLE.search(text)
 
 
 def _ids(values: Iterable[str | None]) -> list[str]:
