@@ -77,9 +77,7 @@ class RowType:
         self._raw = frozenset(name for name, column in self._declared.items() if column.type in RAW_TYPES)
         self._found_fields: dict[str, int] = {}  # unexpected ones, with their positions
         self._found_mismatches: set[str] = set()
-        self._found_raw: set[str] = (
-            set()
-        )  # fields with values that the struct refuses, although their type can hold them
+        self._found_raw: set[str] = set()  # with values that the struct refuses, although their type can hold them
         self._lock = threading.Lock()
         self.struct = self.declared_struct = self._make_struct()
 
