@@ -18,7 +18,7 @@ from propel_assets.source.client import Client
 from propel_assets.source.decode import to_arrow
 from propel_assets.source.readers import ScanContext, read_scan
 from propel_assets.source.readers.context import StoredIds
-from propel_assets.source.readers.events import refuse_loss
+from propel_assets.source.readers.named import refuse_loss
 from propel_assets.source.reconcile import ColumnCounts, Reconciler, ValueLimits, merge_types
 from propel_assets.source.stream import (
     Progress,
