@@ -9,7 +9,7 @@ from http import HTTPStatus
 from operator import attrgetter
 from typing import Any
 
-from propel_assets.catalog import AUTH_EVENT, ORG_MEMBERSHIP, Feature, Table
+from propel_assets.catalog import AUTH_EVENT, ORG_MEMBERSHIP, USER_QUERY, Feature, Table
 from propel_assets.catalog.model import PagedList
 from propel_assets.errors import PermanentApiError
 from propel_assets.privacy.filter import PrivacyFilter
@@ -149,14 +149,20 @@ def list_scan(
     shape = table.shape
     if not isinstance(shape, PagedList):
         raise TypeError(f"{table.name} is not read as a paged list")
-    if row_type is None:  # users come with their memberships
-        row_type = RowType(table, maps={ORG_MEMBERSHIP.items: RowType(ORG_MEMBERSHIP, constant_columns=("user_id",))})
+    if row_type is None:
+        row_type = user_row_type() if table is USER_QUERY else RowType(table)
     if params is None:
         params = {"order_by": shape.order} if shape.order else {}
     if order is None:
         order = Order(key=key_of(table), value=attrgetter("f_created_at") if shape.order else None)
     endpoint = ListEndpoint(table.name, table.path, table.items, shape.total, row_type, params)
     return ListScan(context.client, endpoint, order, progress=context.progress, already_read=already_read, watch=watch)
+
+
+def user_row_type(*, with_orgs: bool = True) -> RowType:
+    """Return the row type of users, with their memberships inside."""
+    member = RowType(ORG_MEMBERSHIP, constant_columns=("user_id",))
+    return RowType(USER_QUERY, maps={ORG_MEMBERSHIP.items: member} if with_orgs else {})
 
 
 def key_of(table: Table) -> Callable[[Any], Any]:

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any
 
-from propel_assets.catalog import BY_NAME, ORG_BY_ID, ORG_MEMBERSHIP, ORG_QUERY, USER_QUERY, Table
+from propel_assets.catalog import BY_NAME, ORG_BY_ID, ORG_QUERY, USER_QUERY, Table
 from propel_assets.errors import LossRefused, PermanentApiError, TransientApiError, Unreachable
 from propel_assets.source.decode import PageDecoder, RowType
 from propel_assets.source.lists import MAX_SINGLE_READS, MIN_PAGE_SIZE, get_or_none, request_each
-from propel_assets.source.readers.context import ScanContext, allowed_loss, key_of, list_scan
+from propel_assets.source.readers.context import ScanContext, allowed_loss, key_of, list_scan, user_row_type
 from propel_assets.source.readers.users import list_orders
 from propel_assets.source.stream import Rows, ScanResult, join_reasons
 
@@ -58,8 +58,7 @@ def events_result(table: Table, rows: int, deleted: Mapping[str, Sequence[str]])
 
 def read_users(context: ScanContext, ids: Sequence[str], since: int, *, with_orgs: bool) -> Entities:
     """Read users. ``since``: when the first of the events was sent, in epoch seconds."""
-    member = RowType(ORG_MEMBERSHIP, constant_columns=("user_id",))
-    row_type = RowType(USER_QUERY, maps={ORG_MEMBERSHIP.items: member} if with_orgs else {})
+    row_type = user_row_type(with_orgs=with_orgs)
     decode, params = PageDecoder(row_type), {"include_orgs": "true" if with_orgs else "false"}
     path = BY_NAME["user_by_id"].path_of
 
