@@ -67,7 +67,7 @@ def run_demo(*, users: int, orgs: int, seed: int, now: date, environment: str = 
     if are_marts_installed():
         _print_answers(settings, now)
     else:
-        click.echo(f"\n{install_extra('marts')} for the history, the marts and answers from them.")
+        click.echo(f"\n{install_extra('marts')} to build the history and the marts, and to print figures from them.")
     click.echo(f"\n{len(result.get_asset_materialization_events())} assets in {time.monotonic() - started:.0f} s.")
     with open_configured_warehouse(settings) as warehouse:
         [(file,)] = warehouse.rows("SELECT path FROM duckdb_databases() WHERE database_name = current_database()")
