@@ -37,7 +37,7 @@ from propel_assets.privacy.policy_file import load_policy
 from propel_assets.sandbox.events import WebhookEvent
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import Settings, load_settings
-from propel_assets.source.readers import events as reader
+from propel_assets.source.readers import named as reader
 from propel_assets.source.stream import ReadOptions
 from propel_assets.warehouse import audit, query, retention
 from propel_assets.warehouse import load as load_module
