@@ -1,20 +1,10 @@
 """The audit tables: how each table was read, what changed, and what checks found. propel-assets writes them."""
 
-from propel_assets.catalog.model import Audit, Column, Table, boolean, identifier, integer, json, text, timestamp
+from functools import partial
 
+from propel_assets.catalog.model import Audit, Table, boolean, double, identifier, integer, json, text, timestamp
 
-def _audit(name: str, key: tuple[str, ...], description: str, columns: tuple[Column, ...]) -> Table:
-    return Table(
-        name=name,
-        scan="",
-        group="audit",
-        path="",
-        key=key,
-        description=description,
-        columns=columns,
-        shape=Audit(),
-    )
-
+_audit = partial(Table, scan="", group="audit", path="", shape=Audit())
 
 PROPEL_SCANS = _audit(
     name="propel_scans",
@@ -33,15 +23,18 @@ PROPEL_SCANS = _audit(
         integer("attempts", "Attempts of the scan: how many times the list was read."),
         integer("pages", "Responses with rows."),
         integer("requests", "Requests of the whole scan."),
-        integer("retries", "Requests that were sent again."),
+        integer("retries", "Requests that were retried."),
         integer("rate_limited", "Responses with status 429."),
-        Column("waited_seconds", "double", "Seconds spent waiting for the rate limit, summed over workers."),
+        double("waited_seconds", "Seconds spent waiting for the rate limit, summed over workers."),
         integer("concurrency", "Highest number of concurrent requests."),
         json("unknown_fields", "Fields that differ from the catalog: how each differs and which column stores it."),
         json("values_read", "Number of values read for each column, those in `__v_text` included."),
         json("variants", "Values in `__v_text`, because their column cannot hold them: column, reason, number."),
         integer("rows_deleted", "Rows that were deleted because events named them and PropelAuth does not have them."),
-        integer("event_loads", "Loads of webhooks that were complete when the scan began. Null: they change nothing."),
+        integer(
+            "event_loads",
+            "Number of complete loads of events when the scan began. Null for tables that events do not change.",
+        ),
         json("resume_state", "Where the next scan resumes: row counts, and how far the list was read."),
         timestamp("started_at", "When the scan began (UTC).", required=True),
         timestamp("finished_at", "When the scan ended (UTC).", required=True),
@@ -66,8 +59,8 @@ PROPEL_CHECKS = _audit(
 PROPEL_SCAN_STATE = _audit(
     name="propel_scan_state",
     key=(),
-    description="What the last two proved full scans returned of users, orgs and memberships, for the comparison with "
-    "webhooks: `propel_event_grades`. Empty without webhooks. The row of a scan without ids says that it is complete.",
+    description="Users, orgs and memberships that the last two proved full scans returned, for the comparison with "
+    "webhooks in `propel_event_grades`. Empty without webhooks. A row without ids marks a scan as complete.",
     columns=(
         text("load_id", "The load of the scan.", required=True),
         text("table_name", "The table that was scanned.", required=True),
@@ -88,18 +81,17 @@ PROPEL_EVENT_GRADES = _audit(
     columns=(
         text("load_id", "The load of the scan.", required=True),
         text("table_name", "The table that was scanned.", required=True),
-        text("event_type", "PropelAuth's name of the event that reports such a change.", required=True),
-        text("previous_load_id", "The load of the previous scan, which it is compared with.", required=True),
+        text("event_type", "PropelAuth's name of the event type that reports the change.", required=True),
+        text("previous_load_id", "The load of the previous scan, with which the scan is compared.", required=True),
         timestamp("compared_from", "When the previous scan began (UTC).", required=True),
         timestamp("compared_to", "When the scan ended (UTC).", required=True),
-        integer("changes", "Changes of that kind between the two scans.", required=True),
-        integer("missed", "Of these, changes without an event.", required=True),
-        Column(
+        integer("changes", "Changes of the event type between the previous scan and this scan.", required=True),
+        integer("missed", "Changes without an event.", required=True),
+        double(
             "late_seconds_median",
-            "double",
             "Median time from `created_at` to the receipt of the event. Only `*.created`: other changes have no time.",
         ),
-        Column("late_seconds_max", "double", "The longest such time."),
+        double("late_seconds_max", "Longest time from `created_at` to the receipt of the event. Only `*.created`."),
         timestamp("last_event_at", "When the last event of any type was received (UTC).", required=True),
         timestamp(
             "graded_at",

@@ -1,6 +1,8 @@
 """Webhook events, which PropelAuth sends and no endpoint returns."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from propel_assets.catalog.model import ReportedChange, Table, Webhooks, identifier, json, text, timestamp
@@ -27,12 +29,33 @@ REPORTS = (
 NAMING_FIELDS = ("user_id", "removed_user_id", "api_key_id", "scim_group_id")
 
 
+@dataclass(frozen=True)
+class StoredEvent:
+    """One verified webhook, as the webhook store has it.
+
+    Attributes:
+        svix_id: the message id: the same for every delivery attempt of one event.
+        event_type: PropelAuth's name of the event, such as `user.created`.
+        received_at: when the first attempt arrived here (UTC).
+        sent_at: when that attempt was sent, from `svix-timestamp` (UTC, whole seconds).
+        payload: the JSON object as it was sent; of an event about a phone code, only its type and its user.
+    """
+
+    svix_id: str
+    event_type: str
+    received_at: datetime
+    sent_at: datetime
+    payload: str
+
+
 def ids_named_by(payload: Mapping[str, Any]) -> set[str]:
     """Return the ids of users, API keys and SCIM groups that an event names; of its org if it names nothing else."""
     named = {id_ for name in NAMING_FIELDS if isinstance(id_ := payload.get(name), str) and id_}
     org_id = payload.get("org_id")
     return named or ({org_id} if isinstance(org_id, str) and org_id else set())
 
+
+EVENTS = Webhooks(applies_to=("user_query", "org_membership", "org_query"), reports=REPORTS)
 
 AUTH_EVENT = Table(
     name="auth_event",
@@ -64,7 +87,7 @@ AUTH_EVENT = Table(
             api_field="svix-timestamp",
         ),
     ),
-    shape=Webhooks(applies_to=("user_query", "org_membership", "org_query"), reports=REPORTS),
+    shape=EVENTS,
     doc="https://docs.propelauth.com/integrations/webhooks",
     load="merge",
     default=False,

@@ -3,7 +3,8 @@
 A shape says how the rows of a table are requested. `propel_assets/source/readers/` has one reader for each shape.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 from urllib.parse import quote
 
@@ -147,15 +148,15 @@ class Column:
     """
 
     name: str
-    type: ColumnType
     description: str
-    required: bool = False
     privacy: PrivacyClass = "none"
+    required: bool = False
     strict: Action | None = None
     strict_parts: tuple[tuple[str, Action], ...] = ()
     person: Literal["subject", "mention"] | None = None
     api_field: str = ""
     tracked: bool = True
+    type: ColumnType = field(kw_only=True)
 
     @property
     def personal(self) -> bool:
@@ -234,36 +235,11 @@ def fill_path(path: str, **values: str) -> str:
     return path.format(**{name: quote(value, safe="").replace(".", "%2E") for name, value in values.items()})
 
 
-def text(name: str, description: str, privacy: PrivacyClass = "none", **options: object) -> Column:
-    """Return a text column; ``options`` are fields of `Column`."""
-    return Column(name, "text", description, privacy=privacy, **options)  # type: ignore[arg-type]
-
-
-def identifier(name: str, description: str, **options: object) -> Column:
-    """Return a text column that holds a random id."""
-    return text(name, description, "identifier", **options)
-
-
-def boolean(name: str, description: str, **options: object) -> Column:
-    """Return a boolean column."""
-    return Column(name, "bool", description, **options)  # type: ignore[arg-type]
-
-
-def timestamp(name: str, description: str, **options: object) -> Column:
-    """Return a timestamp column; the API sends epoch seconds."""
-    return Column(name, "timestamp", description, **options)  # type: ignore[arg-type]
-
-
-def date(name: str, description: str, **options: object) -> Column:
-    """Return a date column."""
-    return Column(name, "date", description, **options)  # type: ignore[arg-type]
-
-
-def integer(name: str, description: str, **options: object) -> Column:
-    """Return an integer column."""
-    return Column(name, "bigint", description, **options)  # type: ignore[arg-type]
-
-
-def json(name: str, description: str, privacy: PrivacyClass = "none", **options: object) -> Column:
-    """Return a JSON column."""
-    return Column(name, "json", description, privacy=privacy, **options)  # type: ignore[arg-type]
+text = partial(Column, type="text")
+identifier = partial(Column, type="text", privacy="identifier")
+boolean = partial(Column, type="bool")
+timestamp = partial(Column, type="timestamp")  # the API sends epoch seconds
+date = partial(Column, type="date")
+integer = partial(Column, type="bigint")
+double = partial(Column, type="double")
+json = partial(Column, type="json")

@@ -30,12 +30,12 @@ def probe(output: Path) -> None:
       propel-assets sandbox --profile acme.json
     """
     from propel_assets.settings import require_credentials
-    from propel_assets.source.probe import probe as run_probe
+    from propel_assets.source.probe.questions import probe as run_probe
 
     tenant = require_credentials(current_settings()).tenant
     with progress_bar() as (progress, _):
         result = run_probe(tenant, progress)
-    for finding in sorted(result.findings, key=lambda finding: finding.number):
+    for finding in result.findings:
         click.echo(f"{finding.number}. {finding.question}")
         click.echo(f"   Found: {finding.answer or 'not settled'}.")
         click.echo(f"   propel-assets: {finding.action}\n")

@@ -304,7 +304,7 @@ def _webhook_store(environment: Environment) -> dict[str, Problem | None]:
     used, oldest = status.share_used, status.oldest_received_at
     job = environment.named(APPLY_EVENTS)
     waiting = time.time() - oldest.timestamp() if oldest else 0.0
-    todo = f"Turn on the sensor {environment.named('events')}, and look at the last run of {job}."
+    todo = f"Turn on the sensor {environment.named('events')}, and open the last run of {job}."
     if used >= FULL_STORE:
         reason = (
             f"{used:.0%} full. A full store refuses webhooks, and Svix stops its retries after about 27 hours. {todo}"

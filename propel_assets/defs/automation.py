@@ -76,6 +76,6 @@ def build_automation_sensor(
             target=dg.AssetSelection.assets(*keys),
             default_status=dg.DefaultSensorStatus.STOPPED,
             description="Observes PropelAuth's totals every 15 minutes, loads the tables when they changed, and builds "
-            "the marts. Use it where assets of yours have automation conditions that follow these assets.",
+            "the marts. Use it where your assets have automation conditions that follow these assets.",
         )
     ]

@@ -12,14 +12,14 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from propel_assets.catalog import AUTH_EVENT, ORG_MEMBERSHIP, USER_QUERY, Table
-from propel_assets.catalog.model import Webhooks
+from propel_assets.catalog import ORG_MEMBERSHIP, USER_QUERY, Table
+from propel_assets.catalog.events import EVENTS, StoredEvent
 from propel_assets.privacy.arrow import pc
-from propel_assets.source.stream import Mode, ReceivedEvent, RowsToReadAgain
+from propel_assets.source.stream import Mode, RowsToReadAgain
 
 Row = dict[str, Any]
 Key = tuple[Any, ...]
-LOGGED = AUTH_EVENT.shape.applies_to if isinstance(AUTH_EVENT.shape, Webhooks) else ()
+LOGGED = EVENTS.applies_to
 DELETED = {"user.deleted": "user_id", "org.deleted": "org_id"}
 """The events that report a deletion, with the field of the id. An id is never used again."""
 
@@ -67,7 +67,7 @@ class ChangeLog:
 
     stored: StoredTables
     load_id: str
-    events: Sequence[ReceivedEvent] | None
+    events: Sequence[StoredEvent] | None
     read_from: datetime | None = None
     rows: list[Row] = field(default_factory=list)
 

@@ -1,47 +1,19 @@
 """The stream that a scan emits: `Rows` of a table, then one `ScanResult` per table. All records are frozen."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from propel_assets.catalog import BY_NAME
+from propel_assets.catalog.events import StoredEvent
 
 Mode = Literal["full", "recent", "events"]
 Verdict = Literal["proved", "counted", "skipped"]
 Progress = Callable[[str, int, int | None], None]
 """Called with the table, the rows so far, and the expected rows."""
-
-
-class ReceivedEvent(Protocol):
-    """A webhook as the webhook store has it."""
-
-    @property
-    def svix_id(self) -> str:
-        """The message id."""
-        ...
-
-    @property
-    def event_type(self) -> str:
-        """PropelAuth's name of the event."""
-        ...
-
-    @property
-    def received_at(self) -> datetime:
-        """When the first delivery was accepted."""
-        ...
-
-    @property
-    def sent_at(self) -> datetime:
-        """When that delivery was sent."""
-        ...
-
-    @property
-    def payload(self) -> str:
-        """The JSON object."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +30,7 @@ class ReadOptions:
     usage_per_key: bool = False
     recent: bool = False
     can_merge: bool = True
-    events: Sequence[ReceivedEvent] | None = field(default=None, repr=False)
+    events: Sequence[StoredEvent] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -108,14 +80,7 @@ class ResumeState:
 
     def to_json(self) -> dict[str, Any]:
         """Return the state as JSON values."""
-        return {
-            "tenant_id": self.tenant_id,
-            "rows": dict(self.rows),
-            "newest": dict(self.newest),
-            "cursor": dict(self.cursor),
-            "privacy": self.privacy,
-            "last_privacy": self.last_privacy,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True)

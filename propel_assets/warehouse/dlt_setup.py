@@ -40,7 +40,7 @@ def _is_unexpected(record: logging.LogRecord) -> bool:
 
 
 def _remove_personal_data(record: logging.LogRecord) -> bool:
-    """Reduce each message of dlt to one line: databases quote rows in their errors, and dlt logs every retried job."""
+    """Reduce a message of dlt to one line: databases quote rows in their errors, and dlt logs every retried job."""
     first, *rest = record.getMessage().splitlines() or [""]
     text = without_personal_data(summarize_job_message(first))
     error_classes = [line.split(":")[0] for line in rest if re.match(r"(\w+\.)+[A-Z]\w*(:|$)", line)]

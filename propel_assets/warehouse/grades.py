@@ -20,14 +20,15 @@ from propel_assets.catalog import (
     USER_QUERY,
     Table,
 )
-from propel_assets.catalog.events import REPORTS
+from propel_assets.catalog.events import EVENTS
 from propel_assets.catalog.model import ReportedChange
 from propel_assets.source.stream import ResumeState, ScanResult
 from propel_assets.warehouse.audit import as_utc, decode_json
 from propel_assets.warehouse.query import FileWarehouse, Warehouse, placeholders
 from propel_assets.warehouse.retention import proposes_erasure
 
-GRADED = tuple(dict.fromkeys(change.table for change in REPORTS))
+REPORTED_CHANGES = EVENTS.reports
+GRADED = tuple(dict.fromkeys(change.table for change in REPORTED_CHANGES))
 SETTLE_DELAY = timedelta(minutes=2)  # after a scan. Svix retries a delivery after 5 seconds, then after 5 minutes
 MAX_LATENESS = timedelta(hours=1)  # events that are received later than this after the scan are not counted
 RECEIVER_CLOCK_DIFFERENCE = timedelta(seconds=5)  # between the receiver and the process that loads
@@ -101,7 +102,7 @@ def latest_grades(warehouse: Warehouse, names: Sequence[str], *, settled: bool =
             f"WHERE table_name = %s {'AND is_settled ' if settled else ''}ORDER BY compared_to DESC, event_type"
         )
         stored: list[dict[str, Any]] = [
-            dict(zip(columns, row, strict=True)) for row in warehouse.rows(sql, name, limit=len(REPORTS))
+            dict(zip(columns, row, strict=True)) for row in warehouse.rows(sql, name, limit=len(REPORTED_CHANGES))
         ]
         rows = [Grade(**{**row, **{time: as_utc(row[time]) for time in TIMES}}) for row in stored]
         found += [row for row in rows if row.compared_to == rows[0].compared_to]
@@ -204,7 +205,7 @@ def _comparable(warehouse: Warehouse, table: Table) -> Iterator[ReportedChange]:
     actions = [(rules[table.name][key].action, rules[AUTH_EVENT.name][key].action) for key in table.key]
     if any("drop" in pair or pair[0] != pair[1] for pair in actions):
         return
-    for change in REPORTS:
+    for change in REPORTED_CHANGES:
         if change.table == table.name and all(
             name in stored and rules[table.name][name].action != "drop" for name in change.columns
         ):

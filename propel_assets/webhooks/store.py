@@ -23,7 +23,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
-from propel_assets.catalog.events import ids_named_by
+from propel_assets.catalog.events import StoredEvent, ids_named_by
 from propel_assets.errors import NotInstalled, SettingsError, WebhookStoreError, WebhookStoreFull
 
 MAX_EVENTS = 1_000_000
@@ -58,25 +58,6 @@ SIZES: dict[str, Any] = {
     "postgresql": sa.func.octet_length(events.c.payload),
 }
 """By dialect, the bytes of a payload."""
-
-
-@dataclass(frozen=True)
-class StoredEvent:
-    """One verified webhook.
-
-    Attributes:
-        svix_id: the message id: the same for every delivery attempt of one event.
-        event_type: PropelAuth's name of the event, such as `user.created`.
-        received_at: when the first attempt arrived here (UTC).
-        sent_at: when that attempt was sent, from `svix-timestamp` (UTC, whole seconds).
-        payload: the JSON object as it was sent; of an event about a phone code, only its type and its user.
-    """
-
-    svix_id: str
-    event_type: str
-    received_at: datetime
-    sent_at: datetime
-    payload: str
 
 
 @dataclass(frozen=True)

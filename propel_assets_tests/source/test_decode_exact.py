@@ -27,7 +27,7 @@ KINDS: dict[str, Any] = {
     "day": "date",
     "json": "json",
 }
-COLUMNS = tuple(Column(name, kind, "", required=name == "id") for name, kind in KINDS.items())
+COLUMNS = tuple(Column(name, "", required=name == "id", type=kind) for name, kind in KINDS.items())
 TABLE = replace(BY_NAME["org_query"], columns=COLUMNS, key=("id",), items="rows")
 SOURCES = {
     "id": st.uuids().map(lambda id_: f'"{id_}"'),

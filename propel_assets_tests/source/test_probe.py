@@ -10,8 +10,9 @@ import pytest
 from propel_assets.errors import KeyRefused, PropelError, TransientApiError
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import load_settings, require_credentials
-from propel_assets.source import probe as probe_module
-from propel_assets.source.probe import MAX_REQUESTS, ProbeResult, Response, probe
+from propel_assets.source.probe import requester
+from propel_assets.source.probe.questions import ProbeResult, probe
+from propel_assets.source.probe.requester import MAX_REQUESTS, Requester, Response
 
 TENANTS: dict[str, dict[str, Any]] = {
     "as documented": {},
@@ -41,8 +42,8 @@ def no_progress(*_: object) -> None:
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch) -> None:
-    monkeypatch.setattr(probe_module, "PAUSE_SECONDS", 0)
-    monkeypatch.setattr(probe_module, "RETRY_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(requester, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(requester, "RETRY_PAUSE_SECONDS", 0)
 
 
 def run_probe(sandbox: Sandbox) -> ProbeResult:
@@ -98,7 +99,7 @@ def test_every_question_that_reading_can_settle_is_settled() -> None:
 
 def test_a_response_that_is_too_large_settles_nothing(monkeypatch) -> None:
     """The cap of such a tenant is not measured, and the users are read from smaller pages."""
-    monkeypatch.setattr(probe_module, "MAX_BODY_BYTES", 2**20)
+    monkeypatch.setattr(requester, "MAX_BODY_BYTES", 2**20)
     with Sandbox(users=200, orgs=6, seed=7, profile={"page_size_cap": 1000}) as tenant:
         for user in tenant.store.users.values():
             user.wire["metadata"] = {"note": "a" * 20_000}
@@ -143,12 +144,12 @@ def test_a_feature_that_keeps_failing_is_not_a_feature_that_is_not_enabled() -> 
 
 @pytest.mark.parametrize("readable", ["user_report", "chart_metrics"])
 def test_a_key_that_may_read_some_insights_is_not_a_tenant_without_insights(readable, monkeypatch) -> None:
-    def refuse(requester, path, *args, **params):
+    def refuse(self, path, *args, **params):
         kept = not path.startswith(("user_report", "org_report", "chart_metrics")) or path.startswith(readable)
-        return get(requester, path, *args, **params) if kept else Response(403, {})
+        return get(self, path, *args, **params) if kept else Response(403, {})
 
-    get = probe_module._Requester.get
-    monkeypatch.setattr(probe_module._Requester, "get", refuse)
+    get = Requester._get
+    monkeypatch.setattr(Requester, "_get", refuse)
     with Sandbox(users=20, orgs=2, seed=7) as tenant:
         assert "insights_off" not in run_probe(tenant).profile["faults"]
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from propel_assets.catalog import BY_NAME
-from propel_assets.catalog.events import REPORTS
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.sandbox.roles import MAPPINGS
 from propel_assets.sandbox.running import Sandbox
@@ -81,7 +80,7 @@ class World:
         return {grade.event_type: (grade.changes, grade.missed) for grade in found}
 
     def truth(self) -> dict[str, tuple[int, int]]:
-        types = [change.event_type for change in REPORTS]
+        types = [change.event_type for change in grades.REPORTED_CHANGES]
         return {name: (self.changes[name], self.missed[name]) for name in types}
 
     def check(self, name: str) -> tuple[bool, str, str]:
