@@ -135,7 +135,10 @@ def test_the_marts_are_a_package_of_their_dbt_project(project, loaded, query, ru
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("variables", "histories"),
-    [({}, "theirs_propel_auth_history"), ({"propel_auth_history_schema": "propel_auth_history"}, "propel_auth_history")],
+    [
+        ({}, "theirs_propel_auth_history"),
+        ({"propel_auth_history_schema": "propel_auth_history"}, "propel_auth_history"),
+    ],
     ids=["no variable", "a variable names the schema"],
 )
 def test_their_project_without_macros_builds_histories_apart_from_ours(project, run_cli, variables, histories) -> None:
