@@ -46,6 +46,11 @@ def as_utc(at: datetime | str) -> datetime:
     return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
 
 
+def as_utc_or_none(at: datetime | str | None) -> datetime | None:
+    """Return a time as `as_utc` does; None for null."""
+    return as_utc(at) if at else None
+
+
 def decode_json(value: Any) -> Any:
     """Return a JSON value of an audit table. Some destinations return text, and SQLite's text is encoded twice."""
     while isinstance(value, str):

@@ -7,8 +7,15 @@ the load is retried.
 import errno
 import os
 
-from propel_assets.errors import WarehouseConflict, WarehouseError, WarehouseUnreachable
-from propel_assets.privacy.redaction import describe_error, innermost_error, sqlstate_of
+from propel_assets.errors import (
+    PropelError,
+    WarehouseClosed,
+    WarehouseConflict,
+    WarehouseError,
+    WarehouseUnreachable,
+    find_cause,
+)
+from propel_assets.privacy.redaction import describe_error, innermost_error, is_defect, sqlstate_of, unexpected_error
 
 LOGIN = "Check the user and the password in the credentials of the destination"
 GRANT = "Grant the user of the destination the right to create and to write tables in the schemas of this project"
@@ -74,6 +81,16 @@ ERROR_TYPES: dict[str, type[WarehouseError]] = {
     **dict.fromkeys((CONFLICT, CREATED), WarehouseConflict),
 }
 """The errors after which a later run may succeed, by remedy."""
+
+
+def as_propel_error(error: Exception, what_failed: str, outcome: str = "", again: str = "run again") -> PropelError:
+    """Return the `PropelError` inside ``error``, or one that describes it without its text, which may quote rows.
+
+    ``outcome``: what the tables have after it.
+    """
+    if cause := find_cause(error):
+        return cause.with_outcome(outcome) if isinstance(cause, WarehouseClosed) else cause
+    return unexpected_error(error) if is_defect(error) else explain(error, what_failed, outcome, again)
 
 
 def explain(error: BaseException, what_failed: str, outcome: str = "", again: str = "run again") -> WarehouseError:
