@@ -7,7 +7,6 @@ import base64
 import os
 import re
 from collections.abc import Callable, Iterator
-from datetime import date
 from pathlib import Path
 from shutil import which
 from xml.etree import ElementTree
@@ -19,7 +18,7 @@ from playwright.sync_api import Browser, sync_playwright
 from propel_assets.catalog import BY_NAME
 from propel_assets.defs.marts import build_marts
 from propel_assets.privacy.policy_file import load_policy
-from propel_assets.reporting.charts import CHARTS, active_users, missed_changes
+from propel_assets.reporting.charts import CHARTS, missed_changes
 from propel_assets.reporting.report import render
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import load_settings
@@ -96,17 +95,6 @@ def test_only_settled_grades_count_as_missed_changes() -> None:
     assert waiting.summary == "No comparison is final yet: events can still arrive for 1 comparison."
 
 
-def test_the_chart_of_active_users_names_the_source_of_a_single_line() -> None:
-    def query(sql: str) -> list[tuple]:
-        days = [(date(2026, 11, day), None, 10 + day, True, True) for day in (23, 24)]
-        return days if "fct_engagement_daily" in sql else []
-
-    chart = active_users(query, "marts")
-    assert chart is not None
-    assert chart.title == "Active users per day, as PropelAuth counts"
-    assert "as PropelAuth counts" in chart.summary
-
-
 @pytest.mark.slow
 def test_what_changed_between_the_last_two_loads_is_counted(small_sandbox, small, build, report) -> None:
     store = small_sandbox.store
@@ -125,10 +113,10 @@ def test_what_changed_between_the_last_two_loads_is_counted(small_sandbox, small
     load_all(small)
     build(small)
     assert cells(stale, "Users") == cells(stale, "Memberships") == ["The marts are older than the last load."]
-    assert "`dagster job execute -m propel_assets.definitions -j propel_auth_refresh`" in stale
+    assert "`propel-assets refresh`" in stale
     assert cells(fresh, "Users") == ["19", "0", "2", "1", "0"]  # now, new, changed, gone, back
     assert cells(fresh, "Memberships")[0] == str(sum(map(len, store.of_org.values())))
-    assert "dagster job execute" not in fresh
+    assert "propel-assets refresh" not in fresh
     assert cells(report(), "Users") == ["21", "1", "0", "0", "1"]
     assert cells(report(), "Orgs") == ["4", "0", "0", "0", "0"]
     assert cells(report(), "user_<wbr>query", "checks")[1] == "+2"
@@ -157,7 +145,7 @@ def test_without_marts_each_chart_says_how_to_get_them(small, report) -> None:
     page = report()
     for mart in DRAWN:
         assert f"propel_auth_marts.{mart} has not been built yet." in page
-    assert page.count("`dagster job execute -m propel_assets.definitions -j propel_auth_refresh`") == 1
+    assert page.count("`propel-assets refresh`") == 1
     assert "No webhooks have been loaded: see the page " in page
     assert "users_history has not been built yet" in cells(page, "Users")[0]
     assert "Nothing has been checked yet" in page

@@ -23,7 +23,8 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 from packaging.requirements import Requirement
 
 import propel_assets
-from propel_assets.source.dlt_source import JSON_AS_TEXT, propel_auth_source
+from propel_assets.source.dlt_source import propel_auth_source
+from propel_assets.source.scan_reader import JSON_AS_TEXT
 from propel_assets.warehouse import dlt_compat, json_columns
 from propel_assets.warehouse.destinations.jobs import ClientJob, SetsClient
 from propel_assets.warehouse.dlt_setup import set_up_dlt
@@ -270,8 +271,8 @@ def test_loads_and_states_are_named_by_their_files(files) -> None:
     assert sorted(loads) == sorted(pipeline.list_completed_load_packages())
     assert all(float(load_id) > 0 for load_id in loads)
     states = list(dlt_compat.state_files(client, "the__name"))
-    assert {state.load_id for state in states} == set(loads)
-    assert all(client.fs_client.exists(state.path) for state in states)
+    assert {load_id for _, load_id in states} == set(loads)
+    assert all(client.fs_client.exists(path) for path, _ in states)
     assert list(dlt_compat.state_files(client, "another")) == []
 
 
