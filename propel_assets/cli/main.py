@@ -12,6 +12,7 @@ from propel_assets.cli.access_review import access_review
 from propel_assets.cli.load import load
 from propel_assets.cli.privacy import erase, erasures, privacy
 from propel_assets.cli.probe import probe
+from propel_assets.cli.rendering import log
 from propel_assets.cli.report import alert, notebook, report
 from propel_assets.cli.sandbox import fault, sandbox
 from propel_assets.cli.status import check, status
@@ -20,7 +21,7 @@ from propel_assets.cli.trial import demo, dev
 from propel_assets.cli.verify import verify
 from propel_assets.cli.webhooks import webhooks
 from propel_assets.errors import PropelError
-from propel_assets.settings import load_settings
+from propel_assets.settings import find_misspelled_variables, load_settings
 
 SECTIONS = {
     "Load and check": (load, check, verify, status),
@@ -73,6 +74,8 @@ def main(environment: str | None) -> None:
       propel-assets status                    list the tables in the warehouse, their age, the last checks
       propel-assets report                    write an HTML page with charts
     """
+    for message in find_misspelled_variables(environment):
+        log(f"Warning: {message}")
     if environment:
         load_settings(environment=environment)  # refuse a wrong name before the command begins
 

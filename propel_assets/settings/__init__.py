@@ -31,6 +31,7 @@ from propel_assets.settings.fields import (
 )
 from propel_assets.settings.parsing import (
     environment_name,
+    find_misspelled_variables,
     load_settings,
     monitoring_settings,
     read_setting,
@@ -59,6 +60,7 @@ __all__ = [
     "disable_dlt_telemetry",
     "dlt_file_errors",
     "environment_name",
+    "find_misspelled_variables",
     "is_loopback",
     "load_settings",
     "monitoring_settings",

@@ -117,6 +117,13 @@ def test_a_server_that_cannot_be_reached_is_tried_by_one_scan(host, reason, run_
     assert "Not started after that: org_query, " in ran.stderr
 
 
+@pytest.mark.parametrize("command", ["tables", "load"])
+def test_a_misspelled_variable_is_reported_on_stderr_with_the_setting_that_it_is_close_to(command, run_cli) -> None:
+    ran = run_cli(command, PROPELAUTH_APIKEY="x", PROPELAUTH_VERIFIER_KEY="of another program")
+    assert ran.stderr.startswith("Warning: PROPELAUTH_APIKEY is not a setting. Did you mean PROPELAUTH_API_KEY?\n")
+    assert ran.stderr.count("Warning: ") == 1
+
+
 # --- usage ---
 
 
