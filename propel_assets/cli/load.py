@@ -8,7 +8,7 @@ import click
 from propel_assets.catalog import AUTH_EVENT, BY_NAME, SCANS, TABLES, Table, tables_of
 from propel_assets.catalog.model import Lookup, RunOption
 from propel_assets.cli.arguments import UserId, current_settings, table_arguments
-from propel_assets.cli.rendering import VERDICTS, format_count, progress_bar
+from propel_assets.cli.rendering import format_count, log_verdicts, progress_bar
 from propel_assets.cli.status import exit_by_results, log_failed_checks, run_checks
 from propel_assets.errors import PropelError, WarehouseClosed, WarehouseUnreachable
 
@@ -72,6 +72,8 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
     options = ReadOptions(lookups=lookups, usage_per_key=usage_per_key, recent=recent)
     failed: dict[str, PropelError] = {}
     loaded: list[Table] = []
+    written: list[str] = []
+    verdicts: set[str] = set()
     check_results: list[CheckResult] = []
     with progress_bar() as (progress, log), open_session(settings.target, log) as session:
 
@@ -89,9 +91,16 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
                     results += done.results
             except PropelError as raised:
                 error = failed[scan] = raised
+            except KeyboardInterrupt as interrupt:  # its text says what is kept of this scan
+                log(f"Interrupted while loading {_table_names([scan])}. {interrupt}".rstrip())
+                log(f"Loaded before that, and complete: {', '.join(written) or 'none'}.")
+                raise
             for result in results:
                 log(f"{result.table_name}: {_describe(result)}")
+                if result.mode != "events":
+                    verdicts.add(result.verdict)
             loaded += tables_of(scan) if results else ()
+            written += [result.table_name for result in results if not result.skipped]
             if error and error.concerns_every_scan:
                 break
             if error:
@@ -99,11 +108,14 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
         if loaded and any(isinstance(error, WarehouseUnreachable | WarehouseClosed) for error in failed.values()):
             log("The loaded tables were not checked.")
         elif loaded:
-            log(VERDICTS)
             with session.warehouse(load_policy(settings.privacy_settings)) as warehouse:
                 check_results = run_checks(warehouse, loaded)
+        location = session.location if written else ""
+    log_verdicts(verdicts)
     if check_results:
         log_failed_checks(check_results)
+    if location:
+        log(f"Loaded into {location}.")
     if failed:
         _fail(scans, failed, loaded)
     exit_by_results(check_results)

@@ -11,7 +11,7 @@ import click
 from propel_assets import __version__
 from propel_assets.catalog import BY_NAME, TABLES, Table
 from propel_assets.cli.arguments import Duration, current_settings, table_arguments
-from propel_assets.cli.rendering import VERDICTS, format_age, format_count, log, print_table
+from propel_assets.cli.rendering import format_age, format_count, log, log_verdicts, print_table
 from propel_assets.cli.warehouse import open_configured_warehouse
 from propel_assets.errors import NotInstalled, SettingsError, WarehouseError, WebhookStoreError
 from propel_assets.settings import Settings
@@ -134,7 +134,7 @@ def _print_status(tables: "Sequence[TableStatus]") -> None:
     )
     for late in (t for t in tables if not t.up_to_date.passed):
         click.echo(f"{late.table}: {late.up_to_date.summary}")
-    log(VERDICTS)
+    log_verdicts({t.verdict for t in tables})
 
 
 def _print_marts(models: "Sequence[BuiltModel]", settings: Settings) -> None:

@@ -17,7 +17,7 @@ from dlt.extract import DltSource
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 from propel_assets.catalog import AUTH_EVENT, tables_of
-from propel_assets.errors import ErasureListChanged, PropelError, WarehouseClosed, find_cause
+from propel_assets.errors import ErasureListChanged, PropelError, WarehouseClosed, causes_of, find_cause
 from propel_assets.privacy.policy import Policy
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import describe_error, is_defect, unexpected_error
@@ -82,6 +82,7 @@ def load_scan(
 
     Raises:
         PropelError: the scan was refused, or the write failed; the text says what is kept and what to do.
+        KeyboardInterrupt: the text says what is kept.
     """
     policy = load_policy(settings.privacy_settings)  # refused before anything is opened
     shared = contextlib.nullcontext(session) if session else open_session(settings.target, log)
@@ -114,7 +115,9 @@ def _load(
             load.read(locks, progress)
             info = load.write()
             session.finish(info)
-        except Exception as error:  # each database's driver has error classes of its own
+        except (Exception, KeyboardInterrupt) as error:  # each database's driver has error classes of its own
+            if any(isinstance(cause, KeyboardInterrupt) for cause in causes_of(error)):  # dlt wraps it
+                raise KeyboardInterrupt(load.kept) from None
             raise _load_error(error, scan, settings, load.kept) from None
         load.grade(info)
         must_read_again = load.must_read_again()
@@ -207,7 +210,7 @@ class _Loader:
             write_change_log(self._pipeline, self._target, self._policy, self._changes)
         if self._is_changed_by_events and self._options.events is None and can_read_again(self._target, self._policy):
             note_write(self._pipeline, self._target, self._policy, self.results)
-        self.kept = "Some tables can have been changed before the error."  # they are not one transaction
+        self.kept = "Some tables can have been changed."  # they are not one transaction
         for result in self.results:
             _delete_rows(self._pipeline, result)
         info = self._pipeline.load()
@@ -299,7 +302,7 @@ def _delete_rows(pipeline: dlt.Pipeline, result: ScanResult) -> None:
                 client.execute_sql(f"DELETE FROM {table} WHERE {name} IN {placeholders(batch)}", *batch)  # noqa: S608
 
 
-def _load_error(error: Exception, scan: str, settings: Settings, kept: str) -> PropelError:
+def _load_error(error: BaseException, scan: str, settings: Settings, kept: str) -> PropelError:
     """Return the `PropelError` inside ``error``, or one that describes it without its text, which may quote rows.
 
     ``kept``: what the tables have after the error.

@@ -128,9 +128,9 @@ def test_data_older_than_the_limit_exits_with_3(loaded, run_sql) -> None:
     assert "Not loaded in the last 26 h: user_query, org_by_id, " in ran.stderr
     ran = CliRunner().invoke(main, ["status", "--max-age", "26h", *LOADED])
     assert ran.exit_code == 3
-    assert ran.stderr.endswith("\nNot loaded in the last 26 h: user_query. Check that the schedule runs.\n")
+    assert ran.stderr.endswith("Not loaded in the last 26 h: user_query. Check that the schedule runs.\n")
     ran = CliRunner().invoke(main, ["status", "--max-age", "90m", "user_query"])
-    assert ran.stderr.endswith("\nNot loaded in the last 90 min: user_query. Check that the schedule runs.\n")
+    assert ran.stderr.endswith("Not loaded in the last 90 min: user_query. Check that the schedule runs.\n")
     status("--max-age", "28h", *LOADED)
     status("--json", "--max-age", "26h", *LOADED, exits=3)
 
