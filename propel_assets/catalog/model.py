@@ -145,6 +145,7 @@ class Column:
     person in a row about something else.
     ``api_field``: the field's name in the API, where it is not the column's.
     ``tracked``: whether a new value is a new version of the row, in histories and in the change log.
+    ``items``: the type of the items, of a JSON column that holds a list. None: the column holds an object, or no JSON.
     """
 
     name: str
@@ -156,6 +157,7 @@ class Column:
     person: Literal["subject", "mention"] | None = None
     api_field: str = ""
     tracked: bool = True
+    items: Literal["text", "json"] | None = None
     type: ColumnType = field(kw_only=True)
 
     @property
@@ -252,3 +254,4 @@ date = partial(Column, type="date")
 integer = partial(Column, type="bigint")
 double = partial(Column, type="double")
 json = partial(Column, type="json")
+json_list = partial(Column, type="json", items="text")

@@ -19,6 +19,7 @@ from propel_assets.catalog.model import (
     boolean,
     identifier,
     json,
+    json_list,
     text,
     timestamp,
 )
@@ -65,12 +66,12 @@ MEMBERSHIP_COLUMNS = (
     text("url_safe_org_name", "The org's name in URLs.", tracked=False),
     text("org_role_structure", "`single_role_in_hierarchy` or `multi_role`."),
     text("user_role", "The member's role. In a multi-role org, the first role.", required=True),
-    json(
+    json_list(
         "inherited_user_roles_plus_current_role",
         "List of roles: the member's own role and, in a hierarchy, all roles below it.",
     ),
-    json("user_permissions", "List of the member's permissions, as resolved by PropelAuth."),
-    json("additional_roles", "List of further roles, in a multi-role org."),
+    json_list("user_permissions", "List of the member's permissions, as resolved by PropelAuth."),
+    json_list("additional_roles", "List of further roles, in a multi-role org."),
     identifier("legacy_org_id", "The org's id before a migration."),
 )
 

@@ -12,6 +12,7 @@ from propel_assets.cli.access_review import access_review
 from propel_assets.cli.load import load
 from propel_assets.cli.privacy import erase, erasures, privacy
 from propel_assets.cli.probe import probe
+from propel_assets.cli.refresh import refresh
 from propel_assets.cli.rendering import log
 from propel_assets.cli.report import alert, notebook, report
 from propel_assets.cli.sandbox import fault, sandbox
@@ -24,7 +25,7 @@ from propel_assets.errors import PropelError
 from propel_assets.settings import find_misspelled_variables, load_settings
 
 SECTIONS = {
-    "Load and check": (load, check, verify, status),
+    "Load and check": (refresh, load, check, verify, status),
     "Use": (report, access_review, notebook, probe, tables, lineage, dbt_sources, data_contract, webhooks, alert),
     "Personal data": (privacy, erase, erasures),
     "Try it without an account": (demo, dev, sandbox, fault),
@@ -69,7 +70,8 @@ def main(environment: str | None) -> None:
     \b
     Examples:
       propel-assets demo                      load a PropelAuth simulator, through Dagster
-      propel-assets load                      load the default tables from PROPELAUTH_AUTH_URL
+      propel-assets refresh                   load the default tables from PROPELAUTH_AUTH_URL, build the marts
+      propel-assets load                      load the default tables only, without Dagster
       propel-assets load user_query           load one table, and those that are read together with it
       propel-assets status                    list the tables in the warehouse, their age, the last checks
       propel-assets report                    write an HTML page with charts

@@ -4,7 +4,7 @@ The op runs our own loader, which the command line uses too, not `DagsterDltReso
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from dlt.extract import DltSource
 from pydantic import Field
 
 from propel_assets.catalog import AUTH_EVENT, BY_NAME, SCANS, RunOption, Table, options_of, tables_of
+from propel_assets.defs.checks import check_evaluation
 from propel_assets.defs.environment import Environment, PropelAuthResource, WarehouseResource
 from propel_assets.defs.failures import as_failure, convert_errors
 from propel_assets.errors import PropelError
@@ -23,6 +24,7 @@ from propel_assets.privacy.redaction import unexpected_error
 from propel_assets.settings import Settings, require_credentials
 from propel_assets.source.dlt_source import propel_auth_source
 from propel_assets.source.stream import ReadOptions, ScanResult
+from propel_assets.warehouse.checks import examine
 from propel_assets.warehouse.grades import GRADED, latest_grades
 from propel_assets.warehouse.load import ScanLoad, load_scan
 from propel_assets.warehouse.pipeline import has_write_lock
@@ -175,23 +177,40 @@ def _results(
 
 
 def _apply_events(context: dg.AssetExecutionContext, environment: Environment, settings: Settings) -> ScanLoad:
-    """Apply all webhook events and return the last load.
-
-    Logs a materialization of each table that events have changed: it is the asset of another op.
-    """
+    """Apply all webhook events and return the last load."""
     loads = []
     for load in load_events(settings, log=context.log.info):
         loads.append(load)
-        for result in load.results:
-            if result.mode == "events":
-                context.log_event(
-                    dg.AssetMaterialization(
-                        environment.asset_key(BY_NAME[result.table_name]),
-                        metadata=_metadata(result, load, settings),
-                        tags={"dagster/data_version": load.load_id},
-                    )
-                )
+        changed = [result for result in load.results if result.mode == "events"]
+        if changed:
+            _log_changed_tables(context, environment, settings, load, changed)
     return loads[-1]
+
+
+def _log_changed_tables(
+    context: dg.AssetExecutionContext,
+    environment: Environment,
+    settings: Settings,
+    load: ScanLoad,
+    results: Sequence[ScanResult],
+) -> None:
+    """Log a materialization of each table that events have changed, and its checks: it is the asset of another op.
+
+    Dagster shows a check that is older than the last materialization as not evaluated.
+    """
+    with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
+        for result in results:
+            table = BY_NAME[result.table_name]
+            context.log_event(
+                dg.AssetMaterialization(
+                    environment.asset_key(table),
+                    metadata=_metadata(result, load, settings) | {"dagster/row_count": warehouse.count(table.name)},
+                    tags={"dagster/data_version": load.load_id},
+                )
+            )
+            for found in examine(warehouse, table) if table in environment.tables else ():
+                evaluation: Any = check_evaluation(found, environment.asset_key(table))  # missing in the annotation
+                context.log_event(evaluation)
 
 
 def _metadata(result: ScanResult, load: ScanLoad, settings: Settings) -> dict[str, Any]:

@@ -40,23 +40,26 @@ def _build_check_op(environment: Environment, table: Table) -> dg.AssetChecksDef
             with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
                 results = examine(warehouse, table, [name for name in CHECKS if name in names])
         for result in results:
-            yield _as_result(result, key)
+            yield dg.AssetCheckResult(asset_key=key, check_name=result.check, **_outcome(result))
 
     return check_table
 
 
-def _as_result(result: CheckResult, key: dg.AssetKey) -> dg.AssetCheckResult:
+def check_evaluation(result: CheckResult, key: dg.AssetKey) -> dg.AssetCheckEvaluation:
+    """Return the result of a check as an event, for an op that does not declare the check."""
+    return dg.AssetCheckEvaluation(asset_key=key, check_name=result.check, blocking=True, **_outcome(result))
+
+
+def _outcome(result: CheckResult) -> dict[str, Any]:
     metadata: dict[str, Any] = {name: value for name, value in result.evidence.items() if value is not None}
     if result.query:
         metadata["query"] = dg.MetadataValue.md(f"```sql\n{result.query}\n```")
     if (history := metadata.get("history")) and can_draw():
         chart = history_chart(history, metadata["expected_from"], metadata["expected_to"])
         metadata["chart"] = dg.MetadataValue.md(chart.markdown())
-    return dg.AssetCheckResult(
-        passed=result.passed,
-        asset_key=key,
-        check_name=result.check,
-        severity=dg.AssetCheckSeverity[result.severity],
-        description=result.summary,
-        metadata=metadata,
-    )
+    return {
+        "passed": result.passed,
+        "severity": dg.AssetCheckSeverity[result.severity],
+        "description": result.summary,
+        "metadata": metadata,
+    }

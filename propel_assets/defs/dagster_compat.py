@@ -48,6 +48,11 @@ def resolve_job(definitions: dg.Definitions, name: str) -> dg.JobDefinition:
     return definitions.resolve_job_def(name)
 
 
+def assets_of(job: dg.JobDefinition) -> set[dg.AssetKey]:
+    """Return the assets that ``job`` materializes. `JobDefinition` has no public list of them."""
+    return set(job.asset_layer.selected_asset_keys)
+
+
 def _is_of_location(context: dg.SensorEvaluationContext, repository_origin: Any) -> bool:
     location = context.code_location_origin
     return location is None or repository_origin.code_location_origin.location_name == location.location_name

@@ -58,12 +58,12 @@ def how_to_build(target: Target) -> str:
             "History and marts are built on DuckDB and PostgreSQL only. On other destinations, your dbt project can "
             "build them: `propel-assets dbt-sources --package`."
         )
-    job = f"{name_prefix(target.environment)}_refresh"
     start = "To build them:" if are_marts_installed() else f"{install_extra('marts')}. Then"
+    environment = f"--environment {target.environment} " if target.environment else ""
     return (
-        f"{start} run `dagster job execute -m propel_assets.definitions -j {job}`, or start "
-        f"`dagster dev -m propel_assets.definitions` and launch the job {job}. If you set `name_prefix`, launch the "
-        "job whose name ends in `_refresh`."
+        f"{start} run `propel-assets {environment}refresh`, or launch the job "
+        f"`{name_prefix(target.environment)}_refresh` in Dagster. If you set `name_prefix`, launch the job whose name "
+        "ends in `_refresh`."
     )
 
 

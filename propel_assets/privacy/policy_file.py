@@ -25,16 +25,12 @@ def load_policy(settings: PrivacySettings, *, needs_key: bool = True) -> Policy:
         SettingsError: the file cannot be read, a rule is impossible, or the key is missing.
     """
     name = settings.policy or OPEN
-    policy = _preset(name) if name in UNCLASSIFIED else _read_file(Path(name))
+    policy = Policy(name, preset_rules(name), UNCLASSIFIED[name]) if name in UNCLASSIFIED else _read_file(Path(name))
     policy = replace(policy, key=settings.key.encode())
     _refuse_impossible_rules(policy)
     if needs_key and (policy.hashes or policy.key):
         require_key(policy, f"The privacy policy {policy.name} hashes columns")
     return policy
-
-
-def _preset(name: str) -> Policy:
-    return Policy(name, preset_rules(name), UNCLASSIFIED[name])
 
 
 def _read_file(file: Path) -> Policy:

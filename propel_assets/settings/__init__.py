@@ -7,11 +7,6 @@ Entry points call `load_settings` once and pass on the parts: `Tenant`, `Target`
 
 The environment (`staging`) is a value, `Settings.environment`. With one, variables that begin with `STAGING__` come
 first, and tables, files and assets are named after it. Several environments can be used in one process.
-
-- ``fields``: each setting with its variable, default, limits and description; the parts.
-- ``parsing``: environment variables and arguments to `Settings`.
-- ``credentials``: the auth URL and the keys, checked. ``dlt_provider``: what dlt's config and secrets have of them.
-- ``process``: environment variables of this process and of those that it starts.
 """
 
 from propel_assets.settings.credentials import is_loopback, normalize_auth_url, require_credentials

@@ -1,7 +1,4 @@
-"""PropelAuth to rows. HTTP and dlt; no Dagster.
-
-In reading order: throttle, connections, client, decode, ties, scan, lists, stream, readers/, reconcile, dlt_source.
-"""
+"""PropelAuth to rows. HTTP and dlt; no Dagster."""
 
 from typing import TYPE_CHECKING, Any
 

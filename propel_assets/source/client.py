@@ -71,31 +71,22 @@ class Traffic:
     concurrency: int = 0
 
 
-class _QueryFilter(logging.Filter):
-    """Removes query strings from the URLs that urllib3 logs: they can contain e-mail addresses."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Edit ``record`` and return True."""
-        if isinstance(record.args, tuple):
-            record.args = tuple(arg.split("?")[0] if isinstance(arg, str) else arg for arg in record.args)
-        return True
+def _remove_queries(record: logging.LogRecord) -> bool:
+    """Remove query strings from the URLs that urllib3 logs: they can contain e-mail addresses."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(arg.split("?")[0] if isinstance(arg, str) else arg for arg in record.args)
+    return True
 
 
 class Client:
     """Sends the requests of one scan to one PropelAuth environment. Threads can share it."""
 
-    def __init__(
-        self, tenant: Tenant, *, request_seconds: float = REQUEST_SECONDS, max_body_bytes: int = MAX_BODY_BYTES
-    ) -> None:
+    def __init__(self, tenant: Tenant) -> None:
         """Prepare connections; send nothing. ``tenant`` must have passed `require_credentials`."""
-        log = logging.getLogger("urllib3.connectionpool")
-        if not any(isinstance(known, _QueryFilter) for known in log.filters):
-            log.addFilter(_QueryFilter())
+        logging.getLogger("urllib3.connectionpool").addFilter(_remove_queries)  # once: it is always the same function
         self.tenant = tenant
         self.traffic = Traffic()
         self._server: str | None = None  # the header `Server` of the last response
-        self._request_seconds = request_seconds
-        self._max_body_bytes = max_body_bytes
         self._scan_ends = time.monotonic() + tenant.scan_seconds
         self._throttle = Throttle(tenant.max_concurrency, tenant.max_rps)
         self._traffic_lock = threading.Lock()
@@ -105,7 +96,7 @@ class Client:
             maxsize=tenant.max_concurrency,
             block=False,
             retries=False,
-            timeout=urllib3.Timeout(connect=min(CONNECT_SECONDS, request_seconds), total=request_seconds),
+            timeout=urllib3.Timeout(connect=min(CONNECT_SECONDS, REQUEST_SECONDS), total=REQUEST_SECONDS),
             headers={"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "gzip"},
         )
 
@@ -180,13 +171,15 @@ class Client:
             try:
                 value = _decode(request, body, decode)
             except NOT_JSON as error:
-                kind = f"{_content_type(response)} that is not JSON{request.page}: {_position(error)}"
-                return _Failure(f"returned {response.status} with {kind}", sent_at)
+                kind = response.headers.get("Content-Type", "a body without a type").split(";")[0]
+                reason = f"invalid UTF-8 (byte {error.start})" if isinstance(error, UnicodeDecodeError) else error
+                text = f"returned {response.status} with {kind} that is not JSON{request.page}: {reason}"
+                return _Failure(text, sent_at)
             self._server = response.headers.get("Server", "")
             success = True
             return value
         except urllib3.exceptions.HTTPError as error:
-            reason = _network_failure(error, self._request_seconds)
+            reason = _network_failure(error)
             return _Failure(f"failed: {reason}", sent_at, is_connected=not isinstance(error, NO_USABLE_CONNECTION))
         finally:
             self._throttle.end_request(sent_at, success=success)
@@ -202,10 +195,10 @@ class Client:
         while chunk := response.read(CHUNK_BYTES, decode_content=True):
             chunks.append(chunk)
             size += len(chunk)
-            if size > self._max_body_bytes:
+            if size > MAX_BODY_BYTES:
                 _discard(response)
                 raise ResponseTooLarge(
-                    f"{request} failed: response larger than {self._max_body_bytes / 2**20:.0f} MiB. The previous data "
+                    f"{request} failed: response larger than {MAX_BODY_BYTES / 2**20:.0f} MiB. The previous data "
                     "is kept. Run again; if it persists, report the request to PropelAuth."
                 )
         return b"".join(chunks)
@@ -317,15 +310,6 @@ def _retry_after(value: str | None) -> float | None:
     return seconds if 0 < seconds < inf else None
 
 
-def _content_type(response: urllib3.BaseHTTPResponse) -> str:
-    return response.headers.get("Content-Type", "a body without a type").split(";")[0]
-
-
-def _position(error: msgspec.DecodeError | UnicodeDecodeError) -> str:
-    """Return what is wrong and where, without content."""
-    return f"invalid UTF-8 (byte {error.start})" if isinstance(error, UnicodeDecodeError) else f"{error}"
-
-
 def _deepest_nesting(body: bytes) -> str:
     """Return how deeply the JSON text is nested, and where."""
     depth = deepest = position = 0
@@ -339,7 +323,7 @@ def _deepest_nesting(body: bytes) -> str:
     return f"{deepest:,} levels of nesting (byte {position})"
 
 
-def _network_failure(error: urllib3.exceptions.HTTPError, request_seconds: float) -> str:
+def _network_failure(error: urllib3.exceptions.HTTPError) -> str:
     """Return what happened, decided by the types of the error and of its cause."""
     cause = error.__cause__ or error.__context__
     if isinstance(error, urllib3.exceptions.SSLError):
@@ -349,9 +333,9 @@ def _network_failure(error: urllib3.exceptions.HTTPError, request_seconds: float
     if isinstance(error, urllib3.exceptions.NewConnectionError):
         return "connection refused" if isinstance(cause, ConnectionRefusedError) else "no connection"
     if isinstance(error, urllib3.exceptions.ConnectTimeoutError):
-        return f"connection timed out after {min(CONNECT_SECONDS, request_seconds):g} s"
+        return f"connection timed out after {min(CONNECT_SECONDS, REQUEST_SECONDS):g} s"
     if isinstance(error, urllib3.exceptions.ReadTimeoutError):
-        return f"timed out after {request_seconds:g} s"
+        return f"timed out after {REQUEST_SECONDS:g} s"
     if isinstance(error, urllib3.exceptions.DecodeError):
         return "response cannot be decompressed"
     if isinstance(error, http.client.IncompleteRead) or isinstance(cause, http.client.IncompleteRead):

@@ -14,7 +14,6 @@ import json
 import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
 from types import NoneType
@@ -76,7 +75,9 @@ class RowType:
         self.type_mismatches: frozenset[str] = frozenset()
         self._declared = {c.source_field: c for c in table.columns if c.name not in constant_columns}
         self._raw = frozenset(name for name, column in self._declared.items() if column.type in RAW_TYPES)
-        self._found = _UnexpectedContent({}, set(), set())
+        self._found_fields: dict[str, int] = {}  # unexpected ones, with their positions
+        self._found_mismatches: set[str] = set()
+        self._found_raw: set[str] = set()  # with values that the struct refuses, although their type can hold them
         self._lock = threading.Lock()
         self.struct = self.declared_struct = self._make_struct()
 
@@ -132,8 +133,7 @@ class RowType:
             elif name in self._declared:
                 row[f"f_{name}"] = self._read_declared(name, restore_source(source))
             else:
-                unexpected = self._found.unexpected
-                position = unexpected.setdefault(_readable_name(name), len(unexpected))
+                position = self._found_fields.setdefault(_readable_name(name), len(self._found_fields))
                 row[f"u_{position}"] = restore_source(source)
         for name in self._declared:
             if self.is_key(name) and f"f_{name}" not in row:
@@ -148,10 +148,10 @@ class RowType:
                 found = ", found a lone surrogate" if has_lone_surrogate(bytes(source)) else ""
                 raise msgspec.ValidationError(f"Expected `{column.type}` in the key `{name}`{found}")
         elif value is None and not is_null(source):
-            self._found.mismatches.add(name)
+            self._found_mismatches.add(name)
             return source
         elif value is not None and not _is_accepted(source, column.type):
-            self._found.raw.add(name)
+            self._found_raw.add(name)
         return value
 
     def _extend(self) -> None:
@@ -160,9 +160,9 @@ class RowType:
         for row_type in self.maps.values():
             row_type._extend()
         nested = [row_type.struct for row_type in self.maps.values()]
-        mismatches = frozenset(self._found.mismatches)
-        raw = self._raw | self._found.raw | mismatches
-        unexpected = tuple(self._found.unexpected)
+        mismatches = frozenset(self._found_mismatches)
+        raw = self._raw | self._found_raw | mismatches
+        unexpected = tuple(self._found_fields)
         if (nested, mismatches, raw, unexpected) != (before, self.type_mismatches, self._raw, self.unexpected):
             self.type_mismatches, self._raw, self.unexpected = mismatches, raw, unexpected
             self.struct = self._make_struct()  # last: a thread that has the struct has the names of its fields
@@ -183,13 +183,13 @@ class RowType:
                 source = getattr(row, f"f_{name}")
                 value = decode_value(source, column.type)
                 if value is None and not is_null(source) and source is not None:
-                    self._found.mismatches.add(name)
+                    self._found_mismatches.add(name)
                 else:
                     setattr(row, f"f_{name}", value)
         for name, row_type in self.maps.items():
             if row_type.has_raw:
                 row_type.decode_raw(inner_rows(rows, name))
-        if self._found.mismatches - self.type_mismatches:
+        if self._found_mismatches - self.type_mismatches:
             with self._lock:
                 self._extend()
 
@@ -240,18 +240,6 @@ class RowType:
             return dict(zip(names, zip(*map(msgspec.structs.astuple, rows), strict=True), strict=True))
         # Some rows were decoded before the struct was extended, or there are none.
         return {name: [getattr(row, name, None) for row in rows] for name in names}
-
-
-@dataclass
-class _UnexpectedContent:
-    """What pages had that the catalog does not declare: fields with their positions; types, and those that mismatch.
-
-    ``raw``: fields with values that the struct refuses although their type can hold them.
-    """
-
-    unexpected: dict[str, int]
-    raw: set[str]
-    mismatches: set[str]
 
 
 class PageDecoder:

@@ -119,7 +119,8 @@ class Reconciler:
             elif name in declared:
                 fitted = _Fitted(values, declared[name])
                 if kinds.setdefault(name, declared[name]) != declared[name]:
-                    fitted = _Fitted.from_texts(_source_texts(values, declared[name]), kinds[name])
+                    texts = [None if v is None else _ascii_text(v, declared[name]) for v in values.to_pylist()]
+                    fitted = _Fitted.from_texts(pa.array(texts, pa.string()), kinds[name])
             else:  # a variant: its column came before
                 self._add_variant(columns, name, values)
                 _count_variants(counts, name.removesuffix(VARIANT), values, declared)
@@ -255,11 +256,6 @@ def _guess_kind(texts: pa.ChunkedArray) -> str:
         return "text"
     kinds: Sequence[Any] = ("bool", "bigint", "double")
     return next((kind for kind in kinds if _fit(first, kind) is not None), "json")
-
-
-def _source_texts(values: Any, kind: str) -> pa.Array:
-    """Return the values of a declared column as the JSON they were sent as."""
-    return pa.array([None if v is None else _ascii_text(v, kind) for v in values.to_pylist()], pa.string())
 
 
 def _ascii_text(value: Any, kind: str) -> str:

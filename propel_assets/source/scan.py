@@ -92,16 +92,17 @@ class _Segment:
 class Scan:
     """One attempt to read one list. `verdict` and `reasons` are final once `done`."""
 
-    def __init__(self, order: Order, page_size: int, workers: int, *, min_pages_per_segment: int = 4) -> None:
+    min_pages_per_segment = 4
+
+    def __init__(self, order: Order, page_size: int, workers: int) -> None:
         """Request ``page_size`` rows a page.
 
-        The list is divided into at most ``workers`` segments, of at least ``min_pages_per_segment`` pages each.
+        The list is divided into at most ``workers`` segments, of at least `min_pages_per_segment` pages each.
         """
         self._order, self._value = order, order.value_of
         self._ordered = order.value is not None
         self._size = page_size
         self._workers = max(1, workers) if order.since is None else 1
-        self._min_pages_per_segment = min_pages_per_segment
         self._stage: Literal["start", "last", "segments", "tail", "ties", "done"] = "start"
         self._next = self._tries = 0
         self._requested = False
@@ -231,7 +232,7 @@ class Scan:
         return True
 
     def _divide(self, pages: int) -> None:
-        count = max(1, min(self._workers, pages // self._min_pages_per_segment))
+        count = max(1, min(self._workers, pages // self.min_pages_per_segment))
         for start, stop in itertools.pairwise(pages * k // count for k in range(count + 1)):
             self._segments.append(_Segment(start, self._segments[-1] if self._segments else None, next=stop - 1))
 

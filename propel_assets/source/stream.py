@@ -1,7 +1,7 @@
 """The stream that a scan emits: `Rows` of a table, then one `ScanResult` per table. All records are frozen."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
@@ -80,14 +80,7 @@ class ResumeState:
 
     def to_json(self) -> dict[str, Any]:
         """Return the state as JSON values."""
-        return {
-            "tenant_id": self.tenant_id,
-            "rows": dict(self.rows),
-            "newest": dict(self.newest),
-            "cursor": dict(self.cursor),
-            "privacy": self.privacy,
-            "last_privacy": self.last_privacy,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ def set_up_dlt() -> None:
     """Set telemetry, log filters and JSON writers. Later calls do nothing."""
     disable_dlt_telemetry()
     log = logging.getLogger("dlt")
-    log.addFilter(ExpectedMessageFilter())
-    log.addFilter(PersonalDataFilter())
+    log.addFilter(_is_unexpected)
+    log.addFilter(_remove_personal_data)
     if not log.handlers:
         log.addHandler(logging.StreamHandler())  # dlt uses the first handler that its logger has
     for handler in log.handlers:
@@ -34,22 +34,16 @@ def _drop_record(record: logging.LogRecord) -> None:
     """
 
 
-class ExpectedMessageFilter(logging.Filter):
-    """Drop the warnings of dlt about differences that are intended."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Return False for those warnings."""
-        return not any(expected in str(record.msg) for expected in EXPECTED_MESSAGES)
+def _is_unexpected(record: logging.LogRecord) -> bool:
+    """Return False for the warnings of dlt about differences that are intended."""
+    return not any(expected in str(record.msg) for expected in EXPECTED_MESSAGES)
 
 
-class PersonalDataFilter(logging.Filter):
-    """Reduce each message of dlt to one line: databases quote rows in their errors, and dlt logs every retried job."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Change ``record``, and return True."""
-        first, *rest = record.getMessage().splitlines() or [""]
-        text = without_personal_data(summarize_job_message(first))
-        error_classes = [line.split(":")[0] for line in rest if re.match(r"(\w+\.)+[A-Z]\w*(:|$)", line)]
-        record.msg = f"{text}: {error_classes[-1]}" if error_classes else text
-        record.args, record.exc_info, record.exc_text, record.stack_info = (), None, None, None
-        return True
+def _remove_personal_data(record: logging.LogRecord) -> bool:
+    """Reduce a message of dlt to one line: databases quote rows in their errors, and dlt logs every retried job."""
+    first, *rest = record.getMessage().splitlines() or [""]
+    text = without_personal_data(summarize_job_message(first))
+    error_classes = [line.split(":")[0] for line in rest if re.match(r"(\w+\.)+[A-Z]\w*(:|$)", line)]
+    record.msg = f"{text}: {error_classes[-1]}" if error_classes else text
+    record.args, record.exc_info, record.exc_text, record.stack_info = (), None, None, None
+    return True

@@ -11,7 +11,7 @@ from typing import Any
 from dlt.common.json import json
 from dlt.common.schema.typing import TTableSchemaColumns
 
-from propel_assets.source.dlt_source import JSON_AS_TEXT
+from propel_assets.source.scan_reader import JSON_AS_TEXT
 from propel_assets.warehouse.dlt_compat import (
     ArrowToInsertValuesWriter,
     ArrowToJsonlWriter,

@@ -23,7 +23,8 @@ from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import describe_error, is_defect, unexpected_error
 from propel_assets.settings import Settings, Target
 from propel_assets.source.change_log import LOGGED
-from propel_assets.source.dlt_source import MERGE, SourceRun, build_source
+from propel_assets.source.dlt_source import build_source
+from propel_assets.source.scan_reader import MERGE, SourceRun
 from propel_assets.source.stream import Progress, ReadOptions, ScanResult
 from propel_assets.warehouse.change_log import StoredRows, can_read_again, note_write, write_change_log
 from propel_assets.warehouse.destinations.policies import policy_of

@@ -259,7 +259,7 @@ def test_status_shows_rows_verdict_age_and_checks(loaded, run_cli) -> None:
     assert ran.returncode == 0
     assert re.search(r"^user_query +60 +proved +\d+ min +6 of 6 +yes *$", ran.stdout, re.MULTILINE)
     assert (
-        "No marts. To build them: run `dagster job execute -m propel_assets.definitions -j propel_auth_refr"
+        "No marts. To build them: run `propel-assets refresh`, or launch the job `propel_auth_refresh` in Dagster"
         in ran.stdout
     )
 

@@ -16,6 +16,7 @@ NOT_PUBLIC = {
     "all_instigator_state",
     "all_logs",
     "asset_graph",
+    "asset_layer",
     "code_location_origin",
     "get_records_for_run",
     "get_repository_def",
@@ -55,6 +56,11 @@ def test_the_events_of_a_run_have_the_failures_of_steps_and_of_blocking_checks(i
         "broken": False,
     }
     assert not dagster_compat.is_blocking_check(None)
+
+
+def test_the_assets_of_a_job_are_those_that_it_materializes() -> None:
+    job = dagster_compat.resolve_job(defs, "propel_auth_refresh_recent")
+    assert {key.path[-1] for key in dagster_compat.assets_of(job)} == {"user_query", "org_membership", "chart_metrics"}
 
 
 def test_a_run_is_one_of_a_code_location_unless_its_origin_has_another(instance, monkeypatch) -> None:

@@ -10,11 +10,12 @@ import dagster as dg
 import pytest
 import time_machine
 
-from propel_assets.catalog import AUTH_EVENT, USER_QUERY
+from propel_assets.catalog import AUTH_EVENT, BY_NAME, USER_QUERY
 from propel_assets.definitions import defs as our_definitions
 from propel_assets.defs.build import build_definitions
 from propel_assets.defs.config import PropelAuthConfig
 from propel_assets.settings import load_settings
+from propel_assets.warehouse.checks import checks_of
 from propel_assets.webhooks.store import StoredEvent, WebhookStore
 from propel_assets_tests.defs.default import DEFAULT
 
@@ -100,9 +101,18 @@ def test_the_job_applies_events_and_logs_the_tables_that_they_changed(run, store
     store.add([received({"event_type": "user.deleted", "user_id": user_id})])
     applied = run(job=JOB)
     assert applied.success
-    materialized = {event.asset_key.path[-1] for event in applied.get_asset_materialization_events() if event.asset_key}
-    assert materialized == {"auth_event", "user_query", "org_membership"}
-    assert all(check.passed for check in applied.get_asset_check_evaluations())
+    rows = {
+        event.asset_key.path[-1]: event.materialization.metadata["dagster/row_count"].value
+        for event in applied.get_asset_materialization_events()
+    }
+    assert set(rows) == {"auth_event", "user_query", "org_membership"}
+    assert rows["user_query"] == 299
+    # The UI shows a check that is older than the last materialization as not evaluated.
+    evaluated = applied.get_asset_check_evaluations()
+    assert all(check.passed for check in evaluated)
+    for name in rows:
+        names = {check.check_name for check in evaluated if check.asset_key.path[-1] == name}
+        assert names == set(checks_of(BY_NAME[name]))
     assert query(f"SELECT count(*) FROM user_query WHERE user_id = '{user_id}'") == [(0,)]
     assert store.status().pending == 0
 

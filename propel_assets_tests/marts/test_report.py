@@ -125,10 +125,10 @@ def test_what_changed_between_the_last_two_loads_is_counted(small_sandbox, small
     load_all(small)
     build(small)
     assert cells(stale, "Users") == cells(stale, "Memberships") == ["The marts are older than the last load."]
-    assert "`dagster job execute -m propel_assets.definitions -j propel_auth_refresh`" in stale
+    assert "`propel-assets refresh`" in stale
     assert cells(fresh, "Users") == ["19", "0", "2", "1", "0"]  # now, new, changed, gone, back
     assert cells(fresh, "Memberships")[0] == str(sum(map(len, store.of_org.values())))
-    assert "dagster job execute" not in fresh
+    assert "propel-assets refresh" not in fresh
     assert cells(report(), "Users") == ["21", "1", "0", "0", "1"]
     assert cells(report(), "Orgs") == ["4", "0", "0", "0", "0"]
     assert cells(report(), "user_<wbr>query", "checks")[1] == "+2"
@@ -157,7 +157,7 @@ def test_without_marts_each_chart_says_how_to_get_them(small, report) -> None:
     page = report()
     for mart in DRAWN:
         assert f"propel_auth_marts.{mart} has not been built yet." in page
-    assert page.count("`dagster job execute -m propel_assets.definitions -j propel_auth_refresh`") == 1
+    assert page.count("`propel-assets refresh`") == 1
     assert "No webhooks have been loaded: see the page " in page
     assert "users_history has not been built yet" in cells(page, "Users")[0]
     assert "Nothing has been checked yet" in page

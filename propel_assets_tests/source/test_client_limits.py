@@ -23,6 +23,7 @@ import pytest
 from propel_assets.catalog import BY_NAME
 from propel_assets.errors import PermanentApiError, ResponseTooLarge, TransientApiError
 from propel_assets.settings import Tenant
+from propel_assets.source import client as client_module
 from propel_assets.source.client import Client
 from propel_assets.source.decode import PageDecoder, RowType
 from propel_assets.source.readers import ScanContext, read_scan
@@ -82,9 +83,8 @@ def serve() -> Iterator[Callable[..., RawServer]]:
         server.close()
 
 
-def client_of(server: RawServer, *, retry_seconds: float = 0, **limits: Any) -> Client:
-    tenant = Tenant(auth_url=server.url, api_key="k", retry_seconds=retry_seconds, max_concurrency=4)
-    return Client(tenant, **limits)
+def client_of(server: RawServer, *, retry_seconds: float = 0) -> Client:
+    return Client(Tenant(auth_url=server.url, api_key="k", retry_seconds=retry_seconds, max_concurrency=4))
 
 
 def sized(body: bytes, head: bytes = HEAD) -> bytes:
@@ -198,8 +198,9 @@ def silence(_: str) -> Parts:
     "respond",
     [drip_status_line, drip_header, drip_body, drip_chunks, drip_chunk_size, drip_gzip, silence],
 )
-def test_a_response_that_drips_times_out(respond, serve) -> None:
-    client = client_of(serve(respond), request_seconds=0.4)
+def test_a_response_that_drips_times_out(respond, serve, monkeypatch) -> None:
+    monkeypatch.setattr(client_module, "REQUEST_SECONDS", 0.4)
+    client = client_of(serve(respond))
     error = in_time(lambda: get(client))
     assert isinstance(error, TransientApiError)
     assert "failed: timed out after 0.4 s" in str(error)
@@ -208,34 +209,36 @@ def test_a_response_that_drips_times_out(respond, serve) -> None:
 
 @pytest.mark.parametrize("respond", [drip_header, drip_body, silence])
 def test_a_tls_response_that_drips_times_out(respond, serve, certificate, monkeypatch) -> None:
+    monkeypatch.setattr(client_module, "REQUEST_SECONDS", 1.0)
     file, context = certificate
     monkeypatch.setenv("SSL_CERT_FILE", str(file))
     server = serve(respond, context)
-    error = in_time(lambda: get(client_of(server, request_seconds=1.0)))
+    error = in_time(lambda: get(client_of(server)))
     assert isinstance(error, TransientApiError)
     assert "failed: timed out after 1 s" in str(error)
     assert server.requests == 1
 
 
-def test_a_tls_handshake_that_never_ends_times_out(serve) -> None:
+def test_a_tls_handshake_that_never_ends_times_out(serve, monkeypatch) -> None:
+    monkeypatch.setattr(client_module, "REQUEST_SECONDS", 1)
     server = serve(silence)  # it reads the client's first message as a request line, and waits for its end
-    client = Client(
-        Tenant(auth_url=server.url.replace("http", "https"), api_key="k", retry_seconds=0), request_seconds=1
-    )
+    client = Client(Tenant(auth_url=server.url.replace("http", "https"), api_key="k", retry_seconds=0))
     error = in_time(lambda: get(client))
     assert isinstance(error, TransientApiError)
     assert "timed out after 1 s" in str(error)
 
 
-def test_the_status_counts_when_the_body_of_an_error_drips(serve) -> None:
-    error = in_time(lambda: get(client_of(serve(drip_error), request_seconds=1.0)))
+def test_the_status_counts_when_the_body_of_an_error_drips(serve, monkeypatch) -> None:
+    monkeypatch.setattr(client_module, "REQUEST_SECONDS", 1.0)
+    error = in_time(lambda: get(client_of(serve(drip_error))))
     assert isinstance(error, PermanentApiError)
     assert error.status == 404
 
 
-def test_a_connection_gets_a_new_deadline_for_each_request(serve) -> None:
+def test_a_connection_gets_a_new_deadline_for_each_request(serve, monkeypatch) -> None:
+    monkeypatch.setattr(client_module, "REQUEST_SECONDS", 1.0)
     server = serve(lambda _: [sized(b"[1]")])
-    client = client_of(server, request_seconds=1.0)
+    client = client_of(server)
     until = time.monotonic() + 1.5
     while time.monotonic() < until:
         assert get(client) == [1]
@@ -365,12 +368,13 @@ def test_an_endless_error_body_is_not_read(respond, status, serve) -> None:
     assert f"returned {status}" in str(error)
 
 
-def test_a_body_at_the_limit_is_read(serve) -> None:
+def test_a_body_at_the_limit_is_read(serve, monkeypatch) -> None:
+    monkeypatch.setattr(client_module, "MAX_BODY_BYTES", 1000)
     body = b"[" + b" " * 998 + b"]"
-    client = client_of(serve(lambda _: [sized(body)]), max_body_bytes=1000)
+    client = client_of(serve(lambda _: [sized(body)]))
     assert get(client) == []
     with pytest.raises(ResponseTooLarge):
-        get(client_of(serve(lambda _: [sized(body + b" ")]), max_body_bytes=1000))
+        get(client_of(serve(lambda _: [sized(body + b" ")])))
 
 
 # Truncated and corrupt bodies
@@ -458,8 +462,9 @@ def org_pages(heavy: range) -> Callable[[str], Parts]:
 
 
 @pytest.mark.parametrize("heavy", [range(300), range(10), range(150, 160), range(290, 300)])
-def test_pages_above_the_limit_are_read_with_half_the_page_size(heavy, serve) -> None:
-    client = client_of(serve(org_pages(heavy)), max_body_bytes=20_000)
+def test_pages_above_the_limit_are_read_with_half_the_page_size(heavy, serve, monkeypatch) -> None:
+    monkeypatch.setattr(client_module, "MAX_BODY_BYTES", 20_000)
+    client = client_of(serve(org_pages(heavy)))
     *batches, result = read_scan("orgs", ScanContext(client=client))
     ids = [id_ for rows in batches if isinstance(rows, Rows) for id_ in rows.data.column("org_id").to_pylist()]
     assert sorted(ids) == [f"o{number:04}" for number in range(300)]
@@ -467,7 +472,8 @@ def test_pages_above_the_limit_are_read_with_half_the_page_size(heavy, serve) ->
     assert (result.verdict, result.rows_read) == ("proved", 300)
 
 
-def test_rows_too_large_for_any_page_size_end_the_scan(serve) -> None:
-    client = client_of(serve(org_pages(range(300))), max_body_bytes=5_000)
+def test_rows_too_large_for_any_page_size_end_the_scan(serve, monkeypatch) -> None:
+    monkeypatch.setattr(client_module, "MAX_BODY_BYTES", 5_000)
+    client = client_of(serve(org_pages(range(300))))
     with pytest.raises(ResponseTooLarge, match="response larger than"):
         list(read_scan("orgs", ScanContext(client=client)))

@@ -8,7 +8,8 @@ from dlt.common.data_writers import writers
 
 from propel_assets.errors import SettingsError
 from propel_assets.settings import load_settings, require_credentials
-from propel_assets.source.dlt_source import RESUME_STATES_KEY, SOURCE, SourceRun, build_source, propel_auth_source
+from propel_assets.source.dlt_source import SOURCE, build_source, propel_auth_source
+from propel_assets.source.scan_reader import RESUME_STATES_KEY, SourceRun
 from propel_assets.source.stream import ReadOptions
 from propel_assets.warehouse.erasure import erase
 from propel_assets.warehouse.load import load_scan

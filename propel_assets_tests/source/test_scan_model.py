@@ -200,8 +200,7 @@ def any_server(rng: Random, page_size: int) -> Server:
 class FineScan(Scan):
     """Cuts into segments of one page where there are workers enough: more borders to get wrong."""
 
-    def __init__(self, order: Order, page_size: int, workers: int) -> None:
-        super().__init__(order, page_size, workers, min_pages_per_segment=1)
+    min_pages_per_segment = 1
 
 
 def any_pass(rng: Random, scanner: Callable[..., Any] = FineScan) -> Outcome:

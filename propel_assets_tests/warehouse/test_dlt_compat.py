@@ -23,7 +23,8 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 from packaging.requirements import Requirement
 
 import propel_assets
-from propel_assets.source.dlt_source import JSON_AS_TEXT, propel_auth_source
+from propel_assets.source.dlt_source import propel_auth_source
+from propel_assets.source.scan_reader import JSON_AS_TEXT
 from propel_assets.warehouse import dlt_compat, json_columns
 from propel_assets.warehouse.destinations.jobs import ClientJob, SetsClient
 from propel_assets.warehouse.dlt_setup import set_up_dlt

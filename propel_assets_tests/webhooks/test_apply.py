@@ -37,7 +37,7 @@ from propel_assets.privacy.policy_file import load_policy
 from propel_assets.sandbox.events import WebhookEvent
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import Settings, load_settings
-from propel_assets.source.readers import events as reader
+from propel_assets.source.readers import named as reader
 from propel_assets.source.stream import ReadOptions
 from propel_assets.warehouse import audit, query, retention
 from propel_assets.warehouse import load as load_module
@@ -541,7 +541,7 @@ def test_nothing_is_deleted_while_the_request_by_id_finds_nothing(settings, sand
     pending = store.status().pending
     with monkeypatch.context() as patch:
         patch.setattr(sandbox.faults, "match_request", match_ids)
-        with pytest.raises(ApiError, match=r"proves no deletion\. Nothing was changed, and the events stay"):
+        with pytest.raises(ApiError, match=r"does not prove a deletion\. Nothing was changed, and the events stay"):
             apply(settings)
         assert tables(settings) == before
         assert store.status().pending == pending

@@ -9,9 +9,12 @@ from http import HTTPStatus
 from operator import attrgetter
 from typing import Any
 
-from propel_assets.catalog import ORG_MEMBERSHIP, Feature, Table
+from propel_assets.catalog import AUTH_EVENT, ORG_MEMBERSHIP, USER_QUERY, Feature, Table
 from propel_assets.catalog.model import PagedList
 from propel_assets.errors import PermanentApiError
+from propel_assets.privacy.filter import PrivacyFilter
+from propel_assets.settings import PrivacySettings
+from propel_assets.source.change_log import StoredTables
 from propel_assets.source.client import Client
 from propel_assets.source.decode import RowType
 from propel_assets.source.lists import ListEndpoint, ListOutcome, ListScan, Watch
@@ -21,17 +24,55 @@ from propel_assets.source.stream import Progress, ReadOptions, ResumeState, Rows
 MIN_LOSS_ROWS = 50
 
 
+@dataclass(frozen=True)
+class StoredIds:
+    """Queries the destination for ids as the API has them. The privacy policy can store them in another form.
+
+    ``tables``: None where there is no destination. ``keys``: returns the ids of a table, as stored.
+    """
+
+    privacy: PrivacyFilter
+    tables: StoredTables | None = None
+    keys: Callable[[str], Iterable[Any]] | None = None
+
+    @property
+    def can_count_unknown(self) -> bool:
+        """Whether ids can be compared: those stored under another privacy policy can have another form."""
+        return self.keys is not None and not self.privacy.policy_changed
+
+    def count_unknown(self, table: str, ids: set[Any]) -> int:
+        """Return how many of ``ids`` a table does not have."""
+        return self.privacy.count_unknown(table, ids, self.keys(table) if self.keys else ())
+
+    def find(self, table: Table, ids: Sequence[str]) -> list[str]:
+        """Return which of ``ids`` a table has; none if it cannot be queried."""
+        if not ids or self.tables is None:
+            return []
+        key = table.key[0]
+        by_key = dict(zip(self.privacy.stored_ids(table.name, key, ids), ids, strict=True))
+        return [by_key[row[key]] for row in self.tables.rows(table, [*by_key])]
+
+    def count_deleted(self, table: Table, ids: Sequence[str]) -> int:
+        """Return how many rows events have deleted since the last full load of a table, once ``ids`` are deleted."""
+        if not ids or self.tables is None:
+            return len(ids)
+        keys = {(id_,) for id_ in self.privacy.stored_ids(table.name, table.key[0], ids)}
+        return len(keys | self.tables.deleted_since_full_load(table))
+
+    def first_receipt(self, ids: Sequence[str]) -> datetime | None:
+        """Return when the first of the messages ``ids`` that are stored was received."""
+        if not ids or self.tables is None:
+            return None
+        return self.tables.first_receipt(self.privacy.stored_ids(AUTH_EVENT.name, AUTH_EVENT.key[0], ids))
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScanContext:
     """The input of one scan.
 
     ``resume_state``: what the previous scan of these tables left. ``wanted``: names of the tables that are loaded;
-    None: all. ``count_unknown``: returns how many of the given ids a table of the warehouse does not have; None where
-    the warehouse cannot be queried. ``resume_state_of``: returns the resume state of another scan. ``privacy``:
-    the fingerprint of the privacy policy. ``stored_ids``: returns which of the given ids a table has.
-    ``first_receipt``: returns when the first of the given messages that are stored was received.
-    ``rows_to_read_again``: what a load of events must read beside what they name. ``count_deleted``: returns how many
-    rows of a table loads of events have deleted since its last full load, once the given ids are deleted too.
+    None: all. ``resume_state_of``: returns the resume state of another scan. ``stored``: the ids at the destination.
+    ``rows_to_read_again``: what a load of events must read beside what they name.
     """
 
     client: Client
@@ -39,13 +80,9 @@ class ScanContext:
     resume_state: ResumeState = field(default_factory=ResumeState)
     wanted: Collection[str] | None = None
     progress: Progress = lambda *_: None
-    count_unknown: Callable[[str, set[Any]], int] | None = None
     resume_state_of: Callable[[str], ResumeState] = lambda _: ResumeState()
-    privacy: str = ""
-    stored_ids: Callable[[Table, Sequence[str]], list[str]] = lambda *_: []
-    first_receipt: Callable[[Sequence[str]], datetime | None] = lambda _: None
+    stored: StoredIds = field(default_factory=lambda: StoredIds(PrivacyFilter(PrivacySettings())))
     rows_to_read_again: RowsToReadAgain = field(default_factory=RowsToReadAgain)
-    count_deleted: Callable[[Table, Sequence[str]], int] = lambda _, ids: len(ids)
 
     def wants(self, table: Table) -> bool:
         """Whether ``table`` is loaded."""
@@ -54,14 +91,14 @@ class ScanContext:
     def is_current(self, table: Table) -> bool:
         """Whether ``table`` has been loaded in full, under the privacy policy in force."""
         state = self.resume_state_of(table.scan)
-        return self.wants(table) and table.name in state.rows and state.privacy == self.privacy
+        return self.wants(table) and table.name in state.rows and state.privacy == self.stored.privacy.fingerprint
 
     def watch(self, table: Table) -> Watch | None:
         """Return what detects insertions in the middle of the list of ``table``; None before the first full scan."""
         newest = self.resume_state.newest.get(table.name)
-        if self.count_unknown is None or newest is None:
+        if newest is None or not self.stored.can_count_unknown:
             return None
-        return Watch(newest, partial(self.count_unknown, table.name))
+        return Watch(newest, partial(self.stored.count_unknown, table.name))
 
 
 def allowed_loss(context: ScanContext, before: int) -> float:
@@ -112,14 +149,20 @@ def list_scan(
     shape = table.shape
     if not isinstance(shape, PagedList):
         raise TypeError(f"{table.name} is not read as a paged list")
-    if row_type is None:  # users come with their memberships
-        row_type = RowType(table, maps={ORG_MEMBERSHIP.items: RowType(ORG_MEMBERSHIP, constant_columns=("user_id",))})
+    if row_type is None:
+        row_type = user_row_type() if table is USER_QUERY else RowType(table)
     if params is None:
         params = {"order_by": shape.order} if shape.order else {}
     if order is None:
         order = Order(key=key_of(table), value=attrgetter("f_created_at") if shape.order else None)
     endpoint = ListEndpoint(table.name, table.path, table.items, shape.total, row_type, params)
     return ListScan(context.client, endpoint, order, progress=context.progress, already_read=already_read, watch=watch)
+
+
+def user_row_type(*, with_orgs: bool = True) -> RowType:
+    """Return the row type of users, with their memberships inside."""
+    member = RowType(ORG_MEMBERSHIP, constant_columns=("user_id",))
+    return RowType(USER_QUERY, maps={ORG_MEMBERSHIP.items: member} if with_orgs else {})
 
 
 def key_of(table: Table) -> Callable[[Any], Any]:

@@ -20,7 +20,7 @@ from propel_assets.errors import ApiError, KeyRefused, PermanentApiError, Unprov
 from propel_assets.source.convert import convert
 from propel_assets.source.decode import PageDecoder, RowType
 from propel_assets.source.lists import ListOutcome, get_or_none, request_each
-from propel_assets.source.readers.context import ScanContext, list_result, list_scan, skip_reason
+from propel_assets.source.readers.context import ScanContext, list_result, list_scan, skip_reason, user_row_type
 from propel_assets.source.readers.per_parent import FLAGGED
 from propel_assets.source.scan import Order
 from propel_assets.source.stream import Mode, Rows, ScanResult, join_reasons
@@ -61,8 +61,7 @@ class Memberships:
 
 def read_users(context: ScanContext, _: Sequence[Table]) -> Iterator[Rows | ScanResult]:
     """Read users and their memberships. In a project without orgs, memberships are skipped."""
-    member = RowType(ORG_MEMBERSHIP, constant_columns=("user_id",))
-    user = RowType(USER_QUERY, maps={ORG_MEMBERSHIP.items: member})
+    user = user_row_type()
     no_orgs_reason, newest_activity = _first_request(context, user)
     since = context.resume_state.cursor.get(READ_UNTIL) if context.options.recent else None
     is_recent = since is not None
@@ -88,7 +87,7 @@ def read_users(context: ScanContext, _: Sequence[Table]) -> Iterator[Rows | Scan
                 yield Rows(ORG_MEMBERSHIP.name, batch.nested[ORG_MEMBERSHIP.items], is_recent)
         outcomes.append(scan.outcome)
     if not (no_orgs_reason or memberships.rows_read):
-        yield Rows(ORG_MEMBERSHIP.name, member.to_arrow([]), is_recent)
+        yield Rows(ORG_MEMBERSHIP.name, user.maps[ORG_MEMBERSHIP.items].to_arrow([]), is_recent)
     yield from _results(context, outcomes, memberships, no_orgs_reason, newest_activity, is_recent=is_recent)
 
 

@@ -19,7 +19,8 @@ from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import is_defect, unexpected_error
 from propel_assets.settings import PrivacySettings, Target, Tenant
 from propel_assets.source.client import Client
-from propel_assets.source.dlt_source import RESUME_STATES_KEY, SOURCE
+from propel_assets.source.dlt_source import SOURCE
+from propel_assets.source.scan_reader import RESUME_STATES_KEY
 from propel_assets.warehouse.destinations.duckdb_file import (
     needs_compaction,
     replace_with_compacted_copy,

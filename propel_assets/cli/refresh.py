@@ -1,0 +1,51 @@
+"""The command `propel-assets refresh`: the daily job, run once in this process."""
+
+import click
+
+from propel_assets.cli.arguments import current_settings
+from propel_assets.cli.rendering import format_count, log
+from propel_assets.errors import PropelError, install_extra
+
+
+@click.command(short_help="Load the default tables, check them, build the marts.")
+def refresh() -> None:
+    """Load the default tables, check them, and build the histories and marts: the daily job, through Dagster.
+
+    The run is stored in DAGSTER_HOME (default: .dagster_home in this folder), so `dagster dev` shows it. Without the
+    extra `marts`, it loads and checks the tables only.
+
+    \b
+    Examples:
+      propel-assets refresh
+      propel-assets --environment staging refresh
+    """
+    from propel_assets.cli.runs import names_of, print_assets, print_skipped, run_job
+    from propel_assets.cli.status import CHECK_FAILED
+    from propel_assets.defs.automation import REFRESH
+    from propel_assets.defs.build import build_definitions
+    from propel_assets.defs.config import PropelAuthConfig
+    from propel_assets.defs.environment import Environment
+    from propel_assets.marts.runner import are_marts_installed
+    from propel_assets.settings import require_credentials
+
+    settings = require_credentials(current_settings())
+    config = PropelAuthConfig(environment=settings.environment)
+    environment = Environment.from_config(config)
+    click.echo(f"Loading {settings.auth_url} into {settings.destination}.")
+    result, missing = run_job(build_definitions(config), environment.named(REFRESH), environment)
+    print_assets(result)
+    print_skipped(result)
+    failed = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    for check in failed:
+        log(f"{check.severity.value} {check.asset_key.path[-1]}: {check.check_name}: {check.description or 'failed'}")
+    if missing:
+        raise PropelError(
+            f"Not loaded or not built: {names_of(missing)}. Their previous data is kept, and the reasons are above. "
+            "Correct them and run `propel-assets refresh` again."
+        )
+    if not are_marts_installed():
+        click.echo(f"No marts. {install_extra('marts')}.")
+    count = len(result.get_asset_materialization_events())
+    click.echo(f"{format_count(count, 'asset')} materialized. Next: propel-assets status")
+    if any(check.severity.value == "ERROR" for check in failed):
+        raise SystemExit(CHECK_FAILED)
