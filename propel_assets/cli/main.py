@@ -22,7 +22,7 @@ from propel_assets.cli.trial import demo, dev
 from propel_assets.cli.verify import verify
 from propel_assets.cli.webhooks import webhooks
 from propel_assets.errors import PropelError
-from propel_assets.settings import find_misspelled_variables, load_settings
+from propel_assets.settings import load_settings, report_misspelled_variables
 
 SECTIONS = {
     "Load and check": (refresh, load, check, verify, status),
@@ -76,8 +76,7 @@ def main(environment: str | None) -> None:
       propel-assets status                    list the tables in the warehouse, their age, the last checks
       propel-assets report                    write an HTML page with charts
     """
-    for message in find_misspelled_variables(environment):
-        log(f"Warning: {message}")
+    report_misspelled_variables(lambda message: log(f"Warning: {message}"), environment)
     if environment:
         load_settings(environment=environment)  # refuse a wrong name before the command begins
 

@@ -1,7 +1,6 @@
 """Every definition of one PropelAuth environment, to be merged into a project."""
 
 import logging
-from functools import cache
 
 import dagster as dg
 
@@ -14,7 +13,7 @@ from propel_assets.defs.config import PropelAuthConfig
 from propel_assets.defs.environment import Environment
 from propel_assets.defs.events import build_events_job, build_events_sensor
 from propel_assets.defs.marts import build_marts
-from propel_assets.settings import disable_dlt_telemetry, find_misspelled_variables
+from propel_assets.settings import disable_dlt_telemetry, report_misspelled_variables
 
 
 def build_definitions(config: PropelAuthConfig | None = None) -> dg.Definitions:
@@ -33,8 +32,7 @@ def build_definitions(config: PropelAuthConfig | None = None) -> dg.Definitions:
     """
     disable_dlt_telemetry()
     environment = Environment.from_config(config or PropelAuthConfig())
-    for message in find_misspelled_variables(environment.name):
-        _warn_once(message)
+    report_misspelled_variables(logging.getLogger(__name__).warning, environment.name)
     marts = build_marts(environment)
     assets = [build_api_asset(environment), *build_raw_assets(environment), *marts]
     checks = build_checks(environment)
@@ -52,9 +50,3 @@ def build_definitions(config: PropelAuthConfig | None = None) -> dg.Definitions:
         ],
         resources=environment.resources,
     )
-
-
-@cache
-def _warn_once(message: str) -> None:
-    """Log a warning, once per process: it can be the same for several environments."""
-    logging.getLogger(__name__).warning(message)

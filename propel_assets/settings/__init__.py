@@ -26,10 +26,10 @@ from propel_assets.settings.fields import (
 )
 from propel_assets.settings.parsing import (
     environment_name,
-    find_misspelled_variables,
     load_settings,
     monitoring_settings,
     read_setting,
+    report_misspelled_variables,
     variable_to_set,
 )
 from propel_assets.settings.process import (
@@ -55,13 +55,13 @@ __all__ = [
     "disable_dlt_telemetry",
     "dlt_file_errors",
     "environment_name",
-    "find_misspelled_variables",
     "is_loopback",
     "load_settings",
     "monitoring_settings",
     "name_prefix",
     "normalize_auth_url",
     "read_setting",
+    "report_misspelled_variables",
     "require_credentials",
     "variable_of",
     "variable_to_set",

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -14,6 +14,8 @@ PER_ENVIRONMENT = ("auth_url", "api_key", "oauth_token", "webhook_secret", "webh
 PRIVACY_VARIABLE = re.compile(r"(?:\w+__)?(PROPELAUTH_PRIV\w*)")
 SIMILARITY = 0.8
 """How similar two names must be, from 0 to 1, so that one counts as a misspelling of the other."""
+_reported: set[str] = set()
+"""Misspelled variables that were logged in this process."""
 TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no")
 
 
@@ -80,28 +82,28 @@ def variable_to_set(name: str, environment: str) -> str:
     return _variables_of(name, environment)[0]
 
 
-def find_misspelled_variables(environment: str | None = None) -> list[str]:
-    """Return a message for each environment variable that is not a setting, and whose name is close to one.
+def report_misspelled_variables(log: Callable[[str], None], environment: str | None = None) -> None:
+    """Log a message for each environment variable that is not a setting, and whose name is close to one.
 
-    Unknown variables that are close to no setting can belong to another program.
+    Each is logged once per process. Unknown variables that are close to no setting can belong to another program.
 
     Args:
+        log: receives the messages.
         environment: the environment's name; when empty, PROPELAUTH_ENVIRONMENT has it.
     """
     environment = _environment(environment)
     prefix = f"{environment.upper()}__" if environment else ""
     known = {variable_of(name) for name in FIELDS}
     by_name = {variable.partition("_")[2]: variable for variable in known}  # DESTINATION of PROPELAUTH_DESTINATION
-    messages = []
     for variable, value in sorted(os.environ.items()):
         own_prefix = prefix if prefix and variable.startswith(prefix) else ""
         name = variable.removeprefix(own_prefix)
         is_candidate = own_prefix or name.startswith("PROPELAUTH_")
-        if not is_candidate or name in known or not value.strip():
+        if not is_candidate or name in known or not value.strip() or variable in _reported:
             continue
         if close := get_close_matches(name.removeprefix("PROPELAUTH_"), by_name, n=1, cutoff=SIMILARITY):
-            messages.append(f"{variable} is not a setting. Did you mean {own_prefix}{by_name[close[0]]}?")
-    return messages
+            _reported.add(variable)
+            log(f"{variable} is not a setting. Did you mean {own_prefix}{by_name[close[0]]}?")
 
 
 def _environment(name: str | None) -> str:

@@ -8,8 +8,8 @@ from propel_assets.errors import SettingsError
 from propel_assets.settings import (
     FIELDS,
     Settings,
-    find_misspelled_variables,
     load_settings,
+    report_misspelled_variables,
     require_credentials,
     variable_of,
 )
@@ -91,9 +91,11 @@ def test_the_environment_variable_names_the_environment_where_no_argument_does(m
 )
 def test_a_misspelled_variable_is_reported_with_the_setting_that_it_is_close_to(variable, setting, monkeypatch) -> None:
     monkeypatch.setenv(variable, "x")
-    assert find_misspelled_variables("staging") == [f"{variable} is not a setting. Did you mean {setting}?"]
     monkeypatch.setenv("PROPELAUTH_ENVIRONMENT", "staging")
-    assert find_misspelled_variables() == [f"{variable} is not a setting. Did you mean {setting}?"]
+    messages: list[str] = []
+    for _ in range(2):  # logged once
+        report_misspelled_variables(messages.append)
+    assert messages == [f"{variable} is not a setting. Did you mean {setting}?"]
 
 
 @pytest.mark.parametrize(
@@ -110,4 +112,6 @@ def test_a_misspelled_variable_is_reported_with_the_setting_that_it_is_close_to(
 def test_a_setting_and_a_variable_of_another_program_are_not_reported(variable, monkeypatch) -> None:
     monkeypatch.setenv(variable, "x")
     monkeypatch.setenv("PROPELAUTH_DESTINATON", " ")  # empty, as Compose sets a variable without a value
-    assert find_misspelled_variables("staging") == []
+    messages: list[str] = []
+    report_misspelled_variables(messages.append, "staging")
+    assert messages == []
