@@ -2,7 +2,18 @@
 
 from functools import partial
 
-from propel_assets.catalog.model import Audit, Table, boolean, double, identifier, integer, json, text, timestamp
+from propel_assets.catalog.model import (
+    Audit,
+    Table,
+    boolean,
+    double,
+    identifier,
+    integer,
+    json,
+    json_list,
+    text,
+    timestamp,
+)
 
 _audit = partial(Table, scan="", group="audit", path="", shape=Audit())
 
@@ -29,7 +40,11 @@ PROPEL_SCANS = _audit(
         integer("concurrency", "Highest number of concurrent requests."),
         json("unknown_fields", "Fields that differ from the catalog: how each differs and which column stores it."),
         json("values_read", "Number of values read for each column, those in `__v_text` included."),
-        json("variants", "Values in `__v_text`, because their column cannot hold them: column, reason, number."),
+        json_list(
+            "variants",
+            "Values in `__v_text`, because their column cannot hold them: column, reason, number.",
+            items="json",
+        ),
         integer("rows_deleted", "Rows that were deleted because events named them and PropelAuth does not have them."),
         integer(
             "event_loads",
@@ -67,7 +82,7 @@ PROPEL_SCAN_STATE = _audit(
         identifier("user_id", "The user, as the table has it.", person="subject"),
         identifier("org_id", "The org, as the table has it."),
         text("user_role", "The member's role."),
-        json("additional_roles", "The member's further roles."),
+        json_list("additional_roles", "The member's further roles."),
         boolean("enabled", "Whether the user was enabled."),
         boolean("locked", "Whether the user was locked out."),
     ),

@@ -13,6 +13,7 @@ from propel_assets.catalog.model import (
     identifier,
     integer,
     json,
+    json_list,
     text,
     timestamp,
 )
@@ -46,7 +47,7 @@ USER_REPORT = Table(
         text("username", "Username.", "direct_identifier"),
         text("first_name", "First name.", "personal"),
         text("last_name", "Last name.", "personal"),
-        json("org_data", "List of the user's orgs: name, id, role. Null for none.", "identifier"),
+        json_list("org_data", "List of the user's orgs: name, id, role. Null for none.", "identifier", items="json"),
         json("extra_properties", "What the report counted, for example `num_invites`."),
     ),
     shape=ReportGrid(

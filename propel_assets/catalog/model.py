@@ -145,6 +145,7 @@ class Column:
     person in a row about something else.
     ``api_field``: the field's name in the API, where it is not the column's.
     ``tracked``: whether a new value is a new version of the row, in histories and in the change log.
+    ``items``: the type of the items, of a JSON column that holds a list. None: the column holds an object, or no JSON.
     """
 
     name: str
@@ -156,6 +157,7 @@ class Column:
     person: Literal["subject", "mention"] | None = None
     api_field: str = ""
     tracked: bool = True
+    items: Literal["text", "json"] | None = None
     type: ColumnType = field(kw_only=True)
 
     @property
@@ -178,14 +180,6 @@ class Reference:
     blocking: bool = False
 
 
-@dataclass(frozen=True)
-class ChartRecord:
-    """A chart of the HTML report: the mart it is drawn from, and its title."""
-
-    mart: str
-    title: str
-
-
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """One table.
@@ -194,7 +188,7 @@ class Table:
     field of the response that holds the rows; empty where it is one row. ``load``: `replace` stores the current state,
     `merge` inserts and updates by key. ``feature``: the feature that the project needs. ``guarded``: a sudden
     loss of rows is refused. ``default``: loaded unless tables are named. ``recent``: loaded by the job that reads only
-    recent changes. ``options``: the options that a run can set. ``charts``: charts of the report that need the table.
+    recent changes. ``options``: the options that a run can set.
     """
 
     name: str
@@ -214,7 +208,6 @@ class Table:
     default: bool = True
     recent: bool = False
     options: tuple[RunOption, ...] = ()
-    charts: tuple[ChartRecord, ...] = ()
 
     def column(self, name: str) -> Column:
         """Return the column called ``name``; KeyError if there is none."""
@@ -252,3 +245,4 @@ date = partial(Column, type="date")
 integer = partial(Column, type="bigint")
 double = partial(Column, type="double")
 json = partial(Column, type="json")
+json_list = partial(Column, type="json", items="text")

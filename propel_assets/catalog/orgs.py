@@ -4,7 +4,6 @@ from propel_assets.catalog.model import (
     API,
     DOCS,
     ORGS,
-    ChartRecord,
     Document,
     PagedList,
     PerParent,
@@ -14,6 +13,7 @@ from propel_assets.catalog.model import (
     identifier,
     integer,
     json,
+    json_list,
     text,
     timestamp,
 )
@@ -43,7 +43,6 @@ ORG_QUERY = Table(
     doc=DOC,
     feature=ORGS,
     guarded=True,
-    charts=(ChartRecord("fct_seat_usage", "Seats used"),),
 )
 
 ORG_BY_ID = Table(
@@ -59,7 +58,7 @@ ORG_BY_ID = Table(
         boolean("can_setup_saml", "Whether the org may set up SAML."),
         boolean("is_saml_in_test_mode", "Whether SAML is set up but not live."),
         text("domain", "The org's e-mail domain."),
-        json("extra_domains", "List of further e-mail domains."),
+        json_list("extra_domains", "List of further e-mail domains."),
         boolean("domain_autojoin", "Whether users of the domain join the org automatically."),
         boolean("domain_restrict", "Whether only users of the domain may join."),
         boolean("password_rotation_enabled", "Whether passwords must be changed regularly."),
@@ -92,7 +91,7 @@ PENDING_ORG_INVITES = Table(
         text("invitee_email", "The invited address.", "direct_identifier", required=True, person="subject"),
         text("org_name", "The org's name.", required=True),
         text("role_in_org", "The role that the invitee will have.", required=True),
-        json("additional_roles_in_org", "List of further roles, in a multi-role org."),
+        json_list("additional_roles_in_org", "List of further roles, in a multi-role org."),
         timestamp("created_at", "When the invitation was sent (UTC).", required=True),
         timestamp("expires_at", "When the invitation expires (UTC).", required=True),
         text(

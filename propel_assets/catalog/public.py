@@ -1,6 +1,6 @@
 """Public documents of the tenant; they need no key."""
 
-from propel_assets.catalog.model import DOCS, Document, Table, identifier, json, text
+from propel_assets.catalog.model import DOCS, Document, Table, identifier, json_list, text
 
 DOC = f"{DOCS}/oauth2"
 
@@ -18,7 +18,7 @@ OPENID_CONFIGURATION = Table(
         text("userinfo_endpoint", "Where a token is exchanged for its user."),
         text("jwks_uri", "Where the signing keys are published."),
         *(
-            json(name, "List, as published.")
+            json_list(name, "List, as published.")
             for name in (
                 "scopes_supported",
                 "claims_supported",

@@ -6,7 +6,6 @@ from propel_assets.catalog.model import (
     API,
     DOCS,
     ORGS,
-    ChartRecord,
     Column,
     Custom,
     Document,
@@ -19,6 +18,7 @@ from propel_assets.catalog.model import (
     boolean,
     identifier,
     json,
+    json_list,
     text,
     timestamp,
 )
@@ -65,12 +65,12 @@ MEMBERSHIP_COLUMNS = (
     text("url_safe_org_name", "The org's name in URLs.", tracked=False),
     text("org_role_structure", "`single_role_in_hierarchy` or `multi_role`."),
     text("user_role", "The member's role. In a multi-role org, the first role.", required=True),
-    json(
+    json_list(
         "inherited_user_roles_plus_current_role",
         "List of roles: the member's own role and, in a hierarchy, all roles below it.",
     ),
-    json("user_permissions", "List of the member's permissions, as resolved by PropelAuth."),
-    json("additional_roles", "List of further roles, in a multi-role org."),
+    json_list("user_permissions", "List of the member's permissions, as resolved by PropelAuth."),
+    json_list("additional_roles", "List of further roles, in a multi-role org."),
     identifier("legacy_org_id", "The org's id before a migration."),
 )
 
@@ -88,12 +88,6 @@ USER_QUERY = Table(
     guarded=True,
     recent=True,
     options=("recent",),
-    charts=(
-        ChartRecord("fct_signups_daily", "Sign-ups"),
-        ChartRecord("fct_engagement_weekly", "Active users"),
-        ChartRecord("fct_retention_weekly", "Retention"),
-        ChartRecord("fct_security_posture", "MFA"),
-    ),
 )
 
 ORG_MEMBERSHIP = Table(
@@ -112,7 +106,6 @@ ORG_MEMBERSHIP = Table(
     guarded=True,
     references=(Reference(("user_id",), "user_query", blocking=True), Reference(("org_id",), "org_query")),
     recent=True,
-    charts=(ChartRecord("fct_role_mix", "Roles"),),
 )
 
 OAUTH_USERINFO = Table(

@@ -25,8 +25,6 @@ CLASSIFICATIONS: dict[PrivacyClass, str] = {
     "personal": "restricted",
     "free_form": "restricted",
 }
-LISTS = "List of "
-"""How the description of a JSON column begins that holds a list."""
 
 
 def contract(target: Target) -> dict[str, Any]:
@@ -57,7 +55,7 @@ def contract(target: Target) -> dict[str, Any]:
                 "value": target.max_age_hours,
                 "unit": "h",
                 "element": ", ".join(table.name for table in TABLES if table.default),
-                "description": "The check up_to_date warns above it.",
+                "description": "The check up_to_date warns if the last full load is older.",
             }
         ],
     }
@@ -97,19 +95,18 @@ def _table(table: Table) -> dict[str, Any]:
 
 
 def _column(table: Table, column: Column, refers_to: str | None) -> dict[str, Any]:
-    is_list = column.type == "json" and column.description.startswith(LISTS)
     found: dict[str, Any] = {
         "name": column.name,
         "physicalName": column.name,
-        "logicalType": "array" if is_list else LOGICAL_TYPES[column.type],
+        "logicalType": "array" if column.items else LOGICAL_TYPES[column.type],
         "physicalType": column.type,
         "description": column.description,
         "required": column.required or column.name in table.key,
         "classification": CLASSIFICATIONS[column.privacy],
         "tags": [f"privacy:{column.privacy}"],
     }
-    if is_list:
-        found["items"] = {"logicalType": "string"}
+    if column.items:
+        found["items"] = {"logicalType": LOGICAL_TYPES[column.items]}
     if column.name in table.key:
         found |= {"primaryKey": True, "primaryKeyPosition": table.key.index(column.name) + 1}
     if column.source_field != column.name:

@@ -1,5 +1,6 @@
 """A dbt project and assets of a user, downstream of our tables: lineage in Dagster, and dbt on loaded data."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -129,6 +130,34 @@ def test_the_marts_are_a_package_of_their_dbt_project(project, loaded, query, ru
     assert key("propel_auth", "user_query") in graph.get(key("propel_auth_history", "users_history")).parent_keys
     assert key("dim_user") in graph.get(key("customers")).parent_keys
     shutil.rmtree(project / "dbt_packages")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("variables", "histories"),
+    [
+        ({}, "theirs_propel_auth_history"),
+        ({"propel_auth_history_schema": "propel_auth_history"}, "propel_auth_history"),
+    ],
+    ids=["no variable", "a variable names the schema"],
+)
+def test_their_project_without_macros_builds_histories_apart_from_ours(project, run_cli, variables, histories) -> None:
+    (project / "dbt_project.yml").write_text(PROJECT + yaml.safe_dump({"vars": variables}))
+    (project / "packages.yml").write_text(run_cli("dbt-sources", "--package").stdout)
+    (project / "models" / "customers.sql").write_text("{{ config(schema='sales') }} select 1 as one")
+    dbt(project, "deps")
+    nodes = json.loads(dbt(project, "parse").read_text())["nodes"].values()
+    schemas = {(node["package_name"], node["config"]["schema"]): node["schema"] for node in nodes if is_model(node)}
+    assert schemas == {
+        ("theirs", "sales"): "theirs_sales",
+        ("propel_auth", None): "theirs",
+        ("propel_auth", "propel_auth_history"): histories,
+    }
+    shutil.rmtree(project / "dbt_packages")
+
+
+def is_model(node: dict[str, Any]) -> bool:
+    return node["resource_type"] == "model"
 
 
 def test_marts_of_two_environments_are_apart_in_one_definitions() -> None:

@@ -115,7 +115,7 @@ def test_each_question_has_an_answer(life) -> None:
 def test_after_the_first_load_no_answer_pretends_to_have_history(life) -> None:
     first = life.first_answers
     assert {row[3] for row in first["Which customers grow or shrink?"]} == {None}
-    assert first["What changed in the 24 hours before the last load?"] == []
+    assert first["What did the loads of the last 24 hours show?"] == []
     assert first["Who left?"] == []
     assert first["Whose role changed?"] == []
     assert first["Who was in which org a week ago?"] == [(None, None, None, None, None, "no history yet")]
@@ -151,7 +151,7 @@ def test_idle_seats(life) -> None:
 
 def test_what_changed(life) -> None:
     changes = {"signed_up": set(), "deleted": set(), "left_org": set(), "joined_org": set()}
-    for user_id, change, *_ in life.answers["What changed in the 24 hours before the last load?"]:
+    for user_id, change, *_ in life.answers["What did the loads of the last 24 hours show?"]:
         changes.setdefault(change, set()).add(user_id)
     for kind in ("signed_up", "deleted", "joined_org", "role_changed"):
         assert changes[kind] == {user_id for user_id, _ in pairs(life, kind)}, kind

@@ -10,6 +10,8 @@ from click.testing import CliRunner
 
 from propel_assets.catalog import AUDIT_TABLES, TABLES
 from propel_assets.cli.main import main
+from propel_assets.settings import load_settings
+from propel_assets_tests.loads import load_scans
 
 DATACONTRACT = Path(sys.executable).with_name("datacontract")
 
@@ -75,3 +77,33 @@ def test_the_columns_of_the_contract_are_those_of_the_warehouse(name, loaded, qu
     contract = {table["name"]: table for table in yaml.safe_load(printed())["schema"]}
     stored = {row[0] for row in query(f"SELECT column_name FROM (DESCRIBE {name})") if not row[0].startswith("_dlt")}
     assert stored <= {p["name"] for p in contract[name]["properties"]}
+
+
+JSON_TABLES = (
+    "org_membership",
+    "org_by_id",
+    "pending_org_invites",
+    "openid_configuration",
+    "user_report",
+    "propel_scans",
+)
+
+
+@pytest.mark.slow
+def test_a_json_column_holds_objects_or_arrays_as_the_contract_says(small, query) -> None:
+    load_scans(load_settings(), "users", "orgs", "org_details", "invites", "openid_configuration", "user_reports")
+    contract = {table["name"]: table for table in yaml.safe_load(printed())["schema"]}
+    arrays = set()
+    for table in JSON_TABLES:
+        for found in (p for p in contract[table]["properties"] if p["physicalType"] == "json"):
+            name, kind = found["name"], found["logicalType"]
+            values = f"(SELECT {name} AS value FROM {table} WHERE json_type({name}) <> 'NULL')"
+            assert {row[0] for row in query(f"SELECT DISTINCT json_type(value) FROM {values}")} <= {kind.upper()}, name
+            if kind == "array":
+                items = query(
+                    f"SELECT DISTINCT json_type(item) FROM (SELECT unnest(value::JSON[]) AS item FROM {values})"
+                )
+                kinds = {"VARCHAR": "string", "OBJECT": "object"}
+                assert {kinds[row[0]] for row in items} <= {found["items"]["logicalType"]}, name
+                arrays |= {name} if items else set()
+    assert {"user_permissions", "scopes_supported", "org_data"} <= arrays
