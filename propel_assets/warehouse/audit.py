@@ -71,18 +71,20 @@ class Audit:
         self._warehouse = warehouse
 
     def last_load(
-        self, table: Table, *, skipped: bool = False, events: bool = False, verdict: str = ""
+        self, table: Table, *, skipped: bool = False, events: bool = False, full: bool = False, verdict: str = ""
     ) -> LoadRecord | None:
         """Return the last load that wrote ``table``.
 
         ``skipped``: also one that kept the previous data. ``events``: also one that read only what events named.
-        ``verdict``: only one with this verdict.
+        ``full``: only one that read the whole table. ``verdict``: only one with this verdict.
         """
         stored = self._warehouse.columns_of(PROPEL_SCANS.name)  # an earlier version has fewer columns
         names = [field.name for field in dataclasses.fields(LoadRecord) if field.name in stored]
         if not names:
             return None
-        where = f"s.verdict = '{verdict}'" if verdict else ""
+        conditions = [f"s.verdict = '{verdict}'"] if verdict else []
+        conditions += ["coalesce(s.mode, 'full') = 'full'"] if full else []
+        where = " AND ".join(conditions)
         for row in self._loads(table, names, skipped=skipped, events=events, where=where):
             return LoadRecord(**row)
         return None

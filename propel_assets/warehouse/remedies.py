@@ -5,6 +5,7 @@ the load is retried.
 """
 
 import errno
+import os
 
 from propel_assets.errors import (
     PropelError,
@@ -26,7 +27,9 @@ SCHEMA = "A table or column was changed by hand: restore it, or drop the table a
 REACHABLE = "Check that the destination is reachable and accepts connections"
 CONNECT = "Check that the destination accepts connections, and the host, database, user and password in its credentials"
 TIMEOUT = "The destination cancelled the statement: raise its time limit"
-CONFLICT = "Other work on the same tables prevented it"
+CONFLICT = "Wait until other work on the same tables has ended"
+WRITE_FILES = "Give the user who runs this the right to write to that file or folder"
+FILE_SIZE = "Raise the limit of the size of a file, of the system (`ulimit -f`) or of the file system"
 CREATED = "Another load created the same schema, table or column at the same time: wait for it"
 
 # A longer SQLSTATE counts before its class, which is its first two characters.
@@ -50,12 +53,16 @@ BY_SQLSTATE = {
 BY_ERRNO = {
     errno.ENOSPC: RESOURCES,
     errno.EDQUOT: RESOURCES,
-    errno.EACCES: "Give the user who runs this the right to write to that file or folder",
-    errno.EPERM: "Give the user who runs this the right to write to that file or folder",
+    errno.EFBIG: FILE_SIZE,
+    errno.EACCES: WRITE_FILES,
+    errno.EPERM: WRITE_FILES,
     errno.EROFS: READ_ONLY,
     errno.ECONNREFUSED: REACHABLE,
     errno.ETIMEDOUT: REACHABLE,
 }
+FILE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+BY_REASON = {os.strerror(code): BY_ERRNO[code] for code in FILE_ERRORS}
+"""Of errors that have the reason of the system only in their text: DuckDB raises several classes for a full disk."""
 BY_CLASS = {  # of drivers without SQLSTATE
     "ConstraintException": CONSTRAINT,
     "OutOfMemoryException": RESOURCES,
@@ -106,4 +113,8 @@ def remedy_of(error: BaseException) -> str:
             return known
     if isinstance(inner, OSError) and inner.errno in BY_ERRNO:
         return BY_ERRNO[inner.errno]
+    text = str(inner)
+    for reason, remedy in BY_REASON.items():
+        if reason in text:
+            return remedy
     return BY_CLASS.get(type(inner).__name__, "Look up that class in the documentation of the destination")
