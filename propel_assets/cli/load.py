@@ -8,8 +8,8 @@ import click
 from propel_assets.catalog import AUTH_EVENT, BY_NAME, SCANS, TABLES, Table, tables_of
 from propel_assets.catalog.model import Lookup, RunOption
 from propel_assets.cli.arguments import UserId, current_settings, table_arguments
+from propel_assets.cli.check import exit_by_results, log_failed_checks, run_checks
 from propel_assets.cli.rendering import format_count, log_verdicts, progress_bar
-from propel_assets.cli.status import exit_by_results, log_failed_checks, run_checks
 from propel_assets.errors import PropelError, WarehouseClosed, WarehouseUnreachable
 
 if TYPE_CHECKING:
@@ -70,10 +70,6 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
 
     settings = require_credentials(current_settings())
     options = ReadOptions(lookups=lookups, usage_per_key=usage_per_key, recent=recent)
-    failed: dict[str, PropelError] = {}
-    loaded: list[Table] = []
-    written: list[str] = []
-    verdicts: set[str] = set()
     check_results: list[CheckResult] = []
     with progress_bar() as (progress, log), open_session(settings.target, log) as session:
 
@@ -83,35 +79,15 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
             else:
                 yield load_scan(scan, settings, options=options, progress=progress, log=log, session=session)
 
-        for scan in scans:
-            results: list[ScanResult] = []
-            error = None
-            try:
-                for done in loads_of(scan):
-                    results += done.results
-            except PropelError as raised:
-                error = failed[scan] = raised
-            except KeyboardInterrupt as interrupt:  # its text says what is kept of this scan
-                log(f"Interrupted while loading {_table_names([scan])}. {interrupt}".rstrip())
-                log(f"Loaded before that, and complete: {', '.join(written) or 'none'}.")
-                raise
-            for result in results:
-                log(f"{result.table_name}: {_describe(result)}")
-                if result.mode != "events":
-                    verdicts.add(result.verdict)
-            loaded += tables_of(scan) if results else ()
-            written += [result.table_name for result in results if not result.skipped]
-            if error and error.concerns_every_scan:
-                break
-            if error:
-                log(f"{_table_names([scan])}: {'not complete' if results else 'not loaded'}. {error}")
+        results, failed = _load_scans(scans, loads_of, log)
+        loaded = [table for scan in results for table in tables_of(scan)]
         if loaded and any(isinstance(error, WarehouseUnreachable | WarehouseClosed) for error in failed.values()):
             log("The loaded tables were not checked.")
         elif loaded:
             with session.warehouse(load_policy(settings.privacy_settings)) as warehouse:
                 check_results = run_checks(warehouse, loaded)
-        location = session.location if written else ""
-    log_verdicts(verdicts)
+        location = session.location if _written_tables(results) else ""
+    log_verdicts({result.verdict for found in results.values() for result in found if result.mode != "events"})
     if check_results:
         log_failed_checks(check_results)
     if location:
@@ -119,6 +95,38 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
     if failed:
         _fail(scans, failed, loaded)
     exit_by_results(check_results)
+
+
+def _load_scans(
+    scans: Sequence[str], loads_of: Callable[[str], "Iterable[ScanLoad]"], log: Callable[[str], None]
+) -> "tuple[dict[str, list[ScanResult]], dict[str, PropelError]]":
+    """Load each scan until an error concerns all of them. Return the results and the errors by scan."""
+    results: dict[str, list[ScanResult]] = {}
+    failed: dict[str, PropelError] = {}
+    for scan in scans:
+        found: list[ScanResult] = []
+        try:
+            for done in loads_of(scan):
+                found += done.results
+        except PropelError as error:
+            failed[scan] = error
+        except KeyboardInterrupt as interrupt:  # its text says what is kept of this scan
+            log(f"Interrupted while loading {_table_names([scan])}. {interrupt}".rstrip())
+            log(f"Loaded before that, and complete: {', '.join(_written_tables(results)) or 'none'}.")
+            raise
+        for result in found:
+            log(f"{result.table_name}: {_describe(result)}")
+        if found:
+            results[scan] = found
+        if error := failed.get(scan):
+            if error.concerns_every_scan:
+                break
+            log(f"{_table_names([scan])}: {'not complete' if found else 'not loaded'}. {error}")
+    return results, failed
+
+
+def _written_tables(results: "Mapping[str, Sequence[ScanResult]]") -> list[str]:
+    return [result.table_name for found in results.values() for result in found if not result.skipped]
 
 
 def _check_lookups(tables: Sequence[str], lookups: Mapping[str, Sequence[str]]) -> None:
