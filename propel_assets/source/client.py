@@ -50,6 +50,8 @@ NO_AUTH, BACKEND_KEY = "", "backend key"
 SANDBOX = "propel-assets-sandbox/"
 MEDIA_TYPES = ("application/json", "application/problem+json", "text/html", "text/plain")
 """The types of bodies that messages name. The header of any other type can have any content."""
+PLACEHOLDER = ".example.com"
+"""Of the auth URL in the documentation. The domain is reserved: no tenant can have it."""
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError)
 NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]')
 """A text, or the start or end of an array or object."""
@@ -217,14 +219,21 @@ class Client:
                 f"PROPELAUTH_RETRY_SECONDS ({limit:.0f}). The previous data is kept. Run again later, or raise "
                 "PROPELAUTH_RETRY_SECONDS."
             )
-        is_last = tries >= MAX_TRIES and not rate_limited
+        is_placeholder = not failure.is_connected and self._pool.host.endswith(PLACEHOLDER)
+        is_last = is_placeholder or (tries >= MAX_TRIES and not rate_limited)
         if self._throttle.stopped or is_last or spent + pause > limit:
             tried = f"{tries} attempt{'' if tries == 1 else 's'} in {now - request.started:.0f} s"
-            text = f"{request} {failure.reason} ({tried}). The previous data is kept. Run again later."
+            text = f"{request} {failure.reason} ({tried})."
+            variable, url = variable_to_set("auth_url", self.tenant.environment), self.tenant.auth_url
+            if is_placeholder:
+                raise Unreachable(
+                    f"{text} {url} is a placeholder: set {variable} to the auth URL of your environment, which the "
+                    "PropelAuth dashboard shows on the Frontend Integration page."
+                )
+            text += " The previous data is kept. Run again later."
             if failure.is_connected:
                 raise TransientApiError(text)
-            variable = variable_to_set("auth_url", self.tenant.environment)
-            raise Unreachable(f"{text} Check that {variable} is right: {self.tenant.auth_url}.")
+            raise Unreachable(f"{text} Check that {variable} is right: {url}.")
         with self._traffic_lock:
             self.traffic.retries += 1
             self.traffic.rate_limited += rate_limited
