@@ -1,4 +1,4 @@
-"""What `propel-assets demo` and `propel-assets dev` share: the Dagster instance, and paths as people type them."""
+"""What the commands that run Dagster share: the Dagster instance, and paths as people type them."""
 
 import shutil
 from pathlib import Path
@@ -7,11 +7,14 @@ from propel_assets.settings import dagster_home
 
 
 def prepare_dagster_home() -> Path:
-    """Return the folder of the Dagster instance, created when missing: DAGSTER_HOME, or .dagster_home here."""
+    """Return the folder of the Dagster instance: DAGSTER_HOME, or .dagster_home here.
+
+    A new folder gets our settings; an instance that exists keeps its own.
+    """
     variable = dagster_home()
     home = Path(variable) if variable else Path(".dagster_home").resolve()
-    home.mkdir(parents=True, exist_ok=True)
-    if not (home / "dagster.yaml").exists():
+    if not home.exists() or not any(home.iterdir()):
+        home.mkdir(parents=True, exist_ok=True)
         shutil.copy(Path(__file__).with_name("dagster.yaml"), home)
     return home
 

@@ -13,8 +13,8 @@ UI = "dagster dev -m propel_assets.definitions"
 def refresh() -> None:
     """Load the default tables, check them, and build the histories and marts: the daily job, through Dagster.
 
-    The run is stored in DAGSTER_HOME (default: .dagster_home in this folder), so the UI shows it. Without the
-    extra `marts`, it loads and checks the tables only.
+    The run is stored in DAGSTER_HOME (default: .dagster_home in this folder), and the UI of that
+    instance shows it. Without the extra `marts`, it loads and checks the tables only. Exits with 3 when a check failed.
 
     \b
     Examples:
@@ -22,13 +22,14 @@ def refresh() -> None:
       propel-assets --environment staging refresh
     """
     from propel_assets.cli.check import CHECK_FAILED
+    from propel_assets.cli.instance import prepare_dagster_home
     from propel_assets.cli.runs import names_of, print_assets, print_skipped, run_job
     from propel_assets.defs.automation import REFRESH
     from propel_assets.defs.build import build_definitions
     from propel_assets.defs.config import PropelAuthConfig
     from propel_assets.defs.environment import Environment
     from propel_assets.marts.runner import are_marts_installed
-    from propel_assets.settings import require_credentials
+    from propel_assets.settings import dagster_home, require_credentials
 
     settings = require_credentials(current_settings())
     config = PropelAuthConfig(environment=settings.environment)
@@ -40,14 +41,17 @@ def refresh() -> None:
     failed = [check for check in result.get_asset_check_evaluations() if not check.passed]
     for check in failed:
         log(f"{check.severity.value} {check.asset_key.path[-1]}: {check.check_name}: {check.description or 'failed'}")
-    if missing:
+    missing_text = f"Not loaded or not built: {names_of(missing)}. " if missing else ""
+    if any(check.severity.value == "ERROR" for check in failed):
+        log(f"{missing_text}A check failed: see the lines above.")
+        raise SystemExit(CHECK_FAILED)
+    if missing or not result.success:
         raise PropelError(
-            f"Not loaded or not built: {names_of(missing)}. Their previous data is kept, and the reasons are above. "
-            "Correct them and run `propel-assets refresh` again."
+            f"{missing_text or 'A step failed. '}The reasons are above. Correct them and run `propel-assets refresh` "
+            "again."
         )
     if not are_marts_installed():
         click.echo(f"No marts. {install_extra('marts')}.")
     count = len(result.get_asset_materialization_events())
-    click.echo(f"{format_count(count, 'asset')} materialized. Next: propel-assets status, or the UI: {UI}")
-    if any(check.severity.value == "ERROR" for check in failed):
-        raise SystemExit(CHECK_FAILED)
+    home = "" if dagster_home() else f"DAGSTER_HOME={prepare_dagster_home()} "
+    click.echo(f"{format_count(count, 'asset')} materialized. Next: propel-assets status, or the UI: {home}{UI}")

@@ -24,14 +24,15 @@ from propel_assets.privacy.redaction import unexpected_error
 from propel_assets.settings import Settings, require_credentials
 from propel_assets.source.dlt_source import propel_auth_source
 from propel_assets.source.stream import ReadOptions, ScanResult
-from propel_assets.warehouse.checks import examine
+from propel_assets.warehouse.checks import last_results
 from propel_assets.warehouse.grades import GRADED, latest_grades
 from propel_assets.warehouse.load import ScanLoad, load_scan
 from propel_assets.warehouse.pipeline import has_write_lock
-from propel_assets.warehouse.query import Warehouse, open_warehouse
+from propel_assets.warehouse.query import Warehouse, explain_refusal, open_warehouse
 from propel_assets.webhooks.apply import load_events
 
 PROGRESS_ROWS = 50_000
+DATA_VERSION = "dagster/data_version"
 MAX_RETRIES = 2  # of an op, after the retries of the client
 
 
@@ -178,38 +179,33 @@ def _results(
 
 def _apply_events(context: dg.AssetExecutionContext, environment: Environment, settings: Settings) -> ScanLoad:
     """Apply all webhook events and return the last load."""
-    loads = []
-    for load in load_events(settings, log=context.log.info):
-        loads.append(load)
-        changed = [result for result in load.results if result.mode == "events"]
-        if changed:
-            _log_changed_tables(context, environment, settings, load, changed)
+    loads = list(load_events(settings, log=context.log.info))
+    try:
+        _log_changed_tables(context, environment, settings, loads)
+    except PropelError as error:
+        context.log.warning(f"The tables that events changed have no new materialization: {error}")
     return loads[-1]
 
 
 def _log_changed_tables(
-    context: dg.AssetExecutionContext,
-    environment: Environment,
-    settings: Settings,
-    load: ScanLoad,
-    results: Sequence[ScanResult],
+    context: dg.AssetExecutionContext, environment: Environment, settings: Settings, loads: Sequence[ScanLoad]
 ) -> None:
-    """Log a materialization of each table that events have changed, and its checks: it is the asset of another op.
+    """Log a materialization of each table that events have changed: it is the asset of another op.
 
-    Dagster shows a check that is older than the last materialization as not evaluated.
+    Dagster shows a check that is older than the last materialization as not evaluated. The results of its last
+    evaluation are logged again: a load of events is too small to repeat a check of all rows each time.
     """
-    with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
-        for result in results:
-            table = BY_NAME[result.table_name]
-            context.log_event(
-                dg.AssetMaterialization(
-                    environment.asset_key(table),
-                    metadata=_metadata(result, load, settings) | {"dagster/row_count": warehouse.count(table.name)},
-                    tags={"dagster/data_version": load.load_id},
-                )
-            )
-            for found in examine(warehouse, table) if table in environment.tables else ():
-                evaluation: Any = check_evaluation(found, environment.asset_key(table))  # missing in the annotation
+    changed = {BY_NAME[r.table_name]: (r, load) for load in loads for r in load.results if r.mode == "events"}
+    if not changed:
+        return
+    policy = load_policy(settings.privacy_settings)
+    with explain_refusal(settings.target), open_warehouse(settings.target, policy) as warehouse:
+        for table, (result, load) in changed.items():
+            key = environment.asset_key(table)
+            metadata = _metadata(result, load, settings) | {"dagster/row_count": warehouse.count(table.name)}
+            context.log_event(dg.AssetMaterialization(key, metadata=metadata, tags={DATA_VERSION: load.load_id}))
+            for found in last_results(warehouse, table) if table in environment.tables else ():
+                evaluation: Any = check_evaluation(found, key)  # missing in the annotation
                 context.log_event(evaluation)
 
 

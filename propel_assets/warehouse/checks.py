@@ -20,7 +20,7 @@ from propel_assets.privacy.filter import HELD_BACK
 from propel_assets.privacy.policy import VARIANT
 from propel_assets.privacy.redaction import describe_key
 from propel_assets.source.reconcile import REASONS, UNEXPECTED, is_same_type
-from propel_assets.warehouse.audit import FUTURE_TOLERANCE, LoadRecord, decode_json
+from propel_assets.warehouse.audit import FUTURE_TOLERANCE, LoadRecord, as_utc, decode_json
 from propel_assets.warehouse.grades import GRADED, latest_grades, unreported_changes
 from propel_assets.warehouse.query import Warehouse
 
@@ -531,15 +531,16 @@ def _result(
 
 
 def last_results(warehouse: Warehouse, table: Table) -> tuple[CheckResult, ...]:
-    """Return the last stored result of each check of ``table``."""
+    """Return the last stored result of each check of ``table``; its evidence is the time of the evaluation."""
     checks = warehouse.table(PROPEL_CHECKS.name)
     newest = f"SELECT check_name, max(checked_at) AS newest_at FROM {checks} WHERE table_name = %s GROUP BY check_name"  # noqa: S608
     sql = (
-        f"SELECT c.check_name, c.passed, c.severity, c.summary FROM {checks} c "  # noqa: S608
+        f"SELECT c.check_name, c.passed, c.severity, c.summary, c.checked_at FROM {checks} c "  # noqa: S608
         f"JOIN ({newest}) n ON n.check_name = c.check_name AND n.newest_at = c.checked_at WHERE c.table_name = %s"
     )
     latest: dict[str, CheckResult] = {}
     with contextlib.suppress(DatabaseUndefinedRelation):
-        for name, passed, severity, summary in warehouse.rows(sql, table.name, table.name):
-            latest[name] = CheckResult(bool(passed), severity, summary, table=table.name, check=name)
+        for name, passed, severity, summary, at in warehouse.rows(sql, table.name, table.name):
+            evidence = {"evaluated_at": f"{as_utc(at):%Y-%m-%d %H:%M} UTC"}
+            latest[name] = CheckResult(bool(passed), severity, summary, evidence, table=table.name, check=name)
     return tuple(latest.values())

@@ -62,7 +62,7 @@ BY_ERRNO = {
 }
 FILE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 BY_REASON = {os.strerror(code): BY_ERRNO[code] for code in FILE_ERRORS}
-"""Of errors that have the reason of the system only in their text: DuckDB raises several classes for a full disk."""
+"""Of DuckDB's errors, which have the reason of the system only in their text: a full disk raises several classes."""
 BY_CLASS = {  # of drivers without SQLSTATE
     "ConstraintException": CONSTRAINT,
     "OutOfMemoryException": RESOURCES,
@@ -113,8 +113,10 @@ def remedy_of(error: BaseException) -> str:
             return known
     if isinstance(inner, OSError) and inner.errno in BY_ERRNO:
         return BY_ERRNO[inner.errno]
-    text = str(inner)
-    for reason, remedy in BY_REASON.items():
-        if reason in text:
-            return remedy
+    if (
+        type(inner).__module__.lstrip("_").startswith("duckdb")
+    ):  # other drivers quote the reason of a refused connection
+        for reason, remedy in BY_REASON.items():
+            if reason in str(inner):
+                return remedy
     return BY_CLASS.get(type(inner).__name__, "Look up that class in the documentation of the destination")

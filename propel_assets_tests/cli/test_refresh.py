@@ -6,6 +6,8 @@ import dagster as dg
 import pytest
 
 from propel_assets.catalog import TABLES
+from propel_assets.cli.instance import prepare_dagster_home
+from propel_assets.errors import WarehouseBusy
 
 DEFAULT = {table.name for table in TABLES if table.default}
 
@@ -38,7 +40,9 @@ def without_marts(monkeypatch):
 
 @pytest.mark.slow
 def test_a_table_that_cannot_be_loaded_is_named_and_keeps_its_data(small, run_cli, home, without_marts, query) -> None:
-    assert run_cli("refresh").returncode == 0
+    first = run_cli("refresh")
+    assert first.returncode == 0
+    assert re.search(r"^No marts\. .*marts", first.stdout, re.MULTILINE)
     before = query("SELECT * FROM org_query ORDER BY org_id")
     small.faults.parse("server_error=503,path=/api/backend/v1/org/query")
     ran = run_cli("refresh", PROPELAUTH_RETRY_SECONDS="0.5")
@@ -50,12 +54,27 @@ def test_a_table_that_cannot_be_loaded_is_named_and_keeps_its_data(small, run_cl
     assert query("SELECT * FROM org_query ORDER BY org_id") == before
 
 
-def test_without_the_marts_it_loads_and_checks_the_tables_and_a_failed_check_ends_with_3(
-    small, run_cli, home, without_marts, query
-) -> None:
+def test_a_failed_check_is_named_and_ends_with_3(small, run_cli, home, without_marts, query) -> None:
     small.faults.parse("retyped_field=users.email")
     ran = run_cli("refresh")
     assert ran.returncode == 3
     assert "ERROR user_query: schema: Schema mismatch" in ran.stderr
-    assert re.search(r"^No marts\. .*marts", ran.stdout, re.MULTILINE)
     assert query("SELECT count(*) FROM user_query") == [(60,)]
+
+
+def test_a_check_that_could_not_be_run_is_an_error(small, run_cli, home, without_marts, monkeypatch) -> None:
+    def fail(*_):
+        raise WarehouseBusy("Another process has the file open.")
+
+    monkeypatch.setattr("propel_assets.defs.checks.examine", fail)
+    ran = run_cli("refresh")
+    assert ran.returncode == 1
+    assert "check_user_query: failed. Another process has the file open." in ran.stderr
+    assert "A step failed. The reasons are above." in ran.stderr
+
+
+def test_an_instance_that_exists_keeps_its_settings(home) -> None:
+    assert (prepare_dagster_home() / "dagster.yaml").exists()
+    (home / "dagster.yaml").unlink()
+    (home / "history").mkdir()
+    assert not (prepare_dagster_home() / "dagster.yaml").exists()

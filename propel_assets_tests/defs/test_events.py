@@ -1,6 +1,7 @@
 """The sensor that applies webhook events, and its job."""
 
 import json
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -94,8 +95,12 @@ def test_no_second_run_starts_while_one_is_in_progress(tick, store, instance) ->
 
 
 @pytest.mark.slow
-def test_the_job_applies_events_and_logs_the_tables_that_they_changed(run, store, sandbox, query) -> None:
+def test_the_job_applies_events_and_logs_the_tables_that_they_changed(run, store, sandbox, query, run_sql) -> None:
     assert run("user_query", "org_membership", "org_query").success
+    run_sql(
+        "UPDATE propel_auth_data.propel_checks SET passed = false, summary = 'rows are missing' "
+        "WHERE table_name = 'user_query' AND check_name = 'row_count'"
+    )  # events do not correct it
     user_id = next(iter(sandbox.store.users))
     sandbox.store.delete_user(user_id)
     store.add([received({"event_type": "user.deleted", "user_id": user_id})])
@@ -109,10 +114,12 @@ def test_the_job_applies_events_and_logs_the_tables_that_they_changed(run, store
     assert rows["user_query"] == 299
     # The UI shows a check that is older than the last materialization as not evaluated.
     evaluated = applied.get_asset_check_evaluations()
-    assert all(check.passed for check in evaluated)
     for name in rows:
         names = {check.check_name for check in evaluated if check.asset_key.path[-1] == name}
         assert names == set(checks_of(BY_NAME[name]))
+    failed = [check for check in evaluated if not check.passed]
+    assert [(check.asset_key.path[-1], check.check_name) for check in failed] == [("user_query", "row_count")]
+    assert re.fullmatch(r"At \d{4}-\d\d-\d\d \d\d:\d\d UTC: rows are missing", failed[0].description)
     assert query(f"SELECT count(*) FROM user_query WHERE user_id = '{user_id}'") == [(0,)]
     assert store.status().pending == 0
 

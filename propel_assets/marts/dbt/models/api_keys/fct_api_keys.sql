@@ -1,7 +1,8 @@
 {{ config(
   materialized='incremental', full_refresh=false, on_schema_change='append_new_columns',
   incremental_strategy=propel_auth.replace_day(), unique_key='day',
-  partition_by={'field': 'day', 'data_type': 'date'} if target.type == 'bigquery' else none
+  partition_by={'field': 'day', 'data_type': 'date'} if target.type == 'bigquery' else none,
+  pre_hook="{% if is_incremental() %}update {{ this }} set owner_kind = 'user_in_org' where owner_kind = 'user in org'{% endif %}"
 ) }}
 
 with latest_load as (
