@@ -11,7 +11,7 @@ import click
 from propel_assets import __version__
 from propel_assets.catalog import BY_NAME, TABLES, Table
 from propel_assets.cli.arguments import Duration, current_settings, table_arguments
-from propel_assets.cli.rendering import VERDICTS, format_age, format_count, log, print_table
+from propel_assets.cli.rendering import VERDICTS, format_count, log, print_table
 from propel_assets.cli.warehouse import open_configured_warehouse
 from propel_assets.errors import NotInstalled, SettingsError, WarehouseError, WebhookStoreError
 from propel_assets.settings import Settings
@@ -118,6 +118,8 @@ def _duration(time: timedelta) -> str:
 
 
 def _print_status(tables: "Sequence[TableStatus]") -> None:
+    from propel_assets.warehouse.status import format_age
+
     print_table(
         ("table", "rows", "last scan", "age", "checks passed", "up to date"),
         [
@@ -139,6 +141,7 @@ def _print_status(tables: "Sequence[TableStatus]") -> None:
 
 def _print_marts(models: "Sequence[BuiltModel]", settings: Settings) -> None:
     from propel_assets.marts.runner import how_to_build
+    from propel_assets.warehouse.status import format_age
 
     click.echo()
     if models:

@@ -136,6 +136,13 @@ def database_file(pipeline: dlt.Pipeline) -> Path | None:
     return None
 
 
+def location_of(target: Target, pipeline: dlt.Pipeline) -> str:
+    """Return the destination and the dataset of ``pipeline``, without credentials; for DuckDB also the file."""
+    file = database_file(pipeline)
+    where = f"{target.destination}: {file.absolute()}" if file else target.destination
+    return f"{where}, dataset {pipeline.dataset_name}"
+
+
 @contextlib.contextmanager
 def load_lock(target: Target, pipeline: dlt.Pipeline, log: Log) -> Iterator[None]:
     """Hold the right to load, if the destination allows one load at a time.
