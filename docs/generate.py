@@ -16,8 +16,8 @@ import click
 import yaml
 
 from propel_assets.catalog import AUDIT_TABLES, TABLES, Table
+from propel_assets.cli.check import CHECK_FAILED
 from propel_assets.cli.main import main
-from propel_assets.cli.status import CHECK_FAILED
 from propel_assets.marts.sources import PROJECT
 from propel_assets.settings import Settings, variable_of
 from propel_assets.settings.parsing import PER_ENVIRONMENT

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class PropelError(Exception):
@@ -146,6 +147,15 @@ class WebhookStoreFull(WebhookStoreError, title="the webhook store is full"):
 def find_cause(error: BaseException) -> PropelError | None:
     """Return the first `PropelError` in the chain of causes of ``error``: dlt and Dagster wrap our errors."""
     return next((cause for cause in causes_of(error) if isinstance(cause, PropelError)), None)
+
+
+@contextmanager
+def writing(path: Path, other: str = "--output") -> Iterator[None]:
+    """Raise a `PropelError` for a file that cannot be written. ``other``: what to choose instead."""
+    try:
+        yield
+    except OSError as error:
+        raise PropelError(f"Cannot write {path}: {error.strerror}. Choose another {other}.") from error
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from propel_assets.catalog.model import ChartRecord, ReportedChange, Table, Webhooks, identifier, json, text, timestamp
+from propel_assets.catalog.model import ReportedChange, Table, Webhooks, identifier, json, text, timestamp
 
 REPORTS = (
     ReportedChange("user.created", "user_query", "added"),
@@ -91,5 +91,4 @@ AUTH_EVENT = Table(
     doc="https://docs.propelauth.com/integrations/webhooks",
     load="merge",
     default=False,
-    charts=(ChartRecord("audit_event_grades", "Changes that webhooks missed"),),
 )

@@ -180,14 +180,6 @@ class Reference:
     blocking: bool = False
 
 
-@dataclass(frozen=True)
-class ChartRecord:
-    """A chart of the HTML report: the mart it is drawn from, and its title."""
-
-    mart: str
-    title: str
-
-
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """One table.
@@ -196,7 +188,7 @@ class Table:
     field of the response that holds the rows; empty where it is one row. ``load``: `replace` stores the current state,
     `merge` inserts and updates by key. ``feature``: the feature that the project needs. ``guarded``: a sudden
     loss of rows is refused. ``default``: loaded unless tables are named. ``recent``: loaded by the job that reads only
-    recent changes. ``options``: the options that a run can set. ``charts``: charts of the report that need the table.
+    recent changes. ``options``: the options that a run can set.
     """
 
     name: str
@@ -216,7 +208,6 @@ class Table:
     default: bool = True
     recent: bool = False
     options: tuple[RunOption, ...] = ()
-    charts: tuple[ChartRecord, ...] = ()
 
     def column(self, name: str) -> Column:
         """Return the column called ``name``; KeyError if there is none."""

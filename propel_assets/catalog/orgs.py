@@ -4,7 +4,6 @@ from propel_assets.catalog.model import (
     API,
     DOCS,
     ORGS,
-    ChartRecord,
     Document,
     PagedList,
     PerParent,
@@ -44,7 +43,6 @@ ORG_QUERY = Table(
     doc=DOC,
     feature=ORGS,
     guarded=True,
-    charts=(ChartRecord("fct_seat_usage", "Seats used"),),
 )
 
 ORG_BY_ID = Table(

@@ -6,7 +6,6 @@ from propel_assets.catalog.model import (
     API,
     DOCS,
     ORGS,
-    ChartRecord,
     Column,
     Custom,
     Document,
@@ -89,12 +88,6 @@ USER_QUERY = Table(
     guarded=True,
     recent=True,
     options=("recent",),
-    charts=(
-        ChartRecord("fct_signups_daily", "Sign-ups"),
-        ChartRecord("fct_engagement_weekly", "Active users"),
-        ChartRecord("fct_retention_weekly", "Retention"),
-        ChartRecord("fct_security_posture", "MFA"),
-    ),
 )
 
 ORG_MEMBERSHIP = Table(
@@ -113,7 +106,6 @@ ORG_MEMBERSHIP = Table(
     guarded=True,
     references=(Reference(("user_id",), "user_query", blocking=True), Reference(("org_id",), "org_query")),
     recent=True,
-    charts=(ChartRecord("fct_role_mix", "Roles"),),
 )
 
 OAUTH_USERINFO = Table(

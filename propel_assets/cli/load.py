@@ -8,8 +8,8 @@ import click
 from propel_assets.catalog import AUTH_EVENT, BY_NAME, SCANS, TABLES, Table, tables_of
 from propel_assets.catalog.model import Lookup, RunOption
 from propel_assets.cli.arguments import UserId, current_settings, table_arguments
+from propel_assets.cli.check import exit_by_results, log_failed_checks, run_checks
 from propel_assets.cli.rendering import VERDICTS, format_count, progress_bar
-from propel_assets.cli.status import exit_by_results, log_failed_checks, run_checks
 from propel_assets.errors import PropelError, WarehouseClosed, WarehouseUnreachable
 
 if TYPE_CHECKING:
@@ -70,8 +70,6 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
 
     settings = require_credentials(current_settings())
     options = ReadOptions(lookups=lookups, usage_per_key=usage_per_key, recent=recent)
-    failed: dict[str, PropelError] = {}
-    loaded: list[Table] = []
     check_results: list[CheckResult] = []
     with progress_bar() as (progress, log), open_session(settings.target, log) as session:
 
@@ -81,21 +79,7 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
             else:
                 yield load_scan(scan, settings, options=options, progress=progress, log=log, session=session)
 
-        for scan in scans:
-            results: list[ScanResult] = []
-            error = None
-            try:
-                for done in loads_of(scan):
-                    results += done.results
-            except PropelError as raised:
-                error = failed[scan] = raised
-            for result in results:
-                log(f"{result.table_name}: {_describe(result)}")
-            loaded += tables_of(scan) if results else ()
-            if error and error.concerns_every_scan:
-                break
-            if error:
-                log(f"{_table_names([scan])}: {'not complete' if results else 'not loaded'}. {error}")
+        loaded, failed = _load_scans(scans, loads_of, log)
         if loaded and any(isinstance(error, WarehouseUnreachable | WarehouseClosed) for error in failed.values()):
             log("The loaded tables were not checked.")
         elif loaded:
@@ -107,6 +91,29 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
     if failed:
         _fail(scans, failed, loaded)
     exit_by_results(check_results)
+
+
+def _load_scans(
+    scans: Sequence[str], loads_of: Callable[[str], "Iterable[ScanLoad]"], log: Callable[[str], None]
+) -> tuple[list[Table], dict[str, PropelError]]:
+    """Load each scan until an error concerns all of them. Return the loaded tables, and the errors by scan."""
+    loaded: list[Table] = []
+    failed: dict[str, PropelError] = {}
+    for scan in scans:
+        results: list[ScanResult] = []
+        try:
+            for done in loads_of(scan):
+                results += done.results
+        except PropelError as error:
+            failed[scan] = error
+        for result in results:
+            log(f"{result.table_name}: {_describe(result)}")
+        loaded += tables_of(scan) if results else ()
+        if error := failed.get(scan):
+            if error.concerns_every_scan:
+                break
+            log(f"{_table_names([scan])}: {'not complete' if results else 'not loaded'}. {error}")
+    return loaded, failed
 
 
 def _check_lookups(tables: Sequence[str], lookups: Mapping[str, Sequence[str]]) -> None:

@@ -9,13 +9,14 @@ import click
 
 from propel_assets import __version__
 from propel_assets.cli.access_review import access_review
+from propel_assets.cli.check import check
 from propel_assets.cli.load import load
 from propel_assets.cli.privacy import erase, erasures, privacy
 from propel_assets.cli.probe import probe
 from propel_assets.cli.refresh import refresh
 from propel_assets.cli.report import alert, notebook, report
 from propel_assets.cli.sandbox import fault, sandbox
-from propel_assets.cli.status import check, status
+from propel_assets.cli.status import status
 from propel_assets.cli.tables import data_contract, dbt_sources, lineage, tables
 from propel_assets.cli.trial import demo, dev
 from propel_assets.cli.verify import verify

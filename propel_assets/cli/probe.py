@@ -7,7 +7,7 @@ import click
 
 from propel_assets.cli.arguments import current_settings
 from propel_assets.cli.rendering import log, progress_bar
-from propel_assets.errors import PropelError
+from propel_assets.errors import writing
 
 
 @click.command(short_help="Measure how this tenant's API behaves.")
@@ -39,8 +39,6 @@ def probe(output: Path) -> None:
         click.echo(f"{finding.number}. {finding.question}")
         click.echo(f"   Found: {finding.answer or 'not settled'}.")
         click.echo(f"   propel-assets: {finding.action}\n")
-    try:
+    with writing(output):
         output.write_text(json.dumps(result.profile, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise PropelError(f"Cannot write {output}: {error.strerror}. Choose another --output.") from error
     log(f"{result.requests} requests. The profile is in {output}.")

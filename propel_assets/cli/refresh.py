@@ -19,8 +19,8 @@ def refresh() -> None:
       propel-assets refresh
       propel-assets --environment staging refresh
     """
+    from propel_assets.cli.check import CHECK_FAILED
     from propel_assets.cli.runs import names_of, print_assets, print_skipped, run_job
-    from propel_assets.cli.status import CHECK_FAILED
     from propel_assets.defs.automation import REFRESH
     from propel_assets.defs.build import build_definitions
     from propel_assets.defs.config import PropelAuthConfig

@@ -7,6 +7,7 @@ import click
 from propel_assets.cli.arguments import current_settings
 from propel_assets.cli.rendering import log
 from propel_assets.cli.warehouse import open_configured_warehouse
+from propel_assets.errors import writing
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "explore.py"
 
@@ -49,11 +50,8 @@ def notebook(file: Path) -> None:
       propel-assets notebook
       marimo run explore.py
     """
-    try:
-        with file.open("xb") as opened:
-            opened.write(NOTEBOOK.read_bytes())
-    except OSError as error:
-        raise click.ClickException(f"Cannot write {file}: {error.strerror}. Choose another file.") from error
+    with writing(file, "file"), file.open("xb") as opened:
+        opened.write(NOTEBOOK.read_bytes())
     click.echo(f"{file}: run it with `marimo run {file}`.")
 
 

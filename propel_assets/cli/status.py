@@ -1,4 +1,4 @@
-"""The commands `propel-assets check` and `propel-assets status`."""
+"""The command `propel-assets status`."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from propel_assets import __version__
-from propel_assets.catalog import BY_NAME, TABLES, Table
 from propel_assets.cli.arguments import Duration, current_settings, table_arguments
+from propel_assets.cli.check import CHECK_FAILED
 from propel_assets.cli.rendering import VERDICTS, format_count, log, print_table
 from propel_assets.cli.warehouse import open_configured_warehouse
 from propel_assets.errors import NotInstalled, SettingsError, WarehouseError, WebhookStoreError
@@ -18,35 +18,8 @@ from propel_assets.settings import Settings
 
 if TYPE_CHECKING:
     from propel_assets.marts.built import BuiltModel
-    from propel_assets.warehouse.checks import CheckResult
-    from propel_assets.warehouse.query import Warehouse
     from propel_assets.warehouse.status import TableStatus
     from propel_assets.webhooks.store import StoreStatus
-
-CHECK_FAILED = 3
-"""Exit code."""
-
-
-@click.command(short_help="Check the tables in the warehouse.")
-@table_arguments
-def check(tables: tuple[str, ...]) -> None:
-    """Check TABLES (default: all that have been loaded), without a load. Exits with 3 when a check fails.
-
-    \b
-    Examples:
-      propel-assets check
-      propel-assets check org_membership
-    """
-    with open_configured_warehouse(current_settings()) as warehouse:
-        loaded = warehouse.audit.loaded_tables()  # a table that is missing fails a check
-        chosen = [BY_NAME[name] for name in tables]
-        chosen = chosen or [t for t in TABLES if t.name in loaded or warehouse.columns_of(t.name)]
-        results = run_checks(warehouse, chosen)
-    print_table(
-        ("table", "check", "result", "finding"),
-        [(f.table, f.check, "ok" if f.passed else f.severity, f.summary) for f in results],
-    )
-    exit_by_results(results)
 
 
 @click.command(short_help="List tables and marts: rows, age, last checks.")
@@ -59,15 +32,18 @@ def check(tables: tuple[str, ...]) -> None:
     help="Output for people, for programs, or as metrics in Prometheus' text format.",
 )
 @click.option("--json", "output", flag_value="json", help="The same as --format json.")
-@click.option("--max-age", type=Duration(), help="Maximum age of the data (26h, 90m). Exit with 3 if a table is older.")
+@click.option(
+    "--max-age", type=Duration(), help="Maximum age of the last full load (26h, 90m). Exit with 3 if one is older."
+)
 @table_arguments
 def status(output: str, max_age: timedelta | None, tables: tuple[str, ...]) -> None:
     """List TABLES (default: all, and the marts) in the warehouse: rows, age, the last scan, the last checks.
 
     With `--max-age` it is a dead man's switch that needs no Dagster: run it from cron, beside the schedule it watches.
-    A table that was never loaded is too old, unless it was skipped. Without TABLES, the default tables are compared
-    with the limit. Marts are not compared. Exits with 1, and prints no table, if nothing has been loaded yet or the
-    warehouse cannot be read.
+    Loads of recent changes and of events do not count: only a full load shows every deletion. A table that was never
+    loaded is too old, unless it was skipped. So is a table that is missing from the warehouse. Without TABLES, the
+    default tables are compared with the limit. Marts are not compared. Exits with 1, and prints no table, if nothing
+    has been loaded yet or the warehouse cannot be read.
 
     \b
     Examples:
@@ -95,7 +71,10 @@ def status(output: str, max_age: timedelta | None, tables: tuple[str, ...]) -> N
             _print_marts(models, settings)
             _print_events(events)
     if max_age is not None and (old := too_old(found, max_age, tables)):
-        log(f"Not loaded in the last {_duration(max_age)}: {', '.join(old)}. Check that the schedule runs.")
+        log(
+            f"No full load in the last {_duration(max_age)}: {', '.join(old)}. Check that the schedule of the full "
+            "load is on, and that its last run succeeded."
+        )
         raise SystemExit(CHECK_FAILED)
 
 
@@ -121,21 +100,28 @@ def _print_status(tables: "Sequence[TableStatus]") -> None:
     from propel_assets.warehouse.status import format_age
 
     print_table(
-        ("table", "rows", "last scan", "age", "checks passed", "up to date"),
+        ("table", "rows", "last scan", "age", "full load", "checks passed", "up to date"),
         [
             (
                 t.table,
                 "-" if t.rows is None else f"{t.rows:,}",
                 t.verdict,
                 format_age(t.loaded_at) if t.loaded_at else "-",
+                format_age(t.full_loaded_at) if t.full_loaded_at else "-",
                 f"{t.checks_passed} of {len(t.last_checks)}" if t.last_checks else "-",
                 "yes" if t.up_to_date.passed else "no",
             )
             for t in tables
         ],
     )
-    for late in (t for t in tables if not t.up_to_date.passed):
-        click.echo(f"{late.table}: {late.up_to_date.summary}")
+    for table in tables:
+        if not table.up_to_date.passed:
+            click.echo(f"{table.table}: {table.up_to_date.summary}")
+        if table.has_other_rows:
+            click.echo(
+                f"{table.table}: {table.rows:,} rows, and the last load wrote {table.rows_expected:,}. If no load is "
+                f"running, load the table again: `propel-assets load {table.table}`."
+            )
     log(VERDICTS)
 
 
@@ -185,10 +171,12 @@ def _as_json(
                 "table": t.table,
                 "is_default": t.is_default,
                 "rows": t.rows,
+                "rows_expected": t.rows_expected,
                 "verdict": t.verdict,
                 "reason": t.reason,
                 "loaded_at": _time(t.loaded_at),
                 "age_seconds": None if (age := _known_age(t)) is None else round(age.total_seconds()),
+                "full_loaded_at": _time(t.full_loaded_at),
                 "proved_at": _time(t.proved_at),
                 "requests": t.requests,
                 "rate_limited": t.rate_limited,
@@ -229,12 +217,18 @@ TABLE_METRICS: "tuple[tuple[str, str, Callable[[TableStatus], float | None]], ..
         lambda t: _past_timestamp(t.loaded_at),
     ),
     (
+        "last_full_load_timestamp_seconds",
+        "When the last full load of the table ended.",
+        lambda t: _past_timestamp(t.full_loaded_at),
+    ),
+    (
         "last_proved_scan_timestamp_seconds",
         "When the last scan ended that was proved complete.",
         lambda t: _past_timestamp(t.proved_at),
     ),
     ("scan_requests", "Requests of the last scan.", lambda t: t.requests),
     ("scan_rate_limited", "Responses with status 429 in the last scan.", lambda t: t.rate_limited),
+    ("table_up_to_date", "1 if the check up_to_date passes now.", lambda t: t.up_to_date.passed),
     ("table_skipped", "1 if the last scan skipped the table.", lambda t: t.verdict == "skipped"),
     ("checks_failed", "Failed checks of the last load.", lambda t: len(t.last_checks) - t.checks_passed),
 )
@@ -269,24 +263,3 @@ def _as_prometheus(
         gauge("webhook_pending_events", "Events not applied yet.", events.pending)
         gauge("webhook_oldest_pending_seconds", "Age of the oldest event not applied yet.", lag)
     return generate_latest(registry).decode()
-
-
-def run_checks(warehouse: "Warehouse", tables: Sequence[Table]) -> "list[CheckResult]":
-    """Run every check of ``tables``."""
-    from propel_assets.warehouse.checks import examine
-
-    return [result for table in tables for result in examine(warehouse, table)]
-
-
-def log_failed_checks(results: "Sequence[CheckResult]") -> None:
-    """Print each check that failed, and how many passed."""
-    failed = [f for f in results if not f.passed]
-    for result in failed:
-        log(f"{result.severity} {result.table}: {result.check}: {result.summary}")
-    log(f"{len(results) - len(failed)} of {len(results)} checks passed.")
-
-
-def exit_by_results(results: "Sequence[CheckResult]") -> None:
-    """Exit with 3 when a check failed. A warning does not count."""
-    if any(not f.passed and f.severity == "ERROR" for f in results):
-        raise SystemExit(CHECK_FAILED)

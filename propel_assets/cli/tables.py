@@ -8,6 +8,7 @@ from propel_assets.catalog import TABLES
 from propel_assets.catalog.model import API
 from propel_assets.cli.arguments import current_settings
 from propel_assets.cli.rendering import log, print_table
+from propel_assets.errors import writing
 
 
 @click.command(short_help="List all tables with key and endpoint.")
@@ -52,10 +53,8 @@ def lineage(column: str, html: Path | None) -> None:
     graph = lineage_of_all()
     names = graph.find(column) if column else list(graph.sources)
     if html:
-        try:
+        with writing(html, "file"):
             html.write_text(graph.page(), encoding="utf-8")
-        except OSError as error:
-            raise click.ClickException(f"Cannot write {html}: {error.strerror}. Choose another file.") from error
         return
     for name in names:
         click.echo("\n".join(graph.lines(name)))

@@ -1,7 +1,6 @@
 """The warehouse of the running command."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,8 +12,7 @@ if TYPE_CHECKING:
     from propel_assets.warehouse.query import Warehouse
 
 
-@contextmanager
-def open_configured_warehouse(settings: Settings) -> "Iterator[Warehouse]":
+def open_configured_warehouse(settings: Settings) -> "AbstractContextManager[Warehouse]":
     """Connect to the warehouse of ``settings``. While a lock is waited for, a message goes to stderr.
 
     Raises:
@@ -23,8 +21,7 @@ def open_configured_warehouse(settings: Settings) -> "Iterator[Warehouse]":
     from propel_assets.privacy.policy_file import load_policy
     from propel_assets.warehouse.query import open_warehouse
 
-    with open_warehouse(settings.target, load_policy(settings.privacy_settings), log) as warehouse:
-        yield warehouse
+    return open_warehouse(settings.target, load_policy(settings.privacy_settings), log)
 
 
 def require_tables_of(tenant_id: str, settings: Settings) -> None:

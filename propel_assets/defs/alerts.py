@@ -40,6 +40,8 @@ KILLED = (
     "The process of the step ended without reporting an error. Likely causes: it was killed, it ran out of memory, or "
     "it crashed."
 )
+UNREPORTED_ENDS = (None, "UNEXPECTED_TERMINATION", "RUN_WORKER_RESTART")
+"""Values of Dagster's reason for a failed run, if the process of the run ended without reporting an error."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def _report(context: dg.SensorEvaluationContext, scope: Scope) -> dg.SkipReason:
     context.update_cursor(state.to_json())
     causes = set(state.open_problems.values())
     undelivered = f" Not delivered yet: {', '.join(state.pending)}." if state.pending else ""
-    return dg.SkipReason(f"{len(causes)} open causes, {len(new)} new alerts.{undelivered}")
+    return dg.SkipReason(f"Open causes: {len(causes)}, new alerts: {len(new)}.{undelivered}")
 
 
 # --- events to problems ---
@@ -187,12 +189,16 @@ def _findings_of(
     recent_job = scope.environment.named(REFRESH_RECENT)
     kinds = dg.DagsterEventType
     wanted = {kinds.STEP_FAILURE, kinds.STEP_SUCCESS, kinds.ASSET_CHECK_EVALUATION, kinds.ASSET_MATERIALIZATION_PLANNED}
+    wanted |= {kinds.RUN_START, kinds.RUN_CANCELING}
     findings: dict[str, Problem | None] = {}
     planned: set[dg.AssetKey] = set()
+    states: set[dg.DagsterEventType] = set()
     failed_steps = 0
     for event in events_of_run(instance, run.run_id, wanted):
         if event.event_type == kinds.ASSET_MATERIALIZATION_PLANNED:
             planned.add(event.asset_materialization_planned_data.asset_key)
+        elif event.event_type in (kinds.RUN_START, kinds.RUN_CANCELING):
+            states.add(event.event_type)
         elif event.event_type == kinds.ASSET_CHECK_EVALUATION:
             found = event.asset_check_evaluation_data
             if found.asset_key not in scope.assets:
@@ -210,10 +216,11 @@ def _findings_of(
                 findings[step] = problem
                 if not failed:  # a full load that succeeds resolves the problem of the recent load too
                     findings[f"{step} of {recent_job}"] = None
-    # The run ended before its first step, or its process died.
-    is_without_failed_step = end.event_type == kinds.RUN_FAILURE and not failed_steps
     if scope.has_run(run, planned):
-        findings[f"job {run.job_name}"] = _failed_run(end, run) if is_without_failed_step else None
+        if end.event_type == kinds.RUN_SUCCESS:
+            findings[f"job {run.job_name}"] = None
+        elif not failed_steps:
+            findings[f"job {run.job_name}"] = _failed_run(end, run, states)
     return findings
 
 
@@ -251,15 +258,31 @@ def _failed_step(event: dg.DagsterEvent, run: dg.DagsterRun) -> Problem | None:
     return problem_of(kind, error.title, name, text, run.run_id, group_by=group_by, is_shared=is_shared)
 
 
-def _failed_run(end: dg.DagsterEvent, run: dg.DagsterRun) -> Problem:
-    """Return the problem of a run without a failed step. Messages of Dagster may quote rows: only codes are used."""
+def _failed_run(end: dg.DagsterEvent, run: dg.DagsterRun, states: set[dg.DagsterEventType]) -> Problem:
+    """Return the problem of a run without a failed step. Messages of Dagster may quote rows: only codes are used.
+
+    ``states``: which of the states RUN_START and RUN_CANCELING the run has had.
+    """
     data: Any = end.event_specific_data
-    codes = [
-        data.failure_reason.value.replace("_", " ").lower() if data and data.failure_reason else "",
-        data.error.cls_name if data and data.error else "",
-    ]
-    reason = f"Dagster reports: {', '.join(filter(None, codes)) or 'no reason'}."
-    return problem_of("Run failed", "no step failed", run.job_name, reason, run.run_id, group_by=reason)
+    code = data.failure_reason.value if data and data.failure_reason else None
+    class_name = data.error.cls_name if data and data.error else ""
+    if class_name or code not in UNREPORTED_ENDS:
+        title = "outside of its steps"
+        codes = [code.replace("_", " ").lower() if code else "", class_name]
+        reason = f"Dagster reports: {', '.join(filter(None, codes))}."
+    elif dg.DagsterEventType.RUN_CANCELING in states:
+        title = "Dagster stopped it"
+        reason = "Likely cause: it took longer than `max_runtime_seconds` of Dagster's run monitoring."
+    elif dg.DagsterEventType.RUN_START in states:
+        title = "its process ended"
+        reason = (
+            "It reported no error. Likely causes: it was killed, it ran out of memory, or its machine was lost. "
+            "The log of the run in Dagster has a signal or a status, if Dagster knows one."
+        )
+    else:
+        title = "it did not start"
+        reason = "Dagster could not start its process. The log of the run in Dagster has the error."
+    return problem_of("Run failed", title, run.job_name, reason, run.run_id, group_by=reason)
 
 
 def _stale_assets(context: dg.SensorEvaluationContext, scope: Scope) -> dict[str, Problem | None]:

@@ -129,8 +129,9 @@ class PropelAuthConfig(dg.Model, dg.Resolvable):
     max_age_hours: Annotated[
         float | None,
         _option(
-            "Age in hours above which the check up_to_date and the freshness policies warn. Set it to the interval "
-            "of your schedule plus 2 hours for the load. Default: PROPELAUTH_MAX_AGE_HOURS, then 26.",
+            "Age in hours of the last full load above which the check up_to_date warns, and of the last "
+            "materialization above which the freshness policies warn. Set it to the interval of your full loads plus "
+            "2 hours for the load. Default: PROPELAUTH_MAX_AGE_HOURS, then 26.",
             170,
         ),
     ] = None

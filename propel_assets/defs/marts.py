@@ -152,7 +152,7 @@ def _events(
         if node.status in BUILT:
             yield _materialization(marts, properties, node, warehouse)
     elif node.status != "skipped":
-        yield _check_result(context, dbt, properties, node)
+        yield _check_result(context, dbt, properties, node, warehouse)
 
 
 def _materialization(
@@ -193,7 +193,11 @@ def _column_dep(marts: Marts, source: str) -> dg.TableColumnDep:
 
 
 def _check_result(
-    context: dg.AssetExecutionContext, dbt: runner.Dbt, properties: Mapping[str, Any], node: runner.NodeResult
+    context: dg.AssetExecutionContext,
+    dbt: runner.Dbt,
+    properties: Mapping[str, Any],
+    node: runner.NodeResult,
+    warehouse: query.Warehouse,
 ) -> dg.AssetCheckResult:
     """Return the result of a dbt test.
 
@@ -204,11 +208,12 @@ def _check_result(
     metadata: dict[str, Any] = {"status": node.status, "failed_rows": node.failures or 0}
     description = None
     if properties["test_metadata"]["name"] == COMPARISON:
-        insights = [t for t in sorted(raw_tables_of(dbt.manifest, node.unique_id)) if BY_NAME[t].feature == INSIGHTS]
-        unloaded = [dbt.unloaded[table] for table in insights if table in dbt.unloaded]
+        tables = [BY_NAME[name] for name in sorted(raw_tables_of(dbt.manifest, node.unique_id))]
+        insights = [table for table in tables if table.feature == INSIGHTS]
+        unloaded = {t: reason for t in insights if (reason := runner.unloaded_reason(warehouse, t))}
         if unloaded:
-            nothing = len(unloaded) == len(insights) and not any(table.has_rows for table in unloaded)
-            reason = " ".join(without_personal_data(table.reason)[: runner.MAX_ERROR] for table in unloaded)
+            nothing = len(unloaded) == len(insights) and not any(map(warehouse.audit.last_load, unloaded))
+            reason = " ".join(without_personal_data(text)[: runner.MAX_ERROR] for text in unloaded.values())
             description = f"{'Skipped, nothing to compare' if nothing else 'Compared with older figures'}: {reason}"
             metadata["skipped"] = reason
     severity = properties["config"]["severity"].lower()
@@ -227,11 +232,10 @@ def _chart(model: str, schema: str, warehouse: query.Warehouse) -> Chart | None:
 
     A chart that also reads a mart of a later op is drawn from the second run on.
     """
-    draw = charts.CHARTS.get(model)
-    if draw is None or not can_draw():
+    if model not in charts.CHARTS or not can_draw():
         return None
     try:
-        return draw(warehouse.rows, schema)
+        return charts.CHARTS[model][-1](warehouse.rows, schema)
     except DatabaseUndefinedRelation:
         return None
 

@@ -10,7 +10,7 @@ from dlt.destinations.exceptions import DatabaseException
 
 from propel_assets.marts.runner import HISTORY, MARTS
 from propel_assets.settings import Target
-from propel_assets.warehouse.audit import as_utc
+from propel_assets.warehouse.audit import as_utc_or_none
 from propel_assets.warehouse.query import Warehouse
 
 AS_OF = "as_of"
@@ -42,5 +42,5 @@ def built_models(warehouse: Warehouse, target: Target) -> Sequence[BuiltModel]:
         quoted = f"{warehouse.column(schema)}.{warehouse.column(table)}"
         newest = f"max({AS_OF})" if AS_OF in names else "NULL"
         [(count, as_of)] = warehouse.rows(f"SELECT count(*), {newest} FROM {quoted}")  # noqa: S608 - quoted names
-        models.append(BuiltModel(table.lower(), int(count), None if as_of is None else as_utc(as_of)))
+        models.append(BuiltModel(table.lower(), int(count), as_utc_or_none(as_of)))
     return models

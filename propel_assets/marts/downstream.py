@@ -22,7 +22,7 @@ def downstream_sources_yaml(target: Target) -> str:
     raw = [raw_table(table, *prefix) for table in (*TABLES, *AUDIT_TABLES)]
     sources = [_source(target, PACKAGE, DATASET, raw)]
     sources += [
-        _source(target, layer, layer, [_model(model, *prefix, layer) for model in _models(layer)])
+        _source(target, layer, layer, [_model(model, *prefix, layer) for model in models_of(layer)])
         for layer in (HISTORY, MARTS)
     ]
     return HEAD + yaml.safe_dump({"version": 2, "sources": sources}, sort_keys=False, width=120, allow_unicode=True)
@@ -43,7 +43,7 @@ def _model(model: dict[str, Any], *key_prefix: str) -> dict[str, Any]:
     }
 
 
-def _models(layer: str) -> Iterator[dict[str, Any]]:
+def models_of(layer: str) -> Iterator[dict[str, Any]]:
     """Yield the properties of the models and seeds of a layer, from the files beside them."""
     for file in sorted((PROJECT / "models").glob("*/*.yml")):
         if (file.parent.name == "history") == (layer == HISTORY):

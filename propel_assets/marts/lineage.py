@@ -1,16 +1,11 @@
 """The API fields that each column comes from: PropelAuth's API -> raw tables -> histories -> marts.
 
-The first step is in the catalog. The others are in the SQL of the dbt project, which is compiled against empty tables
-and parsed by sqlglot. That takes seconds, so the result is in `lineage.json`; a test compares the two.
-
-    python -m propel_assets.marts.lineage
-
-writes the file again after a model has changed.
+The first step is in the catalog. The others are in the SQL of the dbt project. Reading that takes seconds, so the
+result is in `lineage.json`, which `python -m propel_assets_tests.derived` writes.
 """
 
 import difflib
 import json
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,15 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import duckdb
-
 from propel_assets.catalog import AUDIT_TABLES, TABLES, Webhooks
 from propel_assets.errors import SettingsError
-from propel_assets.marts import runner
-from propel_assets.settings import DATASET, Target
 
 LAYERS = ("PropelAuth's API", "raw tables", "histories", "marts")
-DUCKDB_TYPES = {"text": "VARCHAR", "timestamp": "TIMESTAMPTZ", "bool": "BOOLEAN"}
 API = ("GET ", "webhook ")
 PAGE = Path(__file__).with_suffix(".html")
 MODELS_FILE = Path(__file__).with_suffix(".json")
@@ -104,14 +94,14 @@ class Lineage:
 @cache
 def lineage() -> Lineage:
     """Return the lineage of every column."""
-    sources, layers = _raw_tables()
+    sources, layers = raw_table_lineage()
     for layer, name, columns in json.loads(MODELS_FILE.read_text(encoding="utf-8")):
         layers[name] = layer
         sources |= {f"{name}.{column}": frozenset(found) for column, found in columns.items()}
     return Lineage(sources, layers)
 
 
-def _raw_tables() -> tuple[dict[str, frozenset[str]], dict[str, str]]:
+def raw_table_lineage() -> tuple[dict[str, frozenset[str]], dict[str, str]]:
     """Return the sources of the columns of the raw tables, and the layer of these tables."""
     sources: dict[str, frozenset[str]] = {}
     layers: dict[str, str] = {}
@@ -122,79 +112,3 @@ def _raw_tables() -> tuple[dict[str, frozenset[str]], dict[str, str]]:
             field = f"webhook {c.source_field}" if isinstance(table.shape, Webhooks) else field
             sources[f"{table.name}.{c.name}"] = frozenset(filter(None, [field]))
     return sources, layers
-
-
-def model_lineage_json() -> str:
-    """Return the contents of `lineage.json`, computed from the SQL: layer, name and sources by column of each model."""
-    return json.dumps(list(_models()), indent=1) + "\n"
-
-
-def _models() -> Iterator[tuple[str, str, dict[str, list[str]]]]:
-    """Yield the layer, the name and the sources by column of each model, after the models it reads."""
-    known: dict[str, Any] = dict(_raw_tables()[0])
-    for node in _compiled_models():
-        columns = _columns(node, known)
-        known |= {f"{node['name']}.{column}": None for column in columns}
-        yield LAYERS[2] if node["fqn"][1] == "history" else LAYERS[3], node["name"], columns
-
-
-def _compiled_models() -> list[dict[str, Any]]:
-    """Return the models and seeds with their SQL, each after those it reads."""
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        database = folder / "empty.duckdb"
-        with duckdb.connect(str(database)) as connection:
-            connection.execute(f"CREATE SCHEMA {DATASET}")
-            for table in (*TABLES, *AUDIT_TABLES):
-                columns = ", ".join(f'"{c.name}" {DUCKDB_TYPES.get(c.type, c.type)}' for c in table.columns)
-                connection.execute(f'CREATE TABLE {DATASET}."{table.name}" ({columns})')
-        runner.run_dbt(runner.duckdb_profile(Target(), str(database)), folder, "compile")
-        nodes = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["nodes"]
-    waiting = [node for node in nodes.values() if node["resource_type"] in {"model", "seed"}]
-    ordered: list[dict[str, Any]] = []
-    while waiting:
-        names = {node["unique_id"] for node in waiting}
-        ready = [node for node in waiting if not names & set(node.get("depends_on", {}).get("nodes", ()))]
-        ordered += ready
-        waiting = [node for node in waiting if node not in ready]
-    return ordered
-
-
-def _columns(node: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the columns that each column of a model is computed from."""
-    import sqlglot
-    from sqlglot import exp
-    from sqlglot.lineage import lineage as trace
-    from sqlglot.optimizer.qualify import qualify
-    from sqlglot.optimizer.scope import build_scope
-
-    if node["resource_type"] == "seed":
-        return {column: [] for column in node["columns"]}
-    schema: dict[str, Any] = defaultdict(dict)
-    for name in known:
-        table, column = name.split(".")
-        schema[table][column] = "unknown"
-    tree: Any = sqlglot.parse_one(node["compiled_code"], dialect="duckdb")
-    for table in tree.find_all(exp.Table):
-        table.set("db", None)
-        table.set("catalog", None)
-    tree = qualify(tree, schema=schema, dialect="duckdb", identify=False)
-    scope = build_scope(tree)
-    found = {}
-    for column in tree.named_selects:
-        leaves = [
-            step
-            for step in trace(column, tree, schema=schema, dialect="duckdb", scope=scope).walk()
-            if not step.downstream
-        ]
-        tables = [
-            (leaf.source.name, leaf.name.split(".")[-1].strip('"'))
-            for leaf in leaves
-            if isinstance(leaf.source, exp.Table)
-        ]
-        found[column] = sorted({f"{t}.{c}" for t, c in tables if f"{t}.{c}" in known})
-    return found
-
-
-if __name__ == "__main__":
-    MODELS_FILE.write_text(model_lineage_json(), encoding="utf-8")

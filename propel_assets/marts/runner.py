@@ -10,13 +10,13 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from propel_assets.catalog import AUTH_EVENT, INSIGHTS, TABLES, Table
+from propel_assets.catalog import AUTH_EVENT, Table
 from propel_assets.errors import NotInstalled, SettingsError, WarehouseError, install_extra
 from propel_assets.marts import dbt_compat
 from propel_assets.marts.sources import PACKAGE, PROJECT
@@ -26,7 +26,7 @@ from propel_assets.settings import DATASET, Settings, Target, name_prefix, witho
 from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import build_pipeline, database_file, destination_kind, load_lock
-from propel_assets.warehouse.query import Warehouse, connect
+from propel_assets.warehouse.query import Connect, Warehouse, connect
 
 MARTS, HISTORY = "propel_auth_marts", "propel_auth_history"
 MAX_ERROR = 800
@@ -98,19 +98,6 @@ class DbtResult:
     def failed(self) -> dict[str, str]:
         """The message of each model and test that failed, by name."""
         return {node.name: node.message for node in self.nodes if node.status in FAILED}
-
-
-@dataclass(frozen=True)
-class UnloadedTable:
-    """An insight table (reports, chart metrics) that the last load did not read.
-
-    Attributes:
-        reason: why it was not read.
-        has_rows: whether an earlier load has read it.
-    """
-
-    reason: str
-    has_rows: bool
 
 
 @dataclass(frozen=True)
@@ -206,14 +193,12 @@ class Dbt:
     Attributes:
         profile: the connection of dbt.
         folder: of this run only.
-        unloaded: the insight tables that the last load did not read, by name.
         open_warehouse: opens the warehouse for queries, between runs of dbt.
     """
 
     profile: Profile
     folder: Path
-    unloaded: Mapping[str, UnloadedTable]
-    open_warehouse: Callable[[], contextlib.AbstractContextManager[Warehouse]]
+    open_warehouse: Connect
 
     def run(self, *arguments: str, **variables: Any) -> DbtResult:
         """Run dbt as `run_dbt` does."""
@@ -310,24 +295,11 @@ def open_dbt(settings: Settings, log: Log = lambda _: None) -> Iterator[Dbt]:
         target, policy = settings.target, load_policy(settings.privacy_settings)
         pipeline = build_pipeline(target, folder, log)
         profile = profile_from_dlt(target, pipeline)
-
-        def open_warehouse() -> contextlib.AbstractContextManager[Warehouse]:
-            return connect(pipeline, target, policy)
-
+        open_warehouse = partial(connect, pipeline, target, policy)
         with load_lock(target, pipeline, log):
-            with open_warehouse() as warehouse:  # waits for a process that has the file open, and logs which
-                unloaded = _unloaded_insights(warehouse)
-            yield Dbt(profile, Path(folder), unloaded, open_warehouse)
-
-
-def _unloaded_insights(warehouse: Warehouse) -> dict[str, UnloadedTable]:
-    """Return the insight tables that the last load did not read."""
-    insights = [table for table in TABLES if table.feature == INSIGHTS]
-    return {
-        table.name: UnloadedTable(reason, has_rows=warehouse.audit.last_load(table) is not None)
-        for table in insights
-        if (reason := unloaded_reason(warehouse, table))
-    }
+            with open_warehouse():  # waits for a process that has the file open, and logs which
+                pass
+            yield Dbt(profile, Path(folder), open_warehouse)
 
 
 def unloaded_reason(warehouse: Warehouse, table: Table) -> str:

@@ -24,7 +24,7 @@ MAX_ATTEMPTS = 1024  # ticks of the sensor: 17 hours
 MAX_PENDING = 200  # alerts for one target, with the one that states how many are left out
 
 WHAT_TO_DO = {
-    "Run failed": "Open the run in Dagster, correct what the error names, then run the job again.",
+    "Run failed": "Open the run in Dagster, correct the cause, then run the job again.",
     "Check failed": "Open the check in Dagster: it shows the evidence and the query.",
     "Schema changed": "New fields are kept in columns of their own. If a column is missing or has another type, check "
     "what reads it, and look for a newer propel-assets.",

@@ -1,12 +1,13 @@
 """The charts of the marts: the question that each answers, and the sentence that sums it up."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import date, timedelta
 from typing import Any
 
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
+from propel_assets.catalog import AUTH_EVENT, ORG_MEMBERSHIP, ORG_QUERY, USER_QUERY, Table
 from propel_assets.privacy.redaction import without_personal_data
 from propel_assets.reporting.drawing import Chart, bar_chart, grid_chart, seat_chart, time_chart
 
@@ -23,27 +24,29 @@ def signups(query: Query, schema: str) -> Chart | None:
 
     A week has a figure of PropelAuth only if each of its days has one, except for the last week.
     """
-    columns = "day, signups, provider_signups, is_complete"
-    days = {_day(row[0]): row[1:] for row in query(f"SELECT {columns} FROM {schema}.fct_signups_daily")}  # noqa: S608
-    loaded = [day + timedelta(days=1) for day, (_, _, is_complete) in days.items() if is_complete]
-    loaded += [day for day, (count, _, _) in days.items() if count]
-    if not loaded:
+    mart = f"{schema}.fct_signups_daily"
+    [(loaded,)] = query(f"SELECT max(CASE WHEN is_complete THEN day + 1 WHEN signups > 0 THEN day END) FROM {mart}")  # noqa: S608
+    if loaded is None:
         return None
-    last = _monday(max(loaded))
-    first = max(_monday(min(days)), last - timedelta(weeks=WEEKS - 1))
-    days = {day: figures for day, figures in days.items() if first <= day <= max(loaded)}
-    partial = {_monday(day) for day, (_, provider, _) in days.items() if provider is None} - {last}
+    last = _monday(loaded)
+    rows = query(
+        "SELECT date_trunc('week', day), sum(signups), sum(provider_signups), count(*) - count(provider_signups), "  # noqa: S608
+        f"sum(CASE WHEN provider_signups IS NOT NULL THEN signups END) FROM {mart} "
+        f"WHERE day BETWEEN DATE '{last - timedelta(weeks=WEEKS - 1)}' AND DATE '{_day(loaded)}' GROUP BY 1 ORDER BY 1"
+    )
+    weeks: dict[date, list[Any]] = {_day(week): figures for week, *figures in rows}
+    first = min(weeks)
     ours = dict.fromkeys((first + timedelta(weeks=n) for n in range((last - first).days // 7 + 1)), 0)
-    theirs: Counter[date] = Counter()
-    for day, (count, provider, _) in days.items():
-        ours[_monday(day)] += int(count)
-        if provider is not None and _monday(day) not in partial:
-            theirs[_monday(day)] += int(provider)
+    ours |= {week: int(count) for week, (count, *_) in weeks.items()}
+    theirs = {
+        week: int(provider)
+        for week, (_, provider, unknown_days, _) in weeks.items()
+        if provider is not None and (week == last or not unknown_days)
+    }
     summary = f"{_of(sum(ours.values()), 'sign-up')} in {_of(len(ours), 'week')}; "
     summary += "the last week was not over at the last load."
     if theirs:
-        both = [(int(provider), int(count)) for count, provider, _ in days.values() if provider is not None]
-        provider_total, our_total = map(sum, zip(*both, strict=True))
+        provider_total, our_total = (int(sum(figures[n] or 0 for figures in weeks.values())) for n in (1, 3))
         summary += (
             f" On the days with a figure of PropelAuth, it counts {provider_total:,} and the loads {our_total:,}: "
         )
@@ -64,32 +67,19 @@ def active_users(query: Query, schema: str) -> Chart | None:
     The day of the last load is not over, so it has a figure only if it is the day of the first load, too. The summary
     is of the figure that goes on longest, of PropelAuth's if both do.
     """
-    names = {"provider": "As PropelAuth counts", "ours": "As seen by loads: at least"}
-    columns = "active_users, provider_active_users, provider_is_complete"
-    rows = query(f"SELECT week_start, {columns} FROM {schema}.fct_engagement_weekly WHERE is_complete")  # noqa: S608
-    rows = [(start, ours, provider if over else None) for start, ours, provider, over in rows]
-    cadence = "Weekly" if sum(row[1] is not None or row[2] is not None for row in rows) > 1 else "Daily"
-    is_over = True
-    if cadence == "Daily":
-        days = query(f"SELECT day, {columns}, is_complete FROM {schema}.fct_engagement_daily")  # noqa: S608 - our names
-        rows = [(day, ours if own else None, theirs if over else None) for day, ours, theirs, over, own in days]
-        if not any(ours is not None or theirs is not None for _, ours, theirs in rows):
-            rows, is_over = [(day, ours, None) for day, ours, *_ in days], False
-    found: dict[str, dict[date, int]] = defaultdict(dict)
-    for start, ours, provider in rows:
-        for name, users in (("provider", provider), ("ours", ours)):
-            if users is not None:
-                found[name][_day(start)] = int(users)
-    if not found:
+    rows, period, is_over = _engagement(query, schema)
+    starts = sorted(_day(row[0]) for row in rows)[-WEEKS:]
+    series: dict[str, dict[date, int]] = {}
+    for number, name in enumerate(("As PropelAuth counts", "As seen by loads: at least"), 1):
+        counts = {_day(row[0]): int(row[number]) for row in rows if row[number] is not None}
+        if shown := {start: counts[start] for start in starts if start in counts}:
+            series[name] = shown
+    if not series:
         return None
-    starts = sorted({start for counts in found.values() for start in counts})[-WEEKS:]
-    every = {s: {start: found[s][start] for start in starts if start in found[s]} for s in names if s in found}
-    series = {names[source]: counts for source, counts in every.items() if counts}
     source, best = max(series.items(), key=lambda item: max(item[1]))
     counted = source[0].lower() + source[1:]
-    title = f"Active users per {'week' if cadence == 'Weekly' else 'day'}"
-    last, period = max(best), "week" if cadence == "Weekly" else "day"
-    before = best.get(last - timedelta(weeks=1) if cadence == "Weekly" else last - timedelta(days=1))
+    title, last = f"Active users per {period}", max(best)
+    before = best.get(last - timedelta(weeks=1) if period == "week" else last - timedelta(days=1))
     change = f", {(best[last] - before) / before:+.0%} on the {period} before" if before else ""
     open_day = "" if is_over else ", which was not over"
     return time_chart(
@@ -104,33 +94,42 @@ def active_users(query: Query, schema: str) -> Chart | None:
     )
 
 
+def _engagement(query: Query, schema: str) -> tuple[list[Sequence[Any]], str, bool]:
+    """Return rows with a start, PropelAuth's figure and ours; `week` or `day`; and whether these periods are over."""
+    ours, provider = "active_users", "CASE WHEN provider_is_complete THEN provider_active_users END"
+    sql = f"SELECT week_start, {provider}, {ours} FROM {schema}.fct_engagement_weekly WHERE is_complete"  # noqa: S608
+    weeks = [row for row in query(sql) if row[1:] != (None, None)]
+    if len(weeks) > 1:
+        return weeks, "week", True
+    ours_if_over = f"CASE WHEN is_complete THEN {ours} END"
+    rows = query(f"SELECT day, {provider}, {ours_if_over}, {ours} FROM {schema}.fct_engagement_daily")  # noqa: S608
+    if days := [row[:3] for row in rows if row[1:3] != (None, None)]:
+        return days, "day", True
+    return [(day, None, users) for day, *_, users in rows if users is not None], "day", False
+
+
 def cohorts(query: Query, schema: str) -> Chart | None:
     """Return the share of each month's sign-ups that was active so many weeks later or after.
 
     A week belongs to the month of its Monday. Only weeks at least 8 weeks ago count: users who return late would make
     younger cohorts look worse.
     """
-    sql = "SELECT cohort_week, weeks_after, cohort_users, active_at_or_after_users, weeks_observed >= 8 FROM "
-    started: Counter[date] = Counter()
-    reached: Counter[tuple[date, int]] = Counter()  # users whose return could be seen for 8 weeks
-    stayed: Counter[tuple[date, int]] = Counter()
-    for week, after, users, active, is_observed in query(f"{sql}{schema}.fct_retention_weekly"):
-        month = _day(week).replace(day=1)
-        started[month] += int(users) if after == 0 else 0
-        reached[month, after] += int(users) if is_observed else 0
-        stayed[month, after] += int(active) if is_observed else 0
-    months = sorted(month for month in started if reached[month, AFTER[0]] == started[month])[-COHORTS:]
+    observed = "CASE WHEN weeks_observed >= 8 THEN {} ELSE 0 END"  # users whose return could be seen for 8 weeks
+    rows = query(
+        "SELECT date_trunc('month', cohort_week), weeks_after, sum(cohort_users), "  # noqa: S608 - our names
+        f"sum({observed.format('cohort_users')}), sum({observed.format('active_at_or_after_users')}) "
+        f"FROM {schema}.fct_retention_weekly GROUP BY 1, 2"
+    )
+    found = [(_day(month), int(after), *map(int, users)) for month, after, *users in rows]
+    started = {month: users for month, after, users, _, _ in found if after == 0}
+    stayed = {(month, after): users for month, after, _, reached, users in found if reached == started.get(month)}
+    months = sorted(month for month, after in stayed if after == AFTER[0])[-COHORTS:]
     if not months:
         return None
-    share = {
-        (month, after): stayed[month, after] / started[month]
-        for month in months
-        for after in AFTER
-        if reached[month, after] == started[month]
-    }
+    share = {(m, a): stayed[m, a] / started[m] for m in months for a in AFTER if (m, a) in stayed}
     label = {month: f"{month:%b %Y}" for month in months}
-    fourth = [(stayed[m, 4], started[m]) for m in months if (m, 4) in share]
-    kept = sum(s for s, _ in fourth) / sum(n for _, n in fourth) if fourth else None
+    fourth = [month for month in months if (month, 4) in share]
+    kept = sum(stayed[m, 4] for m in fourth) / sum(started[m] for m in fourth) if fourth else None
     retained = (
         f" Of the users who signed up early enough, {kept:.0%} were active at week four or later."
         if kept is not None
@@ -286,15 +285,16 @@ def missed_changes(query: Query, schema: str) -> Chart | None:
     )
 
 
-CHARTS: dict[str, Callable[[Query, str], Chart | None]] = {
-    "fct_signups_daily": signups,
-    "fct_engagement_weekly": active_users,
-    "fct_retention_weekly": cohorts,
-    "fct_seat_usage": seats,
-    "fct_role_mix": roles,
-    "fct_security_posture": mfa,
-    "audit_event_grades": missed_changes,
+CHARTS: dict[str, tuple[str, Table, Callable[[Query, str], Chart | None]]] = {
+    "fct_signups_daily": ("Sign-ups", USER_QUERY, signups),
+    "fct_engagement_weekly": ("Active users", USER_QUERY, active_users),
+    "fct_retention_weekly": ("Retention", USER_QUERY, cohorts),
+    "fct_seat_usage": ("Seats used", ORG_QUERY, seats),
+    "fct_role_mix": ("Roles", ORG_MEMBERSHIP, roles),
+    "fct_security_posture": ("MFA", USER_QUERY, mfa),
+    "audit_event_grades": ("Changes that webhooks missed", AUTH_EVENT, missed_changes),
 }
+"""By mart: the title of its chart where the chart cannot be drawn, the raw table that it needs, and its function."""
 
 
 def _last_day(schema: str, mart: str) -> str:

@@ -55,7 +55,7 @@ def contract(target: Target) -> dict[str, Any]:
                 "value": target.max_age_hours,
                 "unit": "h",
                 "element": ", ".join(table.name for table in TABLES if table.default),
-                "description": "The check up_to_date warns above it.",
+                "description": "The check up_to_date warns if the last full load is older.",
             }
         ],
     }

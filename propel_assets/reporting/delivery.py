@@ -87,20 +87,12 @@ class PartlyDelivered(PropelError):
     """A target accepted an alert, but not for all recipients. Another try would send it to the others again."""
 
 
-def deliver(
-    settings: AlertSettings, messages: Mapping[str, Sequence[Message]], *, seconds: float | None = None
-) -> dict[str, Failure]:
+def deliver(settings: AlertSettings, messages: Mapping[str, Sequence[Message]]) -> dict[str, Failure]:
     """Deliver messages to each target, by its name, in order.
-
-    Args:
-        settings: the targets.
-        messages: what to deliver, by the name of the target.
-        seconds: limit for all targets together; default: `SECONDS`.
 
     Returns:
         The first failure of each target that failed: it is not sent the messages after it.
     """
-    seconds = SECONDS if seconds is None else seconds
 
     def deliver_to(target: str) -> Failure | None:
         job = {"path": sys.path, "settings": dataclasses.asdict(settings), "target": target}
@@ -110,12 +102,12 @@ def deliver(
                 [sys.executable, "-c", CHILD],
                 input=json.dumps(job).encode(),
                 capture_output=True,
-                timeout=seconds,
+                timeout=SECONDS,
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
             delivered = (error.stdout or b"").count(ACCEPTED)
-            return Failure(f"Alert target {target}: no success within {seconds:g} s.", delivered)
+            return Failure(f"Alert target {target}: no success within {SECONDS:g} s.", delivered)
         except OSError as error:
             return Failure(
                 f"Alert target {target}: the process that delivers could not be started ({type(error).__name__})."
@@ -323,19 +315,15 @@ def _quiet(logger: logging.Logger) -> Iterator[list[str]]:
     """Keep what apprise logs out of every log: it quotes URLs and responses. Yield the HTTP statuses in it."""
     statuses: list[str] = []
 
-    class Statuses(logging.Filter):
-        """Takes the HTTP status out of a record and drops the record."""
+    def keep_status(record: logging.LogRecord) -> bool:
+        statuses.extend(re.findall(r"error=(\d{3})\b", record.getMessage()))
+        return False
 
-        def filter(self, record: logging.LogRecord) -> bool:
-            statuses.extend(re.findall(r"error=(\d{3})\b", record.getMessage()))
-            return False
-
-    only_statuses = Statuses()
-    logger.addFilter(only_statuses)
+    logger.addFilter(keep_status)
     try:
         yield statuses
     finally:
-        logger.removeFilter(only_statuses)
+        logger.removeFilter(keep_status)
 
 
 def _addresses(text: str, variable: str) -> list[str]:

@@ -8,31 +8,26 @@ import re
 import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import jinja2
-import yaml
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
 from propel_assets import __version__
-from propel_assets.catalog import BY_NAME, TABLES, Table
-from propel_assets.errors import PropelError, install_extra
+from propel_assets.catalog import BY_NAME, Table
+from propel_assets.errors import install_extra, writing
 from propel_assets.marts import runner
-from propel_assets.marts.sources import PROJECT
+from propel_assets.marts.downstream import models_of
 from propel_assets.reporting import charts
 from propel_assets.reporting.drawing import NARROW, THEMED, WIDE, Chart, can_draw
 from propel_assets.settings import Target
-from propel_assets.warehouse.audit import as_utc
+from propel_assets.warehouse.audit import as_utc_or_none
 from propel_assets.warehouse.query import Warehouse, timestamp_literal
 from propel_assets.warehouse.status import UNKNOWN_AGE, table_statuses
 
 SCANS = 30
 """Scans of each table that the page shows."""
-TITLES = {chart.mart: (chart.title, table) for table in TABLES for chart in table.charts}
-"""By mart: the title of its chart, and the raw table that the chart needs."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +46,6 @@ HISTORIES = (
     History("Orgs", "orgs_history", "org_id", "dim_org", "org_query"),
     History("Memberships", "memberships_history", "user_id, org_id", "bridge_membership", "org_membership"),
 )
-
-
-@dataclass(frozen=True)
-class Definition:
-    """The documentation of a mart."""
-
-    mart: str
-    description: str
-    grain: str
-    use: str
-    query: str
 
 
 @dataclass(frozen=True)
@@ -96,19 +80,11 @@ def write_report(warehouse: Warehouse, path: Path, target: Target) -> None:
         PropelError: the file cannot be written.
     """
     page = render(warehouse, target)
-    temporary: Path | None = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(page)
+    with writing(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        temporary = Path(folder) / path.name
+        temporary.write_text(page, encoding="utf-8")
         temporary.chmod(0o644)
         temporary.replace(path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise PropelError(f"Cannot write {path}: {error.strerror}. Choose another --output.") from error
 
 
 def render(warehouse: Warehouse, target: Target) -> str:
@@ -117,6 +93,7 @@ def render(warehouse: Warehouse, target: Target) -> str:
     changes = [_changes(warehouse, history, target) for history in HISTORIES]
     tables = table_statuses(warehouse)
     checks = [check for table in tables for check in table.last_checks]
+    definitions = {model["name"]: model for model in models_of(runner.MARTS)}
     template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["with_code"] = _with_code
@@ -131,7 +108,7 @@ def render(warehouse: Warehouse, target: Target) -> str:
         scans={t.table: warehouse.audit.verdicts(BY_NAME[t.table], loads=SCANS)[::-1] for t in tables},
         max_age=target.max_age,
         unknown_age=UNKNOWN_AGE,
-        definitions=[_definition(mart) for mart in charts.CHARTS],
+        definitions=[definitions[mart] for mart in charts.CHARTS],
         changes=changes,
         how_to_build="" if all(part.is_built for part in (*panels, *changes)) else runner.how_to_build(target),
         failed=[check for check in checks if not check.passed],
@@ -145,24 +122,10 @@ def _with_code(text: str) -> str:
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
-@cache
-def _descriptions() -> dict[str, dict[str, Any]]:
-    """Return the description of each mart, as its `.yml` file has it."""
-    files = sorted((PROJECT / "models").rglob("*.yml"))
-    documents = (yaml.safe_load(file.read_text(encoding="utf-8")) for file in files)
-    return {model["name"]: model for document in documents for model in document.get("models", ())}
-
-
-def _definition(mart: str) -> Definition:
-    model = _descriptions()[mart]
-    meta = model["config"]["meta"]
-    return Definition(mart, model["description"].strip(), meta["grain"], meta["use"], meta["query"].strip())
-
-
 def _panel(warehouse: Warehouse, mart: str, schema: str) -> Panel:
-    title, table = TITLES[mart]
+    title, table, draw = charts.CHARTS[mart]
     try:
-        chart = charts.CHARTS[mart](warehouse.rows, schema)
+        chart = draw(warehouse.rows, schema)
     except DatabaseUndefinedRelation:
         why = runner.unloaded_reason(warehouse, table)
         return Panel(mart, title, instead=why or f"{schema}.{mart} has not been built yet.", is_built=bool(why))
@@ -180,7 +143,7 @@ def _panel(warehouse: Warehouse, mart: str, schema: str) -> Panel:
 def _as_of(warehouse: Warehouse, history: History, target: Target) -> datetime | None:
     """Return the time of the load that the marts were built from."""
     [(as_of,)] = warehouse.rows(f"SELECT max(as_of) FROM {target.named(runner.MARTS)}.{history.mart}")  # noqa: S608 - our names
-    return None if as_of is None else as_utc(as_of)
+    return as_utc_or_none(as_of)
 
 
 def _read_at(warehouse: Warehouse, target: Target) -> dict[str, datetime]:

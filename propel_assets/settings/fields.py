@@ -145,8 +145,8 @@ class Settings:
     )
     max_age_hours: float = _setting(
         Target.max_age_hours,
-        "Age in hours above which the check `up_to_date` warns, for tables that are loaded by default. Set it to the "
-        "interval of your schedule plus 2 hours for the load.",
+        "Age in hours of the last full load above which the check `up_to_date` warns, for tables that are loaded by "
+        "default. Set it to the interval of your full loads plus 2 hours for the load: 170 if they are weekly.",
         minimum=1,
         maximum=87_600,
     )

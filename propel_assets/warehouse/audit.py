@@ -46,6 +46,11 @@ def as_utc(at: datetime | str) -> datetime:
     return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
 
 
+def as_utc_or_none(at: datetime | str | None) -> datetime | None:
+    """Return a time as `as_utc` does; None for null."""
+    return as_utc(at) if at else None
+
+
 def decode_json(value: Any) -> Any:
     """Return a JSON value of an audit table. Some destinations return text, and SQLite's text is encoded twice."""
     while isinstance(value, str):
@@ -66,18 +71,20 @@ class Audit:
         self._warehouse = warehouse
 
     def last_load(
-        self, table: Table, *, skipped: bool = False, events: bool = False, verdict: str = ""
+        self, table: Table, *, skipped: bool = False, events: bool = False, full: bool = False, verdict: str = ""
     ) -> LoadRecord | None:
         """Return the last load that wrote ``table``.
 
         ``skipped``: also one that kept the previous data. ``events``: also one that read only what events named.
-        ``verdict``: only one with this verdict.
+        ``full``: only one that read the whole table. ``verdict``: only one with this verdict.
         """
         stored = self._warehouse.columns_of(PROPEL_SCANS.name)  # an earlier version has fewer columns
         names = [field.name for field in dataclasses.fields(LoadRecord) if field.name in stored]
         if not names:
             return None
-        where = f"s.verdict = '{verdict}'" if verdict else ""
+        conditions = [f"s.verdict = '{verdict}'"] if verdict else []
+        conditions += ["coalesce(s.mode, 'full') = 'full'"] if full else []
+        where = " AND ".join(conditions)
         for row in self._loads(table, names, skipped=skipped, events=events, where=where):
             return LoadRecord(**row)
         return None

@@ -15,7 +15,7 @@ from propel_assets.source.readers.events import FOLLOWED, SINCE, UNREAD_ORGS, UN
 from propel_assets.source.stream import ResumeState, RowsToReadAgain, ScanResult
 from propel_assets.warehouse.audit import as_utc, decode_json
 from propel_assets.warehouse.pipeline import has_write_lock
-from propel_assets.warehouse.query import Warehouse, connect, in_batches, placeholders
+from propel_assets.warehouse.query import Connect, Warehouse, connect, in_batches, placeholders
 
 LOADS_TO_FOLLOW = 50
 NOT_ENDED = "the write of this load has not ended"
@@ -245,14 +245,14 @@ def _cursor_of(state: Any) -> Mapping[str, Any]:
     return ResumeState.from_json(decode_json(state) or {}).cursor
 
 
-def write_change_log(pipeline: dlt.Pipeline, target: Target, policy: Policy, rows: Sequence[dict[str, Any]]) -> None:
+def write_change_log(connect: Connect, rows: Sequence[dict[str, Any]]) -> None:
     """Add rows to the change log. If there is none yet, this load creates it and writes no rows to it."""
-    with connect(pipeline, target, policy) as warehouse:
+    with connect() as warehouse:
         if _has_log(warehouse):
             warehouse.insert(PROPEL_CHANGES, rows)
 
 
-def note_write(pipeline: dlt.Pipeline, target: Target, policy: Policy, results: Sequence[ScanResult]) -> None:
+def note_write(connect: Connect, pipeline: dlt.Pipeline, results: Sequence[ScanResult]) -> None:
     """Add rows to `propel_scans` that show that a load begins to write. The load replaces them in one transaction.
 
     If it is killed, the next load of events finds that it can have replaced a table. The first load of a version with
@@ -272,7 +272,7 @@ def note_write(pipeline: dlt.Pipeline, target: Target, policy: Policy, results: 
         for result in results
         if not result.skipped
     ]
-    with connect(pipeline, target, policy) as warehouse:
+    with connect() as warehouse:
         if {*names} <= {*warehouse.columns_of(PROPEL_SCANS.name)}:
             warehouse.insert(PROPEL_SCANS, rows)
 

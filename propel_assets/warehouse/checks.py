@@ -33,6 +33,7 @@ LEAST_LOADS = 5  # before a history says anything
 LEAST_ROWS, LEAST_SHARE, DEVIATIONS = 10, 0.1, 4.0  # how far from the median is still usual
 NORMAL = 1.4826  # a median absolute deviation as a standard deviation, for values that vary at random
 NOT_LOADED = "Not loaded yet."
+MISSING = "The table is missing"
 NO_WEBHOOKS = (
     "Look at the endpoint in the PropelAuth dashboard: it must be enabled, with the public URL of the receiver and all "
     "events. If its deliveries fail with 401, the receiver does not have the signing secret of this endpoint. If they "
@@ -84,6 +85,16 @@ class TableFacts:
         return self.warehouse.audit.last_load(self.table, events=True)
 
     @cached_property
+    def full_load(self) -> LoadRecord | None:
+        """The last full load that wrote the table: only full loads remove what PropelAuth has deleted."""
+        return self.warehouse.audit.last_load(self.table, full=True)
+
+    @cached_property
+    def is_missing(self) -> bool:
+        """Whether there is no such table, although a load wrote rows. A table without rows is not always created."""
+        return not self.columns and any(load and load.rows_read for load in (self.full_load, self.load_or_events))
+
+    @cached_property
     def attempt(self) -> LoadRecord | None:
         """The last load that tried to read the table."""
         return self.warehouse.audit.last_load(self.table, skipped=True)
@@ -121,11 +132,11 @@ def row_count(facts: TableFacts) -> CheckResult:
     load, table = facts.load_or_events, facts.table
     if load is None:
         return _result(NOT_LOADED)
-    if not facts.columns:
-        if not load.rows_read:
-            return _result(NOT_LOADED)
-        text = f"The table is missing. The last load read {load.rows_read} rows. Load the table again."
+    if facts.is_missing:
+        text = f"{MISSING}. The last load read {load.rows_read} rows. Load the table again."
         return _result(text, failed="ERROR", evidence={"expected": load.rows_read, "verdict": load.verdict})
+    if not facts.columns:
+        return _result(NOT_LOADED)
     rows, expected = facts.rows, load.rows_expected
     evidence: dict[str, Any] = {"rows": rows, "expected": expected, "verdict": load.verdict}
     if load.total_max is not None:
@@ -363,25 +374,35 @@ def volume(facts: TableFacts) -> CheckResult:
 
 
 def up_to_date(facts: TableFacts) -> CheckResult:
-    """The last load read the table, and its data is not too old. Tables loaded by name have no limit of age."""
-    tried, last, table = facts.attempt, facts.load, facts.table
+    """The last load read the table, and its last full load is not too old. Tables loaded by name have no limit of age.
+
+    Recent loads and events do not count: they do not remove every user, org and membership that PropelAuth deleted.
+    """
+    tried, last, full, table = facts.attempt, facts.load, facts.full_load, facts.table
     if tried is None:
         return _result(NOT_LOADED)
     evidence: dict[str, Any] = {"loaded_before": last is not None}
-    state, age = "There is no data.", timedelta(0)
+    state, age = "There is no full load.", None
     if last:
-        age = datetime.now(UTC) - last.finished_at
-        evidence |= {"loaded_at": last.finished_at.isoformat(), "age_hours": round(age / timedelta(hours=1), 1)}
-        state = f"The data is {_age(age)} old." if age >= -FUTURE_TOLERANCE else "The age of the data is unknown."
+        evidence["loaded_at"] = last.finished_at.isoformat()
+    if full:
+        age = datetime.now(UTC) - full.finished_at
+        hours = round(age / timedelta(hours=1), 1)
+        evidence |= {"full_load_at": full.finished_at.isoformat(), "full_load_age_hours": hours}
+        known = age >= -FUTURE_TOLERANCE
+        state = f"The last full load was {_age(age)} ago." if known else "The age of the data is unknown."
     if tried.verdict == "skipped":
         evidence["reason"] = tried.reason
         kept = " The previous data is kept." if last else ""
         text = f"Skipped at the last load. {tried.reason} {state}{kept}"
         return _result(text, failed=None if table.is_lookup else "WARN", evidence=evidence)
+    if facts.is_missing:
+        evidence["reason"] = MISSING
+        return _result(f"{MISSING}. {state} Load the table again.", failed="WARN", evidence=evidence)
     max_age = facts.warehouse.max_age
-    if table.default and not -FUTURE_TOLERANCE <= age <= max_age:
+    if table.default and (age is None or not -FUTURE_TOLERANCE <= age <= max_age):
         old = f"Older than {max_age / timedelta(hours=1):g} hours"
-        evidence["reason"] = old if age > max_age else "The load has a time in the future"
+        evidence["reason"] = old if age is None or age > max_age else "The load has a time in the future"
         text = (
             f"{evidence['reason']}. {state} Run `propel-assets load {table.name}`, and check that the "
             "schedule is on and that its last run succeeded."

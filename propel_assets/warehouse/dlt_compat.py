@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import dlt
 
@@ -70,24 +70,17 @@ __all__ = [
 JOB_MESSAGE_SEPARATOR = " with message "
 
 
-class StateFile(NamedTuple):
-    """A file with one version of a pipeline's state, in a destination of files."""
-
-    path: str
-    load_id: str
-
-
 def register_writer(writer: type[DataWriter]) -> None:
     """Make dlt use ``writer`` for its combination of row format and file format. dlt has no public registry."""
     writers.WRITER_SPECS[writer.writer_spec()] = writer
 
 
-def state_files(client: FilesystemClient, pipeline_name: str) -> Iterator[StateFile]:
-    """Yield the files with the states of a pipeline. dlt reads the newest one, and has no public list of all."""
+def state_files(client: FilesystemClient, pipeline_name: str) -> Iterator[tuple[str, str]]:
+    """Yield path and load of each state of a pipeline. dlt reads the newest one, and has no public list of all."""
     for path in client.list_table_files(client.schema.state_table_name):
         name, *rest = _name_parts(path, 2)
         if len(rest) == 2 and name == pipeline_name:
-            yield StateFile(path, rest[0])
+            yield path, rest[0]
 
 
 def load_ids_of_files(client: FilesystemClient, table: str) -> list[str]:

@@ -5,6 +5,7 @@ import gc
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import dlt
@@ -17,10 +18,10 @@ from dlt.extract import DltSource
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 from propel_assets.catalog import AUTH_EVENT, tables_of
-from propel_assets.errors import ErasureListChanged, PropelError, WarehouseClosed, find_cause
+from propel_assets.errors import ErasureListChanged, PropelError
 from propel_assets.privacy.policy import Policy
 from propel_assets.privacy.policy_file import load_policy
-from propel_assets.privacy.redaction import describe_error, is_defect, unexpected_error
+from propel_assets.privacy.redaction import describe_error
 from propel_assets.settings import Settings, Target
 from propel_assets.source.change_log import LOGGED
 from propel_assets.source.dlt_source import build_source
@@ -41,7 +42,7 @@ from propel_assets.warehouse.pipeline import (
     writes_plain_files,
 )
 from propel_assets.warehouse.query import connect, in_batches, placeholders
-from propel_assets.warehouse.remedies import explain
+from propel_assets.warehouse.remedies import as_propel_error
 from propel_assets.warehouse.retention import remove_old_rows
 from propel_assets.warehouse.session import LoadSession, open_session
 from propel_assets.warehouse.stored import AuditResumeStore, erasure_list_of, stored_columns, stored_keys
@@ -116,7 +117,9 @@ def _load(
             info = load.write()
             session.finish(info)
         except Exception as error:  # each database's driver has error classes of its own
-            raise _load_error(error, scan, settings, load.kept) from None
+            step = error.step if isinstance(error, PipelineStepFailed) else "opening the destination"
+            attempt = f"Loading {scan} into {settings.destination} failed ({step})"
+            raise as_propel_error(error, attempt, load.kept, "run the load again") from None
         load.grade(info)
         must_read_again = load.must_read_again()
     load_id = info.loads_ids[0] if info.loads_ids else ""
@@ -132,6 +135,7 @@ class _Loader:
         self._scan, self._settings, self._target, self._policy = scan, settings, settings.target, policy
         self._pipeline, self._log = pipeline, log
         self._options = self._supported(options)
+        self._connect = partial(connect, pipeline, self._target, policy)
         self._stored = StoredRows(pipeline, self._target, policy)
         self._columns: dict[str, dict[str, str]] = {}
         self._changes: list[dict[str, Any]] = []
@@ -181,23 +185,22 @@ class _Loader:
         _require_erasure_list(target, pipeline, erased)
 
     def _source(self, progress: Progress) -> DltSource:
-        pipeline, target, policy = self._pipeline, self._target, self._policy
-        self._columns = stored_columns(pipeline, target, policy, self._scan)
+        self._columns = stored_columns(self._connect, self._pipeline, self._target, self._scan)
         tables = tables_of(self._scan)
         run = SourceRun(
             settings=lambda: self._settings,
             options=self._options,
-            resume_store=AuditResumeStore(pipeline, target, policy),
-            stored_keys=lambda name: stored_keys(pipeline, target, policy, name),
+            resume_store=AuditResumeStore(self._connect),
+            stored_keys=partial(stored_keys, self._connect),
             stored=self._stored,
             stored_columns=self._columns.__getitem__,
-            limits=policy_of(destination_kind(target)).limits,
+            limits=policy_of(destination_kind(self._target)).limits,
             on_result=self.results.append,
             on_changes=self._changes.extend,
             progress=progress,
         )
         source = build_source([table.name for table in tables], run)
-        if writes_plain_files(target):  # dlt would append what it cannot merge
+        if writes_plain_files(self._target):  # dlt would append what it cannot merge
             for table in tables:
                 source.resources[table.name].apply_hints(write_disposition="replace")
         return source
@@ -205,9 +208,9 @@ class _Loader:
     def write(self) -> LoadInfo:
         """Write what was read."""
         if self._changes:  # before the rows, so that no change is without its interval after a kill
-            write_change_log(self._pipeline, self._target, self._policy, self._changes)
+            write_change_log(self._connect, self._changes)
         if self._is_changed_by_events and self._options.events is None and can_read_again(self._target, self._policy):
-            note_write(self._pipeline, self._target, self._policy, self.results)
+            note_write(self._connect, self._pipeline, self.results)
         self.kept = "Some tables can have been changed before the error."  # they are not one transaction
         for result in self.results:
             _delete_rows(self._pipeline, result)
@@ -222,7 +225,7 @@ class _Loader:
         if not (is_full and (self._columns.get(AUTH_EVENT.name) or self._settings.has_webhooks)):
             return
         try:
-            with connect(self._pipeline, self._target, self._policy) as warehouse:
+            with self._connect() as warehouse:
                 grade_scan(warehouse, info.loads_ids[0], self.results)
                 remove_old_rows(warehouse, self.results)
         except Exception as error:  # each database's driver has error classes of its own
@@ -298,16 +301,3 @@ def _delete_rows(pipeline: dlt.Pipeline, result: ScanResult) -> None:
             name = client.escape_column_name(column)
             for batch in in_batches(ids):
                 client.execute_sql(f"DELETE FROM {table} WHERE {name} IN {placeholders(batch)}", *batch)  # noqa: S608
-
-
-def _load_error(error: Exception, scan: str, settings: Settings, kept: str) -> PropelError:
-    """Return the `PropelError` inside ``error``, or one that describes it without its text, which may quote rows.
-
-    ``kept``: what the tables have after the error.
-    """
-    if cause := find_cause(error):
-        return cause.with_outcome(kept) if isinstance(cause, WarehouseClosed) else cause
-    if is_defect(error):
-        return unexpected_error(error)
-    step = error.step if isinstance(error, PipelineStepFailed) else "opening the destination"
-    return explain(error, f"Loading {scan} into {settings.destination} failed ({step})", kept, "run the load again")

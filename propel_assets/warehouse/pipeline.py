@@ -2,12 +2,11 @@
 
 import contextlib
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import dlt
-from dlt.common.configuration.exceptions import ConfigurationException
 from dlt.common.destination import Destination
 from dlt.common.destination.exceptions import InvalidDestinationReference, UnknownDestinationModule
 from dlt.common.destination.reference import DestinationReference
@@ -129,11 +128,9 @@ def database_file(pipeline: dlt.Pipeline) -> Path | None:
     """Return the DuckDB file of ``pipeline``; None for every other destination."""
     if not isinstance(pipeline.destination, atomic_duckdb):
         return None
-    with contextlib.suppress(ConfigurationException):
-        config: Any = pipeline.destination_client().config
-        path = str(config.credentials.database)
-        return None if path.startswith((":", "md:")) else Path(path)
-    return None
+    config: Any = pipeline.destination_client().config
+    path = str(config.credentials.database)
+    return None if path.startswith((":", "md:")) else Path(path)
 
 
 def location_of(target: Target, pipeline: dlt.Pipeline) -> str:
@@ -143,8 +140,7 @@ def location_of(target: Target, pipeline: dlt.Pipeline) -> str:
     return f"{where}, dataset {pipeline.dataset_name}"
 
 
-@contextlib.contextmanager
-def load_lock(target: Target, pipeline: dlt.Pipeline, log: Log) -> Iterator[None]:
+def load_lock(target: Target, pipeline: dlt.Pipeline, log: Log) -> contextlib.AbstractContextManager[None]:
     """Hold the right to load, if the destination allows one load at a time.
 
     Raises:
@@ -153,15 +149,13 @@ def load_lock(target: Target, pipeline: dlt.Pipeline, log: Log) -> Iterator[None
     """
     file = database_file(pipeline)
     if file is None:
-        yield
-        return
+        return contextlib.nullcontext()
     if not file.parent.is_dir():
         raise SettingsError(
             f"The folder of the DuckDB file does not exist: {file.parent}. Create it, or set another file in "
             "DESTINATION__DUCKDB__CREDENTIALS."
         )
-    with file_lock(file, LockTimeout(target.lock_seconds, log)):
-        yield
+    return file_lock(file, LockTimeout(target.lock_seconds, log))
 
 
 def has_write_lock(target: Target) -> bool:
@@ -169,8 +163,9 @@ def has_write_lock(target: Target) -> bool:
     return destination_kind(target) == "postgres"
 
 
-@contextlib.contextmanager
-def write_lock(target: Target, pipeline: dlt.Pipeline, log: Log) -> Iterator[Callable[[], None]]:
+def write_lock(
+    target: Target, pipeline: dlt.Pipeline, log: Log
+) -> contextlib.AbstractContextManager[Callable[[], None]]:
     """Hold the right to write to PostgreSQL: loads read at the same time, and write one after the other.
 
     Yields a function that raises `WriteLockLost` if the lock has ended.
@@ -179,10 +174,8 @@ def write_lock(target: Target, pipeline: dlt.Pipeline, log: Log) -> Iterator[Cal
         WarehouseBusy: another load held it until the time limit.
     """
     if not has_write_lock(target):
-        yield lambda: None
-        return
-    with advisory_lock(pipeline, LockTimeout(target.lock_seconds, log)) as require_lock:
-        yield require_lock
+        return contextlib.nullcontext(lambda: None)
+    return advisory_lock(pipeline, LockTimeout(target.lock_seconds, log))
 
 
 def sync_local_pipeline(target: Target, log: Log = lambda _: None, loaded: dlt.Pipeline | None = None) -> None:

@@ -84,11 +84,9 @@ class Warehouse:
     def keys(self, table: Table) -> Iterator[Any]:
         """Yield the first column of the primary key for each row of ``table``; none if the table does not exist."""
         column = table.key[0]
-        if column in self.columns_of(table.name):
-            sql = f"SELECT {self.column(column)} FROM {self.table(table.name)}"  # noqa: S608
-            with self._cursor(sql) as cursor:
-                while batch := cursor.fetchmany(BATCH_ROWS):
-                    yield from (row[0] for row in batch)
+        if kind := self.columns_of(table.name).get(column):
+            for batch in self.batches(table.name, {column: kind}):
+                yield from (row[0] for row in batch)
 
     def rows_of(self, table: Table, column: str, ids: Sequence[str]) -> list[dict[str, Any]]:
         """Return the rows of ``table`` whose ``column`` is one of ``ids``; none if the table does not exist."""
@@ -167,6 +165,10 @@ class Warehouse:
             self._client.sql_client.execute_sql(sql, *(row[name] for row in batch for name in names))
 
 
+Connect = Callable[[], contextlib.AbstractContextManager[Warehouse]]
+"""Connects to one warehouse: `connect` with its arguments."""
+
+
 class FileWarehouse(Warehouse):
     """Tables that are files, queried through DuckDB."""
 
@@ -198,10 +200,6 @@ class FileWarehouse(Warehouse):
     def column(self, name: str) -> str:
         """Return the quoted name of a column."""
         return '"' + name.replace('"', '""') + '"'
-
-    def columns_of(self, name: str) -> dict[str, str]:
-        """Return the columns of a table with dlt's names of their types; empty: the table does not exist."""
-        return self._files.types(name)
 
     def columns_of_tables(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
         """Return the columns of several tables, as `columns_of` does."""

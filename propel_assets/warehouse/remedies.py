@@ -5,9 +5,17 @@ the load is retried.
 """
 
 import errno
+import os
 
-from propel_assets.errors import WarehouseConflict, WarehouseError, WarehouseUnreachable
-from propel_assets.privacy.redaction import describe_error, innermost_error, sqlstate_of
+from propel_assets.errors import (
+    PropelError,
+    WarehouseClosed,
+    WarehouseConflict,
+    WarehouseError,
+    WarehouseUnreachable,
+    find_cause,
+)
+from propel_assets.privacy.redaction import describe_error, innermost_error, is_defect, sqlstate_of, unexpected_error
 
 LOGIN = "Check the user and the password in the credentials of the destination"
 GRANT = "Grant the user of the destination the right to create and to write tables in the schemas of this project"
@@ -19,7 +27,9 @@ SCHEMA = "A table or column was changed by hand: restore it, or drop the table a
 REACHABLE = "Check that the destination is reachable and accepts connections"
 CONNECT = "Check that the destination accepts connections, and the host, database, user and password in its credentials"
 TIMEOUT = "The destination cancelled the statement: raise its time limit"
-CONFLICT = "Other work on the same tables prevented it"
+CONFLICT = "Wait until other work on the same tables has ended"
+WRITE_FILES = "Give the user who runs this the right to write to that file or folder"
+FILE_SIZE = "Raise the limit of the size of a file, of the system (`ulimit -f`) or of the file system"
 CREATED = "Another load created the same schema, table or column at the same time: wait for it"
 
 # A longer SQLSTATE counts before its class, which is its first two characters.
@@ -43,12 +53,16 @@ BY_SQLSTATE = {
 BY_ERRNO = {
     errno.ENOSPC: RESOURCES,
     errno.EDQUOT: RESOURCES,
-    errno.EACCES: "Give the user who runs this the right to write to that file or folder",
-    errno.EPERM: "Give the user who runs this the right to write to that file or folder",
+    errno.EFBIG: FILE_SIZE,
+    errno.EACCES: WRITE_FILES,
+    errno.EPERM: WRITE_FILES,
     errno.EROFS: READ_ONLY,
     errno.ECONNREFUSED: REACHABLE,
     errno.ETIMEDOUT: REACHABLE,
 }
+FILE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+BY_REASON = {os.strerror(code): BY_ERRNO[code] for code in FILE_ERRORS}
+"""Of errors that have the reason of the system only in their text: DuckDB raises several classes for a full disk."""
 BY_CLASS = {  # of drivers without SQLSTATE
     "ConstraintException": CONSTRAINT,
     "OutOfMemoryException": RESOURCES,
@@ -67,6 +81,16 @@ ERROR_TYPES: dict[str, type[WarehouseError]] = {
     **dict.fromkeys((CONFLICT, CREATED), WarehouseConflict),
 }
 """The errors after which a later run may succeed, by remedy."""
+
+
+def as_propel_error(error: Exception, what_failed: str, outcome: str = "", again: str = "run again") -> PropelError:
+    """Return the `PropelError` inside ``error``, or one that describes it without its text, which may quote rows.
+
+    ``outcome``: what the tables have after it.
+    """
+    if cause := find_cause(error):
+        return cause.with_outcome(outcome) if isinstance(cause, WarehouseClosed) else cause
+    return unexpected_error(error) if is_defect(error) else explain(error, what_failed, outcome, again)
 
 
 def explain(error: BaseException, what_failed: str, outcome: str = "", again: str = "run again") -> WarehouseError:
@@ -89,4 +113,8 @@ def remedy_of(error: BaseException) -> str:
             return known
     if isinstance(inner, OSError) and inner.errno in BY_ERRNO:
         return BY_ERRNO[inner.errno]
+    text = str(inner)
+    for reason, remedy in BY_REASON.items():
+        if reason in text:
+            return remedy
     return BY_CLASS.get(type(inner).__name__, "Look up that class in the documentation of the destination")

@@ -19,10 +19,13 @@ class TableStatus:
     Attributes:
         table: the table.
         is_default: whether every load reads it. Only such tables have to be up to date.
-        rows: rows in the warehouse; None if it was never read.
+        rows: rows in the warehouse; None if it was never read, or if the table is missing.
+        rows_expected: rows that the last load wrote; None if it merged its rows into the table.
         verdict: the verdict of the last scan: proved, counted or skipped.
         reason: why it was skipped or is not proved.
         loaded_at: when the last scan ended that wrote the table.
+        full_loaded_at: when the last full load of it ended. Only full loads remove what PropelAuth has deleted.
+        is_missing: whether there is no such table, although a load wrote rows.
         proved_at: when the last scan ended that was proved complete.
         requests: requests of the last scan. Tables that are read together have the same number.
         rate_limited: responses with status 429 among them.
@@ -33,9 +36,12 @@ class TableStatus:
     table: str
     is_default: bool
     rows: int | None
+    rows_expected: int | None
     verdict: str
     reason: str
     loaded_at: datetime | None
+    full_loaded_at: datetime | None
+    is_missing: bool
     proved_at: datetime | None
     requests: int | None
     rate_limited: int | None
@@ -48,14 +54,28 @@ class TableStatus:
         return sum(check.passed for check in self.last_checks)
 
     def age(self) -> timedelta | None:
-        """Return the time since the table was written; None: never.
+        """Return the time since the table was written; None: never."""
+        return _age(self.loaded_at)
 
-        Not negative, because clocks differ. `UNKNOWN_AGE` if a clock that was far ahead wrote the time of the load.
-        """
-        if self.loaded_at is None:
-            return None
-        age = datetime.now(UTC) - self.loaded_at
-        return UNKNOWN_AGE if age < -FUTURE_TOLERANCE else max(timedelta(), age)
+    def full_load_age(self) -> timedelta | None:
+        """Return the time since the last full load; None: there was none."""
+        return _age(self.full_loaded_at)
+
+    @property
+    def has_other_rows(self) -> bool:
+        """Whether the number of rows is not what the last load wrote. Loads that merge do not determine a number."""
+        return None not in (self.rows, self.rows_expected) and self.rows != self.rows_expected
+
+
+def _age(at: datetime | None) -> timedelta | None:
+    """Return the time since ``at``.
+
+    Not negative, because clocks differ. `UNKNOWN_AGE` if a clock that was far ahead wrote the time.
+    """
+    if at is None:
+        return None
+    age = datetime.now(UTC) - at
+    return UNKNOWN_AGE if age < -FUTURE_TOLERANCE else max(timedelta(), age)
 
 
 def format_age(at: datetime) -> str:
@@ -77,28 +97,38 @@ def table_statuses(warehouse: Warehouse) -> list[TableStatus]:
 
 
 def _status(warehouse: Warehouse, table: Table) -> TableStatus:
-    last, good = warehouse.audit.last_load(table, skipped=True), warehouse.audit.last_load(table)
+    facts = TableFacts(warehouse, table)
+    last, good, full, newest = facts.attempt, facts.load, facts.full_load, facts.load_or_events
     proved = warehouse.audit.last_load(table, verdict="proved")
     return TableStatus(
         table=table.name,
         is_default=table.default,
-        rows=warehouse.count(table.name) if good else None,
+        rows=warehouse.count(table.name) if good and not facts.is_missing else None,
+        rows_expected=newest.rows_expected if newest else None,
         verdict=last.verdict if last else "",
         reason=(last.reason if last else "") or "",
         loaded_at=good.finished_at if good else None,
+        full_loaded_at=full.finished_at if full else None,
+        is_missing=facts.is_missing,
         proved_at=proved.finished_at if proved else None,
         requests=last.requests if last else None,
         rate_limited=last.rate_limited if last else None,
         last_checks=last_results(warehouse, table),
-        up_to_date=up_to_date(TableFacts(warehouse, table)),
+        up_to_date=up_to_date(facts),
     )
 
 
 def too_old(statuses: Sequence[TableStatus], limit: timedelta, names: Collection[str] = ()) -> list[str]:
-    """Return the tables that were not written within ``limit``; ``names``: only these; empty: the default tables.
+    """Return the tables without a full load within ``limit``; ``names``: only these; empty: the default tables.
 
     A table that was never written is too old, unless a scan skipped it, for example because its feature is not enabled.
+    So is a missing table.
     """
-    ages = {s.table: s.age() for s in statuses}
+    known = {s.table: s for s in statuses}
     wanted = [t.name for t in TABLES if (t.name in names if names else t.default)]
-    return [name for name in wanted if name not in ages or ((age := ages[name]) is not None and age > limit)]
+    return [name for name in wanted if name not in known or _is_too_old(known[name], limit)]
+
+
+def _is_too_old(status: TableStatus, limit: timedelta) -> bool:
+    age = status.full_load_age()
+    return status.is_missing or (status.loaded_at is not None and (age is None or age > limit))

@@ -1,7 +1,7 @@
 """What a load reads at the destination: resume states, columns and keys."""
 
 from collections.abc import Iterator, Mapping
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import dlt
@@ -9,15 +9,15 @@ import dlt
 from propel_assets.catalog import AUTH_EVENT, BY_NAME, PROPEL_SCANS, tables_of, tables_written_by
 from propel_assets.errors import OtherPipeline
 from propel_assets.privacy.erasure_list import STATE_KEY
-from propel_assets.privacy.policy import Policy
 from propel_assets.settings import Target
 from propel_assets.source.dlt_source import SOURCE
 from propel_assets.source.reconcile import is_same_type
 from propel_assets.source.stream import ResumeState
 from propel_assets.warehouse.pipeline import destination_kind
-from propel_assets.warehouse.query import connect
+from propel_assets.warehouse.query import Connect
 
 
+@dataclass(frozen=True)
 class AuditResumeStore:
     """Reads resume states from `propel_scans`. Each load writes its own with its rows of that table.
 
@@ -25,13 +25,11 @@ class AuditResumeStore:
     other loads have written; and dlt uses the state with the latest time, even if a clock was wrong.
     """
 
-    def __init__(self, pipeline: dlt.Pipeline, target: Target, policy: Policy) -> None:
-        """Read from the warehouse of ``pipeline``."""
-        self._connect = partial(connect, pipeline, target, policy)
+    connect: Connect
 
     def read(self, scan: str) -> ResumeState:
         """Return the resume state of the last complete load of ``scan``."""
-        with self._connect() as warehouse:
+        with self.connect() as warehouse:
             audit = warehouse.audit
             if stored := audit.resume_state(tables_of(scan)[0]):
                 return ResumeState.from_json(stored)
@@ -46,13 +44,13 @@ def erasure_list_of(state: Mapping[str, Any] | None) -> Any:
     return ((state or {}).get("sources", {}).get(SOURCE) or {}).get(STATE_KEY)
 
 
-def stored_columns(pipeline: dlt.Pipeline, target: Target, policy: Policy, scan: str) -> dict[str, dict[str, str]]:
+def stored_columns(connect: Connect, pipeline: dlt.Pipeline, target: Target, scan: str) -> dict[str, dict[str, str]]:
     """Return the columns that the tables of ``scan``, and events, have at the destination, with dlt's types.
 
     Raises:
         OtherPipeline: another dlt pipeline has created one of them.
     """
-    with connect(pipeline, target, policy) as warehouse:
+    with connect() as warehouse:
         names = {table.name for table in tables_written_by(scan)}
         columns = warehouse.columns_of_tables([*names | {AUTH_EVENT.name, PROPEL_SCANS.name}])
         is_first_load = not columns.pop(PROPEL_SCANS.name)
@@ -80,7 +78,7 @@ def _has_other_types(name: str, columns: Mapping[str, str]) -> bool:
     return any(not is_same_type(c.type, columns.get(c.name, c.type)) for c in BY_NAME[name].columns)
 
 
-def stored_keys(pipeline: dlt.Pipeline, target: Target, policy: Policy, name: str) -> Iterator[Any]:
+def stored_keys(connect: Connect, name: str) -> Iterator[Any]:
     """Yield the first column of the primary key for each row of a table."""
-    with connect(pipeline, target, policy) as warehouse:
+    with connect() as warehouse:
         yield from warehouse.keys(BY_NAME[name])

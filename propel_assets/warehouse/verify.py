@@ -9,8 +9,8 @@ comparison waits for events that explain them.
 
 import itertools
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from math import inf
@@ -23,8 +23,6 @@ from propel_assets.catalog import (
     AUTH_EVENT,
     BY_NAME,
     ORG_MEMBERSHIP,
-    PROPEL_CHANGES,
-    PROPEL_SCAN_STATE,
     USER_QUERY,
     Table,
     tables_of,
@@ -39,6 +37,7 @@ from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import describe_key
 from propel_assets.settings import Settings
 from propel_assets.source.client import Client
+from propel_assets.source.convert import nested_rows
 from propel_assets.source.decode import PageDecoder, RowType
 from propel_assets.source.dlt_source import complete_schema
 from propel_assets.source.lists import MAX_SINGLE_READS, get_or_none, request_each
@@ -47,13 +46,15 @@ from propel_assets.source.readers.per_parent import FLAGGED
 from propel_assets.source.readers.users import API_CLOCK_DIFFERENCE, READ_UNTIL
 from propel_assets.source.reconcile import Reconciler
 from propel_assets.source.stream import Progress, Rows, ScanResult
+from propel_assets.warehouse import differences
 from propel_assets.warehouse.audit import LoadRecord, as_utc, decode_json
 from propel_assets.warehouse.destinations.policies import policy_of
-from propel_assets.warehouse.digests import Key, KeyDifference, Kind, RowDigests
+from propel_assets.warehouse.differences import ComparedTable, Outcome, added_since, explain, not_loaded
+from propel_assets.warehouse.digests import Key, Kind, RowDigests
 from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.locks import Log
 from propel_assets.warehouse.pipeline import build_pipeline, destination_kind
-from propel_assets.warehouse.query import Warehouse, connect, in_batches, placeholders, require_database
+from propel_assets.warehouse.query import connect, require_database
 from propel_assets.warehouse.stored import AuditResumeStore, erasure_list_of
 
 USER_ID, ACTIVITY = "user_id", "last_active_at"
@@ -67,8 +68,6 @@ NOT_COMPARED: dict[type, str] = {
     Webhooks: "its rows are webhook events, which PropelAuth does not list",
 }
 """By shape, why a table is not compared."""
-MAX_DIFFERENCES = 10_000
-"""Maximum number of differences listed per table."""
 
 EVENT_GRACE_SECONDS = 30.0
 """How long events that can explain a difference are waited for."""
@@ -155,83 +154,26 @@ def _not_compared(table: Table, reason: str) -> TableComparison:
 
 
 @dataclass
-class _ComparedTable:
-    """One table.
-
-    ``created_since``, ``active_since``: rows of PropelAuth with a greater time changed since the load.
-    ``newest_possible``: a stored row with a greater `created_at` cannot be of the load.
-    ``added``: the keys of the rows that the change log has as added since the load.
-    ``not_loaded``: the keys of rows that the load has not written, as far as `propel_scan_state` shows it.
-    ``has_applied_events``: whether loads of events have written the table since the load.
-    """
-
-    table: Table
-    load: LoadRecord
-    kinds: dict[str, str]
-    digests: RowDigests
-    created_since: float
-    active_since: float
-    newest_possible: float
-    added: Collection[Key] = ()
-    not_loaded: Collection[Key] = ()
-    has_applied_events: bool = False
-    missing_columns: Sequence[str] = ()
-    notes: list[str] = field(default_factory=list)
-    new_columns: set[str] = field(default_factory=set)
-
-    def differences(self, changed_ids: set[str], new_ids: set[str]) -> Iterator[KeyDifference]:
-        """Yield the rows that differ. Rows with one of ``changed_ids`` are changed, with one of ``new_ids`` new."""
-        for found in self.digests.differences():
-            if found.kind == "extra":
-                is_new = found.key in self.not_loaded or (found.is_new and found.key not in self.added)
-            else:
-                is_new = found.is_new or not new_ids.isdisjoint(found.ids)
-            is_changed = found.is_changed or not changed_ids.isdisjoint(found.ids)
-            yield found._replace(is_changed=is_changed, is_new=is_new)
-
-
-@dataclass
-class _Differing:
-    """Rows that differ: how many, and the first `MAX_DIFFERENCES`."""
-
-    number: int = 0
-    rows: list[KeyDifference] = field(default_factory=list)
-
-    def add(self, rows: Sequence[KeyDifference], number: int = 1) -> None:
-        """Add ``number`` rows, of which ``rows`` are the first."""
-        self.number += number
-        self.rows += rows[: MAX_DIFFERENCES - len(self.rows)]
-
-
-@dataclass
-class _Outcome:
-    """How many of the differing rows changed at PropelAuth since the load, and those that no change explains."""
-
-    changed: int = 0
-    unexplained: _Differing = field(default_factory=_Differing)
-    note: str = ""
-
-
 class _Comparison:
     """The comparison of the tables of one scan."""
 
-    def __init__(
-        self,
-        scan: str,
-        tables: Sequence[Table],
-        settings: Settings,
-        pipeline: dlt.Pipeline,
-        folder: str,
-        named_by_events: NamedByEvents | None,
-        progress: Progress,
-        log: Log,
-    ) -> None:
-        self._scan, self._tables, self._settings, self._pipeline = scan, tables, settings, pipeline
-        self._folder, self._named_by_events, self._progress, self._log = folder, named_by_events, progress, log
-        self._policy = load_policy(settings.privacy_settings)
-        self._state = AuditResumeStore(pipeline, settings.target, self._policy).read(scan)
-        self._privacy = PrivacyFilter(settings.privacy_settings, erasure_list_of(pipeline.state), self._state.privacy)
-        self._compared: dict[str, _ComparedTable] = {}
+    scan: str
+    tables: Sequence[Table]
+    settings: Settings
+    pipeline: dlt.Pipeline
+    folder: str
+    named_by_events: NamedByEvents | None
+    progress: Progress
+    log: Log
+
+    def __post_init__(self) -> None:
+        self._policy = load_policy(self.settings.privacy_settings)
+        self._connect = partial(connect, self.pipeline, self.settings.target, self._policy)
+        self._store = AuditResumeStore(self._connect)
+        self._state = self._store.read(self.scan)
+        erased = erasure_list_of(self.pipeline.state)
+        self._privacy = PrivacyFilter(self.settings.privacy_settings, erased, self._state.privacy)
+        self._compared: dict[str, ComparedTable] = {}
         self._changed_ids: set[str] = set()
         self._new_ids: set[str] = set()
         naming = complete_schema().naming
@@ -239,7 +181,7 @@ class _Comparison:
             lambda name: self._stored_columns[name],
             naming.normalize_path,
             max_name_length=naming.max_length,
-            limits=policy_of(destination_kind(settings.target)).limits,
+            limits=policy_of(destination_kind(self.settings.target)).limits,
         )
         self._stored_columns: dict[str, dict[str, str]] = {}
 
@@ -263,7 +205,7 @@ class _Comparison:
                 _not_compared(table, reasons[table.name])
                 if table.name in reasons
                 else self._compare(self._compared[table.name])
-                for table in self._tables
+                for table in self.tables
             ]
         finally:
             for compared in self._compared.values():
@@ -274,9 +216,9 @@ class _Comparison:
     def _read_warehouse(self) -> dict[str, str]:
         """Store the digests of the warehouse rows. Return the reason for each table that is not compared."""
         reasons = {}
-        with connect(self._pipeline, self._settings.target, self._policy) as warehouse:
-            self._stored_columns = warehouse.columns_of_tables([table.name for table in tables_of(self._scan)])
-            for table in self._tables:
+        with self._connect() as warehouse:
+            self._stored_columns = warehouse.columns_of_tables([table.name for table in tables_of(self.scan)])
+            for table in self.tables:
                 stored = self._stored_columns[table.name]
                 load = warehouse.audit.last_load(table)
                 if load is not None and load.rows_read and not stored:
@@ -292,7 +234,7 @@ class _Comparison:
                     newest = warehouse.audit.last_load(table, events=True) or load
                     compared = self._prepare(table, load, stored)
                     compared.has_applied_events = newest.load_id != load.load_id
-                    compared.added = _added_since(warehouse, table, load)
+                    compared.added = added_since(warehouse, table, load)
                     written = warehouse.audit.columns_written(table)
                     compared.missing_columns = self._missing_columns(table, stored, written)
                     self._compared[table.name] = compared
@@ -319,10 +261,10 @@ class _Comparison:
             )
         return [name for name in missing if name in names or f"{name}{VARIANT}" not in stored]
 
-    def _prepare(self, table: Table, load: LoadRecord, stored: Mapping[str, str]) -> _ComparedTable:
+    def _prepare(self, table: Table, load: LoadRecord, stored: Mapping[str, str]) -> ComparedTable:
         kinds = {name: kind for name, kind in stored.items() if name not in IGNORED and not name.startswith("_dlt")}
         identifiers = {column.name for column in table.columns if column.privacy == "identifier"}
-        digests = RowDigests(self._folder, table.name, table.key, kinds, identifiers)
+        digests = RowDigests(self.folder, table.name, table.key, kinds, identifiers)
         # Times of PropelAuth's clock, where the scan has read some.
         by_our_clock = load.started_at.timestamp() - API_CLOCK_DIFFERENCE
         active_since = self._state.cursor.get(READ_UNTIL, by_our_clock)
@@ -330,7 +272,7 @@ class _Comparison:
         if table.name == USER_QUERY.name:
             created_since = max(created_since, active_since)
         newest_possible = max(created_since, load.finished_at.timestamp() + API_CLOCK_DIFFERENCE)
-        return _ComparedTable(table, load, kinds, digests, created_since, active_since, newest_possible)
+        return ComparedTable(table, load, kinds, digests, created_since, active_since, newest_possible)
 
     def _note_events(self) -> None:
         """Note the ids that webhook events since the load name.
@@ -338,8 +280,8 @@ class _Comparison:
         The webhook store is read first: an event leaves it once it is applied, and is in the warehouse then.
         """
         since = min(compared.load.started_at for compared in self._compared.values())
-        named = {*(self._named_by_events(since) if self._named_by_events else ())}
-        with connect(self._pipeline, self._settings.target, self._policy) as warehouse:
+        named = {*(self.named_by_events(since) if self.named_by_events else ())}
+        with self._connect() as warehouse:
             if warehouse.columns_of(AUTH_EVENT.name):
                 sql = f"SELECT user_id, org_id, payload FROM {warehouse.table(AUTH_EVENT.name)} WHERE received_at >= %s"  # noqa: S608
                 keeps_payload = self._policy.rules[AUTH_EVENT.name]["payload"].action == "keep"
@@ -350,16 +292,16 @@ class _Comparison:
 
     def _note_not_loaded(self) -> None:
         """Find the extra rows that the load did not write, where `propel_scan_state` has the keys of the load."""
-        with connect(self._pipeline, self._settings.target, self._policy) as warehouse:
+        with self._connect() as warehouse:
             for compared in self._compared.values():
                 found = (d for d in compared.differences(set(), set()) if d.kind == "extra")
-                keys = {d.key for d in itertools.islice(found, MAX_DIFFERENCES)} - {*compared.added}
-                compared.not_loaded = _not_loaded(warehouse, compared.table, compared.load, keys)
+                keys = {d.key for d in itertools.islice(found, differences.MAX_DIFFERENCES)} - {*compared.added}
+                compared.not_loaded = not_loaded(warehouse, compared.table, compared.load, keys)
 
     # --- PropelAuth ---
 
     def _changed_since_load(
-        self, compared: _ComparedTable, columns: Mapping[str, Sequence[Any]]
+        self, compared: ComparedTable, columns: Mapping[str, Sequence[Any]]
     ) -> tuple[list[bool], list[bool]]:
         """Return two lists with a value per row of PropelAuth.
 
@@ -376,17 +318,17 @@ class _Comparison:
     def _read_propelauth(self, only: Mapping[str, Collection[Key]] | None = None) -> list[ScanResult]:
         """Scan and store the digests. ``only``: by table, replace those of these keys and ignore all other rows."""
         context = ScanContext(
-            client=Client(self._settings.tenant),
+            client=Client(self.settings.tenant),
             # A loss must not stop the scan: it is reported. Flagged rows that the load had are not new.
             resume_state=replace(self._state, rows={}, cursor={FLAGGED: self._state.cursor.get(FLAGGED, ())}),
             wanted={*self._compared},
-            progress=self._progress,
-            resume_state_of=AuditResumeStore(self._pipeline, self._settings.target, self._policy).read,
+            progress=self.progress,
+            resume_state_of=self._store.read,
         )
         results = []
         for name, keys in (only or {}).items():
             self._compared[name].digests.remove("current", keys)
-        for item in read_scan(self._scan, context):
+        for item in read_scan(self.scan, context):
             if isinstance(item, ScanResult):
                 results.append(item)
             else:
@@ -437,9 +379,9 @@ class _Comparison:
         keys: dict[str, set[Key]] = {}
         for name, compared in self._compared.items():
             found = (d.key for d in compared.differences(self._changed_ids, self._new_ids) if not d.is_changed)
-            keys[name] = {*itertools.islice(found, MAX_DIFFERENCES + 1)}
-            if len(keys[name]) > MAX_DIFFERENCES:
-                compared.notes.append(f"more than {MAX_DIFFERENCES:,} rows differ. They were not read again")
+            keys[name] = {*itertools.islice(found, differences.MAX_DIFFERENCES + 1)}
+            if len(keys[name]) > (limit := differences.MAX_DIFFERENCES):
+                compared.notes.append(f"more than {limit:,} rows differ. They were not read again")
                 keys[name] = set()
         keys = {name: found for name, found in keys.items() if found}
         if not keys:
@@ -451,14 +393,14 @@ class _Comparison:
             return
         for name, found in keys.items():
             self._compared[name].digests.remove("current", found)
-        client = Client(self._settings.tenant)
-        for rows in request_each(client, lambda id_: single(client, id_), ids, self._tables[0].name):
+        client = Client(self.settings.tenant)
+        for rows in request_each(client, lambda id_: single(client, id_), ids, self.tables[0].name):
             for item in rows:
                 self._add(item.table, item.data, keys)
 
     def _single_read(self) -> Callable[[Client, str], list[Rows]] | None:
         """Return the function that reads the rows of one id; None where the API has no such request."""
-        table = self._tables[0]
+        table = self.tables[0]
         if isinstance(table.shape, PerParent) and not self._privacy.hashes(table.name, table.key[0]):
             return partial(_read_one_row, table, table.shape)
         if table.scan == USER_QUERY.scan and not self._privacy.hashes(USER_QUERY.name, USER_ID):
@@ -467,7 +409,7 @@ class _Comparison:
 
     def _wait_for_events(self) -> bool:
         """Wait until events explain all differences, at most `EVENT_GRACE_SECONDS`. Return whether any came."""
-        if self._named_by_events is None:
+        if self.named_by_events is None:
             return False
         unexplained = [self._explain(compared).unexplained for compared in self._compared.values()]
         if any(found.number > len(found.rows) for found in unexplained):
@@ -475,8 +417,8 @@ class _Comparison:
         rows = [row for found in unexplained for row in found.rows]
         if not rows:
             return False
-        self._log(
-            f"{self._scan}: {len(rows):,} rows differ. Waiting up to {EVENT_GRACE_SECONDS:g} s for webhook events that "
+        self.log(
+            f"{self.scan}: {len(rows):,} rows differ. Waiting up to {EVENT_GRACE_SECONDS:g} s for webhook events that "
             "report their changes."
         )
         before, pause, end = len(rows), POLL_SECONDS, time.monotonic() + EVENT_GRACE_SECONDS
@@ -487,104 +429,21 @@ class _Comparison:
             rows = [row for row in rows if self._changed_ids.isdisjoint(row.ids)]
         return len(rows) < before
 
-    def _compare(self, compared: _ComparedTable) -> TableComparison:
+    def _explain(self, compared: ComparedTable) -> Outcome:
+        return explain(compared, self._changed_ids, self._new_ids)
+
+    def _compare(self, compared: ComparedTable) -> TableComparison:
         table, outcome = compared.table, self._explain(compared)
         unexplained = outcome.unexplained
-        differences = [Difference("missing column", "", (name,)) for name in compared.missing_columns]
-        total = unexplained.number + len(differences)
-        differences += [Difference(r.kind, describe_key(table, table.key, r.key), r.columns) for r in unexplained.rows]
-        del differences[MAX_DIFFERENCES:]
+        listed = [Difference("missing column", "", (name,)) for name in compared.missing_columns]
+        total = unexplained.number + len(listed)
+        listed += [Difference(r.kind, describe_key(table, table.key, r.key), r.columns) for r in unexplained.rows]
+        del listed[differences.MAX_DIFFERENCES :]
         notes = [*compared.notes, *filter(None, [outcome.note])]
         if compared.new_columns:
             notes.append(f"fields that are new since the load: {', '.join(sorted(compared.new_columns))}")
         rows = compared.digests.count("stored")
-        return TableComparison(table.name, rows, outcome.changed, differences, total, notes)
-
-    def _explain(self, compared: _ComparedTable) -> _Outcome:
-        """Split the rows that differ into those that changed at PropelAuth since the load and the unexplained ones.
-
-        The times of an extra row are not trusted. The row counts of the load decide whether it was loaded and then
-        deleted at PropelAuth.
-        """
-        outcome = _Outcome()
-        newer, named_by_events, unnamed = _Differing(), _Differing(), _Differing()  # extra rows
-        min_missing = max_missing = 0  # loaded rows that are missing now: at least, at most
-        has_times = "created_at" in compared.kinds
-        for found in compared.differences(self._changed_ids, self._new_ids):
-            if found.kind == "extra":
-                (newer if found.is_new else named_by_events if found.is_changed else unnamed).add([found])
-                continue
-            max_missing += found.kind == "missing" and not found.is_new
-            min_missing += found.kind == "missing" and not found.is_changed and has_times
-            if found.is_changed:
-                outcome.changed += 1
-            else:
-                outcome.unexplained.add([found])
-        outcome.unexplained.add(newer.rows, newer.number)
-        counts = _count_not_loaded(compared, newer.number, unnamed.number, min_missing, max_missing)
-        for number, extra in zip(counts, (unnamed, named_by_events), strict=True):
-            if number <= 0 or not extra.number:
-                outcome.changed += extra.number
-                continue
-            outcome.unexplained.add(extra.rows, extra.number)
-            if compared.load.rows_expected is None:
-                outcome.note = (
-                    "the last load read only recent changes: rows that PropelAuth has deleted since the last full load "
-                    "are extra"
-                )
-            elif number < extra.number:
-                outcome.note = f"{number} of the extra rows were not loaded, the others were deleted at PropelAuth"
-        outcome.unexplained.rows.sort(key=lambda row: row.key)
-        return outcome
-
-
-def _count_not_loaded(
-    compared: _ComparedTable, newer: int, unnamed: int, min_missing: int, max_missing: int
-) -> tuple[int, int]:
-    """Return how many extra rows the load did not write: of the unnamed ones, and at least of those that events name.
-
-    stored = loaded - missing + added, so added = stored - loaded + missing. `rows_expected` rows were loaded. Between
-    ``min_missing`` and ``max_missing`` of them are missing now. ``newer`` of the added rows are newer than the load.
-    """
-    expected = compared.load.rows_expected
-    if expected is None:
-        return unnamed, 0
-    surplus = compared.digests.count("stored") - expected - newer
-    of_unnamed = unnamed if compared.has_applied_events else min(surplus + max_missing, unnamed)
-    of_named = surplus + min_missing - len(compared.added) - unnamed
-    return of_unnamed, of_named
-
-
-def _has_logged_key(table: Table) -> bool:
-    """Return whether `propel_changes` and `propel_scan_state` can hold keys of ``table``: `user_id` and `org_id`."""
-    return {*table.key} <= {"user_id", "org_id"}
-
-
-def _added_since(warehouse: Warehouse, table: Table, load: LoadRecord) -> set[Key]:
-    """Return the keys of rows that `propel_changes` records as added since the load began."""
-    if not warehouse.columns_of(PROPEL_CHANGES.name) or not _has_logged_key(table):
-        return set()
-    names = ", ".join(map(warehouse.column, table.key))
-    sql = (
-        f"SELECT {names} FROM {warehouse.table(PROPEL_CHANGES.name)} "  # noqa: S608 - quoted names
-        "WHERE table_name = %s AND change = 'added' AND observed_to >= %s"
-    )
-    return {tuple(map(str, key)) for key in warehouse.rows(sql, table.name, load.started_at)}
-
-
-def _not_loaded(warehouse: Warehouse, table: Table, load: LoadRecord, keys: Collection[Key]) -> set[Key]:
-    """Return those of ``keys`` that are not in `propel_scan_state` of the load; none if it has no state."""
-    if not keys or not warehouse.columns_of(PROPEL_SCAN_STATE.name) or not _has_logged_key(table):
-        return set()
-    state = f"{warehouse.table(PROPEL_SCAN_STATE.name)} WHERE load_id = %s AND table_name = %s"
-    is_complete = f"SELECT 1 FROM {state} AND user_id IS NULL AND org_id IS NULL"  # noqa: S608 - quoted names
-    if not warehouse.rows(is_complete, load.load_id, table.name, limit=1):
-        return set()
-    names, found = ", ".join(map(warehouse.column, table.key)), set()
-    for ids in in_batches(sorted({key[0] for key in keys})):
-        sql = f"SELECT {names} FROM {state} AND {warehouse.column(table.key[0])} IN {placeholders(ids)}"  # noqa: S608
-        found |= {tuple(map(str, key)) for key in warehouse.rows(sql, load.load_id, table.name, *ids)}
-    return {*keys} - found
+        return TableComparison(table.name, rows, outcome.changed, listed, total, notes)
 
 
 def _is_later(columns: Mapping[str, Sequence[Any]], name: str, after: float, until: float = inf) -> list[bool]:
@@ -595,17 +454,13 @@ def _is_later(columns: Mapping[str, Sequence[Any]], name: str, after: float, unt
 
 def _read_one_user(client: Client, user_id: str, *, include_orgs: bool) -> list[Rows]:
     """Return the rows of one user in both tables; none for 404."""
-    member = RowType(ORG_MEMBERSHIP, constant_columns=("user_id",))
-    user = RowType(USER_QUERY, maps={ORG_MEMBERSHIP.items: member})
+    row_type = RowType(USER_QUERY, maps={ORG_MEMBERSHIP.items: RowType(ORG_MEMBERSHIP, constant_columns=("user_id",))})
     params = {"include_orgs": "true" if include_orgs else "false"}
-    row = get_or_none(client, USER_BY_ID.path_of(user_id=user_id), PageDecoder(user), params)
+    row = get_or_none(client, USER_BY_ID.path_of(user_id=user_id), PageDecoder(row_type), params)
     if row is None:
         return []
-    orgs = [*(row.f_org_id_to_org_info or {}).values()]
-    return [
-        Rows(USER_QUERY.name, user.to_arrow([row])),
-        Rows(ORG_MEMBERSHIP.name, member.to_arrow(orgs, {"user_id": user_id})),
-    ]
+    memberships = nested_rows(row_type, ORG_MEMBERSHIP.items, [row])
+    return [Rows(USER_QUERY.name, row_type.to_arrow([row])), Rows(ORG_MEMBERSHIP.name, memberships)]
 
 
 def _read_one_row(table: Table, shape: PerParent, client: Client, id_: str) -> list[Rows]:

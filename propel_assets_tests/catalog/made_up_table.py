@@ -41,7 +41,6 @@ import dagster as dg  # noqa: E402
 
 from propel_assets.defs.build import build_definitions  # noqa: E402
 from propel_assets.marts.lineage import lineage  # noqa: E402
-from propel_assets.marts.sources import sources_yaml  # noqa: E402
 from propel_assets.privacy.policy_file import load_policy  # noqa: E402
 from propel_assets.sandbox import server  # noqa: E402
 from propel_assets.sandbox.calls import Call, page  # noqa: E402
@@ -49,6 +48,7 @@ from propel_assets.sandbox.running import Sandbox  # noqa: E402
 from propel_assets.settings import load_settings  # noqa: E402
 from propel_assets.source.dlt_source import propel_auth_source  # noqa: E402
 from propel_assets.warehouse.query import open_warehouse  # noqa: E402
+from propel_assets_tests.derived import sources_yaml  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 KEY = dg.AssetKey(["propel_auth", BADGES.name])

@@ -125,12 +125,15 @@ def test_data_older_than_the_limit_exits_with_3(loaded, run_sql) -> None:
     )
     ran = CliRunner().invoke(main, ["status", "--max-age", "26h"])
     assert ran.exit_code == 3
-    assert "Not loaded in the last 26 h: user_query, org_by_id, " in ran.stderr
+    assert "No full load in the last 26 h: user_query, org_by_id, " in ran.stderr
     ran = CliRunner().invoke(main, ["status", "--max-age", "26h", *LOADED])
     assert ran.exit_code == 3
-    assert ran.stderr.endswith("\nNot loaded in the last 26 h: user_query. Check that the schedule runs.\n")
+    assert ran.stderr.endswith(
+        "\nNo full load in the last 26 h: user_query. Check that the schedule of the full load is on, and that its "
+        "last run succeeded.\n"
+    )
     ran = CliRunner().invoke(main, ["status", "--max-age", "90m", "user_query"])
-    assert ran.stderr.endswith("\nNot loaded in the last 90 min: user_query. Check that the schedule runs.\n")
+    assert "\nNo full load in the last 90 min: user_query. Check that the schedule" in ran.stderr
     status("--max-age", "28h", *LOADED)
     status("--json", "--max-age", "26h", *LOADED, exits=3)
 
@@ -139,7 +142,7 @@ def test_a_default_table_that_was_never_loaded_is_too_old_unless_it_was_skipped(
     ran = CliRunner().invoke(main, ["status", "--max-age", "26h"])
     assert ran.exit_code == 3
     never = [table.name for table in TABLES if table.default and table.name not in LOADED]
-    assert f"Not loaded in the last 26 h: {', '.join(never)}. " in ran.stderr
+    assert f"No full load in the last 26 h: {', '.join(never)}. " in ran.stderr
     status("--max-age", "26h", "jwks", exits=3)
     run_sql("UPDATE propel_auth_data.propel_scans SET verdict = 'skipped' WHERE table_name = 'scim_groups'")
     status("--max-age", "26h", "scim_groups")
@@ -149,8 +152,49 @@ def test_a_setting_has_the_age_above_which_a_table_is_not_up_to_date(loaded, run
     run_sql("UPDATE propel_auth_data.propel_scans SET finished_at = finished_at - INTERVAL 27 HOUR")
     late = run_cli("status").stdout
     assert re.search(r"^user_query +60 .* no *$", late, re.MULTILINE)
-    assert "\nuser_query: Older than 26 hours. The data is 27 hours old. " in late
+    assert "\nuser_query: Older than 26 hours. The last full load was 27 hours ago. " in late
     assert " no " not in run_cli("status", PROPELAUTH_MAX_AGE_HOURS="28").stdout
+
+
+def test_a_recent_load_is_no_full_load(loaded, run_sql, run_cli) -> None:
+    """It shows neither deletions nor most edits, so it must not hide that full loads fail."""
+    users = "table_name IN ('user_query', 'org_membership')"
+    run_sql(f"UPDATE propel_auth_data.propel_scans SET finished_at = finished_at - INTERVAL 10 DAY WHERE {users}")
+    assert run_cli("load", "--recent", "user_query").returncode == 0
+    ran = run_cli("status", "--max-age", "26h", "user_query")
+    assert ran.returncode == 3
+    assert re.search(r"^user_query +60 +\w+ +\d min +10 days .* no *$", ran.stdout, re.MULTILINE)
+    assert "\nuser_query: Older than 26 hours. The last full load was 10 days ago. " in ran.stdout
+    assert "\nNo full load in the last 26 h: user_query. Check that" in ran.stderr
+    users = json.loads(status("--json"))["tables"][0]
+    assert (users["table"], users["is_up_to_date"], users["age_seconds"] < 3_600) == ("user_query", False, True)
+    since = datetime.fromisoformat(users["loaded_at"]) - datetime.fromisoformat(users["full_loaded_at"])
+    assert since >= timedelta(days=9)
+    metrics = status("--format", "prometheus")
+    assert 'propel_table_up_to_date{environment="",table="user_query"} 0.0' in metrics
+    assert 'propel_table_up_to_date{environment="",table="org_query"} 1.0' in metrics
+
+
+def test_a_missing_table_has_no_rows_and_is_too_old(loaded, run_sql) -> None:
+    run_sql("DROP TABLE propel_auth_data.user_query")
+    ran = CliRunner().invoke(main, ["status", "--max-age", "26h", "user_query", "org_query"])
+    assert ran.exit_code == 3
+    assert re.search(r"^user_query +- .* no *$", ran.stdout, re.MULTILINE)
+    assert "\nuser_query: The table is missing. The last full load was 0 hours ago. Load the table again." in ran.stdout
+    assert "No full load in the last 26 h: user_query. " in ran.stderr
+    users = next(table for table in json.loads(status("--json"))["tables"] if table["table"] == "user_query")
+    assert (users["rows"], users["rows_expected"], users["is_up_to_date"]) == (None, 60, False)
+    assert 'propel_table_rows{environment="",table="user_query"}' not in status("--format", "prometheus")
+
+
+def test_rows_that_no_load_removed_are_shown(loaded, run_sql, run_cli) -> None:
+    run_sql("DELETE FROM propel_auth_data.user_query")
+    assert (
+        "\nuser_query: 0 rows, and the last load wrote 60. If no load is running, load the table again: "
+        "`propel-assets load user_query`." in status()
+    )
+    assert run_cli("load", "--recent", "user_query").returncode in (0, 3)
+    assert "the last load wrote" not in status()  # merged rows: no number is known
 
 
 def test_look_ups_are_loaded_by_name_and_without_values_no_check_fails(loaded, run_cli) -> None:
@@ -223,7 +267,7 @@ def test_a_load_by_a_clock_that_was_ahead_is_old(loaded, run_sql) -> None:
     run_sql(f"UPDATE propel_auth_data.propel_scans SET finished_at = finished_at + INTERVAL 2 HOUR WHERE {users}")
     ran = CliRunner().invoke(main, ["status", "--max-age", "26h", "user_query", "org_membership", "org_query"])
     assert ran.exit_code == 3
-    assert "in the last 26 h: user_query, org_membership. Check that the schedule runs." in ran.stderr
+    assert "in the last 26 h: user_query, org_membership. Check that the schedule" in ran.stderr
     line = next(line for line in ran.stdout.splitlines() if line.startswith("user_query"))
     assert (line.split()[3], line.split()[-1]) == ("unknown", "no")
     assert "user_query: The load has a time in the future. The age of the data is unknown. " in ran.stdout

@@ -129,7 +129,7 @@ def test_a_run_that_ended_before_its_first_step_is_reported(tick, instance, webh
     instance.report_run_failed(instance.create_run_for_job(job), f"The run worker failed: {row}", failure)
     tick()
     (text,) = webhook.texts
-    assert "Run failed: no step failed: propel_auth_refresh: Dagster reports: " in text
+    assert "Run failed: outside of its steps: propel_auth_refresh: Dagster reports: " in text
     assert "reports: unexpected termination, IntegrityError." in text
     assert "Alice" not in text
 
@@ -144,7 +144,49 @@ def test_a_run_of_another_job_that_ended_before_its_first_step_is_reported(tick,
     instance.report_run_failed(run)
     tick()
     (text,) = webhook.texts
-    assert "Run failed: no step failed: mine: Dagster reports: " in text
+    assert "Run failed: it did not start: mine: Dagster could not start its process. " in text
+
+
+def start(instance, job: dg.JobDefinition) -> dg.DagsterRun:
+    """Create a run and start it, as its process does."""
+    run = instance.create_run_for_job(job)
+    for event in ("PIPELINE_STARTING", "PIPELINE_START"):
+        instance.report_dagster_event(DagsterEvent(event, job.name), run.run_id)
+    return run
+
+
+def test_a_run_whose_process_was_killed_is_reported_as_such(tick, instance, webhook) -> None:
+    run = start(instance, defs.resolve_job_def("propel_auth_refresh"))
+    instance.report_engine_event("Run execution process was terminated by signal 9 (SIGKILL). Alice", run)
+    instance.report_run_failed(run)  # as Dagster's code server does
+    tick()
+    (text,) = webhook.texts
+    assert "Run failed: its process ended: propel_auth_refresh: It reported no error. Likely causes: " in text
+    assert "out of memory" in text
+    assert "what the error names" not in text
+    assert "Alice" not in text
+
+
+def test_a_run_that_dagster_stopped_is_reported_as_such(tick, instance, webhook) -> None:
+    run = start(instance, defs.resolve_job_def("propel_auth_refresh"))
+    instance.report_run_canceling(run, message="Canceling due to exceeding maximum runtime of 60 seconds.")
+    instance.report_run_failed(run, "Exceeded maximum runtime of 60 seconds.")
+    tick()
+    (text,) = webhook.texts
+    assert "Run failed: Dagster stopped it: propel_auth_refresh: Likely cause: it took longer than" in text
+
+
+def test_a_job_recovers_only_when_a_run_of_it_succeeds(tick, instance, webhook, kill_step) -> None:
+    job = defs.resolve_job_def("propel_auth_refresh")
+    instance.report_run_failed(start(instance, job))
+    tick()
+    kill_step(None)  # a run that fails in a step
+    tick()
+    assert "propel_auth_load_orgs" in webhook.texts[-1]
+    assert not any("Recovered" in text for text in webhook.texts)
+    instance.report_dagster_event(DagsterEvent("PIPELINE_SUCCESS", job.name), start(instance, job).run_id)
+    tick()
+    assert "Recovered: Run failed: its process ended: job propel_auth_refresh" in webhook.texts[-1]
 
 
 @pytest.fixture

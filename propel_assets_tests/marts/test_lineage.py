@@ -10,8 +10,9 @@ from playwright.sync_api import sync_playwright
 from propel_assets.catalog import TABLES
 from propel_assets.definitions import defs
 from propel_assets.errors import SettingsError
-from propel_assets.marts.lineage import LAYERS, MODELS_FILE, lineage, model_lineage_json
+from propel_assets.marts.lineage import LAYERS, MODELS_FILE, lineage
 from propel_assets_tests.defs.default import API
+from propel_assets_tests.derived import model_lineage_json
 from propel_assets_tests.processes import ROOT
 
 NO_SOURCE = {  # counts of rows, constants of the SQL, and the ends of versions
@@ -68,7 +69,7 @@ def test_every_column_comes_from_the_api_or_is_listed_here() -> None:
 
 
 def test_the_lineage_in_the_package_is_that_of_the_sql() -> None:
-    """If not: python -m propel_assets.marts.lineage."""
+    """If not: python -m propel_assets_tests.derived."""
     assert MODELS_FILE.read_text(encoding="utf-8") == model_lineage_json()
 
 

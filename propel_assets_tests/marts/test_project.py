@@ -13,16 +13,16 @@ from propel_assets.catalog import BY_NAME
 from propel_assets.errors import SettingsError
 from propel_assets.marts.manifest import load_manifest
 from propel_assets.marts.runner import open_dbt
-from propel_assets.marts.sources import (
+from propel_assets.marts.sources import PROJECT
+from propel_assets.settings import Target
+from propel_assets.warehouse.load import load_scan
+from propel_assets_tests.derived import (
     FREE_DOMAINS_FILE,
     FREE_DOMAINS_PACKAGE,
-    PROJECT,
     SOURCES_FILE,
     free_domains_csv,
     sources_yaml,
 )
-from propel_assets.settings import Target
-from propel_assets.warehouse.load import load_scan
 from propel_assets_tests.marts.conftest import DESCRIPTIONS
 
 # Columns of the raw table that the history does not have, because they would add a version to every row.
@@ -38,7 +38,7 @@ HISTORIES = {
     "orgs_history": "org_query",
     "role_mappings_history": "custom_role_mappings",
 }
-REMEDY = "python -m propel_assets.marts.sources"
+REMEDY = "python -m propel_assets_tests.derived"
 
 
 def test_the_sources_are_those_of_the_catalog() -> None:

@@ -7,7 +7,6 @@ import base64
 import os
 import re
 from collections.abc import Callable, Iterator
-from datetime import date
 from pathlib import Path
 from shutil import which
 from xml.etree import ElementTree
@@ -19,7 +18,7 @@ from playwright.sync_api import Browser, sync_playwright
 from propel_assets.catalog import BY_NAME
 from propel_assets.defs.marts import build_marts
 from propel_assets.privacy.policy_file import load_policy
-from propel_assets.reporting.charts import CHARTS, active_users, missed_changes
+from propel_assets.reporting.charts import CHARTS, missed_changes
 from propel_assets.reporting.report import render
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import load_settings
@@ -94,17 +93,6 @@ def test_only_settled_grades_count_as_missed_changes() -> None:
     assert waiting is not None
     assert waiting.headline is None
     assert waiting.summary == "No comparison is final yet: events can still arrive for 1 comparison."
-
-
-def test_the_chart_of_active_users_names_the_source_of_a_single_line() -> None:
-    def query(sql: str) -> list[tuple]:
-        days = [(date(2026, 11, day), None, 10 + day, True, True) for day in (23, 24)]
-        return days if "fct_engagement_daily" in sql else []
-
-    chart = active_users(query, "marts")
-    assert chart is not None
-    assert chart.title == "Active users per day, as PropelAuth counts"
-    assert "as PropelAuth counts" in chart.summary
 
 
 @pytest.mark.slow

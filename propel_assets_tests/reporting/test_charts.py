@@ -2,9 +2,30 @@
 
 from datetime import date, timedelta
 
-from propel_assets.reporting.charts import active_users, cohorts, mfa, seats, signups
+import duckdb
+
+from propel_assets.reporting.charts import Query, active_users, cohorts, mfa, seats, signups
 
 MONDAY = date(2026, 11, 23)
+ENGAGEMENT = "active_users BIGINT, provider_active_users BIGINT, provider_is_complete BOOLEAN, is_complete BOOLEAN"
+MARTS = {
+    "fct_signups_daily": "day DATE, signups BIGINT, provider_signups BIGINT, is_complete BOOLEAN",
+    "fct_engagement_weekly": f"week_start DATE, {ENGAGEMENT}",
+    "fct_engagement_daily": f"day DATE, {ENGAGEMENT}",
+    "fct_retention_weekly": "cohort_week DATE, weeks_after BIGINT, cohort_users BIGINT, "
+    "active_at_or_after_users BIGINT, weeks_observed BIGINT",
+}
+
+
+def marts_with(**rows: list[tuple]) -> Query:
+    """Return the function that queries marts with these rows."""
+    db = duckdb.connect()
+    db.execute("CREATE SCHEMA marts")
+    for mart, columns in MARTS.items():
+        db.execute(f"CREATE TABLE marts.{mart} ({columns})")
+        for row in rows.get(mart, []):
+            db.execute(f"INSERT INTO marts.{mart} VALUES ({', '.join('?' * len(row))})", row)
+    return lambda sql: db.execute(sql).fetchall()
 
 
 def signup_days(days: int, *, loaded: range, counted: range) -> list[tuple]:
@@ -21,7 +42,7 @@ def signup_days(days: int, *, loaded: range, counted: range) -> list[tuple]:
 
 
 def test_a_week_without_figures_of_propelauth_is_not_drawn_as_zero() -> None:
-    chart = signups(lambda sql: signup_days(70, loaded=range(70), counted=range(29, 70)), "marts")
+    chart = signups(marts_with(fct_signups_daily=signup_days(70, loaded=range(70), counted=range(29, 70))), "marts")
     assert chart is not None
     assert chart.head == ("Week of", "Sign-ups", "As PropelAuth counts")
     assert chart.rows[0] == ("2026-11-23", "10", "")
@@ -31,12 +52,12 @@ def test_a_week_without_figures_of_propelauth_is_not_drawn_as_zero() -> None:
 
 
 def test_weeks_without_a_load_of_users_are_not_drawn_as_zero() -> None:
-    chart = signups(lambda sql: signup_days(70, loaded=range(30, 70), counted=range(70)), "marts")
+    chart = signups(marts_with(fct_signups_daily=signup_days(70, loaded=range(30, 70), counted=range(70))), "marts")
     assert chart is not None
     assert [row[0] for row in chart.rows[:2]] == ["2026-10-19", "2026-10-12"]
     assert chart.headline == ("280", "sign-ups in the four weeks before this one")
     assert "it counts 480 and the loads 400" in chart.summary
-    never = signups(lambda sql: signup_days(70, loaded=range(0), counted=range(70)), "marts")
+    never = signups(marts_with(fct_signups_daily=signup_days(70, loaded=range(0), counted=range(70))), "marts")
     assert never is None
 
 
@@ -44,8 +65,8 @@ def test_the_active_users_of_the_last_week_are_of_the_figure_that_goes_on() -> N
     weeks = [MONDAY - timedelta(weeks=n) for n in range(80)]
 
     def chart_of(last_counted: int):
-        rows = [(week, 40, 60 if n >= last_counted else None, n >= last_counted) for n, week in enumerate(weeks)]
-        chart = active_users(lambda sql: rows, "marts")
+        rows = [(week, 40, 60 if n >= last_counted else None, n >= last_counted, True) for n, week in enumerate(weeks)]
+        chart = active_users(marts_with(fct_engagement_weekly=rows), "marts")
         assert chart is not None
         return chart
 
@@ -57,9 +78,15 @@ def test_the_active_users_of_the_last_week_are_of_the_figure_that_goes_on() -> N
 
 def daily_chart(days: list[tuple]):
     """Return the chart of daily rows: day, our figure, PropelAuth's, whether its figure is complete, and ours."""
-    chart = active_users(lambda sql: [] if "weekly" in sql else days, "marts")
+    chart = active_users(marts_with(fct_engagement_daily=days), "marts")
     assert chart is not None
     return chart
+
+
+def test_the_chart_of_active_users_names_the_source_of_a_single_line() -> None:
+    chart = daily_chart([(date(2026, 11, day), None, 10 + day, True, True) for day in (23, 24)])
+    assert chart.title == "Active users per day, as PropelAuth counts"
+    assert "as PropelAuth counts" in chart.summary
 
 
 def test_a_day_that_is_not_over_is_not_compared_with_the_day_before() -> None:
@@ -85,16 +112,16 @@ def test_the_day_of_the_first_load_is_drawn_as_one_that_is_not_over() -> None:
 
 
 def test_a_week_that_was_not_over_when_propelauth_counted_has_no_figure_of_it() -> None:
-    rows = [(MONDAY - timedelta(weeks=n), 40, 60, n > 0) for n in range(9)]
-    chart = active_users(lambda sql: rows, "marts")
+    rows = [(MONDAY - timedelta(weeks=n), 40, 60, n > 0, True) for n in range(9)]
+    chart = active_users(marts_with(fct_engagement_weekly=rows), "marts")
     assert chart is not None
     assert chart.rows[0] == ("2026-11-23", "", "40")
     assert chart.headline == ("40", "users active in the last full week")
 
 
 def test_the_weeks_of_the_retention_chart_are_under_the_month_in_which_they_begin() -> None:
-    rows = [(date(2026, 6, 29), after, 70, 35, True) for after in range(49)]
-    chart = cohorts(lambda sql: rows, "marts")
+    rows = [(date(2026, 6, 29), after, 70, 35, 8) for after in range(49)]
+    chart = cohorts(marts_with(fct_retention_weekly=rows), "marts")
     assert chart is not None
     assert chart.head[:2] == ("Weeks that begin in", "Users")
     assert chart.rows[0][:2] == ("Jun 2026", "70")

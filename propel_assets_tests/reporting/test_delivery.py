@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from propel_assets.reporting import delivery
 from propel_assets.reporting.alerts import Alert, AlertState, Cause, Problem
 from propel_assets.reporting.delivery import Message, deliver, targets
 from propel_assets.settings import AlertSettings, load_settings
@@ -22,25 +23,29 @@ from propel_assets_tests.reporting.servers import (
     running_webhook,
 )
 
-LIMIT = 1.2
 MAIL: Any = {"sender": "dagster@example.com", "recipients": "data@example.com"}
 ALERT = Message("PropelAuth: a test", "- Run failed: what to do")
 
 
+@pytest.fixture
+def short_limit(monkeypatch) -> None:
+    monkeypatch.setattr(delivery, "SECONDS", 1.2)
+
+
 @pytest.mark.parametrize("stage", ["status line", "headers"])
-def test_a_webhook_that_drips_is_given_up_on_at_the_limit(stage) -> None:
+def test_a_webhook_that_drips_is_given_up_on_at_the_limit(stage, short_limit) -> None:
     with dripping(stage) as server:
         settings = AlertSettings(webhook=f"http://127.0.0.1:{server.port}/secret")
-        failures = deliver(settings, {"webhook": [ALERT]}, seconds=LIMIT)
+        failures = deliver(settings, {"webhook": [ALERT]})
     assert failures == {"webhook": ("Alert target webhook: no success within 1.2 s.", 0)}
 
 
 @pytest.mark.parametrize("stage", ["greeting", "EHLO", "MAIL", "RCPT", "DATA", "end of mail", "TLS handshake"])
-def test_a_mail_server_that_drips_is_given_up_on_at_the_limit(stage) -> None:
+def test_a_mail_server_that_drips_is_given_up_on_at_the_limit(stage, short_limit) -> None:
     scheme = "smtps" if stage == "TLS handshake" else "smtp"
     with dripping(stage) as server:
         settings = AlertSettings(smtp=f"{scheme}://127.0.0.1:{server.port}", **MAIL)
-        failures = deliver(settings, {"e-mail": [ALERT]}, seconds=LIMIT)
+        failures = deliver(settings, {"e-mail": [ALERT]})
         assert server.mails == []
     assert failures == {"e-mail": ("Alert target e-mail: no success within 1.2 s.", 0)}
 
@@ -53,10 +58,11 @@ def test_a_mail_that_was_accepted_is_delivered_although_the_server_drips_afterwa
     assert ALERT.text in mail
 
 
-def test_a_target_that_drips_does_not_delay_the_other_one() -> None:
+def test_a_target_that_drips_does_not_delay_the_other_one(monkeypatch) -> None:
+    monkeypatch.setattr(delivery, "SECONDS", 5.0)
     with dripping("headers") as web, dripping("QUIT") as mail:
         settings = AlertSettings(webhook=f"http://127.0.0.1:{web.port}/", smtp=f"smtp://127.0.0.1:{mail.port}", **MAIL)
-        failures = deliver(settings, {"webhook": [ALERT], "e-mail": [ALERT]}, seconds=5)
+        failures = deliver(settings, {"webhook": [ALERT], "e-mail": [ALERT]})
         assert len(mail.mails) == 1
     assert list(failures) == ["webhook"]
 
@@ -170,10 +176,10 @@ def test_a_redirect_of_a_service_is_not_followed() -> None:
     assert server.requests == 1
 
 
-def test_a_service_that_drips_is_given_up_on_at_the_limit() -> None:
+def test_a_service_that_drips_is_given_up_on_at_the_limit(short_limit) -> None:
     with dripping("headers") as server:
         settings = AlertSettings(apprise=f"json://127.0.0.1:{server.port}/")
-        failures = deliver(settings, {"apprise URL 1": [ALERT]}, seconds=LIMIT)
+        failures = deliver(settings, {"apprise URL 1": [ALERT]})
     assert failures == {"apprise URL 1": ("Alert target apprise URL 1: no success within 1.2 s.", 0)}
 
 

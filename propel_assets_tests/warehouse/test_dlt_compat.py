@@ -271,8 +271,8 @@ def test_loads_and_states_are_named_by_their_files(files) -> None:
     assert sorted(loads) == sorted(pipeline.list_completed_load_packages())
     assert all(float(load_id) > 0 for load_id in loads)
     states = list(dlt_compat.state_files(client, "the__name"))
-    assert {state.load_id for state in states} == set(loads)
-    assert all(client.fs_client.exists(state.path) for state in states)
+    assert {load_id for _, load_id in states} == set(loads)
+    assert all(client.fs_client.exists(path) for path, _ in states)
     assert list(dlt_compat.state_files(client, "another")) == []
 
 

@@ -155,6 +155,7 @@ def test_a_full_disk_keeps_the_previous_data(largest_file, loaded, temporary, us
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 1
     assert "File too large" in ran.stderr or "Cannot write a temporary file" in ran.stderr
+    assert "ther work" not in ran.stderr
     assert "Traceback" not in ran.stderr
     assert users() == before
     assert list(temporary.iterdir()) == []
@@ -249,6 +250,24 @@ def test_the_remedy_follows_the_sqlstate(state, remedy) -> None:
 def test_an_error_that_may_pass_is_repeated(state, error_type, is_repeated) -> None:
     assert error_type_of(error_with(state)) is error_type
     assert error_type.retry_may_help is is_repeated
+
+
+@pytest.mark.parametrize(
+    ("reason", "remedy"),
+    [
+        ("No space left on device", "Free disk space"),
+        ("Disk quota exceeded", "Free disk space"),
+        ("File too large", "Raise the limit of the size of a file"),
+        ("Read-only file system", "Make the database writable"),
+        ("Permission denied", "Give the user who runs this the right to write"),
+    ],
+)
+@pytest.mark.parametrize("error_class", [duckdb.TransactionException, duckdb.IOException, duckdb.FatalException])
+def test_a_file_that_duckdb_cannot_write_is_no_conflict(error_class, reason, remedy) -> None:
+    """DuckDB's text of a commit on a full disk, which it raises as TransactionException."""
+    error = error_class(f'TransactionContext Error: Failed to commit: Could not write file "a.duckdb": {reason}')
+    assert remedy_of(error).startswith(remedy)
+    assert error_type_of(error) is WarehouseError
 
 
 def error_with(state: str) -> Exception:

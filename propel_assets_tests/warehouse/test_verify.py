@@ -16,6 +16,7 @@ from propel_assets.sandbox.events import WebhookEvent
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import Settings, load_settings
 from propel_assets.source.stream import ReadOptions
+from propel_assets.warehouse import differences
 from propel_assets.warehouse import verify as verify_module
 from propel_assets.warehouse.digests import canonical
 from propel_assets.warehouse.load import load_scan
@@ -254,7 +255,7 @@ def test_events_that_arrive_late_are_waited_for(loaded_settings, sandbox) -> Non
 
 
 def test_waiting_for_events_ends(loaded_settings, sandbox, monkeypatch) -> None:
-    monkeypatch.setattr(verify_module, "EVENT_GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(verify_module, "EVENT_GRACE_SECONDS", 1.0)
     monkeypatch.setattr(verify_module, "POLL_SECONDS", 0.05)
     silent, reported, *_ = sorted(sandbox.store.users)
     polls: list[datetime] = []
@@ -537,7 +538,7 @@ def test_a_table_that_cannot_be_compared_has_its_own_reason(table, reason, setti
 
 
 def test_many_differences_are_bounded(loaded_settings, sandbox, run_sql, monkeypatch) -> None:
-    monkeypatch.setattr(verify_module, "MAX_DIFFERENCES", 20)
+    monkeypatch.setattr(differences, "MAX_DIFFERENCES", 20)
     run_sql("UPDATE propel_auth_data.user_query SET enabled = NOT enabled")
     before = len(sandbox.requests)
     users, _ = verify(loaded_settings)

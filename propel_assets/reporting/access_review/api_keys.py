@@ -2,31 +2,25 @@
 
 from collections.abc import Collection, Mapping
 from datetime import date, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
 from propel_assets.catalog import END_USER_API_KEY_USAGE, END_USER_API_KEYS
 from propel_assets.reporting.access_review.exceptions import DORMANT_DAYS, exceptions_of_key
+from propel_assets.reporting.access_review.history import History
 from propel_assets.reporting.access_review.model import USAGE_MAX_AGE, ApiKey, UsagePeriod
-from propel_assets.reporting.access_review.queries import scan_rows, utc
-from propel_assets.warehouse.audit import as_utc
-from propel_assets.warehouse.query import Warehouse, timestamp_literal
+from propel_assets.warehouse.audit import as_utc, as_utc_or_none
+from propel_assets.warehouse.query import timestamp_literal
 
 Users = Mapping[str, Mapping[str, Any]]
 """By user id."""
 Memberships = Collection[tuple[str, str]]
 """Ids of a user and an org."""
+Usage = tuple[int, int, date]
+"""The validations of one API key, the number of days that are loaded, and the first one."""
 OPEN_DAYS = 2
 """A load reads the usage of its own day and of the day before, and the next load reads them again."""
-
-
-class _Usage(NamedTuple):
-    """The validations of one API key, the number of days that are loaded, and the first one."""
-
-    validations: int
-    days: int
-    first: date
 
 
 class ApiKeyReader:
@@ -36,26 +30,13 @@ class ApiKeyReader:
     sentences for the review about missing data.
     """
 
-    def __init__(
-        self,
-        warehouse: Warehouse,
-        marts: str,
-        as_of: date,
-        end: datetime,
-        observed: datetime,
-        full_load_start: datetime,
-    ) -> None:
-        """Read the usage period.
-
-        ``end``: the end of the day ``as_of``. ``observed``: the last load of users before ``end``.
-        ``full_load_start``: the start of the last full load of users up to ``observed``.
-        """
-        self._warehouse, self._marts, self._as_of = warehouse, marts, as_of
-        self._observed, self._full_load_start = observed, full_load_start
-        self.usage_period = self._read_usage_period(end)
+    def __init__(self, history: History) -> None:
+        """Read the usage period, up to the end of ``history``."""
+        self._history = history
+        self.usage_period = self._read_usage_period()
         self.loaded_at: datetime | None = None
         rest = "AND s.verdict <> 'skipped' ORDER BY s.finished_at, s.load_id"
-        loads = scan_rows(warehouse, end, "s.finished_at, s.rows_expected", END_USER_API_KEYS.name, rest)
+        loads = history.scans("s.finished_at, s.rows_expected", END_USER_API_KEYS.name, rest)
         self.has_no_keys = bool(loads) and loads[-1][1] == 0
         if self.has_no_keys:  # the mart has one row per key, so it has no row of this load
             self.loaded_at = as_utc(loads[-1][0])
@@ -77,25 +58,25 @@ class ApiKeyReader:
         return keys
 
     def _active_key_rows(self) -> list[tuple[Any, ...]]:
-        keys = f"{self._marts}.fct_api_keys"
-        until = f"FROM {keys} WHERE day <= DATE '{self._as_of}'"
+        keys = f"{self._history.marts}.fct_api_keys"
+        until = f"FROM {keys} WHERE day <= DATE '{self._history.as_of}'"
         try:
-            [(loaded_at,)] = self._warehouse.rows(f"SELECT max(as_of) {until}")
-            rows = self._warehouse.rows(
+            [(loaded_at,)] = self._history.rows(f"SELECT max(as_of) {until}")
+            rows = self._history.rows(
                 "SELECT api_key_id, owner_kind, user_id, org_id, created_at, expires_at "  # noqa: S608 - our names
                 f"FROM {keys} WHERE status = 'active' AND day = (SELECT max(day) {until}) ORDER BY api_key_id"
             )
         except DatabaseUndefinedRelation:
             self.notes.append("API keys are not in this review: their mart is not built.")
             return []
-        self.loaded_at = utc(loaded_at)
+        self.loaded_at = as_utc_or_none(loaded_at)
         return rows
 
     def _api_key(
-        self, row: tuple[Any, ...], users: Users, memberships: Memberships, usage: Mapping[str, _Usage]
+        self, row: tuple[Any, ...], users: Users, memberships: Memberships, usage: Mapping[str, Usage]
     ) -> ApiKey:
         key_id, owner_kind, user_id, org_id, created_at, expires_at = row
-        created, expires, period = utc(created_at), utc(expires_at), self.usage_period
+        created, expires, period = as_utc_or_none(created_at), as_utc_or_none(expires_at), self.usage_period
         orphan_reason = self._orphan_reason(user_id, org_id, created, users, memberships)
         day = created.date() if created else None
         usage_from = max(period.first, day or period.first) if period else None
@@ -114,45 +95,47 @@ class ApiKeyReader:
         """
         if not user_id:
             return None
-        is_before_full_load = created is not None and created < self._full_load_start
+        is_before_full_load = created is not None and created < self._history.full_load_start
         if (user := users.get(user_id)) is None:
             return "owner_deleted" if is_before_full_load else None
-        ended = utc(user["valid_to"])
-        if ended and ended <= self._observed:
+        ended = as_utc_or_none(user["valid_to"])
+        if ended and ended <= self._history.observed:
             return "owner_deleted"
         if user["enabled"] is False:
             return "owner_disabled"
         has_left = bool(org_id) and (user_id, org_id) not in memberships
         return "owner_left_org" if has_left and is_before_full_load else None
 
-    def _read_usage_period(self, end: datetime) -> UsagePeriod | None:
+    def _read_usage_period(self) -> UsagePeriod | None:
         """Return the days up to the last one that no later load reads again, so that the usage never changes."""
-        oldest = timestamp_literal(end - USAGE_MAX_AGE)
+        oldest = timestamp_literal(self._history.end - USAGE_MAX_AGE)
         rest = f"AND s.verdict <> 'skipped' AND s.rows_read > 0 AND s.finished_at >= {oldest}"
-        loads = scan_rows(self._warehouse, end, "s.started_at, s.finished_at", END_USER_API_KEY_USAGE.name, rest)
+        loads = self._history.scans("s.started_at, s.finished_at", END_USER_API_KEY_USAGE.name, rest)
         if not loads:
             return None
         started_at, finished_at = max((as_utc(started), as_utc(finished)) for started, finished in loads)
         last = started_at.date() - timedelta(days=OPEN_DAYS)
         return UsagePeriod(last - timedelta(days=DORMANT_DAYS - 1), last, finished_at)
 
-    def _usage(self) -> dict[str, _Usage]:
+    def _usage(self) -> dict[str, Usage]:
         """Return the usage of each key in the period."""
         if (period := self.usage_period) is None:
             return {}
         try:
-            rows = self._warehouse.rows(
+            rows = self._history.rows(
                 "SELECT api_key_id, sum(validations), count(*), min(day) "  # noqa: S608 - our names
-                f"FROM {self._marts}.fct_api_key_usage_daily "
+                f"FROM {self._history.marts}.fct_api_key_usage_daily "
                 f"WHERE day >= DATE '{period.first}' AND day <= DATE '{period.last}' GROUP BY api_key_id"
             )
         except DatabaseUndefinedRelation:
             return {}
-        return {key_id: _Usage(int(validations), days, first) for key_id, validations, days, first in rows}
+        return {key_id: (int(validations), days, first) for key_id, validations, days, first in rows}
 
-    def _validations(self, usage: _Usage | None, usage_from: date | None) -> int | None:
+    def _validations(self, usage: Usage | None, usage_from: date | None) -> int | None:
         """Return the validations of a key; None unless each day of the period from ``usage_from`` on is loaded."""
         period = self.usage_period
-        if usage is None or period is None or usage_from is None or not usage.first <= usage_from <= period.last:
+        if usage is None or period is None or usage_from is None:
             return None
-        return usage.validations if usage.days == (period.last - usage.first).days + 1 else None
+        validations, days, first = usage
+        is_complete = first <= usage_from <= period.last and days == (period.last - first).days + 1
+        return validations if is_complete else None

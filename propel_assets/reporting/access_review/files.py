@@ -5,12 +5,14 @@ import hashlib
 import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from propel_assets.errors import PropelError
+from propel_assets.errors import writing
 from propel_assets.reporting.access_review.exceptions import DORMANT_DAYS
 from propel_assets.reporting.access_review.model import USAGE_MAX_AGE, AccessReview, ExceptionKind, UsagePeriod, shown
 
@@ -36,74 +38,62 @@ def render_files(review: AccessReview) -> dict[str, bytes]:
 
 def _member_columns(review: AccessReview, names: Mapping[str, str]) -> Columns:
     return [
-        ("org_id", lambda m: m.org_id),
+        *_fields("org_id"),
         ("org", lambda m: names[m.org_id]),
         *_user_columns(review),
-        ("role", lambda m: m.role),
+        *_fields("role"),
         ("additional_roles", lambda m: ", ".join(m.additional_roles)),
-        ("through", lambda m: m.through),
-        ("role_since_after", lambda m: shown(m.role_since.after)),
-        ("role_since_before", lambda m: shown(m.role_since.before)),
-        ("member_since_after", lambda m: shown(m.member_since.after)),
-        ("member_since_before", lambda m: shown(m.member_since.before)),
-        ("enabled", lambda m: m.enabled),
-        ("locked", lambda m: m.locked),
-        ("mfa_enabled", lambda m: m.mfa_enabled),
-        ("last_active_day", lambda m: m.last_active_day),
+        *_fields("through"),
+        *_interval("role_since", "role_since"),
+        *_interval("member_since", "member_since"),
+        *_fields("enabled", "locked", "mfa_enabled", "last_active_day"),
         ("exceptions", lambda m: ", ".join(exception.kind for exception in m.exceptions)),
     ]
 
 
 def _change_columns(review: AccessReview, names: Mapping[str, str]) -> Columns:
-    return [
-        ("org_id", lambda c: c.org_id),
-        ("org", lambda c: names.get(c.org_id, "")),
-        *_user_columns(review),
-        ("change", lambda c: c.change),
-        ("old", lambda c: c.old),
-        ("new", lambda c: c.new),
-        ("changed_after", lambda c: shown(c.at.after)),
-        ("changed_before", lambda c: shown(c.at.before)),
-    ]
+    org: Columns = [*_fields("org_id"), ("org", lambda c: names.get(c.org_id, ""))]
+    return [*org, *_user_columns(review), *_fields("change", "old", "new"), *_interval("changed", "at")]
 
 
 def _exception_columns(names: Mapping[str, str]) -> Columns:
     return [
         ("exception", lambda e: e.kind),
-        ("org_id", lambda e: e.org_id),
+        *_fields("org_id"),
         ("org", lambda e: names.get(e.org_id, "")),
         ("user_or_key_id", lambda e: e.subject),
-        ("detail", lambda e: e.detail),
+        *_fields("detail"),
     ]
 
 
 def _key_columns(usage: UsagePeriod | None) -> Columns:
     return [
-        ("api_key_id", lambda k: k.api_key_id),
-        ("owner_kind", lambda k: k.owner_kind),
-        ("user_id", lambda k: k.user_id),
-        ("org_id", lambda k: k.org_id),
-        ("created_at", lambda k: shown(k.created_at)),
-        ("expires_at", lambda k: shown(k.expires_at)),
-        ("validations", lambda k: k.validations),
-        ("usage_from", lambda k: k.usage_from),
+        *_fields("api_key_id", "owner_kind", "user_id", "org_id", "created_at", "expires_at"),
+        *_fields("validations", "usage_from"),
         ("usage_to", lambda k: usage.last if usage and k.usage_from else None),
-        ("usage_loaded_at", lambda k: shown(usage.loaded_at) if usage and k.usage_from else ""),
+        ("usage_loaded_at", lambda k: usage.loaded_at if usage and k.usage_from else None),
         ("exceptions", lambda k: ", ".join(exception.detail for exception in k.exceptions)),
     ]
 
 
 def _user_columns(review: AccessReview) -> Columns:
     """Return the columns of the user: the id, and where they were requested the name and the e-mail address."""
-    columns: Columns = [("user_id", lambda record: record.user_id)]
     if not review.people:
-        return columns
+        return _fields("user_id")
     unknown = ("", "")
     return [
-        *columns,
+        *_fields("user_id"),
         ("name", lambda record: review.people.get(record.user_id, unknown)[0]),
         ("email", lambda record: review.people.get(record.user_id, unknown)[1]),
     ]
+
+
+def _fields(*names: str) -> Columns:
+    return [(name, attrgetter(name)) for name in names]
+
+
+def _interval(header: str, name: str) -> Columns:
+    return [(f"{header}_{end}", attrgetter(f"{name}.{end}")) for end in ("after", "before")]
 
 
 def _page(review: AccessReview, names: Mapping[str, str], files: Mapping[str, bytes]) -> bytes:
@@ -130,16 +120,12 @@ def write_review(review: AccessReview, folder: Path) -> list[Path]:
     Raises:
         PropelError: a file cannot be written.
     """
-    written = []
-    try:
+    files = {folder / name: content for name, content in render_files(review).items()}
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in render_files(review).items():
-            path = folder / name
+        for path, content in files.items():
             path.write_bytes(content)
-            written.append(path)
-    except OSError as error:
-        raise PropelError(f"Cannot write {folder}: {error.strerror}. Choose another --output.") from error
-    return written
+    return [*files]
 
 
 def _csv(columns: Columns, records: Iterable[Any]) -> bytes:
@@ -154,5 +140,6 @@ def _cell(value: Any) -> str:
     """Return a cell. Spreadsheets run text that begins like a formula, so such text gets an apostrophe."""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    value = shown(value) if isinstance(value, datetime) else value
     text = "" if value is None else str(value)
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

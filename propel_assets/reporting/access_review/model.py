@@ -152,10 +152,10 @@ class Org:
 
     org_id: str
     name: str
-    is_saml_configured: bool | None
-    is_deleted: bool
-    members: Sequence[Member]
-    changes: Sequence[Change]
+    is_saml_configured: bool | None = None
+    is_deleted: bool = False
+    members: Sequence[Member] = ()
+    changes: Sequence[Change] = ()
 
 
 @dataclass(frozen=True)

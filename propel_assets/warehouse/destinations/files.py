@@ -124,9 +124,9 @@ class FileTables:
 
     def remove_states(self, pipeline_name: str, except_load_id: str) -> None:
         """Remove dlt's states of a pipeline, except the state of one load."""
-        for state in list(state_files(self._client, pipeline_name)):
-            if state.load_id != except_load_id:
-                self._client.fs_client.rm_file(state.path)
+        for path, load_id in list(state_files(self._client, pipeline_name)):
+            if load_id != except_load_id:
+                self._client.fs_client.rm_file(path)
 
     def _dataset(self, name: str) -> Any:
         """Return a table as a dataset, whose rows are read later; None: the table does not exist."""

@@ -5,7 +5,8 @@ A user is proposed if a webhook reported the deletion, the audit tables show tha
 the API is read again before an erasure. An erasure also deletes the events of the user, so a proposal ends with it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from propel_assets.catalog import AUTH_EVENT, BY_NAME, PROPEL_CHANGES, PROPEL_SCAN_STATE, USER_QUERY
@@ -75,8 +76,7 @@ def run_due_erasures(settings: Settings, log: Log, *, at_most_daily: bool = Fals
         ErasureIncomplete: some erasures, or the requests before them, failed or are not complete. All others are done.
     """
     settings = require_credentials(settings)
-    policy = load_policy(settings.privacy_settings)
-    with open_warehouse(settings.target, policy, log) as warehouse:
+    with open_warehouse(settings.target, load_policy(settings.privacy_settings), log) as warehouse:
         proposals = [proposal for proposal in proposed_erasures(warehouse, settings.erasure_days) if proposal.is_due]
     unfinished = unfinished_erasures(settings.target, log)
     last_at = unfinished.last_at
@@ -84,44 +84,69 @@ def run_due_erasures(settings: Settings, log: Log, *, at_most_daily: bool = Fals
         # These were due at the last erasure already, so they failed.
         proposals = [proposal for proposal in proposals if proposal.due_at <= last_at]
     automatic = {id_: found for id_, found in unfinished.by_id.items() if found.is_automatic}
-    incomplete = {user_id for user_id, found in automatic.items() if found.has_ended}
-    due = dict.fromkeys([*automatic, *(proposal.user_id for proposal in proposals)])
-    client = Client(settings.tenant)
-    reasons: set[str] = set()
-    failures: dict[str, PropelError] = {}
-    for user_id in [user_id for user_id in due if user_id not in incomplete]:
-        try:
-            receipt = _erase_deleted_user(settings, client, user_id, log)
-        except PropelError as error:
-            failures[f"The erasure of {user_id}"] = error
-            if error.concerns_every_scan:
-                break
-            continue
-        if receipt is None:
-            continue
-        if receipt.is_complete:
-            log(f"Erased: {user_id}.")
-        else:
-            incomplete.add(user_id)
-            reasons |= {column.reason for column in receipt.unsearched}
-    if unfinished.must_clean_up and not any(isinstance(error, WarehouseError) for error in failures.values()):
-        try:
-            clean_up(settings.target, log)
-        except PropelError as error:
-            failures["The end of an earlier erasure"] = error
-    texts = [f"{attempt} failed. {error}" for attempt, error in failures.items()]
-    if incomplete:
-        found = f" ({'; '.join(sorted(reasons))})" if reasons else ""
-        texts.append(
-            f"The erasure of {', '.join(sorted(incomplete))} is not complete: something still names the user or could "
-            f"not be searched{found}. Run propel-assets erase with each id: it lists what remains."
-        )
-    if len(texts) == 1 and (shared := [error for error in failures.values() if error.concerns_every_scan]):
-        raise shared[0]
-    if texts:
-        problem = ErasureIncomplete(" ".join(texts))
-        problem.retry_may_help = not incomplete and all(error.retry_may_help for error in failures.values())
+    run = _Run(settings, log, incomplete={user_id for user_id, found in automatic.items() if found.has_ended})
+    run.erase(dict.fromkeys([*automatic, *(proposal.user_id for proposal in proposals)]))
+    if unfinished.must_clean_up:
+        run.clean_up()
+    if problem := run.problem():
         raise problem
+
+
+@dataclass
+class _Run:
+    """The erasures of one run.
+
+    ``incomplete``: the users whose erasure has ended and is not complete. ``reasons``: why something could not be
+    searched. ``failures``: by what was attempted.
+    """
+
+    settings: Settings
+    log: Log
+    incomplete: set[str]
+    reasons: set[str] = field(default_factory=set)
+    failures: dict[str, PropelError] = field(default_factory=dict)
+
+    def erase(self, user_ids: Iterable[str]) -> None:
+        """Erase users, except the incomplete ones, until an error concerns all of them."""
+        client = Client(self.settings.tenant)
+        for user_id in [user_id for user_id in user_ids if user_id not in self.incomplete]:
+            try:
+                receipt = _erase_deleted_user(self.settings, client, user_id, self.log)
+            except PropelError as error:
+                self.failures[f"The erasure of {user_id}"] = error
+                if error.concerns_every_scan:
+                    break
+                continue
+            if receipt and receipt.is_complete:
+                self.log(f"Erased: {user_id}.")
+            elif receipt:
+                self.incomplete.add(user_id)
+                self.reasons |= {column.reason for column in receipt.unsearched}
+
+    def clean_up(self) -> None:
+        """Finish earlier erasures, unless the warehouse has refused one of this run."""
+        if not any(isinstance(error, WarehouseError) for error in self.failures.values()):
+            try:
+                clean_up(self.settings.target, self.log)
+            except PropelError as error:
+                self.failures["The end of an earlier erasure"] = error
+
+    def problem(self) -> PropelError | None:
+        """Return the error to raise, with every failure; None if all erasures are complete."""
+        texts = [f"{attempt} failed. {error}" for attempt, error in self.failures.items()]
+        if self.incomplete:
+            found = f" ({'; '.join(sorted(self.reasons))})" if self.reasons else ""
+            texts.append(
+                f"The erasure of {', '.join(sorted(self.incomplete))} is not complete: something still names the user "
+                f"or could not be searched{found}. Run propel-assets erase with each id: it lists what remains."
+            )
+        if len(texts) == 1 and (shared := [error for error in self.failures.values() if error.concerns_every_scan]):
+            return shared[0]
+        if not texts:
+            return None
+        problem = ErasureIncomplete(" ".join(texts))
+        problem.retry_may_help = not self.incomplete and all(e.retry_may_help for e in self.failures.values())
+        return problem
 
 
 def _erase_deleted_user(settings: Settings, client: Client, user_id: str, log: Log) -> ErasureReceipt | None:

@@ -12,11 +12,10 @@ import msgspec
 from dlt.common.destination.client import WithStateSync
 
 from propel_assets.catalog import BY_NAME, END_USER_API_KEY_USAGE, PROPEL_SCANS
-from propel_assets.errors import ApiError, PermanentApiError, WarehouseClosed, WarehouseError, find_cause
+from propel_assets.errors import ApiError, PermanentApiError, WarehouseError
 from propel_assets.privacy.erasure_list import NOTES_KEY, STATE_KEY, ErasureList
 from propel_assets.privacy.policy import Policy, require_key
 from propel_assets.privacy.policy_file import load_policy
-from propel_assets.privacy.redaction import is_defect, unexpected_error
 from propel_assets.settings import PrivacySettings, Target, Tenant
 from propel_assets.source.client import Client
 from propel_assets.source.dlt_source import SOURCE
@@ -43,8 +42,8 @@ from propel_assets.warehouse.pipeline import (
     sync_local_pipeline,
     write_lock,
 )
-from propel_assets.warehouse.query import HOW_TO_LOAD, warehouse_client
-from propel_assets.warehouse.remedies import explain
+from propel_assets.warehouse.query import HOW_TO_LOAD, require_database, warehouse_client
+from propel_assets.warehouse.remedies import as_propel_error
 
 NEXT_STEPS = (
     "Later loads exclude this person. Delete the user at PropelAuth too: otherwise only the erasure list in this "
@@ -170,13 +169,7 @@ def _explain_errors(attempt: str, outcome: Callable[[], str] = lambda: "") -> It
     try:
         yield
     except Exception as error:  # every database driver has its own error classes
-        if isinstance(cause := find_cause(error), WarehouseClosed):
-            raise cause.with_outcome(outcome()) from None
-        if cause:
-            raise cause from None
-        if is_defect(error):
-            raise unexpected_error(error) from None
-        raise explain(error, f"{attempt} failed", outcome()) from None
+        raise as_propel_error(error, f"{attempt} failed", outcome()) from None
 
 
 def _compact(client: Any, file: Path) -> None:
@@ -202,14 +195,12 @@ class _Run:
 
     def erase(self) -> ErasureReceipt:
         """Erase, and return the receipt."""
-        file = database_file(self.pipeline)
-        if file is not None and not file.exists():
-            raise WarehouseError(f"There is no {file}. {HOW_TO_LOAD}")
+        require_database(self.pipeline)
         self.pipeline.sync_destination()
         client = warehouse_client(self.pipeline, self.target)
         if isinstance(client, FilesystemClient):
             return self._erase_from_files(client)
-        return self._erase_from_database(file)
+        return self._erase_from_database(database_file(self.pipeline))
 
     def _erase_from_database(self, file: Path | None) -> ErasureReceipt:
         with warehouse_client(self.pipeline, self.target) as client:
@@ -400,9 +391,7 @@ def _usage_cursor(state: Mapping[str, Any]) -> dict[str, Any]:
     return state.get(RESUME_STATES_KEY, {}).get(END_USER_API_KEY_USAGE.scan, {}).get("cursor", {})
 
 
-@contextlib.contextmanager
-def _transaction(client: Any) -> Iterator[None]:
+def _transaction(client: Any) -> contextlib.AbstractContextManager[Any]:
     """Run a block in one transaction, where the destination has transactions."""
     atomic = client.capabilities.supports_transactions
-    with client.sql_client.begin_transaction() if atomic else contextlib.nullcontext():
-        yield
+    return client.sql_client.begin_transaction() if atomic else contextlib.nullcontext()
