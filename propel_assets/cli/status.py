@@ -133,7 +133,7 @@ def _print_marts(models: "Sequence[BuiltModel]", settings: Settings) -> None:
     if models:
         rows = [(m.name, f"{m.rows:,}", format_age(m.as_of) if m.as_of else "-") for m in models]
         print_table(("mart", "rows", "age of the data"), rows)
-        log("-: the mart does not record which load it was built from.")
+        log("-: the mart does not record its load. After a build of all marts, it is as old as those with an age.")
     else:
         click.echo(f"No marts. {how_to_build(settings.target)}")
 
