@@ -1,7 +1,7 @@
 """What commands print: tables to stdout, messages and progress to stderr."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,17 +11,25 @@ import click
 Log = Callable[[str], None]
 Progress = Callable[[str, int, int | None], None]
 PIPE_WIDTH = 100_000
-VERDICTS = (
-    'proved: no row is missing, under the assumptions on the page "How a list is scanned" of the documentation. '
-    "counted: completeness is not proved; propel_scans.reason has the reason. "
-    "skipped: not read, the previous data is kept."
-)
-"""The legend of a table with verdicts."""
+VERDICTS = {
+    "proved": 'no row is missing, under the assumptions on the page "How a list is scanned" of the documentation.',
+    "counted": "completeness is not proved; propel_scans.reason has the reason.",
+    "skipped": "not read, the previous data is kept.",
+}
+"""What each verdict means."""
 
 
 def log(text: str) -> None:
     """Print a message to stderr."""
     click.echo(text, err=True)
+
+
+def log_verdicts(verdicts: Collection[str]) -> None:
+    """Print what ``verdicts`` mean to stderr, unless all are `proved`."""
+    if {*verdicts} & {"counted", "skipped"}:
+        for verdict, meaning in VERDICTS.items():
+            if verdict in verdicts:
+                log(f"{verdict}: {meaning}")
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

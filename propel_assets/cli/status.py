@@ -11,7 +11,7 @@ import click
 from propel_assets import __version__
 from propel_assets.cli.arguments import Duration, current_settings, table_arguments
 from propel_assets.cli.check import CHECK_FAILED
-from propel_assets.cli.rendering import VERDICTS, format_count, log, print_table
+from propel_assets.cli.rendering import format_count, log, log_verdicts, print_table
 from propel_assets.cli.warehouse import open_configured_warehouse
 from propel_assets.errors import NotInstalled, SettingsError, WarehouseError, WebhookStoreError
 from propel_assets.settings import Settings
@@ -122,7 +122,7 @@ def _print_status(tables: "Sequence[TableStatus]") -> None:
                 f"{table.table}: {table.rows:,} rows, and the last load wrote {table.rows_expected:,}. If no load is "
                 f"running, load the table again: `propel-assets load {table.table}`."
             )
-    log(VERDICTS)
+    log_verdicts({t.verdict for t in tables})
 
 
 def _print_marts(models: "Sequence[BuiltModel]", settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -192,13 +193,13 @@ def sync_local_pipeline(target: Target, log: Log = lambda _: None, loaded: dlt.P
             if loaded is not None and not names_people(loaded.state):
                 copy_local_state(loaded, folder)
                 return
-            build_pipeline(target, None).drop()
+            if folder.exists():  # removed before dlt reads it, which would log how its destination differs
+                shutil.rmtree(folder)
             if loaded is not None:
                 log(
                     "dlt's local pipeline state was removed: an erasure was stopped. `propel-assets erasures` names it."
                 )
                 return
-            # A new object: the dropped one still has the folder of the other project, and would read its database.
             local = build_pipeline(target, None)
             local.sync_destination()
             if names_people(local.state):
