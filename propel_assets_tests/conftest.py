@@ -27,7 +27,7 @@ from dlt.common.time import increasing_precise_time
 
 from propel_assets.cli.main import main
 from propel_assets.sandbox.running import Sandbox
-from propel_assets.settings import Settings, load_settings
+from propel_assets.settings import Settings, load_settings, parsing
 from propel_assets.warehouse.dlt_setup import set_up_dlt
 from propel_assets_tests.cases import cases
 from propel_assets_tests.loads import build_once, load_scans
@@ -90,6 +90,7 @@ def remove_settings(patch: pytest.MonkeyPatch) -> None:
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Remove the settings of the shell, and work in a folder of its own."""
     remove_settings(monkeypatch)
+    monkeypatch.setattr(parsing, "_reported", set())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DESTINATION__DUCKDB__CREDENTIALS", str(tmp_path / "propel_auth_pipeline.duckdb"))
 

@@ -50,6 +50,15 @@ def run_bare(tmp_path):
     return run
 
 
+def test_a_misspelled_variable_is_logged_once_for_all_environments_of_a_code_location(monkeypatch, caplog) -> None:
+    monkeypatch.setenv("PROPELAUTH_DESTINATON", "postgres")
+    for name in ("production", "staging"):
+        build_definitions(PropelAuthConfig(environment=name, tables=["user_query"], marts=False))
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", "PROPELAUTH_DESTINATON is not a setting. Did you mean PROPELAUTH_DESTINATION?")
+    ]
+
+
 @pytest.mark.slow
 def test_the_definitions_load_without_a_setting_and_write_no_more_than_the_manifest(run_bare) -> None:
     code = (

@@ -113,10 +113,11 @@ SCANS: tuple[str, ...] = tuple(dict.fromkeys(table.scan for table in TABLES))
 
 
 def describe_unknown_table(name: str) -> str:
-    """Return the message that no table has this name, with the closest names."""
-    close = get_close_matches(name.lower(), BY_NAME, n=3, cutoff=0.5)
+    """Return the message that no table has this name, with the closest names, or the tables of the scan `users`."""
+    of_scan = [table.name for table in tables_of(name.lower())]
+    close = of_scan or get_close_matches(name.lower(), BY_NAME, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-    return f"No table is named {name!r}.{hint}"
+    return f"No table is named {name!r}.{hint} `propel-assets tables` lists all."
 
 
 def tables_of(scan: str) -> tuple[Table, ...]:

@@ -24,7 +24,7 @@ class TableName(click.ParamType):
         name = str(value).lower()
         if name in BY_NAME:
             return name
-        return self.fail(f"{describe_unknown_table(str(value))} Tables: {', '.join(BY_NAME)}.", param, ctx)
+        return self.fail(describe_unknown_table(str(value)), param, ctx)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Return the names that begin with ``incomplete``."""

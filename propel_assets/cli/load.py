@@ -9,7 +9,7 @@ from propel_assets.catalog import AUTH_EVENT, BY_NAME, SCANS, TABLES, Table, tab
 from propel_assets.catalog.model import Lookup, RunOption
 from propel_assets.cli.arguments import UserId, current_settings, table_arguments
 from propel_assets.cli.check import exit_by_results, log_failed_checks, run_checks
-from propel_assets.cli.rendering import VERDICTS, format_count, progress_bar
+from propel_assets.cli.rendering import format_count, log_verdicts, progress_bar
 from propel_assets.errors import PropelError, WarehouseClosed, WarehouseUnreachable
 
 if TYPE_CHECKING:
@@ -79,15 +79,19 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
             else:
                 yield load_scan(scan, settings, options=options, progress=progress, log=log, session=session)
 
-        loaded, failed = _load_scans(scans, loads_of, log)
+        results, failed = _load_scans(scans, loads_of, log)
+        loaded = [table for scan in results for table in tables_of(scan)]
         if loaded and any(isinstance(error, WarehouseUnreachable | WarehouseClosed) for error in failed.values()):
             log("The loaded tables were not checked.")
         elif loaded:
-            log(VERDICTS)
             with session.warehouse(load_policy(settings.privacy_settings)) as warehouse:
                 check_results = run_checks(warehouse, loaded)
+        location = session.location if _written_tables(results) else ""
+    log_verdicts({result.verdict for found in results.values() for result in found if result.mode != "events"})
     if check_results:
         log_failed_checks(check_results)
+    if location:
+        log(f"Loaded into {location}.")
     if failed:
         _fail(scans, failed, loaded)
     exit_by_results(check_results)
@@ -95,25 +99,34 @@ def load(tables: tuple[str, ...], recent: bool, usage_per_key: bool, **lookups: 
 
 def _load_scans(
     scans: Sequence[str], loads_of: Callable[[str], "Iterable[ScanLoad]"], log: Callable[[str], None]
-) -> tuple[list[Table], dict[str, PropelError]]:
-    """Load each scan until an error concerns all of them. Return the loaded tables, and the errors by scan."""
-    loaded: list[Table] = []
+) -> "tuple[dict[str, list[ScanResult]], dict[str, PropelError]]":
+    """Load each scan until an error concerns all of them. Return the results and the errors by scan."""
+    results: dict[str, list[ScanResult]] = {}
     failed: dict[str, PropelError] = {}
     for scan in scans:
-        results: list[ScanResult] = []
+        found: list[ScanResult] = []
         try:
             for done in loads_of(scan):
-                results += done.results
+                found += done.results
         except PropelError as error:
             failed[scan] = error
-        for result in results:
+        except KeyboardInterrupt as interrupt:  # its text says what is kept of this scan
+            log(f"Interrupted while loading {_table_names([scan])}. {interrupt}".rstrip())
+            log(f"Loaded before that, and complete: {', '.join(_written_tables(results)) or 'none'}.")
+            raise
+        for result in found:
             log(f"{result.table_name}: {_describe(result)}")
-        loaded += tables_of(scan) if results else ()
+        if found:
+            results[scan] = found
         if error := failed.get(scan):
             if error.concerns_every_scan:
                 break
-            log(f"{_table_names([scan])}: {'not complete' if results else 'not loaded'}. {error}")
-    return loaded, failed
+            log(f"{_table_names([scan])}: {'not complete' if found else 'not loaded'}. {error}")
+    return results, failed
+
+
+def _written_tables(results: "Mapping[str, Sequence[ScanResult]]") -> list[str]:
+    return [result.table_name for found in results.values() for result in found if not result.skipped]
 
 
 def _check_lookups(tables: Sequence[str], lookups: Mapping[str, Sequence[str]]) -> None:

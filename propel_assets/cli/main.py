@@ -14,6 +14,7 @@ from propel_assets.cli.load import load
 from propel_assets.cli.privacy import erase, erasures, privacy
 from propel_assets.cli.probe import probe
 from propel_assets.cli.refresh import refresh
+from propel_assets.cli.rendering import log
 from propel_assets.cli.report import alert, notebook, report
 from propel_assets.cli.sandbox import fault, sandbox
 from propel_assets.cli.status import status
@@ -22,7 +23,7 @@ from propel_assets.cli.trial import demo, dev
 from propel_assets.cli.verify import verify
 from propel_assets.cli.webhooks import webhooks
 from propel_assets.errors import PropelError
-from propel_assets.settings import load_settings
+from propel_assets.settings import load_settings, report_misspelled_variables
 
 SECTIONS = {
     "Load and check": (refresh, load, check, verify, status),
@@ -76,6 +77,7 @@ def main(environment: str | None) -> None:
       propel-assets status                    list the tables in the warehouse, their age, the last checks
       propel-assets report                    write an HTML page with charts
     """
+    report_misspelled_variables(lambda message: log(f"Warning: {message}"), environment)
     if environment:
         load_settings(environment=environment)  # refuse a wrong name before the command begins
 

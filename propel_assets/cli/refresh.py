@@ -6,12 +6,14 @@ from propel_assets.cli.arguments import current_settings
 from propel_assets.cli.rendering import format_count, log
 from propel_assets.errors import PropelError, install_extra
 
+UI = "dagster dev -m propel_assets.definitions"
+
 
 @click.command(short_help="Load the default tables, check them, build the marts.")
 def refresh() -> None:
     """Load the default tables, check them, and build the histories and marts: the daily job, through Dagster.
 
-    The run is stored in DAGSTER_HOME (default: .dagster_home in this folder), so `dagster dev` shows it. Without the
+    The run is stored in DAGSTER_HOME (default: .dagster_home in this folder), so the UI shows it. Without the
     extra `marts`, it loads and checks the tables only.
 
     \b
@@ -19,8 +21,8 @@ def refresh() -> None:
       propel-assets refresh
       propel-assets --environment staging refresh
     """
+    from propel_assets.cli.check import CHECK_FAILED
     from propel_assets.cli.runs import names_of, print_assets, print_skipped, run_job
-    from propel_assets.cli.status import CHECK_FAILED
     from propel_assets.defs.automation import REFRESH
     from propel_assets.defs.build import build_definitions
     from propel_assets.defs.config import PropelAuthConfig
@@ -46,6 +48,6 @@ def refresh() -> None:
     if not are_marts_installed():
         click.echo(f"No marts. {install_extra('marts')}.")
     count = len(result.get_asset_materialization_events())
-    click.echo(f"{format_count(count, 'asset')} materialized. Next: propel-assets status")
+    click.echo(f"{format_count(count, 'asset')} materialized. Next: propel-assets status, or the UI: {UI}")
     if any(check.severity.value == "ERROR" for check in failed):
         raise SystemExit(CHECK_FAILED)

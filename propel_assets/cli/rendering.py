@@ -1,9 +1,8 @@
 """What commands print: tables to stdout, messages and progress to stderr."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -12,17 +11,25 @@ import click
 Log = Callable[[str], None]
 Progress = Callable[[str, int, int | None], None]
 PIPE_WIDTH = 100_000
-VERDICTS = (
-    'proved: no row is missing, under the assumptions on the page "How a list is scanned" of the documentation. '
-    "counted: completeness is not proved; propel_scans.reason has the reason. "
-    "skipped: not read, the previous data is kept."
-)
-"""The legend of a table with verdicts."""
+VERDICTS = {
+    "proved": 'no row is missing, under the assumptions on the page "How a list is scanned" of the documentation.',
+    "counted": "completeness is not proved; propel_scans.reason has the reason.",
+    "skipped": "not read, the previous data is kept.",
+}
+"""What each verdict means."""
 
 
 def log(text: str) -> None:
     """Print a message to stderr."""
     click.echo(text, err=True)
+
+
+def log_verdicts(verdicts: Collection[str]) -> None:
+    """Print what ``verdicts`` mean to stderr, unless all are `proved`."""
+    if {*verdicts} & {"counted", "skipped"}:
+        for verdict, meaning in VERDICTS.items():
+            if verdict in verdicts:
+                log(f"{verdict}: {meaning}")
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -64,17 +71,6 @@ def progress_bar() -> Iterator[tuple[Progress, Log]]:
             bar.update(tasks[table], completed=rows, total=total)
 
         yield show, lambda text: console.print(text, markup=False, soft_wrap=True)
-
-
-def format_age(at: datetime) -> str:
-    """Return the time since ``at`` in minutes, hours or days; `unknown` if it is more than an hour in the future."""
-    minutes = int((datetime.now(UTC) - at).total_seconds() // 60)
-    if minutes < -60:
-        return "unknown"
-    minutes = max(0, minutes)  # clocks differ
-    if minutes < 60:
-        return f"{minutes} min"
-    return f"{minutes // 60} h" if minutes < 48 * 60 else f"{minutes // 1440} days"
 
 
 def format_count(number: int, noun: str) -> str:

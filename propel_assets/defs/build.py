@@ -1,5 +1,7 @@
 """Every definition of one PropelAuth environment, to be merged into a project."""
 
+import logging
+
 import dagster as dg
 
 from propel_assets.defs.alerts import build_alerts_sensor
@@ -11,7 +13,7 @@ from propel_assets.defs.config import PropelAuthConfig
 from propel_assets.defs.environment import Environment
 from propel_assets.defs.events import build_events_job, build_events_sensor
 from propel_assets.defs.marts import build_marts
-from propel_assets.settings import disable_dlt_telemetry
+from propel_assets.settings import disable_dlt_telemetry, report_misspelled_variables
 
 
 def build_definitions(config: PropelAuthConfig | None = None) -> dg.Definitions:
@@ -30,6 +32,7 @@ def build_definitions(config: PropelAuthConfig | None = None) -> dg.Definitions:
     """
     disable_dlt_telemetry()
     environment = Environment.from_config(config or PropelAuthConfig())
+    report_misspelled_variables(logging.getLogger(__name__).warning, environment.name)
     marts = build_marts(environment)
     assets = [build_api_asset(environment), *build_raw_assets(environment), *marts]
     checks = build_checks(environment)

@@ -9,7 +9,7 @@ import pyarrow as pa
 from propel_assets.catalog import Table
 from propel_assets.errors import SettingsError
 from propel_assets.privacy.arrow import pc
-from propel_assets.privacy.identifiers import MAY_CONTAIN_IDENTIFIER, PLAIN_IDENTIFIER, replace_identifiers
+from propel_assets.privacy.identifiers import MAY_CONTAIN_IDENTIFIER, is_one_identifier, replace_identifiers
 from propel_assets.privacy.policy import KEY_LABEL, Policy, column_of, require_key
 from propel_assets.settings import variable_of
 
@@ -122,7 +122,9 @@ class ErasureList:
         for name in rows.column_names:
             if pa.types.is_string(rows.schema.field(name).type):
                 has_any_content = _has_any_content(table, rows.schema.field(name))
-                candidates = dict(_candidates(rows[name], all_values=has_any_content, is_own=name in own))
+                candidates = dict(_candidates(rows[name], all_values=has_any_content))
+                if name in own:
+                    candidates = {i: v for i, v in candidates.items() if not is_one_identifier(v, self._is_listed)}
                 replaced = {
                     index: replace_identifiers(text, self._is_listed, whole_values=has_any_content)
                     for index, text in candidates.items()
@@ -137,10 +139,8 @@ def _has_any_content(table: Table, arrow_field: pa.Field) -> bool:
     return column is None or column.privacy == "free_form"
 
 
-def _candidates(values: pa.ChunkedArray, *, all_values: bool, is_own: bool) -> Iterator[tuple[int, str]]:
+def _candidates(values: pa.ChunkedArray, *, all_values: bool) -> Iterator[tuple[int, str]]:
     """Yield the position and the text of the values that can contain an identifier."""
     selected = pc.is_valid(values) if all_values else pc.match_substring_regex(values, MAY_CONTAIN_IDENTIFIER)
-    if is_own:
-        selected = pc.and_(selected, pc.invert(pc.match_substring_regex(values, PLAIN_IDENTIFIER)))
     indices = pc.indices_nonzero(pc.fill_null(selected, False))
     yield from zip(indices.to_pylist(), values.take(indices).to_pylist(), strict=True)

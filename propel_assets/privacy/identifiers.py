@@ -10,14 +10,16 @@ address.
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from html.entities import html5
 
 import msgspec
 
 from propel_assets.privacy.surrogates import mark_surrogates
 
 REPLACEMENT = "erased"
-# A text without `@` (plain or encoded) and without 8 hex digits contains no identifier. Valid in RE2, for Arrow, too.
-MAY_CONTAIN_IDENTIFIER = r"@|%(?:25)*40|u0040|&#(?:64|[xX]40);|[0-9A-Fa-f]{8}"
+# A text without `@`, without the digits of an encoded one and without 8 hex digits contains no identifier. Valid in
+# RE2, for Arrow, too.
+MAY_CONTAIN_IDENTIFIER = r"@|40|64|commat|[0-9A-Fa-f]{8}"
 CANDIDATE = re.compile(MAY_CONTAIN_IDENTIFIER)
 MAX_DECODINGS = 4
 MAX_LOCAL, MAX_DOMAIN = 64, 255  # RFC 5321
@@ -27,18 +29,21 @@ ID = re.compile(
 )
 LOCAL = re.compile(r'[^\s@"<>(),;:\[\]\\\x00-\x1f]+\Z')
 LOCAL_START = re.compile(r"(?:\A|(?<=[^\w.+-]))[._+-]*")
-DOMAIN = re.compile(rf"[\w.-]{{1,{MAX_DOMAIN}}}")
+DOMAIN = re.compile(rf"\[[\w.:-]{{1,{MAX_DOMAIN}}}\]|[\w.-]{{1,{MAX_DOMAIN}}}")
 DOMAIN_END = re.compile(r"[._-]+|\Z")
 ESCAPE = re.compile(
-    r"(?:%[0-9A-Fa-f]{2})+|(?:\\x[0-9A-Fa-f]{2})+|\\u[0-9A-Fa-f]{4}|\\[^u]|&#(?:[0-9]{1,7}|[xX][0-9A-Fa-f]{1,6});",
+    r"(?:%[0-9A-Fa-f]{2})+|(?:\\x[0-9A-Fa-f]{2})+|\\u[0-9A-Fa-f]{4}|\\[^u]"
+    r"|&#(?:0*[0-9]{1,7}|[xX]0*[0-9A-Fa-f]{1,6});?|&[A-Za-z][A-Za-z0-9]{1,30};",
     re.DOTALL,
 )
 SIMPLE_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f", "/": "/", '"': '"', "'": "'", "\\": "\\"}
 JSON_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"(\s*:)?', re.DOTALL)
-NOT_ALPHANUMERIC = re.compile(r"[^0-9a-z]+")
+NOT_ALPHANUMERIC = re.compile(
+    "(?:i\u0307|[^0-9a-z])+"
+)  # the first is the lower case of the Turkish capital i with a dot
 
-PLAIN_IDENTIFIER = r"^(?:[^\s@\"'<>(),;:\[\]\\%&=?/]+@[\w.-]+|[0-9A-Fa-f-]{32,36}|[0-9A-Fa-f]{64})$"
-"""A text that is one address or id and nothing else. Valid in RE2, for Arrow, as well."""
+PLAIN_IDENTIFIER = re.compile(rf"[^\s@\"<>(),;:\[\]\\]+@(?:{DOMAIN.pattern})|[0-9A-Fa-f-]{{32,36}}|[0-9A-Fa-f]{{64}}")
+"""A text that is one address or id and nothing else. The local part can have `'`, `%`, `=` and `/`."""
 
 IsErased = Callable[[str], bool]
 """Returns whether a value identifies an erased person. It ignores case."""
@@ -56,6 +61,11 @@ def replace_identifiers(text: str, is_erased: IsErased, *, whole_values: bool = 
     if whole_values and is_erased(text):
         return REPLACEMENT
     return _replace_in_text(text, is_erased)
+
+
+def is_one_identifier(text: str, is_erased: IsErased) -> bool:
+    """Return whether the whole of ``text`` is an address or an id, of an erased person or of another one."""
+    return PLAIN_IDENTIFIER.fullmatch(text) is not None or is_erased(text)
 
 
 def like_patterns(value: str) -> list[str]:
@@ -194,10 +204,16 @@ def _decode_escape(escape: str) -> Iterator[tuple[str, int]]:
         except UnicodeDecodeError:
             for byte in data:
                 yield chr(byte), length
-    elif escape[0] == "&":
-        digits = escape[2:-1]
-        code = int(digits[1:], 16) if digits[0] in "xX" else int(digits)
+    elif escape.startswith("&#"):
+        digits = escape[2:].rstrip(";")
+        code = int(digits[1:].lstrip("0") or "0", 16) if digits[0] in "xX" else int(digits.lstrip("0") or "0")
         yield chr(code) if code < 0x110000 else " ", len(escape)
+    elif escape[0] == "&":
+        character = html5.get(escape[1:], "")
+        if len(character) == 1:
+            yield character, len(escape)
+        else:
+            yield from ((unknown, 1) for unknown in escape)
     elif escape[1] == "u":
         yield chr(int(escape[2:], 16)), len(escape)
     elif escape[1] in SIMPLE_ESCAPES:

@@ -29,6 +29,7 @@ from propel_assets.settings.parsing import (
     load_settings,
     monitoring_settings,
     read_setting,
+    report_misspelled_variables,
     variable_to_set,
 )
 from propel_assets.settings.process import (
@@ -60,6 +61,7 @@ __all__ = [
     "name_prefix",
     "normalize_auth_url",
     "read_setting",
+    "report_misspelled_variables",
     "require_credentials",
     "variable_of",
     "variable_to_set",

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from propel_assets.errors import SettingsError
 from propel_assets.settings.dlt_provider import SOURCE_SECTION, read_from_dlt
-from propel_assets.settings.fields import Settings, name_prefix
+from propel_assets.settings.fields import Settings
 from propel_assets.settings.parsing import variable_to_set
 
 REQUIRED = {"auth_url": ("auth URL", "config.toml"), "api_key": ("API key", "secrets.toml")}
@@ -38,11 +38,10 @@ def _describe_missing(names: Sequence[str], section: str, environment: str) -> s
     labels = " and no ".join(REQUIRED[name][0] for name in names)
     variables = " and ".join(variable_to_set(name, environment) for name in names)
     files = " and ".join(f"{name} in .dlt/{REQUIRED[name][1]}" for name in names)
-    fields = f"the field{'s' * (len(names) > 1)} {' and '.join(names)}"
-    resource = f"{fields} of the Dagster resource {name_prefix(environment)} (or your `name_prefix`)"
+    options = f"option{'s' * (len(names) > 1)} {' and '.join(names)}"
     return (
-        f"No PropelAuth {labels}. Set {variables}, or {files} under [{section}], or {resource}. "
-        "To try without a tenant: propel-assets demo."
+        f"No PropelAuth {labels}. Set {variables}, or {files} under [{section}]. In a Dagster project of your own, the "
+        f"{options} of PropelAuthConfig can be set instead. To try without a tenant: propel-assets demo."
     )
 
 

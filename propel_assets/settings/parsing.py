@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from propel_assets.errors import SettingsError
@@ -11,6 +12,10 @@ from propel_assets.settings.fields import FIELDS, Settings, check_value, variabl
 PER_ENVIRONMENT = ("auth_url", "api_key", "oauth_token", "webhook_secret", "webhook_store")
 """Settings without a common value: the key of one environment must never be sent to another."""
 PRIVACY_VARIABLE = re.compile(r"(?:\w+__)?(PROPELAUTH_PRIV\w*)")
+SIMILARITY = 0.8
+"""How similar two names must be, from 0 to 1, so that one counts as a misspelling of the other."""
+_reported: set[str] = set()
+"""Misspelled variables that were logged in this process."""
 TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no")
 
 
@@ -75,6 +80,30 @@ def _variables_of(name: str, environment: str) -> list[str]:
 def variable_to_set(name: str, environment: str) -> str:
     """Return the environment variable that sets a field of `Settings` for ``environment``, whatever others have."""
     return _variables_of(name, environment)[0]
+
+
+def report_misspelled_variables(log: Callable[[str], None], environment: str | None = None) -> None:
+    """Log a message for each environment variable that is not a setting, and whose name is close to one.
+
+    Each is logged once per process. Unknown variables that are close to no setting can belong to another program.
+
+    Args:
+        log: receives the messages.
+        environment: the environment's name; when empty, PROPELAUTH_ENVIRONMENT has it.
+    """
+    environment = _environment(environment)
+    prefix = f"{environment.upper()}__" if environment else ""
+    known = {variable_of(name) for name in FIELDS}
+    by_name = {variable.partition("_")[2]: variable for variable in known}  # DESTINATION of PROPELAUTH_DESTINATION
+    for variable, value in sorted(os.environ.items()):
+        own_prefix = prefix if prefix and variable.startswith(prefix) else ""
+        name = variable.removeprefix(own_prefix)
+        is_candidate = own_prefix or name.startswith("PROPELAUTH_")
+        if not is_candidate or name in known or not value.strip() or variable in _reported:
+            continue
+        if close := get_close_matches(name.removeprefix("PROPELAUTH_"), by_name, n=1, cutoff=SIMILARITY):
+            _reported.add(variable)
+            log(f"{variable} is not a setting. Did you mean {own_prefix}{by_name[close[0]]}?")
 
 
 def _environment(name: str | None) -> str:

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from math import inf
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
@@ -48,6 +48,10 @@ MAX_ERROR_BYTES = 64 * 2**10
 RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 NO_AUTH, BACKEND_KEY = "", "backend key"
 SANDBOX = "propel-assets-sandbox/"
+MEDIA_TYPES = ("application/json", "application/problem+json", "text/html", "text/plain")
+"""The types of bodies that messages name. The header of any other type can have any content."""
+PLACEHOLDER = ".example.com"
+"""Of the auth URL in the documentation. The domain is reserved: no tenant can have it."""
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError)
 NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]')
 """A text, or the start or end of an array or object."""
@@ -169,7 +173,7 @@ class Client:
             try:
                 value = _decode(request, body, decode)
             except NOT_JSON as error:
-                kind = response.headers.get("Content-Type", "a body without a type").split(";")[0]
+                kind = _content_type(response)
                 reason = f"invalid UTF-8 (byte {error.start})" if isinstance(error, UnicodeDecodeError) else error
                 text = f"returned {response.status} with {kind} that is not JSON{request.page}: {reason}"
                 return _Failure(text, sent_at)
@@ -215,14 +219,21 @@ class Client:
                 f"PROPELAUTH_RETRY_SECONDS ({limit:.0f}). The previous data is kept. Run again later, or raise "
                 "PROPELAUTH_RETRY_SECONDS."
             )
-        is_last = tries >= MAX_TRIES and not rate_limited
+        is_placeholder = not failure.is_connected and self._pool.host.endswith(PLACEHOLDER)
+        is_last = is_placeholder or (tries >= MAX_TRIES and not rate_limited)
         if self._throttle.stopped or is_last or spent + pause > limit:
             tried = f"{tries} attempt{'' if tries == 1 else 's'} in {now - request.started:.0f} s"
-            text = f"{request} {failure.reason} ({tried}). The previous data is kept. Run again later."
+            text = f"{request} {failure.reason} ({tried})."
+            variable, url = variable_to_set("auth_url", self.tenant.environment), self.tenant.auth_url
+            if is_placeholder:
+                raise Unreachable(
+                    f"{text} {url} is a placeholder: set {variable} to the auth URL of your environment, which the "
+                    "PropelAuth dashboard shows on the Frontend Integration page."
+                )
+            text += " The previous data is kept. Run again later."
             if failure.is_connected:
                 raise TransientApiError(text)
-            variable = variable_to_set("auth_url", self.tenant.environment)
-            raise Unreachable(f"{text} Check that {variable} is right: {self.tenant.auth_url}.")
+            raise Unreachable(f"{text} Check that {variable} is right: {url}.")
         with self._traffic_lock:
             self.traffic.retries += 1
             self.traffic.rate_limited += rate_limited
@@ -238,7 +249,7 @@ class _Request:
     """One GET request. Its text has the path only: a query can contain an e-mail address."""
 
     def __init__(self, path: str, params: Params, auth: str) -> None:
-        self.auth = auth
+        self.auth, self.params = auth, params
         self.started = time.monotonic()
         quoted = quote(path, safe="/%")
         self.url = f"{quoted}?{urlencode(params)}" if params else quoted
@@ -299,6 +310,11 @@ def _retry_after(value: str | None) -> float | None:
         at = at if at.tzinfo else at.replace(tzinfo=UTC)
         seconds = (at - datetime.now(UTC)).total_seconds()
     return seconds if 0 < seconds < inf else None
+
+
+def _content_type(response: urllib3.BaseHTTPResponse) -> str:
+    kind = response.headers.get("Content-Type", "").split(";")[0].strip().lower()
+    return kind if kind in MEDIA_TYPES else "a body of another type" if kind else "a body without a type"
 
 
 def _deepest_nesting(body: bytes) -> str:
@@ -382,7 +398,7 @@ def _refusal(request: _Request, response: urllib3.BaseHTTPResponse, environment:
             status,
         )
     hints: dict[int, str] = {
-        HTTPStatus.BAD_REQUEST: f": invalid {_refused_fields(body)}.",
+        HTTPStatus.BAD_REQUEST: f": invalid {_refused_parameters(body, request.params)}.",
         HTTPStatus.FORBIDDEN: ": the key may not read this. Add the permission on the Backend Integration page.",
         HTTPStatus.NOT_FOUND: f": not found, or {url} is not the auth URL of this environment.",
         HTTPStatus.UPGRADE_REQUIRED: ": orgs (B2B) are not enabled for this project.",
@@ -390,9 +406,12 @@ def _refusal(request: _Request, response: urllib3.BaseHTTPResponse, environment:
     return PermanentApiError(returned + hints.get(status, "."), status)
 
 
-def _refused_fields(body: bytes) -> str:
+def _refused_parameters(body: bytes, params: Params) -> str:
+    """Return the parameters of the request that the body of a 400 names, in either of PropelAuth's two formats."""
     try:
-        fields = sorted(msgspec.json.decode(body, type=dict[str, msgspec.Raw]))
-    except NOT_JSON:
+        errors = msgspec.json.decode(body, type=dict[str, Any])
+    except (*NOT_JSON, RecursionError):
         return "request"
-    return ", ".join(fields) or "request"
+    nested = [errors.get(name) for name in ("field_errors", "user_facing_errors")]
+    names = {name for found in [errors, *nested] if isinstance(found, dict) for name in found}
+    return ", ".join(sorted(names & {*params})) or "request"

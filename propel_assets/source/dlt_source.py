@@ -59,7 +59,7 @@ def build_source(tables: Sequence[str] | None, run: SourceRun) -> DltSource:
     """Return the tables that `propel_auth_source` returns, read as ``run`` states."""
     for name in tables or ():
         if name not in BY_NAME:
-            raise SettingsError(f"{describe_unknown_table(name)} `propel-assets tables` lists all.")
+            raise SettingsError(describe_unknown_table(name))
     chosen = [table for table in TABLES if (table.default if tables is None else table.name in tables)]
 
     @dlt.source(schema=complete_schema(), max_table_nesting=0)

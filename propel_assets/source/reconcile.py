@@ -8,7 +8,7 @@ loss, and no value makes a load fail. docs/guarantees.md states what holds.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
@@ -21,7 +21,7 @@ from propel_assets.catalog import Table
 from propel_assets.privacy.arrow import pc
 from propel_assets.privacy.policy import UNEXPECTED_FIELD, VARIANT
 from propel_assets.privacy.surrogates import has_lone_surrogate
-from propel_assets.source.values import ARROW_TYPES, arrow_array, decode_value, is_exact
+from propel_assets.source.values import ARROW_TYPES, JSON_TOKEN, arrow_array, decode_value, is_exact
 
 # Types that hold the values of another one, where a destination does not have that.
 SAME_TYPE: dict[str, Collection[str]] = {
@@ -30,14 +30,13 @@ SAME_TYPE: dict[str, Collection[str]] = {
     "bool": {"bigint"},
     "double": {"decimal"},
 }
-Reason = Literal["type", "column type", "NUL", "surrogate", "range", "depth"]
+Reason = Literal["type", "column type", "NUL", "surrogate", "range"]
 REASONS: dict[str, str] = {
     "type": "not {kind}",
     "column type": "not {kind}, the type of the column at the destination",
     "NUL": "NUL character, which the destination cannot store",
     "surrogate": "lone surrogate, which no encoding has",
     "range": "number out of range",
-    "depth": "nested too deep to be examined",
 }
 UNEXPECTED = "unexpected"  # how the description of a field that the catalog does not declare begins
 RESERVED_NAME = re.compile(rf"_dlt.*|.*{VARIANT}|.*__f[0-9a-f]{{8}}")
@@ -316,29 +315,11 @@ def _unstorable(value: str, kind: str, limits: ValueLimits) -> Reason | None:
     """Return why the destination cannot store ``value``; None: it can."""
     if kind == "text":
         return "NUL"
-    numbers: list[str] = []
-    keep: Any = lambda text: numbers.append(text) or 0  # noqa: E731 - the two hooks of json.loads
-    try:
-        parsed = json.loads(value, parse_int=keep, parse_float=keep)
-    except RecursionError:  # as deep as Python can decode, which depends on the caller
-        return "depth"
-    if not limits.nul and any("\0" in text for text in _texts_of(parsed)):
+    tokens = JSON_TOKEN.findall(value)  # not a parser, which limits how deep a value is nested
+    if not limits.nul and any("\0" in json.loads(token) for token in tokens if r"\u0000" in token):
         return "NUL"
     fits = {"double": _fits_64_bits, "numeric": _fits_numeric}.get(limits.json_numbers)
-    return "range" if fits and not all(map(fits, numbers)) else None
-
-
-def _texts_of(value: Any) -> Iterable[str]:
-    """Yield every text inside a JSON value, keys included."""
-    waiting = [value]
-    while waiting:
-        inner = waiting.pop()
-        if isinstance(inner, str):
-            yield inner
-        elif isinstance(inner, dict):
-            waiting += [*inner.keys(), *inner.values()]
-        elif isinstance(inner, list):
-            waiting += inner
+    return "range" if fits and not all(fits(token) for token in tokens if token[0] in "-0123456789") else None
 
 
 def _fits_64_bits(number: str) -> bool:

@@ -212,15 +212,18 @@ def _batch_hints(rows: Rows, json_columns: Iterable[str]) -> Any:
     return dlt.mark.make_hints(write_disposition=MERGE, columns=columns)
 
 
+def column_types(schema: dlt.Schema, table: str) -> dict[str, str]:
+    """Return the types of the columns that dlt's ``schema`` has for a table; empty: it does not have the table."""
+    columns = schema.tables[table].get("columns", {}) if table in schema.tables else {}
+    return {name: str(hints["data_type"]) for name, hints in columns.items() if "data_type" in hints}
+
+
 def _reconciler(run: SourceRun) -> Reconciler:
     """Return the reconciler of a scan. It needs a running extraction: dlt's schema has the naming convention."""
     schema = dlt.current.source_schema()
 
     def columns(name: str) -> Mapping[str, str]:
-        known = {
-            c: str(hints["data_type"]) for c, hints in schema.get_table_columns(name).items() if "data_type" in hints
-        }
-        return merge_types(known, run.stored_columns(name) if run.stored_columns else {})
+        return merge_types(column_types(schema, name), run.stored_columns(name) if run.stored_columns else {})
 
     naming = schema.naming
     return Reconciler(columns, naming.normalize_path, max_name_length=naming.max_length, limits=run.limits)

@@ -37,6 +37,8 @@ PYTHON_TYPES: dict[str, Any] = {
     "date": date,
 }
 INTEGER = re.compile(rb"-?\d+")
+JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[][{}]|[^][{}",:\s]+')
+"""A string, bracket, brace, number or literal of a JSON source text."""
 ABSENT = msgspec.Raw(b"")
 NULLS = (b"", b"null")
 NULL_TEXTS = pa.array([null.decode() for null in NULLS])

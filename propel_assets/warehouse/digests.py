@@ -3,13 +3,14 @@
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import date
-from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
+from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import duckdb
 import pyarrow as pa
 
+from propel_assets.source.values import JSON_TOKEN
 from propel_assets.warehouse.audit import as_utc
 
 Side = Literal["stored", "current"]
@@ -17,7 +18,7 @@ Kind = Literal["missing", "extra", "different"]
 Key = tuple[str, ...]
 """The canonical values of the columns of a primary key."""
 MEMORY_LIMIT = "256MB"
-EXACT = Context(prec=200_000, Emax=MAX_EMAX, Emin=MIN_EMIN)  # no number in JSON is rounded
+EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)  # no number in JSON is rounded
 
 
 class KeyDifference(NamedTuple):
@@ -129,10 +130,8 @@ def canonical(value: Any, kind: str) -> str | None:
         return None
     match kind:
         case "json":
-            parsed = (
-                json.loads(value, parse_float=Decimal, parse_int=Decimal) if isinstance(value, str | bytes) else value
-            )
-            return None if parsed is None else json.dumps(_plain(parsed), sort_keys=True)
+            parsed = _parse(value) if isinstance(value, str | bytes) else value
+            return None if parsed is None else _canonical_json(parsed)
         case "timestamp":
             return as_utc(value).isoformat(timespec="microseconds")
         case "date":
@@ -146,13 +145,66 @@ def canonical(value: Any, kind: str) -> str | None:
     return str(value)
 
 
-def _plain(value: Any) -> Any:
-    """Return a parsed JSON value in which equal numbers are equal: 1.0, 1 and 1e0."""
-    if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
-        exact = EXACT.normalize(Decimal(str(value)))
-        return {"number": str(exact) if exact else "0"}
+class _Token(str):
+    """A part of the canonical text of a JSON value."""
+
+    __slots__ = ()
+
+
+def _canonical_json(value: Any) -> str:
+    """Return a parsed JSON value as a text that is equal for equal values only.
+
+    Names of objects are sorted, and a number is written by its value: 1.0, 1 and 1e0 are equal. Not recursive, because
+    Python limits the depth of calls.
+    """
+    parts: list[str] = []
+    waiting: list[Any] = [value]
+    while waiting:
+        match waiting.pop():
+            case _Token() as token:
+                parts.append(token)
+            case dict() as found:
+                parts.append("{")
+                waiting.append(_Token("}"))
+                for name in sorted(found, reverse=True):
+                    waiting += [found[name], _Token(json.dumps(name))]
+            case list() as found:
+                parts.append("[")
+                waiting += [_Token("]"), *reversed(found)]
+            case bool() | str() | None as found:
+                parts.append(json.dumps(found))
+            case number:
+                exact = EXACT.normalize(Decimal(repr(number) if isinstance(number, float) else number))
+                parts.append(str(exact or 0))
+    return " ".join(parts)
+
+
+def _parse(source: str | bytes) -> Any:
+    """Return what a JSON source text stands for, with exact numbers."""
+    try:
+        return json.loads(source, parse_float=_number, parse_int=_number)
+    except RecursionError:
+        return _parse_deep(source if isinstance(source, str) else source.decode())
+
+
+def _parse_deep(source: str) -> Any:
+    """Return what `_parse` returns, at any depth."""
+    levels: list[list[Any]] = [[]]
+    for part in JSON_TOKEN.findall(source):
+        if part in {"[", "{"}:
+            levels.append([])
+        elif part in {"]", "}"}:
+            inner = levels.pop()
+            levels[-1].append(inner if part == "]" else dict(zip(inner[::2], inner[1::2], strict=True)))
+        else:
+            levels[-1].append(_parse(part))
+    [[value]] = levels
     return value
+
+
+def _number(text: str) -> Decimal | _Token:
+    """Return a number of a JSON source text; its text, if its exponent is too large for any number."""
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        return _Token(text)

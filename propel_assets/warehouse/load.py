@@ -18,7 +18,7 @@ from dlt.extract import DltSource
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 from propel_assets.catalog import AUTH_EVENT, tables_of
-from propel_assets.errors import ErasureListChanged, PropelError
+from propel_assets.errors import ErasureListChanged, PropelError, causes_of
 from propel_assets.privacy.policy import Policy
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.privacy.redaction import describe_error
@@ -84,6 +84,7 @@ def load_scan(
 
     Raises:
         PropelError: the scan was refused, or the write failed; the text says what is kept and what to do.
+        KeyboardInterrupt: the text says what is kept.
     """
     policy = load_policy(settings.privacy_settings)  # refused before anything is opened
     shared = contextlib.nullcontext(session) if session else open_session(settings.target, log)
@@ -116,7 +117,11 @@ def _load(
             load.read(locks, progress)
             info = load.write()
             session.finish(info)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(load.kept) from None
         except Exception as error:  # each database's driver has error classes of its own
+            if any(isinstance(cause, KeyboardInterrupt) for cause in causes_of(error)):  # dlt wraps it
+                raise KeyboardInterrupt(load.kept) from None
             step = error.step if isinstance(error, PipelineStepFailed) else "opening the destination"
             attempt = f"Loading {scan} into {settings.destination} failed ({step})"
             raise as_propel_error(error, attempt, load.kept, "run the load again") from None
@@ -211,7 +216,7 @@ class _Loader:
             write_change_log(self._connect, self._changes)
         if self._is_changed_by_events and self._options.events is None and can_read_again(self._target, self._policy):
             note_write(self._connect, self._pipeline, self.results)
-        self.kept = "Some tables can have been changed before the error."  # they are not one transaction
+        self.kept = "Some tables can have been changed."  # they are not one transaction
         for result in self.results:
             _delete_rows(self._pipeline, result)
         info = self._pipeline.load()

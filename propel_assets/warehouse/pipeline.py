@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -133,6 +134,13 @@ def database_file(pipeline: dlt.Pipeline) -> Path | None:
     return None if path.startswith((":", "md:")) else Path(path)
 
 
+def location_of(target: Target, pipeline: dlt.Pipeline) -> str:
+    """Return the destination and the dataset of ``pipeline``, without credentials; for DuckDB also the file."""
+    file = database_file(pipeline)
+    where = f"{target.destination}: {file.absolute()}" if file else target.destination
+    return f"{where}, dataset {pipeline.dataset_name}"
+
+
 def load_lock(target: Target, pipeline: dlt.Pipeline, log: Log) -> contextlib.AbstractContextManager[None]:
     """Hold the right to load, if the destination allows one load at a time.
 
@@ -185,13 +193,13 @@ def sync_local_pipeline(target: Target, log: Log = lambda _: None, loaded: dlt.P
             if loaded is not None and not names_people(loaded.state):
                 copy_local_state(loaded, folder)
                 return
-            build_pipeline(target, None).drop()
+            if folder.exists():  # removed before dlt reads it, which would log how its destination differs
+                shutil.rmtree(folder)
             if loaded is not None:
                 log(
                     "dlt's local pipeline state was removed: an erasure was stopped. `propel-assets erasures` names it."
                 )
                 return
-            # A new object: the dropped one still has the folder of the other project, and would read its database.
             local = build_pipeline(target, None)
             local.sync_destination()
             if names_people(local.state):

@@ -288,8 +288,13 @@ def connect(pipeline: dlt.Pipeline, target: Target, policy: Policy) -> Iterator[
 
 def warehouse_client(pipeline: dlt.Pipeline, target: Target) -> Any:
     """Return dlt's client of the warehouse, with the schema of every table. Open it with `with`."""
+    return dataset_of(pipeline, target).destination_client
+
+
+def dataset_of(pipeline: dlt.Pipeline, target: Target) -> dlt.Dataset:
+    """Return dlt's dataset of ``pipeline``, with the schema of every table."""
     schema = complete_schema()
     if table_format := load_formats(target).get("table_format"):
         for table in schema.data_tables(include_incomplete=True):
             table["table_format"] = table_format
-    return pipeline.dataset(schema).destination_client
+    return pipeline.dataset(schema)

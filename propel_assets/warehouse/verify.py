@@ -44,7 +44,8 @@ from propel_assets.source.lists import MAX_SINGLE_READS, get_or_none, request_ea
 from propel_assets.source.readers import ScanContext, read_scan
 from propel_assets.source.readers.per_parent import FLAGGED
 from propel_assets.source.readers.users import API_CLOCK_DIFFERENCE, READ_UNTIL
-from propel_assets.source.reconcile import Reconciler
+from propel_assets.source.reconcile import Reconciler, merge_types
+from propel_assets.source.scan_reader import column_types
 from propel_assets.source.stream import Progress, Rows, ScanResult
 from propel_assets.warehouse import differences
 from propel_assets.warehouse.audit import LoadRecord, as_utc, decode_json
@@ -217,7 +218,10 @@ class _Comparison:
         """Store the digests of the warehouse rows. Return the reason for each table that is not compared."""
         reasons = {}
         with self._connect() as warehouse:
-            self._stored_columns = warehouse.columns_of_tables([table.name for table in tables_of(self.scan)])
+            names = [table.name for table in tables_of(self.scan)]
+            self._stored_columns = {
+                name: self._as_loads_write(name, stored) for name, stored in warehouse.columns_of_tables(names).items()
+            }
             for table in self.tables:
                 stored = self._stored_columns[table.name]
                 load = warehouse.audit.last_load(table)
@@ -244,6 +248,12 @@ class _Comparison:
                     later = _is_later(columns, "created_at", compared.newest_possible)
                     compared.digests.add("stored", columns, [False] * len(later), later)
         return reasons
+
+    def _as_loads_write(self, name: str, stored: Mapping[str, str]) -> dict[str, str]:
+        """Return the columns of a table with the types that a load has: JSON, where files have text."""
+        known = [column_types(schema, name) for schema in (self.pipeline.default_schema, complete_schema())]
+        merged = merge_types({**known[0], **known[1]}, stored)
+        return {column: merged[column] for column in stored}
 
     def _missing_columns(self, table: Table, stored: Mapping[str, str], written: Collection[str]) -> list[str]:
         """Return the columns that are missing: those of the key, and those that loads have written.

@@ -62,6 +62,10 @@ def test_materialize_see_the_checks_turn_a_schedule_on_and_follow_an_asset_to_th
     page.goto(f"{ui}/asset-groups")
     expect(page.get_by_text("propel_auth_scim", exact=True).last).to_be_visible()
     expect(page.get_by_text("fetching statuses")).to_have_count(0)
+
+    page.goto(f"{ui}/assets/propel_auth_marts/fct_retention_weekly?view=lineage&lineageScope=upstream&lineageDepth=5")
+    for name in ("propel_auth_api", "user_query", "users_history", "dim_user"):
+        expect(page.get_by_text(name, exact=True).last).to_be_visible()
     picture("asset-graph")
 
     page.goto(f"{ui}/assets/propel_auth/org_membership?view=checks")

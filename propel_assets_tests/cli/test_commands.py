@@ -1,29 +1,34 @@
 """The commands that load and show tables: missing settings, wrong usage, results."""
 
 import ast
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
 from click.testing import CliRunner
+from dlt.load.load import Load
 
 import propel_assets
 from propel_assets.catalog import TABLES
 from propel_assets.cli.main import main
 from propel_assets.cli.rendering import print_table
+from propel_assets.source.client import Client
 from propel_assets_tests.processes import ROOT
 
 PACKAGE = Path(propel_assets.__file__).parent
 KEY_PLACES = (
     "No PropelAuth API key. Set PROPELAUTH_API_KEY, or api_key in .dlt/secrets.toml under "
-    "[sources.propel_auth_source], or the field api_key of the Dagster resource propel_auth (or your `name_prefix`). "
-    "To try without a tenant: propel-assets demo."
+    "[sources.propel_auth_source]. In a Dagster project of your own, the option api_key of PropelAuthConfig can be set "
+    "instead. To try without a tenant: propel-assets demo."
 )
 
 
@@ -117,15 +122,42 @@ def test_a_server_that_cannot_be_reached_is_tried_by_one_scan(host, reason, run_
     assert "Not started after that: org_query, " in ran.stderr
 
 
+def test_the_host_of_the_documentation_is_not_retried_and_is_called_a_placeholder(run_cli) -> None:
+    url = "https://no-such-host.example.com"
+    ran = run_cli("load", PROPELAUTH_AUTH_URL=url, PROPELAUTH_API_KEY="0123456789", PROPELAUTH_RETRY_SECONDS="300")
+    assert ran.returncode == 1
+    assert (
+        f"failed: host name not found (1 attempt in 0 s). {url} is a placeholder: set PROPELAUTH_AUTH_URL to the auth "
+        "URL of your environment, which the PropelAuth dashboard shows on the Frontend Integration page."
+    ) in ran.stderr
+    assert "kept" not in ran.stderr
+
+
+@pytest.mark.parametrize("command", ["tables", "load"])
+def test_a_misspelled_variable_is_reported_on_stderr_with_the_setting_that_it_is_close_to(command, run_cli) -> None:
+    ran = run_cli(command, PROPELAUTH_APIKEY="x", PROPELAUTH_VERIFIER_KEY="of another program")
+    assert ran.stderr.startswith("Warning: PROPELAUTH_APIKEY is not a setting. Did you mean PROPELAUTH_API_KEY?\n")
+    assert ran.stderr.count("Warning: ") == 1
+
+
 # --- usage ---
 
 
 @pytest.mark.parametrize("command", ["load", "check", "privacy"])
-def test_an_unknown_table_is_a_usage_error_with_the_closest_names_and_all_names(command, tmp_path) -> None:
-    ran = CliRunner().invoke(main, [command, "user_qery"])
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("user_qery", "Did you mean 'user_query' or "),
+        ("users", "Did you mean 'user_query' or 'org_membership'? "),
+        ("ORGS", "Did you mean 'org_query'? "),
+        ("xyz", "`propel-assets tables` lists all."),
+    ],
+)
+def test_an_unknown_table_is_a_usage_error_with_the_closest_names(command, name, hint, tmp_path) -> None:
+    ran = CliRunner().invoke(main, [command, name])
     assert ran.exit_code == 2
-    assert "No table is named 'user_qery'. Did you mean 'user_query'" in ran.output
-    assert f"Tables: {', '.join(table.name for table in TABLES)}." in ran.output
+    assert f"No table is named {name!r}. {hint}" in ran.output
+    assert ran.output.rstrip().endswith("`propel-assets tables` lists all.")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -341,3 +373,74 @@ def test_a_sandbox_that_cannot_start_prints_the_reason_in_one_sentence(wrong, ru
     assert ran.returncode in (1, 2)
     assert value in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+# --- load: what it prints at its end ---
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """Press Ctrl-C when a method of a class is called the first time."""
+
+    def patch(owner: type, name: str, *, when: Callable[..., bool] = lambda *_: True) -> None:
+        original, sent = getattr(owner, name), []
+
+        def call(*args: Any, **options: Any) -> Any:
+            if not sent and when(*args):
+                sent.append(True)
+                os.kill(os.getpid(), signal.SIGINT)
+            return original(*args, **options)
+
+        monkeypatch.setattr(owner, name, call)
+
+    return patch
+
+
+def test_ctrl_c_while_a_table_is_read_names_what_was_kept(loaded, run_cli, query, interrupt) -> None:
+    interrupt(Client, "get", when=lambda _, path, *__: "end_user_api_keys" in path)
+    ran = run_cli("load", "custom_role_mappings", "org_query", "end_user_api_keys")
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-4:] == [
+        "Interrupted while loading end_user_api_keys. The previous data is kept.",
+        "Loaded before that, and complete: org_query, custom_role_mappings.",
+        "",
+        "Aborted!",
+    ]
+    assert query("SELECT count(*) FROM org_query") == [(6,)]
+
+
+def test_ctrl_c_while_a_table_is_written_is_no_error_of_the_destination(loaded, run_cli, query, interrupt) -> None:
+    interrupt(Load, "load_single_package")
+    ran = run_cli("load", "org_query", "custom_role_mappings")
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-4:] == [
+        "Interrupted while loading org_query. Some tables can have been changed.",
+        "Loaded before that, and complete: none.",
+        "",
+        "Aborted!",
+    ]
+    assert query("SELECT count(*) FROM org_query") == [(6,)]
+
+
+def test_load_ends_with_where_the_data_went_and_explains_no_verdict_if_all_are_proved(small, quick, tmp_path) -> None:
+    assert quick().stderr.splitlines() == [
+        "custom_role_mappings: 3 rows, proved",
+        "5 of 5 checks passed.",
+        f"Loaded into duckdb: {tmp_path / 'propel_auth_pipeline.duckdb'}, dataset propel_auth_data.",
+    ]
+
+
+def test_only_the_verdicts_that_occur_are_explained_one_per_line(loaded, run_cli) -> None:
+    assert run_cli("fault", "scim_off", "--url", loaded.url).returncode == 0
+    ran = run_cli("load", "scim_groups", "custom_role_mappings")
+    for text in (ran.stderr, run_cli("status").stderr):
+        assert re.findall("^(proved|counted|skipped): (.{6})", text, re.MULTILINE) == [
+            ("proved", "no row"),
+            ("skipped", "not re"),
+        ]
+    assert "Loaded into duckdb: " in ran.stderr
+
+
+def test_the_end_of_a_load_names_a_destination_without_its_credentials(postgres_server, small, quick, tmp_path) -> None:
+    ran = quick(**postgres_server.place(tmp_path))
+    assert ran.stderr.splitlines()[-1] == "Loaded into postgres, dataset propel_auth_data."

@@ -129,11 +129,11 @@ def test_data_older_than_the_limit_exits_with_3(loaded, run_sql) -> None:
     ran = CliRunner().invoke(main, ["status", "--max-age", "26h", *LOADED])
     assert ran.exit_code == 3
     assert ran.stderr.endswith(
-        "\nNo full load in the last 26 h: user_query. Check that the schedule of the full load is on, and that its "
+        "No full load in the last 26 h: user_query. Check that the schedule of the full load is on, and that its "
         "last run succeeded.\n"
     )
     ran = CliRunner().invoke(main, ["status", "--max-age", "90m", "user_query"])
-    assert "\nNo full load in the last 90 min: user_query. Check that the schedule" in ran.stderr
+    assert "No full load in the last 90 min: user_query. Check that the schedule" in ran.stderr
     status("--max-age", "28h", *LOADED)
     status("--json", "--max-age", "26h", *LOADED, exits=3)
 
@@ -165,7 +165,7 @@ def test_a_recent_load_is_no_full_load(loaded, run_sql, run_cli) -> None:
     assert ran.returncode == 3
     assert re.search(r"^user_query +60 +\w+ +\d min +10 days .* no *$", ran.stdout, re.MULTILINE)
     assert "\nuser_query: Older than 26 hours. The last full load was 10 days ago. " in ran.stdout
-    assert "\nNo full load in the last 26 h: user_query. Check that" in ran.stderr
+    assert "No full load in the last 26 h: user_query. Check that" in ran.stderr
     users = json.loads(status("--json"))["tables"][0]
     assert (users["table"], users["is_up_to_date"], users["age_seconds"] < 3_600) == ("user_query", False, True)
     since = datetime.fromisoformat(users["loaded_at"]) - datetime.fromisoformat(users["full_loaded_at"])

@@ -242,6 +242,58 @@ def test_a_load_restores_no_trace_in_other_peoples_data(destination, sandbox, se
     assert user["metadata"] == {"inner": "erased"}
 
 
+@pytest.mark.parametrize("destination", ["duckdb", "postgres"], indirect=True)
+@pytest.mark.parametrize("address", ["o'brien@x.test", "bob@exämple.test", "bob@[192.168.0.1]", "a/b=c%d&e?f@x.test"])
+def test_another_user_with_the_same_address_or_a_longer_one_keeps_it(
+    address, sandbox, settings, bob, erase_bob, rows
+) -> None:
+    same, longer = [user for user in sandbox.store.users if user != bob][:2]
+    addresses = {(same,): address.title(), (longer,): f"x'{address}"}
+    for (user,), email in {**addresses, (bob,): address}.items():
+        sandbox.store.update_user(user, email=email)
+    load_scan("users", settings)
+    for step in (erase_bob, lambda: load_scan("users", settings)):
+        step()
+        assert {key: rows("user_query")[key]["email"] for key in addresses} == addresses
+        assert (bob,) not in rows("user_query")
+
+
+@pytest.mark.parametrize("destination", ["duckdb", "postgres"], indirect=True)
+def test_addresses_are_found_in_any_case_whatever_the_database_takes_for_lower_case(
+    destination, settings, sandbox, bob, execute, erase_bob, tmp_path
+) -> None:
+    names = ["ΝΙΚΟΣ", "νικος", "İbo", "Ünal", "ünal", "ÜNAL", "BIB", "bib"]
+    collation = 'COLLATE "C"' if destination == "postgres" else ""
+    sandbox.store.invites[-1]["invitee_email"] = "ΝΙΚΟΣ@x.test"
+    load_scan("users", settings)
+    load_scan("invites", settings)
+    places = {
+        "lists": f"CREATE TABLE analysts.lists (email TEXT {collation})",
+        "invites": f"CREATE TABLE analysts.invites (n INT, inviter_email TEXT {collation})",
+        "notes": f"CREATE TABLE analysts.notes (note TEXT {collation})",
+    }
+    values = {"lists": "('{}')", "invites": "(1, '{}')", "notes": "('to {}')"}
+    insert = [
+        f"INSERT INTO analysts.{table} VALUES {value.format(f'{name}@x.test')}"
+        for table, value in values.items()
+        for name in [*names, "other"]
+    ]
+    execute("CREATE SCHEMA analysts", *places.values(), *insert, "SELECT 1")
+    receipt = erase_bob(emails=["νικος@x.test", "İbo@x.test", "ÜNAL@x.test", "BIB@x.test"])
+    assert receipt.is_complete, receipt
+    assert execute("SELECT email FROM analysts.lists") == [("other@x.test",)]
+    assert execute("SELECT DISTINCT inviter_email FROM analysts.invites ORDER BY 1 NULLS FIRST") == [
+        (None,),
+        ("other@x.test",),
+    ]
+    assert execute("SELECT DISTINCT note FROM analysts.notes ORDER BY 1") == [("to erased",), ("to other@x.test",)]
+    invited = execute("SELECT count(*) FROM propel_auth_data.pending_org_invites WHERE invitee_email LIKE '%@x.test'")
+    assert invited == [(0,)]
+    if destination == "duckdb":
+        content = (tmp_path / "propel_auth_pipeline.duckdb").read_bytes()
+        assert [name for name in names if f"{name}@".encode() in content] == []
+
+
 @pytest.mark.parametrize("destination", ["duckdb"], indirect=True)
 def test_an_unknown_id_is_refused_and_never_put_on_the_list(sandbox, settings, run, monkeypatch) -> None:
     unknown = "3d5c0d5e-0000-4000-8000-000000000000"

@@ -14,6 +14,7 @@ from propel_assets.warehouse.destinations.policies import DESTINATIONS
 from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.pipeline import writes_plain_files
 from propel_assets.warehouse.query import open_warehouse
+from propel_assets.warehouse.verify import verify_scan
 
 STRANGE = 'O\'Brien "Bob"\\,;\t\n\r\nヤマダ 🦆 %s $1 \u2028 é'
 
@@ -22,6 +23,15 @@ def findings(settings, name: str) -> dict[str, str]:
     with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
         found = examine(warehouse, BY_NAME[name])
     return {f.check: "ok" if f.passed else f"{f.severity}: {f.summary}" for f in found}
+
+
+def verified(settings) -> dict[str, object]:
+    """Return how many rows `propel-assets verify` finds different, and its notes, by table."""
+    tables = ("user_query", "org_membership")
+    return {found.table: (found.different, [*found.notes]) for found in verify_scan("users", tables, settings)}
+
+
+NO_DIFFERENCE = {"user_query": (0, []), "org_membership": (0, [])}
 
 
 def change(sandbox) -> str:
@@ -57,6 +67,7 @@ def test_the_tables_hold_exactly_what_propelauth_has_and_then_what_it_has_later(
         assert differences(rows("org_membership"), expected("org_membership")) == []
         assert set(findings(settings, "user_query").values()) == {"ok"}
         assert set(findings(settings, "org_membership").values()) == {"ok"}
+        assert verified(settings) == NO_DIFFERENCE
         change(sandbox)
 
 
@@ -107,6 +118,7 @@ def test_a_field_propelauth_adds_gets_a_column_and_a_warning(settings, sandbox, 
     row = rows("user_query", "new_scalar", "new_object")[(new,)]
     assert row["new_scalar"] == "not seen before"
     assert row["new_object"] == {"since": 2026, "tags": ["new", None]}
+    assert verified(settings) == NO_DIFFERENCE
     assert differences(rows("user_query"), expected("user_query")) == []
     assert findings(settings, "user_query")["schema"].startswith("WARN: ")
 

@@ -62,6 +62,7 @@ def test_an_identifier_in_another_persons_row_is_removed(column, value, stored, 
     [
         ("email", EMAIL),  # another user's own address, in an isolated org
         ("email", f"{EMAIL}.uk"),
+        ("email", "x'bob@x.test"),
         ("first_name", USERNAME),  # a username can be an ordinary name
         ("properties", '{"admin": "administrator"}'),
     ],

@@ -13,9 +13,10 @@ from propel_assets.privacy.identifiers import MAY_CONTAIN_IDENTIFIER, like_patte
 BOB = "bob@x.test"
 UNUSUAL = "o'brien+a=b@mail.exämple.test"
 ID = "5b1f0c1e-9f0d-4c64-8e0f-5f1c6c2d7a10"
+IP = "ip@[192.168.0.1]"
 KEY = "0123456789abcdef0123456789abcdef"
 HASH = "c" * 64
-ERASED = {BOB, UNUSUAL, ID, KEY, HASH, "bobby"}
+ERASED = {BOB, UNUSUAL, IP, ID, KEY, HASH, "bobby"}
 
 
 def is_erased(value: str) -> bool:
@@ -38,7 +39,13 @@ def replaced(text: str) -> str:
         ("https://h/?email=bob%40x.test&a=1", "https://h/?email=erased&a=1"),
         ("?next=%2Fu%3Fe%3Dbob%2540x.test%26a", "?next=%2Fu%3Fe%3Derased%26a"),
         ("bob&#64;x.test bob&#x40;x.test", "erased erased"),
+        ("bob&#064;x.test bob&#x0040;x.test bob&#0000000064;x.test", "erased erased erased"),
+        ("bob&#64x.test bob&commat;x&period;test bob&amp;#64;x.test", "erased erased erased"),
+        (r"bob\x40x.test", "erased"),
+        ('{"html": "bob\\u0026#64;x.test"}', '{"html": "erased"}'),
+        ("bob%26%2364%3Bx.test", "erased"),
         ("email=bob@x.test", "email=erased"),
+        ("ip@[192.168.0.1], IP@[192.168.0.1].png", "erased, erased.png"),
         ("<bob@x.test>;'bob@x.test'", "<erased>;'erased'"),
         ("[{'x': o\\x27brien+a=b@mail.ex\\xC3\\xA4mple.test}]", "[{'x': erased}]"),
         ("CORP\\bob@x.test", "CORP\\erased"),
@@ -75,6 +82,7 @@ def test_an_identifier_is_replaced(text, expected) -> None:
         '{"n": 1.50, "big": 12345678901234567890123, "n": 2, "t": "\\u00e9 \\/"}',
         "{not JSON, bobby}",
         "100% @ \\ &#; \\u12 %zz",
+        "a &amp; b &unknown; &NotEqualTilde; &#99999999; ip@[] bob&x.test",
     ],
 )
 def test_everything_else_is_unchanged(text) -> None:

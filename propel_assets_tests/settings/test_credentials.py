@@ -19,16 +19,16 @@ def refusal(settings: Settings) -> str:
 def test_all_missing_settings_are_named_at_once() -> None:
     assert refusal(Settings()) == (
         "No PropelAuth auth URL and no API key. Set PROPELAUTH_AUTH_URL and PROPELAUTH_API_KEY, or auth_url in "
-        ".dlt/config.toml and api_key in .dlt/secrets.toml under [sources.propel_auth_source], or the fields auth_url "
-        f"and api_key of the Dagster resource propel_auth (or your `name_prefix`). {DEMO}"
+        ".dlt/config.toml and api_key in .dlt/secrets.toml under [sources.propel_auth_source]. In a Dagster project of "
+        f"your own, the options auth_url and api_key of PropelAuthConfig can be set instead. {DEMO}"
     )
 
 
 def test_a_missing_setting_of_an_environment_is_named_with_the_places_of_that_environment() -> None:
     assert refusal(Settings(auth_url="https://auth.example.com", environment="staging")) == (
         "No PropelAuth API key. Set STAGING__PROPELAUTH_API_KEY, or api_key in .dlt/secrets.toml under "
-        f"[sources.propel_auth_source.staging], or the field api_key of the Dagster resource "
-        f"propel_auth_staging (or your `name_prefix`). {DEMO}"
+        "[sources.propel_auth_source.staging]. In a Dagster project of your own, the option api_key of "
+        f"PropelAuthConfig can be set instead. {DEMO}"
     )
 
 

@@ -5,7 +5,14 @@ from dataclasses import fields
 import pytest
 
 from propel_assets.errors import SettingsError
-from propel_assets.settings import Settings, load_settings, require_credentials, variable_of
+from propel_assets.settings import (
+    FIELDS,
+    Settings,
+    load_settings,
+    report_misspelled_variables,
+    require_credentials,
+    variable_of,
+)
 
 SECRETS = [f.name for f in fields(Settings) if f.metadata["secret"]]
 
@@ -70,3 +77,41 @@ def test_the_environment_variable_names_the_environment_where_no_argument_does(m
     monkeypatch.setenv("PROPELAUTH_ENVIRONMENT", "staging")
     assert load_settings().environment == "staging"
     assert load_settings(environment="production").environment == "production"
+
+
+@pytest.mark.parametrize(
+    ("variable", "setting"),
+    [
+        ("PROPELAUTH_DESTINATON", "PROPELAUTH_DESTINATION"),
+        ("PROPELAUTH_APIKEY", "PROPELAUTH_API_KEY"),
+        ("PROPELAUTH_EXECUTOR", "PROPEL_EXECUTOR"),
+        ("STAGING__PROPELAUTH_API_KEYS", "STAGING__PROPELAUTH_API_KEY"),
+        ("STAGING__API_KEY", "STAGING__PROPELAUTH_API_KEY"),
+    ],
+)
+def test_a_misspelled_variable_is_reported_with_the_setting_that_it_is_close_to(variable, setting, monkeypatch) -> None:
+    monkeypatch.setenv(variable, "x")
+    monkeypatch.setenv("PROPELAUTH_ENVIRONMENT", "staging")
+    messages: list[str] = []
+    for _ in range(2):  # logged once
+        report_misspelled_variables(messages.append)
+    assert messages == [f"{variable} is not a setting. Did you mean {setting}?"]
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        *(f"PROPELAUTH_{name}" for name in ("VERIFIER_KEY", "REDIRECT_URI", "CLIENT_SECRET", "LOG_LEVEL")),
+        *map(variable_of, FIELDS),
+        *(f"STAGING__{variable_of(name)}" for name in FIELDS),
+        "STAGING__DESTINATION__POSTGRES__CREDENTIALS",
+        "PRODUCTION__PROPELAUTH_APIKEY",
+        "DESTINATON",
+    ],
+)
+def test_a_setting_and_a_variable_of_another_program_are_not_reported(variable, monkeypatch) -> None:
+    monkeypatch.setenv(variable, "x")
+    monkeypatch.setenv("PROPELAUTH_DESTINATON", " ")  # empty, as Compose sets a variable without a value
+    messages: list[str] = []
+    report_misspelled_variables(messages.append, "staging")
+    assert messages == []

@@ -477,3 +477,42 @@ def test_rows_too_large_for_any_page_size_end_the_scan(serve, monkeypatch) -> No
     client = client_of(serve(org_pages(range(300))))
     with pytest.raises(ResponseTooLarge, match="response larger than"):
         list(read_scan("orgs", ScanContext(client=client)))
+
+
+@pytest.mark.parametrize(
+    ("header", "named"),
+    [
+        ("Text/HTML; charset=utf-8", "text/html"),
+        ("bob@secret.test key-SECRET", "a body of another type"),
+        ("secret/key-SECRET", "a body of another type"),
+        ("", "a body without a type"),
+    ],
+)
+def test_an_error_names_known_types_of_bodies_only(header, named, serve) -> None:
+    server = serve(lambda _: [f"HTTP/1.1 200 OK\r\nContent-Type: {header}\r\nContent-Length: 5\r\n\r\n<bob>".encode()])
+    client = Client(Tenant(auth_url=server.url, api_key="the-key", retry_seconds=0.1))
+    with pytest.raises(TransientApiError, match=f"returned 200 with {named} that is not JSON") as caught:
+        client.get("/x", msgspec.json.decode)
+    assert "ecret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ('{"bob@secret.test": ["x"], "key-SECRET": 1}', "request"),
+        ('{"bob@secret.test": ["x"], "page_size": ["secret"]}', "page_size"),
+        (
+            '{"error_code": "e", "user_facing_error": "secret", "field_errors": {"page_size": "x", "secret": 1}}',
+            "page_size",
+        ),
+        ('{"error_code": "e", "user_facing_errors": {"page_number": ["secret"]}}', "page_number"),
+        ('["secret"]', "request"),
+        ("[" * 60_000, "request"),
+    ],
+)
+def test_a_refusal_names_only_parameters_that_were_sent(body, named, serve) -> None:
+    head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    client = Client(Tenant(auth_url=serve(lambda _: [(head + body).encode()]).url, api_key="the-key"))
+    with pytest.raises(PermanentApiError) as caught:
+        client.get("/x", msgspec.json.decode, {"page_size": 1, "page_number": 0})
+    assert str(caught.value) == f"GET /x returned 400: invalid {named}."

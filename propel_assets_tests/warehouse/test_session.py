@@ -1,6 +1,7 @@
 """A load session: one pipeline for several loads, which leaves nothing behind and survives a failed load."""
 
 import fcntl
+import logging
 import os
 import shutil
 import threading
@@ -104,6 +105,20 @@ def test_local_pipeline_state_is_restored_once_and_names_the_tables(settings, mo
     assert restored == ["once"]
     tables = dlt.attach("propel_auth_pipeline").default_schema.tables
     assert set(BY_NAME) <= set(tables)
+
+
+def test_nothing_is_logged_about_a_local_state_of_another_destination(settings, monkeypatch, tmp_path, request) -> None:
+    load_scan("jwks", settings)
+    monkeypatch.setenv("PROPELAUTH_DESTINATION", "filesystem")
+    monkeypatch.setenv("DESTINATION__FILESYSTEM__BUCKET_URL", str(tmp_path / "lake"))
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    logging.getLogger("dlt").addHandler(handler)
+    request.addfinalizer(lambda: logging.getLogger("dlt").removeHandler(handler))
+    pipeline_module.sync_local_pipeline(load_settings().target)
+    assert [record.getMessage() for record in records] == []
+    assert dlt.attach("propel_auth_pipeline").destination.destination_type.endswith("filesystem")
 
 
 def test_a_session_without_a_load_changes_nothing(settings, tmp_path, temporary) -> None:

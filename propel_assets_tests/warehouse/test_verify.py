@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
-from decimal import Decimal
 
 import psycopg2
 import pytest
@@ -18,7 +17,6 @@ from propel_assets.settings import Settings, load_settings
 from propel_assets.source.stream import ReadOptions
 from propel_assets.warehouse import differences
 from propel_assets.warehouse import verify as verify_module
-from propel_assets.warehouse.digests import canonical
 from propel_assets.warehouse.load import load_scan
 from propel_assets.warehouse.verify import Difference, TableComparison, verify_scan
 from propel_assets.webhooks.apply import load_events
@@ -545,32 +543,3 @@ def test_many_differences_are_bounded(loaded_settings, sandbox, run_sql, monkeyp
     assert (len(users.differences), users.different) == (20, 300)
     assert users.notes == ["more than 20 rows differ. They were not read again"]
     assert len(sandbox.requests) - before < 20
-
-
-@pytest.mark.parametrize(
-    ("kind", "one", "other"),
-    [
-        ("json", '{"b": 1.0, "a": [1e2, "x"]}', '{"a": [100, "x"], "b": 1}'),
-        ("json", "-0.0", "0"),
-        ("json", "123456789012345678901234567890.1", "123456789012345678901234567890.10"),
-        ("timestamp", "2026-11-24 12:00:00+00:00", datetime(2026, 11, 24, 12, tzinfo=UTC)),
-        ("timestamp", datetime(2026, 11, 24, 12), "2026-11-24T13:00:00+01:00"),  # noqa: DTZ001 - as SQLite returns it
-        ("bool", 1, True),
-        ("bigint", Decimal(3), 3),
-    ],
-)
-def test_equal_values_have_one_form(kind, one, other) -> None:
-    assert canonical(one, kind) == canonical(other, kind)
-
-
-@pytest.mark.parametrize(
-    ("kind", "one", "other"),
-    [
-        ("json", "123456789012345678901234567890.1", "123456789012345678901234567890.2"),
-        ("json", '"1"', "1"),
-        ("json", "true", "1"),
-        ("text", "", None),
-    ],
-)
-def test_different_values_have_different_forms(kind, one, other) -> None:
-    assert canonical(one, kind) != canonical(other, kind)

@@ -11,7 +11,7 @@ import duckdb
 import pytest
 
 from propel_assets.catalog import BY_NAME
-from propel_assets.defs.checks import _as_result
+from propel_assets.defs.checks import check_evaluation
 from propel_assets.privacy.policy_file import load_policy
 from propel_assets.settings import load_settings
 from propel_assets.warehouse.checks import examine
@@ -83,7 +83,7 @@ def test_the_command_line_shows_the_volume_check(volume, run_cli) -> None:
 
 
 def test_dagster_shows_a_chart_of_the_loads(volume) -> None:
-    result = _as_result(volume(*HISTORY, 60), dg.AssetKey("org_query"))
+    result = check_evaluation(volume(*HISTORY, 60), dg.AssetKey("org_query"))
     markdown: Any = result.metadata["chart"].value
     assert markdown.startswith("60 rows, expected 90 to 11")
     (data,) = re.findall(r"!\[Rows per load\]\(data:image/svg\+xml;base64,(.+)\)$", markdown)

@@ -496,7 +496,7 @@ def test_memberships_of_a_deleted_user_are_deleted_after_a_load_that_stopped_bet
 
     with monkeypatch.context() as patches:
         patches.setattr(load_module, "_delete_rows", delete_users_only)
-        with pytest.raises(WarehouseBusy, match=r"Waited 1 s\. Some tables can have been changed before the error\."):
+        with pytest.raises(WarehouseBusy, match=r"Waited 1 s\. Some tables can have been changed\."):
             apply(settings)
     assert [
         deleted in {row["user_id"] for row in rows(settings, name)} for name in ("user_query", "org_membership")

@@ -24,6 +24,7 @@ EVENTS = (
     {"event_type": "user.added_to_org", "user_id": "ü1", "org_id": "o1", "role": "Geschäftsführung\u00a0ÖÄ 漢字"},
     {"event_type": "user.added_to_org", "user_id": "u1", "org_id": "o1", "role": "a\x00b"},
     {"event_type": "user.added_to_org", "user_id": "u1", "org_id": "o1", "role": "\ud800"},
+    {"event_type": "user.deleted", "user_id": "ABCDEF03-0000-4000-8000-00000000000A"},
     {"event_type": "user.new_kind", "user_id": 7, "more": {"deep": [1, 1.5, None]}, "nul": "a\x00b", "half": "\ud800"},
 )
 
@@ -59,7 +60,8 @@ def test_each_event_is_one_row_with_what_it_names(settings, store, query) -> Non
         ("msg_5", "user.added_to_org", None, "o1", "Geschäftsführung\u00a0ÖÄ 漢字", None),
         ("msg_6", "user.added_to_org", "u1", "o1", None, None),
         ("msg_7", "user.added_to_org", "u1", "o1", None, None),
-        ("msg_8", "user.new_kind", None, None, None, None),
+        ("msg_8", "user.deleted", "abcdef03-0000-4000-8000-00000000000a", None, None, None),  # as user_query has it
+        ("msg_9", "user.new_kind", None, None, None, None),
     ]
     [times] = query("SELECT epoch_us(received_at), epoch_us(attempted_at) FROM auth_event WHERE message_id = 'msg_0'")
     assert times == (int(SENT.timestamp() * 1_000_000) + 1500, int(SENT.timestamp() * 1_000_000))

@@ -14,7 +14,7 @@ import urllib3
 from propel_assets.catalog.model import API
 from propel_assets.errors import TransientApiError, Unreachable
 from propel_assets.settings import Tenant, variable_to_set
-from propel_assets.source.client import MAX_ERROR_BYTES, REQUEST_SECONDS, USER_AGENT
+from propel_assets.source.client import MAX_ERROR_BYTES, MEDIA_TYPES, REQUEST_SECONDS, USER_AGENT
 from propel_assets.source.connections import connection_pool
 from propel_assets.source.stream import Progress
 
@@ -28,7 +28,6 @@ MAX_BODY_BYTES = 8 * 2**20
 WRONG_KEY = "propel-assets-probe-is-not-a-key"
 LIMIT_HEADER = re.compile(r"retry-after|(x-)?rate-?limit(-(limit|policy|remaining|reset|used))*", re.IGNORECASE)
 FIELD_NAME = re.compile(r"[a-z][a-z_]{0,39}")
-MEDIA_TYPES = ("application/json", "application/problem+json", "text/html", "text/plain")
 KNOWN_TEXTS = ("Rate limit exceeded", "No authorization header found")
 """Texts of errors that PropelAuth's clients have. Any other text can quote a row or a key."""
 MAX_DEPTH = 4

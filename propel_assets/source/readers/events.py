@@ -144,11 +144,15 @@ def _row(event: StoredEvent) -> dict[str, Any]:
 
 
 def _named(payload: dict[str, Any], column: str, fields: Sequence[str]) -> str | None:
-    """Return the first of ``fields`` with a text that ``column`` can have. Other values are in the payload only."""
+    """Return the first of ``fields`` with a text that ``column`` can have. Other values are in the payload only.
+
+    Ids are in lower case, as the tables have them.
+    """
     texts = [text for field in fields if isinstance(text := payload.get(field), str)]
     if column == "role":
         return next((text for text in texts if not NOT_STORABLE.search(text)), None)
-    return next((text for text in texts if text.isascii() and text.isprintable()), None)
+    ids = (text for text in texts if text.isascii() and text.isprintable())
+    return next((id_.lower() if UUID.fullmatch(id_) else id_ for id_ in ids), None)
 
 
 def names_one_of(event: StoredEvent, ids: Collection[str]) -> bool:

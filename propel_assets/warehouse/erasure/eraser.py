@@ -1,9 +1,8 @@
 """Finds and removes one person through an open connection."""
 
 import contextlib
-import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ from dlt.destinations.exceptions import DatabaseException
 
 from propel_assets.catalog import AUTH_EVENT, BY_NAME, END_USER_API_KEY_USAGE, PROPEL_SCANS, TABLES
 from propel_assets.privacy.erasure_list import identifying_columns, mentioning_columns, own_columns
-from propel_assets.privacy.identifiers import PLAIN_IDENTIFIER, REPLACEMENT, replace_identifiers
+from propel_assets.privacy.identifiers import REPLACEMENT, is_one_identifier, like_patterns, replace_identifiers
 from propel_assets.privacy.policy import VARIANT
 from propel_assets.privacy.redaction import describe_error
 from propel_assets.warehouse.audit import decode_json
@@ -33,7 +32,6 @@ IDENTIFIER_PAIRS = (
 """Columns of one row: an id of a person, and another identifier of the same person."""
 ADDRESS_UNKNOWN = "no e-mail address of this person is known. If you know one, run again with --email"
 ROW_COUNTS = ("rows_expected", "rows_read", "total_min", "total_max")
-PLAIN = re.compile(PLAIN_IDENTIFIER)
 FREE_FORM = {c.name for table in TABLES for c in table.columns if c.privacy == "free_form"}
 ADDRESS_PATTERNS = ("%@%", "%40%", "%&#%")  # LIKE patterns of plain and encoded addresses
 NO_ROWS: tuple[str, list[Any]] = ("1 = 0", [])
@@ -75,7 +73,7 @@ class PersonEraser:
         for table in self._contents.tables:
             for id_column, column in IDENTIFIER_PAIRS:
                 if {id_column, column} <= {*table.scalar_names}:
-                    condition, params = self._identifies([id_column])
+                    condition, params = self._identifies(table, [id_column])
                     text = self._catalog.text(column)
                     sql = f"SELECT DISTINCT {text} FROM {self._name(table)} WHERE {condition}"  # noqa: S608 - quoted
                     values = [value for (value,) in self._catalog.rows(sql, *params) if value]
@@ -107,7 +105,7 @@ class PersonEraser:
 
     def _collect_from_events(self, table: SearchedTable) -> None:
         """Add the address and username in the person's `user.created` events, which remain after a deletion."""
-        condition, params = self._identifies(["user_id"])
+        condition, params = self._identifies(table, ["user_id"])
         sql = f"SELECT {self._catalog.text('payload')} FROM {self._name(table)} WHERE {condition} AND event_type = %s"  # noqa: S608
         for (stored,) in self._catalog.rows(sql, *params, "user.created"):
             payload = decode_json(stored) or {}
@@ -138,7 +136,7 @@ class PersonEraser:
                 for name in table.scalar_names
                 if name in {"user_id", "employee_id"} or (name in mentioning_columns([name]) and name.endswith("_id"))
             ]
-            if ids and self._count(table, *self._identifies(ids)):
+            if ids and self._count(table, *self._identifies(table, ids)):
                 return True
         return False
 
@@ -238,7 +236,7 @@ class PersonEraser:
         """Yield the changes that set an id or address of the person to null."""
         columns = {column.name: column for column in table.columns}
         for name in mentioning_columns(table.scalar_names):
-            condition, values = self._identifies([name])
+            condition, values = self._identifies(table, [name])
             if rows := self._count(table, f"{condition} AND {others}", [*values, *params]):
                 sql = f"UPDATE {self._name(table)} SET {self._catalog.quote(name)} = NULL WHERE {condition}"  # noqa: S608
                 yield _Change(columns[name], "set to null", rows, [(sql, *values)])
@@ -249,7 +247,7 @@ class PersonEraser:
         for name, column in {column.name: column for column in table.columns}.items():
             found = self._find_text(table, column, others, params)
             if name in own:
-                found = [(old, new, rows) for old, new, rows in found if not PLAIN.match(old)]
+                found = [(old, new, rows) for old, new, rows in found if not is_one_identifier(old, self._is_of_person)]
             if found:
                 text = self._catalog.text(column)
                 equals = self._catalog.quote(name) if column.kind == "binary" else text
@@ -298,6 +296,9 @@ class PersonEraser:
     def _replace(self, text: str, *, with_usernames: bool) -> str:
         identifiers = self.person.in_text(with_usernames=with_usernames)
         return replace_identifiers(text, lambda value: value.lower() in identifiers, whole_values=with_usernames)
+
+    def _is_of_person(self, value: str) -> bool:
+        return value.lower() in self.person.in_text(with_usernames=True)
 
     def _new_labels(self, enum: EnumType) -> dict[str, str]:
         """Return the new names of the labels that identify the person."""
@@ -375,16 +376,31 @@ class PersonEraser:
 
     def _rows_about_person(self, table: SearchedTable) -> tuple[str, list[Any]]:
         columns = identifying_columns(table.scalar_names)
-        return self._identifies(columns) if columns else NO_ROWS
+        return self._identifies(table, columns) if columns else NO_ROWS
 
-    def _identifies(self, columns: Sequence[str]) -> tuple[str, list[Any]]:
+    def _identifies(self, table: SearchedTable, columns: Sequence[str]) -> tuple[str, list[Any]]:
         """Return a condition and its parameters: one of ``columns`` has an identifier of the person."""
         conditions, params = [NO_ROWS[0]], []
         for column in columns:
-            if values := sorted(self.person.in_column(column)):
-                conditions.append(f"lower({self._catalog.text(column)}) IN {placeholders(values)}")
-                params += values
+            text, values = self._catalog.text(column), self.person.in_column(column)
+            for expression, listed in ((f"lower({text})", values), (text, self._spellings(table, column, values))):
+                if listed:
+                    conditions.append(f"{expression} IN {placeholders([*listed])}")
+                    params += sorted(listed)
         return f"({' OR '.join(conditions)})", params
+
+    def _spellings(self, table: SearchedTable, column: str, values: Collection[str]) -> set[str]:
+        """Return the stored values that are, in lower case, one of ``values`` with characters other than ASCII.
+
+        Databases differ in which of these characters have a lower case, so Python decides.
+        """
+        patterns = [pattern for value in values if not value.isascii() for pattern in like_patterns(value)]
+        if not patterns:
+            return set()
+        text = self._catalog.text(column)
+        like = " OR ".join([f"lower({text}) LIKE %s"] * len(patterns))
+        sql = f"SELECT DISTINCT {text} FROM {self._name(table)} WHERE {like}"  # noqa: S608 - quoted names
+        return {value for (value,) in self._catalog.stream(sql, *patterns) if value.lower() in values}
 
     def _count(self, table: SearchedTable, condition: str, params: Sequence[Any]) -> int:
         sql = f"SELECT count(*) FROM {self._name(table)} WHERE {condition}"  # noqa: S608 - quoted names

@@ -115,7 +115,8 @@ class PostgresCatalog(Catalog):
         """Return the SQL expression of a column as text."""
         if isinstance(column, SearchedColumn) and column.kind == "binary":
             return f"encode({self.quote(column.name)}, 'escape')"
-        return super().text(column)
+        # The collation of a column can be one without LIKE, or with another lower case of ASCII letters (Turkish).
+        return f'{super().text(column)} COLLATE "C"'
 
     def accepts(self, column: SearchedColumn, value: str) -> bool:
         """Return whether ``value`` can be stored in a column of this type."""
