@@ -1,15 +1,19 @@
 """Several PropelAuth environments from one installation: a code location, a key, tables and alerts for each."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import dagster as dg
 import duckdb
 import pytest
+import yaml
 
+from propel_assets import PropelAuthConfig, build_definitions
 from propel_assets.errors import SettingsError
 from propel_assets.sandbox.running import Sandbox
 from propel_assets.settings import load_settings, require_credentials
@@ -23,6 +27,7 @@ load_from:
   - python_module: {module_name: propel_assets.environments, attribute: production, location_name: production}
   - python_module: {module_name: propel_assets.environments, attribute: staging, location_name: staging}
 """
+ROOT = Path(__file__).parents[1]
 DAGSTER = [sys.executable, "-m", "dagster"]
 
 
@@ -84,6 +89,39 @@ def test_each_environment_has_assets_a_file_and_marts_of_its_own(two, tmp_path, 
             assert {f"{name}_propel_auth_data", f"{name}_propel_auth_marts"} <= schemas
             [(orgs,)] = database.execute(f"SELECT count(*) FROM {name}_propel_auth_marts.dim_org").fetchall()
             assert orgs == len(sandbox.store.orgs)
+
+
+def test_an_environment_that_is_added_leaves_the_names_of_the_first_one_and_shares_none() -> None:
+    page = (ROOT / "docs" / "environments.md").read_text().split("## Add an environment")[1]
+    places = yaml.safe_load(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1])["load_from"]  # type: ignore[index]
+    assert places[0] == yaml.safe_load((ROOT / "workspace.yaml").read_text())["load_from"][0]
+    assert places[1]["python_module"]["attribute"] == "staging"
+
+    first, added = build_definitions(), build_definitions(PropelAuthConfig(environment="staging"))
+    dg.Definitions.validate_loadable(dg.Definitions.merge(first, added))
+    assert names_of(first) & names_of(added) == set()
+    items = [*added.get_repository_def().sensor_defs, *added.get_repository_def().schedule_defs]
+    assert {item.default_status.value for item in items} == {"STOPPED"}
+
+
+def names_of(definitions: dg.Definitions) -> set[str]:
+    """Return the names of assets, jobs, sensors, schedules and pools."""
+    repository = definitions.get_repository_def()
+    named = [*repository.get_all_jobs(), *repository.sensor_defs, *repository.schedule_defs]
+    pools = {
+        op.pool for job in repository.get_all_jobs() for op in job.all_node_defs if isinstance(op, dg.OpDefinition)
+    }
+    keys = definitions.resolve_asset_graph().get_all_asset_keys()
+    names = {*(item.name for item in named), *filter(None, pools), *(key.to_user_string() for key in keys)}
+    return names - {"__ASSET_JOB"}
+
+
+def test_an_environment_with_another_name_finds_no_table_of_the_first_one(loaded, run_cli, monkeypatch) -> None:
+    monkeypatch.delenv("DESTINATION__DUCKDB__CREDENTIALS")
+    assert run_cli("status").returncode == 0
+    ran = run_cli("--environment", "stage", "status")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "stage_propel_auth_pipeline.duckdb" in ran.stderr
 
 
 @pytest.mark.slow

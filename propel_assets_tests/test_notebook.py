@@ -1,6 +1,7 @@
 """The notebook, as a script and in Jupyter; browser/test_notebooks.py has it as an app."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from propel_assets.cli.report import NOTEBOOK
+from propel_assets_tests.processes import running_sandbox
 
 TABLES = ("user_query", "org_query", "org_membership", "chart_metrics")
 
@@ -28,9 +30,27 @@ def test_the_notebook_as_a_script_prints_the_figures(own_folder, settings, run_p
     assert run_process("load", *TABLES).returncode == 0
     ran = run("python", NOTEBOOK)
     assert ran.returncode == 0, ran.stderr
-    figures = {label.strip(): value for value, label in (line.split(maxsplit=1) for line in ran.stdout.splitlines())}
+    origin, *lines = ran.stdout.splitlines()
+    figures = {label.strip(): value for value, label in (line.split(maxsplit=1) for line in lines)}
     assert (figures["users"], figures["organizations"]) == ("300", "24")
+    file = Path.cwd() / "propel_auth_pipeline.duckdb"
+    assert re.fullmatch(rf"duckdb: {file}, dataset propel_auth_data\. Age of the oldest table, \w+: \d+ min\.", origin)
     assert "@" not in ran.stdout
+
+
+@pytest.mark.slow
+def test_the_notebook_reads_the_tables_of_its_folder_and_not_those_of_the_last_load(
+    own_folder, settings, run_process, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.delenv("DESTINATION__DUCKDB__CREDENTIALS")
+    assert run_process("load", *TABLES).returncode == 0
+    with running_sandbox(users=60, orgs=6, seed=8) as other, monkeypatch.context() as elsewhere:
+        (tmp_path / "elsewhere").mkdir()
+        elsewhere.chdir(tmp_path / "elsewhere")
+        assert run_process("load", *TABLES, PROPELAUTH_AUTH_URL=other.url).returncode == 0
+    ran = run("python", NOTEBOOK)
+    assert ran.returncode == 0, ran.stderr
+    assert re.search(r"^ +300  users$", ran.stdout, re.MULTILINE), ran.stdout
 
 
 def test_the_command_writes_the_notebook_and_replaces_no_file(run_cli) -> None:
@@ -42,13 +62,23 @@ def test_the_command_writes_the_notebook_and_replaces_no_file(run_cli) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tables", [(), TABLES[:3]], ids=["nothing is loaded", "a table is missing"])
-def test_without_the_tables_the_notebook_says_what_to_run(own_folder, settings, run_process, tables) -> None:
+@pytest.mark.parametrize(
+    ("tables", "reason"),
+    [
+        ((), "There is no {file} yet."),
+        (
+            TABLES[:3],
+            "{file}, dataset propel_auth_data does not have all tables: run propel-assets load chart_metrics.",
+        ),
+    ],
+    ids=["nothing is loaded", "a table is missing"],
+)
+def test_without_the_tables_the_notebook_says_what_to_run(own_folder, settings, run_process, tables, reason) -> None:
     if tables:
         assert run_process("load", *tables).returncode == 0
     ran = run("python", NOTEBOOK)
     assert ran.returncode == 1
-    assert "Run `propel-assets load`, or `propel-assets demo`, then" in ran.stderr
+    assert reason.format(file=Path.cwd() / "propel_auth_pipeline.duckdb") in ran.stderr
     assert "Traceback" not in ran.stderr
 
 

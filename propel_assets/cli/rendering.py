@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -72,17 +71,6 @@ def progress_bar() -> Iterator[tuple[Progress, Log]]:
             bar.update(tasks[table], completed=rows, total=total)
 
         yield show, lambda text: console.print(text, markup=False, soft_wrap=True)
-
-
-def format_age(at: datetime) -> str:
-    """Return the time since ``at`` in minutes, hours or days; `unknown` if it is more than an hour in the future."""
-    minutes = int((datetime.now(UTC) - at).total_seconds() // 60)
-    if minutes < -60:
-        return "unknown"
-    minutes = max(0, minutes)  # clocks differ
-    if minutes < 60:
-        return f"{minutes} min"
-    return f"{minutes // 60} h" if minutes < 48 * 60 else f"{minutes // 1440} days"
 
 
 def format_count(number: int, noun: str) -> str:

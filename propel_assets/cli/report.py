@@ -41,7 +41,7 @@ def report(output: Path) -> None:
 @click.command(short_help="Write a notebook with charts.")
 @click.argument("file", default="explore.py", type=click.Path(dir_okay=False, path_type=Path))
 def notebook(file: Path) -> None:
-    """Write a marimo notebook with charts of the tables that were loaded last, to be run and changed.
+    """Write a marimo notebook with charts of the tables that `status` lists, to be run and changed.
 
     It needs the extra `dashboard`.
 

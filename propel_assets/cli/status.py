@@ -11,7 +11,7 @@ import click
 from propel_assets import __version__
 from propel_assets.cli.arguments import Duration, current_settings, table_arguments
 from propel_assets.cli.check import CHECK_FAILED
-from propel_assets.cli.rendering import format_age, format_count, log, log_verdicts, print_table
+from propel_assets.cli.rendering import format_count, log, log_verdicts, print_table
 from propel_assets.cli.warehouse import open_configured_warehouse
 from propel_assets.errors import NotInstalled, SettingsError, WarehouseError, WebhookStoreError
 from propel_assets.settings import Settings
@@ -97,6 +97,8 @@ def _duration(time: timedelta) -> str:
 
 
 def _print_status(tables: "Sequence[TableStatus]") -> None:
+    from propel_assets.warehouse.status import format_age
+
     print_table(
         ("table", "rows", "last scan", "age", "full load", "checks passed", "up to date"),
         [
@@ -125,12 +127,13 @@ def _print_status(tables: "Sequence[TableStatus]") -> None:
 
 def _print_marts(models: "Sequence[BuiltModel]", settings: Settings) -> None:
     from propel_assets.marts.runner import how_to_build
+    from propel_assets.warehouse.status import format_age
 
     click.echo()
     if models:
         rows = [(m.name, f"{m.rows:,}", format_age(m.as_of) if m.as_of else "-") for m in models]
         print_table(("mart", "rows", "age of the data"), rows)
-        log("-: the mart does not record which load it was built from.")
+        log("-: the mart does not record its load. After a build of all marts, it is as old as those with an age.")
     else:
         click.echo(f"No marts. {how_to_build(settings.target)}")
 

@@ -160,8 +160,15 @@ def _materialization(
 ) -> dg.MaterializeResult[Any]:
     """Return the materialization, with rows, columns, their lineage and the chart."""
     relation = f"{properties['schema']}.{properties['alias']}"
+    types = dict(
+        warehouse.rows(
+            "SELECT column_name, data_type FROM information_schema.columns WHERE table_schema = %s AND table_name = %s",
+            properties["schema"],
+            properties["alias"],
+        )
+    )
     columns = [
-        dg.TableColumn(name, column["data_type"] or "?", description=column["description"])
+        dg.TableColumn(name, types.get(name, "?"), description=column["description"])
         for name, column in properties["columns"].items()
     ]
     metadata: dict[str, Any] = {

@@ -13,8 +13,8 @@ from propel_assets.settings import Target
 from propel_assets.warehouse.audit import as_utc_or_none
 from propel_assets.warehouse.query import Warehouse
 
-AS_OF = "as_of"
-"""The column of a mart with the time of the load that it was built from."""
+LOAD_TIMES = ("as_of", "read_at")
+"""The column with the time of the load that a model was built from, in the marts and in the tables of loads."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def built_models(warehouse: Warehouse, target: Target) -> Sequence[BuiltModel]:
     models = []
     for (schema, table), names in sorted(columns.items()):
         quoted = f"{warehouse.column(schema)}.{warehouse.column(table)}"
-        newest = f"max({AS_OF})" if AS_OF in names else "NULL"
+        newest = next((f"max({column})" for column in LOAD_TIMES if column in names), "NULL")
         [(count, as_of)] = warehouse.rows(f"SELECT count(*), {newest} FROM {quoted}")  # noqa: S608 - quoted names
         models.append(BuiltModel(table.lower(), int(count), as_utc_or_none(as_of)))
     return models

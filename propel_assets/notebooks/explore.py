@@ -4,7 +4,8 @@
     python explore.py         the figures in the terminal
     marimo export ipynb explore.py -o explore.ipynb     for Jupyter
 
-Run it where the tables were loaded, with the same settings. It shows no personal data.
+It reads the destination that `propel-assets status` reads in the same folder, with the same settings. It shows no
+personal data.
 """
 
 import marimo
@@ -18,56 +19,58 @@ def _():
     import sys
     from collections import Counter
 
-    import dlt
     import marimo as mo
-    from dlt.destinations.exceptions import DatabaseUndefinedRelation, DestinationConnectionError
-    from dlt.pipeline.exceptions import CannotRestorePipelineException
 
+    from propel_assets.errors import PropelError
     from propel_assets.reporting.drawing import bar_chart, seat_chart, time_chart
-    from propel_assets.settings import disable_dlt_telemetry
+    from propel_assets.settings import load_settings
+    from propel_assets.warehouse.status import format_age
+    from propel_assets.warehouse.tables import open_tables
 
-    disable_dlt_telemetry()
-    NOT_THERE = (CannotRestorePipelineException, DatabaseUndefinedRelation, DestinationConnectionError)
-    return Counter, NOT_THERE, bar_chart, dlt, mo, seat_chart, sys, time_chart
+    return Counter, PropelError, bar_chart, format_age, load_settings, mo, open_tables, seat_chart, sys, time_chart
 
 
 @app.cell
-def _(NOT_THERE, dlt, mo, sys):
-    NO_DATA = (
-        "Nothing to show: user_query, org_query, org_membership and chart_metrics do not all exist, or the warehouse "
-        "cannot be reached. Run `propel-assets load`, or `propel-assets demo`, then this again in the same folder."
-    )
+def _(PropelError, format_age, load_settings, mo, open_tables, sys):
+    NEEDED = ("user_query", "org_query", "org_membership", "chart_metrics")
 
-    def ask(sql):
-        """Return the rows. The SQL is DuckDB's; dlt translates it for other warehouses."""
-        return tables(sql, "duckdb").fetchall()
+    def log(text):
+        print(text, file=sys.stderr)
 
     try:
-        tables = dlt.attach("propel_auth_pipeline").dataset()
-        [totals] = ask(
-            """
-            SELECT
-                (SELECT count(*) FROM user_query) AS users,
-                (SELECT count(*) FROM org_query) AS orgs,
-                (SELECT count(*) FROM org_membership) AS memberships,
-                (SELECT count(*) FROM user_query WHERE mfa_enabled) AS with_mfa,
-                (SELECT max(result) FROM chart_metrics
-                 WHERE metric = 'active_users' AND cadence = 'Monthly'
-                     AND date = (SELECT max(date) FROM chart_metrics
-                                 WHERE metric = 'active_users' AND cadence = 'Monthly')) AS active_this_month
-            """
-        )
-    except NOT_THERE:
-        totals = None
+        tables, reason = open_tables(load_settings(), NEEDED, log), ""
+    except PropelError as error:
+        tables, reason = None, f"Nothing to show. {error}"
 
-    if totals is None and mo.app_meta().mode == "script":
-        sys.exit(NO_DATA)
-    mo.stop(totals is None, mo.callout(mo.md(NO_DATA), kind="warn"))
-    return ask, totals
+    if tables is None and mo.app_meta().mode == "script":
+        sys.exit(reason)
+    mo.stop(tables is None, mo.callout(mo.md(reason), kind="warn"))
+    ask = tables.rows  # the SQL is DuckDB's; dlt translates it for other warehouses
+    _oldest = min(tables.loaded_at, key=tables.loaded_at.get)
+    origin = f"{tables.location}. Age of the oldest table, {_oldest}: {format_age(tables.loaded_at[_oldest])}."
+    return ask, origin
 
 
 @app.cell
-def _(mo, totals):
+def _(ask):
+    [totals] = ask(
+        """
+        SELECT
+            (SELECT count(*) FROM user_query) AS users,
+            (SELECT count(*) FROM org_query) AS orgs,
+            (SELECT count(*) FROM org_membership) AS memberships,
+            (SELECT count(*) FROM user_query WHERE mfa_enabled) AS with_mfa,
+            (SELECT max(result) FROM chart_metrics
+             WHERE metric = 'active_users' AND cadence = 'Monthly'
+                 AND date = (SELECT max(date) FROM chart_metrics
+                             WHERE metric = 'active_users' AND cadence = 'Monthly')) AS active_this_month
+        """
+    )
+    return (totals,)
+
+
+@app.cell
+def _(mo, origin, totals):
     users, org_count, memberships, with_mfa, active_this_month = totals
     figures = {
         "users": f"{users:,}",
@@ -78,7 +81,7 @@ def _(mo, totals):
     }
     mo.vstack(
         [
-            mo.md("# Users and organizations\nAs of the last load."),
+            mo.md(f"# Users and organizations\n{origin}"),
             mo.hstack([mo.stat(value, label=label, bordered=True) for label, value in figures.items()], widths="equal"),
         ]
     )
@@ -232,8 +235,9 @@ def _(ask, show, time_chart):
 
 
 @app.cell
-def _(figures, mo):
+def _(figures, mo, origin):
     if mo.app_meta().mode not in ("run", "edit"):  # a terminal, or Jupyter, which cannot draw marimo's own boxes
+        print(origin)
         for _label, _value in figures.items():
             print(f"{_value:>8}  {_label}")
     return

@@ -87,7 +87,7 @@ def active_users(query: Query, schema: str) -> Chart | None:
         f"{_of(best[last], 'user')} active in the {period} of {last}{change or open_day}, {counted}.",
         (
             f"{best[last]:,}",
-            "users active in the last full week" if period == "week" else f"users active that day{open_day}",
+            f"users active {'in the last full week' if period == 'week' else f'that day{open_day}'}, {counted}",
         ),
         series,
         period=f"{period.capitalize()} of",
@@ -142,7 +142,7 @@ def cohorts(query: Query, schema: str) -> Chart | None:
         None if kept is None else (f"{kept:.0%}", "of new users active at week four or later"),
         ("Weeks that begin in", "Users", *map(str, AFTER)),
         [
-            (label[m], f"{started[m]:,}", *(f"{share[m, a]:.0%}" if (m, a) in share else "" for a in AFTER))
+            (label[m], f"{started[m]:,}", *(_percent(share[m, a]) if (m, a) in share else "" for a in AFTER))
             for m in months
         ],
         [(label[month], after, value) for (month, after), value in share.items()],
@@ -202,7 +202,7 @@ def roles(query: Query, schema: str) -> Chart | None:
         f"{_of(total, 'assignment')} of {_of(len(counts), 'role')}.{owners}",
         None,
         ("Role", "Members", "Share"),
-        [(role, n, f"{n:,}", f"{n / total:.0%}") for role, n in shown],
+        [(role, n, f"{n:,}", _percent(n / total)) for role, n in shown],
     )
 
 
@@ -245,11 +245,13 @@ def mfa(query: Query, schema: str) -> Chart | None:
     enabled, with_mfa = days[-1][1:3]
     first_day, *_, first_share = days[0]
     since = f"; it was {float(first_share):.0%} on {_day(first_day)}" if len(days) > 1 and first_share else ""
-    share = with_mfa / enabled
+    share = _percent(with_mfa / enabled)
+    left_out = len(orgs) - counts.total()
+    without = f" Orgs without enabled members are not shown: {left_out:,}." if left_out else ""
     return bar_chart(
         title,
-        f"{with_mfa:,} of {_of(enabled, 'enabled user')} ({share:.0%}) with a second factor{since}.",
-        (f"{share:.0%}", "of enabled users with a second factor"),
+        f"{with_mfa:,} of {_of(enabled, 'enabled user')} ({share}) with a second factor{since}.{without}",
+        (share, "of enabled users with a second factor"),
         heads,
         [(band, counts[band], f"{counts[band]:,}") for band in bands],
     )
@@ -309,6 +311,11 @@ def _day(value: Any) -> date:
 def _monday(value: Any) -> date:
     day = _day(value)
     return day - timedelta(days=day.weekday())
+
+
+def _percent(share: float) -> str:
+    """Return a share in percent; one that is above 0 is not shown as 0%."""
+    return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
 
 
 def _of(count: int, noun: str) -> str:

@@ -24,7 +24,7 @@ from propel_assets.reporting.drawing import NARROW, THEMED, WIDE, Chart, can_dra
 from propel_assets.settings import Target
 from propel_assets.warehouse.audit import as_utc_or_none
 from propel_assets.warehouse.query import Warehouse, timestamp_literal
-from propel_assets.warehouse.status import UNKNOWN_AGE, table_statuses
+from propel_assets.warehouse.status import format_age, table_statuses
 
 SCANS = 30
 """Scans of each table that the page shows."""
@@ -32,19 +32,22 @@ SCANS = 30
 
 @dataclass(frozen=True)
 class History:
-    """A history: its table and key, the mart with the time of its last load, and its raw table."""
+    """A history: its table, its key, the mart with the time of its last load, its table of loads, its raw table."""
 
     kind: str
     versions: str
     key: str
     mart: str
+    loads: str
     raw: str
 
 
 HISTORIES = (
-    History("Users", "users_history", "user_id", "dim_user", "user_query"),
-    History("Orgs", "orgs_history", "org_id", "dim_org", "org_query"),
-    History("Memberships", "memberships_history", "user_id, org_id", "bridge_membership", "org_membership"),
+    History("Users", "users_history", "user_id", "dim_user", "user_loads", "user_query"),
+    History("Orgs", "orgs_history", "org_id", "dim_org", "org_loads", "org_query"),
+    History(
+        "Memberships", "memberships_history", "user_id, org_id", "bridge_membership", "user_loads", "org_membership"
+    ),
 )
 
 
@@ -64,11 +67,13 @@ class Panel:
 class ChangeCounts:
     """The numbers of current, new, changed, deleted and restored rows since the previous load.
 
-    ``instead``: why they are not known. ``is_built``: whether the marts that they need are built.
+    ``since``: the end of that load. ``instead``: why they are not known. ``is_built``: whether the marts that they need
+    are built.
     """
 
     kind: str
     counts: tuple[int, ...] = ()
+    since: datetime | None = None
     instead: str = ""
     is_built: bool = True
 
@@ -96,6 +101,7 @@ def render(warehouse: Warehouse, target: Target) -> str:
     definitions = {model["name"]: model for model in models_of(runner.MARTS)}
     template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["age"] = format_age
     environment.filters["with_code"] = _with_code
     return environment.from_string(template).render(
         version=__version__,
@@ -107,7 +113,6 @@ def render(warehouse: Warehouse, target: Target) -> str:
         panels=panels,
         scans={t.table: warehouse.audit.verdicts(BY_NAME[t.table], loads=SCANS)[::-1] for t in tables},
         max_age=target.max_age,
-        unknown_age=UNKNOWN_AGE,
         definitions=[definitions[mart] for mart in charts.CHARTS],
         changes=changes,
         how_to_build="" if all(part.is_built for part in (*panels, *changes)) else runner.how_to_build(target),
@@ -181,6 +186,8 @@ def _changes(warehouse: Warehouse, history: History, target: Target) -> ChangeCo
             "count(CASE WHEN valid_to IS NULL THEN 1 END) AS current_versions "
             f"FROM {versions} GROUP BY {history.key}) by_key"
         )
+        loads = f"{target.named(runner.HISTORY)}.{history.loads}"
+        [(previous,)] = warehouse.rows(f"SELECT max(read_at) FROM {loads} WHERE read_at < {since}")  # noqa: S608
     except DatabaseUndefinedRelation:
         return ChangeCounts(history.kind, instead=f"{versions} has not been built yet.", is_built=False)
     *shown, before = map(int, counts)
@@ -190,7 +197,7 @@ def _changes(warehouse: Warehouse, history: History, target: Target) -> ChangeCo
     if not before:
         instead = f"{shown[0]:,} in the first build of the history. Changes are shown after the next build."
         return ChangeCounts(history.kind, instead=instead)
-    return ChangeCounts(history.kind, tuple(shown))
+    return ChangeCounts(history.kind, tuple(shown), as_utc_or_none(previous))
 
 
 def _row_change(warehouse: Warehouse, table: Table) -> int | None:

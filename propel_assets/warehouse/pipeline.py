@@ -134,6 +134,13 @@ def database_file(pipeline: dlt.Pipeline) -> Path | None:
     return None if path.startswith((":", "md:")) else Path(path)
 
 
+def location_of(target: Target, pipeline: dlt.Pipeline) -> str:
+    """Return the destination and the dataset of ``pipeline``, without credentials; for DuckDB also the file."""
+    file = database_file(pipeline)
+    where = f"{target.destination}: {file.absolute()}" if file else target.destination
+    return f"{where}, dataset {pipeline.dataset_name}"
+
+
 def load_lock(target: Target, pipeline: dlt.Pipeline, log: Log) -> contextlib.AbstractContextManager[None]:
     """Hold the right to load, if the destination allows one load at a time.
 

@@ -29,6 +29,7 @@ CONNECT = "Check that the destination accepts connections, and the host, databas
 TIMEOUT = "The destination cancelled the statement: raise its time limit"
 CONFLICT = "Wait until other work on the same tables has ended"
 WRITE_FILES = "Give the user who runs this the right to write to that file or folder"
+WRITE_DUCKDB = "Give the user who runs this the right to write to the DuckDB file and its folder"
 FILE_SIZE = "Raise the limit of the size of a file, of the system (`ulimit -f`) or of the file system"
 CREATED = "Another load created the same schema, table or column at the same time: wait for it"
 
@@ -61,8 +62,8 @@ BY_ERRNO = {
     errno.ETIMEDOUT: REACHABLE,
 }
 FILE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
-BY_REASON = {os.strerror(code): BY_ERRNO[code] for code in FILE_ERRORS}
-"""Of errors that have the reason of the system only in their text: DuckDB raises several classes for a full disk."""
+BY_TEXT = {os.strerror(code): BY_ERRNO[code] for code in FILE_ERRORS} | {"attached in read-only mode": WRITE_DUCKDB}
+"""Of errors whose reason is only in their text: DuckDB raises several classes for a full disk."""
 BY_CLASS = {  # of drivers without SQLSTATE
     "ConstraintException": CONSTRAINT,
     "OutOfMemoryException": RESOURCES,
@@ -114,7 +115,7 @@ def remedy_of(error: BaseException) -> str:
     if isinstance(inner, OSError) and inner.errno in BY_ERRNO:
         return BY_ERRNO[inner.errno]
     text = str(inner)
-    for reason, remedy in BY_REASON.items():
+    for reason, remedy in BY_TEXT.items():
         if reason in text:
             return remedy
     return BY_CLASS.get(type(inner).__name__, "Look up that class in the documentation of the destination")

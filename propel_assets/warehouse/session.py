@@ -12,7 +12,7 @@ from propel_assets.privacy.policy import Policy
 from propel_assets.settings import Target
 from propel_assets.warehouse.folders import working_folder
 from propel_assets.warehouse.locks import Log
-from propel_assets.warehouse.pipeline import build_pipeline, database_file, sync_local_pipeline
+from propel_assets.warehouse.pipeline import build_pipeline, location_of, sync_local_pipeline
 from propel_assets.warehouse.query import Warehouse, connect, explain_refusal
 
 
@@ -59,9 +59,7 @@ class LoadSession:
     def location(self) -> str:
         """Return the destination and the dataset, without credentials; for DuckDB also the file."""
         with self.pipeline(self._log) as pipeline:
-            file = database_file(pipeline)
-            where = f"{self.target.destination}: {file.absolute()}" if file else self.target.destination
-            return f"{where}, dataset {pipeline.dataset_name}"
+            return location_of(self.target, pipeline)
 
     def finish(self, info: LoadInfo) -> None:
         """Note a load that is complete, and remove its files: they contain personal data."""

@@ -78,6 +78,17 @@ def _age(at: datetime | None) -> timedelta | None:
     return UNKNOWN_AGE if age < -FUTURE_TOLERANCE else max(timedelta(), age)
 
 
+def format_age(at: datetime) -> str:
+    """Return the time since ``at`` in minutes, hours or days; `unknown` if it is too far in the future."""
+    age = datetime.now(UTC) - at
+    if age < -FUTURE_TOLERANCE:
+        return "unknown"
+    minutes = max(0, int(age.total_seconds() // 60))  # clocks differ
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h" if minutes < 48 * 60 else f"{minutes // 1440} days"
+
+
 def table_statuses(warehouse: Warehouse) -> list[TableStatus]:
     """Return the state of every table that a scan has read or skipped. Look-ups without values are left out."""
     return [

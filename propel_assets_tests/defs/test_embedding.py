@@ -1,5 +1,7 @@
 """Our definitions merged into an existing project: its definitions stay unchanged, and ours start nothing."""
 
+import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -139,6 +141,26 @@ def test_nothing_of_theirs_changes_and_nothing_of_ours_is_on(theirs, environment
     assert len(mine) == 6 * len(environments)
     assert {item.default_status.value for item in mine} == {"STOPPED"}
     assert all(item.name.startswith("propel_auth_") for item in mine)
+
+
+@pytest.mark.parametrize(
+    ("configs", "line"),
+    [([{}], 0), ([{"environment": "production"}, {"environment": "staging"}], 1)],
+    ids=["one", "two"],
+)
+def test_the_selections_of_the_page_leave_our_assets_out_of_a_job_of_theirs(configs, line) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "embedding.md").read_text()
+    found = re.findall(r"^theirs = dg\.AssetSelection\.key_prefixes\((.*)\)$", page, re.MULTILINE)
+    assert len(found) == 2
+    ours = dg.AssetSelection.key_prefixes(*ast.literal_eval(f"[{found[line]}]"))
+
+    @dg.asset
+    def mine() -> None: ...
+
+    built = [build_definitions(PropelAuthConfig(**config)) for config in configs]
+    graph = dg.Definitions.merge(dg.Definitions(assets=[mine]), *built).resolve_asset_graph()
+    materializable = {key for key in graph.get_all_asset_keys() if graph.get(key).is_materializable}
+    assert (dg.AssetSelection.all() - ours).resolve(graph) == {dg.AssetKey("mine")} < materializable
 
 
 def test_their_dbt_models_and_assets_depend_on_our_tables(theirs) -> None:

@@ -125,6 +125,10 @@ def test_a_translation_of_keys_changes_what_a_step_materializes_and_its_lineage(
     result = job.execute_in_process(asset_selection=[*keys], instance=dg.DagsterInstance.ephemeral())
     found = {event.materialization.asset_key: event for event in result.get_asset_materialization_events()}
     assert set(found) == keys
+    schema: Any = found[wanted].materialization.metadata["dagster/column_schema"].value
+    types = {column.name: column.type for column in schema.columns}
+    assert (types["user_id"], types["as_of"]) == ("VARCHAR", "TIMESTAMP WITH TIME ZONE")
+    assert "?" not in types.values()
     lineage: Any = found[wanted].materialization.metadata["dagster/column_lineage"].value
     sources = {dep.asset_key for deps in lineage.deps_by_column.values() for dep in deps}
     audit = {dg.AssetKey(["propel_auth", table.name]) for table in AUDIT_TABLES}  # they are not assets

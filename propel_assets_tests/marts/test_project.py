@@ -11,11 +11,14 @@ import pytest
 
 from propel_assets.catalog import BY_NAME
 from propel_assets.errors import SettingsError
+from propel_assets.marts.built import built_models
 from propel_assets.marts.manifest import load_manifest
 from propel_assets.marts.runner import open_dbt
 from propel_assets.marts.sources import PROJECT
-from propel_assets.settings import Target
+from propel_assets.privacy.policy_file import load_policy
+from propel_assets.settings import Target, load_settings
 from propel_assets.warehouse.load import load_scan
+from propel_assets.warehouse.query import open_warehouse
 from propel_assets_tests.derived import (
     FREE_DOMAINS_FILE,
     FREE_DOMAINS_PACKAGE,
@@ -77,6 +80,15 @@ def test_a_copy_of_the_file_can_be_queried_under_another_name_and_under_an_alias
         db.execute(f"ATTACH '{copy}' AS shared (READ_ONLY)")
         for table, rows in counted.items():
             assert db.execute(f"SELECT count(*) FROM shared.{'.'.join(table)}").fetchall() == rows
+
+
+def test_marts_and_tables_of_loads_have_the_time_of_their_last_load(loaded, monkeypatch) -> None:
+    monkeypatch.setenv("DESTINATION__DUCKDB__CREDENTIALS", str(loaded.file))
+    settings = load_settings()
+    with open_warehouse(settings.target, load_policy(settings.privacy_settings)) as warehouse:
+        found = {model.name: model.as_of for model in built_models(warehouse, settings.target)}
+    assert None not in (found["dim_user"], found["dim_org"])
+    assert (found["user_loads"], found["org_loads"]) == (found["dim_user"], found["dim_org"])
 
 
 def test_an_empty_warehouse_gives_empty_marts_and_a_first_load_fills_them(small, build, query, tmp_path) -> None:

@@ -96,11 +96,12 @@ def test_only_settled_grades_count_as_missed_changes() -> None:
 
 
 @pytest.mark.slow
-def test_what_changed_between_the_last_two_loads_is_counted(small_sandbox, small, build, report) -> None:
+def test_what_changed_between_the_last_two_loads_is_counted(small_sandbox, small, build, report, query) -> None:
     store = small_sandbox.store
     one, two, gone = list(store.users)[:3]
     load_all(small)
     build(small)
+    [(first,)] = query("SELECT strftime(max(read_at), '%-d %B %Y, %H:%M') FROM propel_auth_history.user_loads")
     store.update_user(one, first_name="b")
     store.update_user(two, first_name="b")
     store.delete_user(gone)
@@ -117,6 +118,8 @@ def test_what_changed_between_the_last_two_loads_is_counted(small_sandbox, small
     assert cells(fresh, "Users") == ["19", "0", "2", "1", "0"]  # now, new, changed, gone, back
     assert cells(fresh, "Memberships")[0] == str(sum(map(len, store.of_org.values())))
     assert "propel-assets refresh" not in fresh
+    assert f"Users: since the load of {first} UTC." in fresh
+    assert "since the load of" not in stale
     assert cells(report(), "Users") == ["21", "1", "0", "0", "1"]
     assert cells(report(), "Orgs") == ["4", "0", "0", "0", "0"]
     assert cells(report(), "user_<wbr>query", "checks")[1] == "+2"
@@ -128,10 +131,11 @@ def test_the_history_of_completeness_has_each_scan_and_the_age_of_the_data(small
     small_sandbox.faults.set("orgs_off")
     load_scan("orgs", small)
     page = report()
+    assert "counted: completeness is not proved" in page
     marks = re.search(r'org_<wbr>query</th>\s*<td><span class="marks" role="img" aria-label="([^"]*)"', page)
     assert marks is not None
     assert marks[1] == "proved, skipped"
-    assert re.search(r'org_<wbr>query</th>.*?<td class="number">0 h</td>', page, re.DOTALL)
+    assert re.search(r'org_<wbr>query</th>.*?<td class="number">0 min</td>', page, re.DOTALL)
 
 
 def load_all(settings) -> None:
@@ -190,7 +194,7 @@ def test_a_failed_check_is_shown(small, tmp_path) -> None:
 def test_nothing_loaded_is_an_error_that_says_what_to_run(run_cli, tmp_path) -> None:
     done = run_cli("report")
     assert done.returncode == 1
-    assert "Run propel-assets load first" in done.stderr
+    assert "Otherwise run propel-assets load." in done.stderr
     assert list(tmp_path.glob("*.html")) == []
 
 

@@ -1,5 +1,6 @@
 """The page of an access review, from a review without a warehouse."""
 
+import re
 from datetime import UTC, date, datetime, timedelta
 
 from propel_assets.reporting.access_review.files import PAGE, render_files
@@ -35,3 +36,8 @@ def test_the_page_has_the_reason_of_the_last_scan_and_the_load_of_the_api_keys()
     assert f"counted: {reason}" in page
     assert page.count("2026-09-10 04:15") >= 2, "on the cover and above the keys, which are older than the review"
     assert "under the assumptions" in page
+    printed_on_one_page = re.search(
+        r'<div class="result">\n<h3>Result</h3>.*?<h3>Sign-off</h3>.*?</div>', page, re.DOTALL
+    )
+    assert printed_on_one_page, "the signature must not be alone on a page"
+    assert ".result { break-inside: avoid; }" in page

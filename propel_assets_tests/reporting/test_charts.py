@@ -4,7 +4,7 @@ from datetime import date, timedelta
 
 import duckdb
 
-from propel_assets.reporting.charts import Query, active_users, cohorts, mfa, seats, signups
+from propel_assets.reporting.charts import Query, active_users, cohorts, mfa, roles, seats, signups
 
 MONDAY = date(2026, 11, 23)
 ENGAGEMENT = "active_users BIGINT, provider_active_users BIGINT, provider_is_complete BOOLEAN, is_complete BOOLEAN"
@@ -70,8 +70,8 @@ def test_the_active_users_of_the_last_week_are_of_the_figure_that_goes_on() -> N
         assert chart is not None
         return chart
 
-    assert chart_of(0).headline == ("60", "users active in the last full week")
-    assert chart_of(15).headline == ("40", "users active in the last full week")
+    assert chart_of(0).headline == ("60", "users active in the last full week, as PropelAuth counts")
+    assert chart_of(15).headline == ("40", "users active in the last full week, as seen by loads: at least")
     assert chart_of(15).head == ("Week of", "As PropelAuth counts", "As seen by loads: at least")
     assert chart_of(60).title == "Active users per week, as seen by loads: at least"  # all are older than the chart
 
@@ -94,18 +94,18 @@ def test_a_day_that_is_not_over_is_not_compared_with_the_day_before() -> None:
     days = [(MONDAY + timedelta(days=n), users, None, None, n < 3) for n, users in enumerate(counts)]
     chart = daily_chart(days)
     assert chart.summary.startswith("305 users active in the day of 2026-11-25, +2% on the day before")
-    assert chart.headline == ("305", "users active that day")
+    assert chart.headline == ("305", "users active that day, as seen by loads: at least")
     assert [row[0] for row in chart.rows] == ["2026-11-25", "2026-11-24", "2026-11-23"]
 
 
 def test_a_day_that_was_not_over_when_propelauth_counted_has_no_figure_of_it() -> None:
     days = [(MONDAY + timedelta(days=n), None, users, n < 1, n < 2) for n, users in enumerate((60, 12))]
-    assert daily_chart(days).headline == ("60", "users active that day")
+    assert daily_chart(days).headline == ("60", "users active that day, as PropelAuth counts")
 
 
 def test_the_day_of_the_first_load_is_drawn_as_one_that_is_not_over() -> None:
     chart = daily_chart([(MONDAY, 12, 5, False, False)])
-    assert chart.headline == ("12", "users active that day, which was not over")
+    assert chart.headline == ("12", "users active that day, which was not over, as seen by loads: at least")
     assert chart.summary == (
         "12 users active in the day of 2026-11-23, which was not over, as seen by loads: at least."
     )
@@ -116,7 +116,7 @@ def test_a_week_that_was_not_over_when_propelauth_counted_has_no_figure_of_it() 
     chart = active_users(marts_with(fct_engagement_weekly=rows), "marts")
     assert chart is not None
     assert chart.rows[0] == ("2026-11-23", "", "40")
-    assert chart.headline == ("40", "users active in the last full week")
+    assert chart.headline == ("40", "users active in the last full week, as seen by loads: at least")
 
 
 def test_the_weeks_of_the_retention_chart_are_under_the_month_in_which_they_begin() -> None:
@@ -140,3 +140,17 @@ def test_figures_of_columns_that_the_privacy_policy_drops_are_not_known() -> Non
     assert used is not None
     assert used.summary.endswith("It is not known which members are idle for 30 days.")
     assert used.rows[0][-1] == "not known"
+
+
+def test_orgs_without_enabled_members_are_counted_beside_the_bars_of_mfa() -> None:
+    orgs = [(5, 0.0), (9, 1.0), (0, None), (0, None)]
+    chart = mfa(lambda sql: [(MONDAY, 300, 120, 0.4)] if "user_security" in sql else orgs, "marts")
+    assert chart is not None
+    assert sum(int(count) for _, count in chart.rows) == 2
+    assert chart.summary.endswith("Orgs without enabled members are not shown: 2.")
+
+
+def test_a_small_share_is_not_shown_as_zero() -> None:
+    chart = roles(lambda sql: [("Member", 5_000), ("Manager", 16)] if "role_mix" in sql else [], "marts")
+    assert chart is not None
+    assert chart.rows == [("Member", "5,000", "100%"), ("Manager", "16", "<1%")]
