@@ -30,6 +30,7 @@ def refresh() -> None:
     from propel_assets.defs.environment import Environment
     from propel_assets.marts.runner import are_marts_installed
     from propel_assets.settings import dagster_home, require_credentials
+    from propel_assets.warehouse.session import open_session
 
     settings = require_credentials(current_settings())
     config = PropelAuthConfig(environment=settings.environment)
@@ -54,4 +55,6 @@ def refresh() -> None:
         click.echo(f"No marts. {install_extra('marts')}.")
     count = len(result.get_asset_materialization_events())
     home = "" if dagster_home() else f"DAGSTER_HOME={prepare_dagster_home()} "
+    with open_session(settings.target) as session:
+        click.echo(f"Loaded into {session.location}.")
     click.echo(f"{format_count(count, 'asset')} materialized. Next: propel-assets status, or the UI: {home}{UI}")

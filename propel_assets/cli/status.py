@@ -70,11 +70,17 @@ def status(output: str, max_age: timedelta | None, tables: tuple[str, ...]) -> N
         if not tables:
             _print_marts(models, settings)
             _print_events(events)
-    if max_age is not None and (old := too_old(found, max_age, tables)):
-        log(
-            f"No full load in the last {_duration(max_age)}: {', '.join(old)}. Check that the schedule of the full "
-            "load is on, and that its last run succeeded."
-        )
+    if max_age is not None and (failed := too_old(found, max_age, tables)):
+        missing = [status.table for status in found if status.is_missing and status.table in failed]
+        if missing:
+            log(
+                f"Dropped since the last load: {', '.join(missing)}. Load again: propel-assets load {' '.join(missing)}."
+            )
+        if old := [name for name in failed if name not in missing]:
+            log(
+                f"No full load in the last {_duration(max_age)}: {', '.join(old)}. Check that the schedule of the full "
+                "load is on, and that its last run succeeded."
+            )
         raise SystemExit(CHECK_FAILED)
 
 

@@ -22,7 +22,6 @@ from propel_assets.warehouse.destinations.duckdb_file import remove_abandoned_co
 Log = Callable[[str], None]
 
 POLL_SECONDS = 0.25
-LOG_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -39,18 +38,20 @@ def wait_for_lock(acquire: Callable[[], str], timeout: LockTimeout) -> None:
     Raises:
         WarehouseBusy: the lock was not released in time.
     """
-    deadline, log_at = time.monotonic() + timeout.seconds, 0.0
+    deadline, logged = time.monotonic() + timeout.seconds, set[str]()
     while held := acquire():
-        now = time.monotonic()
-        if now >= deadline:
+        if time.monotonic() >= deadline:
             raise WarehouseBusy(
                 f"Waited {timeout.seconds:.0f} s (PROPELAUTH_LOCK_SECONDS): {held}. "
                 "Wait until that process has ended, or close it, and run again. For a long load of another step, "
                 "raise PROPELAUTH_LOCK_SECONDS."
             )
-        if now >= log_at:
-            timeout.log(f"Waiting: {held}.")
-            log_at = now + LOG_SECONDS
+        if held not in logged:
+            logged.add(held)
+            timeout.log(
+                f"Waiting: {held}. Waits up to {timeout.seconds:.0f} s (PROPELAUTH_LOCK_SECONDS) until that process "
+                "has ended. If it is not a load, close it."
+            )
         time.sleep(POLL_SECONDS)  # neither DuckDB nor the file system has a wait with a time limit
 
 
@@ -70,6 +71,11 @@ def file_lock(database: Path, timeout: LockTimeout) -> Iterator[None]:
             f"Cannot write to the folder of the DuckDB file, {database.parent}: {error.strerror}. "
             "Give this user write permission, or set another file in DESTINATION__DUCKDB__CREDENTIALS."
         ) from error
+    if database.exists() and not os.access(database, os.W_OK):
+        raise WarehouseClosed(
+            f"Cannot write to the DuckDB file {database}. Give this user write permission on the file and its folder, "
+            "or set another file in DESTINATION__DUCKDB__CREDENTIALS."
+        )
 
     def acquire() -> str:
         try:
@@ -93,12 +99,17 @@ def lock_owner(file: Path) -> str:
 
     Call it only after opening the database has failed: closing a file ends all POSIX locks of this process on it.
     """
-    try:
+    descriptor, kind = None, fcntl.LOCK_EX
+    with contextlib.suppress(OSError):
         descriptor = os.open(file, os.O_RDWR)
-    except OSError:
+    if descriptor is None:  # this user may only read the file
+        kind = fcntl.LOCK_SH
+        with contextlib.suppress(OSError):
+            descriptor = os.open(file, os.O_RDONLY)
+    if descriptor is None:
         return ""
     try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(descriptor, kind | fcntl.LOCK_NB)
     except OSError:
         return _describe_owner(descriptor)
     finally:

@@ -32,7 +32,6 @@ T = TypeVar("T")
 BATCH_ROWS = 10_000
 KEYS_PER_QUERY = 500
 ROWS_PER_INSERT = 100
-HOW_TO_LOAD = "Run propel-assets load first. To try without a tenant: propel-assets demo."
 
 
 def in_batches(values: Sequence[T], size: int = KEYS_PER_QUERY) -> Iterator[Sequence[T]]:
@@ -220,16 +219,30 @@ def open_warehouse(target: Target, policy: Policy, log: Log = lambda _: None) ->
     """
     with contextlib.ExitStack() as stack:
         pipeline = build_pipeline(target, stack.enter_context(working_folder()), log)
-        require_database(pipeline)
+        require_database(pipeline, target)
         with explain_refusal(target):
             warehouse = stack.enter_context(connect(pipeline, target, policy))
             is_loaded = bool(warehouse.columns_of(PROPEL_SCANS.name))
         if not is_loaded:
-            raise WarehouseError(f"Nothing has been loaded into {target.destination} yet. {HOW_TO_LOAD}")
+            raise not_loaded(target)
         yield warehouse
 
 
-def require_database(pipeline: dlt.Pipeline) -> None:
+def not_loaded(target: Target) -> WarehouseError:
+    """Return the error to raise for a warehouse that has no load."""
+    what = f" for the environment {target.environment}" if target.environment else ""
+    return WarehouseError(f"Nothing has been loaded into {target.destination}{what} yet: {_how_to_load(target)}")
+
+
+def _how_to_load(target: Target) -> str:
+    if target.environment:
+        return (
+            f"correct the name of the environment, or load it: propel-assets --environment {target.environment} load."
+        )
+    return "run propel-assets load. To try without a tenant: propel-assets demo."
+
+
+def require_database(pipeline: dlt.Pipeline, target: Target) -> None:
     """Refuse a DuckDB file that does not exist.
 
     Raises:
@@ -237,7 +250,10 @@ def require_database(pipeline: dlt.Pipeline) -> None:
     """
     file = database_file(pipeline)
     if file is not None and not file.exists():
-        raise WarehouseError(f"There is no {file} yet. {HOW_TO_LOAD}")
+        raise WarehouseError(
+            f"There is no {file}. If you have loaded in another folder, change to that folder. Otherwise "
+            f"{_how_to_load(target)}"
+        )
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ CONNECT = "Check that the destination accepts connections, and the host, databas
 TIMEOUT = "The destination cancelled the statement: raise its time limit"
 CONFLICT = "Wait until other work on the same tables has ended"
 WRITE_FILES = "Give the user who runs this the right to write to that file or folder"
+WRITE_DUCKDB = "Give the user who runs this the right to write to the DuckDB file and its folder"
 FILE_SIZE = "Raise the limit of the size of a file, of the system (`ulimit -f`) or of the file system"
 CREATED = "Another load created the same schema, table or column at the same time: wait for it"
 
@@ -61,8 +62,8 @@ BY_ERRNO = {
     errno.ETIMEDOUT: REACHABLE,
 }
 FILE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
-BY_REASON = {os.strerror(code): BY_ERRNO[code] for code in FILE_ERRORS}
-"""Of DuckDB's errors, which have the reason of the system only in their text: a full disk raises several classes."""
+BY_TEXT = {os.strerror(code): BY_ERRNO[code] for code in FILE_ERRORS} | {"attached in read-only mode": WRITE_DUCKDB}
+"""Of DuckDB's errors, whose reason is only in their text: a full disk raises several classes."""
 BY_CLASS = {  # of drivers without SQLSTATE
     "ConstraintException": CONSTRAINT,
     "OutOfMemoryException": RESOURCES,
@@ -113,10 +114,8 @@ def remedy_of(error: BaseException) -> str:
             return known
     if isinstance(inner, OSError) and inner.errno in BY_ERRNO:
         return BY_ERRNO[inner.errno]
-    if (
-        type(inner).__module__.lstrip("_").startswith("duckdb")
-    ):  # other drivers quote the reason of a refused connection
-        for reason, remedy in BY_REASON.items():
-            if reason in str(inner):
+    if type(inner).__module__ in ("duckdb", "_duckdb"):  # other drivers quote the reason of a refused connection
+        for text, remedy in BY_TEXT.items():
+            if text in str(inner):
                 return remedy
     return BY_CLASS.get(type(inner).__name__, "Look up that class in the documentation of the destination")

@@ -141,7 +141,7 @@ def verify_scan(
         return [_not_compared(table, reason) for table in tables]
     with working_folder() as folder:
         pipeline = build_pipeline(settings.target, folder, log)
-        require_database(pipeline)
+        require_database(pipeline, settings.target)
         pipeline.sync_destination()
         return _Comparison(scan, tables, settings, pipeline, folder, named_by_events, progress, log).run()
 

@@ -248,7 +248,8 @@ def test_there_is_nothing_to_show_before_the_first_load(command, run_cli, tmp_pa
     ran = run_cli(command)
     assert ran.returncode == 1
     sentence = (
-        r"Error: There is no \S+ yet. Run propel-assets load first. To try without a tenant: propel-assets demo.\n"
+        r"Error: There is no \S+\. If you have loaded in another folder, change to that folder\. Otherwise run "
+        r"propel-assets load\. To try without a tenant: propel-assets demo\.\n"
     )
     assert re.fullmatch(sentence, ran.stderr)
     assert list(tmp_path.iterdir()) == []

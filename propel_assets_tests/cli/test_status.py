@@ -181,7 +181,7 @@ def test_a_missing_table_has_no_rows_and_is_too_old(loaded, run_sql) -> None:
     assert ran.exit_code == 3
     assert re.search(r"^user_query +- .* no *$", ran.stdout, re.MULTILINE)
     assert "\nuser_query: The table is missing. The last full load was 0 hours ago. Load the table again." in ran.stdout
-    assert "No full load in the last 26 h: user_query. " in ran.stderr
+    assert ran.stderr == "Dropped since the last load: user_query. Load again: propel-assets load user_query.\n"
     users = next(table for table in json.loads(status("--json"))["tables"] if table["table"] == "user_query")
     assert (users["rows"], users["rows_expected"], users["is_up_to_date"]) == (None, 60, False)
     assert 'propel_table_rows{environment="",table="user_query"}' not in status("--format", "prometheus")
@@ -303,16 +303,25 @@ def test_without_a_load_a_health_probe_fails_and_names_what_to_do(output, run_cl
     assert (ran.returncode, ran.stdout) == (1, "")
     assert ran.stderr == (
         "Error: The tables could not be compared with the limit of 26 h. There is no "
-        f"{tmp_path / 'propel_auth_pipeline.duckdb'} yet. Run propel-assets load first. To try without a tenant: "
-        "propel-assets demo.\n"
+        f"{tmp_path / 'propel_auth_pipeline.duckdb'}. If you have loaded in another folder, change to that folder. "
+        "Otherwise run propel-assets load. To try without a tenant: propel-assets demo.\n"
     )
+
+
+def test_a_misspelled_environment_is_named(run_cli, tmp_path) -> None:
+    ran = run_cli("--environment", "stagng", "status")
+    what_to_do = "correct the name of the environment, or load it: propel-assets --environment stagng load.\n"
+    assert ran.stderr.endswith(f"If you have loaded in another folder, change to that folder. Otherwise {what_to_do}")
+    duckdb.connect(tmp_path / "propel_auth_pipeline.duckdb").close()
+    ran = run_cli("--environment", "stagng", "status")
+    assert ran.stderr == f"Error: Nothing has been loaded into duckdb for the environment stagng yet: {what_to_do}"
 
 
 def test_a_database_that_has_no_load_fails_a_health_probe(run_cli, tmp_path) -> None:
     duckdb.connect(tmp_path / "propel_auth_pipeline.duckdb").close()
     ran = run_cli("status", "--max-age", "26h")
     assert (ran.returncode, ran.stdout) == (1, "")
-    assert "the limit of 26 h. Nothing has been loaded into duckdb yet. Run propel-assets load first." in ran.stderr
+    assert "the limit of 26 h. Nothing has been loaded into duckdb yet: run propel-assets load." in ran.stderr
 
 
 @pytest.mark.parametrize("words", [["status"], ["status", "--max-age", "26h"], ["check"]])

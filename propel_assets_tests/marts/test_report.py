@@ -194,7 +194,7 @@ def test_a_failed_check_is_shown(small, tmp_path) -> None:
 def test_nothing_loaded_is_an_error_that_says_what_to_run(run_cli, tmp_path) -> None:
     done = run_cli("report")
     assert done.returncode == 1
-    assert "Run propel-assets load first" in done.stderr
+    assert "Otherwise run propel-assets load." in done.stderr
     assert list(tmp_path.glob("*.html")) == []
 
 

@@ -1,19 +1,26 @@
 """A load that is killed, locked out or has no room: nothing is lost, nothing is left, and it says what to do."""
 
+import itertools
+import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import duckdb
 import psycopg2
 import pytest
 
 from propel_assets.errors import WarehouseConflict, WarehouseError, WarehouseUnreachable
+from propel_assets.warehouse.locks import LockTimeout, wait_for_lock
 from propel_assets.warehouse.remedies import error_type_of, remedy_of
 from propel_assets_tests.processes import wait_until
 
 LOAD_USERS = [sys.executable, "-m", "propel_assets.cli", "load", "user_query"]
+PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
 HOLD = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
 LIMITED = """
 import resource, runpy, sys
@@ -47,7 +54,7 @@ def users(query):
 def holder(database):
     """Another process that has the DuckDB file open until its stdin is closed."""
     command = [sys.executable, "-c", HOLD, str(database)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, **PIPES) as process:
         assert process.stdin
         assert process.stdout
         assert process.stdout.readline() == "held\n"
@@ -110,6 +117,7 @@ def test_a_file_that_another_process_has_open_is_an_error_after_the_time_limit(
     ran = run_cli(*command.split(), PROPELAUTH_LOCK_SECONDS="1")
     assert ran.returncode == 1
     assert f"Waiting: process {holder.pid} (python" in ran.stderr
+    assert "open. Waits up to 1 s (PROPELAUTH_LOCK_SECONDS) until that process has ended. If it is no" in ran.stderr
     assert "Waited 1 s (PROPELAUTH_LOCK_SECONDS): process " in ran.stderr
     assert ran.stderr.count("Waiting") == 1
     assert ("The previous data is kept." in ran.stderr) == command.startswith("load")
@@ -141,6 +149,18 @@ def test_concurrent_loads_run_one_after_the_other(loaded, query, monkeypatch) ->
             rest = second.stderr.read()
     assert (first.returncode, second.returncode) == (0, 0), rest
     assert query("SELECT count(*) FROM propel_scans WHERE table_name = 'user_query'") == [(3,)]
+
+
+def test_a_wait_is_logged_once_for_each_holder(monkeypatch) -> None:
+    now = itertools.count(step=5.0)
+    clock = SimpleNamespace(monotonic=lambda: next(now), sleep=lambda _: None)
+    monkeypatch.setattr("propel_assets.warehouse.locks.time", clock)
+    held = iter([*["process 1 (a) holds the lock"] * 9, *["process 2 (b) holds the lock"] * 9, ""])
+    logged: list[str] = []
+    wait_for_lock(lambda: next(held), LockTimeout(600, logged.append))
+    assert [line.split(". ")[0] for line in logged] == [
+        f"Waiting: process {name} holds the lock" for name in ("1 (a)", "2 (b)")
+    ]
 
 
 # --- no room, no file ---
@@ -196,6 +216,59 @@ def test_files_beside_the_database_have_no_personal_data(small, temporary, tmp_p
         "propel_auth_pipeline.duckdb",
         "propel_auth_pipeline.duckdb.lock",
     }
+
+
+# --- a file that this user may only read ---
+
+
+@pytest.fixture
+def readable(loaded, database, run_cli, monkeypatch):
+    """The database in a folder that this process may only read. Root may write everywhere, so it becomes another user.
+
+    A command has run before, so that nothing is imported as that user.
+    """
+    folder = Path(tempfile.mkdtemp())
+    file = Path(shutil.copy(database, folder))
+    monkeypatch.setenv("DESTINATION__DUCKDB__CREDENTIALS", str(file))
+    monkeypatch.chdir(folder)
+    assert run_cli("status").returncode == 0
+    file.chmod(0o444)
+    folder.chmod(0o555)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    yield file
+    os.seteuid(user)
+    folder.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def test_a_file_that_this_user_may_only_read_is_read(readable, run_cli) -> None:
+    ran = run_cli("status", "user_query")
+    assert (ran.returncode, "user_query  60 " in ran.stdout) == (0, True), ran.stderr
+    ran = run_cli("check", "user_query")
+    assert ran.returncode == 1
+    assert "Give the user who runs this the right to write to the DuckDB file and its folder" in ran.stderr
+    ran = run_cli("load", "user_query")
+    assert ran.returncode == 1
+    assert f"Cannot write to the folder of the DuckDB file, {readable.parent}: Permission denied. " in ran.stderr
+
+
+def test_a_file_that_is_only_read_is_waited_for_too(readable, loaded, run_cli) -> None:
+    user = os.geteuid()
+    if user != os.getuid():
+        os.seteuid(os.getuid())
+    readable.chmod(0o644)
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(readable)], **PIPES) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stdout.readline() == "held\n"
+        readable.chmod(0o444)
+        os.seteuid(user)
+        ran = run_cli("status", PROPELAUTH_LOCK_SECONDS="1")
+        process.stdin.close()
+    assert ran.returncode == 1
+    assert f"process {process.pid} (python" in ran.stderr
 
 
 # --- the error says what to do ---

@@ -138,7 +138,7 @@ def test_a_sandbox_is_the_same_environment_on_another_port_unless_its_seed_diffe
         load_scan(scan, replace(settings, auth_url=moved.url))
     with Sandbox(users=310, orgs=24, seed=8) as other:
         with pytest.raises(
-            OtherEnvironment, match=r"loaded from propel-assets-sandbox/7, .* of propel-assets-sandbox/8"
+            OtherEnvironment, match=r"loaded from propel-assets-sandbox/7, .* now names propel-assets-sandbox/8"
         ):
             load_scan(scan, replace(settings, auth_url=other.url))
         assert query("SELECT count(*) FROM user_query") == [(300,)]

@@ -83,7 +83,9 @@ def test_messages_of_a_load_go_to_the_caller_of_that_load(settings, tmp_path, mo
         ):
             load_scan("jwks", quick, log=second.append, session=session)
     assert first == []
-    assert second[0] == "Waiting: another process holds the lock of propel_auth_pipeline.duckdb."
+    assert second[0].startswith(
+        "Waiting: another process holds the lock of propel_auth_pipeline.duckdb. Waits up to 0 s "
+    )
 
 
 def _held(*_: object, **__: object) -> None:

@@ -21,7 +21,12 @@ from dlt.common.schema import Schema
 from dlt.destinations.exceptions import DatabaseException, DestinationConnectionError
 
 from propel_assets.warehouse.destinations.capabilities import CachesCapabilities
-from propel_assets.warehouse.destinations.duckdb_file import describe_open_error, refuse_path, sql_literal
+from propel_assets.warehouse.destinations.duckdb_file import (
+    describe_open_error,
+    is_writable,
+    refuse_path,
+    sql_literal,
+)
 from propel_assets.warehouse.destinations.jobs import ClientJob, SetsClient, SqlFile
 from propel_assets.warehouse.dlt_compat import DuckDbClient, DuckDbClientConfiguration, DuckDbSqlClient, LoadJobInfo
 from propel_assets.warehouse.locks import LockTimeout, lock_owner, wait_for_lock
@@ -89,6 +94,8 @@ def limited_memory(client: DuckDbSqlClient, work: Callable[[], T]) -> T:
     """
     if {"memory_limit", "max_memory"} & set(client.credentials.global_config or {}):
         return work()  # the user has set a limit
+    if client.credentials.read_only:
+        return work()  # what exceeds the limit is written beside the file, which this user may not do
     try:
         with _settings(client, {"memory_limit": MEMORY_LIMIT}):
             return work()
@@ -171,7 +178,10 @@ class AtomicDuckDbClient(SetsClient, DuckDbClient):
 
 
 class WaitingSqlClient(DuckDbSqlClient):
-    """Connect when the file is not locked: DuckDB allows one process to write, and no other to read meanwhile."""
+    """Connect when the file is not locked: DuckDB allows one process to write, and no other to read meanwhile.
+
+    A file that this user may only read is opened read-only: then several processes can read at the same time.
+    """
 
     lock_timeout: LockTimeout
 
@@ -198,8 +208,9 @@ class WaitingSqlClient(DuckDbSqlClient):
 
         def acquire() -> str:
             error, owner = try_open()
-            if error and not owner:  # the lock can have ended before its owner was looked up
-                error, owner = try_open()
+            if error and not owner:
+                self.credentials.read_only = self.credentials.read_only or (file.is_file() and not is_writable(file))
+                error, owner = try_open()  # the lock can have ended before its owner was looked up
             if error and not owner:
                 raise describe_open_error(file, error) from error
             return f"{owner} has {file.name} open" if error else ""

@@ -1,6 +1,7 @@
 """The DuckDB file itself: why it cannot be opened, and a compacted copy without the bytes of deleted rows."""
 
 import contextlib
+import os
 import shutil
 import struct
 from collections.abc import Callable, Sequence
@@ -36,10 +37,22 @@ def refuse_path(file: Path) -> None:
         )
 
 
+def is_writable(file: Path) -> bool:
+    """Return whether this user may write to ``file`` and create files beside it, as DuckDB does.
+
+    Call it only after opening the database has failed: closing a file ends all POSIX locks of this process on it.
+    """
+    try:
+        with file.open("r+b"):
+            return os.access(file.parent, os.W_OK)
+    except OSError:
+        return False
+
+
 def describe_open_error(file: Path, error: engine.Error) -> WarehouseClosed:
     """Return the error to raise for a database that DuckDB cannot open: the reason, and what to do."""
     try:
-        with file.open("r+b") as opened:
+        with file.open("rb") as opened:
             header = opened.read(HEADER.size)
     except OSError as refused:
         return WarehouseClosed(

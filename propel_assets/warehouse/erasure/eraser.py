@@ -2,6 +2,7 @@
 
 import contextlib
 import secrets
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
@@ -64,6 +65,8 @@ class PersonEraser:
         self.unsearched: set[UnsearchedColumn] = {*self._contents.unsearched}
         self.refused: dict[str, str] = {}
         self.deleted: dict[str, list[Any]] = {}
+        self._kept: defaultdict[str, set[str]] = defaultdict(set)
+        """By table, the addresses of other users that identify the person or contain an identifier."""
 
     def collect_identifiers(self) -> None:
         """Add the addresses, usernames and API keys in rows with the person's id to the person's identifiers."""
@@ -190,6 +193,8 @@ class PersonEraser:
                 found.append(ErasureRecord(str(table), table.kind, rows))
         for where, what, text in self._contents.texts:
             unquoted = text.replace("''", "'")
+            for value in self._kept.get(where, ()):  # in the statistics of the table
+                unquoted = unquoted.replace(value, "")
             if self._replace(unquoted, with_usernames=False) != unquoted:
                 found.append(ErasureRecord(where, what, 1))
         return list(dict.fromkeys(found))
@@ -247,7 +252,9 @@ class PersonEraser:
         for name, column in {column.name: column for column in table.columns}.items():
             found = self._find_text(table, column, others, params)
             if name in own:
-                found = [(old, new, rows) for old, new, rows in found if not is_one_identifier(old, self._is_of_person)]
+                kept = {old for old, *_ in found if is_one_identifier(old, self._is_of_person)}
+                self._kept[str(table)] |= kept
+                found = [(old, new, rows) for old, new, rows in found if old not in kept]
             if found:
                 text = self._catalog.text(column)
                 equals = self._catalog.quote(name) if column.kind == "binary" else text

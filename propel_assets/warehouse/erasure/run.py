@@ -42,7 +42,7 @@ from propel_assets.warehouse.pipeline import (
     sync_local_pipeline,
     write_lock,
 )
-from propel_assets.warehouse.query import HOW_TO_LOAD, require_database, warehouse_client
+from propel_assets.warehouse.query import not_loaded, require_database, warehouse_client
 from propel_assets.warehouse.remedies import as_propel_error
 
 NEXT_STEPS = (
@@ -195,7 +195,7 @@ class _Run:
 
     def erase(self) -> ErasureReceipt:
         """Erase, and return the receipt."""
-        require_database(self.pipeline)
+        require_database(self.pipeline, self.target)
         self.pipeline.sync_destination()
         client = warehouse_client(self.pipeline, self.target)
         if isinstance(client, FilesystemClient):
@@ -235,7 +235,7 @@ class _Run:
         """Erase from a copy of the tables, and write each changed table back."""
         with copy_tables(client, self.folder) as copies:
             if PROPEL_SCANS.name not in copies.names:
-                raise WarehouseError(f"Nothing has been loaded into {self.target.destination} yet. {HOW_TO_LOAD}")
+                raise not_loaded(self.target)
             eraser = PersonEraser(copies.client, self.person)
             self._identify(eraser)
             eraser.resume(_source_state(self.pipeline.state).get(UNFINISHED_KEY, {}))
