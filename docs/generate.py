@@ -143,13 +143,8 @@ EXIT_CODES = {
     0: "Done.",
     1: "Not done: the reason and what to do are on standard error. `status --max-age`: the age is unknown.",
     2: "Usage error: an unknown command, option, table or value. Nothing was requested.",
-<<<<<<< HEAD
-    CHECK_FAILED: "A check failed (`refresh`, `load`, `check`), a row differs (`verify`), or data is old "
-    "(`status --max-age`).",
-=======
-    CHECK_FAILED: "A check failed as an error (`load`, `check`; warnings do not count), a row differs (`verify`), or "
-    "data is old (`status --max-age`).",
->>>>>>> main
+    CHECK_FAILED: "A check failed as an error (`refresh`, `load`, `check`; warnings do not count), a row differs "
+    "(`verify`), or data is old (`status --max-age`).",
 }
 
 
