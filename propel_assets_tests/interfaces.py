@@ -38,6 +38,7 @@ SOURCE_PARAMETERS = ("auth_url", "api_key", "tables")
 MODULES = (
     "propel_assets.definitions:defs",
     "propel_assets.source:propel_auth_source",
+    "propel_assets.sandbox.running:Sandbox",
     "propel_assets.warehouse.plain_pipeline:prepare",
     "propel_assets.webhooks.app:app",
     "propel_assets.webhooks.app:build_app",

@@ -73,9 +73,8 @@ def status(output: str, max_age: timedelta | None, tables: tuple[str, ...]) -> N
     if max_age is not None and (failed := too_old(found, max_age, tables)):
         missing = [status.table for status in found if status.is_missing and status.table in failed]
         if missing:
-            log(
-                f"Dropped since the last load: {', '.join(missing)}. Load again: propel-assets load {' '.join(missing)}."
-            )
+            again = f"propel-assets load {' '.join(missing)}"
+            log(f"Dropped since the last load: {', '.join(missing)}. Load again: {again}.")
         if old := [name for name in failed if name not in missing]:
             log(
                 f"No full load in the last {_duration(max_age)}: {', '.join(old)}. Check that the schedule of the full "

@@ -258,7 +258,7 @@ def test_there_is_nothing_to_show_before_the_first_load(command, run_cli, tmp_pa
 def test_status_shows_rows_verdict_age_and_checks(loaded, run_cli) -> None:
     ran = run_cli("status")
     assert ran.returncode == 0
-    assert re.search(r"^user_query +60 +proved +\d+ min +6 of 6 +yes *$", ran.stdout, re.MULTILINE)
+    assert re.search(r"^user_query +60 +proved +\d+ min +\d+ min +6 of 6 +yes *$", ran.stdout, re.MULTILINE)
     assert (
         "No marts. To build them: run `propel-assets refresh`, or launch the job `propel_auth_refresh` in Dagster"
         in ran.stdout
