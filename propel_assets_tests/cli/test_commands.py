@@ -393,7 +393,9 @@ def interrupt(monkeypatch):
 
         monkeypatch.setattr(owner, name, call)
 
-    return patch
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a worker of pytest-xdist ignores it
+    yield patch
+    signal.signal(signal.SIGINT, before)
 
 
 def test_ctrl_c_while_a_table_is_read_names_what_was_kept(loaded, run_cli, query, interrupt) -> None:
