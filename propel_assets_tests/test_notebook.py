@@ -65,7 +65,7 @@ def test_the_command_writes_the_notebook_and_replaces_no_file(run_cli) -> None:
 @pytest.mark.parametrize(
     ("tables", "reason"),
     [
-        ((), "There is no {file} yet."),
+        ((), "There is no {file}. If you have loaded in another folder"),
         (
             TABLES[:3],
             "{file}, dataset propel_auth_data does not have all tables: run propel-assets load chart_metrics.",

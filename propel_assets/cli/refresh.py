@@ -1,12 +1,12 @@
 """The command `propel-assets refresh`: the daily job, run once in this process."""
 
+import shlex
+
 import click
 
 from propel_assets.cli.arguments import current_settings
-from propel_assets.cli.rendering import format_count, log
+from propel_assets.cli.rendering import format_count, log, own_command
 from propel_assets.errors import PropelError, install_extra
-
-UI = "dagster dev -m propel_assets.definitions"
 
 
 @click.command(short_help="Load the default tables, check them, build the marts.")
@@ -48,13 +48,18 @@ def refresh() -> None:
         raise SystemExit(CHECK_FAILED)
     if missing or not result.success:
         raise PropelError(
-            f"{missing_text or 'A step failed. '}The reasons are above. Correct them and run `propel-assets refresh` "
-            "again."
+            f"{missing_text or 'A step failed. '}The reasons are above. Correct them, then run again: "
+            f"{own_command('refresh', settings.environment)}"
         )
     if not are_marts_installed():
         click.echo(f"No marts. {install_extra('marts')}.")
     count = len(result.get_asset_materialization_events())
-    home = "" if dagster_home() else f"DAGSTER_HOME={prepare_dagster_home()} "
+    home = "" if dagster_home() else f"DAGSTER_HOME={shlex.quote(str(prepare_dagster_home()))} "
+    name = settings.environment
+    module = f"propel_assets.environments -a {name}" if name else "propel_assets.definitions"
     with open_session(settings.target) as session:
         click.echo(f"Loaded into {session.location}.")
-    click.echo(f"{format_count(count, 'asset')} materialized. Next: propel-assets status, or the UI: {home}{UI}")
+    click.echo(
+        f"{format_count(count, 'asset')} materialized. Next: {own_command('status', name)}, or the UI: "
+        f"{home}dagster dev -m {module}"
+    )

@@ -73,6 +73,11 @@ def progress_bar() -> Iterator[tuple[Progress, Log]]:
         yield show, lambda text: console.print(text, markup=False, soft_wrap=True)
 
 
+def own_command(words: str, environment: str) -> str:
+    """Return a command of ours for ``environment``, as people type it."""
+    return f"propel-assets --environment {environment} {words}" if environment else f"propel-assets {words}"
+
+
 def format_count(number: int, noun: str) -> str:
     """Return a number with its noun: "1 row", "2,500 rows"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

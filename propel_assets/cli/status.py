@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from propel_assets import __version__
+from propel_assets.catalog import BY_NAME
 from propel_assets.cli.arguments import Duration, current_settings, table_arguments
 from propel_assets.cli.check import CHECK_FAILED
-from propel_assets.cli.rendering import format_count, log, log_verdicts, print_table
+from propel_assets.cli.rendering import format_count, log, log_verdicts, own_command, print_table
 from propel_assets.cli.warehouse import open_configured_warehouse
 from propel_assets.errors import NotInstalled, SettingsError, WarehouseError, WebhookStoreError
 from propel_assets.settings import Settings
@@ -73,8 +74,9 @@ def status(output: str, max_age: timedelta | None, tables: tuple[str, ...]) -> N
     if max_age is not None and (failed := too_old(found, max_age, tables)):
         missing = [status.table for status in found if status.is_missing and status.table in failed]
         if missing:
-            again = f"propel-assets load {' '.join(missing)}"
-            log(f"Dropped since the last load: {', '.join(missing)}. Load again: {again}.")
+            again = own_command(f"load {' '.join(missing)}", settings.environment)
+            needs_values = " Look-ups need their values." if any(BY_NAME[name].is_lookup for name in missing) else ""
+            log(f"Dropped since the last load: {', '.join(missing)}. Load again: {again}.{needs_values}")
         if old := [name for name in failed if name not in missing]:
             log(
                 f"No full load in the last {_duration(max_age)}: {', '.join(old)}. Check that the schedule of the full "

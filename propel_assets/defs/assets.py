@@ -4,7 +4,7 @@ The op runs our own loader, which the command line uses too, not `DagsterDltReso
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Generator, Iterator, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from propel_assets.privacy.redaction import unexpected_error
 from propel_assets.settings import Settings, require_credentials
 from propel_assets.source.dlt_source import propel_auth_source
 from propel_assets.source.stream import ReadOptions, ScanResult
-from propel_assets.warehouse.checks import last_results
+from propel_assets.warehouse.checks import examine, last_results
 from propel_assets.warehouse.grades import GRADED, latest_grades
 from propel_assets.warehouse.load import ScanLoad, load_scan
 from propel_assets.warehouse.pipeline import has_write_lock
@@ -126,7 +126,7 @@ def _signature(parameters: dict[str, type]) -> inspect.Signature:
 
 def _load(
     context: dg.AssetExecutionContext, environment: Environment, scan: str, settings: Settings, options: ReadOptions
-) -> Iterator[dg.MaterializeResult[Any]]:
+) -> Iterator[Any]:
     """Load all tables of the scan, also where one of them is selected: they must be consistent with each other."""
     logged = 0
 
@@ -139,7 +139,7 @@ def _load(
     try:
         settings = require_credentials(settings)
         if scan == AUTH_EVENT.scan:
-            load = _apply_events(context, environment, settings)
+            load = yield from _apply_events(context, environment, settings)
         else:
             load = load_scan(scan, settings, options=options, progress=progress, log=context.log.info)
         yield from _results(load, environment, settings, context.selected_asset_keys)
@@ -177,36 +177,53 @@ def _results(
             )
 
 
-def _apply_events(context: dg.AssetExecutionContext, environment: Environment, settings: Settings) -> ScanLoad:
-    """Apply all webhook events and return the last load."""
-    loads = list(load_events(settings, log=context.log.info))
+def _apply_events(
+    context: dg.AssetExecutionContext, environment: Environment, settings: Settings
+) -> Generator[Any, None, ScanLoad]:
+    """Apply all webhook events, yield the events of the tables that they changed, and return the last load."""
+    loads: list[ScanLoad] = []
+    error = None
     try:
-        _log_changed_tables(context, environment, settings, loads)
-    except PropelError as error:
-        context.log.warning(f"The tables that events changed have no new materialization: {error}")
+        for load in load_events(settings, log=context.log.info):
+            loads.append(load)
+    except PropelError as raised:  # the events of the loads before it are applied
+        error = raised
+    try:
+        yield from _changes_of_tables(environment, settings, loads)
+    except PropelError as problem:
+        context.log.warning(f"The tables that events changed have no new materialization: {problem}")
+    if error:
+        raise error
     return loads[-1]
 
 
-def _log_changed_tables(
-    context: dg.AssetExecutionContext, environment: Environment, settings: Settings, loads: Sequence[ScanLoad]
-) -> None:
-    """Log a materialization of each table that events have changed: it is the asset of another op.
+def _changes_of_tables(
+    environment: Environment, settings: Settings, loads: Sequence[ScanLoad]
+) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+    """Yield materializations of each table that events have changed: it is the asset of another op.
 
-    Dagster shows a check that is older than the last materialization as not evaluated. The results of its last
-    evaluation are logged again: a load of events is too small to repeat a check of all rows each time.
+    Dagster shows a check that is older than the last materialization as not evaluated. `up_to_date` reads audit tables
+    only and is evaluated. Of the others, the last results are repeated: a load of events is too small for checks of all
+    rows.
     """
-    changed = {BY_NAME[r.table_name]: (r, load) for load in loads for r in load.results if r.mode == "events"}
+    changed: dict[Table, list[tuple[ScanResult, ScanLoad]]] = {}
+    for load in loads:
+        for result in load.results:
+            if result.mode == "events":
+                changed.setdefault(BY_NAME[result.table_name], []).append((result, load))
     if not changed:
         return
     policy = load_policy(settings.privacy_settings)
     with explain_refusal(settings.target), open_warehouse(settings.target, policy) as warehouse:
-        for table, (result, load) in changed.items():
-            key = environment.asset_key(table)
-            metadata = _metadata(result, load, settings) | {"dagster/row_count": warehouse.count(table.name)}
-            context.log_event(dg.AssetMaterialization(key, metadata=metadata, tags={DATA_VERSION: load.load_id}))
-            for found in last_results(warehouse, table) if table in environment.tables else ():
-                evaluation: Any = check_evaluation(found, key)  # missing in the annotation
-                context.log_event(evaluation)
+        for table, applied in changed.items():
+            key, rows = environment.asset_key(table), warehouse.count(table.name)
+            for result, load in applied:
+                metadata = _metadata(result, load, settings) | {"dagster/row_count": rows}
+                yield dg.AssetMaterialization(key, metadata=metadata, tags={DATA_VERSION: load.load_id})
+            if table in environment.tables:
+                repeated = [found for found in last_results(warehouse, table) if found.check != "up_to_date"]
+                for found in (*examine(warehouse, table, ["up_to_date"]), *repeated):
+                    yield check_evaluation(found, key)
 
 
 def _metadata(result: ScanResult, load: ScanLoad, settings: Settings) -> dict[str, Any]:

@@ -46,9 +46,10 @@ def _build_check_op(environment: Environment, table: Table) -> dg.AssetChecksDef
 
 
 def check_evaluation(result: CheckResult, key: dg.AssetKey) -> dg.AssetCheckEvaluation:
-    """Return the last result of a check as an event, for an op that does not declare the check."""
+    """Return the result of a check as an event, for an op that does not declare the check."""
     outcome = _outcome(result)
-    outcome["description"] = f"At {result.evidence['evaluated_at']}: {result.summary}"
+    if at := result.evidence.get("evaluated_at"):
+        outcome["description"] = f"At {at}: {result.summary}"
     return dg.AssetCheckEvaluation(asset_key=key, check_name=result.check, blocking=True, **outcome)
 
 

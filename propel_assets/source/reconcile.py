@@ -8,7 +8,7 @@ loss, and no value makes a load fail. docs/guarantees.md states what holds.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
@@ -315,11 +315,31 @@ def _unstorable(value: str, kind: str, limits: ValueLimits) -> Reason | None:
     """Return why the destination cannot store ``value``; None: it can."""
     if kind == "text":
         return "NUL"
-    tokens = JSON_TOKEN.findall(value)  # not a parser, which limits how deep a value is nested
-    if not limits.nul and any("\0" in json.loads(token) for token in tokens if r"\u0000" in token):
+    numbers: list[str] = []
+    keep: Any = lambda text: numbers.append(text) or 0  # noqa: E731 - the two hooks of json.loads
+    try:
+        texts = _texts_of(json.loads(value, parse_int=keep, parse_float=keep))
+    except RecursionError:  # deeper than the parser can decode, which depends on the caller
+        tokens = JSON_TOKEN.findall(value)
+        numbers = [token for token in tokens if token[0] in "-0123456789"]
+        texts = (json.loads(token) for token in tokens if token[0] == '"')
+    if not limits.nul and any("\0" in text for text in texts):
         return "NUL"
     fits = {"double": _fits_64_bits, "numeric": _fits_numeric}.get(limits.json_numbers)
-    return "range" if fits and not all(fits(token) for token in tokens if token[0] in "-0123456789") else None
+    return "range" if fits and not all(map(fits, numbers)) else None
+
+
+def _texts_of(value: Any) -> Iterator[str]:
+    """Yield every text inside a JSON value, keys included."""
+    waiting = [value]
+    while waiting:
+        inner = waiting.pop()
+        if isinstance(inner, str):
+            yield inner
+        elif isinstance(inner, dict):
+            waiting += [*inner.keys(), *inner.values()]
+        elif isinstance(inner, list):
+            waiting += inner
 
 
 def _fits_64_bits(number: str) -> bool:

@@ -37,7 +37,7 @@ PYTHON_TYPES: dict[str, Any] = {
     "date": date,
 }
 INTEGER = re.compile(rb"-?\d+")
-JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[][{}]|[^][{}",:\s]+')
+JSON_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[][{}]|[^][{}",:\s]+')
 """A string, bracket, brace, number or literal of a JSON source text."""
 ABSENT = msgspec.Raw(b"")
 NULLS = (b"", b"null")

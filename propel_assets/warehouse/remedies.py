@@ -62,8 +62,10 @@ BY_ERRNO = {
     errno.ETIMEDOUT: REACHABLE,
 }
 FILE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+# DuckDB and deltalake. Drivers of servers quote the reason of a refused connection instead.
+FILE_DRIVERS = ("duckdb", "_duckdb", "_internal")
 BY_TEXT = {os.strerror(code): BY_ERRNO[code] for code in FILE_ERRORS} | {"attached in read-only mode": WRITE_DUCKDB}
-"""Of DuckDB's errors, whose reason is only in their text: a full disk raises several classes."""
+"""Of errors whose reason is only in their text: DuckDB raises several classes for a full disk."""
 BY_CLASS = {  # of drivers without SQLSTATE
     "ConstraintException": CONSTRAINT,
     "OutOfMemoryException": RESOURCES,
@@ -114,7 +116,7 @@ def remedy_of(error: BaseException) -> str:
             return known
     if isinstance(inner, OSError) and inner.errno in BY_ERRNO:
         return BY_ERRNO[inner.errno]
-    if type(inner).__module__ in ("duckdb", "_duckdb"):  # other drivers quote the reason of a refused connection
+    if type(inner).__module__ in FILE_DRIVERS:
         for text, remedy in BY_TEXT.items():
             if text in str(inner):
                 return remedy

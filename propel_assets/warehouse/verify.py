@@ -251,8 +251,10 @@ class _Comparison:
 
     def _as_loads_write(self, name: str, stored: Mapping[str, str]) -> dict[str, str]:
         """Return the columns of a table with the types that a load has: JSON, where files have text."""
-        known = [column_types(schema, name) for schema in (self.pipeline.default_schema, complete_schema())]
-        merged = merge_types({**known[0], **known[1]}, stored)
+        known: dict[str, str] = {}
+        for schema in (*self.pipeline.schemas.values(), complete_schema()):  # nothing loaded: no schema of the pipeline
+            known |= column_types(schema, name)
+        merged = merge_types(known, stored)
         return {column: merged[column] for column in stored}
 
     def _missing_columns(self, table: Table, stored: Mapping[str, str], written: Collection[str]) -> list[str]:

@@ -15,8 +15,10 @@ from propel_assets.catalog import AUTH_EVENT, BY_NAME, USER_QUERY
 from propel_assets.definitions import defs as our_definitions
 from propel_assets.defs.build import build_definitions
 from propel_assets.defs.config import PropelAuthConfig
+from propel_assets.errors import ErasureIncomplete
 from propel_assets.settings import load_settings
 from propel_assets.warehouse.checks import checks_of
+from propel_assets.webhooks import apply
 from propel_assets.webhooks.store import StoredEvent, WebhookStore
 from propel_assets_tests.defs.default import DEFAULT
 
@@ -142,6 +144,28 @@ def test_events_run_beside_loads_only_where_a_lock_orders_their_writes(destinati
         "auth_event": f"propel_auth_{pool}",
         "user_query": "propel_auth_api",
     }
+
+
+def test_what_events_changed_is_recorded_also_if_the_run_then_fails(run, store, sandbox, monkeypatch, run_sql) -> None:
+    assert run("user_query", "org_membership").success
+    days_ago = "finished_at - INTERVAL 9 DAY"
+    run_sql(f"UPDATE propel_auth_data.propel_scans SET finished_at = {days_ago}, started_at = {days_ago}")
+    store.add([received({"event_type": "user.updated", "user_id": next(iter(sandbox.store.users))})])
+
+    def fail(*_, **__):
+        raise ErasureIncomplete("An automatic erasure failed.")
+
+    monkeypatch.setattr(apply, "run_due_erasures", fail)
+    monkeypatch.setenv("PROPELAUTH_ERASE_DELETED", "true")
+    applied = run(job=JOB)
+    assert not applied.success
+    assert "user_query" in {event.asset_key.path[-1] for event in applied.get_asset_materialization_events()}
+    [stale] = [
+        c for c in applied.get_asset_check_evaluations() if (c.asset_key, c.check_name) == (USERS_KEY, "up_to_date")
+    ]
+    assert not stale.passed
+    assert "reason" in stale.metadata  # alerts group by it
+    assert store.status().pending == 0
 
 
 def test_a_run_that_fails_keeps_the_events(run, store, sandbox, monkeypatch) -> None:

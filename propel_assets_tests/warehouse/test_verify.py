@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 
+import duckdb
 import psycopg2
 import pytest
 
@@ -510,6 +511,13 @@ def test_addresses_of_invitees_are_never_printed(small, run_cli, run_sql) -> Non
     assert "invitee_email=(hidden)" in found.stdout
     assert "more. Raise --limit" in found.stderr
     assert "@" not in found.stdout + found.stderr
+
+
+def test_a_database_without_any_load_has_nothing_to_compare(small, run_cli, tmp_path) -> None:
+    duckdb.connect(str(tmp_path / "propel_auth_pipeline.duckdb")).close()
+    found = run_cli("verify", "user_query")
+    assert "the table was never loaded" in found.stdout, found.stderr
+    assert "defect" not in found.stderr
 
 
 def test_a_table_that_was_never_loaded_or_is_not_enabled_is_not_compared(loaded, run_cli) -> None:

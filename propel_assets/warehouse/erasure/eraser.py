@@ -34,7 +34,7 @@ IDENTIFIER_PAIRS = (
 ADDRESS_UNKNOWN = "no e-mail address of this person is known. If you know one, run again with --email"
 ROW_COUNTS = ("rows_expected", "rows_read", "total_min", "total_max")
 FREE_FORM = {c.name for table in TABLES for c in table.columns if c.privacy == "free_form"}
-ADDRESS_PATTERNS = ("%@%", "%40%", "%&#%")  # LIKE patterns of plain and encoded addresses
+ADDRESS_PATTERNS = ("%@%", "%40%", "%&#%", "%commat%")  # LIKE patterns of plain and encoded addresses
 NO_ROWS: tuple[str, list[Any]] = ("1 = 0", [])
 
 
@@ -220,9 +220,9 @@ class PersonEraser:
 
     def _count_matches(self, table: SearchedTable) -> int:
         """Return in how many rows of a table the person is found, counted once for each column."""
-        about_person, params = self._rows_about_person(table)
         try:
             with self._catalog.savepoint():
+                about_person, params = self._rows_about_person(table)
                 rows = self._count(table, about_person, params)
                 return rows + sum(change.rows for change in self._changes(table, about_person, params))
         except DatabaseException as error:  # a foreign table whose server is away
