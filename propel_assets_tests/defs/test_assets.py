@@ -243,7 +243,7 @@ def test_nothing_configured_is_a_sentence_that_says_where_to_set_it(run, monkeyp
         "PROPELAUTH_AUTH_URL",
         "[sources.propel_auth_source]",
         ".dlt/",
-        "resource propel_auth",
+        "PropelAuthConfig",
         "propel-assets demo",
     ):
         assert place in sentence

@@ -358,7 +358,7 @@ def test_a_load_with_another_key_is_refused_before_any_request(person, sandbox, 
     [
         ("duckdb", "", "PROPELAUTH_PRIVACY_KEY is not set"),
         ("duckdb", KEY, "There is no "),
-        ("files", KEY, "Nothing has been loaded into filesystem yet."),
+        ("files", KEY, "Nothing has been loaded into filesystem yet: run propel-assets load"),
     ],
     indirect=["destination"],
 )

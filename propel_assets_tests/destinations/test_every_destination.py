@@ -177,7 +177,7 @@ def test_the_command_line_loads_checks_and_shows(settings) -> None:
     def propel_assets(*words: str) -> Result:
         return CliRunner().invoke(main, words)
 
-    assert "load first" in propel_assets("check").output
+    assert "run propel-assets load" in propel_assets("check").output
     loaded = propel_assets("load", "org_query", "jwks")
     assert loaded.exit_code == 0, loaded.output
     checked = propel_assets("check", "org_query")
